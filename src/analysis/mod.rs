@@ -1,0 +1,1 @@
+//! Two pages in, a report out.

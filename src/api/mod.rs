@@ -1,0 +1,1 @@
+//! The db app's HTTP API.

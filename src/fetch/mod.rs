@@ -1,0 +1,1 @@
+//! Fetching bodies from hostile places.

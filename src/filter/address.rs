@@ -1,0 +1,1 @@
+//! Skips by what is known before a byte is fetched.

@@ -1,0 +1,1 @@
+//! Skips by what the bytes show.

@@ -1,0 +1,384 @@
+//! What a producer asked for: compare version `from` with version `to`.
+//!
+//! A [`Job`] is immutable and carries references, never bodies. This file holds its native wire form (v1) and says,
+//! for every payload that is not one, which field is wrong, what stood there and what to write instead.
+//! It does not resolve anything: that a uuid exists is the db app's word, not ours.
+//!
+//! Invariant: `Job::decode(job.encode()) == job`.
+//!
+//! # Why
+//! Unknown fields of the job itself are refused (a misspelt `expires_at` must not be silently no expiry); unknown
+//! fields of a *version* are ignored, so that a producer may pass on what the db app's API gave it.
+
+pub mod duration;
+pub mod failure;
+pub mod outcome;
+pub mod page;
+pub mod report;
+pub mod verdict;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use self::failure::{Failure, Kind};
+use self::page::Version;
+
+/// The largest payload that is a job: references need no more (design 5.1).
+pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
+/// The longest job id: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
+pub const MAX_ID_BYTES: usize = 128;
+
+/// The name of a job, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct JobId(String);
+
+impl JobId {
+    /// A new id that sorts by the time it was made (uuid v7).
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7().to_string())
+    }
+
+    /// Reads an id, refusing what would not be safe in a key, a URL or a shell.
+    ///
+    /// # Errors
+    /// A sentence that says what an id may hold.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let fits = (1..=MAX_ID_BYTES).contains(&text.len());
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        if fits && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("a job id is 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : -"))
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for JobId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for JobId {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<JobId> for String {
+    fn from(id: JobId) -> Self {
+        id.0
+    }
+}
+
+/// How soon a job is handed out, relative to the others; never so that `low` starves (design 5.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// A head start of zero places: behind ten thousand normal ones at most.
+    Low,
+    /// The usual.
+    #[default]
+    Normal,
+    /// Ahead of what is waiting, by a bounded number of places.
+    High,
+}
+
+/// A version as the producer named it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VersionRef {
+    /// Only its uuid: to be resolved through the db app's API.
+    Uuid(Uuid),
+    /// All that is needed: no API call at all.
+    Whole(Box<Version>),
+}
+
+impl VersionRef {
+    /// The version's uuid, in either form.
+    pub fn uuid(&self) -> Uuid {
+        match self {
+            Self::Uuid(uuid) => *uuid,
+            Self::Whole(version) => version.uuid,
+        }
+    }
+}
+
+/// Limits that a producer asks for; they may only lower what is configured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsRequest {
+    /// Wall-clock limit of the analysis in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    /// Heap budget of the analysis in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heap_bytes: Option<u64>,
+}
+
+impl LimitsRequest {
+    /// True when nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One pair to compare, as asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The job's name; made at admission where the producer gave none.
+    pub id: JobId,
+    /// The page both versions belong to, where known.
+    pub page: Option<Uuid>,
+    /// The older version; `None` means "the previous version", which needs the API.
+    pub from: Option<VersionRef>,
+    /// The newer version.
+    pub to: VersionRef,
+    /// How soon.
+    pub priority: Priority,
+    /// Also compare with the page's earliest version, as a job of its own.
+    pub compare_earliest: bool,
+    /// Not before this moment.
+    pub run_at: Option<OffsetDateTime>,
+    /// Skipped as `expired` after this moment.
+    pub expires_at: Option<OffsetDateTime>,
+    /// Analyse even if this pair was analysed before.
+    pub again: bool,
+    /// Lower limits than the configured ones.
+    pub limits: LimitsRequest,
+    /// W3C trace context, handed on as it came.
+    pub traceparent: Option<String>,
+}
+
+/// The native wire form, version 1 (design 5.1). Field names are the contract.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    v: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<JobId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    page: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<VersionRef>,
+    to: VersionRef,
+    #[serde(default)]
+    priority: Priority,
+    #[serde(default)]
+    compare_earliest: bool,
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    run_at: Option<OffsetDateTime>,
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    expires_at: Option<OffsetDateTime>,
+    #[serde(default)]
+    again: bool,
+    #[serde(default, skip_serializing_if = "LimitsRequest::is_empty")]
+    limits: LimitsRequest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
+}
+
+impl Job {
+    /// A plain job for two versions, with everything else at its default.
+    pub fn new(from: VersionRef, to: VersionRef) -> Self {
+        Self {
+            id: JobId::fresh(),
+            page: None,
+            from: Some(from),
+            to,
+            priority: Priority::Normal,
+            compare_earliest: false,
+            run_at: None,
+            expires_at: None,
+            again: false,
+            limits: LimitsRequest::default(),
+            traceparent: None,
+        }
+    }
+
+    /// Reads a native v1 payload.
+    ///
+    /// # Errors
+    /// `decode`, `unsupported_version` or `bad_reference`, with the field, what stood there and the way out.
+    pub fn decode(payload: &[u8]) -> Result<Self, Failure> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            let detail = format!(
+                "the payload has {} bytes and a job at most {MAX_PAYLOAD_BYTES}: send references, not bodies",
+                payload.len()
+            );
+            return Err(Failure::new(Kind::Decode, detail));
+        }
+        let value: serde_json::Value = serde_json::from_slice(payload)
+            .map_err(|e| Failure::new(Kind::Decode, format!("not JSON: {e}")))?;
+        check_version(&value)?;
+        check_reference("from", value.get("from"))?;
+        check_reference("to", value.get("to"))?;
+        let wire: Wire = serde_path_to_error::deserialize(value).map_err(|e| {
+            let field = e.path().to_string();
+            Failure::new(Kind::Decode, format!("field `{field}`: {}", e.into_inner()))
+        })?;
+        Ok(wire.into())
+    }
+
+    /// The canonical native v1 payload of this job.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(&Wire::from(self.clone())).unwrap_or_default()
+    }
+
+    /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for "the previous version".
+    pub fn pair(&self) -> String {
+        let from = self.from.as_ref().map(|v| v.uuid().to_string()).unwrap_or_default();
+        format!("{from}..{}", self.to.uuid())
+    }
+}
+
+impl From<Wire> for Job {
+    fn from(wire: Wire) -> Self {
+        Self {
+            id: wire.id.unwrap_or_else(JobId::fresh),
+            page: wire.page,
+            from: wire.from,
+            to: wire.to,
+            priority: wire.priority,
+            compare_earliest: wire.compare_earliest,
+            run_at: wire.run_at,
+            expires_at: wire.expires_at,
+            again: wire.again,
+            limits: wire.limits,
+            traceparent: wire.traceparent,
+        }
+    }
+}
+
+impl From<Job> for Wire {
+    fn from(job: Job) -> Self {
+        Self {
+            v: 1,
+            id: Some(job.id),
+            page: job.page,
+            from: job.from,
+            to: job.to,
+            priority: job.priority,
+            compare_earliest: job.compare_earliest,
+            run_at: job.run_at,
+            expires_at: job.expires_at,
+            again: job.again,
+            limits: job.limits,
+            traceparent: job.traceparent,
+        }
+    }
+}
+
+fn check_version(value: &serde_json::Value) -> Result<(), Failure> {
+    let Some(object) = value.as_object() else {
+        return Err(Failure::new(Kind::Decode, "the payload is JSON but not an object".to_owned()));
+    };
+    match object.get("v") {
+        Some(v) if v.as_u64() == Some(1) => Ok(()),
+        Some(v) => {
+            let detail = format!("field `v` is {}: this worker reads version 1", clip(&v.to_string()));
+            Err(Failure::new(Kind::UnsupportedVersion, detail))
+        }
+        None => Err(Failure::new(Kind::Decode, "field `v` is missing: write \"v\":1".to_owned())),
+    }
+}
+
+/// Says what is wrong with a version reference in the producer's words, before serde would only say "no variant fits".
+fn check_reference(field: &str, value: Option<&serde_json::Value>) -> Result<(), Failure> {
+    let bad = |what: String| Err(Failure::new(Kind::BadReference, what));
+    match value {
+        None | Some(serde_json::Value::Null) if field == "from" => Ok(()),
+        None | Some(serde_json::Value::Null) => bad(format!(
+            "field `{field}` is missing: give a version's uuid, or an object with `uuid` and `body_url`"
+        )),
+        Some(serde_json::Value::String(text)) => match Uuid::parse_str(text) {
+            Ok(_) => Ok(()),
+            Err(e) => bad(format!("field `{field}` is {:?}, which is not a uuid: {e}", clip(text))),
+        },
+        Some(serde_json::Value::Object(_)) => {
+            match serde_path_to_error::deserialize::<_, Version>(value.cloned().unwrap_or_default()) {
+                Ok(_) => Ok(()),
+                Err(e) => {
+                    let path = e.path().to_string();
+                    let path = if path == "." { field.to_owned() } else { format!("{field}.{path}") };
+                    bad(format!("field `{path}`: {}", clip(&e.into_inner().to_string())))
+                }
+            }
+        }
+        Some(other) => {
+            bad(format!("field `{field}` is {}: give a uuid or an object", clip(&other.to_string())))
+        }
+    }
+}
+
+/// At most 80 characters of hostile text, for use in a message.
+fn clip(text: &str) -> String {
+    let mut short: String = text.chars().take(80).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FROM: &str = "0c2f9d24-df8e-48b4-919b-7d1eca02d3c4";
+    const TO: &str = "7c9904f4-c090-4f0d-8c3f-ba3dc4fade25";
+
+    fn refused(payload: &str) -> (Kind, String) {
+        let failure = Job::decode(payload.as_bytes()).expect_err("must be refused");
+        (failure.kind, failure.detail)
+    }
+
+    #[test]
+    fn a_job_survives_its_wire_form() {
+        let payload = format!(
+            r#"{{"v":1,"id":"a.b:c_d-1","page":"{FROM}","from":"{FROM}","to":{{"uuid":"{TO}","body_url":"http://x.test/b",
+            "title":"ignored"}},"priority":"high","compare_earliest":true,"run_at":"2026-01-02T03:04:05Z","again":true,
+            "limits":{{"wall_ms":100}},"traceparent":"00-x"}}"#
+        );
+        let job = Job::decode(payload.as_bytes()).unwrap();
+        assert_eq!(job.to.uuid().to_string(), TO);
+        assert_eq!(job.limits.wall_ms, Some(100));
+        assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+    }
+
+    #[test]
+    fn every_refusal_names_the_field_and_what_stood_there() {
+        let cases = [
+            ("nonsense".to_owned(), Kind::Decode, "not JSON"),
+            ("[]".to_owned(), Kind::Decode, "not an object"),
+            (format!(r#"{{"to":"{TO}"}}"#), Kind::Decode, "`v` is missing"),
+            (format!(r#"{{"v":2,"to":"{TO}"}}"#), Kind::UnsupportedVersion, "`v` is 2"),
+            (r#"{"v":1}"#.to_owned(), Kind::BadReference, "`to` is missing"),
+            (r#"{"v":1,"to":"7"}"#.to_owned(), Kind::BadReference, "\"7\""),
+            (r#"{"v":1,"to":7}"#.to_owned(), Kind::BadReference, "`to` is 7"),
+            (format!(r#"{{"v":1,"to":{{"uuid":"{TO}"}}}}"#), Kind::BadReference, "body_url"),
+            (format!(r#"{{"v":1,"to":"{TO}","expires":1}}"#), Kind::Decode, "expires"),
+            (format!(r#"{{"v":1,"to":"{TO}","id":"a b"}}"#), Kind::Decode, "field `id`"),
+            (format!(r#"{{"v":1,"to":"{TO}","limits":{{"wall_ms":-1}}}}"#), Kind::Decode, "limits.wall_ms"),
+        ];
+        for (payload, kind, needle) in cases {
+            let (got, detail) = refused(&payload);
+            assert_eq!(got, kind, "{payload}: {detail}");
+            assert!(detail.contains(needle), "{payload}: {detail:?} does not say {needle:?}");
+        }
+    }
+
+    #[test]
+    fn an_oversize_payload_is_refused_before_it_is_parsed() {
+        let (kind, detail) = refused(&format!("{{{}", " ".repeat(MAX_PAYLOAD_BYTES)));
+        assert_eq!(kind, Kind::Decode);
+        assert!(detail.contains("8193 bytes"), "{detail}");
+    }
+}

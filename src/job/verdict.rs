@@ -1,0 +1,70 @@
+//! What was decided about a delivery. Settling carries it out, once.
+//!
+//! A verdict carries all that settling needs; there is no second value beside it that could contradict it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::failure::{Failure, Kind, Stage};
+use super::outcome::{Counts, Skip};
+use super::report::{BodyFacts, Report};
+
+/// The decision.
+#[must_use]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Analysed: store the report, forget the job.
+    Done(Box<Report>),
+    /// Rightly not analysed: record why, forget the job.
+    Skip(Skip),
+    /// Try again; an attempt is spent.
+    Retry {
+        /// Not before this much later.
+        after: Duration,
+        /// Why.
+        failure: Failure,
+    },
+    /// Try again later; no attempt is spent, because the fault is ours.
+    Postpone {
+        /// Not before this much later.
+        after: Duration,
+        /// Why.
+        failure: Failure,
+    },
+    /// Bury it with its evidence.
+    DeadLetter(Box<DeathReason>),
+}
+
+impl Verdict {
+    /// The label of the decision, for logs, events and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Skip(_) => "skipped",
+            Self::Retry { .. } => "retried",
+            Self::Postpone { .. } => "postponed",
+            Self::DeadLetter(_) => "dead",
+        }
+    }
+}
+
+/// Why a job is buried, with everything needed to understand and reproduce it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeathReason {
+    /// The label it is filed under.
+    pub kind: Kind,
+    /// Where it happened.
+    pub stage: Stage,
+    /// The failure that decided it; for `exhausted` the last of them.
+    pub failure: Failure,
+    /// The counts at the end.
+    pub counts: Counts,
+    /// What was known of the bodies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bodies: Vec<BodyFacts>,
+    /// The worker that had it.
+    pub worker: String,
+    /// That worker's build.
+    pub build: String,
+}
