@@ -144,6 +144,9 @@ pub struct Counts {
     pub deliveries: u32,
     /// Attempts that failed for the target's or the job's sake.
     pub failures: u32,
+    /// Times a child's death left doubt whose fault it was, and it was run once more for that.
+    #[serde(default)]
+    pub doubts: u32,
     /// Times its worker vanished.
     pub crashes: u32,
     /// Times it was put off for our sake.

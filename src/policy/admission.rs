@@ -1,0 +1,101 @@
+//! How many jobs fit at once: slots are computed from memory and CPUs, or checked against them.
+//!
+//! The sum that must hold: `worker + slots * (fence + buffers) <= memory`. Where it does not, the worker refuses to start
+//! and shows the arithmetic.
+//!
+//! # Why
+//! With `memory.oom.group=1`, the Kubernetes default, the kernel kills the whole pod when one child passes the
+//! container's limit. So that limit must be out of every child's reach.
+
+use std::num::NonZeroU32;
+
+use bytesize::ByteSize;
+
+/// What the worker itself may need: runtime, connections, clients (measured at 20-40 MiB resident; doubled and rounded up).
+pub const WORKER_BYTES: u64 = 96 << 20;
+
+/// The sizes that the sum is made of, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// What this process and its children may use together.
+    pub memory: u64,
+    /// A child's address-space fence.
+    pub fence: u64,
+    /// What the worker holds for one running job: both bodies, and the reply.
+    pub buffers: u64,
+}
+
+impl Sizes {
+    fn per_slot(&self) -> u64 {
+        self.fence.saturating_add(self.buffers).max(1)
+    }
+
+    /// What `slots` jobs at once may use, the worker included.
+    pub fn needed(&self, slots: u32) -> u64 {
+        WORKER_BYTES.saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
+    }
+
+    /// The sum in words: `96.0 MiB + 2 x (384.0 MiB + 36.0 MiB) = 936.0 MiB of 1.0 GiB`.
+    pub fn arithmetic(&self, slots: u32) -> String {
+        let size = ByteSize::b;
+        format!(
+            "{} worker + {slots} x ({} fence + {} buffers) = {} of {}",
+            size(WORKER_BYTES),
+            size(self.fence),
+            size(self.buffers),
+            size(self.needed(slots)),
+            size(self.memory)
+        )
+    }
+}
+
+/// The number of slots: as asked for if that fits, else as many as fit, at most one per CPU.
+///
+/// # Errors
+/// The arithmetic and the way out, where the sum does not hold.
+pub fn slots(asked: Option<NonZeroU32>, cpus: u32, sizes: &Sizes) -> Result<u32, String> {
+    let slots = match asked {
+        Some(asked) => asked.get(),
+        None => {
+            let fit = sizes.memory.saturating_sub(WORKER_BYTES) / sizes.per_slot();
+            u32::try_from(fit).unwrap_or(u32::MAX).min(cpus).max(1)
+        }
+    };
+    if sizes.needed(slots) <= sizes.memory {
+        return Ok(slots);
+    }
+    Err(format!(
+        "the slots do not fit this machine's memory: {}; lower sandbox.slots or sandbox.heap, or raise the memory limit",
+        sizes.arithmetic(slots)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn sizes(memory: u64) -> Sizes {
+        Sizes { memory, fence: 384 * MIB, buffers: 36 * MIB }
+    }
+
+    #[test]
+    fn slots_are_as_many_as_fit_and_never_more_than_cpus() {
+        assert_eq!(slots(None, 8, &sizes(1024 * MIB)), Ok(2));
+        assert_eq!(slots(None, 2, &sizes(64 * 1024 * MIB)), Ok(2));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_arithmetic() {
+        for asked in [None, NonZeroU32::new(1)] {
+            let refusal = slots(asked, 8, &sizes(256 * MIB)).unwrap_err();
+            assert!(
+                refusal.contains("1 x (384.0 MiB fence + 36.0 MiB buffers) = 516.0 MiB of 256.0 MiB"),
+                "{refusal}"
+            );
+        }
+        assert_eq!(slots(NonZeroU32::new(3), 8, &sizes(1356 * MIB)), Ok(3));
+        assert!(slots(NonZeroU32::new(3), 8, &sizes(1355 * MIB)).is_err());
+    }
+}
