@@ -139,7 +139,8 @@ fn by_extension(address: &str, config: &Config) -> Result<(), Skip> {
     let Some(extension) = extension(address) else { return Ok(()) };
     let extra = |entry: &String| entry.trim_start_matches('.').eq_ignore_ascii_case(&extension);
     if DENIED_EXTENSIONS.contains(&extension.as_str()) || config.extra_extensions.iter().any(extra) {
-        let detail = format!("no media type is declared, and .{} is not a page's extension", clip(&extension));
+        let detail =
+            format!("no media type is declared, and .{} is not a page's extension", clip(&extension));
         return Err(Skip::new(SkipReason::Extension, detail));
     }
     Ok(())
@@ -322,7 +323,8 @@ mod tests {
     #[test]
     fn where_no_address_was_captured_the_place_of_the_body_stands_in() {
         let reason = judge(&config(), |version| {
-            version.body_url = Url::parse("https://archive.test/web/2018id_/http://agency.test/a.PDF").unwrap();
+            version.body_url =
+                Url::parse("https://archive.test/web/2018id_/http://agency.test/a.PDF").unwrap();
         });
         assert_eq!(reason, Some(SkipReason::Extension));
     }
@@ -360,7 +362,10 @@ mod tests {
     fn an_operators_lists_are_canonicalised_and_his_denials_win() {
         let config = Config {
             extra_extensions: vec![".ICS".to_owned(), "svg".to_owned()],
-            extra_denied_media_types: vec!["application/xhtml; q=1".to_owned(), "Application/RSS+XML".to_owned()],
+            extra_denied_media_types: vec![
+                "application/xhtml; q=1".to_owned(),
+                "Application/RSS+XML".to_owned(),
+            ],
             extra_allowed_media_types: vec!["application/rss+xml".to_owned(), "application/XML".to_owned()],
             ..config()
         };

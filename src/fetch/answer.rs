@@ -1,0 +1,148 @@
+//! One hop's two decisions: may this address be asked, and what does its answer mean.
+//!
+//! It reads a status and headers, never a body, and sends nothing.
+//!
+//! Invariant: nothing that a server says makes an address permitted that the first one could not have been.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use url::{Host, Url};
+
+use super::error::shown;
+use super::guard::Guard;
+use crate::job::failure::{Failure, Kind};
+
+/// What to do with an answer that is no failure.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// Read it: this is the body.
+    Content,
+    /// Ask there instead, if that is permitted.
+    Redirect(Url),
+}
+
+/// Judges a URL before it is asked. Named hosts are judged when they are resolved; this is for everything else.
+pub(super) fn permit(url: &Url, guard: &Guard) -> Result<(), Failure> {
+    let forbidden = |what: String| Err(Failure::new(Kind::ForbiddenAddress, what));
+    if !matches!(url.scheme(), "http" | "https") {
+        return forbidden(format!("{} is neither http nor https", shown(url)));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return forbidden(format!("{} carries credentials in its URL", shown(url)));
+    }
+    let literal = match url.host() {
+        Some(Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address),
+        Some(Host::Domain(_)) => return Ok(()),
+        None => return forbidden(format!("{} has no host", shown(url))),
+    };
+    guard.judge(literal).or_else(|e| forbidden(e.to_string()))
+}
+
+/// Judges an answer by its status and headers.
+///
+/// A response with `Memento-Datetime` (RFC 7089) is what was captured, whatever its status: pages that answered 404
+/// are versions too. Only a captured redirect is followed, as every other client of the archives does.
+pub(super) fn judge(response: &Response, here: &Url, max_retry_after: Duration) -> Result<Answer, Failure> {
+    let (status, headers) = (response.status(), response.headers());
+    if let Some(next) = redirect(status, headers, here)? {
+        return Ok(Answer::Redirect(next));
+    }
+    if headers.contains_key("memento-datetime") {
+        return Ok(Answer::Content);
+    }
+    let kind = match status.as_u16() {
+        // We ask for no range: whoever sends a part of the body has not sent the body.
+        206 => Kind::Truncated,
+        200..=299 => return Ok(Answer::Content),
+        404 | 410 => Kind::Gone,
+        429 | 500..=599 => Kind::Upstream,
+        _ => Kind::Refused,
+    };
+    let mut failure = Failure::new(kind, format!("{} answered {status}", shown(here)));
+    if kind == Kind::Upstream {
+        failure.retry_after = retry_after(headers, OffsetDateTime::now_utc(), max_retry_after);
+    }
+    Err(failure)
+}
+
+fn redirect(status: StatusCode, headers: &HeaderMap, here: &Url) -> Result<Option<Url>, Failure> {
+    if !matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return Ok(None);
+    }
+    let Some(location) = headers.get(LOCATION) else { return Ok(None) };
+    let next = here.join(&String::from_utf8_lossy(location.as_bytes()));
+    next.map(Some).map_err(|e| {
+        let detail = format!("{} redirects to what is no address ({e})", shown(here));
+        Failure::new(Kind::ForbiddenAddress, detail)
+    })
+}
+
+/// How long to wait, from seconds or an HTTP date, at most `max`; `None` for what says neither.
+fn retry_after(headers: &HeaderMap, now: OffsetDateTime, max: Duration) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        // A date that has passed asks for no wait at all.
+        Err(_) => (OffsetDateTime::parse(value, &Rfc2822).ok()? - now).try_into().unwrap_or(Duration::ZERO),
+    };
+    Some(asked.min(max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_retry_after_is_read_as_seconds_or_a_date_and_bounded() {
+        let now = datetime!(2015-10-21 07:28:00 UTC);
+        for (value, seconds) in [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("3601", Some(3_600)),
+            ("18446744073709551615", Some(3_600)),
+            ("Wed, 21 Oct 2015 07:28:30 GMT", Some(30)),
+            ("Wed, 21 Oct 2015 07:27:30 GMT", Some(0)),
+            ("Thu, 01 Jan 9998 00:00:00 GMT", Some(3_600)),
+            ("-1", None),
+            ("18446744073709551616", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
+            let read = retry_after(&headers, now, Duration::from_secs(3_600));
+            assert_eq!(read, seconds.map(Duration::from_secs), "{value:?}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now, Duration::MAX), None);
+    }
+
+    #[test]
+    fn only_plain_http_addresses_without_credentials_may_be_asked() {
+        let guard = Guard::new(&[]);
+        for (url, permitted) in [
+            ("http://archive.test/a", true),
+            ("https://8.8.8.8:8443/a", true),
+            ("http://[2606:4700::1111]/", true),
+            ("ftp://archive.test/a", false),
+            ("file:///etc/passwd", false),
+            ("data:text/html,x", false),
+            ("http://user@archive.test/", false),
+            ("http://:secret@archive.test/", false),
+            ("http://127.0.0.1/", false),
+            ("http://[::1]/", false),
+        ] {
+            let judged = permit(&Url::parse(url).unwrap(), &guard);
+            assert_eq!(judged.is_ok(), permitted, "{url}");
+            let failure = judged.err();
+            assert!(failure.iter().all(|f| f.kind == Kind::ForbiddenAddress && !f.detail.contains("secret")));
+        }
+    }
+}
