@@ -255,6 +255,8 @@ mod tests {
             ("application/rss+xml", false),
             ("image/png", false),
             ("nonsense", false),
+            ("text", false),
+            ("textual/html", false),
             (";", false),
             // The synonyms: what they stand for decides.
             ("application/html", true),
