@@ -1,0 +1,274 @@
+//! Debian's own redis package, unpacked for one user without being installed and without being root.
+//!
+//! `apt-get` resolves, downloads and verifies by the system's own keyring, exactly as an installation would;
+//! `dpkg-deb -x` unpacks; nothing outside the given directory is written. With empty or outdated package lists apt
+//! keeps lists of its own in there for the occasion.
+//!
+//! Invariant: a directory without a leading dot in the cache is a whole unpacked server: it is made elsewhere and
+//! renamed, so two processes at once can only both succeed.
+//!
+//! # Why
+//! apt's own simulation names what is missing on this very machine (the server, its tools, which hold the program
+//! that the server's symlink points to, and two or three libraries), so no list of packages can grow old here.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::find::{Refusal, Search, Server, run};
+
+/// A server's package with the one that holds its program; the one we test first named first.
+const PRODUCTS: [[&str; 2]; 2] = [["redis-server", "redis-tools"], ["valkey-server", "valkey-tools"]];
+/// Other packages are what an installed daemon needs (users, init scripts), not what a program needs to run.
+const OTHERS_WANTED: [&str; 2] = ["lib", "lua-"];
+/// Resolving reads 60 MB of lists at most.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
+/// 10 MB of package lists, over a slow line.
+const UPDATE_WITHIN: Duration = Duration::from_secs(120);
+/// 2 MB of packages, over a slow line.
+const DOWNLOAD_WITHIN: Duration = Duration::from_secs(60);
+/// One package of 1 MB.
+const UNPACK_WITHIN: Duration = Duration::from_secs(20);
+/// After this the other process's work is not waited for: doing it twice is harmless.
+const OTHERS_WORK_WITHIN: Duration = Duration::from_secs(180);
+
+/// No locks (nothing shared is written), no hooks of an installed system, short waits, nothing unsigned.
+const APT_CONF: &str = r#"
+Debug::NoLocking "true";
+Acquire::Languages "none";
+Acquire::Retries "1";
+Acquire::http::Timeout "10";
+Acquire::https::Timeout "10";
+Acquire::AllowInsecureRepositories "false";
+APT::Get::AllowUnauthenticated "false";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear Acquire::IndexTargets::deb::DEP-11;
+#clear Acquire::IndexTargets::deb::DEP-11-icons;
+"#;
+
+/// The server in this cache, unpacked now if there is none.
+pub(super) fn server_in(cache: &Path, search: &Search, say: &mut dyn FnMut(&str)) -> Result<Server, Refusal> {
+    if let Some(server) = existing(cache) {
+        return Ok(server);
+    }
+    let tool =
+        |name: &str| search.program(name).ok_or_else(|| Refusal::Machine(format!("{name} is not on PATH")));
+    let (apt_get, dpkg_deb) = (tool("apt-get")?, tool("dpkg-deb")?);
+    let _turn = wait_for_turn(cache, say);
+    if let Some(server) = existing(cache) {
+        return Ok(server);
+    }
+    sweep(cache);
+    say(&format!("no redis-server here: unpacking Debian's own into {} (2 MB, no root)", cache.display()));
+    let failed = |e: std::io::Error| Refusal::Directory(format!("cannot write in {}: {e}", cache.display()));
+    let work = tempfile::Builder::new().prefix(".unpack-").tempdir_in(cache).map_err(failed)?;
+    let apt = Apt::new(apt_get, work.path()).map_err(failed)?;
+    let packages = apt.packages(say).map_err(Refusal::Machine)?;
+    let root = work.path().join("root");
+    for package in &packages {
+        let mut unpack = Command::new(&dpkg_deb);
+        run(unpack.arg("-x").arg(package).arg(&root), UNPACK_WITHIN).map_err(Refusal::Directory)?;
+    }
+    let home = cache.join(name_of(&packages).map_err(Refusal::Machine)?);
+    settle(&root, &home, &work.path().join("broken")).map_err(Refusal::Directory)
+}
+
+/// Moves a whole unpacked server to where it will be found, unless somebody was quicker.
+fn settle(root: &Path, home: &Path, aside: &Path) -> Result<Server, String> {
+    Server::in_root(root)?;
+    if std::fs::rename(root, home).is_err() && Server::in_root(home).is_err() {
+        // What lies there does not run.
+        let _ = std::fs::rename(home, aside);
+        std::fs::rename(root, home).map_err(|e| format!("cannot make {}: {e}", home.display()))?;
+    }
+    Server::in_root(home)
+}
+
+/// The directories of an unpacked root that hold libraries.
+pub(super) fn libraries(root: &Path) -> Vec<PathBuf> {
+    let tops = ["usr/lib", "lib"].map(|top| root.join(top));
+    let below = tops.iter().flat_map(|top| entries(top)).filter(|path| path.is_dir());
+    let mut all: Vec<PathBuf> = below.collect();
+    all.extend(tops.into_iter().filter(|top| top.is_dir()));
+    all
+}
+
+/// The newest unpacked server that runs.
+fn existing(cache: &Path) -> Option<Server> {
+    let mut roots = entries(cache);
+    roots.retain(|root| root.is_dir() && !hidden(root));
+    roots.sort();
+    roots.iter().rev().find_map(|root| Server::in_root(root).ok())
+}
+
+/// Removes what a killed process left half done long ago.
+fn sweep(cache: &Path) {
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let old = |path: &Path| path.metadata().and_then(|found| found.modified()).is_ok_and(|at| at < hour_ago);
+    for path in entries(cache).into_iter().filter(|path| hidden(path) && path.is_dir() && old(path)) {
+        let _ = std::fs::remove_dir_all(path);
+    }
+}
+
+/// A lock that spares two processes the same work; without it (an odd file system, a frozen holder) both do it.
+fn wait_for_turn(cache: &Path, say: &mut dyn FnMut(&str)) -> Option<File> {
+    let file = File::create(cache.join(".lock")).ok()?;
+    let deadline = Instant::now() + OTHERS_WORK_WITHIN;
+    let mut said = false;
+    while let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+        if Instant::now() > deadline {
+            break;
+        }
+        if !said {
+            say("another process is unpacking a redis-server: waiting for it");
+            said = true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Some(file)
+}
+
+/// `redis-server_5%3a7.0.15-1~deb12u10_amd64`: product, version and architecture, as apt named the file.
+fn name_of(packages: &[PathBuf]) -> Result<String, String> {
+    let stems = packages.iter().filter_map(|package| package.file_stem()?.to_str());
+    let servers = PRODUCTS.map(|[server, _]| format!("{server}_"));
+    let named = stems.into_iter().find(|stem| servers.iter().any(|server| stem.starts_with(server)));
+    named.map(str::to_owned).ok_or_else(|| "apt-get downloaded no server".to_owned())
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// apt-get, made to write in one directory only.
+struct Apt {
+    program: PathBuf,
+    work: PathBuf,
+}
+
+/// Whose package lists are read.
+#[derive(Clone, Copy)]
+enum Lists {
+    System,
+    Own,
+}
+
+impl Apt {
+    fn new(program: PathBuf, work: &Path) -> std::io::Result<Self> {
+        for dir in ["debs", "root", "state/lists/partial", "cache/archives/partial"] {
+            std::fs::create_dir_all(work.join(dir))?;
+        }
+        std::fs::write(work.join("apt.conf"), APT_CONF)?;
+        Ok(Self { program, work: work.to_owned() })
+    }
+
+    /// Downloads the packages that this machine lacks, and gives their files.
+    fn packages(&self, say: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>, String> {
+        let by_system = self.download(Lists::System);
+        let Err(why) = by_system else { return by_system };
+        say(
+            "the system's package lists do not serve: updating private ones (about 10 MB, verified by its keyring)",
+        );
+        // One source of several that fails need not matter: what is missing then is said by the next step.
+        let updated = self.run(Lists::Own, &["update"], UPDATE_WITHIN);
+        self.download(Lists::Own).map_err(|then| {
+            let update = updated.err().map(|e| format!("\n  {e}")).unwrap_or_default();
+            format!("{why}{update}\n  {then}")
+        })
+    }
+
+    fn download(&self, lists: Lists) -> Result<Vec<PathBuf>, String> {
+        let mut why = String::new();
+        for product in PRODUCTS {
+            let wanted = match self.wanted(lists, product) {
+                Ok(wanted) => wanted,
+                Err(e) => {
+                    why = if why.is_empty() { e } else { why };
+                    continue;
+                }
+            };
+            let mut words = vec!["download"];
+            words.extend(wanted.iter().map(String::as_str));
+            self.run(lists, &words, DOWNLOAD_WITHIN)?;
+            return Ok(entries(&self.work.join("debs")));
+        }
+        Err(why)
+    }
+
+    /// The product's packages and those libraries that apt would install with them on this machine.
+    fn wanted(&self, lists: Lists, product: [&str; 2]) -> Result<Vec<String>, String> {
+        let words = ["--simulate", "--no-install-recommends", "install", product[0], product[1]];
+        let mut wanted = installations(&self.run(lists, &words, RESOLVE_WITHIN)?);
+        wanted.retain(|name| OTHERS_WANTED.iter().any(|prefix| name.starts_with(prefix)));
+        wanted.extend(product.map(str::to_owned));
+        Ok(wanted)
+    }
+
+    fn run(&self, lists: Lists, words: &[&str], limit: Duration) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .current_dir(self.work.join("debs"))
+            .env("LC_ALL", "C")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command.args(["-q", "-y"]).arg("-c").arg(self.work.join("apt.conf"));
+        match lists {
+            Lists::System => {}
+            Lists::Own => {
+                let place = |key: &str, dir: &str| format!("{key}={}", self.work.join(dir).display());
+                command.args([
+                    "-o",
+                    &place("Dir::State", "state"),
+                    "-o",
+                    &place("Dir::State::lists", "state/lists"),
+                ]);
+                command.args([
+                    "-o",
+                    &place("Dir::Cache", "cache"),
+                    "-o",
+                    "Dir::State::status=/var/lib/dpkg/status",
+                ]);
+            }
+        }
+        run(command.args(words), limit)
+    }
+}
+
+/// The packages that a simulation would newly install: `Inst name (version ...)`, not `Inst name [old] (new ...)`.
+fn installations(simulation: &str) -> Vec<String> {
+    let news = simulation.lines().filter_map(|line| {
+        let mut words = line.strip_prefix("Inst ")?.split_whitespace();
+        let name = words.next()?;
+        words.next()?.starts_with('(').then(|| name.to_owned())
+    });
+    news.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_simulation_names_what_is_new_and_not_what_would_be_upgraded() {
+        let simulation = "NOTE: This is only a simulation!\n\
+            Inst libjemalloc2 (5.3.0-1 Debian:12.15/oldstable [amd64])\n\
+            Inst libc6 [2.36-9] (2.36-10 Debian:12.15/oldstable [amd64])\n\
+            Inst redis-server (5:7.0.15-1~deb12u10 Debian-Security:12 [amd64])\n\
+            Conf libjemalloc2 (5.3.0-1 Debian:12.15/oldstable [amd64])\nInst\nInst x\n";
+        assert_eq!(installations(simulation), ["libjemalloc2", "redis-server"]);
+    }
+
+    #[test]
+    fn an_unpacked_server_is_named_after_product_version_and_architecture() {
+        let files = ["libjemalloc2_5.3.0-1_amd64.deb", "redis-server_5%3a7.0.15-1~deb12u10_amd64.deb"];
+        let name = name_of(&files.map(PathBuf::from));
+        assert_eq!(name.as_deref(), Ok("redis-server_5%3a7.0.15-1~deb12u10_amd64"));
+        assert!(name_of(&[PathBuf::from("redis-tools_1_amd64.deb")]).is_err());
+    }
+}
