@@ -1,11 +1,20 @@
 //! The demo's parts against the world: real servers, real processes, real sockets.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use url::Url;
+use wm_analyzer::demo::cases::{self, Ending};
+use wm_analyzer::demo::ingest::Ingest;
 use wm_analyzer::demo::redis::{Options, PrivateRedis, Search};
+use wm_analyzer::demo::site::{Body, Site};
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::outcome::SkipReason;
+use wm_analyzer::job::{Job, VersionRef};
 
 /// Waits for a moment, for at most ten seconds.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -177,4 +186,240 @@ fn where_there_is_no_redis_debians_own_is_unpacked_once_by_however_many_ask() {
     let left: Vec<_> =
         std::fs::read_dir(tools.path().join("cache")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "more than the lock and one server is left: {left:?}");
+}
+
+/// Sends one request by hand and reads until the server closes, or for this long.
+async fn exchange(url: &Url, request: &str, patience: Duration) -> (String, bool) {
+    let address = (url.host_str().unwrap(), url.port().unwrap());
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let closed =
+        tokio::time::timeout(patience, (&mut stream).take(1 << 20).read_to_end(&mut answer)).await.is_ok();
+    (String::from_utf8_lossy(&answer).into_owned(), closed)
+}
+
+/// Gets a page on a connection of its own.
+async fn get(url: &Url) -> String {
+    let target = &url[url::Position::BeforePath..];
+    exchange(
+        url,
+        &format!("GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"),
+        Duration::from_secs(10),
+    )
+    .await
+    .0
+}
+
+#[tokio::test]
+async fn a_site_serves_what_it_was_given_and_counts_who_asked() {
+    let site = Site::start().await.unwrap();
+    let url = site.put("/a", Body::html(&b"<p>one"[..]));
+    let answer = get(&url).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n<p>one"), "{answer}");
+    assert!(answer.contains("content-type: text/html; charset=utf-8\r\n"), "{answer}");
+    site.put("/a", Body::raw(&b"two"[..]));
+    let answer = get(&site.url("/a?query=is+not+counted+apart")).await;
+    assert!(answer.ends_with("two") && !answer.contains("content-type"), "{answer}");
+    assert!(get(&site.url("/b")).await.starts_with("HTTP/1.1 404 "));
+    assert_eq!((site.hits("/a"), site.hits("/b"), site.hits("/c")), (2, 1, 0));
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_the_next_request() {
+    let site = Site::start().await.unwrap();
+    let url = site.put("/a", Body::raw(&b"<one>"[..]));
+    let twice = "GET /a HTTP/1.1\r\n\r\nGET /a HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let (answer, closed) = exchange(&url, twice, Duration::from_secs(10)).await;
+    assert_eq!(answer.matches("<one>").count(), 2, "{answer}");
+    assert!(closed);
+}
+
+#[tokio::test]
+async fn every_site_knows_the_words() {
+    let site = Site::start().await.unwrap();
+    let cases = [
+        ("/status/404", "HTTP/1.1 404 "),
+        ("/status/503-then-200/x", "HTTP/1.1 503 "),
+        ("/status/503-then-200/x", "HTTP/1.1 503 "),
+        ("/status/503-then-200/y", "HTTP/1.1 503 "),
+        ("/status/503-then-200/x", "HTTP/1.1 200 "),
+        ("/status/503-then-200/x", "HTTP/1.1 200 "),
+        ("/status/nonsense", "HTTP/1.1 404 "),
+        (
+            "/redirect-to?u=http%3A%2F%2F169.254.169.254%2F",
+            "HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\n",
+        ),
+        ("/redirect-to", "HTTP/1.1 404 "),
+        ("/loop", "HTTP/1.1 302 Found\r\nlocation: /loop\r\n"),
+    ];
+    for (path, start) in cases {
+        let answer = get(&site.url(path)).await;
+        assert!(answer.starts_with(start), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_site_misbehaves_as_it_was_told_to() {
+    let site = Site::start().await.unwrap();
+    let ask = async |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\n\r\n");
+        exchange(&site.url(path), &request, Duration::from_millis(300)).await
+    };
+    assert_eq!(ask("/hang").await, (String::new(), false), "/hang answered or closed");
+    assert_eq!(ask("/hang-up").await, (String::new(), true), "/hang-up answered or stayed");
+
+    let (short, closed) = ask("/short").await;
+    let (head, body) = short.split_once("\r\n\r\n").unwrap();
+    let announced = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    assert_eq!(announced.parse::<usize>().unwrap(), body.len() + 10_000);
+    assert!(closed);
+
+    let (drip, closed) = ask("/drip").await;
+    let body = drip.split_once("\r\n\r\n").unwrap().1;
+    assert!((1..10).contains(&body.len()) && !closed, "{drip}");
+
+    let (endless, reached) = ask("/endless").await;
+    assert!(
+        endless.contains("transfer-encoding: chunked\r\n\r\n4000\r\n<p>and so on</p>"),
+        "{}",
+        &endless[..200]
+    );
+    assert!(reached && endless.len() == 1 << 20, "{} bytes only", endless.len());
+}
+
+#[tokio::test]
+async fn a_dropped_site_closes_what_hangs_on_it() {
+    let site = Site::start().await.unwrap();
+    let url = site.url("/hang");
+    let hanging = tokio::spawn({
+        let url = url.clone();
+        async move { exchange(&url, "GET /hang HTTP/1.1\r\n\r\n", Duration::from_secs(10)).await }
+    });
+    moment("the request", || site.hits("/hang") == 1).await;
+    drop(site);
+    let (_, closed) = hanging.await.unwrap();
+    assert!(closed);
+    assert!(tokio::net::TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).await.is_err());
+}
+
+#[tokio::test]
+async fn no_more_connections_are_served_at_once_than_the_bound() {
+    let site = Site::start().await.unwrap();
+    let url = site.put("/a", Body::raw(&b"x"[..]));
+    let address = (url.host_str().unwrap(), url.port().unwrap());
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /hang HTTP/1.1\r\n\r\n").await.unwrap();
+        held.push(stream);
+    }
+    moment("all hang", || site.hits("/hang") == 256).await;
+    let one_more = exchange(&url, "GET /a HTTP/1.1\r\n\r\n", Duration::from_millis(100)).await;
+    assert_eq!((one_more.0.as_str(), site.hits("/a")), ("", 0));
+    held.pop();
+    assert!(get(&url).await.ends_with('x'));
+}
+
+/// Waits for a moment without holding up the runtime.
+async fn moment(what: &str, condition: impl Fn() -> bool) {
+    let come = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), come).await.is_ok(), "never came: {what}");
+}
+
+#[tokio::test]
+async fn an_ingest_counts_every_alert_and_keeps_its_fingerprint() {
+    let ingest = Ingest::start().await.unwrap();
+    let dsn: Url = ingest.dsn().parse().unwrap();
+    assert!(!dsn.username().is_empty() && dsn.path() == "/1", "{dsn}");
+    let event = r#"{"event_id":"0","fingerprint":["dead-letter","decode","ingest"]}"#;
+    let header = format!("{{}}\n{{\"type\":\"event\",\"length\":{}}}\n", event.len());
+    let bodies = [format!("{header}{event}\n"), format!("{header}{event}"), "garbage".to_owned()];
+    for body in &bodies {
+        let request = format!(
+            "POST /api/1/envelope/ HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let (answer, _) = exchange(&dsn, &request, Duration::from_secs(10)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}"), "{answer}");
+    }
+    assert_eq!((ingest.envelopes(), ingest.alerts(), ingest.unreadable()), (3, 2, 1));
+    let fingerprint = ["dead-letter", "decode", "ingest"].map(str::to_owned).to_vec();
+    assert_eq!(ingest.fingerprints(), vec![fingerprint; 2]);
+    let huge = "POST /api/1/envelope/ HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n";
+    let (answer, closed) = exchange(&dsn, huge, Duration::from_secs(10)).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && closed, "{answer}");
+}
+
+#[tokio::test]
+async fn every_case_is_a_job_of_its_own_unless_being_unreadable_is_its_point() {
+    let site = Site::start().await.unwrap();
+    let (mut ids, mut uuids) = (HashSet::new(), HashSet::new());
+    let mut all = cases::hostile(&site);
+    assert!(all.len() >= 18, "{} classes", all.len());
+    all.push(cases::good(&site, 30));
+    for case in &all {
+        for (n, payload) in case.jobs.iter().enumerate() {
+            let job = match (Job::decode(payload), case.expected) {
+                (Err(failure), Ending::Dead(kind)) if failure.kind == kind => continue,
+                (Err(failure), expected) => panic!("{}: {failure}, not {expected}", case.name),
+                (Ok(_), Ending::Dead(kind @ (Kind::Decode | Kind::UnsupportedVersion))) => {
+                    panic!("no {kind}")
+                }
+                (Ok(job), _) => job,
+            };
+            assert_eq!(job.id, case.id(n));
+            assert!(ids.insert(job.id.clone()), "{} twice", job.id);
+            let (from, to) = (job.from.as_ref().unwrap().uuid(), job.to.uuid());
+            let same = case.expected == Ending::Skipped(SkipReason::SameVersion);
+            assert_eq!(from == to, same, "{}", case.name);
+            assert!(uuids.insert(from) && (same || uuids.insert(to)), "{}: a uuid occurs twice", case.name);
+        }
+        assert!(!case.jobs.is_empty(), "{}", case.name);
+    }
+    let names: HashSet<_> = all.iter().map(|case| case.name).collect();
+    assert_eq!(names.len(), all.len());
+}
+
+#[tokio::test]
+async fn good_pairs_are_on_the_site_with_the_hash_that_their_job_names() {
+    use sha2::{Digest, Sha256};
+    let site = Site::start().await.unwrap();
+    let good = cases::good(&site, 6);
+    assert_eq!(good.jobs.len(), 6);
+    for payload in &good.jobs {
+        let job = Job::decode(payload).unwrap();
+        for version in [job.from.unwrap(), job.to] {
+            let VersionRef::Whole(version) = version else { panic!("a good job needs no API") };
+            let answer = fetch(&version.body_url).await;
+            let found: String = Sha256::digest(&answer).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(version.body_hash, Some(found));
+            assert_eq!(site.hits(version.body_url.path()), 1);
+        }
+    }
+}
+
+/// The body at an address, its encoding undone.
+async fn fetch(url: &Url) -> Vec<u8> {
+    let mut stream =
+        tokio::net::TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).await.unwrap();
+    stream
+        .write_all(format!("GET {} HTTP/1.1\r\nconnection: close\r\n\r\n", url.path()).as_bytes())
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let body = answer.split_off(end + 4);
+    if !head.contains("content-encoding: gzip") {
+        return body;
+    }
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&body[..]), &mut plain).unwrap();
+    plain
 }

@@ -108,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn a_bomb_is_a_whole_and_valid_gzip_file_a_thousandth_of_its_size() {
+        let (packed, size_bytes) = (gzip_bomb(64 << 20).bytes().to_vec(), 64 << 20);
+        assert!(packed.len() < 70_000, "{}", packed.len());
+        let read = std::io::copy(&mut flate2::read::GzDecoder::new(&packed[..]), &mut std::io::sink());
+        assert_eq!(read.unwrap(), size_bytes);
+    }
+
+    #[test]
     fn shapes_have_the_size_that_was_asked_for() {
         assert!(blank_run(100_000, "b").ends_with(b"  b</p>"));
         assert_eq!(nested_divs(200_000, "x").len(), 5 * 200_000 + "<!DOCTYPE html><title>x</title>x".len());

@@ -116,6 +116,11 @@ impl Body {
         self.header("content-encoding", "gzip")
     }
 
+    /// The bytes as they are sent.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     fn headers(&self) -> Vec<(&str, &str)> {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
