@@ -1,1 +1,7 @@
-//! Health and metrics over HTTP.
+//! What the worker serves over HTTP: its health and its metrics.
+//!
+//! Invariant: nothing here can be made to wait, grow or fail by who asks: a connection has a short life, few bytes
+//! and a place among few.
+
+pub mod health;
+mod listener;

@@ -1,0 +1,379 @@
+//! Log lines: text for people, JSON for programs, to standard error.
+//!
+//! It only formats; what is worth a line, and at which level, is its writer's choice.
+//!
+//! Invariant: one event is one line of at most [`MAX_LINE_BYTES`]; every text in it has gone through `scrub` and
+//! `plain`, so no page can forge a line, colour a terminal or leak a password; a JSON line is always whole JSON.
+//!
+//! # Why
+//! A formatter of our own and not `tracing_subscriber`'s: theirs leaves bidi characters and secrets in, and a line
+//! has no bound, so one hostile address could make a collector split it into lines that are no JSON.
+
+use std::fmt::{self, Write};
+use std::io::IsTerminal;
+
+use anstyle::{AnsiColor, Style};
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormattedFields};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::text::{plain, scrub};
+
+/// Container runtimes split longer lines (Docker and the Kubernetes CRI both at 16 KiB).
+pub const MAX_LINE_BYTES: usize = 16 * 1024;
+/// One message or field: enough for a sentence with two long addresses in it.
+const MAX_TEXT_BYTES: usize = 4 * 1024;
+/// What is kept for the end of a line.
+const MAX_TAIL_BYTES: usize = 64;
+
+/// What can be configured of the log lines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// In which form.
+    pub format: Format,
+    /// What is logged, in the grammar of `RUST_LOG`; blank is `info`.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// Text where standard error is a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Why logs cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The filter is not one.
+    #[error("the log filter {filter:?} is not one ({source}): write e.g. info or wm_analyzer=debug,warn")]
+    Filter {
+        /// What stood there.
+        filter: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// Somebody logs already.
+    #[error("logging was started twice")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Starts logging to standard error, once per process.
+///
+/// # Errors
+/// A filter that is not one (a configuration error), or logging that was started before.
+pub fn init(config: &Config) -> Result<(), Error> {
+    let terminal = std::io::stderr().is_terminal();
+    let line = match config.format {
+        Format::Json => Line::Json,
+        Format::Auto if !terminal => Line::Json,
+        Format::Auto | Format::Text => Line::Text,
+    };
+    let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
+    subscriber(line, &config.filter, colour, std::io::stderr)?.try_init()?;
+    Ok(())
+}
+
+/// All of it but the choice of where to write.
+fn subscriber<W>(
+    line: Line,
+    filter: &str,
+    colour: bool,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync, Error>
+where
+    W: for<'w> tracing_subscriber::fmt::MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = if filter.trim().is_empty() { "info" } else { filter.trim() };
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|source| Error::Filter { filter: plain(filter, 200), source })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(writer)
+        .fmt_fields(SpanFields)
+        .event_format(line);
+    Ok(subscriber.finish())
+}
+
+/// The two forms.
+#[derive(Debug, Clone, Copy)]
+enum Line {
+    Text,
+    Json,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'w> FormatFields<'w> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut out: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let spans: Vec<String> = ctx.event_scope().map_or_else(Vec::new, |scope| {
+            let shown = scope.from_root().map(|span| {
+                let extensions = span.extensions();
+                let of_span = extensions.get::<FormattedFields<N>>().map_or("", |f| f.fields.as_str());
+                format!("{}{{{of_span}}}", span.name())
+            });
+            shown.collect()
+        });
+        let line = match self {
+            Self::Text => text_line(event, &spans, &fields, out.has_ansi_escapes())?,
+            Self::Json => json_line(event, &spans, &fields)?,
+        };
+        writeln!(out, "{line}")
+    }
+}
+
+/// `<time> <LEVEL> <span>: <message> name=value …`, cut at the bound.
+fn text_line(
+    event: &Event<'_>,
+    spans: &[String],
+    fields: &Fields,
+    colour: bool,
+) -> Result<String, fmt::Error> {
+    let mut line = now()?;
+    let style = if colour { style_of(*event.metadata().level()) } else { Style::new() };
+    write!(line, " {style}{:>5}{style:#}", event.metadata().level())?;
+    for span in spans {
+        write!(line, " {span}:")?;
+    }
+    write!(line, " {}", fields.message)?;
+    for (name, value) in &fields.others {
+        line.push(' ');
+        pair(&mut line, name, value)?;
+    }
+    if let Some(mut end) = (line.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES - MAX_TAIL_BYTES) {
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push_str("… (cut)");
+    }
+    Ok(line)
+}
+
+/// One JSON object; fields that do not fit are left out and `"cut":true` says so.
+fn json_line(event: &Event<'_>, spans: &[String], fields: &Fields) -> Result<String, fmt::Error> {
+    let mut line = String::from("{");
+    let metadata = event.metadata();
+    let mut cut = false;
+    let mut add = |name: &str, value: serde_json::Value| {
+        let member = format!("{}:{value}", serde_json::Value::from(name));
+        if line.len() + member.len() > MAX_LINE_BYTES - MAX_TAIL_BYTES {
+            cut = true;
+            return;
+        }
+        if line.len() > 1 {
+            line.push(',');
+        }
+        line.push_str(&member);
+    };
+    add("time", now()?.into());
+    add("level", metadata.level().as_str().into());
+    add("target", metadata.target().into());
+    add("message", fields.message.as_str().into());
+    for (name, value) in &fields.others {
+        add(name, value.clone());
+    }
+    if !spans.is_empty() {
+        add("spans", spans.into());
+    }
+    if cut {
+        line.push_str(",\"cut\":true");
+    }
+    line.push('}');
+    Ok(line)
+}
+
+/// Now, as RFC 3339 in UTC.
+fn now() -> Result<String, fmt::Error> {
+    let mut time = String::with_capacity(64);
+    SystemTime.format_time(&mut Writer::new(&mut time))?;
+    Ok(time)
+}
+
+fn style_of(level: Level) -> Style {
+    let colour = match level {
+        Level::ERROR => AnsiColor::Red,
+        Level::WARN => AnsiColor::Yellow,
+        Level::INFO => AnsiColor::Green,
+        Level::DEBUG => AnsiColor::Blue,
+        Level::TRACE => AnsiColor::Magenta,
+    };
+    colour.on_default()
+}
+
+/// `name=value`, quoted where a reader could not tell where it ends.
+fn pair(out: &mut String, name: &str, value: &serde_json::Value) -> fmt::Result {
+    match value {
+        serde_json::Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => {
+            write!(out, "{name}={text}")
+        }
+        other => write!(out, "{name}={other}"),
+    }
+}
+
+/// What an event or a span carries, made fit to be shown as it is recorded.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    others: Vec<(&'static str, serde_json::Value)>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, text: &str) {
+        let text = plain(&scrub(text), MAX_TEXT_BYTES);
+        match field.name() {
+            "message" => self.message = text,
+            name => self.others.push((name, text.into())),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, &format!("{value:?}"));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.others.push((field.name(), value.into()));
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.others.push((field.name(), value.into()));
+    }
+}
+
+/// Formats a span's fields once, when it opens.
+#[derive(Debug)]
+struct SpanFields;
+
+impl<'w> FormatFields<'w> for SpanFields {
+    fn format_fields<R: RecordFields>(&self, mut out: Writer<'w>, fields: R) -> fmt::Result {
+        let mut recorded = Fields::default();
+        fields.record(&mut recorded);
+        let mut text = String::new();
+        for (i, (name, value)) in recorded.others.iter().enumerate() {
+            if i > 0 {
+                text.push(' ');
+            }
+            pair(&mut text, name, value)?;
+        }
+        out.write_str(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(line: Line, tell: impl FnOnce()) -> String {
+        let page = Page::default();
+        let writer = page.clone();
+        let subscriber = subscriber(line, "info", false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, tell);
+        let bytes = page.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn hostile() {
+        let url = "http://u:hunter2@a.test/\u{202e}?q=hunter2\n2026-01-01T00:00:00Z ERROR forged\u{1b}[2J";
+        let _job = tracing::info_span!("job", id = "j-1", url).entered();
+        tracing::info!(url, n = 3_u64, ok = true, ratio = 0.5, "fetched {url}");
+        tracing::debug!("not asked for");
+    }
+
+    #[test]
+    fn a_hostile_address_stays_one_line_of_text_without_power_or_secrets() {
+        let text = logged(Line::Text, hostile);
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains("hunter2"), "{text:?}");
+        assert!(text.contains("  INFO job{id=j-1 url="), "{text:?}");
+        assert!(text.trim_end().ends_with("n=3 ok=true ratio=0.5"), "{text:?}");
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_typed_fields() {
+        let text = logged(Line::Json, hostile);
+        assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text:?}");
+        assert!(!text.contains("hunter2") && !text.contains('\u{202e}'), "{text:?}");
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&json["level"], &json["n"], &json["ok"]), (&"INFO".into(), &3.into(), &true.into()));
+        assert!(
+            json["message"].as_str().unwrap().starts_with("fetched http://***@a.test/\\u{202e}?***\\n2026"),
+            "{json}"
+        );
+        assert!(json["spans"][0].as_str().unwrap().starts_with("job{id=j-1"), "{json}");
+        assert!(json["time"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn a_line_has_a_bound_and_json_stays_whole_within_it() {
+        let flood = "\"".repeat(100_000);
+        let tell = || tracing::info!(a = flood, b = flood, c = flood, d = flood, e = 1, "{flood}");
+        for line in [Line::Text, Line::Json] {
+            let text = logged(line, tell);
+            assert!(text.len() <= MAX_LINE_BYTES + 1, "{line:?}: {}", text.len());
+            assert!(text.contains("cut"), "{line:?}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&logged(Line::Json, tell)).unwrap();
+        assert_eq!((&json["cut"], &json["e"]), (&true.into(), &1.into()));
+    }
+
+    #[test]
+    fn a_filter_that_is_none_is_an_error_that_names_it() {
+        let error =
+            subscriber(Line::Text, "info,=x=", false, std::io::stderr).map(drop).expect_err("refused");
+        assert!(error.to_string().contains("info,=x="), "{error}");
+        assert!(subscriber(Line::Text, " ", false, std::io::stderr).is_ok());
+    }
+}

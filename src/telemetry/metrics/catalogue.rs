@@ -1,0 +1,88 @@
+//! The catalogue of metrics: every name with its type and what it means.
+//!
+//! The numbers themselves live in the parent module; a test keeps both the same.
+
+/// What every name begins with.
+pub const PREFIX: &str = "wm_analyzer";
+
+/// A metric's type, in OpenMetrics' words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// Only grows; its sample ends in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts observations in buckets.
+    Histogram,
+    /// Says something in its labels; its sample ends in `_info` and is 1.
+    Info,
+}
+
+impl Type {
+    /// The word in `# TYPE`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Its name without [`PREFIX`] and without the suffix of its type; units stand last, in seconds and bytes.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Type,
+    /// What it means, in one sentence without a full stop.
+    pub help: &'static str,
+}
+
+impl Entry {
+    /// The name of its samples, as a query writes it (of a histogram, its count).
+    pub fn sample(&self) -> String {
+        let suffix = match self.kind {
+            Type::Counter => "_total",
+            Type::Gauge => "",
+            Type::Histogram => "_count",
+            Type::Info => "_info",
+        };
+        format!("{PREFIX}_{}{suffix}", self.name)
+    }
+}
+
+const fn entry(name: &'static str, kind: Type, help: &'static str) -> Entry {
+    Entry { name, kind, help }
+}
+
+/// Every metric of a worker, in the order in which they are rendered; each also has the label `queue`.
+pub const CATALOGUE: &[Entry] = &[
+    entry("build", Type::Info, "The version and commit of this worker"),
+    entry("jobs", Type::Counter, "Deliveries that left this worker, by outcome"),
+    entry("skips", Type::Counter, "Jobs that were rightly not analysed, by reason"),
+    entry("dead_letters", Type::Counter, "Jobs that were buried, by kind of failure"),
+    entry("stage_seconds", Type::Histogram, "How long one stage of a job took, by stage"),
+    entry("job_wait_seconds", Type::Histogram, "How long a job had been ready when it was claimed"),
+    entry("child_wall_seconds", Type::Histogram, "How long a sandboxed child ran"),
+    entry("child_peak_bytes", Type::Histogram, "The largest heap of a sandboxed child"),
+    entry("fetched_bytes", Type::Counter, "Bytes of bodies that came over the wire"),
+    entry("zygotes_respawned", Type::Counter, "Fork-servers that died and were replaced"),
+    entry("queue_ready", Type::Gauge, "Jobs that could be claimed now, in the whole queue"),
+    entry("queue_leased", Type::Gauge, "Jobs in the hands of any worker, in the whole queue"),
+    entry("queue_scheduled", Type::Gauge, "Jobs that wait for their time, in the whole queue"),
+    entry("queue_dead", Type::Gauge, "Dead letters, in the whole queue"),
+    entry("queue_inbox", Type::Gauge, "Payloads that nobody has looked at yet, in the whole queue"),
+    entry("queue_oldest_ready_age_seconds", Type::Gauge, "How long the oldest ready job has waited"),
+    entry("queue_paused", Type::Gauge, "1 while the queue hands out nothing"),
+    entry("worker_slots", Type::Gauge, "Jobs that this worker can run at once, by state"),
+    entry("redis_up", Type::Gauge, "1 if Redis answered when it was last asked"),
+    entry("isolation", Type::Gauge, "1 for each kind of isolation that holds the children, by name"),
+    entry("last_success_timestamp_seconds", Type::Gauge, "When this worker last analysed a pair, 0 if never"),
+    entry("alerts_sent", Type::Counter, "Alert events that Sentry took"),
+    entry("alerts_suppressed", Type::Counter, "Occurrences for which another alert event stands"),
+    entry("alerts_failed", Type::Counter, "Alert events that could not be delivered and are told later"),
+    entry("alerts_untold", Type::Gauge, "Occurrences that no alert event has told yet"),
+];

@@ -1,0 +1,446 @@
+//! Metrics: one typed method per fact, rendered as OpenMetrics text.
+//!
+//! It counts what it is told and asks nobody: gauges are as old as the last call that set them.
+//!
+//! Invariant: every label is a word of a type or of this build, never text from outside, so the number of series has
+//! a bound; what is rendered is what [`CATALOGUE`] lists, no more and no less.
+//!
+//! # Why
+//! Every series of a counter begins at 0 with the process: `rate()` sees the first dead letter of a kind only if
+//! there was a sample before it.
+
+mod catalogue;
+
+use std::array;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+use time::OffsetDateTime;
+
+pub use self::catalogue::{CATALOGUE, Entry, PREFIX, Type};
+use super::sentry::AlertCounts;
+use crate::job::failure::{Kind, Stage};
+use crate::job::outcome::SkipReason;
+use crate::job::verdict::Verdict;
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One label with its value, both words of ours.
+type Label = [(&'static str, &'static str); 1];
+type Counters = Family<Label, Counter>;
+type Gauges = Family<Label, Gauge>;
+type Seconds = Gauge<f64, AtomicU64>;
+type StageTimes = Family<Label, Histogram, fn() -> Histogram>;
+
+/// How a delivery left this worker: a verdict, or none because somebody else has the job now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Settled as this verdict says.
+    Done,
+    /// Settled as skipped.
+    Skipped,
+    /// Settled for another attempt.
+    Retried,
+    /// Settled for later, no attempt spent.
+    Postponed,
+    /// Settled as a dead letter.
+    Dead,
+    /// Handed back un-counted at the end of this process.
+    Released,
+    /// Its lease was lost: nothing was written.
+    Superseded,
+}
+
+impl Ending {
+    const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Skipped,
+        Self::Retried,
+        Self::Postponed,
+        Self::Dead,
+        Self::Released,
+        Self::Superseded,
+    ];
+
+    /// The label; that of [`Verdict::as_str`] where there is a verdict.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Retried => "retried",
+            Self::Postponed => "postponed",
+            Self::Dead => "dead",
+            Self::Released => "released",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl From<&Verdict> for Ending {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Self::Done,
+            Verdict::Skip(_) => Self::Skipped,
+            Verdict::Retry { .. } => Self::Retried,
+            Verdict::Postpone { .. } => Self::Postponed,
+            Verdict::DeadLetter(_) => Self::Dead,
+        }
+    }
+}
+
+/// How full the queue is: the same for every worker of it, so rules take `max by(queue)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueDepths {
+    /// Jobs that could be claimed now.
+    pub ready: u64,
+    /// Jobs in somebody's hands.
+    pub leased: u64,
+    /// Jobs that wait for their time.
+    pub scheduled: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Payloads not yet looked at.
+    pub inbox: u64,
+    /// How long the oldest ready job has waited; zero when none is ready.
+    pub oldest_ready_age: Duration,
+}
+
+/// All metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    jobs: Counters,
+    skips: Counters,
+    dead_letters: Counters,
+    stage_seconds: StageTimes,
+    wait_seconds: Histogram,
+    child_wall_seconds: Histogram,
+    child_peak_bytes: Histogram,
+    bytes_fetched: Counter,
+    zygotes_respawned: Counter,
+    queue_jobs: [Gauge; 5],
+    queue_oldest: Seconds,
+    queue_paused: Gauge,
+    slots: Gauges,
+    redis_up: Gauge,
+    isolation: Gauges,
+    last_success: Seconds,
+    alerts: [Counter; 3],
+    alerts_untold: Gauge,
+}
+
+impl Metrics {
+    /// The metrics of a worker of `queue`, which every series names; `version` and `commit` are this build's.
+    pub fn new(queue: &str, version: &str, commit: &str) -> Arc<Self> {
+        let label = ("queue".into(), queue.to_owned().into());
+        let registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
+        let mut metrics = Self {
+            registry,
+            jobs: counters("outcome", Ending::ALL.map(Ending::as_str)),
+            skips: counters("reason", SkipReason::ALL.map(SkipReason::as_str)),
+            dead_letters: counters("kind", Kind::ALL.map(Kind::as_str)),
+            stage_seconds: StageTimes::new_with_constructor(work_seconds),
+            wait_seconds: Histogram::new([
+                0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
+            ]),
+            child_wall_seconds: work_seconds(),
+            child_peak_bytes: Histogram::new(exponential_buckets(f64::from(1 << 20), 2.0, 10)),
+            bytes_fetched: Counter::default(),
+            zygotes_respawned: Counter::default(),
+            queue_jobs: array::from_fn(|_| Gauge::default()),
+            queue_oldest: Seconds::default(),
+            queue_paused: Gauge::default(),
+            slots: Gauges::default(),
+            redis_up: Gauge::default(),
+            isolation: Gauges::default(),
+            last_success: Seconds::default(),
+            alerts: array::from_fn(|_| Counter::default()),
+            alerts_untold: Gauge::default(),
+        };
+        let build = vec![("version", version.to_owned()), ("commit", commit.to_owned())];
+        metrics.register("build", Info::new(build));
+        metrics.register_own();
+        Arc::new(metrics)
+    }
+
+    fn register_own(&mut self) {
+        self.register("jobs", self.jobs.clone());
+        self.register("skips", self.skips.clone());
+        self.register("dead_letters", self.dead_letters.clone());
+        self.register("stage_seconds", self.stage_seconds.clone());
+        self.register("job_wait_seconds", self.wait_seconds.clone());
+        self.register("child_wall_seconds", self.child_wall_seconds.clone());
+        self.register("child_peak_bytes", self.child_peak_bytes.clone());
+        self.register("fetched_bytes", self.bytes_fetched.clone());
+        self.register("zygotes_respawned", self.zygotes_respawned.clone());
+        let depths = ["queue_ready", "queue_leased", "queue_scheduled", "queue_dead", "queue_inbox"];
+        for (name, gauge) in depths.into_iter().zip(self.queue_jobs.clone()) {
+            self.register(name, gauge);
+        }
+        self.register("queue_oldest_ready_age_seconds", self.queue_oldest.clone());
+        self.register("queue_paused", self.queue_paused.clone());
+        self.register("worker_slots", self.slots.clone());
+        self.register("redis_up", self.redis_up.clone());
+        self.register("isolation", self.isolation.clone());
+        self.register("last_success_timestamp_seconds", self.last_success.clone());
+        let alerts = ["alerts_sent", "alerts_suppressed", "alerts_failed"];
+        for (name, counter) in alerts.into_iter().zip(self.alerts.clone()) {
+            self.register(name, counter);
+        }
+        self.register("alerts_untold", self.alerts_untold.clone());
+    }
+
+    /// Registers a metric with the help that the catalogue has for it.
+    fn register(&mut self, name: &'static str, metric: impl Metric) {
+        let help = CATALOGUE.iter().find(|entry| entry.name == name).map_or("", |entry| entry.help);
+        self.registry.register(name, help, metric);
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(32 * 1024);
+        // Writing into a string cannot fail.
+        encode(&mut text, &self.registry).unwrap_or_default();
+        text
+    }
+
+    /// A delivery left this worker.
+    pub fn job(&self, ending: Ending) {
+        self.jobs.get_or_create(&[("outcome", ending.as_str())]).inc();
+        if ending == Ending::Done {
+            let now = OffsetDateTime::now_utc();
+            self.last_success.set(now.unix_timestamp() as f64);
+        }
+    }
+
+    /// A job was rightly not analysed.
+    pub fn skip(&self, reason: SkipReason) {
+        self.skips.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    /// A job was buried.
+    pub fn dead(&self, kind: Kind) {
+        self.dead_letters.get_or_create(&[("kind", kind.as_str())]).inc();
+    }
+
+    /// How long one stage of one job took.
+    pub fn stage_seconds(&self, stage: Stage, took: Duration) {
+        self.stage_seconds.get_or_create(&[("stage", stage.as_str())]).observe(took.as_secs_f64());
+    }
+
+    /// How long a job had been ready when it was claimed.
+    pub fn wait_seconds(&self, waited: Duration) {
+        self.wait_seconds.observe(waited.as_secs_f64());
+    }
+
+    /// The largest heap of one child, in bytes.
+    pub fn child_peak_bytes(&self, bytes: u64) {
+        self.child_peak_bytes.observe(bytes as f64);
+    }
+
+    /// How long one child ran.
+    pub fn child_wall(&self, took: Duration) {
+        self.child_wall_seconds.observe(took.as_secs_f64());
+    }
+
+    /// So many bytes of bodies came over the wire.
+    pub fn bytes_fetched(&self, bytes: u64) {
+        self.bytes_fetched.inc_by(bytes);
+    }
+
+    /// A fork-server died and was replaced.
+    pub fn zygote_respawned(&self) {
+        self.zygotes_respawned.inc();
+    }
+
+    /// How full the queue is.
+    pub fn queue(&self, depths: &QueueDepths) {
+        let QueueDepths { ready, leased, scheduled, dead, inbox, oldest_ready_age } = *depths;
+        for (gauge, jobs) in self.queue_jobs.iter().zip([ready, leased, scheduled, dead, inbox]) {
+            gauge.set(whole(jobs));
+        }
+        self.queue_oldest.set(oldest_ready_age.as_secs_f64());
+    }
+
+    /// Whether the queue hands out nothing.
+    pub fn paused(&self, paused: bool) {
+        self.queue_paused.set(paused.into());
+    }
+
+    /// How many jobs this worker may run at once, and how many it runs.
+    pub fn slots(&self, total: u64, busy: u64) {
+        self.slots.get_or_create(&[("state", "busy")]).set(whole(busy));
+        self.slots.get_or_create(&[("state", "free")]).set(whole(total.saturating_sub(busy)));
+    }
+
+    /// Whether Redis answered when it was last asked.
+    pub fn redis_up(&self, up: bool) {
+        self.redis_up.set(up.into());
+    }
+
+    /// Whether one kind of isolation (`seccomp`, `landlock`, …) holds the children.
+    pub fn isolation(&self, name: &'static str, in_force: bool) {
+        self.isolation.get_or_create(&[("name", name)]).set(in_force.into());
+    }
+
+    /// What became of the alerts; the totals of [`Alerts::counts`](super::sentry::Alerts::counts), not increments.
+    pub fn alerts(&self, counts: AlertCounts) {
+        for (counter, total) in self.alerts.iter().zip([counts.sent, counts.suppressed, counts.failed]) {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        }
+        self.alerts_untold.set(whole(counts.untold));
+    }
+}
+
+/// Buckets for what takes between a hundredth of a second and the longest wall clock anybody would configure.
+fn work_seconds() -> Histogram {
+    Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0])
+}
+
+/// A family of counters that all stand at 0.
+fn counters<const N: usize>(name: &'static str, values: [&'static str; N]) -> Counters {
+    let family = Counters::default();
+    for value in values {
+        drop(family.get_or_create(&[(name, value)]));
+    }
+    family
+}
+
+fn whole(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::failure::Failure;
+    use crate::job::outcome::Skip;
+
+    fn metrics() -> Arc<Metrics> {
+        Metrics::new("analysis", "1.2.3", "abc")
+    }
+
+    /// Every fact once, so that every family has a sample.
+    fn tell_everything(metrics: &Metrics) {
+        Ending::ALL.into_iter().for_each(|ending| metrics.job(ending));
+        SkipReason::ALL.into_iter().for_each(|reason| metrics.skip(reason));
+        Kind::ALL.into_iter().for_each(|kind| metrics.dead(kind));
+        metrics.stage_seconds(Stage::Fetch, Duration::from_millis(20));
+        metrics.wait_seconds(Duration::from_secs(2));
+        metrics.child_peak_bytes(3 << 20);
+        metrics.child_wall(Duration::from_secs(200));
+        metrics.bytes_fetched(12);
+        metrics.zygote_respawned();
+        let oldest_ready_age = Duration::from_millis(1500);
+        metrics.queue(&QueueDepths {
+            ready: 1,
+            leased: 2,
+            scheduled: 3,
+            dead: 4,
+            inbox: 5,
+            oldest_ready_age,
+        });
+        metrics.paused(true);
+        metrics.slots(4, 3);
+        metrics.redis_up(true);
+        metrics.isolation("seccomp", true);
+        metrics.alerts(AlertCounts { sent: 2, suppressed: 9, failed: 1, untold: 3 });
+    }
+
+    #[test]
+    fn what_is_rendered_is_what_the_catalogue_lists() {
+        let metrics = metrics();
+        tell_everything(&metrics);
+        let text = metrics.render();
+        let rendered: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let listed: Vec<_> =
+            CATALOGUE.iter().map(|e| format!("{PREFIX}_{} {}", e.name, e.kind.as_str())).collect();
+        assert_eq!(rendered, listed);
+        for entry in CATALOGUE {
+            let help = format!("# HELP {PREFIX}_{} {}.\n", entry.name, entry.help);
+            assert!(!entry.help.is_empty() && text.contains(&help), "{help}");
+            let sample = format!("\n{}{{", entry.sample());
+            assert!(text.contains(&sample), "no sample of {sample:?}\n{text}");
+        }
+    }
+
+    #[test]
+    fn each_fact_moves_its_own_number() {
+        let metrics = metrics();
+        tell_everything(&metrics);
+        let text = metrics.render();
+        let samples = [
+            r#"build_info{queue="analysis",version="1.2.3",commit="abc"} 1"#,
+            r#"jobs_total{queue="analysis",outcome="done"} 1"#,
+            r#"skips_total{queue="analysis",reason="media_type"} 1"#,
+            r#"dead_letters_total{queue="analysis",kind="wall_exceeded"} 1"#,
+            r#"stage_seconds_bucket{queue="analysis",le="0.03",stage="fetch"} 1"#,
+            r#"stage_seconds_bucket{queue="analysis",le="0.01",stage="fetch"} 0"#,
+            r#"job_wait_seconds_sum{queue="analysis"} 2.0"#,
+            r#"child_peak_bytes_bucket{queue="analysis",le="4194304.0"} 1"#,
+            r#"child_wall_seconds_count{queue="analysis"} 1"#,
+            r#"fetched_bytes_total{queue="analysis"} 12"#,
+            r#"zygotes_respawned_total{queue="analysis"} 1"#,
+            r#"queue_ready{queue="analysis"} 1"#,
+            r#"queue_leased{queue="analysis"} 2"#,
+            r#"queue_scheduled{queue="analysis"} 3"#,
+            r#"queue_dead{queue="analysis"} 4"#,
+            r#"queue_inbox{queue="analysis"} 5"#,
+            r#"queue_oldest_ready_age_seconds{queue="analysis"} 1.5"#,
+            r#"queue_paused{queue="analysis"} 1"#,
+            r#"worker_slots{queue="analysis",state="busy"} 3"#,
+            r#"worker_slots{queue="analysis",state="free"} 1"#,
+            r#"redis_up{queue="analysis"} 1"#,
+            r#"isolation{queue="analysis",name="seccomp"} 1"#,
+            r#"alerts_sent_total{queue="analysis"} 2"#,
+            r#"alerts_suppressed_total{queue="analysis"} 9"#,
+            r#"alerts_failed_total{queue="analysis"} 1"#,
+            r#"alerts_untold{queue="analysis"} 3"#,
+        ];
+        for sample in samples {
+            assert!(text.contains(&format!("\n{PREFIX}_{sample}\n")), "no {sample}\n{text}");
+        }
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn every_series_of_a_counter_begins_at_zero() {
+        let text = metrics().render();
+        for kind in Kind::ALL {
+            let sample = format!("{PREFIX}_dead_letters_total{{queue=\"analysis\",kind=\"{kind}\"}} 0\n");
+            assert!(text.contains(&sample), "{sample}");
+        }
+    }
+
+    #[test]
+    fn totals_told_twice_count_once() {
+        let metrics = metrics();
+        for sent in [3, 3, 5] {
+            metrics.alerts(AlertCounts { sent, ..AlertCounts::default() });
+        }
+        assert!(metrics.render().contains("alerts_sent_total{queue=\"analysis\"} 5\n"));
+    }
+
+    #[test]
+    fn a_verdict_and_its_ending_have_one_label() {
+        let failure = || Failure::new(Kind::Timeout, "slow");
+        let after = Duration::ZERO;
+        let verdicts = [
+            Verdict::Skip(Skip::new(SkipReason::Content, "a PDF")),
+            Verdict::Retry { after, failure: failure() },
+            Verdict::Postpone { after, failure: failure() },
+        ];
+        for verdict in &verdicts {
+            assert_eq!(Ending::from(verdict).as_str(), verdict.as_str());
+        }
+    }
+}

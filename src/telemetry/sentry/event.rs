@@ -1,0 +1,155 @@
+//! What an alert says: the words, the tags and the fingerprint of one Sentry event.
+//!
+//! It builds values; nothing is sent here, and nothing of the process is looked at: no hub, no scope, no breadcrumbs.
+//!
+//! Invariant: every text that came from outside has gone through `scrub` and `plain`; tags have few values, and the
+//! fingerprint is made of labels alone.
+
+use std::collections::BTreeMap;
+
+use ::sentry::Level;
+use ::sentry::protocol::{Context, Event, Value};
+use uuid::Uuid;
+
+use super::Trouble;
+use crate::job::failure::{Kind, Stage};
+use crate::telemetry::text::{plain, scrub};
+
+/// Sentry cuts a tag's value here, in bytes.
+const MAX_TAG_BYTES: usize = 200;
+/// The longest sentence of an event in bytes: the whole text stays under Sentry's 8,192 characters.
+const MAX_DETAIL_BYTES: usize = 2048;
+/// The longest of the other texts in bytes: a limit, a command, an id.
+const MAX_FIELD_BYTES: usize = 512;
+
+/// A buried job, as an alert's reader needs it.
+#[derive(Debug, Clone)]
+pub struct DeadLetterAlert {
+    /// The queue it was in.
+    pub queue: String,
+    /// Its id.
+    pub job_id: String,
+    /// The older version, where it is known.
+    pub from: Option<Uuid>,
+    /// The newer version, where it is known (an undecodable payload names none).
+    pub to: Option<Uuid>,
+    /// The host it was about, where one was.
+    pub host: Option<String>,
+    /// What went wrong.
+    pub kind: Kind,
+    /// Where on its way.
+    pub stage: Stage,
+    /// The failure's sentence; may be hostile.
+    pub detail: String,
+    /// The limit it hit with its value, e.g. `wall 10s`, where it hit one.
+    pub limit: Option<String>,
+    /// The exact command that shows it, e.g. `wm-analyzer dead show <id>`.
+    pub command: String,
+    /// True when it had been replayed from the dead letters before.
+    pub replayed: bool,
+}
+
+/// How it stands with one of the things that all jobs need.
+#[derive(Debug, Clone)]
+pub(super) struct TroubleReport {
+    /// Which.
+    pub(super) what: Trouble,
+    /// The latest failure's sentence.
+    pub(super) detail: String,
+    /// Seconds since the outage began, until now or until it ended.
+    pub(super) seconds: u64,
+    /// True when it is over.
+    pub(super) over: bool,
+}
+
+/// What is known of one fingerprint.
+#[derive(Debug, Clone)]
+pub(super) enum Sample {
+    DeadLetter(Box<DeadLetterAlert>),
+    Trouble(TroubleReport),
+}
+
+/// The event for `sample`, standing for `count` occurrences of which the first was `ago_seconds` ago.
+pub(super) fn build(sample: &Sample, count: u64, ago_seconds: u64) -> Event<'static> {
+    let mut event = match sample {
+        Sample::DeadLetter(alert) => dead_letter(alert, count, ago_seconds),
+        Sample::Trouble(report) => trouble(report, count, ago_seconds),
+    };
+    event.logger = Some("wm_analyzer".to_owned());
+    event.extra.insert("count".to_owned(), count.into());
+    event
+}
+
+fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'static> {
+    let (kind, stage) = (alert.kind.as_str(), alert.stage.as_str());
+    let host = alert.host.as_deref().map(|host| safe(host, MAX_TAG_BYTES));
+    let limit = alert.limit.as_deref().map(|limit| safe(limit, MAX_FIELD_BYTES));
+    let detail = safe(&alert.detail, MAX_DETAIL_BYTES);
+    // The command is ours and holds an id, which the scrubber could take for a secret.
+    let command = plain(&alert.command, MAX_FIELD_BYTES);
+    let [from, to] = [alert.from, alert.to].map(|id| id.map_or("unknown".to_owned(), |id| id.to_string()));
+
+    let at = host.as_ref().map(|host| format!(" at {host}")).unwrap_or_default();
+    let mut text = format!("dead letter: {kind} in {stage}{at}\nfrom {from} to {to}\n{detail}\n");
+    if let Some(limit) = &limit {
+        text.push_str(&format!("limit hit: {limit}\n"));
+    }
+    if count > 1 {
+        text.push_str(&format!(
+            "stands for {count} dead letters of the last {ago_seconds} s; this is the latest\n"
+        ));
+    }
+    text.push_str(&format!("show it: {command}"));
+
+    let queue = plain(&alert.queue, MAX_TAG_BYTES);
+    let mut event = event(Level::Error, ["dead-letter", kind, stage], text);
+    let replayed = alert.replayed.to_string();
+    tag(&mut event, [("queue", queue.as_str()), ("kind", kind), ("stage", stage), ("replayed", &replayed)]);
+    if let Some(host) = &host {
+        tag(&mut event, [("host", host.as_str())]);
+    }
+    let job = [
+        ("id", Some(plain(&alert.job_id, MAX_FIELD_BYTES))),
+        ("from", Some(from)),
+        ("to", Some(to)),
+        ("limit", limit),
+        ("show", Some(command)),
+    ];
+    let job: BTreeMap<_, _> =
+        job.into_iter().filter_map(|(k, v)| v.map(|v| (k.to_owned(), Value::from(v)))).collect();
+    event.contexts.insert("job".to_owned(), Context::Other(job));
+    event
+}
+
+fn trouble(report: &TroubleReport, count: u64, ago_seconds: u64) -> Event<'static> {
+    let what = report.what.as_str();
+    let detail = safe(&report.detail, MAX_DETAIL_BYTES);
+    let (level, head) = if report.over {
+        (Level::Info, format!("over: {} again after {} s", report.what.well(), report.seconds))
+    } else {
+        (Level::Error, format!("trouble: {} for {} s", report.what.ill(), report.seconds))
+    };
+    let mut text = format!("{head}\n{detail}");
+    if count > 1 {
+        text.push_str(&format!("\nstands for {count} failures of the last {ago_seconds} s"));
+    }
+    text.push_str("\nlook closer: wm-analyzer doctor");
+    let mut event = event(level, ["trouble", what, ""], text);
+    tag(&mut event, [("trouble", what)]);
+    event
+}
+
+fn event(level: Level, fingerprint: [&'static str; 3], text: String) -> Event<'static> {
+    let fingerprint: Vec<_> =
+        fingerprint.into_iter().filter(|part| !part.is_empty()).map(Into::into).collect();
+    Event { level, fingerprint: fingerprint.into(), message: Some(text), ..Event::default() }
+}
+
+fn tag<const N: usize>(event: &mut Event<'_>, tags: [(&str, &str); N]) {
+    event.tags.extend(tags.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+/// Text from outside, without secrets, on one line, bounded.
+fn safe(text: &str, max: usize) -> String {
+    plain(&scrub(text), max)
+}

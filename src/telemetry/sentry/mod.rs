@@ -1,0 +1,370 @@
+//! Alerts: one Sentry event per dead letter and per trouble, gated, scrubbed, and never in anybody's way.
+//!
+//! Callers only count under a short lock; a thread of its own sends. Nothing here blocks, fails or slows a job:
+//! while Sentry hangs, refuses or limits, counts wait in the gate, whose memory is bounded by its keys.
+//!
+//! Invariant: per fingerprint at most one event leaves in a window, and an event says how many occurrences it stands
+//! for; what could not be told by the end is returned by [`Guard::close`], so no count is lost silently.
+//!
+//! # Why
+//! The SDK is used for what it knows well, the DSN, the event and the envelope, and for nothing that acts on its own.
+//! - Its transport does not tell what arrived, drops what a rate limit or a full channel refuses, and joins its thread
+//!   at the end, however long Sentry hangs. Counts must survive all three, so `deliver` sends the envelopes.
+//! - Its `init` reads the environment (even whether to verify certificates), binds a hub that collects breadcrumbs,
+//!   and installs a panic hook that would report a job's panic beside its dead letter. There is no `init` here, hence
+//!   no hub, no breadcrumbs, no structured logs, no sessions, no traces, and nothing to scrub but our own text.
+//! - Its option builder panics on a malformed DSN. The DSN is parsed here, blank is off, and no error repeats it.
+
+mod deliver;
+mod event;
+mod gate;
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::sentry::types::Dsn;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+pub use self::event::DeadLetterAlert;
+use self::event::{Sample, TroubleReport};
+use self::gate::{Gate, Telling};
+use crate::job::duration;
+use crate::job::failure::{Kind, Stage};
+
+/// What can be configured of the alerts.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to send; blank is off. Holds a key: never shown.
+    #[serde(serialize_with = "redacted")]
+    pub dsn: SecretString,
+    /// The environment that events name.
+    pub environment: String,
+    /// Per fingerprint, at most one event leaves in this time.
+    #[serde(with = "duration")]
+    pub window: Duration,
+    /// How long the end of the process may wait for what is not yet told.
+    #[serde(with = "duration")]
+    pub shutdown: Duration,
+}
+
+/// Why alerts cannot be started; never repeats the DSN.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The DSN is not one.
+    #[error(
+        "the Sentry DSN is not one ({0}): write https://<key>@<host>/<project>, or leave it blank for none"
+    )]
+    Dsn(#[from] ::sentry::types::ParseDsnError),
+    /// No TLS, as a rule because the machine has no root certificates.
+    #[error("no HTTP client for alerts: {0}")]
+    Client(#[from] reqwest::Error),
+    /// No thread or no runtime to send from.
+    #[error("no thread for alerts: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Something that all jobs need and that is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trouble {
+    /// Redis does not answer.
+    Redis,
+    /// The db app's API does not answer, or refuses us.
+    Api,
+    /// Children cannot be started.
+    Spawn,
+}
+
+impl Trouble {
+    const ALL: [Self; 3] = [Self::Redis, Self::Api, Self::Spawn];
+
+    /// The label, the same everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Api => "api",
+            Self::Spawn => "spawn",
+        }
+    }
+
+    fn ill(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis is down",
+            Self::Api => "the db app's API is down",
+            Self::Spawn => "children cannot be started",
+        }
+    }
+
+    fn well(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis answers",
+            Self::Api => "the db app's API answers",
+            Self::Spawn => "children can be started",
+        }
+    }
+}
+
+/// What became of the alerts so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AlertCounts {
+    /// Events that Sentry took.
+    pub sent: u64,
+    /// Occurrences that got no event of their own; another event says how many it stands for.
+    pub suppressed: u64,
+    /// Deliveries that failed; what they stood for is told later.
+    pub failed: u64,
+    /// Occurrences that no event has told yet.
+    pub untold: u64,
+}
+
+/// What an alert's fingerprint is made of; the gate's memory is bounded by how few of these there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    DeadLetter(Kind, Stage),
+    Trouble(Trouble),
+}
+
+/// Where alerts are noted. Cheap to clone; every clone shares one gate.
+#[derive(Debug, Clone)]
+pub struct Alerts(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the sender: something was noted.
+    noted: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    gate: Gate<Key, Sample>,
+    outages: [Option<(Instant, String)>; Trouble::ALL.len()],
+    counts: AlertCounts,
+    /// Occurrences in events that are on their way.
+    in_flight: u64,
+}
+
+impl Alerts {
+    /// No alerts: everything noted is forgotten.
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    /// Starts the sender, or nothing where the DSN is blank. `release` is `name@version+build`.
+    ///
+    /// # Errors
+    /// A malformed DSN (a configuration error), or no client or thread to send with.
+    pub fn start(config: &Config, release: &str) -> Result<(Self, Guard), Error> {
+        let dsn = config.dsn.expose_secret().trim();
+        if dsn.is_empty() {
+            return Ok((Self::off(), Guard(None)));
+        }
+        let dsn: Dsn = dsn.parse()?;
+        let sender = deliver::Sender::new(dsn, release, &config.environment)?;
+        let state = State {
+            gate: Gate::new(config.window),
+            outages: Default::default(),
+            counts: AlertCounts::default(),
+            in_flight: 0,
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), noted: Notify::new() });
+        let stop = CancellationToken::new();
+        let (told, ended) = sync_channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (theirs, stopping) = (Arc::clone(&shared), stop.clone());
+        std::thread::Builder::new().name("alerts".to_owned()).spawn(move || {
+            runtime.block_on(deliver::run(sender, &theirs, stopping));
+            told.send(()).unwrap_or_default();
+        })?;
+        let open = Open { shared: Arc::clone(&shared), stop, ended, deadline: config.shutdown };
+        Ok((Self(Some(shared)), Guard(Some(open))))
+    }
+
+    /// Notes a buried job.
+    pub fn dead_letter(&self, alert: &DeadLetterAlert) {
+        let Some(shared) = &self.0 else { return };
+        let key = Key::DeadLetter(alert.kind, alert.stage);
+        shared.note(&mut shared.lock(), key, Sample::DeadLetter(Box::new(alert.clone())), 1);
+    }
+
+    /// Notes one failure of something that all jobs need; call it as often as it fails.
+    pub fn trouble(&self, what: Trouble, detail: &str) {
+        let Some(shared) = &self.0 else { return };
+        let mut state = shared.lock();
+        let outage = &mut state.outages[what as usize];
+        let (since, last) = outage.get_or_insert_with(|| (Instant::now(), String::new()));
+        detail.clone_into(last);
+        let report =
+            TroubleReport { what, detail: last.clone(), seconds: since.elapsed().as_secs(), over: false };
+        shared.note(&mut state, Key::Trouble(what), Sample::Trouble(report), 1);
+    }
+
+    /// Notes that it works again; tells so once, after the window of the trouble's own event. Free while all is well.
+    pub fn recovered(&self, what: Trouble) {
+        let Some(shared) = &self.0 else { return };
+        let mut state = shared.lock();
+        let Some((since, detail)) = state.outages[what as usize].take() else { return };
+        let report = TroubleReport { what, detail, seconds: since.elapsed().as_secs(), over: true };
+        shared.note(&mut state, Key::Trouble(what), Sample::Trouble(report), 0);
+    }
+
+    /// What became of the alerts so far; all zero when alerts are off.
+    pub fn counts(&self) -> AlertCounts {
+        self.0.as_ref().map_or_else(AlertCounts::default, |shared| shared.lock().counts_now())
+    }
+}
+
+impl Shared {
+    /// The lock is held for a few map operations, never across sending; a poisoned one still counts rightly.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, state: &mut State, key: Key, sample: Sample, count: u64) {
+        if !state.gate.note(key, sample, count, Instant::now()) {
+            state.counts.suppressed += count;
+        }
+        self.noted.notify_one();
+    }
+
+    /// Takes one telling that is due, or says how long until one is.
+    fn take_due(&self, now: Instant) -> Result<Telling<Key, Sample>, Option<Duration>> {
+        let mut state = self.lock();
+        let telling = state.gate.due(now).ok_or_else(|| state.gate.wait(now))?;
+        state.in_flight += telling.count;
+        Ok(telling)
+    }
+
+    /// Takes all that waits.
+    fn take_all(&self) -> Vec<Telling<Key, Sample>> {
+        let mut state = self.lock();
+        let all = state.gate.drain();
+        state.in_flight += all.iter().map(|telling| telling.count).sum::<u64>();
+        all
+    }
+
+    /// Books the end of a delivery that stood for `count`: taken, or given back.
+    fn book(&self, count: u64, given_back: Option<Telling<Key, Sample>>) {
+        let mut state = self.lock();
+        state.in_flight -= count;
+        match given_back {
+            None => state.counts.sent += 1,
+            Some(telling) => {
+                state.counts.failed += 1;
+                state.gate.put_back(telling);
+            }
+        }
+    }
+}
+
+impl State {
+    fn counts_now(&self) -> AlertCounts {
+        AlertCounts { untold: self.gate.untold() + self.in_flight, ..self.counts }
+    }
+}
+
+/// Ends the sender; dropping it is the same as [`Guard::close`].
+#[derive(Debug)]
+#[must_use = "dropping it ends the alerts"]
+pub struct Guard(Option<Open>);
+
+#[derive(Debug)]
+struct Open {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    ended: Receiver<()>,
+    deadline: Duration,
+}
+
+impl Guard {
+    /// Tells what is not yet told, one event per fingerprint, and waits for that no longer than the configured
+    /// deadline, whatever Sentry does. Blocks the caller: call it when no job is left.
+    ///
+    /// Returns the final counts; `untold` is what nobody was told.
+    pub fn close(mut self) -> AlertCounts {
+        self.end()
+    }
+
+    fn end(&mut self) -> AlertCounts {
+        let Some(open) = self.0.take() else { return AlertCounts::default() };
+        open.stop.cancel();
+        // A sender that is late is left behind, not joined: it dies with the process.
+        open.ended.recv_timeout(open.deadline).unwrap_or_default();
+        open.shared.lock().counts_now()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn redacted<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if secret.expose_secret().trim().is_empty() { "" } else { "[REDACTED]" })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(dsn: &str) -> Config {
+        let (window, shutdown) = (Duration::from_secs(60), Duration::from_millis(50));
+        Config { dsn: dsn.into(), environment: "test".to_owned(), window, shutdown }
+    }
+
+    #[test]
+    fn a_blank_dsn_is_off_and_costs_nothing() {
+        for dsn in ["", "  ", "\n"] {
+            let (alerts, guard) = Alerts::start(&config(dsn), "r").unwrap();
+            alerts.trouble(Trouble::Redis, "down");
+            alerts.recovered(Trouble::Redis);
+            assert_eq!((alerts.counts(), guard.close()), (AlertCounts::default(), AlertCounts::default()));
+        }
+    }
+
+    #[test]
+    fn a_malformed_dsn_is_an_error_that_does_not_repeat_it() {
+        let dsns = [
+            "hunter2",
+            "https://hunter2@sentry.test",
+            "https://sentry.test/1?hunter2",
+            "ftp://hunter2@sentry.test/1",
+            "https://hunter2@/1",
+            "//hunter2@:99999/1",
+            "https://hunter2@sentry.test:99999/1",
+        ];
+        for dsn in dsns {
+            let error = Alerts::start(&config(dsn), "r").map(drop).expect_err(dsn);
+            assert!(matches!(error, Error::Dsn(_)), "{dsn}: {error:?}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{dsn}: {error} {error:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn no_dsn_makes_it_panic(
+            scheme in "(http|https|ftp)?", key in "[a-z%@:\\PC]{0,4}", host in r"(a\.test|\[::1\]|1\.1|ü|\PC{0,3})", rest in "[/0-9?#:\\PC]{0,6}",
+        ) {
+            let (alerts, _guard) = match Alerts::start(&config(&format!("{scheme}://{key}@{host}{rest}")), "r") {
+                Ok(started) => started,
+                Err(_) => return Ok(()),
+            };
+            prop_assert_eq!(alerts.counts(), AlertCounts::default());
+        }
+    }
+
+    #[test]
+    fn the_dsn_is_never_shown() {
+        let config = config("https://hunter2@sentry.test/1");
+        let shown = format!("{config:?} {}", serde_json::to_string(&config).unwrap());
+        assert!(shown.contains("REDACTED") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,243 @@
+//! Hostile or secret text made fit to be shown: [`plain`] takes its power over a terminal, [`scrub`] its secrets.
+//!
+//! Neither is HTML escaping: that is the page's that shows it.
+//!
+//! Invariant: what `plain` returns is one line without control, bidi or invisible characters, of at most so many
+//! bytes; `scrub` returns no user-info, query or fragment of a URL and no value behind a name like `password`.
+//!
+//! # Why
+//! A scrubber that knows forms is a second wall, not the first: the rooms keep secrets out of their sentences. It
+//! errs on the side of hiding, because the full address stands in the dead letter, which `dead show` prints.
+//! Written by hand and linear, so that a hostile sentence costs no more than its length.
+
+use std::fmt::Write;
+
+/// What stands where something was hidden.
+const HIDDEN: &str = "***";
+/// What stands where something was cut.
+const CUT: char = '…';
+/// A name that holds one of these (in any case) has a secret for its value.
+const SECRET_NAMES: [&str; 11] = [
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "api-key",
+    "authorization",
+    "credential",
+    "signature",
+    "cookie",
+];
+
+/// `text` on one line, with every character that could steer a terminal or a reader's eye written out, cut so that
+/// the result has at most `max` bytes (the mark of the cut included; a `max` under 3 can hold no mark).
+pub fn plain(text: &str, max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(max));
+    let mut room = 0; // the longest length so far at which the mark of a cut still fits
+    for c in text.chars() {
+        if out.len() + CUT.len_utf8() <= max {
+            room = out.len();
+        }
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if steers(c) => write!(out, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default(),
+            c => out.push(c),
+        }
+        if out.len() > max {
+            out.truncate(room);
+            if room + CUT.len_utf8() <= max {
+                out.push(CUT);
+            }
+            break;
+        }
+    }
+    out
+}
+
+/// Control characters (C0, DEL, C1), line separators, and the invisible ones that reorder or join text.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// `text` without what looks like a secret: user-info, query and fragment of URLs, values of `password=` and its
+/// kin, and the credentials behind `Basic` and `Bearer`.
+pub fn scrub(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        rest = if let Some(url) = rest.strip_prefix("://") {
+            out.push_str("://");
+            scrub_url(url, &mut out)
+        } else if first.is_ascii_alphanumeric() {
+            scrub_word(rest, &mut out)
+        } else {
+            out.push(first);
+            &rest[first.len_utf8()..]
+        };
+    }
+    out
+}
+
+/// Writes a URL (what follows its `://`) without its secrets; returns what comes after it.
+fn scrub_url<'a>(text: &'a str, out: &mut String) -> &'a str {
+    let whole = until(text, |c| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>'));
+    let mut url = whole;
+    let authority = until(url, |c| matches!(c, '/' | '?' | '#' | '\\'));
+    // `redis://:pa/ss@host`: an authority with a port that is none goes on until the last `@`.
+    let (_, port) = authority.rsplit_once(':').unwrap_or_default();
+    let odd = !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit());
+    if let Some(at) = if odd { url.rfind('@') } else { authority.rfind('@') } {
+        out.push_str(HIDDEN);
+        url = &url[at..];
+    }
+    let path = until(url, |c| matches!(c, '?' | '#'));
+    if let Some(nested) = path.find("://") {
+        // An archive's address with another one inside: that one is looked at next.
+        out.push_str(&path[..nested]);
+        return &text[whole.len() - url.len() + nested..];
+    }
+    out.push_str(path);
+    if url.len() > path.len() + 1 {
+        out.push_str(&url[path.len()..=path.len()]);
+        out.push_str(HIDDEN);
+    }
+    &text[whole.len()..]
+}
+
+/// Writes one word and, where it names a secret, hides the value behind it; returns what comes after.
+fn scrub_word<'a>(text: &'a str, out: &mut String) -> &'a str {
+    let word = until(text, |c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')));
+    let after = &text[word.len()..];
+    out.push_str(word);
+    let Some(value) = secret_value(&word.to_ascii_lowercase(), after) else { return after };
+    out.push_str(&after[..after.len() - value.len()]);
+    let secret = until(value, ends_value);
+    if !secret.is_empty() {
+        out.push_str(HIDDEN);
+    }
+    &value[secret.len()..]
+}
+
+/// Where the secret begins in what comes `after` a lower-case `word`, if the word announces one.
+fn secret_value<'a>(word: &str, after: &'a str) -> Option<&'a str> {
+    if SECRET_NAMES.iter().any(|name| word.contains(name)) {
+        // `name = "value"`, `"name": "value"`, `name: Basic value`
+        let rest = after.strip_prefix(['"', '\'']).unwrap_or(after).trim_start_matches(' ');
+        let value = rest.strip_prefix(['=', ':'])?.trim_start_matches([' ', '"', '\'']);
+        let first = until(value, |c| c == ' ');
+        let scheme = ["basic", "bearer"].iter().any(|scheme| first.eq_ignore_ascii_case(scheme));
+        return Some(if scheme { value[first.len()..].trim_start_matches(' ') } else { value });
+    }
+    let value = after.strip_prefix(' ')?.trim_start_matches(' ');
+    let credentials = until(value, ends_value);
+    // "basic authentication" is prose.
+    let prose = credentials.len() < 8 || credentials.bytes().all(|b| b.is_ascii_lowercase());
+    (matches!(word, "basic" | "bearer") && !prose).then_some(value)
+}
+
+fn ends_value(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '&' | ',' | ';' | '<' | '>' | '(' | ')' | '{' | '}')
+}
+
+/// The start of `text` before the first character that `ends` it.
+fn until(text: &str, ends: impl FnMut(char) -> bool) -> &str {
+    &text[..text.find(ends).unwrap_or(text.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn hostile_text_becomes_one_line_that_steers_no_terminal() {
+        let cases = [
+            ("plain text, ünïcode ✓ 漢", "plain text, ünïcode ✓ 漢"),
+            ("a\nb\r\n\tc", "a\\nb\\r\\n\\tc"),
+            ("\u{1b}[31mred\u{1b}[0m\u{7}", "\\u{1b}[31mred\\u{1b}[0m\\u{7}"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("gpj.\u{202e}exe", "gpj.\\u{202e}exe"),
+            ("a\u{2028}b\u{feff}\0\u{7f}", "a\\u{2028}b\\u{feff}\\u{0}\\u{7f}"),
+            ("", ""),
+        ];
+        for (text, want) in cases {
+            assert_eq!(plain(text, 1000), want);
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters_and_says_so() {
+        let cases = [
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abc…"),
+            ("ééé", 5, "é…"),
+            ("ab\u{1b}", 7, "ab…"),
+            ("ab\u{1b}", 8, "ab\\u{1b}"),
+            ("abc", 2, ""),
+            ("abcd", 3, "…"),
+        ];
+        for (text, max, want) in cases {
+            assert_eq!(plain(text, max), want, "{text:?} in {max}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_hidden_in_every_form_that_carries_them() {
+        let cases = [
+            (
+                "connect redis://:hunter2@cache-1:6379/0: refused",
+                "connect redis://***@cache-1:6379/0: refused",
+            ),
+            ("redis://user:hun/ter2@h/0", "redis://***@h/0"),
+            ("redis://:a@hunter2@h/0", "redis://***@h/0"),
+            ("http://[::1]:80/x@y", "http://[::1]:80/x@y"),
+            ("https://a.test/p?X-Amz-Signature=hunter2&b=c done", "https://a.test/p?*** done"),
+            ("(https://a.test/p#access=hunter2)", "(https://a.test/p#***"),
+            (
+                "https://web.test/2018/http://u:hunter2@b.test/?q=hunter2",
+                "https://web.test/2018/http://***@b.test/?***",
+            ),
+            ("https://web.test/?u=http://b.test/hunter2", "https://web.test/?***"),
+            ("https://medium.test/@user/x", "https://medium.test/@user/x"),
+            ("password=hunter2 next", "password=*** next"),
+            (r#"{"api_key": "hunter2", "n": 1}"#, r#"{"api_key": "***", "n": 1}"#),
+            ("DB_PASSWORD: 'hunter2'", "DB_PASSWORD: '***'"),
+            ("Authorization: Basic aHVudGVyMg==", "Authorization: Basic ***"),
+            ("sent bearer eyJhbGciOiJ9.e30 to it", "sent bearer *** to it"),
+            ("basic authentication is required", "basic authentication is required"),
+            ("unexpected token at line 3", "unexpected token at line 3"),
+            ("://", "://"),
+            ("://@", "://***@"),
+            ("x?y#z", "x?y#z"),
+        ];
+        for (text, want) in cases {
+            assert_eq!(scrub(text), want);
+            assert!(!scrub(text).contains("hunter2"), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_never_passes_its_bound_nor_lets_a_control_through(text in ".{0,80}|\\PC{0,80}", max in 0_usize..100) {
+            let shown = plain(&text, max);
+            prop_assert!(shown.len() <= max);
+            prop_assert!(!shown.chars().any(steers));
+        }
+
+        #[test]
+        fn no_text_around_a_secret_brings_it_to_light(
+            before in r#"(https?://|token=|basic |[a-z@:/?#=" ü]){0,12}"#,
+            within in r#"[a-z:/?#=@ü]{0,8}"#,
+        ) {
+            let text = format!("{before} redis://:s3cr3t@h/0?{within} password=s3cr3t http://u:s3cr3t@h/{within}?q=s3cr3t");
+            prop_assert!(!scrub(&text).contains("s3cr3t"), "{} became {}", text, scrub(&text));
+        }
+    }
+}

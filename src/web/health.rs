@@ -1,0 +1,382 @@
+//! `/livez`, `/readyz` and `/metrics`, and the question that `wm-analyzer health` asks of them.
+//!
+//! It answers what its probes say and judges nothing; a probe must not wait, and that of `/livez` never asks Redis:
+//! one blip of Redis would restart the whole fleet.
+//!
+//! Invariant: only GET and HEAD, only these three paths, one request per connection, within the listener's limits.
+//!
+//! # Why
+//! No secret stands on these pages, so they may be bound to any address (a kubelet asks from outside the pod); that
+//! is said in the log.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::listener::{Listener, MAX_LIFE};
+use crate::telemetry::{metrics, plain};
+
+/// Is this process alive?
+pub const LIVEZ: &str = "/livez";
+/// Would it take a job now?
+pub const READYZ: &str = "/readyz";
+/// Its numbers.
+pub const METRICS: &str = "/metrics";
+
+/// A probe's line is one line of at most this many bytes.
+const MAX_DETAIL_BYTES: usize = 512;
+/// An answer to [`ask`] that is longer is none of ours.
+const MAX_ANSWER_BYTES: u64 = 16 * 1024;
+/// A container runtime gives its health check 5 s or more; a worker that needs 2 s for one line is not well.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What can be configured of the health pages.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where to listen, e.g. `127.0.0.1:9464`; `off` or blank is nowhere.
+    #[serde(serialize_with = "write_bind", deserialize_with = "read_bind")]
+    pub bind: Option<SocketAddr>,
+}
+
+/// What a probe found, in one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// All is well: 200.
+    Ok(String),
+    /// Something is not: 503.
+    Failing(String),
+}
+
+/// Those who know; each is asked anew for each request and must answer at once.
+#[derive(Clone)]
+pub struct Probes {
+    /// Whether the process is alive.
+    pub live: Arc<dyn Fn() -> Probe + Send + Sync>,
+    /// Whether it would take a job.
+    pub ready: Arc<dyn Fn() -> Probe + Send + Sync>,
+    /// Its metrics as OpenMetrics text.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// An open port that nobody answers yet.
+#[derive(Debug)]
+pub struct Health {
+    listener: Listener,
+    address: SocketAddr,
+}
+
+/// Opens the configured port; `None` where health pages are off.
+///
+/// # Errors
+/// Why the port cannot be opened, with its address.
+pub async fn bind(config: &Config) -> std::io::Result<Option<Health>> {
+    let Some(wanted) = config.bind else { return Ok(None) };
+    let because =
+        |e: std::io::Error| std::io::Error::new(e.kind(), format!("cannot listen on {wanted}: {e}"));
+    let tcp = TcpListener::bind(wanted).await.map_err(because)?;
+    let address = tcp.local_addr().map_err(because)?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "health and metrics can be read from other machines");
+    }
+    Ok(Some(Health { listener: Listener::new(tcp, MAX_LIFE), address }))
+}
+
+impl Health {
+    /// Where it listens; the port is the real one where `:0` was configured.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown`.
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub async fn serve(self, probes: Probes, shutdown: CancellationToken) -> std::io::Result<()> {
+        let serving = axum::serve(self.listener, router(probes));
+        // Not axum's graceful end: an answer takes no time, and a slow peer must not hold up the process.
+        tokio::select! {
+            ended = serving.into_future() => ended,
+            () = shutdown.cancelled() => Ok(()),
+        }
+    }
+}
+
+fn router(probes: Probes) -> Router {
+    Router::new()
+        .route(LIVEZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { answer((p.live)(), &headers) }))
+        .route(READYZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { answer((p.ready)(), &headers) }))
+        .route(METRICS, get(|State(p): State<Probes>| async move {
+            ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], (p.metrics)())
+        }))
+        .layer(map_response(closing))
+        .with_state(probes)
+}
+
+/// What every answer says: no second request on this connection, no cache, no guessing of types.
+async fn closing(response: Response) -> impl IntoResponse {
+    let nosniff = (HeaderName::from_static("x-content-type-options"), "nosniff");
+    ([(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), nosniff], response)
+}
+
+/// One line of text, or JSON for who accepts it.
+fn answer(probe: Probe, headers: &HeaderMap) -> Response {
+    let (status, word, detail) = match probe {
+        Probe::Ok(detail) => (StatusCode::OK, "ok", detail),
+        Probe::Failing(detail) => (StatusCode::SERVICE_UNAVAILABLE, "failing", detail),
+    };
+    let detail = plain(&detail, MAX_DETAIL_BYTES);
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("application/json") {
+        let json = serde_json::json!({ "status": word, "detail": detail }).to_string();
+        (status, [(CONTENT_TYPE, "application/json")], json).into_response()
+    } else {
+        (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], format!("{word}: {detail}\n")).into_response()
+    }
+}
+
+/// Why [`ask`] has no good news.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nobody answers.
+    #[error("no answer from http://{address}{path}: {source}")]
+    Silent {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What was asked.
+        path: String,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// It answers that something is not well.
+    #[error("{0}")]
+    Failing(String),
+    /// What answers is not a worker.
+    #[error("http://{address}{path} does not answer like a worker: {line}")]
+    Strange {
+        /// Who was asked.
+        address: SocketAddr,
+        /// What was asked.
+        path: String,
+        /// The first line it sent.
+        line: String,
+    },
+}
+
+/// Asks a worker on this machine for [`LIVEZ`] or [`READYZ`] and returns its line; takes 2 s at most. An address
+/// that means "every interface" is asked on loopback.
+///
+/// # Errors
+/// That it is not well, or does not answer, or is no worker.
+pub async fn ask(address: SocketAddr, path: &str) -> Result<String, AskError> {
+    let address = reachable(address);
+    let silent = |source| AskError::Silent { address, path: path.to_owned(), source };
+    let text = match timeout(ASK_TIMEOUT, exchange(address, path)).await {
+        Ok(answer) => answer.map_err(silent)?,
+        Err(late) => return Err(silent(late.into())),
+    };
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let line = plain(body.trim(), MAX_DETAIL_BYTES);
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(line),
+        Some("503") => Err(AskError::Failing(line)),
+        Some(_) | None => {
+            let line = plain(head.lines().next().unwrap_or_default(), MAX_DETAIL_BYTES);
+            Err(AskError::Strange { address, path: path.to_owned(), line })
+        }
+    }
+}
+
+/// One HTTP/1.0 request, whose answer ends with the connection.
+async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut tcp = TcpStream::connect(address).await?;
+    tcp.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    tcp.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn write_bind<S: Serializer>(bind: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+    match bind {
+        Some(address) => serializer.collect_str(address),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+fn read_bind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.trim() {
+        "" | "off" => Ok(None),
+        address => address.parse().map(Some).map_err(|e| {
+            serde::de::Error::custom(format!(
+                "{address:?} is not an address to listen on ({e}): write 127.0.0.1:9464, or off"
+            ))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::web::listener::{MAX_CONNECTIONS, MAX_REQUEST_BYTES};
+
+    /// A served worker that is ready while `.0` says so, and ends with the test.
+    struct World(SocketAddr, Arc<AtomicBool>, CancellationToken);
+
+    impl Drop for World {
+        fn drop(&mut self) {
+            self.2.cancel();
+        }
+    }
+
+    async fn world(life: Duration) -> World {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let health = Health { listener: Listener::new(tcp, life), address };
+        let well = Arc::new(AtomicBool::new(true));
+        let asked = Arc::clone(&well);
+        let probes = Probes {
+            live: Arc::new(|| Probe::Ok("3 slots".to_owned())),
+            ready: Arc::new(move || match asked.load(Ordering::Relaxed) {
+                true => Probe::Ok("claiming".to_owned()),
+                false => Probe::Failing("Redis: \u{1b}[31mgone\n".to_owned()),
+            }),
+            metrics: Arc::new(|| "# EOF\n".to_owned()),
+        };
+        let shutdown = CancellationToken::new();
+        tokio::spawn(health.serve(probes, shutdown.clone()));
+        World(address, well, shutdown)
+    }
+
+    async fn raw(address: SocketAddr, request: &str) -> String {
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tcp.read_to_end(&mut answer).await.unwrap_or_default();
+        String::from_utf8(answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_page_answers_with_its_probes_word_and_status() {
+        let world = world(MAX_LIFE).await;
+        let cases = [
+            ("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", "ok: 3 slots\n"),
+            ("HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", ""),
+            ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200", metrics::CONTENT_TYPE, "# EOF\n"),
+            (
+                "GET /readyz HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n",
+                "200",
+                "application/json",
+                r#"{"detail":"claiming","status":"ok"}"#,
+            ),
+        ];
+        for (request, status, kind, want) in cases {
+            let answer = raw(world.0, request).await;
+            let (head, body) = answer.split_once("\r\n\r\n").expect(request);
+            let head = head.to_lowercase();
+            assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request}: {answer}");
+            assert!(head.contains(&format!("content-type: {kind}")), "{request}: {answer}");
+            assert!(head.contains("connection: close") && head.contains("nosniff"), "{request}: {answer}");
+            assert_eq!(body, want, "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_get_and_head_and_only_these_pages() {
+        let world = world(MAX_LIFE).await;
+        for (method, path, status) in [
+            ("POST", LIVEZ, "405"),
+            ("PUT", METRICS, "405"),
+            ("DELETE", READYZ, "405"),
+            ("GET", "/", "404"),
+            ("POST", "/x", "404"),
+            ("GET", "/livez/../metrics", "404"),
+        ] {
+            let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+            let answer = raw(world.0, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn asking_tells_well_from_failing_from_silent_from_strange() {
+        let world = world(MAX_LIFE).await;
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], world.0.port()));
+        assert_eq!(ask(everywhere, READYZ).await.unwrap(), "ok: claiming");
+        world.1.store(false, Ordering::Relaxed);
+        let failing = ask(world.0, READYZ).await.expect_err("Redis is gone");
+        assert_eq!(failing.to_string(), "failing: Redis: \\u{1b}[31mgone\\n");
+        assert_eq!(ask(world.0, LIVEZ).await.unwrap(), "ok: 3 slots");
+        assert!(matches!(ask(world.0, "/x").await, Err(AskError::Strange { .. })));
+
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mute, began) = (closed.local_addr().unwrap(), Instant::now());
+        assert!(matches!(ask(mute, LIVEZ).await, Err(AskError::Silent { .. })));
+        assert!(began.elapsed() < ASK_TIMEOUT * 2, "{:?}", began.elapsed());
+        drop(closed);
+        assert!(matches!(ask(mute, LIVEZ).await, Err(AskError::Silent { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_dawdles_or_floods_is_cut_off_and_others_get_their_turn() {
+        let life = Duration::from_millis(300);
+        let world = world(life).await;
+        let began = Instant::now();
+        let mut dawdlers = Vec::new();
+        for _ in 0..MAX_CONNECTIONS * 2 {
+            let mut tcp = TcpStream::connect(world.0).await.unwrap();
+            tcp.write_all(b"GET /livez HT").await.unwrap();
+            dawdlers.push(tcp);
+        }
+        // All places are taken, twice over: the answer comes when their lives are over, and not before.
+        assert_eq!(ask(world.0, LIVEZ).await.unwrap(), "ok: 3 slots");
+        assert!(began.elapsed() >= life, "{:?}: the places were not taken", began.elapsed());
+        for mut tcp in dawdlers {
+            let mut rest = Vec::new();
+            tcp.read_to_end(&mut rest).await.unwrap_or_default();
+            assert!(!rest.starts_with(b"HTTP/1.1 200"));
+        }
+
+        let flood = format!("GET /livez HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(MAX_REQUEST_BYTES));
+        assert!(!raw(world.0, &flood).await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn off_is_off_and_a_taken_port_says_which() {
+        let off: Config = serde_json::from_str(r#"{"bind":"off"}"#).unwrap();
+        assert!(bind(&off).await.unwrap().is_none());
+        assert_eq!(serde_json::to_string(&off).unwrap(), r#"{"bind":"off"}"#);
+        let wrong = serde_json::from_str::<Config>(r#"{"bind":"localhost"}"#).expect_err("not an address");
+        assert!(wrong.to_string().contains("127.0.0.1:9464"), "{wrong}");
+
+        let first = bind(&Config { bind: "127.0.0.1:0".parse().ok() }).await.unwrap().unwrap();
+        let taken = bind(&Config { bind: Some(first.address()) }).await.expect_err("taken");
+        assert!(taken.to_string().contains(&first.address().to_string()), "{taken}");
+    }
+}

@@ -1,0 +1,125 @@
+//! A TCP listener whose connections have a short life, few bytes and a place among few.
+//!
+//! It knows nothing of HTTP; whatever stands on it inherits the limits.
+//!
+//! Invariant: at most [`MAX_CONNECTIONS`] are open, each ends at its deadline even in mid-write, and none reads more
+//! than [`MAX_REQUEST_BYTES`].
+//!
+//! # Why
+//! A header timeout alone leaves a peer that reads its answer byte by byte. One deadline for the whole life of a
+//! connection covers every way to be slow, in one place.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+/// A kubelet, a Prometheus or two, and a person: more than this at once is a mistake or an attack.
+pub(super) const MAX_CONNECTIONS: usize = 32;
+/// One request per connection, and a probe's has a few hundred bytes.
+pub(super) const MAX_REQUEST_BYTES: usize = 16 * 1024;
+/// Prometheus gives up after 10 s by default; a probe after 1 s.
+pub(super) const MAX_LIFE: Duration = Duration::from_secs(10);
+/// How long to wait after a failed accept: as a rule the process has no descriptors left, and some will come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Where connections come in.
+#[derive(Debug)]
+pub(super) struct Listener {
+    tcp: TcpListener,
+    places: Arc<Semaphore>,
+    life: Duration,
+}
+
+impl Listener {
+    pub(super) fn new(tcp: TcpListener, life: Duration) -> Self {
+        Self { tcp, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), life }
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    /// Waits for a place first: who finds none free waits in the kernel's short queue.
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            match self.tcp.accept().await {
+                Ok((tcp, peer)) => {
+                    let deadline = Box::pin(sleep(self.life));
+                    return (Connection { tcp, deadline, unread: MAX_REQUEST_BYTES, _place: place }, peer);
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
+/// One connection with its limits.
+#[derive(Debug)]
+pub(super) struct Connection {
+    tcp: TcpStream,
+    deadline: Pin<Box<Sleep>>,
+    unread: usize,
+    /// Always there: the semaphore is never closed.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Connection {
+    /// An error once the connection's time is over; else makes sure that its end wakes whoever waits.
+    fn alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(ErrorKind::TimedOut, "the connection's time is over")),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.alive(cx)?;
+        if self.unread == 0 {
+            return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, "the request is too large")));
+        }
+        let most = self.unread.min(buf.remaining());
+        let mut few = ReadBuf::new(buf.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut few))?;
+        let read = few.filled().len();
+        self.unread -= read;
+        buf.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.alive(cx)?;
+        Pin::new(&mut self.tcp).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.alive(cx)?;
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.alive(cx)?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
