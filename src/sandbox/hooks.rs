@@ -1,0 +1,289 @@
+//! Jobs that misbehave on purpose, for tests alone (the feature `test-hooks`; no release contains this).
+//!
+//! A request whose options begin with `hook:` is one [`Act`], by name, with a number where it takes one. An act never
+//! pretends: it does the thing itself, by a raw system call where std would stand in the way.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use super::protocol::{Code, ReplyHeader};
+use super::{Task, kernel};
+
+const PREFIX: &str = "hook:";
+
+/// The options that make a job perform an act.
+pub fn options(act: &str) -> Vec<u8> {
+    format!("{PREFIX}{act}").into_bytes()
+}
+
+/// True for the options of an act.
+pub(super) fn is_act(options: &[u8]) -> bool {
+    options.starts_with(PREFIX.as_bytes())
+}
+
+/// Performs it. The reply, where there is one, is the act's own.
+pub(super) fn perform(task: Task) -> Vec<u8> {
+    let options = String::from_utf8_lossy(&task.options[PREFIX.len()..]).into_owned();
+    let (act, number) = options.split_once(' ').unwrap_or((&options, "0"));
+    let number = number.parse().unwrap_or(0);
+    super::phase("act");
+    let performed = memory(act, number)
+        .or_else(|| time(act, number, task.soft_deadline))
+        .or_else(|| death(act, number))
+        .or_else(|| escape(act, number))
+        .or_else(|| reply(act, number));
+    match (performed, act) {
+        (Some(answer), _) => answer.to_string().into_bytes(),
+        (None, "echo") => [task.a, task.b].concat(),
+        (None, "work") => work(&task),
+        (None, other) => panic!("there is no act {other:?}"),
+    }
+}
+
+/// What a good job is like: reads its input, builds something, answers with a number.
+fn work(task: &Task) -> Vec<u8> {
+    let words: std::collections::HashMap<&[u8], usize> = task.a.split(|b| *b == b' ').zip(0..).collect();
+    let hits = task.b.split(|b| *b == b' ').filter(|word| words.contains_key(word)).count();
+    format!("{hits} of {}", words.len()).into_bytes()
+}
+
+fn memory(act: &str, number: u64) -> Option<i64> {
+    let bytes = usize::try_from(number).unwrap_or(usize::MAX);
+    match act {
+        // One block of so many bytes, touched.
+        "alloc" => drop(black_box(vec![1_u8; bytes])),
+        // Reserved and never touched.
+        "reserve" => drop(black_box(vec![0_u8; bytes])),
+        "small" => objects(bytes, |_| 64),
+        "mixed" => objects(bytes, |i| 16 + i * 7919 % 1000),
+        "chunks" => objects(bytes, |_| 64 * 1024),
+        "doubling" => {
+            let mut grows = Vec::new();
+            (0..bytes).for_each(|i| grows.push(black_box(i as u8)));
+        }
+        "frees" => (0..bytes).for_each(|_| drop(black_box(vec![1_u8; 1 << 20]))),
+        "mmap" => return Some(map_until_refused(bytes)),
+        "resident_then_spin" => {
+            let _held = black_box(vec![1_u8; bytes]);
+            spin(Duration::MAX);
+        }
+        _ => return None,
+    }
+    Some(0)
+}
+
+/// Allocates `count` objects and keeps them.
+fn objects(count: usize, size: impl Fn(usize) -> usize) {
+    let mut kept: Vec<Box<[u8]>> = Vec::new();
+    for i in 0..count {
+        kept.push(vec![1_u8; size(i)].into_boxed_slice());
+    }
+    black_box(kept);
+}
+
+/// Maps memory past the allocator, 16 MiB at a time; how many MiB it got.
+fn map_until_refused(mebibytes: usize) -> i64 {
+    const STEP: usize = 16;
+    let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let map = || call(libc::SYS_mmap, [0, (STEP << 20) as i64, read_write.into(), private.into(), -1, 0]);
+    let got = (0..mebibytes / STEP).take_while(|_| map() > 0).count();
+    (got * STEP) as i64
+}
+
+fn time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
+    match act {
+        "spin" => spin(Duration::from_millis(if number == 0 { u64::MAX } else { number })),
+        "sleep" => pause(),
+        "ignore_signals_and_spin" => {
+            for signal in [libc::SIGXCPU, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+                ignore(signal);
+            }
+            spin(Duration::MAX);
+        }
+        "lower_cpu_and_spin" => {
+            let limit = [1_u64, 2];
+            call(libc::SYS_prlimit64, [0, libc::RLIMIT_CPU.into(), address(&limit), 0, 0, 0]);
+            spin(Duration::MAX);
+        }
+        "soft_deadline_ms" => {
+            let left = soft_deadline.saturating_duration_since(Instant::now());
+            return i64::try_from(left.as_millis()).ok();
+        }
+        _ => return None,
+    }
+    Some(0)
+}
+
+fn spin(at_most: Duration) {
+    let began = Instant::now();
+    while began.elapsed() < at_most {
+        std::hint::spin_loop();
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "sleeping is the misdeed")]
+fn pause() {
+    loop {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+}
+
+fn death(act: &str, number: u64) -> Option<i64> {
+    match act {
+        "exit" => kernel::exit_now(i32::try_from(number).unwrap_or(-1)),
+        "panic" => panic!("a panic of {number}"),
+        "panic_hostile" => panic!("{}\u{1b}[31mé", "x".repeat(5000)),
+        "abort" => std::process::abort(),
+        "null" => null(),
+        "overflow" => return Some(recurse(1).into()),
+        "deep_drop" => deep_drop(usize::try_from(number).unwrap_or(0)),
+        "index" => return Some(black_box(&[1_i64][..])[black_box(1)]),
+        _ => return None,
+    }
+    Some(0)
+}
+
+#[expect(unsafe_code, reason = "the misdeed")]
+fn null() {
+    // SAFETY: none; the read must fault. (Eight, because std would notice a zero and abort.)
+    unsafe { std::ptr::read_volatile(black_box(std::ptr::without_provenance::<u8>(8))) };
+}
+
+#[expect(unconditional_recursion, reason = "the misdeed")]
+fn recurse(depth: u32) -> u32 {
+    let frame = black_box([depth; 64]);
+    recurse(depth + 1) + frame[black_box(3)]
+}
+
+/// A chain so deep that dropping it needs more stack than there is.
+fn deep_drop(depth: usize) {
+    struct Link(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<Link>>);
+    drop(black_box((0..depth).fold(Link(None), |chain, _| Link(Some(Box::new(chain))))));
+}
+
+/// Tries to get out; answers what the system call answered, where that is survived.
+fn escape(act: &str, number: u64) -> Option<i64> {
+    let path = address(c"/etc/passwd");
+    let own = call(libc::SYS_getpid, [0; 6]);
+    let fdcwd = i64::from(libc::AT_FDCWD);
+    let answer = match act {
+        "kill_self" => call(libc::SYS_kill, [own, libc::SIGKILL.into(), 0, 0, 0, 0]),
+        "tgkill_self" => {
+            let thread = call(libc::SYS_gettid, [0; 6]);
+            call(libc::SYS_tgkill, [own, thread, libc::SIGKILL.into(), 0, 0, 0])
+        }
+        "kill_parent" => match call(libc::SYS_getppid, [0; 6]) {
+            // Never -1 or 0, which would be a group.
+            parent if parent > 1 => call(libc::SYS_kill, [parent, libc::SIGKILL.into(), 0, 0, 0, 0]),
+            odd => odd,
+        },
+        "fork_bomb" => (0..number).map(|_| child()).filter(|&pid| pid > 0).count() as i64,
+        "thread" => i64::from(std::thread::Builder::new().spawn(pause).is_ok()),
+        "socket" => call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0]),
+        "read_file" => call(libc::SYS_openat, [fdcwd, path, libc::O_RDONLY.into(), 0, 0, 0]),
+        "write_file" => {
+            let name = address(c"/tmp/wm-analyzer-sandbox-was-here");
+            call(libc::SYS_openat, [fdcwd, name, (libc::O_WRONLY | libc::O_CREAT).into(), 0o600, 0, 0])
+        }
+        "exec" => {
+            let argv = [address(c"/bin/true"), 0];
+            call(libc::SYS_execve, [argv[0], address(&argv), address(&[0_i64]), 0, 0, 0])
+        }
+        "raise_rlimit" => {
+            let limit = [u64::MAX; 2];
+            call(libc::SYS_prlimit64, [0, libc::RLIMIT_AS.into(), address(&limit), 0, 0, 0])
+        }
+        "execute_memory" => {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+            call(libc::SYS_mmap, [0, 4096, 7, flags.into(), -1, 0])
+        }
+        "ptrace" => call(libc::SYS_ptrace, [0; 6]),
+        "uname" => call(libc::SYS_uname, [address(&[0_u8; 512]), 0, 0, 0, 0, 0]),
+        // Descriptors beside the data socket and the two null ones: closing tells which were open.
+        "descriptors" => {
+            (3..1024).filter(|&fd| call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) == 0).count() as i64
+        }
+        "environment" => std::env::vars_os().filter(|(name, _)| name != "GLIBC_TUNABLES").count() as i64,
+        "own_pid" => own,
+        "parent_pid" => call(libc::SYS_getppid, [0; 6]),
+        _ => return None,
+    };
+    Some(answer)
+}
+
+/// A child that sleeps; its id.
+fn child() -> i64 {
+    let pid = call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0, 0]);
+    if pid == 0 {
+        pause();
+    }
+    pid
+}
+
+fn reply(act: &str, number: u64) -> Option<i64> {
+    let header = |len| ReplyHeader { code: Code::Done, len }.encode();
+    match act {
+        "nothing" => kernel::exit_now(0),
+        "garbage" => drop(put(b"this is no reply at all, however long you look at it")),
+        "short_header" => drop(put(&header(1)[..7])),
+        "short_body" => drop(put(&header(100))),
+        "large" => drop(put(&header(number))),
+        "extra" => drop(put(&[&header(1)[..], b"ab"].concat())),
+        "endless" => {
+            put(&header(number));
+            while put(&[0; 65_536]) {}
+        }
+        "complete_then" => {
+            // A perfect reply, then an end that takes it back.
+            put(&[&header(2)[..], b"ok"].concat());
+            death("exit", number);
+        }
+        "complete_then_spin" => {
+            put(&[&header(2)[..], b"ok"].concat());
+            spin(Duration::MAX);
+        }
+        "close_and_hang" => {
+            call(libc::SYS_close, [0; 6]);
+            pause();
+        }
+        "of_size" => of_size(number),
+        _ => return None,
+    }
+    kernel::exit_now(0)
+}
+
+/// An honest reply of so many bytes.
+fn of_size(bytes: u64) {
+    let body = vec![b'x'; usize::try_from(bytes).unwrap_or(0)];
+    put(&ReplyHeader { code: Code::Done, len: bytes }.encode());
+    put(&body);
+}
+
+/// Writes to the data socket; false when nobody listens any more.
+fn put(mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match rustix::io::write(kernel::socket(), bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+fn address<T: ?Sized>(of: &T) -> i64 {
+    std::ptr::from_ref(of).cast::<u8>() as i64
+}
+
+/// A system call, and what it returned (-1 for any error).
+#[expect(unsafe_code, reason = "the misdeeds")]
+fn call(number: libc::c_long, args: [i64; 6]) -> i64 {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: the callers above pass addresses of live values, and else numbers; this process is there to be killed.
+    unsafe { libc::syscall(number, a, b, c, d, e, f) }
+}
+
+#[expect(unsafe_code, reason = "a misdeed")]
+fn ignore(signal: libc::c_int) {
+    // SAFETY: ignoring runs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}

@@ -1,0 +1,269 @@
+//! The slots: as many zygotes as jobs may run at once, and permits to use them.
+//!
+//! It does not decide how many: admission does, from memory and CPUs.
+//!
+//! Invariant: a slot runs one job at a time, and begins none before the one before it is really gone, even when
+//! nobody waited for that one.
+//!
+//! # Why
+//! A dropped job is only told to die; that it *has* died is waited for by the next user of its slot. So dropping never
+//! blocks and spawns no task, and still no memory is used twice.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::call;
+use super::classify::{self, Seen};
+use super::features::Features;
+use super::handle::{Handle, Recipe};
+use super::limits::{Limits, millis};
+use super::{Config, ProcessModel, Reply, Request, board};
+use crate::job::failure::{Failure, Kind};
+use crate::job::report::Measured;
+
+/// How long a shutdown waits for slots that are still in use.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// All slots. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Pool(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    recipe: Recipe,
+    process: ProcessModel,
+    slots: usize,
+    fence_bytes: u64,
+    permits: Arc<Semaphore>,
+    idle: Mutex<Vec<Handle>>,
+    features: Features,
+    respawned: AtomicU64,
+    jobs: AtomicU64,
+}
+
+/// The right to run one job at a time.
+#[derive(Debug)]
+pub struct Slot {
+    pool: Arc<Shared>,
+    zygote: Option<Handle>,
+    // Dropped last: whoever gets it finds the zygote in `idle`.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How the pool is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Slots there are.
+    pub slots: usize,
+    /// Slots in use.
+    pub busy: usize,
+    /// Zygotes that had to be replaced.
+    pub respawned: u64,
+    /// Jobs that were begun.
+    pub jobs: u64,
+}
+
+impl Pool {
+    /// Starts `slots` zygotes of `executable`, as a rule `/proc/self/exe`.
+    ///
+    /// # Errors
+    /// `cannot_spawn`, in words that say what is missing.
+    pub async fn start(config: &Config, slots: usize, executable: PathBuf) -> Result<Self, Failure> {
+        Self::start_without(config, slots, executable, &[]).await
+    }
+
+    /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), to see what the others hold.
+    /// Only a program built with `test-hooks` leaves them out.
+    ///
+    /// # Errors
+    /// As [`Pool::start`].
+    #[doc(hidden)]
+    pub async fn start_without(
+        config: &Config,
+        slots: usize,
+        executable: PathBuf,
+        without: &[&str],
+    ) -> Result<Self, Failure> {
+        let without = without.iter().map(|&wall| wall.to_owned()).collect();
+        let recipe = Recipe { executable, isolation: config.isolation, without };
+        let mut idle = Vec::with_capacity(slots);
+        let mut features = Features::default();
+        for _ in 0..slots {
+            let zygote = recipe.spawn().await?;
+            features = zygote.features;
+            idle.push(zygote);
+        }
+        Ok(Self(Arc::new(Shared {
+            recipe,
+            process: config.process,
+            slots,
+            fence_bytes: Limits::from_config(config).fence_bytes(),
+            permits: Arc::new(Semaphore::new(slots)),
+            idle: Mutex::new(idle),
+            features,
+            respawned: AtomicU64::new(0),
+            jobs: AtomicU64::new(0),
+        })))
+    }
+
+    /// Waits for a free slot.
+    pub async fn acquire(&self) -> Slot {
+        Slot::new(&self.0, Arc::clone(&self.0.permits).acquire_owned().await.ok())
+    }
+
+    /// Waits until a job with these limits has room: as many slots as its memory takes of the usual size, at most all.
+    pub async fn acquire_for(&self, limits: &Limits) -> Slot {
+        let shares = limits.fence_bytes().div_ceil(self.0.fence_bytes.max(1));
+        let shares = u32::try_from(shares).unwrap_or(u32::MAX).min(u32::try_from(self.0.slots).unwrap_or(1));
+        Slot::new(&self.0, Arc::clone(&self.0.permits).acquire_many_owned(shares.max(1)).await.ok())
+    }
+
+    /// A slot, if one is free now.
+    pub fn try_acquire(&self) -> Option<Slot> {
+        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
+        Some(Slot::new(&self.0, Some(permit)))
+    }
+
+    /// Names of the isolation in force, as each zygote proved it at its start.
+    pub fn isolation(&self) -> Vec<String> {
+        self.0.features.names()
+    }
+
+    /// How the pool is doing.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            slots: self.0.slots,
+            busy: self.0.slots.saturating_sub(self.0.permits.available_permits()),
+            respawned: self.0.respawned.load(Relaxed),
+            jobs: self.0.jobs.load(Relaxed),
+        }
+    }
+
+    /// Ends all zygotes and leaves no child. Waits a few seconds for slots in use; one that is kept longer is killed
+    /// when it is let go. Afterwards every job is refused.
+    pub async fn shutdown(&self) {
+        let all = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
+        let _all = timeout(SHUTDOWN, self.0.permits.acquire_many(all)).await;
+        self.0.permits.close();
+        let idle = std::mem::take(&mut *self.0.idle());
+        for zygote in idle {
+            zygote.end().await;
+        }
+    }
+}
+
+impl Shared {
+    fn idle(&self) -> MutexGuard<'_, Vec<Handle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn new(pool: &Arc<Shared>, permit: Option<OwnedSemaphorePermit>) -> Self {
+        let zygote = permit.as_ref().and_then(|_| pool.idle().pop());
+        Self { pool: Arc::clone(pool), zygote, _permit: permit }
+    }
+
+    /// Runs one job to its end. Dropping the future kills the job.
+    ///
+    /// # Errors
+    /// What became of it otherwise, always with what was measured where there was a child.
+    pub async fn run(&mut self, request: Request, limits: Limits) -> Result<Reply, Failure> {
+        let (ours, theirs) = call::sockets()
+            .map_err(|error| Failure::new(Kind::CannotSpawn, format!("no socket for the job: {error}")))?;
+        self.begin(&limits, theirs).await?;
+        let Some(zygote) = &mut self.zygote else { return Err(closed()) };
+        self.pool.jobs.fetch_add(1, Relaxed);
+        let (said, seen) = call::converse(zygote, ours, request, &limits).await;
+        let measured = measure(&seen, &limits, zygote.features);
+        if matches!(seen, Seen::ZygoteLost { .. }) || self.pool.process == ProcessModel::ExecPerJob {
+            self.retire().await;
+        }
+        match classify::classify(said, &seen, &limits) {
+            Ok(body) => Ok(Reply { body, measured }),
+            Err((kind, detail)) => {
+                let mut failure = Failure::new(kind, detail);
+                failure.measured = (!matches!(seen, Seen::NotForked(_))).then(|| Box::new(measured));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Begins the job on a zygote that is free, a new one if need be. One that died while idle has begun nothing, so
+    /// that is tried once more.
+    async fn begin(
+        &mut self,
+        limits: &Limits,
+        theirs: std::os::unix::net::UnixStream,
+    ) -> Result<(), Failure> {
+        use std::os::fd::AsFd;
+        if self._permit.is_none() {
+            return Err(closed());
+        }
+        if let Some(zygote) = &mut self.zygote {
+            if zygote.settle().await && zygote.begin(limits, theirs.as_fd()).is_ok() {
+                return Ok(());
+            }
+            self.retire().await;
+            self.pool.respawned.fetch_add(1, Relaxed);
+        }
+        let zygote = self.zygote.insert(self.pool.recipe.spawn().await?);
+        zygote.begin(limits, theirs.as_fd()).map_err(|error| {
+            Failure::new(Kind::ZygoteLost, format!("a new fork-server is gone already: {error}"))
+        })
+    }
+
+    async fn retire(&mut self) {
+        if let Some(zygote) = self.zygote.take() {
+            zygote.end().await;
+        }
+    }
+
+    /// Cancels the last job although it has ended.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn cancel_late(&mut self) -> bool {
+        self.zygote.as_mut().is_some_and(Handle::cancel_late)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(zygote) = self.zygote.take()
+            && !self.pool.permits.is_closed()
+        {
+            self.pool.idle().push(zygote);
+        }
+    }
+}
+
+fn closed() -> Failure {
+    Failure::new(Kind::CannotSpawn, "the sandbox is shut down")
+}
+
+/// What is known of the child, as evidence.
+fn measure(seen: &Seen, limits: &Limits, features: Features) -> Measured {
+    let known = Measured { limits: limits.in_force(), isolation: features.names(), ..Measured::default() };
+    match seen {
+        Seen::NotForked(_) => known,
+        Seen::ZygoteLost { wall, .. } => Measured { wall_ms: millis(*wall), ..known },
+        Seen::Ended(report) => {
+            let (exit, signal) = super::protocol::exit_and_signal(report.ending);
+            Measured {
+                wall_ms: millis(report.wall),
+                cpu_ms: millis(report.cpu),
+                peak_heap_bytes: report.peak_heap_bytes,
+                max_rss_bytes: report.max_rss_bytes,
+                exit,
+                signal,
+                phase: board::phase_name(report.phase),
+                ..known
+            }
+        }
+    }
+}
