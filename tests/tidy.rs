@@ -1,0 +1,344 @@
+//! The house rules, as tests: who may import whom, how long a file may be, what must be said and what may not.
+//!
+//! Not a linter: what rustc, clippy or cargo-deny can say is theirs. A rule is a function from one file to its
+//! complaints, and every rule is first shown something bad: a rule that cannot fail is not a rule.
+//!
+//! # Why
+//! The text is read by a small lexer that blanks comments and literals, and not by a parser: every rule here is
+//! about words and braces, and the tests then need no further dependency.
+
+#[path = "tidy/source.rs"]
+mod source;
+
+use self::source::{Source, balanced, body, code, heads, parts, sources, words};
+
+/// The rooms by floor, lowest first. A file imports its own room and lower floors, nothing else.
+const FLOORS: [&[&str]; 5] = [
+    &["job"],
+    &["queue", "api", "filter", "fetch", "sandbox", "analysis", "policy", "telemetry"],
+    &["pipeline", "child"],
+    &["worker", "ops"],
+    &["web", "demo", "config", "cli", "main", "lib"],
+];
+
+/// Who may still import whom, and why. `main` and `cli` are where the parts are put together.
+const EXCEPTIONS: [(&str, &str, &str); 5] = [
+    ("main", "cli", "main parses and runs"),
+    ("cli", "config", "every command starts by reading the configuration"),
+    ("cli", "web", "`work` puts the probes beside the worker"),
+    ("cli", "demo", "`demo` is a command"),
+    ("demo", "config", "the demo is the real worker under config/demo.toml"),
+];
+
+/// Crates that only one room may name: what is behind them stays behind a door.
+const DOORS: [(&str, &str); 4] =
+    [("redis", "queue"), ("deadpool_redis", "queue"), ("sentry", "telemetry"), ("backoff", "policy")];
+
+/// Where a new variant must be judged by a person, so no arm may swallow it.
+const JUDGES: [&str; 3] = ["src/policy/judge.rs", "src/job/failure.rs", "src/worker/observe.rs"];
+
+/// Names that say nothing.
+const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];
+
+/// The README's two commands. CI runs the very same.
+const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
+
+/// Lines of a file without its tests, and of a function.
+const MAX_FILE: usize = 400;
+const MAX_FUNCTION: usize = 70;
+
+const RUST: [&str; 3] = ["src", "tests", "benches"];
+
+/// What is wrong, and at which byte.
+type Complaint = (usize, String);
+type Rule = fn(&Source) -> Vec<Complaint>;
+
+#[test]
+fn every_file_says_first_what_it_is() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let says = file.text.starts_with("//! ");
+        complain_if(!says, 0, "begin with `//! ` and what this file is")
+    }
+    keep(rule, &RUST, ".rs", &[("src/a.rs", "use std::fs;")], &[("src/a.rs", "//! A.")]);
+}
+
+#[test]
+fn a_file_imports_its_own_room_and_lower_floors() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let Some(floor) = floor_of(file.room()) else { return vec![(0, "this room has no floor".into())] };
+        let may = |to: &str| {
+            let excepted = EXCEPTIONS.iter().any(|(from, into, _)| (*from, *into) == (file.room(), to));
+            to == file.room() || excepted || floor_of(to).is_none_or(|its| its < floor)
+        };
+        let mut complaints = Vec::new();
+        for (at, word) in
+            words(&file.code).filter(|(_, word)| ["crate", "super", "wm_analyzer"].contains(word))
+        {
+            let Some(path) = file.code[at + word.len()..].strip_prefix("::") else { continue };
+            let refused = heads(path).into_iter().filter(|to| !may(to));
+            complaints.extend(refused.map(|to| (at, format!("`{}` may not import `{to}`", file.room()))));
+        }
+        complaints
+    }
+    let bad = [
+        ("src/queue/keys.rs", "use crate::api::Client;"),
+        ("src/queue/mod.rs", "use super::api;"),
+        ("src/queue/mod.rs", "use crate::{job::Job, pipeline::{self, run}};"),
+        ("src/job/mod.rs", "fn f() { crate::queue::claim() }"),
+        ("src/pipeline/mod.rs", "use crate::child::run;"),
+        ("src/ops/mod.rs", "use crate::config::Config;"),
+        ("src/attic/mod.rs", "//! A room without a floor."),
+    ];
+    let good = [
+        (
+            "src/queue/keys.rs",
+            "//! Not [`crate::api`].\nuse crate::{job::Job, queue::Lease}; use super::error;",
+        ),
+        ("src/worker/mod.rs", "use crate::pipeline; use crate::policy::judge;"),
+        ("src/cli.rs", "use crate::config::Config;"),
+        ("src/main.rs", "use wm_analyzer::cli;"),
+    ];
+    keep(rule, &["src"], ".rs", &bad, &good);
+}
+
+#[test]
+fn what_lies_behind_a_room_is_named_by_that_room_alone() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        for (name, room) in DOORS.iter().filter(|(_, room)| *room != file.room()) {
+            let uses: Vec<_> = file.uses(name).collect();
+            // A module of ours may bear the crate's name: then it was declared or imported here.
+            let declares = |after: &str| after.trim_start().starts_with([',', ';', '}']);
+            if uses.iter().any(|(_, before, after)| declares(after) && !before.trim_end().ends_with("use")) {
+                continue;
+            }
+            let opens =
+                uses.iter().filter(|(_, before, after)| after.starts_with("::") && !before.ends_with("::"));
+            complaints.extend(opens.map(|(at, ..)| (*at, format!("`{name}` lies behind `{room}`"))));
+        }
+        complaints
+    }
+    let bad = [("src/worker/mod.rs", "use redis::cmd;"), ("src/ops/mod.rs", "fn f() { sentry::flush() }")];
+    let good = [
+        ("src/queue/mod.rs", "use redis::cmd;"),
+        ("src/demo/mod.rs", "mod redis; use redis::Private;"),
+        ("src/worker/observe.rs", "use crate::telemetry::{metrics, sentry}; fn f() { sentry::alert() }"),
+        ("src/cli.rs", "fn f() { demo::redis::start() }"),
+    ];
+    keep(rule, &["src"], ".rs", &bad, &good);
+}
+
+#[test]
+fn no_file_and_no_function_outgrows_its_budget() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let (code, tests) = file.code.split_at(file.untested);
+        let lines = code.lines().count();
+        let after_the_tests = tests[body(tests).len()..].trim_matches([';', '\n']);
+        let mut complaints = complain_if(!after_the_tests.is_empty(), file.untested, "tests stand last");
+        if lines > MAX_FILE && !file.path.ends_with("/tests.rs") {
+            complaints.push((0, format!("{lines} lines without tests, at most {MAX_FILE}")));
+        }
+        for (at, _) in words(code).filter(|(_, word)| *word == "fn") {
+            let lines = body(&code[at..]).lines().count();
+            if lines > MAX_FUNCTION {
+                complaints.push((at, format!("a function of {lines} lines, at most {MAX_FUNCTION}")));
+            }
+        }
+        complaints
+    }
+    let long_file = "\n".repeat(MAX_FILE + 1);
+    let long_function = format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(MAX_FUNCTION));
+    let tested = format!("//! A.\n#[cfg(test)]\nmod tests {{{long_file}}}\n");
+    let unsorted = "//! A.\n#[cfg(test)]\nmod tests;\nfn f() {}\n";
+    let bad = [("src/a.rs", long_file.as_str()), ("src/a.rs", &long_function), ("src/a.rs", unsorted)];
+    let good = [("src/a.rs", tested.as_str()), ("src/a.rs", "trait T { fn f(); }\nfn g() {}")];
+    keep(rule, &["src", "benches"], ".rs", &bad, &good);
+}
+
+#[test]
+fn every_script_has_a_contract() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let header: Vec<&str> = file.text.lines().take_while(|line| line.starts_with("--")).collect();
+        let lacks = |word: &&str| !header.iter().any(|line| line.contains(*word));
+        ["KEYS", "ARGV", "Returns"].into_iter().filter(lacks).map(|word| (0, format!("say {word}"))).collect()
+    }
+    let bad = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- Returns nothing\nlocal ARGV = ARGV")];
+    let good = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- ARGV none\n-- Returns nothing\nreturn 1")];
+    keep(rule, &["src"], ".lua", &bad, &good);
+}
+
+#[test]
+fn unsafe_is_the_sandboxs_alone() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let outside = !file.path.starts_with("src/sandbox/");
+        let uses = file.uses("unsafe").filter(|_| outside);
+        uses.map(|(at, ..)| (at, "`unsafe` belongs to src/sandbox/".into())).collect()
+    }
+    let bad = [("src/queue/mod.rs", "fn f() { unsafe { g() } }")];
+    let good = [
+        ("src/sandbox/limits.rs", "fn f() { unsafe { g() } }"),
+        ("src/a.rs", "#![deny(unsafe_code)] // unsafe\nconst A: &str = r#\"unsafe\"#;"),
+    ];
+    keep(rule, &RUST, ".rs", &bad, &good);
+}
+
+#[test]
+fn a_judge_answers_for_every_variant() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let judges = JUDGES.contains(&file.path.as_str());
+        let swallows = |after: &str| after.trim_start().starts_with("=>") || after.starts_with(" if ");
+        let arms = file.uses("_").filter(|(at, _, after)| judges && *at < file.untested && swallows(after));
+        arms.map(|(at, ..)| (at, "a new variant would go unjudged here".into())).collect()
+    }
+    let tested = "match a { A(_) => 1, B { .. } => 2 }\n#[cfg(test)]\nmod tests { match a { _ => 1 } }";
+    let bad = [(JUDGES[0], "match a { A => 1, _ => 2 }"), (JUDGES[1], "match a { _ if b => 1 }")];
+    let good = [(JUDGES[0], tested), ("src/policy/breaker.rs", "match a { A => 1, _ => 2 }")];
+    keep(rule, &["src"], ".rs", &bad, &good);
+    for judge in JUDGES {
+        let room = judge.rsplit_once('/').map_or(judge, |(room, _)| room);
+        let is_built = sources(&[room], ".rs").len() > 1;
+        assert!(!is_built || sources(&[judge], "").len() == 1, "{judge} has moved: who judges now?");
+    }
+}
+
+#[test]
+fn a_silenced_lint_has_a_reason() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let attributes = |name| {
+            file.uses(name).filter(|(_, before, after)| before.ends_with('[') && after.starts_with('('))
+        };
+        let bare = attributes("allow").map(|(at, ..)| (at, "use `#[expect(lint, reason = ..)]`".into()));
+        let silent = attributes("expect").filter(|(.., after)| !balanced(after).contains("reason"));
+        bare.chain(silent.map(|(at, ..)| (at, "say the reason".into()))).collect()
+    }
+    let bad = [("src/a.rs", "#[allow(dead_code)]"), ("src/a.rs", "#![expect(dead_code)]\n#[cfg(reason)]")];
+    let good = [("src/a.rs", "#[expect(dead_code, reason = \"soon\")] fn f() { a.expect(\"b\") }")];
+    keep(rule, &RUST, ".rs", &bad, &good);
+}
+
+#[test]
+fn names_say_something() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let stem = file.path.rsplit('/').next().and_then(|name| name.strip_suffix(".rs")).unwrap_or_default();
+        let all: Vec<(usize, &str)> = words(&file.code).collect();
+        let defined =
+            all.windows(2).filter(|pair| ["struct", "enum", "trait", "mod", "type"].contains(&pair[0].1));
+        let named = defined.map(|pair| pair[1]).chain([(0, stem)]);
+        let is_empty =
+            |part: &String| EMPTY_WORDS.iter().any(|empty| part == empty || *part == format!("{empty}s"));
+        let empty = named.filter(|(_, name)| parts(name).iter().any(is_empty));
+        empty.map(|(at, name)| (at, format!("the name `{name}` says nothing"))).collect()
+    }
+    let bad = [
+        ("src/queue/utils.rs", "//! A."),
+        ("src/a.rs", "pub struct JobManager;"),
+        ("src/a.rs", "mod common;"),
+        ("src/a.rs", "trait RetryHandler {}"),
+    ];
+    let good = [("src/queue/keys.rs", "struct Metadata; enum Outcome {} fn common_prefix() {} // mod util")];
+    keep(rule, &RUST, ".rs", &bad, &good);
+}
+
+#[test]
+fn no_file_knows_the_machine_it_was_written_on() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let homes = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
+        let named = homes.iter().filter_map(|home| Some((file.text.find(home)?, home)));
+        named.map(|(at, home)| (at, format!("names {home}"))).collect()
+    }
+    keep(rule, &["."], "", &[("a.md", concat!("see /ro", "ot/x"))], &[("a.md", "a network/path")]);
+}
+
+#[test]
+fn ci_runs_what_the_readme_says() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let lacks = |command: &&str| !file.text.lines().any(|line| line.trim_start().starts_with(*command));
+        COMMANDS.into_iter().filter(lacks).map(|command| (0, format!("has no line `{command}`"))).collect()
+    }
+    let good = [("README.md", "```\ncargo run --release -- demo\ncargo test\n```")];
+    keep(rule, &[".ci/run", "README.md"], "", &[("README.md", "run `cargo test`")], &good);
+}
+
+#[test]
+fn every_metric_asked_for_exists_and_every_one_that_exists_is_told() {
+    let of = |catalogue: &str| -> Vec<String> {
+        let names = catalogue.split("entry(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        names.map(|name| format!("wm_analyzer_{name}")).collect()
+    };
+    let exists = |asked: &str, known: &[String]| {
+        let suffixes = ["", "_total", "_info", "_count", "_sum", "_bucket"];
+        suffixes
+            .iter()
+            .any(|suffix| asked.strip_suffix(suffix).is_some_and(|name| known.iter().any(|k| k == name)))
+    };
+    let known = of(
+        r#"const fn entry(name: &str) {} [entry("jobs", Type::Counter, "Jobs"), entry("ready", Type::Gauge)]"#,
+    );
+    assert_eq!(known, ["wm_analyzer_jobs", "wm_analyzer_ready"]);
+    assert!(exists("wm_analyzer_jobs_total", &known) && !exists("wm_analyzer_job", &known));
+
+    let known: Vec<String> =
+        sources(&["src/telemetry/metrics"], "catalogue.rs").iter().flat_map(|file| of(&file.text)).collect();
+    for rules in sources(&["config/prometheus", "config/grafana"], "") {
+        let asked = words(&rules.text).filter(|(_, word)| word.starts_with("wm_analyzer_"));
+        let missing: Vec<_> = asked.filter(|(_, word)| !known.is_empty() && !exists(word, &known)).collect();
+        assert_eq!(missing, [], "{} asks for metrics that nobody exports", rules.path);
+    }
+    for readme in sources(&["README.md"], "") {
+        let untold: Vec<_> = known.iter().filter(|name| !readme.text.contains(name.as_str())).collect();
+        assert!(
+            untold.is_empty() || !readme.text.contains("wm_analyzer_"),
+            "the README's table lacks {untold:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_written_twice_agrees() {
+    let version = env!("CARGO_PKG_VERSION");
+    let twice = [
+        ("CHANGELOG.md", format!("## [{version}]")),
+        ("config/kubernetes/worker.yaml", format!("image: wm-analyzer:{version}\n")),
+        ("README.md", format!("Rust {}", env!("CARGO_PKG_RUST_VERSION"))),
+    ];
+    for (path, text) in twice {
+        for file in sources(&[path], "") {
+            assert!(file.text.contains(&text), "{path} does not say `{text}`");
+        }
+    }
+}
+
+#[test]
+fn comments_and_literals_are_not_code() {
+    let text = r##"a /* b */ "c\"d" 'e' '\'' 'é' r#"f"g"# <'h> i // j
+        k // l"##;
+    let code = code(text);
+    assert_eq!(words(&code).map(|(_, word)| word).collect::<Vec<_>>(), ["a", "h", "i", "k"]);
+    assert_eq!(code.len(), text.len());
+}
+
+/// Shows `rule` every example, then every file under `places`, and fails with all complaints at once.
+fn keep(rule: Rule, places: &[&str], ending: &str, bad: &[(&str, &str)], good: &[(&str, &str)]) {
+    for (path, text) in bad {
+        let complaints = rule(&Source::new(path, text.to_string()));
+        assert!(!complaints.is_empty(), "the rule cannot see what is wrong with {path}:\n{text}");
+    }
+    for (path, text) in good {
+        let complaints = rule(&Source::new(path, text.to_string()));
+        assert_eq!(complaints, vec![], "the rule refuses what is right in {path}:\n{text}");
+    }
+    let located = |file: &Source| {
+        let line = |at: usize| file.text[..at].matches('\n').count() + 1;
+        rule(file).into_iter().map(|(at, what)| format!("{}:{}: {what}", file.path, line(at))).collect()
+    };
+    let complaints: Vec<String> = sources(places, ending).iter().flat_map::<Vec<_>, _>(located).collect();
+    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+fn complain_if(wrong: bool, at: usize, what: &str) -> Vec<Complaint> {
+    if wrong { vec![(at, what.to_owned())] } else { vec![] }
+}
+
+fn floor_of(room: &str) -> Option<usize> {
+    FLOORS.iter().position(|rooms| rooms.contains(&room))
+}
