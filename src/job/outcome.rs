@@ -53,7 +53,9 @@ impl From<Stop> for Outcome {
 pub enum SkipReason {
     /// Both versions are the same one.
     SameVersion,
-    /// A body is not kept at an http or https address.
+    /// The newer version is its page's first: there is nothing to compare it with.
+    NoPrevious,
+    /// A body is not kept at an http or https address, or there is none.
     NotHttp,
     /// A declared media type is not one of pages.
     MediaType,
@@ -75,8 +77,9 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SameVersion,
+        Self::NoPrevious,
         Self::NotHttp,
         Self::MediaType,
         Self::MediaTypeUnknown,
@@ -92,6 +95,7 @@ impl SkipReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::SameVersion => "same_version",
+            Self::NoPrevious => "no_previous",
             Self::NotHttp => "not_http",
             Self::MediaType => "media_type",
             Self::MediaTypeUnknown => "media_type_unknown",

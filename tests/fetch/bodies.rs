@@ -267,6 +267,25 @@ async fn a_failure_names_its_side_and_the_other_side_is_given_up() {
 }
 
 #[test]
+fn the_defaults_are_read_and_let_through_nothing_private() {
+    let defaults = r#"
+        connect_timeout = "10s"
+        total_timeout = "30s"
+        max_body = "10 MiB"
+        redirects = 5
+        max_retry_after = "1h"
+        allow_networks = []
+        user_agent = "wm-analyzer (+https://github.com/edgi-govdata-archiving)"
+    "#;
+    let defaults: Config = toml::from_str(defaults).unwrap();
+    assert_eq!((defaults.max_body.as_u64(), defaults.redirects), (10 << 20, 5));
+    assert!(defaults.connect_timeout < defaults.total_timeout && defaults.allow_networks.is_empty());
+    assert!(Fetcher::new(&defaults).is_ok());
+    let again: Config = toml::from_str(&toml::to_string(&defaults).unwrap()).unwrap();
+    assert_eq!(again, defaults);
+}
+
+#[test]
 fn a_user_agent_that_is_no_header_is_refused_by_name() {
     let bad = Config { user_agent: "two\nlines".to_owned(), ..config(&[]) };
     let refused = Fetcher::new(&bad).err();

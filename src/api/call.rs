@@ -1,0 +1,295 @@
+//! One call to the db app: permitted, timed, capped, and judged by its status.
+//!
+//! It knows no version and no annotation, only paths and JSON.
+//!
+//! Invariants: a call goes to the configured origin and nowhere else (redirects are not followed); what is said of a
+//! failed one has no secret in it.
+
+use std::error::Error;
+use std::time::Duration;
+
+use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect, retry};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::auth::Auth;
+use super::{Config, ConfigError};
+use crate::job::failure::{Failure, Kind};
+
+/// Characters of the app's own words that are kept.
+const MAX_WORDS: usize = 500;
+
+/// What a call is for: the same refusal means different things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Looking something up.
+    Lookup,
+    /// Posting an annotation.
+    Post,
+}
+
+/// Makes calls.
+#[derive(Debug)]
+pub(super) struct Caller {
+    client: Client,
+    base: Url,
+    auth: Auth,
+    permits: Semaphore,
+    timeout: Duration,
+    max_response: usize,
+    max_retry_after: Duration,
+}
+
+/// The address that all paths are relative to: the configured one, with `/api/v0/` where it does not say so itself.
+pub(super) fn base(url: &Url) -> Result<Url, ConfigError> {
+    let mut base = url.clone();
+    let plain = url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https")
+        || !plain
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        // Both refuse only for URLs that cannot have credentials.
+        let _ = base.set_username("");
+        let _ = base.set_password(None);
+        base.set_query(None);
+        base.set_fragment(None);
+        return Err(ConfigError::Url(base.to_string()));
+    }
+    let path = url.path().trim_end_matches('/');
+    let path = path.strip_suffix("/api/v0").unwrap_or(path);
+    base.set_path(&format!("{path}/api/v0/"));
+    Ok(base)
+}
+
+impl Caller {
+    /// A caller for this address.
+    pub(super) fn new(base: Url, config: &Config) -> Result<Self, ConfigError> {
+        // One process, one provider of cryptography: whoever installed the same one first is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .no_proxy()
+            .http1_only();
+        if base.scheme() == "http" {
+            // No roots are needed, and a machine without any is no reason to refuse.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build()?;
+        Ok(Self {
+            auth: Auth::new(config, &client)?,
+            client,
+            base,
+            permits: Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS)),
+            timeout: config.timeout,
+            max_response: usize::try_from(config.max_response.as_u64()).unwrap_or(usize::MAX),
+            max_retry_after: config.max_retry_after,
+        })
+    }
+
+    /// The address that all paths are relative to.
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// Looks something up.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        let url = self.url(path)?;
+        let answer = self.call(self.client.get(url), Purpose::Lookup).await?;
+        self.sense(&answer, path)
+    }
+
+    /// Posts something.
+    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        let url = self.url(path)?;
+        let answer = self.call(self.client.post(url).json(body), Purpose::Post).await?;
+        // A login page says 200 too: only the app's own answer means that it has the annotation.
+        self.sense(&answer, path).map(drop)
+    }
+
+    /// An answer in the app's own form, which always has `data`.
+    fn sense(&self, answer: &[u8], path: &str) -> Result<Value, Failure> {
+        let answer: Option<Value> = serde_json::from_slice(answer).ok();
+        answer.filter(|answer| answer.get("data").is_some()).ok_or_else(|| self.senseless(path))
+    }
+
+    /// The failure for an answer that is no sense, which an app in order would not give.
+    pub(super) fn senseless(&self, path: &str) -> Failure {
+        self.unavailable(format!("the db app's answer to {path} is none of its own: check api.url"))
+    }
+
+    fn url(&self, path: &str) -> Result<Url, Failure> {
+        self.base.join(path).map_err(|e| self.unavailable(format!("{path} is no path: {e}")))
+    }
+
+    async fn call(&self, request: RequestBuilder, purpose: Purpose) -> Result<Vec<u8>, Failure> {
+        let permit = self.permits.acquire().await;
+        let ended = tokio::time::timeout(self.timeout, self.exchange(request, purpose)).await;
+        drop(permit);
+        ended.unwrap_or_else(|_| {
+            let limit = humantime::format_duration(self.timeout);
+            Err(self.unavailable(format!("the db app did not answer within {limit}")))
+        })
+    }
+
+    async fn exchange(&self, request: RequestBuilder, purpose: Purpose) -> Result<Vec<u8>, Failure> {
+        let response = self.auth.sign(request).send().await.map_err(|e| self.broken(&e))?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = self.read(response).await?;
+        let words = words(&body);
+        let Some(kind) = judge(status, purpose, words.is_some()) else { return Ok(body) };
+        let mut detail = format!("the db app answered {status}");
+        if let Some(words) = words {
+            detail = format!("{detail}: {words}");
+        } else if let Some(location) = headers.get(LOCATION) {
+            let location = String::from_utf8_lossy(location.as_bytes());
+            detail = format!("{detail}, which points to {}: set api.url to where it is", clip(&location));
+        } else if kind == Kind::ApiUnavailable && status.is_client_error() {
+            detail = format!("{detail} in words that are not its own: check api.url");
+        }
+        let mut failure = self.failure(kind, &detail);
+        if kind == Kind::ApiUnavailable {
+            failure.retry_after = retry_after(&headers).map(|wait| wait.min(self.max_retry_after));
+        }
+        Err(failure)
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
+            if chunk.len() > self.max_response - body.len() {
+                let detail = format!("the db app's answer has more than {} bytes", self.max_response);
+                return Err(self.unavailable(detail));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Failure {
+        let root = std::iter::successors(error.source(), |&cause| cause.source()).last();
+        let root = root.map(ToString::to_string).unwrap_or_default();
+        self.unavailable(format!("the db app cannot be reached ({root})"))
+    }
+
+    fn unavailable(&self, detail: String) -> Failure {
+        self.failure(Kind::ApiUnavailable, &detail)
+    }
+
+    fn failure(&self, kind: Kind, detail: &str) -> Failure {
+        Failure::new(kind, self.auth.scrub(detail)).at_host(self.base.host_str().unwrap_or_default())
+    }
+}
+
+/// What a status means; `None` for success. `own` says that the body is an error in the app's own form: without
+/// it, what answers may be anything, and no job is blamed for that.
+fn judge(status: StatusCode, purpose: Purpose, own: bool) -> Option<Kind> {
+    match (status.as_u16(), purpose) {
+        (200..=299, _) => None,
+        (401 | 403, _) => Some(Kind::ApiRefused),
+        // 423: the app is read-only for a while. 409: somebody else wrote at the same moment.
+        (408 | 409 | 423 | 425 | 429 | 500..=599, _) => Some(Kind::ApiUnavailable),
+        (404 | 410, _) if own => Some(Kind::VersionMissing),
+        (400..=499, Purpose::Lookup) if own => Some(Kind::BadReference),
+        (400..=499, Purpose::Post) if own => Some(Kind::Rejected),
+        _ => Some(Kind::ApiUnavailable),
+    }
+}
+
+/// The app's own words: the titles of `{"errors": [{"status": 404, "title": "…"}]}`.
+fn words(body: &[u8]) -> Option<String> {
+    let answer: Value = serde_json::from_slice(body).ok()?;
+    let errors = answer.get("errors")?.as_array()?;
+    let titles: Vec<&str> = errors.iter().filter_map(|error| error.get("title")?.as_str()).collect();
+    (!errors.is_empty()).then(|| clip(&titles.join("; ")))
+}
+
+/// How long we are asked to wait, in seconds; dates are for archives.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+fn clip(text: &str) -> String {
+    text.chars().take(MAX_WORDS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_is_judged_by_its_purpose_and_its_words() {
+        use Purpose::{Lookup, Post};
+        for (status, purpose, own, expected) in [
+            (200, Lookup, false, None),
+            (201, Post, false, None),
+            (301, Lookup, false, Some(Kind::ApiUnavailable)),
+            (400, Lookup, true, Some(Kind::BadReference)),
+            (400, Post, true, Some(Kind::Rejected)),
+            (400, Post, false, Some(Kind::ApiUnavailable)),
+            (401, Lookup, false, Some(Kind::ApiRefused)),
+            (401, Post, true, Some(Kind::ApiRefused)),
+            (403, Post, false, Some(Kind::ApiRefused)),
+            (404, Lookup, true, Some(Kind::VersionMissing)),
+            (404, Lookup, false, Some(Kind::ApiUnavailable)),
+            (404, Post, true, Some(Kind::VersionMissing)),
+            (405, Post, false, Some(Kind::ApiUnavailable)),
+            (408, Lookup, true, Some(Kind::ApiUnavailable)),
+            (409, Post, true, Some(Kind::ApiUnavailable)),
+            (410, Lookup, true, Some(Kind::VersionMissing)),
+            (422, Post, true, Some(Kind::Rejected)),
+            (422, Lookup, true, Some(Kind::BadReference)),
+            (422, Post, false, Some(Kind::ApiUnavailable)),
+            (423, Post, true, Some(Kind::ApiUnavailable)),
+            (429, Lookup, false, Some(Kind::ApiUnavailable)),
+            (500, Post, true, Some(Kind::ApiUnavailable)),
+            (501, Lookup, true, Some(Kind::ApiUnavailable)),
+            (503, Lookup, false, Some(Kind::ApiUnavailable)),
+            (600, Lookup, true, Some(Kind::ApiUnavailable)),
+        ] {
+            let judged = judge(StatusCode::from_u16(status).unwrap(), purpose, own);
+            assert_eq!(judged, expected, "{status} {purpose:?} {own}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_completed_to_the_version_of_the_api_that_we_speak() {
+        for (url, expected) in [
+            ("https://db.test", Some("https://db.test/api/v0/")),
+            ("https://db.test/", Some("https://db.test/api/v0/")),
+            ("http://db.test:3000/api/v0", Some("http://db.test:3000/api/v0/")),
+            ("http://db.test/api/v0/", Some("http://db.test/api/v0/")),
+            ("http://proxy.test/db/", Some("http://proxy.test/db/api/v0/")),
+            ("ftp://db.test/", None),
+            ("mailto:db@db.test", None),
+            ("https://user:secret@db.test/", None),
+            ("https://db.test/?key=secret", None),
+            ("https://db.test/#secret", None),
+        ] {
+            let completed = base(&Url::parse(url).unwrap());
+            assert_eq!(completed.as_ref().ok().map(Url::as_str), expected, "{url}");
+            let said = completed.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(!said.contains("secret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn only_the_apps_own_form_of_an_error_is_its_words() {
+        for (body, expected) in [
+            (r#"{"errors":[{"status":422,"title":"Priority is too high"}]}"#, Some("Priority is too high")),
+            (r#"{"errors":[{"title":"a"},{"title":"b"},{"status":1}]}"#, Some("a; b")),
+            (r#"{"errors":[{"status":404}]}"#, Some("")),
+            (r#"{"errors":[]}"#, None),
+            (r#"{"error":"not found"}"#, None),
+            ("<html>not found</html>", None),
+            ("", None),
+        ] {
+            assert_eq!(words(body.as_bytes()).as_deref(), expected, "{body}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Reading what the db app says of a version, in the field names of any of its years.
+//!
+//! Names before June 2021 were `uri`, `version_hash` and `capture_url`; where both stand, the new one counts.
+//! Nothing here makes a call.
+//!
+//! # Why
+//! Read by hand, not by serde: an answer may hold old and new names at once, nulls, and a status as a number or as
+//! text, and only a missing uuid makes it senseless.
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use url::Url;
+use uuid::Uuid;
+
+use crate::job::outcome::{Skip, SkipReason};
+use crate::job::page::Version;
+
+/// A version with its place on its page.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Record {
+    /// Its primary key.
+    pub(super) uuid: Uuid,
+    /// The page it belongs to.
+    pub(super) page: Option<Uuid>,
+    /// The version before it.
+    pub(super) previous: Previous,
+    /// The version, or why there is nothing to fetch.
+    pub(super) version: Result<Version, Skip>,
+}
+
+/// What an answer says of the version before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Previous {
+    /// It is this one.
+    Is(Uuid),
+    /// There is none.
+    Nothing,
+    /// It does not say.
+    Unsaid,
+}
+
+impl Record {
+    /// Reads a version and its links; `None` where it makes no sense. Relative addresses are the app's own.
+    pub(super) fn read(data: &Value, links: &Value, base: &Url) -> Option<Self> {
+        let uuid = uuid(data, "uuid")?;
+        let previous = match links.get("previous") {
+            None => Previous::Unsaid,
+            Some(Value::Null) => Previous::Nothing,
+            Some(link) => link.as_str().and_then(last_segment).map_or(Previous::Unsaid, Previous::Is),
+        };
+        Some(Self { uuid, page: self::uuid(data, "page_uuid"), previous, version: version(uuid, data, base) })
+    }
+}
+
+/// The older version of a change.
+pub(super) fn uuid_from(answer: &Value) -> Option<Uuid> {
+    uuid(&answer["data"], "uuid_from")
+}
+
+fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
+    let skip = |what: String| Skip::new(SkipReason::NotHttp, format!("version {uuid} {what}"));
+    if let Some(error) = text(data, &["network_error"]) {
+        return Err(skip(format!("has no body, because its capture failed: {}", clip(&error))));
+    }
+    let body_url = text(data, &["body_url", "uri"]).ok_or_else(|| skip("has no body".to_owned()))?;
+    let parsed = base.join(&body_url);
+    let parsed =
+        parsed.map_err(|e| skip(format!("is kept at {:?}, which is no address: {e}", clip(&body_url))))?;
+    let capture_time = text(data, &["capture_time"]);
+    Ok(Version {
+        url: text(data, &["url", "capture_url"]),
+        body_hash: text(data, &["body_hash", "version_hash"]),
+        media_type: text(data, &["media_type"]),
+        content_length: data["content_length"].as_u64(),
+        capture_time: capture_time.and_then(|time| OffsetDateTime::parse(&time, &Rfc3339).ok()),
+        status: status(data),
+        ..Version::at(uuid, parsed)
+    })
+}
+
+/// The worst status that is told of the capture: the version's own since 2021, the source's before. The cap on the
+/// priority of error pages applies where either was an error.
+fn status(data: &Value) -> Option<u16> {
+    let source = &data["source_metadata"];
+    let told = [&data["status"], &source["status_code"], &source["error_code"], &source["status"]];
+    let number = |value: &Value| match value {
+        Value::Number(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()),
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    };
+    told.into_iter().filter_map(number).max()
+}
+
+fn uuid(data: &Value, field: &str) -> Option<Uuid> {
+    Uuid::parse_str(data.get(field)?.as_str()?).ok()
+}
+
+/// The first of these fields that holds a text.
+fn text(data: &Value, fields: &[&str]) -> Option<String> {
+    let texts = fields.iter().filter_map(|field| data.get(field)?.as_str()).map(str::trim);
+    texts.filter(|text| !text.is_empty()).map(ToOwned::to_owned).next()
+}
+
+/// The uuid at the end of a link such as `…/api/v0/versions/<uuid>`.
+fn last_segment(link: &str) -> Option<Uuid> {
+    let path = link.split(['?', '#']).next()?.trim_end_matches('/');
+    Uuid::parse_str(path.rsplit('/').next()?).ok()
+}
+
+/// At most 80 characters of hostile text, for use in a message.
+fn clip(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const UUID: &str = "795e6ff4-fcc0-444c-9f31-2b156f7dd4d4";
+    const PAGE: &str = "3d068c64-967a-4ec7-af49-f8fa0f19e6f1";
+    const PREVIOUS: &str = "0c2f9d24-df8e-48b4-919b-7d1eca02d3c4";
+
+    fn read(data: &Value, links: &Value) -> Option<Record> {
+        Record::read(data, links, &Url::parse("https://db.test/api/v0/").unwrap())
+    }
+
+    #[test]
+    fn old_and_new_field_names_say_the_same() {
+        let new = json!({"uuid": UUID, "page_uuid": PAGE, "capture_time": "2017-11-26T11:15:44.000Z", "media_type": "text/html",
+            "url": "https://agency.test/a.pdf", "body_url": "https://archive.test/1", "body_hash": "86e6", "content_length": 9,
+            "status": 200, "headers": null, "source_metadata": {}, "network_error": null, "different": true});
+        let old = json!({"uuid": UUID, "page_uuid": PAGE, "capture_time": "2017-11-26T11:15:44.000Z", "media_type": "text/html",
+            "capture_url": "https://agency.test/a.pdf", "uri": "https://archive.test/1", "version_hash": "86e6",
+            "content_length": 9, "source_metadata": {"status_code": "200"}});
+        let both = json!({"uuid": UUID, "page_uuid": PAGE, "capture_time": "2017-11-26T11:15:44.000Z", "media_type": "text/html",
+            "url": null, "capture_url": "https://agency.test/a.pdf", "body_url": "https://archive.test/1", "uri": "s3://old/1",
+            "body_hash": "86e6", "version_hash": "", "content_length": 9, "status": "200"});
+        let record = read(&new, &Value::Null).unwrap();
+        let version = record.version.clone().unwrap();
+        assert_eq!(version.uuid.to_string(), UUID);
+        assert_eq!(record.page.unwrap().to_string(), PAGE);
+        assert_eq!(version.body_url.as_str(), "https://archive.test/1");
+        assert_eq!(version.url.as_deref(), Some("https://agency.test/a.pdf"));
+        assert_eq!(version.body_hash.as_deref(), Some("86e6"));
+        assert_eq!((version.status, version.content_length), (Some(200), Some(9)));
+        assert_eq!(version.capture_time.unwrap().unix_timestamp(), 1_511_694_944);
+        assert_eq!(read(&old, &Value::Null).unwrap(), record);
+        assert_eq!(read(&both, &Value::Null).unwrap(), record);
+    }
+
+    #[test]
+    fn the_worst_status_counts() {
+        for (data, expected) in [
+            (json!({}), None),
+            (json!({"status": 404}), Some(404)),
+            (json!({"status": 200, "source_metadata": {"status_code": 500}}), Some(500)),
+            (json!({"status": 503, "source_metadata": {"status_code": "200"}}), Some(503)),
+            (json!({"source_metadata": {"error_code": "502"}}), Some(502)),
+            (json!({"source_metadata": {"status": 500}}), Some(500)),
+            (json!({"status": -1, "source_metadata": "nonsense"}), None),
+            (json!({"status": 99_999, "source_metadata": {"status_code": [500]}}), None),
+        ] {
+            assert_eq!(status(&data), expected, "{data}");
+        }
+    }
+
+    #[test]
+    fn the_previous_version_is_named_denied_or_not_spoken_of() {
+        let named = Previous::Is(Uuid::parse_str(PREVIOUS).unwrap());
+        for (links, expected) in [
+            (json!({"previous": format!("https://elsewhere.test/api/v0/versions/{PREVIOUS}")}), named),
+            (json!({"previous": format!("/api/v0/pages/{PAGE}/versions/{PREVIOUS}/?a=b")}), named),
+            (json!({"previous": null}), Previous::Nothing),
+            (json!({"previous": "https://db.test/api/v0/versions/7"}), Previous::Unsaid),
+            (json!({"previous": 7}), Previous::Unsaid),
+            (json!({"next": null}), Previous::Unsaid),
+            (Value::Null, Previous::Unsaid),
+        ] {
+            assert_eq!(read(&json!({"uuid": UUID}), &links).unwrap().previous, expected, "{links}");
+        }
+    }
+
+    #[test]
+    fn a_version_without_a_body_is_a_skip_and_one_without_a_uuid_is_senseless() {
+        for (data, needle) in [
+            (json!({"uuid": UUID}), "has no body"),
+            (json!({"uuid": UUID, "body_url": null, "uri": " "}), "has no body"),
+            (json!({"uuid": UUID, "body_url": "http://["}), "no address"),
+            (json!({"uuid": UUID, "body_url": "http://a.test/raw", "network_error": "net::ERR"}), "net::ERR"),
+        ] {
+            let skip = read(&data, &Value::Null).unwrap().version.unwrap_err();
+            assert_eq!(skip.reason, SkipReason::NotHttp);
+            assert!(skip.detail.contains(needle), "{}", skip.detail);
+        }
+        for senseless in [json!({}), json!(null), json!([]), json!({"uuid": 7}), json!({"uuid": "7"})] {
+            assert_eq!(read(&senseless, &Value::Null), None, "{senseless}");
+        }
+    }
+
+    #[test]
+    fn a_relative_address_is_the_apps_own() {
+        let data = json!({"uuid": UUID, "body_url": format!("/api/v0/versions/{UUID}/raw")});
+        let version = read(&data, &Value::Null).unwrap().version.unwrap();
+        assert_eq!(version.body_url.as_str(), format!("https://db.test/api/v0/versions/{UUID}/raw"));
+    }
+}

@@ -1,0 +1,187 @@
+//! A fake of the db app's API that speaks its real shapes, checks credentials, and counts what it got.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{Request, Response};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// Whose annotations they are.
+const AUTHOR: &str = "analyst@db.test";
+
+/// An answer of our choice: status, header lines, body.
+pub(crate) type Canned = (u16, Vec<(&'static str, String)>, String);
+
+/// What the fake knows, and what it saw.
+#[derive(Default)]
+pub(crate) struct Db {
+    /// Versions as the API shows them, oldest first.
+    pub(crate) versions: Vec<Value>,
+    /// Leave `links.previous` out, as an app might that has no such link.
+    pub(crate) without_links: bool,
+    /// The `Authorization` that is asked for.
+    pub(crate) authorization: Option<String>,
+    /// Refuse to write.
+    pub(crate) read_only: bool,
+    /// Answer everything with this instead.
+    pub(crate) instead: Option<Canned>,
+    /// Wait this long before each answer.
+    pub(crate) delay: Duration,
+    /// Method, path and query of every request.
+    pub(crate) requests: Vec<String>,
+    /// `Authorization` of every request.
+    pub(crate) authorizations: Vec<Option<String>>,
+    /// Annotations by change and author.
+    pub(crate) annotations: BTreeMap<(String, &'static str), Value>,
+    /// Requests under way, now and at most.
+    pub(crate) under_way: (usize, usize),
+}
+
+/// The fake, running; dropping it stops it.
+pub(crate) struct FakeDb {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    db: Arc<Mutex<Db>>,
+    server: JoinHandle<()>,
+}
+
+impl FakeDb {
+    /// Starts it.
+    pub(crate) async fn with(db: Db) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let db = Arc::new(Mutex::new(db));
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&db));
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { address, db, server }
+    }
+
+    /// Looks at it, or changes it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Db) -> T) -> T {
+        look(&mut self.db.lock().unwrap())
+    }
+
+    /// Number of requests so far.
+    pub(crate) fn calls(&self) -> usize {
+        self.look(|db| db.requests.len())
+    }
+}
+
+impl Drop for FakeDb {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// A version in the field names of today.
+pub(crate) fn version(uuid: Uuid, page: Uuid) -> Value {
+    json!({"uuid": uuid, "page_uuid": page, "capture_time": "2018-10-10T15:30:00.000Z", "url": "https://agency.test/",
+        "body_url": format!("https://archive.test/{uuid}"), "body_hash": "86e6", "content_length": 9,
+        "media_type": "text/html", "headers": null, "status": 200, "network_error": null, "title": "A page",
+        "source_type": "internet_archive", "source_metadata": {}, "different": true, "quality": 1.0,
+        "created_at": "2018-10-10T16:00:00.000Z", "updated_at": "2018-10-10T16:00:00.000Z"})
+}
+
+async fn answer(State(db): State<Arc<Mutex<Db>>>, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+    let delay = {
+        let mut db = db.lock().unwrap();
+        db.requests.push(format!("{} {}", head.method, head.uri));
+        db.authorizations.push(authorization.clone());
+        db.under_way.0 += 1;
+        db.under_way.1 = db.under_way.1.max(db.under_way.0);
+        db.delay
+    };
+    let body = to_bytes(body, 1 << 20).await.unwrap();
+    tokio::time::sleep(delay).await;
+    let mut db = db.lock().unwrap();
+    db.under_way.0 -= 1;
+    if let Some((status, headers, body)) = db.instead.clone() {
+        let response = headers
+            .iter()
+            .fold(Response::builder().status(status), |r, (name, value)| r.header(*name, value));
+        return response.body(Body::from(body)).unwrap();
+    }
+    let (status, answer) = if db.authorization.is_some() && db.authorization != authorization {
+        (401, errors(401, "Invalid credentials."))
+    } else if head.method == "POST" {
+        db.annotate(head.uri.path(), &body)
+    } else {
+        db.find(head.uri.path(), head.uri.query().unwrap_or_default())
+    };
+    Response::builder().status(status).body(Body::from(answer.to_string())).unwrap()
+}
+
+impl Db {
+    fn find(&self, path: &str, query: &str) -> (u16, Value) {
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        match segments[..] {
+            ["api", "v0", "versions", uuid] => self.show(uuid),
+            ["api", "v0", "pages", page, "versions"] => {
+                assert_eq!(query, "different=false&sort=capture_time:asc&chunk_size=1");
+                let of_page: Vec<&Value> =
+                    self.versions.iter().filter(|v| v["page_uuid"] == page).take(1).collect();
+                (200, json!({"links": {"next": null}, "meta": {}, "data": of_page}))
+            }
+            ["api", "v0", "pages", _, "changes", change] => {
+                let (_, to) = change.split_once("..").unwrap();
+                match self.position(to).and_then(|at| at.checked_sub(1)) {
+                    Some(at) => (
+                        200,
+                        json!({"links": {}, "data": {"uuid_from": self.versions[at]["uuid"], "uuid_to": to}}),
+                    ),
+                    None => (404, errors(404, &format!("There is no version prior to {to} to change from."))),
+                }
+            }
+            _ => (404, json!({"status": 404, "error": "Not Found"})),
+        }
+    }
+
+    fn show(&self, uuid: &str) -> (u16, Value) {
+        let Some(at) = self.position(uuid) else {
+            return (404, errors(404, &format!("Couldn't find Version with 'uuid'={uuid}")));
+        };
+        let link = |at: usize| {
+            json!(format!("http://db.test/api/v0/versions/{}", self.versions[at]["uuid"].as_str().unwrap()))
+        };
+        let mut answer = json!({"data": self.versions[at], "links": {"page": "http://db.test/api/v0/pages/1", "next": null}});
+        if !self.without_links {
+            answer["links"]["previous"] = at.checked_sub(1).map_or(Value::Null, link);
+        }
+        (200, answer)
+    }
+
+    fn annotate(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
+        if self.read_only {
+            return (423, errors(423, "The API is in read-only mode."));
+        }
+        let segments: Vec<&str> = path.split('/').skip(1).collect();
+        let ["api", "v0", "pages", _, "changes", change, "annotations"] = segments[..] else {
+            return (404, json!({}));
+        };
+        let annotation: Value = serde_json::from_slice(body).unwrap();
+        if annotation["priority"].as_f64().is_none_or(|priority| priority > 1.0) {
+            return (422, errors(422, "Validation failed: Priority must be less than or equal to 1"));
+        }
+        self.annotations.insert((change.to_owned(), AUTHOR), annotation.clone());
+        (200, json!({"links": {}, "data": {"annotation": annotation, "author": {"id": 1, "email": AUTHOR}}}))
+    }
+
+    fn position(&self, uuid: &str) -> Option<usize> {
+        self.versions.iter().position(|version| version["uuid"] == uuid)
+    }
+}
+
+/// An error as the app says it.
+pub(crate) fn errors(status: u16, title: &str) -> Value {
+    json!({"errors": [{"status": status, "title": title}]})
+}
