@@ -1,6 +1,6 @@
 //! Which addresses may be connected to: classes of addresses, and the resolver that gives out no other.
 //!
-//! It knows addresses, not URLs (those are [`super::answer`]'s), and makes no connection.
+//! It knows addresses, not URLs (those are `answer.rs`'s), and makes no connection.
 //!
 //! Invariant: an address is let through only if it *and every IPv4 address it carries* is either public or lies in a
 //! listed network. A resolved name yields exactly the addresses that were judged, so there is no moment between

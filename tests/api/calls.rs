@@ -55,12 +55,12 @@ async fn every_refusal_is_judged_and_keeps_the_apps_words() {
 
 #[tokio::test]
 async fn whoever_is_not_the_app_blames_no_job() {
-    for status in [200, 400, 404, 410, 418, 422] {
-        let [lookup, _] = answered(status, &[], "<html>nginx</html>").await.map(|failure| {
-            assert_eq!(failure.kind, Kind::ApiUnavailable, "{status}: {failure}");
-            failure
-        });
-        assert!(lookup.detail.contains("api.url"), "{lookup}");
+    for (status, body) in
+        [200, 400, 404, 410, 418, 422].map(|n| [(n, "<html>nginx</html>"), (n, "{}")]).concat()
+    {
+        let failures = answered(status, &[], body).await;
+        assert!(failures.iter().all(|f| f.kind == Kind::ApiUnavailable), "{status} {body}: {failures:?}");
+        assert!(failures.iter().all(|f| f.detail.contains("api.url")), "{status} {body}: {failures:?}");
     }
 }
 

@@ -275,7 +275,7 @@ fn the_defaults_are_read_and_let_through_nothing_private() {
         redirects = 5
         max_retry_after = "1h"
         allow_networks = []
-        user_agent = "wm-analyzer (+https://github.com/edgi-govdata-archiving)"
+        user_agent = "wm-analyzer"
     "#;
     let defaults: Config = toml::from_str(defaults).unwrap();
     assert_eq!((defaults.max_body.as_u64(), defaults.redirects), (10 << 20, 5));
