@@ -1,5 +1,7 @@
 //! The demo's parts against the world: real servers, real processes, real sockets.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -21,7 +23,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {
         assert!(Instant::now() < deadline, "never came: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
 }
 
@@ -110,7 +112,7 @@ fn a_directive_that_redis_refuses_is_told_in_its_own_words_at_once() {
 fn hold_a_private_redis_until_killed() {
     let redis = PrivateRedis::start(Options::default()).unwrap();
     println!("\nheld {} {}", redis.pid().unwrap(), redis.socket().display());
-    std::thread::sleep(Duration::from_secs(60));
+    std::thread::park_timeout(Duration::from_secs(60));
 }
 
 #[test]
@@ -344,8 +346,8 @@ async fn an_ingest_counts_every_alert_and_keeps_its_fingerprint() {
             "POST /api/1/envelope/ HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let (answer, _) = exchange(&dsn, &request, Duration::from_secs(10)).await;
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}"), "{answer}");
+        let (answer, closed) = exchange(&dsn, &request, Duration::from_secs(10)).await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}") && closed, "{answer}");
     }
     assert_eq!((ingest.envelopes(), ingest.alerts(), ingest.unreadable()), (3, 2, 1));
     let fingerprint = ["dead-letter", "decode", "ingest"].map(str::to_owned).to_vec();

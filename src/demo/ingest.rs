@@ -108,7 +108,8 @@ async fn serve(seen: Arc<Mutex<Seen>>, mut connection: Connection) {
         }
         locked(&seen).take(&body);
         let json = [("content-type", "application/json")];
-        if http::write_answer(&mut connection, 200, &json, b"{}").await.is_err() {
+        let answered = http::write_answer(&mut connection, 200, &json, b"{}").await;
+        if answered.is_err() || request.closes() {
             return;
         }
     }

@@ -225,10 +225,9 @@ enum After {
 async fn serve(state: Arc<State>, mut connection: Connection) {
     while let Some(request) = http::next_request(&mut connection).await {
         let (hit, resource) = state.hit(&request);
-        let closes = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         let answer = answer(&mut connection, hit, resource);
         match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(After::Keep)) if !closes => {}
+            Ok(Ok(After::Keep)) if !request.closes() => {}
             Ok(_) | Err(_) => return,
         }
     }

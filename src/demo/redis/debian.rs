@@ -14,9 +14,10 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::find::{Refusal, Search, Server, run};
+use super::watch;
 
 /// A server's package with the one that holds its program; the one we test first named first.
 const PRODUCTS: [[&str; 2]; 2] = [["redis-server", "redis-tools"], ["valkey-server", "valkey-tools"]];
@@ -116,17 +117,10 @@ fn sweep(cache: &Path) {
 /// A lock that spares two processes the same work; without it (an odd file system, a frozen holder) both do it.
 fn wait_for_turn(cache: &Path, say: &mut dyn FnMut(&str)) -> Option<File> {
     let file = File::create(cache.join(".lock")).ok()?;
-    let deadline = Instant::now() + OTHERS_WORK_WITHIN;
-    let mut said = false;
-    while let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-        if Instant::now() > deadline {
-            break;
-        }
-        if !said {
-            say("another process is unpacking a redis-server: waiting for it");
-            said = true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
+    let free = || !matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
+    if !free() {
+        say("another process is unpacking a redis-server: waiting for it");
+        watch(OTHERS_WORK_WITHIN, Duration::from_millis(20), || free().then_some(()));
     }
     Some(file)
 }

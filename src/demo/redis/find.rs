@@ -9,9 +9,9 @@ use std::io::{Read, Seek};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::debian;
+use super::{debian, watch};
 
 /// Programs that speak Redis, the one we test first named first.
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
@@ -49,11 +49,6 @@ impl Server {
         &self.version
     }
 
-    /// Appends the words that run it to a command that ends by executing its arguments.
-    pub(super) fn append_to(&self, command: &mut Command) {
-        command.args(self.words());
-    }
-
     /// The server in an unpacked root, if there is one that runs.
     pub(super) fn in_root(root: &Path) -> Result<Self, String> {
         let programs = PROGRAMS.map(|name| root.join("usr/bin").join(name));
@@ -81,8 +76,8 @@ impl Server {
         Ok(server)
     }
 
-    /// `env` sets the library path for the server alone, so that no shell before it loads those libraries.
-    fn words(&self) -> Vec<OsString> {
+    /// The command line that runs it. `env` sets the library path for the server alone, so that no shell before it loads those libraries.
+    pub(super) fn words(&self) -> Vec<OsString> {
         let mut words = Vec::new();
         if let Ok(joined) = std::env::join_paths(&self.libraries)
             && !joined.is_empty()
@@ -199,18 +194,13 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<String, Stri
     let mut output = tempfile::tempfile().map_err(failed)?;
     let (stdout, stderr) = (output.try_clone().map_err(failed)?, output.try_clone().map_err(failed)?);
     let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
-    let deadline = Instant::now() + limit;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("{shown}: not done within {limit:?}"));
-        }
-        std::thread::sleep(Duration::from_millis(2));
+    let ended = watch(limit, Duration::from_millis(2), || child.try_wait().transpose());
+    let Some(status) = ended else {
+        let _ = child.kill();
+        let _ = child.wait();
+        return Err(format!("{shown}: not done within {limit:?}"));
     };
+    let status = status.map_err(failed)?;
     let text = read(&mut output).map_err(failed)?;
     if status.success() {
         return Ok(text);
@@ -230,6 +220,8 @@ fn read(file: &mut File) -> std::io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]

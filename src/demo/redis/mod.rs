@@ -6,26 +6,28 @@
 //! Invariant: no server outlives its guard, and none outlives this process, however this process dies.
 //!
 //! # Why
-//! Death by pipe: a guardian `sh` reads from a pipe whose other end only we hold. When we drop it, or when the
-//! kernel closes it because we were killed with `SIGKILL`, the guardian kills the server and removes the directory.
-//! Chosen against `PR_SET_PDEATHSIG`, which follows the *thread* that spawned, needs `unsafe`, and leaves the
-//! directory behind. The server is `exec`ed by the shell that started the guardian, so it is our direct child; it
-//! leads a process group in which the guardian stays, so its pid cannot be given away while the guardian may kill it,
-//! and a Ctrl-C at the terminal reaches neither of them: the worker gets to drain first.
+//! A real server and not an imitation: of those that run inside a Rust process none passes more than two thirds of
+//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: [`leash`].
 
 mod debian;
 mod find;
+mod leash;
+mod options;
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub use find::{NoServer, Search, Server};
+use rustix::process::Signal;
+
+pub use self::find::{NoServer, Search, Server};
+use self::leash::Leashed;
+pub use self::options::Options;
 
 /// A server answers within milliseconds; a machine this slow is not one to wait for.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -35,15 +37,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(3);
 const PORT_TRIES: u32 = 5;
 /// `sun_path` holds 108 bytes with its NUL; our part of the path is `/wm-redis-XXXXXX/r.sock`.
 const LONGEST_BASE: usize = 107 - "/wm-redis-XXXXXX/r.sock".len();
-
-/// Starts a guardian, then becomes the server. `$1` is the directory, the rest is the server's command line.
-/// The guardian waits for a line or the end of the pipe; only a line `keep` spares the directory.
-const LEASH: &str = r#"
-dir=$1; shift
-exec 3<&0
-(read -r word <&3; kill -9 $$; [ "$word" = keep ] || rm -rf -- "$dir") &
-exec "$@" 3<&- </dev/null
-"#;
 
 /// Why there is no private Redis.
 #[derive(Debug, thiserror::Error)]
@@ -84,71 +77,19 @@ enum Listen {
     Loopback(u16),
 }
 
-/// How the server is to be: by default in memory only, 256 MB, never evicting, on a unix socket.
-#[derive(Debug, Clone)]
-pub struct Options {
-    tcp: bool,
-    config: Vec<(String, String)>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let config = [
-            ("save", ""),
-            ("appendonly", "no"),
-            // A hundred times what 10,000 jobs need, and small enough that a mistake is seen.
-            ("maxmemory", "256mb"),
-            ("maxmemory-policy", "noeviction"),
-            ("unixsocketperm", "700"),
-            ("loglevel", "warning"),
-        ];
-        let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        Self { tcp: false, config }
-    }
-}
-
-impl Options {
-    /// Also listens on a free port of 127.0.0.1, which [`PrivateRedis::url`] then names.
-    #[must_use]
-    pub fn tcp(mut self) -> Self {
-        self.tcp = true;
-        self
-    }
-
-    /// Keeps an append-only file, so that [`PrivateRedis::restart`] finds again what was there.
-    #[must_use]
-    pub fn persistent(self) -> Self {
-        self.set("appendonly", "yes")
-    }
-
-    /// Sets one directive of redis.conf, over what was set before.
-    #[must_use]
-    pub fn set(mut self, directive: &str, value: &str) -> Self {
-        self.config.push((directive.to_owned(), value.to_owned()));
-        self
-    }
-}
-
 /// A running server; dropping it kills the server and removes all it wrote.
 #[derive(Debug)]
 pub struct PrivateRedis {
     server: Server,
     options: Options,
     listen: Listen,
-    process: Option<Process>,
+    process: Option<Leashed>,
     dir: tempfile::TempDir,
-}
-
-/// The server and the pipe that holds it to us.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    leash: ChildStdin,
 }
 
 impl PrivateRedis {
     /// Finds a server, or unpacks one, and starts it; blocks until it answers (usually 30 ms, the first time on a
-    /// machine without Redis a few seconds).
+    /// machine without Redis a few seconds). In async code the first call belongs on a thread that may block.
     ///
     /// # Errors
     /// [`Error`], whose text says what was tried and what to do.
@@ -180,7 +121,7 @@ impl PrivateRedis {
         let mut redis = Self { server, options, listen: Listen::Socket, process: None, dir };
         let mut tries = PORT_TRIES;
         loop {
-            if redis.options.tcp {
+            if redis.options.on_tcp() {
                 redis.listen = Listen::Loopback(free_port()?);
             }
             tries -= 1;
@@ -207,7 +148,7 @@ impl PrivateRedis {
 
     /// The server's process id; `None` after [`PrivateRedis::kill`].
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(|process| process.child.id())
+        self.process.as_ref().map(Leashed::id)
     }
 
     /// The server that runs: its program and version.
@@ -222,11 +163,9 @@ impl PrivateRedis {
 
     /// Kills the server as a power cut would; what it persisted stays until the guard is dropped.
     pub fn kill(&mut self) {
-        let Some(mut process) = self.process.take() else { return };
-        // To the guardian; it may be gone, and then nothing is left to say.
-        let _ = process.leash.write_all(b"keep\n");
-        let _ = process.child.kill();
-        let _ = process.child.wait();
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
     }
 
     /// Kills the server if it runs and starts it again, at the same address, with what it persisted.
@@ -240,61 +179,58 @@ impl PrivateRedis {
 
     /// Stops the server from answering without closing a connection (`SIGSTOP`), until [`PrivateRedis::thaw`].
     pub fn freeze(&self) {
-        self.signal(rustix::process::Signal::STOP);
+        self.signal(Signal::STOP);
     }
 
     /// Lets a frozen server go on.
     pub fn thaw(&self) {
-        self.signal(rustix::process::Signal::CONT);
+        self.signal(Signal::CONT);
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    fn signal(&self, signal: Signal) {
         if let Some(process) = &self.process {
-            // Our own unreaped child: the pid is certainly its.
-            let _ = rustix::process::kill_process(rustix::process::Pid::from_child(&process.child), signal);
+            process.signal(signal);
         }
     }
 
     fn launch(&mut self) -> Result<(), Error> {
-        let log = std::fs::File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
-        let mut command = Command::new("sh");
-        command.args(["-c", LEASH, "sh"]).arg(self.dir.path());
-        self.server.append_to(&mut command);
-        command.arg("--dir").arg(self.dir.path()).arg("--unixsocket").arg(self.socket());
+        let log = File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
         let port = match self.listen {
             Listen::Socket => 0,
             Listen::Loopback(port) => port,
         };
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"]);
-        for (directive, value) in &self.options.config {
-            command.arg(format!("--{directive}")).arg(value);
+        let mut words = self.server.words();
+        words.extend(
+            ["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"].map(OsString::from),
+        );
+        words.extend(["--dir".into(), self.dir.path().into(), "--unixsocket".into(), self.socket().into()]);
+        for (directive, value) in self.options.config() {
+            words.extend([format!("--{directive}").into(), value.into()]);
         }
-        let errors = log.try_clone().map_err(Error::io("write a private Redis's log"))?;
-        command.stdin(Stdio::piped()).stdout(log).stderr(errors).process_group(0);
-        let mut child = command.spawn().map_err(Error::io("start sh"))?;
-        let Some(leash) = child.stdin.take() else { unreachable!("stdin is piped above") };
-        self.process = Some(Process { child, leash });
+        let process = Leashed::start(&words, self.dir.path(), log).map_err(Error::io("start sh"))?;
+        self.process = Some(process);
         self.wait_until_ready().inspect_err(|_| self.kill())
     }
 
     fn wait_until_ready(&mut self) -> Result<(), Error> {
-        let deadline = Instant::now() + READY_WITHIN;
-        while !answers(&self.socket()) {
-            let exited = self.process.as_mut().and_then(|process| process.child.try_wait().ok().flatten());
-            let why = match exited {
-                Some(status) => format!("it ended with {status}"),
-                None if Instant::now() > deadline => format!("no answer to PING within {READY_WITHIN:?}"),
-                None => {
-                    std::thread::sleep(LOOK_EVERY);
-                    continue;
-                }
-            };
-            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(5).collect();
-            let log = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-            return Err(Error::NotUp { program: self.server.program().to_owned(), why, log });
-        }
-        Ok(())
+        let (socket, mut process) = (self.socket(), self.process.as_mut());
+        let mut exited = || process.as_mut().and_then(|process| process.ended());
+        let seen = watch(READY_WITHIN, LOOK_EVERY, || {
+            if answers(&socket) {
+                Some(Ok(()))
+            } else {
+                exited().map(|status| Err(format!("it ended: {status}")))
+            }
+        });
+        let why = match seen {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(why)) => why,
+            None => format!("no answer to PING within {READY_WITHIN:?}"),
+        };
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let log = lines[lines.len().saturating_sub(5)..].join("\n");
+        Err(Error::NotUp { program: self.server.program().to_owned(), why, log })
     }
 
     fn log(&self) -> PathBuf {
@@ -305,6 +241,22 @@ impl PrivateRedis {
 impl Drop for PrivateRedis {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Looks again and again until there is something to see; `None` when there was nothing for that long.
+fn watch<T>(patience: Duration, every: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let seen = look();
+        if seen.is_some() || Instant::now() > deadline {
+            return seen;
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing here is async: the caller knows that starting blocks"
+        )]
+        std::thread::sleep(every);
     }
 }
 
