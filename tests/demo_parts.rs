@@ -84,6 +84,10 @@ fn a_killed_redis_comes_back_at_the_same_address_with_what_it_persisted() {
         assert_eq!(redis.url(), url);
         assert_ne!(redis.pid(), Some(first));
         assert_eq!(ask(&mut connect(&redis), &["GET", "kept"]), "yes");
+        let second = redis.pid().unwrap();
+        redis.restart().unwrap();
+        assert!(!alive(second), "a restart left the server before it running");
+        assert_eq!(ask(&mut connect(&redis), &["GET", "kept"]), "yes");
     }
 }
 

@@ -65,7 +65,7 @@ impl Leashed {
 
     /// Kills it and waits for its end; its directory stays.
     pub(super) fn kill(mut self) {
-        // To the guardian; if it is gone, nobody removes anything.
+        // To the guardian; and in case that is gone, by our own hand too.
         let _ = self.leash.write_all(b"keep\n");
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -7,7 +7,7 @@
 //!
 //! # Why
 //! A real server and not an imitation: of those that run inside a Rust process none passes more than two thirds of
-//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: [`leash`].
+//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: `leash.rs`.
 
 mod debian;
 mod find;

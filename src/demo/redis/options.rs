@@ -26,14 +26,14 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Also listens on a free port of 127.0.0.1, which [`PrivateRedis::url`] then names.
+    /// Also listens on a free port of 127.0.0.1, which [`url`](super::PrivateRedis::url) then names.
     #[must_use]
     pub fn tcp(mut self) -> Self {
         self.tcp = true;
         self
     }
 
-    /// Keeps an append-only file, so that [`PrivateRedis::restart`] finds again what was there.
+    /// Keeps an append-only file, so that [`restart`](super::PrivateRedis::restart) finds again what was there.
     #[must_use]
     pub fn persistent(self) -> Self {
         self.set("appendonly", "yes")
