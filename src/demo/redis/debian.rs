@@ -43,6 +43,7 @@ Acquire::http::Timeout "10";
 Acquire::https::Timeout "10";
 Acquire::AllowInsecureRepositories "false";
 APT::Get::AllowUnauthenticated "false";
+APT::Update::Error-Mode "any";
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
@@ -71,7 +72,8 @@ pub(super) fn server_in(cache: &Path, search: &Search, say: &mut dyn FnMut(&str)
     let root = work.path().join("root");
     for package in &packages {
         let mut unpack = Command::new(&dpkg_deb);
-        run(unpack.arg("-x").arg(package).arg(&root), UNPACK_WITHIN).map_err(Refusal::Directory)?;
+        let unpacked = run("dpkg-deb -x", unpack.arg("-x").arg(package).arg(&root), UNPACK_WITHIN);
+        unpacked.map_err(Refusal::Directory)?;
     }
     let home = cache.join(name_of(&packages).map_err(Refusal::Machine)?);
     settle(&root, &home, &work.path().join("broken")).map_err(Refusal::Directory)
@@ -230,7 +232,8 @@ impl Apt {
                 ]);
             }
         }
-        run(command.args(words), limit)
+        let shown = format!("apt-get {}", words.join(" "));
+        run(&shown, command.args(words), limit)
     }
 }
 

@@ -63,9 +63,9 @@ impl Server {
         let mut server = Self { program, libraries, version: String::new() };
         let mut words = server.words().into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
-        let line = run(command.args(words).arg("--version"), VERSION_WITHIN)?;
-        server.version = version_in(&line)
-            .ok_or_else(|| format!("{} --version says {:?}", server.program.display(), line.trim()))?;
+        let asked = format!("{} --version", server.program.display());
+        let line = run(&asked, command.args(words).arg("--version"), VERSION_WITHIN)?;
+        server.version = version_in(&line).ok_or_else(|| format!("{asked} says {:?}", line.trim()))?;
         let major: u32 = server.version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
         if major < OLDEST_MAJOR {
             let (program, version) = (server.program.display(), &server.version);
@@ -185,11 +185,11 @@ fn version_in(line: &str) -> Option<String> {
     version.starts_with(|c: char| c.is_ascii_digit()).then(|| version.to_owned())
 }
 
-/// Runs a program to its end, for at most this long, and gives what it printed; the end of both streams on failure.
+/// Runs a program to its end, for at most this long, and gives what it printed; on failure what matters of that,
+/// after `shown`, which is what people would call this command.
 ///
 /// Output goes through unnamed files: no thread, no pipe that could fill and block.
-pub(super) fn run(command: &mut Command, limit: Duration) -> Result<String, String> {
-    let shown = format!("{command:?}").chars().take(200).collect::<String>();
+pub(super) fn run(shown: &str, command: &mut Command, limit: Duration) -> Result<String, String> {
     let failed = |e: std::io::Error| format!("{shown}: {e}");
     let mut output = tempfile::tempfile().map_err(failed)?;
     let (stdout, stderr) = (output.try_clone().map_err(failed)?, output.try_clone().map_err(failed)?);
@@ -205,9 +205,16 @@ pub(super) fn run(command: &mut Command, limit: Duration) -> Result<String, Stri
     if status.success() {
         return Ok(text);
     }
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let end = lines[lines.len().saturating_sub(3)..].join(" | ");
-    Err(format!("{shown}: {status}: {end}"))
+    Err(format!("{shown}: {status}: {}", complaint(&text)))
+}
+
+/// The last three lines, or of an apt the last three that complain.
+fn complaint(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let (loud, quiet): (Vec<_>, Vec<_>) =
+        lines.partition(|line| line.starts_with("E:") || line.starts_with("W:"));
+    let lines = if loud.is_empty() { quiet } else { loud };
+    lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
 /// The first 256 KiB: no program that we run has more to say that matters.
@@ -238,16 +245,18 @@ mod tests {
     #[test]
     fn a_program_that_does_not_end_is_killed_in_time() {
         let began = Instant::now();
-        let why = run(Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
+        let why = run("sleep", Command::new("sleep").arg("60"), Duration::from_millis(50)).unwrap_err();
         assert!(why.contains("not done within 50ms"), "{why}");
         assert!(began.elapsed() < Duration::from_secs(5));
     }
 
     #[test]
     fn what_a_program_said_last_is_in_the_failure() {
-        let why = run(Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), VERSION_WITHIN)
+        let why = run("x", Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), VERSION_WITHIN)
             .unwrap_err();
-        assert!(why.contains("exit status: 3") && why.contains("one | two"), "{why}");
+        assert_eq!(why, "x: exit status: 3: one | two");
+        let apt = "Reading lists...\nW: Failed to fetch http://x\nBuilding...\nE: Unable to locate\n\nDone\n";
+        assert_eq!(complaint(apt), "W: Failed to fetch http://x | E: Unable to locate");
     }
 
     #[test]
