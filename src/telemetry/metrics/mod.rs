@@ -10,6 +10,7 @@
 //! there was a sample before it.
 
 mod catalogue;
+mod facts;
 
 use std::array;
 use std::sync::Arc;
@@ -26,10 +27,10 @@ use prometheus_client::registry::{Metric, Registry};
 use time::OffsetDateTime;
 
 pub use self::catalogue::{CATALOGUE, Entry, PREFIX, Type};
+pub use self::facts::{Ending, QueueDepths};
 use super::sentry::AlertCounts;
 use crate::job::failure::{Kind, Stage};
 use crate::job::outcome::SkipReason;
-use crate::job::verdict::Verdict;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,79 +41,6 @@ type Counters = Family<Label, Counter>;
 type Gauges = Family<Label, Gauge>;
 type Seconds = Gauge<f64, AtomicU64>;
 type StageTimes = Family<Label, Histogram, fn() -> Histogram>;
-
-/// How a delivery left this worker: a verdict, or none because somebody else has the job now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Settled as this verdict says.
-    Done,
-    /// Settled as skipped.
-    Skipped,
-    /// Settled for another attempt.
-    Retried,
-    /// Settled for later, no attempt spent.
-    Postponed,
-    /// Settled as a dead letter.
-    Dead,
-    /// Handed back un-counted at the end of this process.
-    Released,
-    /// Its lease was lost: nothing was written.
-    Superseded,
-}
-
-impl Ending {
-    const ALL: [Self; 7] = [
-        Self::Done,
-        Self::Skipped,
-        Self::Retried,
-        Self::Postponed,
-        Self::Dead,
-        Self::Released,
-        Self::Superseded,
-    ];
-
-    /// The label; that of [`Verdict::as_str`] where there is a verdict.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Skipped => "skipped",
-            Self::Retried => "retried",
-            Self::Postponed => "postponed",
-            Self::Dead => "dead",
-            Self::Released => "released",
-            Self::Superseded => "superseded",
-        }
-    }
-}
-
-impl From<&Verdict> for Ending {
-    fn from(verdict: &Verdict) -> Self {
-        match verdict {
-            Verdict::Done(_) => Self::Done,
-            Verdict::Skip(_) => Self::Skipped,
-            Verdict::Retry { .. } => Self::Retried,
-            Verdict::Postpone { .. } => Self::Postponed,
-            Verdict::DeadLetter(_) => Self::Dead,
-        }
-    }
-}
-
-/// How full the queue is: the same for every worker of it, so rules take `max by(queue)`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct QueueDepths {
-    /// Jobs that could be claimed now.
-    pub ready: u64,
-    /// Jobs in somebody's hands.
-    pub leased: u64,
-    /// Jobs that wait for their time.
-    pub scheduled: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Payloads not yet looked at.
-    pub inbox: u64,
-    /// How long the oldest ready job has waited; zero when none is ready.
-    pub oldest_ready_age: Duration,
-}
 
 /// All metrics of this process.
 #[derive(Debug)]
@@ -324,6 +252,7 @@ mod tests {
     use super::*;
     use crate::job::failure::Failure;
     use crate::job::outcome::Skip;
+    use crate::job::verdict::Verdict;
 
     fn metrics() -> Arc<Metrics> {
         Metrics::new("analysis", "1.2.3", "abc")

@@ -20,8 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::event::{self, Sample};
-use super::{Error, Key, Shared, Telling};
+use super::gate::Telling;
+use super::state::{Key, Shared};
 
 /// A healthy ingest answers a TCP and TLS handshake in well under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

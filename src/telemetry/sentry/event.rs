@@ -2,8 +2,8 @@
 //!
 //! It builds values; nothing is sent here, and nothing of the process is looked at: no hub, no scope, no breadcrumbs.
 //!
-//! Invariant: every text that came from outside has gone through `scrub` and `plain`; tags have few values, and the
-//! fingerprint is made of labels alone.
+//! Invariant: every text of a [`Sample`] has gone through `scrub` and `plain` when it was made, so that what waits is
+//! bounded and what is sent is safe; the fingerprint is made of labels alone.
 
 use std::collections::BTreeMap;
 
@@ -50,11 +50,11 @@ pub struct DeadLetterAlert {
 }
 
 /// How it stands with one of the things that all jobs need.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct TroubleReport {
     /// Which.
     pub(super) what: Trouble,
-    /// The latest failure's sentence.
+    /// The latest failure's sentence, safe.
     pub(super) detail: String,
     /// Seconds since the outage began, until now or until it ended.
     pub(super) seconds: u64,
@@ -62,11 +62,33 @@ pub(super) struct TroubleReport {
     pub(super) over: bool,
 }
 
-/// What is known of one fingerprint.
-#[derive(Debug, Clone)]
+/// What is known of one fingerprint; its texts are safe.
+#[derive(Debug)]
 pub(super) enum Sample {
     DeadLetter(Box<DeadLetterAlert>),
     Trouble(TroubleReport),
+}
+
+impl Sample {
+    /// A safe copy of what a caller told.
+    pub(super) fn of_letter(alert: &DeadLetterAlert) -> Self {
+        let DeadLetterAlert { queue, job_id, from, to, host, kind, stage, detail, limit, command, replayed } =
+            alert;
+        Self::DeadLetter(Box::new(DeadLetterAlert {
+            queue: plain(queue, MAX_TAG_BYTES),
+            job_id: plain(job_id, MAX_FIELD_BYTES),
+            from: *from,
+            to: *to,
+            host: host.as_ref().map(|host| safe(host, MAX_TAG_BYTES)),
+            kind: *kind,
+            stage: *stage,
+            detail: safe(detail, MAX_DETAIL_BYTES),
+            limit: limit.as_ref().map(|limit| safe(limit, MAX_FIELD_BYTES)),
+            // Ours, and it holds an id that the scrubber could take for a secret.
+            command: plain(command, MAX_FIELD_BYTES),
+            replayed: *replayed,
+        }))
+    }
 }
 
 /// The event for `sample`, standing for `count` occurrences of which the first was `ago_seconds` ago.
@@ -82,16 +104,12 @@ pub(super) fn build(sample: &Sample, count: u64, ago_seconds: u64) -> Event<'sta
 
 fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'static> {
     let (kind, stage) = (alert.kind.as_str(), alert.stage.as_str());
-    let host = alert.host.as_deref().map(|host| safe(host, MAX_TAG_BYTES));
-    let limit = alert.limit.as_deref().map(|limit| safe(limit, MAX_FIELD_BYTES));
-    let detail = safe(&alert.detail, MAX_DETAIL_BYTES);
-    // The command is ours and holds an id, which the scrubber could take for a secret.
-    let command = plain(&alert.command, MAX_FIELD_BYTES);
+    let DeadLetterAlert { host, limit, detail, command, .. } = alert;
     let [from, to] = [alert.from, alert.to].map(|id| id.map_or("unknown".to_owned(), |id| id.to_string()));
 
     let at = host.as_ref().map(|host| format!(" at {host}")).unwrap_or_default();
     let mut text = format!("dead letter: {kind} in {stage}{at}\nfrom {from} to {to}\n{detail}\n");
-    if let Some(limit) = &limit {
+    if let Some(limit) = limit {
         text.push_str(&format!("limit hit: {limit}\n"));
     }
     if count > 1 {
@@ -101,19 +119,21 @@ fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'
     }
     text.push_str(&format!("show it: {command}"));
 
-    let queue = plain(&alert.queue, MAX_TAG_BYTES);
-    let mut event = event(Level::Error, ["dead-letter", kind, stage], text);
+    let mut event = event(Level::Error, &["dead-letter", kind, stage], text);
     let replayed = alert.replayed.to_string();
-    tag(&mut event, [("queue", queue.as_str()), ("kind", kind), ("stage", stage), ("replayed", &replayed)]);
-    if let Some(host) = &host {
+    tag(
+        &mut event,
+        [("queue", alert.queue.as_str()), ("kind", kind), ("stage", stage), ("replayed", &replayed)],
+    );
+    if let Some(host) = host {
         tag(&mut event, [("host", host.as_str())]);
     }
     let job = [
-        ("id", Some(plain(&alert.job_id, MAX_FIELD_BYTES))),
+        ("id", Some(alert.job_id.clone())),
         ("from", Some(from)),
         ("to", Some(to)),
-        ("limit", limit),
-        ("show", Some(command)),
+        ("limit", limit.clone()),
+        ("show", Some(command.clone())),
     ];
     let job: BTreeMap<_, _> =
         job.into_iter().filter_map(|(k, v)| v.map(|v| (k.to_owned(), Value::from(v)))).collect();
@@ -123,7 +143,7 @@ fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'
 
 fn trouble(report: &TroubleReport, count: u64, ago_seconds: u64) -> Event<'static> {
     let what = report.what.as_str();
-    let detail = safe(&report.detail, MAX_DETAIL_BYTES);
+    let detail = &report.detail;
     let (level, head) = if report.over {
         (Level::Info, format!("over: {} again after {} s", report.what.well(), report.seconds))
     } else {
@@ -134,14 +154,13 @@ fn trouble(report: &TroubleReport, count: u64, ago_seconds: u64) -> Event<'stati
         text.push_str(&format!("\nstands for {count} failures of the last {ago_seconds} s"));
     }
     text.push_str("\nlook closer: wm-analyzer doctor");
-    let mut event = event(level, ["trouble", what, ""], text);
+    let mut event = event(level, &["trouble", what], text);
     tag(&mut event, [("trouble", what)]);
     event
 }
 
-fn event(level: Level, fingerprint: [&'static str; 3], text: String) -> Event<'static> {
-    let fingerprint: Vec<_> =
-        fingerprint.into_iter().filter(|part| !part.is_empty()).map(Into::into).collect();
+fn event(level: Level, fingerprint: &[&'static str], text: String) -> Event<'static> {
+    let fingerprint: Vec<_> = fingerprint.iter().map(|part| (*part).into()).collect();
     Event { level, fingerprint: fingerprint.into(), message: Some(text), ..Event::default() }
 }
 
@@ -149,7 +168,11 @@ fn tag<const N: usize>(event: &mut Event<'_>, tags: [(&str, &str); N]) {
     event.tags.extend(tags.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
-/// Text from outside, without secrets, on one line, bounded.
+/// A sentence from outside, without secrets, on one line, bounded.
+pub(super) fn safe_detail(text: &str) -> String {
+    safe(text, MAX_DETAIL_BYTES)
+}
+
 fn safe(text: &str, max: usize) -> String {
     plain(&scrub(text), max)
 }

@@ -57,7 +57,7 @@ impl<K: Copy + Eq + Hash, S> Gate<K, S> {
     /// end or join others that wait.
     pub(super) fn note(&mut self, key: K, latest: S, count: u64, now: Instant) -> bool {
         let entry = self.entries.entry(key).or_insert(Entry { told: None, waiting: None });
-        let alone = entry.waiting.is_none() && entry.ready_at(self.window).is_none_or(|at| at <= now);
+        let alone = entry.waiting.is_none() && entry.closed_for(self.window, now).is_zero();
         let (before, since) = entry.waiting.take().map_or((0, now), |w| (w.count, w.since));
         entry.waiting = Some(Waiting { latest, count: before.saturating_add(count), since });
         alone
@@ -67,7 +67,7 @@ impl<K: Copy + Eq + Hash, S> Gate<K, S> {
     pub(super) fn due(&mut self, now: Instant) -> Option<Telling<K, S>> {
         let window = self.window;
         self.entries.iter_mut().find_map(|(key, entry)| {
-            if entry.ready_at(window).is_some_and(|at| at > now) {
+            if !entry.closed_for(window, now).is_zero() {
                 return None;
             }
             let telling = entry.take(*key)?;
@@ -79,11 +79,7 @@ impl<K: Copy + Eq + Hash, S> Gate<K, S> {
     /// How long until something is due; `None` when nothing waits.
     pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
         let waiting = self.entries.values().filter(|entry| entry.waiting.is_some());
-        waiting
-            .map(|entry| {
-                entry.ready_at(self.window).map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
-            })
-            .min()
+        waiting.map(|entry| entry.closed_for(self.window, now)).min()
     }
 
     /// Gives back what could not be delivered: it waits for the end of its window, with what was noted since.
@@ -108,9 +104,9 @@ impl<K: Copy + Eq + Hash, S> Gate<K, S> {
 }
 
 impl<S> Entry<S> {
-    /// From when on this key may be told again; `None` when it never was.
-    fn ready_at(&self, window: Duration) -> Option<Instant> {
-        self.told.map(|told| told + window)
+    /// How long until this key may be told again.
+    fn closed_for(&self, window: Duration, now: Instant) -> Duration {
+        self.told.map_or(Duration::ZERO, |told| window.saturating_sub(now.saturating_duration_since(told)))
     }
 
     fn take<K>(&mut self, key: K) -> Option<Telling<K, S>> {

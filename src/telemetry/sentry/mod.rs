@@ -18,22 +18,22 @@
 mod deliver;
 mod event;
 mod gate;
+mod state;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::sentry::types::Dsn;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use self::event::DeadLetterAlert;
-use self::event::{Sample, TroubleReport};
-use self::gate::{Gate, Telling};
+use self::event::Sample;
+pub use self::state::AlertCounts;
+use self::state::{Key, Shared};
 use crate::job::duration;
-use crate::job::failure::{Kind, Stage};
 
 /// What can be configured of the alerts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,45 +108,9 @@ impl Trouble {
     }
 }
 
-/// What became of the alerts so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AlertCounts {
-    /// Events that Sentry took.
-    pub sent: u64,
-    /// Occurrences that got no event of their own; another event says how many it stands for.
-    pub suppressed: u64,
-    /// Deliveries that failed; what they stood for is told later.
-    pub failed: u64,
-    /// Occurrences that no event has told yet.
-    pub untold: u64,
-}
-
-/// What an alert's fingerprint is made of; the gate's memory is bounded by how few of these there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Key {
-    DeadLetter(Kind, Stage),
-    Trouble(Trouble),
-}
-
 /// Where alerts are noted. Cheap to clone; every clone shares one gate.
 #[derive(Debug, Clone)]
 pub struct Alerts(Option<Arc<Shared>>);
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Wakes the sender: something was noted.
-    noted: Notify,
-}
-
-#[derive(Debug)]
-struct State {
-    gate: Gate<Key, Sample>,
-    outages: [Option<(Instant, String)>; Trouble::ALL.len()],
-    counts: AlertCounts,
-    /// Occurrences in events that are on their way.
-    in_flight: u64,
-}
 
 impl Alerts {
     /// No alerts: everything noted is forgotten.
@@ -165,13 +129,7 @@ impl Alerts {
         }
         let dsn: Dsn = dsn.parse()?;
         let sender = deliver::Sender::new(dsn, release, &config.environment)?;
-        let state = State {
-            gate: Gate::new(config.window),
-            outages: Default::default(),
-            counts: AlertCounts::default(),
-            in_flight: 0,
-        };
-        let shared = Arc::new(Shared { state: Mutex::new(state), noted: Notify::new() });
+        let shared = Arc::new(Shared::new(config.window));
         let stop = CancellationToken::new();
         let (told, ended) = sync_channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -186,84 +144,29 @@ impl Alerts {
 
     /// Notes a buried job.
     pub fn dead_letter(&self, alert: &DeadLetterAlert) {
-        let Some(shared) = &self.0 else { return };
-        let key = Key::DeadLetter(alert.kind, alert.stage);
-        shared.note(&mut shared.lock(), key, Sample::DeadLetter(Box::new(alert.clone())), 1);
+        if let Some(shared) = &self.0 {
+            let key = Key::DeadLetter(alert.kind, alert.stage);
+            shared.note(key, Sample::of_letter(alert), 1);
+        }
     }
 
     /// Notes one failure of something that all jobs need; call it as often as it fails.
     pub fn trouble(&self, what: Trouble, detail: &str) {
-        let Some(shared) = &self.0 else { return };
-        let mut state = shared.lock();
-        let outage = &mut state.outages[what as usize];
-        let (since, last) = outage.get_or_insert_with(|| (Instant::now(), String::new()));
-        detail.clone_into(last);
-        let report =
-            TroubleReport { what, detail: last.clone(), seconds: since.elapsed().as_secs(), over: false };
-        shared.note(&mut state, Key::Trouble(what), Sample::Trouble(report), 1);
+        if let Some(shared) = &self.0 {
+            shared.fails(what, detail);
+        }
     }
 
     /// Notes that it works again; tells so once, after the window of the trouble's own event. Free while all is well.
     pub fn recovered(&self, what: Trouble) {
-        let Some(shared) = &self.0 else { return };
-        let mut state = shared.lock();
-        let Some((since, detail)) = state.outages[what as usize].take() else { return };
-        let report = TroubleReport { what, detail, seconds: since.elapsed().as_secs(), over: true };
-        shared.note(&mut state, Key::Trouble(what), Sample::Trouble(report), 0);
+        if let Some(shared) = &self.0 {
+            shared.works(what);
+        }
     }
 
     /// What became of the alerts so far; all zero when alerts are off.
     pub fn counts(&self) -> AlertCounts {
-        self.0.as_ref().map_or_else(AlertCounts::default, |shared| shared.lock().counts_now())
-    }
-}
-
-impl Shared {
-    /// The lock is held for a few map operations, never across sending; a poisoned one still counts rightly.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, state: &mut State, key: Key, sample: Sample, count: u64) {
-        if !state.gate.note(key, sample, count, Instant::now()) {
-            state.counts.suppressed += count;
-        }
-        self.noted.notify_one();
-    }
-
-    /// Takes one telling that is due, or says how long until one is.
-    fn take_due(&self, now: Instant) -> Result<Telling<Key, Sample>, Option<Duration>> {
-        let mut state = self.lock();
-        let telling = state.gate.due(now).ok_or_else(|| state.gate.wait(now))?;
-        state.in_flight += telling.count;
-        Ok(telling)
-    }
-
-    /// Takes all that waits.
-    fn take_all(&self) -> Vec<Telling<Key, Sample>> {
-        let mut state = self.lock();
-        let all = state.gate.drain();
-        state.in_flight += all.iter().map(|telling| telling.count).sum::<u64>();
-        all
-    }
-
-    /// Books the end of a delivery that stood for `count`: taken, or given back.
-    fn book(&self, count: u64, given_back: Option<Telling<Key, Sample>>) {
-        let mut state = self.lock();
-        state.in_flight -= count;
-        match given_back {
-            None => state.counts.sent += 1,
-            Some(telling) => {
-                state.counts.failed += 1;
-                state.gate.put_back(telling);
-            }
-        }
-    }
-}
-
-impl State {
-    fn counts_now(&self) -> AlertCounts {
-        AlertCounts { untold: self.gate.untold() + self.in_flight, ..self.counts }
+        self.0.as_ref().map_or_else(AlertCounts::default, |shared| shared.counts())
     }
 }
 
@@ -294,7 +197,7 @@ impl Guard {
         open.stop.cancel();
         // A sender that is late is left behind, not joined: it dies with the process.
         open.ended.recv_timeout(open.deadline).unwrap_or_default();
-        open.shared.lock().counts_now()
+        open.shared.counts()
     }
 }
 

@@ -1,0 +1,79 @@
+//! Facts that are counted and have no word of their own elsewhere: how a delivery ended, how full the queue is.
+
+use std::time::Duration;
+
+use crate::job::verdict::Verdict;
+
+/// How a delivery left this worker: a verdict, or none because somebody else has the job now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Settled as this verdict says.
+    Done,
+    /// Settled as skipped.
+    Skipped,
+    /// Settled for another attempt.
+    Retried,
+    /// Settled for later, no attempt spent.
+    Postponed,
+    /// Settled as a dead letter.
+    Dead,
+    /// Handed back un-counted at the end of this process.
+    Released,
+    /// Its lease was lost: nothing was written.
+    Superseded,
+}
+
+impl Ending {
+    /// Every ending.
+    pub(super) const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Skipped,
+        Self::Retried,
+        Self::Postponed,
+        Self::Dead,
+        Self::Released,
+        Self::Superseded,
+    ];
+
+    /// The label; that of [`Verdict::as_str`] where there is a verdict.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Skipped => "skipped",
+            Self::Retried => "retried",
+            Self::Postponed => "postponed",
+            Self::Dead => "dead",
+            Self::Released => "released",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl From<&Verdict> for Ending {
+    fn from(verdict: &Verdict) -> Self {
+        match verdict {
+            Verdict::Done(_) => Self::Done,
+            Verdict::Skip(_) => Self::Skipped,
+            Verdict::Retry { .. } => Self::Retried,
+            Verdict::Postpone { .. } => Self::Postponed,
+            Verdict::DeadLetter(_) => Self::Dead,
+        }
+    }
+}
+
+/// How full the queue is: the same for every worker of it, so rules take `max by(queue)`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueueDepths {
+    /// Jobs that could be claimed now.
+    pub ready: u64,
+    /// Jobs in somebody's hands.
+    pub leased: u64,
+    /// Jobs that wait for their time.
+    pub scheduled: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Payloads not yet looked at.
+    pub inbox: u64,
+    /// How long the oldest ready job has waited; zero when none is ready.
+    pub oldest_ready_age: Duration,
+}
