@@ -232,8 +232,8 @@ fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
         alerts.trouble(Trouble::Redis, "refused again");
     }
     alerts.recovered(Trouble::Redis);
-    alerts.recovered(Trouble::Redis);
     ingest.wait_until("its end is told", |i| i.events().len() >= 2);
+    alerts.recovered(Trouble::Redis);
     assert_eq!(guard.close().untold, 0);
     let events = ingest.events();
     assert_eq!(events.len(), 2, "{events:?}");

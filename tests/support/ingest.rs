@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -73,7 +73,7 @@ impl Ingest {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().expect("nobody panics with it")
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A DSN that leads here, with `hunter2` for its key.
@@ -115,7 +115,7 @@ impl Ingest {
     pub(crate) fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !condition(self) {
-            assert!(Instant::now() < deadline, "waited in vain until {what}: {:?}", self.seen());
+            assert!(Instant::now() < deadline, "waited in vain until {what}: {self:?}");
             std::thread::park_timeout(Duration::from_millis(2));
         }
     }
