@@ -181,10 +181,7 @@ fn escape(act: &str, number: u64) -> Option<i64> {
         "thread" => i64::from(std::thread::Builder::new().spawn(pause).is_ok()),
         "socket" => call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0]),
         "read_file" => call(libc::SYS_openat, [fdcwd, path, libc::O_RDONLY.into(), 0, 0, 0]),
-        "write_file" => {
-            let name = address(c"/tmp/wm-analyzer-sandbox-was-here");
-            call(libc::SYS_openat, [fdcwd, name, (libc::O_WRONLY | libc::O_CREAT).into(), 0o600, 0, 0])
-        }
+        "write_file" => write_file(fdcwd),
         "exec" => {
             let argv = [address(c"/bin/true"), 0];
             call(libc::SYS_execve, [argv[0], address(&argv), address(&[0_i64]), 0, 0, 0])
@@ -209,6 +206,17 @@ fn escape(act: &str, number: u64) -> Option<i64> {
         _ => return None,
     };
     Some(answer)
+}
+
+/// Makes a file, writes a byte into it and takes it away; what the writing answered.
+fn write_file(fdcwd: i64) -> i64 {
+    let name = format!("/tmp/wm-analyzer-sandbox-{}\0", std::process::id());
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+    let file = call(libc::SYS_openat, [fdcwd, address(name.as_str()), flags.into(), 0o600, 0, 0]);
+    ignore(libc::SIGXFSZ);
+    let written = call(libc::SYS_write, [file, address(b"x"), 1, 0, 0, 0]);
+    call(libc::SYS_unlinkat, [fdcwd, address(name.as_str()), 0, 0, 0, 0]);
+    written
 }
 
 /// A child that sleeps; its id.

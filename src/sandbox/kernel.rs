@@ -45,9 +45,8 @@ pub(super) fn fork(_proof: &Alone) -> io::Result<Forked> {
     // SAFETY: the process has a single thread, so the child inherits no lock that another thread held.
     match unsafe { libc::fork() } {
         0 => Ok(Forked::Child),
-        raw => {
-            Pid::from_raw(raw).filter(|_| raw > 0).map(Forked::Parent).ok_or_else(io::Error::last_os_error)
-        }
+        -1 => Err(io::Error::last_os_error()), // and never a process id
+        raw => Pid::from_raw(raw).map(Forked::Parent).ok_or_else(io::Error::last_os_error),
     }
 }
 

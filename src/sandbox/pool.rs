@@ -77,7 +77,8 @@ impl Pool {
         Self::start_without(config, slots, executable, &[]).await
     }
 
-    /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), to see what the others hold.
+    /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), to see what the others hold,
+    /// and with `check` without asking whether enough are left.
     /// Only a program built with `test-hooks` leaves them out.
     ///
     /// # Errors

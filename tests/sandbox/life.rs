@@ -1,0 +1,219 @@
+//! The life of slots, zygotes and jobs: dropped, killed, stopped, shut down.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use wm_analyzer::job::failure::Kind::*;
+use wm_analyzer::sandbox::{Config, Isolation, Pool};
+
+use crate::world::*;
+
+#[tokio::test]
+async fn a_dropped_job_is_killed_and_its_slot_serves_on() {
+    let _process = alone().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    for patience in [0, 1, 2, 5, 20] {
+        let dropped =
+            tokio::time::timeout(Duration::from_millis(patience), slot.run(act("spin"), patient())).await;
+        assert!(dropped.is_err(), "it spins");
+        wait_until("the job is gone though nobody asks", || descendants(zygote).is_empty()).await;
+        good(&mut slot).await.unwrap();
+    }
+    assert_eq!(zygote_of(&mut slot).await, zygote, "never was more than the job killed");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_slot_dropped_with_its_job_is_handed_on_clean() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    for _ in 0..20 {
+        let mut slot = pool.acquire().await;
+        let _ = tokio::time::timeout(Duration::from_millis(3), slot.run(act("spin"), patient())).await;
+        drop(slot);
+        let mut next = pool.acquire().await;
+        good(&mut next).await.unwrap();
+    }
+    assert_eq!(pool.stats().respawned, 0);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_slot_is_waited_for_and_counted() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let slot = pool.acquire().await;
+    assert!(pool.try_acquire().is_none());
+    assert_eq!((pool.stats().slots, pool.stats().busy), (1, 1));
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { good(&mut pool.acquire().await).await.is_ok() }
+    });
+    drop(slot);
+    assert!(waiting.await.unwrap());
+    assert_eq!((pool.stats().busy, pool.stats().jobs), (0, 1));
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_zygote_that_died_idle_costs_no_job() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    signal(zygote, Signal::KILL);
+    wait_until("it is dead", || !lives(zygote)).await;
+    good(&mut slot).await.unwrap();
+    assert_eq!(pool.stats().respawned, 1);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_zygote_that_dies_at_work_takes_its_job_along_and_is_replaced() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    let (lost, job) = tokio::join!(slot.run(act("spin"), patient()), async {
+        let mut job = None;
+        wait_until("the job runs", || {
+            job = descendants(zygote).first().copied();
+            job.is_some()
+        })
+        .await;
+        signal(zygote, Signal::KILL);
+        job.unwrap()
+    });
+    let lost = lost.map(|_| ()).unwrap_err();
+    assert_eq!(lost.kind, ZygoteLost, "{}", lost.detail);
+    assert!(lost.measured.is_some());
+    wait_until("the job is gone too", || !lives(job)).await;
+    good(&mut slot).await.unwrap();
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_zygote_that_hangs_is_given_up_with_its_job() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    signal(zygote, Signal::STOP);
+    let (kind, measured) = failure(&mut slot, "spin", limits()).await;
+    assert_eq!(kind, ZygoteLost);
+    assert!(Duration::from_millis(measured.wall_ms) >= limits().wall, "{measured:?}");
+    wait_until("it is gone", || !lives(zygote)).await;
+    good(&mut slot).await.unwrap();
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_leaves_no_child_and_refuses_what_comes_after() {
+    let _process = alone().await;
+    let before = holdings().descendants;
+    let pool = pool(3).await;
+    assert_eq!(holdings().descendants.difference(&before).count(), 3);
+    let mut slot = pool.acquire().await;
+    let _ = tokio::time::timeout(Duration::from_millis(5), slot.run(act("spin"), patient())).await;
+    drop(slot);
+    pool.shutdown().await;
+    assert!(holdings().descendants.is_subset(&before));
+    let mut late = pool.acquire().await;
+    assert_eq!(good(&mut late).await.map(|_| ()).unwrap_err().kind, CannotSpawn);
+    assert!(holdings().descendants.is_subset(&before));
+}
+
+#[tokio::test]
+async fn a_pool_that_is_only_dropped_leaves_no_child_either() {
+    let _process = alone().await;
+    let before = holdings().descendants;
+    let pool = pool(2).await;
+    drop(pool);
+    wait_until("the zygotes are gone and collected", || holdings().descendants.is_subset(&before)).await;
+}
+
+#[tokio::test]
+async fn what_is_not_our_program_does_not_start() {
+    let _process = shared().await;
+    for (program, says) in [("/nonexistent", "did not start"), ("/bin/true", "without a hello")] {
+        let failure = Pool::start(&config(), 1, program.into()).await.map(|_| ()).unwrap_err();
+        assert_eq!(failure.kind, CannotSpawn);
+        assert!(failure.detail.contains(says), "{}", failure.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
+    let _process = shared().await;
+    let start = async |isolation, without: &[&str]| {
+        let config = Config { isolation, ..config() };
+        Pool::start_without(&config, 1, PROGRAM.into(), without).await.map(|_| ()).map_err(|f| f.detail)
+    };
+    let no_filter = start(Isolation::BestEffort, &["job_filter"]).await.unwrap_err();
+    assert!(no_filter.contains("for want of: seccomp."), "{no_filter}");
+    let no_landlock = start(Isolation::Strict, &["landlock"]).await.unwrap_err();
+    assert!(no_landlock.contains("for want of: landlock."), "{no_landlock}");
+    start(Isolation::BestEffort, &["landlock"]).await.unwrap();
+    start(Isolation::Reduced, &["landlock", "job_filter"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn many_jobs_through_one_zygote_leave_it_as_it_was() {
+    let _process = alone().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    let before = holdings();
+    for _ in 0..2_000 {
+        good(&mut slot).await.unwrap();
+    }
+    assert!(before.cover_those_now(), "{before:?} became {:?}", holdings());
+    assert_eq!(zygote_of(&mut slot).await, zygote);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+/// `kill -9` of the worker in the middle of a job.
+#[test]
+fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
+    let me = std::env::current_exe().unwrap();
+    let mut worker = Command::new(me)
+        .args(["--exact", "life::a_worker_to_be_killed", "--ignored", "--nocapture"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(worker.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.split_once("zygote ").map(|(_, pid)| pid.to_owned()));
+    let zygote: u32 = said.unwrap().trim().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut job = None;
+        wait_until("the job runs", || {
+            job = descendants(zygote).first().copied();
+            job.is_some()
+        })
+        .await;
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        wait_until("both are gone", || !lives(zygote) && !lives(job.unwrap())).await;
+    });
+}
+
+#[tokio::test]
+#[ignore = "run by the test above, in a process of its own"]
+async fn a_worker_to_be_killed() {
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    println!("zygote {}", zygote_of(&mut slot).await);
+    let _ = slot.run(act("spin"), patient()).await;
+}

@@ -1,0 +1,180 @@
+//! Each limit, from both sides: what fits passes, what does not is stopped, and by how much it overshot.
+
+use std::time::{Duration, Instant};
+
+use wm_analyzer::job::LimitsRequest;
+use wm_analyzer::job::failure::Kind::*;
+use wm_analyzer::sandbox::{Limits, Request};
+
+use crate::world::*;
+
+#[tokio::test]
+async fn a_heap_is_stopped_at_its_budget_and_its_process_hardly_beyond() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let limits = Limits { heap_bytes: 128 * MIB, ..patient() };
+    let budget = limits.heap_bytes as f64;
+    // A vector that doubles needs the old and the new one at once, so it is stopped early.
+    for (pattern, at_least) in [("small", 0.6), ("mixed", 0.9), ("chunks", 0.99), ("doubling", 0.48)] {
+        let (kind, measured) = failure(&mut slot, &format!("{pattern} 1000000000"), limits).await;
+        assert_eq!(kind, MemoryExceeded);
+        let (peak, resident) = (measured.peak_heap_bytes as f64, measured.max_rss_bytes);
+        assert!(peak >= at_least * budget && peak <= budget, "{pattern}: {measured:?}");
+        assert!(resident as f64 <= 1.05 * budget + 16.0 * MIB as f64, "{pattern}: {measured:?}");
+    }
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_fits_into_the_budget_is_had_again_and_again() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let almost = limits().heap_bytes - MIB;
+    assert_eq!(number(&mut slot, &format!("alloc {almost}")).await, 0);
+    assert_eq!(number(&mut slot, "frees 2000").await, 0, "what is freed is not charged any more");
+    let (kind, _) = failure(&mut slot, &format!("alloc {}", limits().heap_bytes), limits()).await;
+    assert_eq!(kind, MemoryExceeded);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn both_bodies_count_as_heap() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let body = vec![b'x'; 4 << 20];
+    let request = || Request { a: body.clone(), b: body.clone(), ..act("work") };
+    let reply = slot.run(request(), patient()).await.unwrap();
+    assert!(reply.measured.peak_heap_bytes >= 8 * MIB, "{:?}", reply.measured);
+    let tight = patient().lowered(LimitsRequest { wall_ms: None, heap_bytes: Some(7 * MIB) });
+    let refused = slot.run(request(), tight).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind, MemoryExceeded);
+    assert_eq!(refused.measured.unwrap().limits, tight.in_force());
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_largest_allowed_bodies_pass_unchanged() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let a: Vec<u8> = (0..10_u32 << 20).map(|i| (i * 7 % 251) as u8).collect();
+    let b: Vec<u8> = a.iter().rev().copied().collect();
+    let roomy = Limits { heap_bytes: 256 * MIB, reply_bytes: 32 * MIB, ..patient() };
+    let reply = slot.run(Request { a: a.clone(), b: b.clone(), ..act("echo") }, roomy).await.unwrap();
+    assert!(reply.body == [a, b].concat());
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_is_killed_at_its_wall_clock_and_not_much_later() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    for act in ["spin", "sleep", "ignore_signals_and_spin"] {
+        let began = Instant::now();
+        let (kind, measured) = failure(&mut slot, act, limits()).await;
+        assert_eq!(kind, WallExceeded);
+        let wall = limits().wall;
+        assert!(began.elapsed() >= wall, "{act} was killed early");
+        let late = Duration::from_millis(measured.wall_ms).saturating_sub(wall);
+        assert!(late <= wall / 20 + Duration::from_millis(500), "{act} was killed {late:?} late");
+    }
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_wall_kill_tells_a_sleeper_from_a_spinner() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let (_, sleeper) = failure(&mut slot, "sleep", limits()).await;
+    assert!(sleeper.cpu_ms * 5 < sleeper.limits.wall_ms, "{sleeper:?}");
+    let detail = slot.run(act("sleep"), limits()).await.map(|_| ()).unwrap_err().detail;
+    assert!(detail.contains("another try may pass"), "{detail}");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn cpu_time_ends_a_job_that_nobody_times() {
+    let _process = shared().await;
+    let pool = pool_of(&config(), 1, &["job_filter", "check"]).await;
+    let mut slot = pool.acquire().await;
+    let (kind, measured) = failure(&mut slot, "lower_cpu_and_spin", patient()).await;
+    assert_eq!(kind, CpuExceeded, "{measured:?}");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_reply_may_be_as_large_as_its_cap_and_no_larger() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let cap = limits().reply_bytes;
+    let reply = slot.run(act(&format!("of_size {cap}")), patient()).await.unwrap();
+    assert_eq!(reply.body.len() as u64, cap);
+    assert_eq!(failure(&mut slot, &format!("of_size {}", cap + 1), patient()).await.0, ReplyTooLarge);
+    let body = vec![b'x'; usize::try_from(cap).unwrap() + 1];
+    let honest = slot.run(Request { a: body, ..act("echo") }, patient()).await.map(|_| ()).unwrap_err();
+    assert_eq!(honest.kind, ReplyTooLarge, "{}", honest.detail);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_soft_deadline_comes_before_the_hard_one() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let left = number(&mut slot, "soft_deadline_ms").await; // of 30 s
+    assert!((10_000..=18_000).contains(&left), "{left} ms");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_smaller_stack_overflows_sooner() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let small = Limits { stack_bytes: MIB, ..patient() };
+    let (kind, measured) = failure(&mut slot, "overflow", small).await;
+    assert_eq!(kind, StackOverflow);
+    assert!(measured.max_rss_bytes < 6 * MIB, "{measured:?}");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_larger_job_waits_for_as_many_slots_as_its_memory_takes() {
+    let _process = shared().await;
+    let pool = pool(2).await;
+    let large = patient().raised(LimitsRequest { wall_ms: None, heap_bytes: Some(128 * MIB) }, &config());
+    let first = pool.acquire().await;
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire_for(&large).await }
+    });
+    wait_until("the large job queues up, and a small one behind it", || {
+        pool.try_acquire().is_none() || waiting.is_finished()
+    })
+    .await;
+    assert!(!waiting.is_finished(), "one slot is not enough");
+    drop(first);
+    let mut both = waiting.await.unwrap();
+    assert_eq!(pool.stats().busy, 2);
+    assert!(pool.try_acquire().is_none());
+    good(&mut both).await.unwrap();
+    drop(both);
+    assert_eq!(pool.stats().busy, 0);
+    pool.shutdown().await;
+}

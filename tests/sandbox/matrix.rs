@@ -1,0 +1,190 @@
+//! The abuse matrix: each act gives exactly its kind, and afterwards everything is as before.
+
+use std::time::{Duration, Instant};
+
+use wm_analyzer::job::failure::Kind::{self, *};
+use wm_analyzer::sandbox::{Config, Isolation, Limits, ProcessModel, Slot};
+
+use crate::world::*;
+
+/// Acts that end the same however little the kernel offers, with their kind.
+const ALWAYS: &[(&str, Kind)] = &[
+    ("alloc 10000000000", MemoryExceeded),
+    ("reserve 10000000000", MemoryExceeded),
+    ("small 160000000", MemoryExceeded),
+    ("mixed 160000000", MemoryExceeded),
+    ("chunks 160000000", MemoryExceeded),
+    ("doubling 10000000000", MemoryExceeded),
+    ("spin", WallExceeded),
+    ("sleep", WallExceeded),
+    ("ignore_signals_and_spin", WallExceeded),
+    ("complete_then_spin", WallExceeded),
+    ("overflow", StackOverflow),
+    ("deep_drop 1000000", StackOverflow),
+    ("panic 7", Panicked),
+    ("panic_hostile", Panicked),
+    ("index", Panicked),
+    ("no such act", Panicked),
+    ("abort", Crashed),
+    ("null", Crashed),
+    ("garbage", BadReply),
+    ("short_header", BadReply),
+    ("short_body", BadReply),
+    ("extra", BadReply),
+    ("endless 100", BadReply),
+    ("nothing", BadReply),
+    ("close_and_hang", BadReply),
+    ("exit 1", BadReply),
+    ("complete_then 1", BadReply),
+    ("large 1048577", ReplyTooLarge),
+    ("large 18446744073709551615", ReplyTooLarge),
+    ("endless 1048577", ReplyTooLarge),
+    // Codes that mean something to us, forged: a label, and never our fault.
+    ("exit 77", MemoryExceeded),
+    ("exit 78", StackOverflow),
+    ("exit 79", BadReply),
+    ("exit 74", BadReply),
+    ("complete_then 77", MemoryExceeded),
+];
+
+/// Acts that the seccomp filter ends.
+const FORBIDDEN: &[&str] = &[
+    "kill_self",
+    "tgkill_self",
+    "kill_parent",
+    "fork_bomb 64",
+    "thread",
+    "socket",
+    "read_file",
+    "write_file",
+    "exec",
+    "raise_rlimit",
+    "execute_memory",
+    "ptrace",
+];
+
+/// Only what must run into the wall clock has a near one: on a busy machine the others take their time.
+fn limits_for(expected: Kind) -> Limits {
+    if expected == WallExceeded { limits() } else { patient() }
+}
+
+async fn every_act_has_its_kind(slot: &mut Slot) {
+    let forbidden = FORBIDDEN.iter().map(|&act| (act, ForbiddenSyscall));
+    for (act, expected) in ALWAYS.iter().copied().chain(forbidden) {
+        let (kind, measured) = failure(slot, act, limits_for(expected)).await;
+        assert_eq!(kind, expected, "{act}: {measured:?}");
+        assert_eq!(measured.phase.as_deref(), Some("act"), "{act}");
+        good(slot).await.unwrap_or_else(|failure| panic!("after {act}: {failure}"));
+    }
+}
+
+#[tokio::test]
+async fn every_abuse_ends_as_what_it_is_and_leaves_nothing_behind() {
+    let _process = alone().await;
+    let before = holdings();
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    good(&mut slot).await.unwrap();
+    let (serving, resident_before) = (holdings(), resident());
+    every_act_has_its_kind(&mut slot).await;
+    assert!(serving.cover_those_now(), "{serving:?} became {:?}", holdings());
+    assert!(resident() < resident_before + 16 * MIB, "{resident_before} bytes became {}", resident());
+    assert_eq!(pool.stats().respawned, 0, "no abuse reached the zygote");
+    drop(slot);
+    pool.shutdown().await;
+    assert!(holdings().descendants.is_subset(&before.descendants));
+}
+
+#[tokio::test]
+async fn one_exec_per_job_ends_every_abuse_alike() {
+    let _process = shared().await;
+    let pool = pool_of(&Config { process: ProcessModel::ExecPerJob, ..config() }, 1, &[]).await;
+    let mut slot = pool.acquire().await;
+    every_act_has_its_kind(&mut slot).await;
+    let (first, second) = (zygote_of(&mut slot).await, zygote_of(&mut slot).await);
+    assert_ne!(first, second, "each job has a process of its own to come from");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn with_limits_only_every_abuse_of_resources_still_ends_as_what_it_is() {
+    let _process = shared().await;
+    let pool = pool_of(&Config { isolation: Isolation::Reduced, ..config() }, 1, &[]).await;
+    let isolation = pool.isolation();
+    assert!(!isolation.iter().any(|name| name == "seccomp" || name.starts_with("landlock")), "{isolation:?}");
+    let mut slot = pool.acquire().await;
+    for &(act, expected) in ALWAYS {
+        assert_eq!(failure(&mut slot, act, limits_for(expected)).await.0, expected, "{act}");
+        good(&mut slot).await.unwrap();
+    }
+    assert_eq!(number(&mut slot, "fork_bomb 64").await, 0, "no process beside its own");
+    assert_eq!(number(&mut slot, "thread").await, 0, "no thread either");
+    assert_eq!(number(&mut slot, "write_file").await, -1, "no byte on any disk");
+    assert_eq!(pool.stats().respawned, 0);
+    // What the missing walls would have stopped, and what is left of it:
+    assert_eq!(failure(&mut slot, "kill_parent", patient()).await.0, ZygoteLost);
+    good(&mut slot).await.unwrap();
+    assert_eq!(failure(&mut slot, "kill_self", patient()).await.0, KilledFromOutside);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn memory_past_the_allocator_ends_at_the_fence() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let got = u64::try_from(number(&mut slot, "mmap 100000").await).unwrap() * MIB;
+    assert!(got > 0 && got <= limits().fence_bytes(), "{got} bytes");
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_harmless_call_that_nobody_needs_fails_and_kills_nobody() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    assert_eq!(number(&mut slot, "uname").await, -1);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_hostile_panic_message_is_short_and_whole() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let failure = slot.run(act("panic_hostile"), patient()).await.map(|_| ()).unwrap_err();
+    assert!(failure.detail.len() < 2500 && failure.detail.contains("hooks.rs"), "{}", failure.detail);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn good_jobs_beside_poison_all_come_out_right() {
+    let _process = shared().await;
+    let pool = pool(2).await;
+    let began = Instant::now();
+    let mut jobs = tokio::task::JoinSet::new();
+    for i in 0..200 {
+        let pool = pool.clone();
+        jobs.spawn(async move {
+            let mut slot = pool.acquire().await;
+            match i % 20 {
+                3 => assert_eq!(failure(&mut slot, "small 160000000", patient()).await.0, MemoryExceeded),
+                9 => assert_eq!(failure(&mut slot, "overflow", patient()).await.0, StackOverflow),
+                15 => assert_eq!(failure(&mut slot, "socket", patient()).await.0, ForbiddenSyscall),
+                _ => drop(good(&mut slot).await.unwrap()),
+            }
+        });
+    }
+    while let Some(done) = jobs.join_next().await {
+        done.unwrap();
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.jobs, stats.respawned, stats.busy), (200, 0, 0));
+    assert!(began.elapsed() < Duration::from_secs(60));
+    pool.shutdown().await;
+}

@@ -1,0 +1,175 @@
+//! The stage: a configuration small enough for quick deaths, jobs by the name of their act, and what `/proc` says.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::report::Measured;
+use wm_analyzer::sandbox::{Config, Isolation, Limits, Pool, ProcessModel, Reply, Request, Slot, hooks};
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// The binary under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wm-analyzer");
+
+/// Tests share one process; those that count its descriptors and children want it for themselves.
+static PROCESS: RwLock<()> = RwLock::const_new(());
+
+/// This test may run beside others.
+pub(crate) async fn shared() -> RwLockReadGuard<'static, ()> {
+    PROCESS.read().await
+}
+
+/// This test has the process for itself.
+pub(crate) async fn alone() -> RwLockWriteGuard<'static, ()> {
+    PROCESS.write().await
+}
+
+/// Limits like the default's, but sooner reached.
+pub(crate) fn config() -> Config {
+    Config {
+        slots: 1,
+        wall: Duration::from_millis(600),
+        heap: ByteSize::mib(64),
+        stack: ByteSize::mib(8),
+        reply: ByteSize::mib(1),
+        max_wall: Duration::from_secs(60),
+        max_heap: ByteSize::gib(1),
+        isolation: Isolation::BestEffort,
+        process: ProcessModel::ForkServer,
+    }
+}
+
+pub(crate) fn limits() -> Limits {
+    Limits::from_config(&config())
+}
+
+/// Limits for jobs that must not be hurried on a busy machine.
+pub(crate) fn patient() -> Limits {
+    Limits { wall: Duration::from_secs(30), ..limits() }
+}
+
+pub(crate) async fn pool(slots: usize) -> Pool {
+    pool_of(&config(), slots, &[]).await
+}
+
+pub(crate) async fn pool_of(config: &Config, slots: usize, without: &[&str]) -> Pool {
+    Pool::start_without(config, slots, PROGRAM.into(), without).await.unwrap()
+}
+
+pub(crate) fn act(name: &str) -> Request {
+    Request { options: hooks::options(name), ..Request::default() }
+}
+
+/// Runs an act and returns the number it answers with.
+pub(crate) async fn number(slot: &mut Slot, name: &str) -> i64 {
+    let reply = slot.run(act(name), patient()).await.unwrap();
+    String::from_utf8(reply.body).unwrap().parse().unwrap()
+}
+
+/// Runs an act that must fail; its kind and what was measured.
+pub(crate) async fn failure(slot: &mut Slot, name: &str, limits: Limits) -> (Kind, Measured) {
+    let failure: Failure = slot.run(act(name), limits).await.map(|reply| reply.body.len()).unwrap_err();
+    let measured = failure.measured.unwrap_or_else(|| panic!("{name}: {} has no evidence", failure.kind));
+    (failure.kind, *measured)
+}
+
+/// A good job, whose answer is known.
+pub(crate) async fn good(slot: &mut Slot) -> Result<Reply, Failure> {
+    let request = Request { a: b"hello ".to_vec(), b: b"world".to_vec(), ..act("echo") };
+    let reply = slot.run(request, patient()).await?;
+    assert_eq!(reply.body, b"hello world");
+    Ok(reply)
+}
+
+/// Waits for a moment, not for a time.
+pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What this process holds: compared before and after.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub(crate) descriptors: usize,
+    pub(crate) descendants: BTreeSet<u32>,
+}
+
+impl Holdings {
+    /// True when this process now holds nothing that it did not hold then. (It may hold less: children of an earlier
+    /// test, collected since.)
+    pub(crate) fn cover_those_now(&self) -> bool {
+        let now = holdings();
+        now.descriptors <= self.descriptors && now.descendants.is_subset(&self.descendants)
+    }
+}
+
+pub(crate) fn holdings() -> Holdings {
+    let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
+    Holdings { descriptors, descendants: descendants(std::process::id()) }
+}
+
+/// Children of a process and their children, zombies included.
+pub(crate) fn descendants(of: u32) -> BTreeSet<u32> {
+    let families: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: u32| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = BTreeSet::from([of]);
+    loop {
+        let more: Vec<u32> = families
+            .iter()
+            .filter(|(pid, ppid)| found.contains(ppid) && !found.contains(pid))
+            .map(|f| f.0)
+            .collect();
+        if more.is_empty() {
+            found.remove(&of);
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid)?.get(1)?.parse().ok()
+}
+
+/// True while the process lives; a zombie does not.
+pub(crate) fn lives(pid: u32) -> bool {
+    stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
+}
+
+/// This process's resident set in bytes.
+pub(crate) fn resident() -> u64 {
+    let pages: u64 =
+        fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size() as u64
+}
+
+/// Sends a signal to one process.
+pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// The process id of a slot's zygote, from a job of it.
+pub(crate) async fn zygote_of(slot: &mut Slot) -> u32 {
+    u32::try_from(number(slot, "parent_pid").await).unwrap()
+}
