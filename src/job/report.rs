@@ -10,6 +10,9 @@ use uuid::Uuid;
 use super::outcome::Skip;
 use super::page::Side;
 
+/// The version of [`Report`]'s shape.
+pub const SCHEMA_VERSION: u32 = 1;
+
 /// Counted up when the same pair would be analysed differently; part of a pair's identity in `done`.
 pub const ANALYSIS_VERSION: u32 = 1;
 
@@ -207,7 +210,7 @@ pub struct Measured {
 /// Everything that is known of one compared pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// The version of this shape.
+    /// [`SCHEMA_VERSION`] of the build that made it.
     pub schema_version: u32,
     /// [`ANALYSIS_VERSION`] of the build that made it.
     pub analysis_version: u32,
