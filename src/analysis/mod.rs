@@ -1,1 +1,5 @@
 //! Two pages in, a report out.
+mod cleanup;
+mod decode;
+mod diff;
+mod tokens;

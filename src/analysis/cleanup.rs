@@ -1,0 +1,229 @@
+//! Makes a list of changes one that people can read, in linear time.
+//!
+//! Four passes: changes around an equality no longer than themselves become one; common ends are taken off; a pure
+//! insertion or removal slides to where a line, sentence or word ends; what a removal's end and an insertion's
+//! beginning share is taken out of both.
+//!
+//! Invariant: the changes stay ordered and disjoint, and what lies between them stays equal in both texts.
+//!
+//! # Why
+//! These are the ideas of diff-match-patch's semantic clean-up, so that counts and lengths stay comparable with the
+//! old service's. Its own passes restart from the beginning after each merge and slide without a bound.
+
+use super::diff::{Change, slice, trim};
+
+/// How far a change slides, in bytes each way: further than a line end is hardly ever away.
+const MAX_SLIDE_BYTES: usize = 512;
+/// How long an overlap is looked for.
+const MAX_OVERLAP_BYTES: usize = 64 * 1024;
+
+/// Runs all passes.
+pub(super) fn semantic(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
+    let changes = join_over_small_equalities(old, new, changes);
+    let mut tidy = Vec::with_capacity(changes.len());
+    let mut rest = changes.into_iter().map(|change| trim(old, new, change)).peekable();
+    while let Some(change) = rest.next() {
+        let slack = rest.peek().map_or(old.len() as u32, |next| next.old.start) - change.old.end;
+        let change = slide(old, new, tidy.last(), change, slack as usize);
+        push(&mut tidy, change);
+    }
+    split_overlaps(old, new, tidy)
+}
+
+/// Appends a change, merged with the last one where nothing is between them.
+fn push(changes: &mut Vec<Change>, change: Change) {
+    match changes.last_mut() {
+        Some(last) if (last.old.end, last.new.end) == (change.old.start, change.new.start) => {
+            last.old.end = change.old.end;
+            last.new.end = change.new.end;
+        }
+        Some(_) | None => changes.push(change),
+    }
+}
+
+/// A change with the number of characters that it has, and that are equal before it.
+struct Weighed {
+    change: Change,
+    gap: u32,
+    removed: u32,
+    added: u32,
+}
+
+impl Weighed {
+    /// An equality is small where it is no longer than the larger side of the changes around it.
+    fn outweighs(&self, gap: u32) -> bool {
+        gap <= self.removed.max(self.added)
+    }
+}
+
+/// A stack: the newest change is joined with the one before as long as the equality between them is small. Every
+/// change is pushed and joined at most once, and no equality is counted twice.
+fn join_over_small_equalities(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
+    let count = |text: &str, range| slice(text, range).chars().count() as u32;
+    let mut stack: Vec<Weighed> = Vec::with_capacity(changes.len());
+    let mut end = 0;
+    for change in changes {
+        let mut top = Weighed {
+            gap: count(old, end..change.old.start),
+            removed: count(old, change.old.clone()),
+            added: count(new, change.new.clone()),
+            change,
+        };
+        end = top.change.old.end;
+        while let Some(before) = stack.pop_if(|before| before.outweighs(top.gap) && top.outweighs(top.gap)) {
+            top = Weighed {
+                change: Change {
+                    old: before.change.old.start..top.change.old.end,
+                    new: before.change.new.start..top.change.new.end,
+                },
+                gap: before.gap,
+                removed: before.removed + top.gap + top.removed,
+                added: before.added + top.gap + top.added,
+            };
+        }
+        stack.push(top);
+    }
+    stack.into_iter().map(|weighed| weighed.change).collect()
+}
+
+/// Slides a pure insertion or removal along the equalities around it to the best place. `slack` is how many bytes are
+/// equal after it.
+fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: usize) -> Change {
+    let (text, edit, floor) = match (change.old.is_empty(), change.new.is_empty()) {
+        (false, true) => (old, change.old.clone(), before.map_or(0, |before| before.old.end)),
+        (true, false) => (new, change.new.clone(), before.map_or(0, |before| before.new.end)),
+        (false, false) | (true, true) => return change,
+    };
+    let (start, end) = (edit.start as usize, edit.end as usize);
+    let floor = (floor as usize).max(start.saturating_sub(MAX_SLIDE_BYTES));
+    let ceiling = end + slack.min(MAX_SLIDE_BYTES);
+
+    let mut left = (start, end);
+    while left.0 > floor {
+        let (Some(a), Some(b)) = (text[..left.0].chars().next_back(), text[..left.1].chars().next_back())
+        else {
+            break;
+        };
+        if a != b || left.0 - a.len_utf8() < floor {
+            break;
+        }
+        left = (left.0 - a.len_utf8(), left.1 - a.len_utf8());
+    }
+    let (mut at, mut best, mut best_score) = (left, left, 0);
+    loop {
+        let score = seam(text, at.0) + seam(text, at.1);
+        // On a tie the later place wins: blanks then trail a change rather than lead it.
+        if score >= best_score {
+            (best, best_score) = (at, score);
+        }
+        let (Some(a), Some(b)) = (text[at.0..].chars().next(), text[at.1..].chars().next()) else { break };
+        if a != b || at.1 + a.len_utf8() > ceiling {
+            break;
+        }
+        at = (at.0 + a.len_utf8(), at.1 + a.len_utf8());
+    }
+    let shift = |position: u32| (i64::from(position) + best.0 as i64 - start as i64) as u32;
+    Change {
+        old: shift(change.old.start)..shift(change.old.end),
+        new: shift(change.new.start)..shift(change.new.end),
+    }
+}
+
+/// How good a place is to begin or end a change, from inside a word (0) to the end of the text (6).
+fn seam(text: &str, at: usize) -> u8 {
+    let (before, after) = (&text[..at], &text[at..]);
+    let (Some(left), Some(right)) = (before.chars().next_back(), after.chars().next()) else { return 6 };
+    let breaks = |c: char| matches!(c, '\n' | '\r');
+    let blank_before = before.ends_with("\n\n") || before.ends_with("\n\r\n");
+    let blank_after = ["\n\n", "\r\n\n", "\n\r\n", "\r\n\r\n"].iter().any(|blank| after.starts_with(blank));
+    if blank_before || blank_after {
+        5
+    } else if breaks(left) || breaks(right) {
+        4
+    } else if !left.is_alphanumeric() && !left.is_whitespace() && right.is_whitespace() {
+        3
+    } else if left.is_whitespace() || right.is_whitespace() {
+        2
+    } else if !left.is_alphanumeric() || !right.is_alphanumeric() {
+        1
+    } else {
+        0
+    }
+}
+
+/// `abcxxx` that became `xxxdef` is a removal of `abc` before, and an insertion of `def` after, an unchanged `xxx`,
+/// where that is half of either or more.
+fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
+    let mut split = Vec::with_capacity(changes.len());
+    for change in changes {
+        let removed = slice(old, change.old.clone()).as_bytes();
+        let added = slice(new, change.new.clone()).as_bytes();
+        let worth = |overlap: usize| overlap > 0 && 2 * overlap >= removed.len().min(added.len());
+        let ahead = overlap(removed, added);
+        let behind = overlap(added, removed);
+        if worth(ahead) && ahead >= behind {
+            let ahead = ahead as u32;
+            push(
+                &mut split,
+                Change {
+                    old: change.old.start..change.old.end - ahead,
+                    new: change.new.start..change.new.start,
+                },
+            );
+            push(
+                &mut split,
+                Change { old: change.old.end..change.old.end, new: change.new.start + ahead..change.new.end },
+            );
+        } else if worth(behind) {
+            let behind = behind as u32;
+            push(
+                &mut split,
+                Change {
+                    old: change.old.start..change.old.start,
+                    new: change.new.start..change.new.end - behind,
+                },
+            );
+            push(
+                &mut split,
+                Change {
+                    old: change.old.start + behind..change.old.end,
+                    new: change.new.end..change.new.end,
+                },
+            );
+        } else {
+            push(&mut split, change);
+        }
+    }
+    split.retain(|change| !change.old.is_empty() || !change.new.is_empty());
+    split
+}
+
+/// The longest end of `a` that is a beginning of `b` (Knuth, Morris and Pratt), within [`MAX_OVERLAP_BYTES`]. Both are
+/// whole characters, so what they share is.
+fn overlap(a: &[u8], b: &[u8]) -> usize {
+    let longest = a.len().min(b.len()).min(MAX_OVERLAP_BYTES);
+    if longest == 0 {
+        return 0;
+    }
+    let (end, beginning) = (&a[a.len() - longest..], &b[..longest]);
+    // Nothing can overlap that does not hold the other's first byte; that is most of them.
+    let Some(first) = memchr::memchr(beginning[0], end) else { return 0 };
+    let end = &end[first..];
+    let mut fallback = vec![0_u32; end.len()];
+    let mut matched = 0;
+    for at in 1..end.len() {
+        while matched > 0 && beginning[at] != beginning[matched] {
+            matched = fallback[matched - 1] as usize;
+        }
+        matched += usize::from(beginning[at] == beginning[matched]);
+        fallback[at] = matched as u32;
+    }
+    let mut matched = 0;
+    for &byte in end {
+        while matched > 0 && (matched == end.len() || byte != beginning[matched]) {
+            matched = fallback[matched - 1] as usize;
+        }
+        matched += usize::from(byte == beginning[matched]);
+    }
+    matched
+}
