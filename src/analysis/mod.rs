@@ -1,5 +1,252 @@
-//! Two pages in, a report out.
+//! Two pages in, a report out: the three diffs of web-monitoring-diff and the annotation made of them.
+//!
+//! Pure: bytes and a deadline in, values out. Nothing is fetched, decompressed or written, and nothing is known of
+//! jobs, queues or processes; whether the bytes are worth analysing was decided before.
+//!
+//! Invariant: memory and time are bounded by the sizes of the pages and by the deadline, never by what is in them;
+//! where a bound made a result coarser, `approximate` says so.
+//!
+//! # Why
+//! The three diffs share one budget of time: each gets at most [`MAX_DIFF`], and at most an even share of what is
+//! left, so that a page on which the first runs out of time still gets its other two. They are made one after the
+//! other, smallest first, so that what one needed is free again before the next begins.
+
 mod cleanup;
+mod collect;
 mod decode;
 mod diff;
+mod linear;
+mod links;
+mod score;
+mod size;
+mod text;
 mod tokens;
+mod tree;
+
+use std::time::{Duration, Instant};
+
+use crate::job::outcome::{Skip, SkipReason};
+use crate::job::page::Side;
+use crate::job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, Missing, Op};
+
+use self::decode::Decoded;
+use self::diff::Script;
+use self::links::{LinkRef, LinkStep, Links};
+use self::score::{Scale, Weight, Weights};
+use self::size::Size;
+use self::text::Said;
+
+/// The longest that one diff may take; the old service's number. Real pages need a tenth of it.
+const MAX_DIFF: Duration = Duration::from_secs(2);
+/// The largest page: places in its text are kept as 32 bits, and decoding may make it three times as long.
+pub const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// One page, as the analysis sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// Its body, with content encodings undone.
+    pub bytes: &'a [u8],
+    /// Its `Content-Type`, parameters included.
+    pub content_type: Option<&'a str>,
+    /// The HTTP status it was captured with.
+    pub status: Option<u16>,
+    /// Can visible text and links be taken from it?
+    pub html_like: bool,
+}
+
+/// How far an analysis may go.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// When it has to be done; past it, what is left is done coarsely.
+    pub soft_deadline: Instant,
+    /// Steps of a diff that are larger than this, as JSON, are left out; counts and hashes are not.
+    pub max_ops_bytes: usize,
+}
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Analysed {
+    /// The 12 fields.
+    pub annotation: Annotation,
+    /// The diffs.
+    pub diffs: Diffs,
+    /// True when any of them is.
+    pub approximate: bool,
+    /// Diffs that two such pages have not.
+    pub missing: Vec<Missing>,
+    /// What was left out for its size, e.g. `html_source_dmp.diff`.
+    pub omitted: Vec<String>,
+    /// The character encodings that were used, older first.
+    pub encodings: [String; 2],
+}
+
+/// Compares two pages. `phase` is told what is being done, for whoever watches from outside.
+///
+/// # Errors
+/// [`SkipReason::Undecodable`] where a body is not text.
+pub fn analyse(
+    from: Page<'_>,
+    to: Page<'_>,
+    options: &Options,
+    phase: fn(&'static str),
+) -> Result<Analysed, Skip> {
+    phase("decode");
+    let old = decoded(from, Side::From)?;
+    let new = decoded(to, Side::To)?;
+    let encodings = [old.encoding.to_owned(), new.encoding.to_owned()];
+
+    let mut findings = Findings::new(options);
+    let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
+    if from.html_like && to.html_like {
+        phase("text");
+        let ([old, new], simplified) = text::read_both(&old.text, &new.text, options.soft_deadline);
+        findings.approximate = simplified;
+        error_page |= findings.compare_said(old, new, phase);
+    } else {
+        findings.miss("html_text_dmp");
+        findings.miss("links_json");
+    }
+    phase("diff");
+    let script = diff::diff(&old.text, &new.text, findings.deadline(1));
+    let (weight, diff) = findings.weigh(&script, "html_source_dmp", false);
+    (findings.weights.source, findings.diffs.html_source_dmp) = (Some(weight), Some(diff));
+
+    phase("score");
+    Ok(Analysed {
+        annotation: score::annotate(findings.weights, error_page),
+        diffs: findings.diffs,
+        approximate: findings.approximate,
+        missing: findings.missing,
+        omitted: findings.omitted,
+        encodings,
+    })
+}
+
+fn decoded(page: Page<'_>, side: Side) -> Result<Decoded<'_>, Skip> {
+    if page.bytes.len() > MAX_PAGE_BYTES {
+        let detail = format!("{} bytes; {MAX_PAGE_BYTES} at most", page.bytes.len());
+        return Err(Skip::new(SkipReason::Undecodable, detail).on(side));
+    }
+    decode::decode(page.bytes, page.content_type).map_err(|skip| skip.on(side))
+}
+
+/// What has been found so far.
+struct Findings<'o> {
+    options: &'o Options,
+    weights: Weights,
+    diffs: Diffs,
+    approximate: bool,
+    missing: Vec<Missing>,
+    omitted: Vec<String>,
+}
+
+impl<'o> Findings<'o> {
+    fn new(options: &'o Options) -> Self {
+        Self {
+            options,
+            weights: Weights::default(),
+            diffs: Diffs::default(),
+            approximate: false,
+            missing: Vec::new(),
+            omitted: Vec::new(),
+        }
+    }
+
+    /// When the next diff has to be done, with so many left, itself included.
+    fn deadline(&self, diffs_left: u32) -> Instant {
+        let now = Instant::now();
+        let left = self.options.soft_deadline.saturating_duration_since(now);
+        now + MAX_DIFF.min(left / diffs_left)
+    }
+
+    fn miss(&mut self, diff: &str) {
+        let skip = Skip::new(SkipReason::Content, "neither body is HTML, so only the sources were compared");
+        self.missing.push(Missing { diff: diff.to_owned(), skip });
+    }
+
+    /// Links and text; true where one of the pages is an error page by what it says.
+    fn compare_said(&mut self, old: Said, new: Said, phase: fn(&'static str)) -> bool {
+        let simplified = self.approximate;
+        phase("links");
+        let (weight, diff) = self.compare_links(old.links, new.links, simplified);
+        (self.weights.links, self.diffs.links_json) = (Some(weight), Some(diff));
+
+        phase("diff");
+        let script = diff::diff(&old.text, &new.text, self.deadline(2));
+        let (weight, diff) = self.weigh(&script, "html_text_dmp", simplified);
+        let error_page = score::looks_like_error(&weight, &old.text, &new.text);
+        (self.weights.text, self.diffs.html_text_dmp) = (Some(weight), Some(diff));
+        error_page
+    }
+
+    /// Weighs a script, and keeps its steps if they are not too large.
+    fn weigh(&mut self, script: &Script<'_>, name: &str, simplified: bool) -> (Weight, Diff<Op>) {
+        let mut scale = Scale::new();
+        let mut size = Size::new(self.options.max_ops_bytes);
+        for (code, text) in script.steps() {
+            scale.add_text(code, text);
+            size.add_op(text);
+        }
+        let steps = || script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
+        let diff = size.fits().then(steps);
+        self.conclude(name, scale.read(), diff, simplified || script.approximate)
+    }
+
+    fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (Weight, Diff<LinkOp>) {
+        let deadline = self.deadline(3);
+        let mut scale = Scale::new();
+        let mut size = Size::new(self.options.max_ops_bytes);
+        let mut ops = Vec::new();
+        let mut approximate = simplified;
+        for step in links::compare(&old, &new) {
+            let op = match step {
+                LinkStep::Same(at) => LinkOp::Plain(0, owned(new.get(at))),
+                LinkStep::Removed(at) => LinkOp::Plain(-1, owned(old.get(at))),
+                LinkStep::Added(at) => LinkOp::Plain(1, owned(new.get(at))),
+                LinkStep::Changed(a, b) => {
+                    let (link, coarse) = changed(old.get(a), new.get(b), deadline);
+                    approximate |= coarse;
+                    LinkOp::Changed(100, link)
+                }
+            };
+            scale.add_link(&op);
+            size.add_link(&op);
+            if size.fits() {
+                ops.push(op);
+            } else {
+                ops = Vec::new();
+            }
+        }
+        let diff = size.fits().then_some(ops);
+        self.conclude("links_json", scale.read(), diff, approximate)
+    }
+
+    fn conclude<T>(
+        &mut self,
+        name: &str,
+        weight: Weight,
+        diff: Option<Vec<T>>,
+        approximate: bool,
+    ) -> (Weight, Diff<T>) {
+        if diff.is_none() {
+            self.omitted.push(format!("{name}.diff"));
+        }
+        self.approximate |= approximate;
+        let change_count = weight.count;
+        (weight, Diff { change_count, diff, approximate })
+    }
+}
+
+fn owned(link: LinkRef<'_>) -> Link {
+    Link { text: link.text.to_owned(), href: link.href.to_owned() }
+}
+
+/// A link whose text or target changed; true where its diffs are approximate.
+fn changed(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
+    let text = diff::diff(old.text, new.text, deadline);
+    let href = diff::diff(old.href, new.href, deadline);
+    let steps = |script: &Script<'_>| script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
+    let approximate = text.approximate || href.approximate;
+    let hrefs = [old.href.to_owned(), new.href.to_owned()];
+    (ChangedLink { text: steps(&text), href: steps(&href), hrefs }, approximate)
+}

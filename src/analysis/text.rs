@@ -1,0 +1,117 @@
+//! What two pages say: their visible text and their links, both pages read the same way.
+//!
+//! A page is read through a tree, as browsers do, unless that would take longer than its length warrants; then both
+//! pages of the pair are read tag by tag.
+//!
+//! Invariant: both pages of a pair are read by the same reader, so that a difference is one of the pages.
+
+use std::time::{Duration, Instant};
+
+use super::collect::Collector;
+use super::links::Links;
+use super::{linear, tree};
+
+/// The most attributes of one tag: html5ever compares each with all before it. Real pages have dozens.
+const MAX_ATTRIBUTES: usize = 2000;
+/// The longest that a tree may take: the largest real pages, of 4 MB, take a twentieth of it.
+const MAX_TREE: Duration = Duration::from_secs(1);
+
+/// What a page says.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Its visible text.
+    pub(super) text: String,
+    /// Its links, in order.
+    pub(super) links: Links,
+}
+
+/// What two pages say; the flag is true where they had to be read without a tree.
+pub(super) fn read_both(from: &str, to: &str, deadline: Instant) -> ([Said; 2], bool) {
+    let by_tree = |html: &str| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut collector = Collector::default();
+        let fits = !has_overloaded_tag(html);
+        let read = fits && tree::read(html, Instant::now() + MAX_TREE.min(left / 4), &mut collector).is_ok();
+        read.then(|| said(collector))
+    };
+    if let Some(from) = by_tree(from)
+        && let Some(to) = by_tree(to)
+    {
+        return ([from, to], false);
+    }
+    let by_tag = |html: &str| {
+        let mut collector = Collector::default();
+        linear::read(html, &mut collector);
+        said(collector)
+    };
+    ([by_tag(from), by_tag(to)], true)
+}
+
+fn said(collector: Collector) -> Said {
+    let Collector { visible, mut links, .. } = collector;
+    links.sort();
+    Said { text: visible.finish(), links }
+}
+
+/// Looks for a tag with more than [`MAX_ATTRIBUTES`], without parsing: who hides one behind odd comments or scripts
+/// only makes the tree take its second.
+fn has_overloaded_tag(html: &str) -> bool {
+    let html = html.as_bytes();
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'<', &html[at..]) {
+        at += found + 1;
+        let rest = &html[at..];
+        at += match rest {
+            [b'!', b'-', b'-', ..] => {
+                memchr::memmem::find(&rest[1..], b"-->").map_or(rest.len(), |end| end + 4)
+            }
+            [b'/', b'a'..=b'z' | b'A'..=b'Z', ..] | [b'a'..=b'z' | b'A'..=b'Z', ..] => {
+                let (length, attributes) = measure_tag(rest);
+                if attributes > MAX_ATTRIBUTES {
+                    return true;
+                }
+                length + raw_text_len(rest, length)
+            }
+            _ => 0,
+        };
+    }
+    false
+}
+
+/// How long a tag is, and how many attributes it has, up to one more than is allowed.
+fn measure_tag(tag: &[u8]) -> (usize, usize) {
+    let skip_while = |at: usize, test: fn(&u8) -> bool| {
+        tag[at..].iter().position(|b| !test(b)).map_or(tag.len(), |length| at + length)
+    };
+    let blank = |b: &u8| b.is_ascii_whitespace() || *b == b'/';
+    let mut at = skip_while(1, |b| !b.is_ascii_whitespace() && !matches!(b, b'/' | b'>'));
+    let mut attributes = 0;
+    loop {
+        at = skip_while(at, blank);
+        if at == tag.len() || tag[at] == b'>' || attributes > MAX_ATTRIBUTES {
+            return (at, attributes);
+        }
+        attributes += 1;
+        at = skip_while(at + 1, |b| !b.is_ascii_whitespace() && !matches!(b, b'/' | b'>' | b'='));
+        let sign = skip_while(at, u8::is_ascii_whitespace);
+        if tag.get(sign) == Some(&b'=') {
+            at = skip_while(sign + 1, u8::is_ascii_whitespace);
+            at = match tag.get(at) {
+                Some(&quote @ (b'"' | b'\'')) => {
+                    memchr::memchr(quote, &tag[at + 1..]).map_or(tag.len(), |length| at + length + 2)
+                }
+                Some(_) | None => skip_while(at, |b| !b.is_ascii_whitespace() && *b != b'>'),
+            };
+        }
+    }
+}
+
+/// How much follows a tag of a script or style until its end tag.
+fn raw_text_len(tag: &[u8], length: usize) -> usize {
+    let begins = |name: &[u8]| tag.get(..name.len()).is_some_and(|tag| tag.eq_ignore_ascii_case(name));
+    let Some(name) = [b"script".as_slice(), b"style"].into_iter().find(|name| begins(name)) else { return 0 };
+    let text = &tag[length..];
+    let ends =
+        |at: &usize| text.get(at + 2..at + 2 + name.len()).is_some_and(|end| end.eq_ignore_ascii_case(name));
+    memchr::memmem::find_iter(text, b"</").find(ends).unwrap_or(text.len())
+}
