@@ -1,1 +1,242 @@
-//! What runs in the sandboxed child.
+//! What runs in the sandboxed child: undo content encodings, check the hash, filter by content, analyse.
+//!
+//! Bytes in, bytes out: an [`Order`] as JSON and two bodies as they came over the wire become an [`Answer`] as JSON.
+//! Everything that looks inside a hostile body happens here; nothing here opens a file or a socket, starts a thread or
+//! writes anywhere.
+//!
+//! Invariant: a child says of itself only [`Kind::DecompressionBomb`] and [`Kind::HashMismatch`]; that it ran out of
+//! time or memory is for those to say who watch it.
+//!
+//! # Why
+//! An archive often keeps a body decompressed and yet repeats the `Content-Encoding` it was captured with. So a label
+//! is a claim: bytes whose hash is the captured one are the body, whatever was claimed; bytes of which a decoder makes
+//! nothing at all were not encoded; and bytes on which it fails half-way are the body if they are text as they are.
+//! Only then is a body broken: a wrong one where its hash was known, an unreadable one where not.
+
+mod decompress;
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::analysis::{self, Analysed, Options, Page};
+use crate::filter::sniff::{self, Family, Sniffed};
+use crate::job::failure::{Failure, Kind};
+use crate::job::outcome::{Skip, SkipReason, Stop};
+use crate::job::page::Side;
+use crate::job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
+
+use self::decompress::Trouble;
+
+/// What the child is asked for; the two bodies come beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Order {
+    /// The page both versions belong to, where known.
+    pub page: Option<Uuid>,
+    /// The older version.
+    pub from: SideOrder,
+    /// The newer version.
+    pub to: SideOrder,
+    /// The most bytes that a body may decompress to.
+    pub max_decoded_bytes: u64,
+    /// Steps of a diff that are larger than this, as JSON, are left out of the report.
+    pub max_ops_bytes: u64,
+}
+
+/// What is known of one body.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SideOrder {
+    /// The version.
+    pub uuid: Uuid,
+    /// Where the body came from.
+    pub url: String,
+    /// The `Content-Type` header, as it came: its charset counts.
+    pub content_type: Option<String>,
+    /// The media type that the db app declares; counts more than the header, which is the archive's.
+    pub media_type: Option<String>,
+    /// The `Content-Encoding` header, as it came.
+    pub content_encoding: Option<String>,
+    /// SHA-256 in hex of the body, decoded; not checked where it is not known.
+    pub body_hash: Option<String>,
+    /// The HTTP status it was captured with.
+    pub status: Option<u16>,
+}
+
+impl SideOrder {
+    fn declared(&self) -> Option<&str> {
+        self.media_type.as_deref().or(self.content_type.as_deref())
+    }
+
+    /// The header where it names a charset, else what is declared.
+    fn charset_source(&self) -> Option<&str> {
+        self.content_type.as_deref().or(self.media_type.as_deref())
+    }
+}
+
+/// What the child answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It was analysed.
+    Reported(Box<Report>),
+    /// It is not to be analysed.
+    Skipped(Skip),
+    /// It cannot be: only [`Kind::DecompressionBomb`] or [`Kind::HashMismatch`].
+    Failed(Failure),
+}
+
+/// Carries out an order on two bodies; the answer is an [`Answer`] as JSON.
+///
+/// An order that is none is answered by nothing, which whoever asked will take for the bad reply that it is.
+pub fn answer(
+    order: &[u8],
+    from: Vec<u8>,
+    to: Vec<u8>,
+    soft_deadline: Instant,
+    phase: fn(&'static str),
+) -> Vec<u8> {
+    let Ok(order) = serde_json::from_slice::<Order>(order) else { return Vec::new() };
+    let answer = match carry_out(&order, from, to, soft_deadline, phase) {
+        Ok(report) => Answer::Reported(Box::new(report)),
+        Err(Stop::Skip(skip)) => Answer::Skipped(skip),
+        Err(Stop::Fail(failure)) => Answer::Failed(failure),
+    };
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn carry_out(
+    order: &Order,
+    from: Vec<u8>,
+    to: Vec<u8>,
+    soft_deadline: Instant,
+    phase: fn(&'static str),
+) -> Result<Report, Stop> {
+    phase("decompress");
+    let cap = usize::try_from(order.max_decoded_bytes).unwrap_or(usize::MAX).min(analysis::MAX_PAGE_BYTES);
+    let from = Body::open(&order.from, Side::From, from, cap)?;
+    let to = Body::open(&order.to, Side::To, to, cap)?;
+
+    phase("sniff");
+    let declared = [order.from.declared(), order.to.declared()];
+    let [old, new] = sniff::by_content(&from.bytes, &to.bytes, declared)?;
+
+    let options =
+        Options { soft_deadline, max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX) };
+    let analysed = analysis::analyse(from.page(old), to.page(new), &options, phase)?;
+    Ok(report(order, [from, to], [old, new], analysed))
+}
+
+/// A body as it was captured.
+struct Body<'o> {
+    order: &'o SideOrder,
+    side: Side,
+    bytes: Vec<u8>,
+    wire_bytes: u64,
+    wire_sha256: String,
+}
+
+impl<'o> Body<'o> {
+    /// Undoes content encodings and checks the hash.
+    fn open(order: &'o SideOrder, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, Stop> {
+        let wire_bytes = wire.len() as u64;
+        let wire_sha256 = sha256(&wire);
+        let bytes = decoded(order, side, wire, &wire_sha256, cap)?;
+        Ok(Self { order, side, bytes, wire_bytes, wire_sha256 })
+    }
+
+    fn page(&self, sniffed: Sniffed) -> Page<'_> {
+        Page {
+            bytes: &self.bytes,
+            content_type: self.order.charset_source(),
+            status: self.order.status,
+            html_like: sniffed.html_like,
+        }
+    }
+
+    fn facts(self, sniffed: Sniffed, encoding: String) -> BodyFacts {
+        BodyFacts {
+            side: self.side,
+            url: self.order.url.clone(),
+            wire_bytes: self.wire_bytes,
+            wire_sha256: Some(self.wire_sha256),
+            decoded_bytes: Some(self.bytes.len() as u64),
+            declared: self.order.declared().map(str::to_owned),
+            sniffed: Some(sniffed.media_type.to_owned()),
+            encoding: Some(encoding),
+        }
+    }
+}
+
+/// The body that a label, a hash and the bytes agree on.
+fn decoded(
+    order: &SideOrder,
+    side: Side,
+    wire: Vec<u8>,
+    wire_sha256: &str,
+    cap: usize,
+) -> Result<Vec<u8>, Stop> {
+    let bomb = |why: String| Failure::new(Kind::DecompressionBomb, why).on(side);
+    let expected = order.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
+    let is_body = |hash: &str| expected.as_deref().is_none_or(|expected| expected == hash);
+    let known = expected.is_some() && is_body(wire_sha256);
+
+    let encodings = decompress::encodings_of(order.content_encoding.as_deref());
+    let undone = if known { Ok(None) } else { decompress::undo(&wire, &encodings, cap) };
+    let (bytes, hash) = match undone {
+        Ok(None) => (wire, wire_sha256.to_owned()),
+        Ok(Some(bytes)) => {
+            let hash = sha256(&bytes);
+            (bytes, hash)
+        }
+        Err(Trouble::Bomb(why)) => return Err(bomb(why).into()),
+        Err(Trouble::Broken(_)) if expected.is_none() && sniff::classify(&wire).family != Family::Binary => {
+            (wire, wire_sha256.to_owned())
+        }
+        Err(Trouble::Broken(why)) => return Err(broken(order, side, &why)),
+    };
+    if bytes.len() > cap {
+        return Err(bomb(format!("{} bytes; {cap} at most", bytes.len())).into());
+    }
+    if !is_body(&hash) {
+        let detail = format!("SHA-256 is {hash}, captured was {}", expected.unwrap_or_default());
+        return Err(Failure::new(Kind::HashMismatch, detail).on(side).into());
+    }
+    Ok(bytes)
+}
+
+/// A body that a decoder began to read and could not finish.
+fn broken(order: &SideOrder, side: Side, why: &str) -> Stop {
+    let claimed = order.content_encoding.as_deref().unwrap_or_default();
+    let detail = format!("the content encoding ({claimed}) breaks off {why}");
+    if order.body_hash.is_some() {
+        Failure::new(Kind::HashMismatch, detail).on(side).into()
+    } else {
+        Skip::new(SkipReason::Undecodable, detail).on(side).into()
+    }
+}
+
+fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], analysed: Analysed) -> Report {
+    let [old_encoding, new_encoding] = analysed.encodings;
+    Report {
+        schema_version: SCHEMA_VERSION,
+        analysis_version: ANALYSIS_VERSION,
+        from: order.from.uuid,
+        to: order.to.uuid,
+        page: order.page,
+        annotation: analysed.annotation,
+        diffs: analysed.diffs,
+        approximate: analysed.approximate,
+        missing: analysed.missing,
+        omitted: analysed.omitted,
+        bodies: vec![from.facts(old, old_encoding), to.facts(new, new_encoding)],
+        measured: None,
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
