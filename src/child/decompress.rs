@@ -166,3 +166,123 @@ impl Sink {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    use super::*;
+
+    const PAGE: &[u8] = b"<!doctype html><p>a page, a page, a page, a page";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn zlib(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn deflate(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// Brotli without compression: one stored block (RFC 7932, section 9.2) and an empty last one.
+    fn brotli(bytes: &[u8]) -> Vec<u8> {
+        let header = ((bytes.len() as u32 - 1) << 4) | (1 << 20);
+        [&header.to_le_bytes()[..3], bytes, &[3]].concat()
+    }
+
+    fn zstd(bytes: &[u8]) -> Vec<u8> {
+        compress_to_vec(bytes, CompressionLevel::Fastest)
+    }
+
+    fn undone(body: &[u8], label: &str) -> Result<Option<Vec<u8>>, Trouble> {
+        undo(body, &encodings_of(Some(label)), 10_000)
+    }
+
+    #[test]
+    fn every_encoding_is_undone_also_on_top_of_others() {
+        let table = [
+            (gzip(PAGE), "gzip"),
+            (gzip(PAGE), "X-GZIP "),
+            (zlib(PAGE), "deflate"),
+            (deflate(PAGE), "deflate"),
+            (brotli(PAGE), "br"),
+            (zstd(PAGE), "zstd"),
+            (brotli(&gzip(PAGE)), "gzip, br"),
+            (gzip(&zstd(&zlib(PAGE))), "deflate, zstd, gzip"),
+            ([gzip(&PAGE[..9]), gzip(&PAGE[9..])].concat(), "gzip"),
+            ([zstd(&PAGE[..9]), zstd(&PAGE[9..])].concat(), "zstd"),
+            ([b"\x50\x2A\x4D\x18\x03\0\0\0xyz".to_vec(), zstd(PAGE)].concat(), "zstd"),
+            ([gzip(PAGE), b"trailing rubbish".to_vec()].concat(), "gzip"),
+            (gzip(PAGE), "gzip, utf-8, identity"),
+        ];
+        for (body, label) in table {
+            assert_eq!(undone(&body, label).unwrap().as_deref(), Some(PAGE), "{label}");
+        }
+    }
+
+    #[test]
+    fn what_only_claims_to_be_encoded_is_left_alone() {
+        for label in ["gzip", "deflate", "zstd", "identity", "compress", "utf-8", ""] {
+            assert_eq!(undone(PAGE, label), Ok(None), "{label}");
+        }
+        assert_eq!(undone(b"", "gzip"), Ok(None));
+        // Applied once, said twice.
+        assert_eq!(undone(&gzip(PAGE), "gzip, gzip").unwrap().as_deref(), Some(PAGE));
+    }
+
+    #[test]
+    fn a_body_that_breaks_off_is_broken() {
+        for (body, label) in [(gzip(PAGE), "gzip"), (zlib(PAGE), "deflate"), (brotli(PAGE), "br")] {
+            let cut = &body[..body.len() - 12];
+            assert!(
+                matches!(undone(cut, label), Err(Trouble::Broken(_))),
+                "{label}: {:?}",
+                undone(cut, label)
+            );
+        }
+    }
+
+    #[test]
+    fn bombs_stop_at_the_cap() {
+        let large = vec![0; 20_000_000];
+        let many = gzip(b"").repeat(MAX_MEMBERS + 1);
+        let table = [
+            (gzip(&large), "gzip"),
+            (deflate(&large), "deflate"),
+            (zstd(&large), "zstd"),
+            (brotli(&vec![b'x'; 10_001]), "br"),
+            (gzip(&gzip(&large)), "gzip, gzip"),
+            (many, "gzip"),
+            (zstd(b"").repeat(MAX_MEMBERS + 1), "zstd"),
+            (PAGE.to_vec(), "gzip, gzip, gzip, gzip"),
+        ];
+        for (body, label) in table {
+            let size = body.len();
+            assert!(matches!(undone(&body, label), Err(Trouble::Bomb(_))), "{label} of {size}");
+        }
+        let fits = vec![b'x'; 10_000];
+        assert_eq!(undone(&gzip(&fits), "gzip").unwrap(), Some(fits));
+    }
+
+    #[test]
+    fn windows_that_no_browser_grants_are_refused() {
+        // A frame header that asks for 1 GiB, and brotli's mark for a large window of 30 bits.
+        let zstd = b"\x28\xB5\x2F\xFD\x00\xA0\x01\x00\x00";
+        let brotli = b"\x11\x1E\x00\x00\x03";
+        assert_eq!(undone(zstd, "zstd"), Ok(None));
+        assert_eq!(undone(brotli, "br"), Ok(None));
+    }
+}

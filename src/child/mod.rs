@@ -240,3 +240,126 @@ fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], an
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+
+    const PAGE: &[u8] = b"<!doctype html><title>x</title><p>Hello <a href='/a'>old</a> world, how are you?";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn side() -> SideOrder {
+        SideOrder { uuid: Uuid::from_u128(1), url: "https://example.org/".to_owned(), ..SideOrder::default() }
+    }
+
+    fn order(from: SideOrder, to: SideOrder) -> Order {
+        Order { page: None, from, to, max_decoded_bytes: 1_000_000, max_ops_bytes: 1_000_000 }
+    }
+
+    fn answer_to(order: &Order, from: &[u8], to: &[u8]) -> Answer {
+        let order = serde_json::to_vec(order).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        serde_json::from_slice(&answer(&order, from.to_vec(), to.to_vec(), deadline, |_| {})).unwrap()
+    }
+
+    /// The answer where only the older side is of interest.
+    fn answer_about(from: SideOrder, body: &[u8]) -> Answer {
+        answer_to(&order(from, side()), body, PAGE)
+    }
+
+    fn gzipped(hash: Option<String>) -> SideOrder {
+        SideOrder { content_encoding: Some("gzip".to_owned()), body_hash: hash, ..side() }
+    }
+
+    #[test]
+    fn a_pair_becomes_a_report_with_the_facts_of_both_bodies() {
+        let from = SideOrder {
+            media_type: Some("text/html".to_owned()),
+            ..gzipped(Some(sha256(PAGE).to_uppercase()))
+        };
+        let to = String::from_utf8_lossy(PAGE).replace("old", "new");
+        let Answer::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes()) else {
+            panic!("no report")
+        };
+        assert_eq!(report.annotation.text.unwrap().text_diff_count, 2);
+        assert_eq!(report.annotation.links.unwrap().links_diff_count, 1);
+        assert_eq!(report.annotation.source.unwrap().source_diff_length, 6);
+        let [old, new] = &report.bodies[..] else { panic!("{:?}", report.bodies) };
+        assert_eq!((old.side, new.side), (Side::From, Side::To));
+        assert_eq!(old.wire_bytes, gzip(PAGE).len() as u64);
+        assert_eq!(old.wire_sha256, Some(sha256(&gzip(PAGE))));
+        assert_eq!(old.decoded_bytes, Some(PAGE.len() as u64));
+        assert_eq!((old.declared.as_deref(), old.sniffed.as_deref()), (Some("text/html"), Some("text/html")));
+        assert_eq!(old.encoding.as_deref(), Some("UTF-8"));
+        assert_eq!((new.declared.as_deref(), new.wire_bytes), (None, PAGE.len() as u64));
+    }
+
+    #[test]
+    fn the_incident_is_a_skip_whatever_the_header_says() {
+        let pdf = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n";
+        for declared in ["application/pdf", "text/html", "text/html; charset=iso-8859-1"] {
+            let from = SideOrder { content_type: Some(declared.to_owned()), ..side() };
+            let Answer::Skipped(skip) = answer_about(from, pdf) else { panic!("not skipped") };
+            assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
+            assert_eq!(skip.detail, format!("from is application/pdf (declared {declared})"));
+        }
+    }
+
+    #[test]
+    fn a_label_is_a_claim_and_the_hash_decides() {
+        let reported = |answer| matches!(answer, Answer::Reported(_));
+        let failed = |answer| match answer {
+            Answer::Failed(failure) => Some((failure.kind, failure.side)),
+            Answer::Reported(_) | Answer::Skipped(_) => None,
+        };
+        let mismatch = Some((Kind::HashMismatch, Some(Side::From)));
+        let hash = || Some(sha256(PAGE));
+        // Encoded as claimed; kept decoded though still claimed; not encoded and no hash known.
+        assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
+        assert!(reported(answer_about(gzipped(hash()), PAGE)));
+        assert!(reported(answer_about(gzipped(None), PAGE)));
+        // Another body, encoded or not, with a claim or without.
+        assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
+        assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
+        assert_eq!(failed(answer_about(SideOrder { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
+        // A body that breaks off.
+        let cut = &gzip(PAGE)[..60];
+        assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
+        let Answer::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
+        assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::From)));
+        // Text that brotli can begin to read.
+        let brotli = SideOrder { content_encoding: Some("br".to_owned()), ..side() };
+        assert!(reported(answer_about(brotli, PAGE)));
+    }
+
+    #[test]
+    fn more_than_the_cap_is_a_bomb_encoded_or_not() {
+        let large = vec![b'x'; 1_000_001];
+        for (from, body) in [(gzipped(None), gzip(&large)), (side(), large)] {
+            let Answer::Failed(failure) = answer_about(from, &body) else { panic!("not failed") };
+            assert_eq!((failure.kind, failure.side), (Kind::DecompressionBomb, Some(Side::From)));
+        }
+    }
+
+    #[test]
+    fn a_page_that_became_empty_is_compared() {
+        let Answer::Reported(report) = answer_to(&order(side(), side()), PAGE, b"") else {
+            panic!("no report")
+        };
+        assert_eq!(report.annotation.text.unwrap().text_diff_ratio, 1.0);
+        assert!(report.missing.is_empty());
+    }
+
+    #[test]
+    fn an_order_that_is_none_is_answered_by_nothing() {
+        assert!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}).is_empty());
+    }
+}
