@@ -1,1 +1,204 @@
-//! The queue in Redis.
+//! The queue in Redis: inbox -> ready -> leased -> done, scheduled or dead; and nothing else talks to Redis.
+//!
+//! A [`Queue`] hands out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; whoever has
+//! lost the lease writes nothing any more. What happens to a delivery is a [`Verdict`](crate::job::verdict::Verdict);
+//! the queue carries it out and does not judge. It does not alert, log or count for others either: it returns facts.
+//!
+//! Invariants: a live job is in exactly one of `ready`, `scheduled`, `lease`, `solo`; every way out of `lease` goes
+//! through the accounting of its script; every deadline is by the clock of Redis.
+//!
+//! # Why
+//! Leases with fenced Lua scripts, not Redis Streams: delayed retry, priority, uniqueness and taking a count back need
+//! structures of their own anyway, and Streams lose the count of deliveries when an entry is added again. Not a list
+//! moved by a blocking command either: a client that gives up waiting would own a job and not know it. So the only
+//! blocking command waits for a hint, and a script takes the job.
+
+mod admission;
+mod config;
+mod control;
+mod dead;
+mod delivery;
+mod error;
+mod fit;
+mod inbox;
+mod keys;
+mod scripts;
+mod server;
+mod settle;
+mod upkeep;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use deadpool_redis::{Manager, Pool, Runtime};
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use secrecy::ExposeSecret;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub use self::admission::Admission;
+pub use self::config::Config;
+pub use self::control::{Paused, Status, WorkerSeen};
+pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
+pub use self::delivery::{Beat, Claim, Delivery, LeaseRef, WorkerId, WorkerInfo};
+pub use self::error::Error;
+pub use self::fit::{REPORT_MAX_BYTES, fit_report};
+pub use self::inbox::Ingested;
+pub use self::server::Server;
+pub use self::settle::{Settled, Unreleased, Unsettled};
+pub use self::upkeep::{Buried, Upkeep};
+
+use self::keys::Keys;
+
+/// The build, as evidence names it.
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// One queue. Cheap to clone; all clones share connections and count as one pair of hands.
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    keys: Keys,
+    /// What "done" means for a pair besides its analysis: where the report went.
+    sink: String,
+    pool: Pool,
+    client: redis::Client,
+    /// The connection that waits; absent while somebody waits on it, or none was needed yet.
+    waiting: Mutex<Option<MultiplexedConnection>>,
+    schema: OnceCell<()>,
+    /// Every delivery in hand holds a clone: a suspect is claimed only with empty hands.
+    hands: Arc<()>,
+    /// Tokens of claims whose answer never came; the next claim asks for the same job again.
+    unanswered: Mutex<Vec<String>>,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("prefix", &self.inner.keys.prefix()).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Opens a queue. A Redis that does not answer now is no error: every call connects again.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an address or a name that is not one; [`Error::Refused`] and [`Error::NewerSchema`] from
+    /// a Redis that does answer.
+    pub async fn connect(config: &Config) -> Result<Self, Error> {
+        Self::connect_for(config, "redis").await
+    }
+
+    /// The same, for a worker whose reports also go to `sink`: a pair that is done for one sink is not for another.
+    ///
+    /// # Errors
+    /// Those of [`Queue::connect`].
+    pub async fn connect_for(config: &Config, sink: &str) -> Result<Self, Error> {
+        let keys = Keys::new(&config.name)?;
+        let url = config.url.expose_secret();
+        let wrong = |e: redis::RedisError| {
+            let shown = self::config::redacted(url);
+            let what = e.detail().map_or_else(|| e.category().to_owned(), str::to_owned);
+            Error::Config(format!(
+                "queue url {shown:?}: {what}; write redis://host:port or redis+unix:///path"
+            ))
+        };
+        let answers = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(config.connect_timeout))
+            .set_response_timeout(Some(config.response_timeout));
+        let manager = Manager::new_with_config(url, answers).map_err(wrong)?;
+        let pool = Pool::builder(manager)
+            .max_size(config.connections)
+            .wait_timeout(Some(config.response_timeout))
+            .create_timeout(Some(config.connect_timeout))
+            .recycle_timeout(Some(config.response_timeout))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|e| Error::Config(format!("queue connections: {e}")))?;
+        let queue = Self {
+            inner: Arc::new(Inner {
+                config: config.clone(),
+                keys,
+                sink: sink.to_owned(),
+                pool,
+                client: redis::Client::open(url).map_err(wrong)?,
+                waiting: Mutex::new(None),
+                schema: OnceCell::new(),
+                hands: Arc::new(()),
+                unanswered: Mutex::new(Vec::new()),
+            }),
+        };
+        match queue.connection().await {
+            Err(error) if !error.is_transient() => Err(error),
+            Ok(_) | Err(_) => Ok(queue),
+        }
+    }
+
+    /// How long a delivery is ours without a beat.
+    pub fn lease(&self) -> Duration {
+        self.inner.config.lease
+    }
+
+    /// Waits until there may be something to claim, or `at_most` is over. A hint only: it never fails and never
+    /// returns at once because Redis is away.
+    pub async fn wait(&self, at_most: Duration) {
+        let end = Instant::now() + at_most;
+        if self.woken(at_most).await.is_err() {
+            sleep_until(end).await;
+        }
+    }
+
+    async fn woken(&self, at_most: Duration) -> Result<(), Error> {
+        // Taken out while it waits: if this future is dropped, the connection goes too, and with it the command.
+        let kept = self.waiting().take();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(self.inner.config.connect_timeout))
+                    .set_response_timeout(None);
+                self.inner.client.get_multiplexed_async_connection_with_config(&config).await?
+            }
+        };
+        let seconds = at_most.as_secs_f64().max(0.001);
+        let mut command = redis::cmd("BLPOP");
+        command.arg(self.inner.keys.wake()).arg(seconds);
+        let patience = at_most + self.inner.config.response_timeout;
+        timeout(patience, command.query_async::<redis::Value>(&mut connection))
+            .await
+            .map_err(|_| Error::Unavailable("no answer while waiting".into()))??;
+        *self.waiting() = Some(connection);
+        Ok(())
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
+        self.inner.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A connection for commands, on a key space that this build may touch.
+    async fn connection(&self) -> Result<deadpool_redis::Connection, Error> {
+        let mut connection = self.inner.pool.get().await?;
+        self.inner.schema.get_or_try_init(|| self.check_schema(&mut connection)).await?;
+        Ok(connection)
+    }
+
+    async fn check_schema(&self, connection: &mut deadpool_redis::Connection) -> Result<(), Error> {
+        let meta = self.inner.keys.meta();
+        // Reads first: on a full Redis even a write that changes nothing is refused.
+        let found: Option<u64> =
+            redis::cmd("HGET").arg(&meta).arg("schema").query_async(&mut **connection).await?;
+        match found {
+            Some(found) if found > keys::SCHEMA => Err(Error::NewerSchema { found, known: keys::SCHEMA }),
+            Some(_) => Ok(()),
+            None => Ok(redis::cmd("HSETNX")
+                .arg(&meta)
+                .arg("schema")
+                .arg(keys::SCHEMA)
+                .query_async(&mut **connection)
+                .await?),
+        }
+    }
+}

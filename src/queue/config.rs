@@ -1,0 +1,89 @@
+//! The queue's own part of the configuration.
+//!
+//! Every key stands, with why this number, in `config/default.toml`; there are no defaults here.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Where the queue is, and its limits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `redis://[user:password@]host:port[/db]` or `redis+unix:///path`; may hold a password, so it is never shown whole.
+    #[serde(serialize_with = "without_password")]
+    pub url: SecretString,
+    /// The queue: `[a-z0-9][a-z0-9_-]{0,62}`.
+    pub name: String,
+    /// Most connections that commands share.
+    pub connections: usize,
+    /// Longest wait for a connection.
+    #[serde(with = "crate::job::duration")]
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer to a command.
+    #[serde(with = "crate::job::duration")]
+    pub response_timeout: Duration,
+    /// How long a delivery is ours without a beat.
+    #[serde(with = "crate::job::duration")]
+    pub lease: Duration,
+    /// How long a worker's entry outlives its last beat.
+    #[serde(with = "crate::job::duration")]
+    pub worker_ttl: Duration,
+    /// How long a report is kept.
+    #[serde(with = "crate::job::duration")]
+    pub report_ttl: Duration,
+    /// How long it is remembered that a pair was analysed.
+    #[serde(with = "crate::job::duration")]
+    pub done_ttl: Duration,
+    /// Most waiting jobs (ready, scheduled, solo) before nothing more is admitted.
+    pub backlog_max: u64,
+    /// Crashes that bury a job.
+    pub crashes_max: u32,
+    /// Releases after which a job runs alone.
+    pub releases_solo: u32,
+    /// Most dead letters.
+    pub dead_max_count: u64,
+    /// Greatest age of a dead letter.
+    #[serde(with = "crate::job::duration")]
+    pub dead_max_age: Duration,
+    /// Most bytes of payloads and evidence in dead letters.
+    pub dead_max_bytes: ByteSize,
+    /// Most events kept in the stream, roughly.
+    pub events_max: u64,
+}
+
+/// Writes an address as people may see it.
+fn without_password<S: Serializer>(url: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&redacted(url.expose_secret()))
+}
+
+/// The address with its secrets replaced by `***`, also where it is not a URL at all.
+pub(super) fn redacted(url: &str) -> String {
+    let Ok(mut parsed) = url::Url::parse(url) else { return "***".to_owned() };
+    if parsed.password().is_some() {
+        let _ = parsed.set_password(Some("***"));
+    }
+    if parsed.query_pairs().any(|(name, _)| name == "pass") {
+        parsed.set_query(Some("***"));
+    }
+    parsed.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+            ("redis://u:geheim@h:1/0", "redis://u:***@h:1/0"),
+            ("redis+unix:///run/r.sock?pass=geheim", "redis+unix:///run/r.sock?***"),
+            ("geheim", "***"),
+        ] {
+            assert_eq!(redacted(url), shown);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+-- The words that all scripts share; scripts.rs puts this page in front of each of them.
+-- KEYS     1-13: every fixed key of the queue, in the order below (keys.rs, `fixed`). A script's own begin after them.
+-- ARGV     1 key prefix, 2 events kept, 3 lease in ms, 4 releases that make a job a suspect. A script's own begin after.
+-- Returns  nothing: these are local functions. Numbers are answered as strings, so that every reply is one list.
+-- Why      A script does not roll back: whoever calls these has read and judged everything before the first write.
+-- Bound    each function touches one job.
+local INBOX, READY, SCHEDULED, LEASE, SOLO = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local SOLO_TURN, DEAD, PAUSED, WAKE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local EVENTS, STATS, META, SEQ = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local PREFIX, EVENTS_MAX = ARGV[1], ARGV[2]
+local LEASE_MS, RELEASES_SOLO = tonumber(ARGV[3]), tonumber(ARGV[4])
+local UNIQUE_MS, STATS_SECONDS = 30 * 86400000, 90 * 86400
+
+local function key(i) return KEYS[13 + i] end
+local function arg(i) return ARGV[4 + i] end
+local function int(n) return string.format('%.0f', n) end
+local function job_key(id) return PREFIX .. 'job:' .. id end
+local function kind_key(kind) return PREFIX .. 'dead:kind:' .. kind end
+
+-- Every deadline is the server's: one clock for all workers.
+local time = redis.call('TIME')
+local NOW = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Counters and events are hints. They never fail what is true, hence pcall.
+local function count(field, by)
+  by = by or 1
+  if redis.pcall('HINCRBY', STATS, field, by) == by then redis.pcall('EXPIRE', STATS, STATS_SECONDS) end
+end
+
+local function event(type, id, pair, why)
+  local from, to = string.match(pair or '', '^(.-)%.%.(.*)$')
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', EVENTS_MAX, '*',
+    'type', type, 'id', id, 'from', from or '', 'to', to or '', 'why', why or '')
+end
+
+-- At most one token: a hint that there is something to claim, never the thing itself.
+local function wake()
+  if redis.call('LLEN', WAKE) == 0 then redis.call('LPUSH', WAKE, '1') end
+end
+
+-- The pair in words, from a stored payload; only where an event needs it and the caller does not have it.
+local function pair_of(payload)
+  local ok, job = pcall(cjson.decode, payload or '')
+  if not ok or type(job) ~= 'table' then return '' end
+  local function uuid(ref)
+    if type(ref) == 'table' then ref = ref.uuid end
+    return type(ref) == 'string' and ref or ''
+  end
+  return uuid(job.from) .. '..' .. uuid(job.to)
+end
+
+-- A lock names its holder, and holds only while that job is live.
+local LIVE = { ready = true, scheduled = true, leased = true, solo = true }
+local function live_holder(unique)
+  local holder = redis.call('GET', unique)
+  if not holder then return nil end
+  local state = redis.call('HGET', job_key(holder), 'state')
+  return state and LIVE[state] and holder or nil
+end
+
+-- Leaving the live states gives the lock back, unless somebody else has it by now.
+local function unlock(unique, id)
+  if redis.call('GET', unique) == id then redis.call('DEL', unique) end
+end
+
+-- Where a job waits: a suspect for its turn alone, everything else at its old place in the order.
+local function park(id, job)
+  local j = redis.call('HMGET', job, 'crashes', 'releases', 'score')
+  if tonumber(j[1] or 0) > 0 or tonumber(j[2] or 0) >= RELEASES_SOLO then
+    redis.call('ZADD', SOLO, NOW, id)
+    redis.call('HSET', job, 'state', 'solo')
+  else
+    redis.call('ZADD', READY, j[3] or 0, id)
+    redis.call('HSET', job, 'state', 'ready')
+  end
+end
+
+-- After a suspect has run, its worker owes the others as long again: suspects get at most half of one worker.
+local function end_turn(id, claimed_ms)
+  local turn = redis.call('GET', SOLO_TURN)
+  if not turn or string.sub(turn, -(#id + 1)) ~= '|' .. id then return end
+  redis.call('DEL', SOLO_TURN)
+  local took = math.max(0, NOW - tonumber(claimed_ms or NOW))
+  redis.call('HSET', META, 'solo_rest_ms', int(NOW + math.min(took, LEASE_MS)))
+end
+
+-- Ends the delivery of `id` if `token` still holds it: 'ended', 'settled' (by this very token before: an answer that
+-- was lost) or 'superseded'. The first write is ZREM, which Redis allows at maxmemory, and everything after it too.
+local function end_delivery(id, job, token)
+  local j = redis.call('HMGET', job, 'token', 'claimed_ms', 'settled')
+  if j[1] ~= token then return j[3] == token and 'settled' or 'superseded' end
+  redis.call('ZREM', LEASE, id)
+  redis.call('HDEL', job, 'token')
+  redis.call('HSET', job, 'settled', token)
+  end_turn(id, j[2])
+  return 'ended'
+end
+
+-- Puts a job among the dead letters. The caller has taken it out of wherever it was.
+local function bury(id, job, kind, reason, size)
+  redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW), 'kind', kind, 'reason', reason, 'size', int(size))
+  redis.call('ZADD', DEAD, NOW, id)
+  redis.call('ZADD', kind_key(kind), NOW, id)
+  redis.call('HINCRBY', META, 'dead_bytes', size)
+  count('dead')
+  count('dead:' .. kind)
+end
+
+-- Takes a job out of the dead letters; kind and size were read beforehand.
+local function exhume(id, kind, size)
+  redis.call('EXISTS', kind_key(kind or '')) -- a derived key is touched before the first write
+  redis.call('ZREM', DEAD, id)
+  redis.call('ZREM', kind_key(kind or ''), id)
+  redis.call('HINCRBY', META, 'dead_bytes', -tonumber(size or 0))
+end

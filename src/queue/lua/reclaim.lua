@@ -1,0 +1,64 @@
+-- Takes over leases that ran out, because their worker vanished.
+-- KEYS     1 dead:kind:crash_loop
+-- ARGV     1 crashes that bury, 2 how many at most, 3 our build
+-- Returns  calm|reclaimed, how many leases, then per buried job: id, pair, reason (JSON)
+-- Why      A first crash proves nothing: all that was in that worker's hands goes to `solo` and runs alone. Only a
+--          crash more, alone, is the job's own. And no mass blame: where nobody kept time (an outage, a jump of the
+--          clock, another server), the workers were not gone, their beats were; so for one lease nobody is blamed.
+-- Bound    as many as asked for (Rust asks for 100); at most 500 leases are brought back after the clock went back.
+local crashes_max, many, build = tonumber(arg(1)), arg(2), arg(3)
+local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local m = redis.call('HMGET', META, 'tick_ms', 'run_id', 'calm_ms')
+local tick, calm = tonumber(m[1] or NOW), tonumber(m[3] or 0)
+local trouble = NOW < tick or NOW - tick > LEASE_MS / 2 or (m[2] and m[2] ~= run_id)
+if trouble then calm = NOW + LEASE_MS end
+
+redis.call('HDEL', META, 'tick_ms') -- a write that is allowed at maxmemory, so that the next one is too
+redis.call('HSET', META, 'tick_ms', int(NOW), 'run_id', run_id, 'calm_ms', int(calm))
+if trouble and NOW < tick then
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASE, NOW + LEASE_MS, '+inf', 'LIMIT', 0, 500)) do
+    redis.call('ZADD', LEASE, 'XX', NOW + LEASE_MS, id)
+  end
+end
+if NOW < calm then return { 'calm', '0' } end
+
+local function crash_reason(j, crashes)
+  local counts = { deliveries = tonumber(j[3] or 0), failures = tonumber(j[4] or 0), crashes = crashes,
+    postponements = tonumber(j[5] or 0), releases = tonumber(j[6] or 0), replays = tonumber(j[7] or 0) }
+  local detail = string.format('its worker vanished %d times with this job in hand, the last time with nothing else',
+    crashes)
+  return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = j[8] or '', build = build,
+    failure = { kind = 'crash_loop', detail = detail } })
+end
+
+local expired = redis.call('ZRANGEBYSCORE', LEASE, '-inf', NOW, 'LIMIT', 0, many)
+local answers, solo = { 'reclaimed', int(#expired) }, 0
+for _, id in ipairs(expired) do
+  local job = job_key(id)
+  local j = redis.call('HMGET', job, 'payload', 'claimed_ms', 'deliveries', 'failures', 'postponements', 'releases',
+    'replays', 'worker', 'unique', 'crashes')
+  redis.call('ZREM', LEASE, id)
+  if j[1] then
+    local crashes = tonumber(j[10] or 0) + 1
+    redis.call('HDEL', job, 'token')
+    redis.call('HSET', job, 'crashes', int(crashes))
+    end_turn(id, j[2])
+    count('reclaimed')
+    if crashes >= crashes_max then
+      local reason = crash_reason(j, crashes)
+      bury(id, job, 'crash_loop', reason, #j[1] + #reason)
+      unlock(PREFIX .. 'unique:' .. (j[9] or ''), id)
+      local pair = pair_of(j[1])
+      event('buried', id, pair, 'crash_loop')
+      answers[#answers + 1] = id
+      answers[#answers + 1] = pair
+      answers[#answers + 1] = reason
+    else
+      park(id, job)
+      solo = solo + 1
+      event('reclaimed', id, pair_of(j[1]), j[8] or '')
+    end
+  end
+end
+if solo > 0 then wake() end
+return answers

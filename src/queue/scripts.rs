@@ -1,0 +1,149 @@
+//! The Lua scripts, and the one way to call them.
+//!
+//! Each script is `lua/common.lua` and its own page behind it; every call declares the queue's fixed keys first, then
+//! the script's own. What a script promises stands at its head.
+//!
+//! # Why
+//! EVALSHA by [`redis::Script`], not FUNCTION: the script cache may be flushed or gone after a failover, and is filled
+//! again on the spot; and during a rolling deploy two builds each run their own version, where FUNCTION LOAD would
+//! switch both.
+
+use std::sync::LazyLock;
+
+use redis::{FromRedisValue, Script, ScriptInvocation, ToRedisArgs};
+use time::OffsetDateTime;
+
+use super::Queue;
+use super::error::Error;
+
+/// A script with its name, for errors.
+pub(super) struct Named {
+    name: &'static str,
+    script: Script,
+}
+
+macro_rules! scripts {
+    ($($ident:ident = $file:literal;)*) => {
+        $(
+            #[doc = concat!("`lua/", $file, ".lua`; its contract stands at its head.")]
+            pub(super) static $ident: LazyLock<Named> = LazyLock::new(|| Named {
+                name: $file,
+                script: Script::new(concat!(
+                    include_str!("lua/common.lua"),
+                    include_str!(concat!("lua/", $file, ".lua"))
+                )),
+            });
+        )*
+    };
+}
+
+scripts! {
+    ADMIT = "admit";
+    PEEK = "peek";
+    REFUSE = "refuse";
+    CLAIM = "claim";
+    BEAT = "beat";
+    CONFIRM = "confirm";
+    FINISH = "finish";
+    SCHEDULE = "schedule";
+    BURY = "bury";
+    RELEASE = "release";
+    PROMOTE = "promote";
+    RECLAIM = "reclaim";
+    TRIM = "trim";
+    REPLAY = "replay";
+    DISCARD = "discard";
+    CANCEL = "cancel";
+}
+
+/// One call of one script, with the queue's fixed keys and limits filled in.
+pub(super) struct Call<'q> {
+    queue: &'q Queue,
+    name: &'static str,
+    invocation: ScriptInvocation<'static>,
+}
+
+impl Queue {
+    /// Begins a call.
+    pub(super) fn call(&self, named: &'static Named) -> Call<'_> {
+        let config = &self.inner.config;
+        let mut invocation = named.script.prepare_invoke();
+        for key in self.inner.keys.fixed(OffsetDateTime::now_utc()) {
+            invocation.key(key);
+        }
+        invocation
+            .arg(self.inner.keys.prefix())
+            .arg(config.events_max)
+            .arg(millis(config.lease))
+            .arg(config.releases_solo);
+        Call { queue: self, name: named.name, invocation }
+    }
+}
+
+impl Call<'_> {
+    /// Declares a key of the script's own.
+    pub(super) fn key(mut self, key: String) -> Self {
+        self.invocation.key(key);
+        self
+    }
+
+    /// Adds an argument.
+    pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.invocation.arg(arg);
+        self
+    }
+
+    /// Runs the script.
+    pub(super) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
+        let mut connection = self.queue.connection().await?;
+        Ok(self.invocation.invoke_async(&mut *connection).await?)
+    }
+
+    /// Runs a script that answers with words.
+    pub(super) async fn words(self) -> Result<Words, Error> {
+        let script = self.name;
+        let words: Vec<Vec<u8>> = self.run().await?;
+        Ok(Words { script, words: words.into_iter() })
+    }
+}
+
+/// The answer of a script: a flat list of words, read from the front.
+pub(super) struct Words {
+    script: &'static str,
+    words: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl Words {
+    /// The next word as it is, if there is one.
+    pub(super) fn bytes(&mut self) -> Option<Vec<u8>> {
+        self.words.next()
+    }
+
+    /// The next word as text, if there is one.
+    pub(super) fn next(&mut self) -> Option<String> {
+        self.bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The next word, which must be there.
+    pub(super) fn text(&mut self) -> Result<String, Error> {
+        self.next().ok_or_else(|| self.odd("an end too early"))
+    }
+
+    /// The next word as a number; an absent field counts as zero.
+    pub(super) fn number<N: std::str::FromStr + Default>(&mut self) -> Result<N, Error> {
+        match self.text()?.as_str() {
+            "" => Ok(N::default()),
+            text => text.parse().map_err(|_| self.odd(text)),
+        }
+    }
+
+    /// The error for an answer that this build does not understand.
+    pub(super) fn odd(&self, reply: &str) -> Error {
+        Error::Reply { script: self.script, reply: reply.chars().take(80).collect() }
+    }
+}
+
+/// A duration in whole milliseconds, as the scripts count.
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,103 @@
+//! What kind of Redis this is, and whether it may be trusted with jobs.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::Queue;
+use super::error::Error;
+
+/// The facts about a server that decide whether a queue is safe on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Server {
+    /// `redis` or `valkey`.
+    pub flavour: String,
+    /// Its version.
+    pub version: String,
+    /// The identity of this run of the server.
+    pub run_id: String,
+    /// `master` or `slave`.
+    pub role: String,
+    /// The most memory it may use, 0 without a limit.
+    pub maxmemory_bytes: u64,
+    /// What it does when that is reached.
+    pub maxmemory_policy: String,
+    /// Whether it writes what happens to disk as it happens.
+    pub aof: bool,
+    /// How far its clock is ahead of ours in milliseconds; deadlines are by its clock alone.
+    pub clock_ahead_ms: i64,
+}
+
+impl Server {
+    /// Judges whether work may start here.
+    ///
+    /// # Errors
+    /// [`Error::Evicts`] where Redis may throw jobs away to make room.
+    pub fn fit_for_work(&self) -> Result<(), Error> {
+        match self.maxmemory_policy.as_str() {
+            "noeviction" => Ok(()),
+            policy => Err(Error::Evicts(policy.to_owned())),
+        }
+    }
+
+    fn read(info: &str, clock_ahead_ms: i64) -> Self {
+        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
+        let text = |name: &str| fields.get(name).map_or("", |value| value.trim()).to_owned();
+        let valkey = text("valkey_version");
+        Self {
+            flavour: if valkey.is_empty() { "redis" } else { "valkey" }.to_owned(),
+            version: if valkey.is_empty() { text("redis_version") } else { valkey },
+            run_id: text("run_id"),
+            role: text("role"),
+            maxmemory_bytes: text("maxmemory").parse().unwrap_or(0),
+            maxmemory_policy: text("maxmemory_policy"),
+            aof: text("aof_enabled") == "1",
+            clock_ahead_ms,
+        }
+    }
+}
+
+impl Queue {
+    /// Looks at the server, and checks that the keys are of a schema that this build knows. Judges nothing else: that
+    /// is [`Server::fit_for_work`].
+    ///
+    /// # Errors
+    /// Those of Redis, and [`Error::NewerSchema`].
+    pub async fn preflight(&self) -> Result<Server, Error> {
+        let mut connection = self.connection().await?;
+        let info: String = redis::cmd("INFO").query_async(&mut *connection).await?;
+        let before = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut *connection).await?;
+        let after = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
+        let ours = i64::try_from(i128::midpoint(before, after)).unwrap_or(0);
+        Ok(Server::read(&info, seconds * 1000 + micros / 1000 - ours))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_evicts_is_not_fit_for_work() {
+        let info = |policy: &str| {
+            format!(
+                "# Server\r\nredis_version:7.0.15\r\nrun_id:ab\r\nmaxmemory_policy:{policy}\r\naof_enabled:1\r\n"
+            )
+        };
+        let server = Server::read(&info("noeviction"), 3);
+        assert_eq!((server.flavour.as_str(), server.version.as_str()), ("redis", "7.0.15"));
+        assert!(server.aof && server.fit_for_work().is_ok());
+        for policy in ["allkeys-lru", "volatile-ttl", ""] {
+            assert!(Server::read(&info(policy), 0).fit_for_work().is_err(), "{policy}");
+        }
+    }
+
+    #[test]
+    fn a_valkey_says_its_own_version() {
+        let info = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n";
+        let server = Server::read(info, 0);
+        assert_eq!((server.flavour.as_str(), server.version.as_str()), ("valkey", "9.1.2"));
+    }
+}

@@ -1,0 +1,190 @@
+//! Carrying out a verdict: once, atomically, and only while the lease is ours.
+//!
+//! Invariant: a failed settle gives everything back, so that it can be tried again while the lease lives; a settle that
+//! happened and whose answer was lost is told so when it is tried again.
+
+use serde::Serialize;
+
+use super::delivery::{Delivery, LeaseRef};
+use super::error::Error;
+use super::fit::{fit_reason, fit_report};
+use super::scripts::{self, Words, millis};
+use super::{Queue, dead};
+use crate::job::outcome::Skip;
+use crate::job::report::ANALYSIS_VERSION;
+use crate::job::verdict::{DeathReason, Verdict};
+
+/// What became of a settle.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is carried out.
+    Settled,
+    /// The lease was lost: somebody else has the job, and nothing was written.
+    Superseded,
+}
+
+/// A settle that failed, with everything needed to try again.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// The delivery; its lease may still live.
+    pub delivery: Delivery,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why it failed.
+    pub source: Error,
+}
+
+/// A release that failed, with the delivery.
+#[derive(Debug)]
+pub struct Unreleased {
+    /// The delivery; its lease may still live.
+    pub delivery: Delivery,
+    /// Why it failed.
+    pub source: Error,
+}
+
+/// What is stored where a report would be, when there was nothing to analyse.
+#[derive(Serialize)]
+struct SkipReport<'a> {
+    schema_version: u32,
+    analysis_version: u32,
+    id: &'a str,
+    skipped: &'a Skip,
+}
+
+impl Queue {
+    /// Carries out the verdict on a delivery.
+    ///
+    /// # Errors
+    /// Those of Redis, with the delivery and the verdict.
+    pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<Settled, Box<Unsettled>> {
+        match self.carry_out(&delivery, &verdict).await {
+            Ok(settled) => Ok(settled),
+            Err(source) => Err(Box::new(Unsettled { delivery, verdict, source })),
+        }
+    }
+
+    async fn carry_out(&self, delivery: &Delivery, verdict: &Verdict) -> Result<Settled, Error> {
+        match verdict {
+            Verdict::Done(report) => {
+                let pair = format!("{}..{}", report.from, report.to);
+                let done = self.done_name(&pair, report.analysis_version);
+                self.finish(delivery, "done", "", &pair, &fit_report(report), &done).await
+            }
+            Verdict::Skip(skip) => {
+                let pair = delivery.job.pair();
+                let report = serde_json::to_string(&SkipReport {
+                    schema_version: 1,
+                    analysis_version: ANALYSIS_VERSION,
+                    id: delivery.job.id.as_str(),
+                    skipped: skip,
+                });
+                let done = self.done_name(&pair, ANALYSIS_VERSION);
+                let why = skip.reason.as_str();
+                self.finish(delivery, "skipped", why, &pair, &report.unwrap_or_default(), &done).await
+            }
+            Verdict::Retry { after, failure } => {
+                self.schedule(delivery, "retried", millis(*after), failure).await
+            }
+            Verdict::Postpone { after, failure } => {
+                self.schedule(delivery, "postponed", millis(*after), failure).await
+            }
+            Verdict::DeadLetter(reason) => {
+                let pair = delivery.job.pair();
+                self.bury(&delivery.lease(), &delivery.unique, &pair, reason, None).await
+            }
+        }
+    }
+
+    async fn finish(
+        &self,
+        delivery: &Delivery,
+        state: &str,
+        why: &str,
+        pair: &str,
+        report: &str,
+        done: &str,
+    ) -> Result<Settled, Error> {
+        let keys = &self.inner.keys;
+        let words = self
+            .call(&scripts::FINISH)
+            .key(keys.job(&delivery.job.id))
+            .key(keys.unique(&delivery.unique))
+            .key(keys.report(pair))
+            .key(keys.done(done))
+            .arg(&[delivery.job.id.as_str(), &delivery.token, state, why, pair, report])
+            .arg(millis(self.inner.config.report_ttl))
+            .arg(millis(self.inner.config.done_ttl))
+            .words()
+            .await?;
+        settled(words)
+    }
+
+    async fn schedule(
+        &self,
+        delivery: &Delivery,
+        state: &str,
+        after_ms: u64,
+        failure: &crate::job::failure::Failure,
+    ) -> Result<Settled, Error> {
+        let last = serde_json::to_string(failure).unwrap_or_default();
+        let words = self
+            .call(&scripts::SCHEDULE)
+            .key(self.inner.keys.job(&delivery.job.id))
+            .arg(&[delivery.job.id.as_str(), &delivery.token, state])
+            .arg(after_ms)
+            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair()])
+            .words()
+            .await?;
+        settled(words)
+    }
+
+    /// Buries a delivery; `unreadable` is its payload where that is no job.
+    pub(super) async fn bury(
+        &self,
+        lease: &LeaseRef,
+        unique: &str,
+        pair: &str,
+        reason: &DeathReason,
+        unreadable: Option<&[u8]>,
+    ) -> Result<Settled, Error> {
+        let keys = &self.inner.keys;
+        let raw = unreadable.map(dead::RawPayload::of);
+        let call = self
+            .call(&scripts::BURY)
+            .key(keys.job(&lease.id))
+            .key(keys.unique(unique))
+            .key(keys.dead_kind(reason.kind))
+            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str(), &fit_reason(reason), pair]);
+        let call = match &raw {
+            Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
+            None => call.arg(&["", "", ""]),
+        };
+        settled(call.words().await?)
+    }
+
+    /// Hands a delivery back unfinished, at its old place and without counting it as delivered.
+    ///
+    /// # Errors
+    /// Those of Redis, with the delivery.
+    pub async fn release(&self, delivery: Delivery) -> Result<Settled, Box<Unreleased>> {
+        let call = self.call(&scripts::RELEASE).key(self.inner.keys.job(&delivery.job.id)).arg(&[
+            delivery.job.id.as_str(),
+            &delivery.token,
+            &delivery.job.pair(),
+        ]);
+        match call.words().await.and_then(settled) {
+            Ok(settled) => Ok(settled),
+            Err(source) => Err(Box::new(Unreleased { delivery, source })),
+        }
+    }
+}
+
+fn settled(mut words: Words) -> Result<Settled, Error> {
+    match words.text()?.as_str() {
+        "settled" => Ok(Settled::Settled),
+        "superseded" => Ok(Settled::Superseded),
+        odd => Err(words.odd(odd)),
+    }
+}

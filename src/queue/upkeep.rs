@@ -1,0 +1,117 @@
+//! Upkeep: what is due is promoted, what was left behind is taken over, what is too old is forgotten.
+//!
+//! Every worker does it, about once a second; two at once do no harm. It also keeps time for the guard against mass
+//! blame: where it has not run for half a lease, nobody is blamed for one lease (`lua/reclaim.lua`).
+
+use super::error::Error;
+use super::scripts::{self, millis};
+use super::{BUILD, Queue};
+use crate::job::JobId;
+use crate::job::failure::Kind;
+use crate::job::verdict::DeathReason;
+
+/// Jobs that one script promotes.
+const PROMOTE_BATCH: u32 = 200;
+/// Leases that one script takes over.
+const RECLAIM_BATCH: u32 = 100;
+/// Dead letters that one script evicts.
+const TRIM_BATCH: u32 = 100;
+/// Rounds of each per upkeep: what is left over waits for the next.
+const ROUNDS: u32 = 10;
+
+/// A job that was buried by the queue itself, for whoever alerts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Buried {
+    /// Its id, by which the dead letter is found.
+    pub id: JobId,
+    /// `<from>..<to>`, empty where the payload was no job.
+    pub pair: String,
+    /// Why.
+    pub reason: DeathReason,
+}
+
+/// What upkeep did.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Upkeep {
+    /// Jobs whose time had come.
+    pub promoted: u64,
+    /// Leases that ran out and were taken over.
+    pub reclaimed: u64,
+    /// Jobs that were buried as `crash_loop`.
+    pub buried: Vec<Buried>,
+    /// Dead letters that were forgotten because of a cap.
+    pub evicted: u64,
+    /// True while nobody is blamed, because nobody kept time.
+    pub calm: bool,
+}
+
+impl Queue {
+    /// Does one round of upkeep.
+    ///
+    /// # Errors
+    /// Those of Redis; what was done before is done.
+    pub async fn upkeep(&self) -> Result<Upkeep, Error> {
+        let mut upkeep = Upkeep::default();
+        self.reclaim(&mut upkeep).await?;
+        self.promote(&mut upkeep).await?;
+        self.trim(&mut upkeep).await?;
+        Ok(upkeep)
+    }
+
+    async fn promote(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            let promoted: u32 = self.call(&scripts::PROMOTE).arg(PROMOTE_BATCH).words().await?.number()?;
+            upkeep.promoted += u64::from(promoted);
+            if promoted < PROMOTE_BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn reclaim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
+        for _ in 0..ROUNDS {
+            let mut words = self
+                .call(&scripts::RECLAIM)
+                .key(self.inner.keys.dead_kind(Kind::CrashLoop))
+                .arg(self.inner.config.crashes_max)
+                .arg(RECLAIM_BATCH)
+                .arg(BUILD)
+                .words()
+                .await?;
+            upkeep.calm = words.text()? == "calm";
+            let reclaimed: u32 = words.number()?;
+            upkeep.reclaimed += u64::from(reclaimed);
+            while let Some(id) = words.next() {
+                let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
+                let pair = words.text()?;
+                let reason = words.text()?;
+                let reason = serde_json::from_str(&reason).map_err(|_| words.odd(&reason))?;
+                upkeep.buried.push(Buried { id, pair, reason });
+            }
+            if reclaimed < RECLAIM_BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn trim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
+        let config = &self.inner.config;
+        for _ in 0..ROUNDS {
+            let evicted: Vec<String> = self
+                .call(&scripts::TRIM)
+                .arg(config.dead_max_count)
+                .arg(millis(config.dead_max_age))
+                .arg(config.dead_max_bytes.as_u64())
+                .arg(TRIM_BATCH)
+                .run()
+                .await?;
+            upkeep.evicted += evicted.len() as u64;
+            if evicted.len() < TRIM_BATCH as usize {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! The queue against a real redis-server: every arrow of the state diagram, and what happens when somebody dies.
+//!
+//! Each test has a server of its own and ends by taking stock: every job is in exactly one place.
+
+#![expect(unreachable_pub, reason = "modules of one test binary: nothing here is reachable")]
+
+#[path = "queue/admission.rs"]
+mod admission;
+#[path = "queue/crashes.rs"]
+mod crashes;
+#[path = "queue/dead.rs"]
+mod dead;
+#[path = "queue/inbox.rs"]
+mod inbox;
+#[path = "queue/random.rs"]
+mod random;
+#[path = "support/redis.rs"]
+mod redis_server;
+#[path = "queue/states.rs"]
+mod states;
+#[path = "queue/trouble.rs"]
+mod trouble;
+#[path = "queue/wire.rs"]
+mod wire;
+#[path = "queue/world.rs"]
+mod world;

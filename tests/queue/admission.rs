@@ -1,0 +1,136 @@
+//! Who gets in, and who is told that it is in already.
+
+use std::time::Duration;
+
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::report::Report;
+use wm_analyzer::job::verdict::Verdict;
+use wm_analyzer::job::{Job, JobId};
+use wm_analyzer::queue::{Admission, Queue};
+
+use crate::world::*;
+
+#[tokio::test]
+async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let duplicate = Admission::Duplicate { holder: job.id.clone() };
+    let again = async || queue.enqueue(&[twin(&job)]).await.unwrap().pop().unwrap();
+
+    assert_eq!(again().await, duplicate, "ready");
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(again().await, duplicate, "leased");
+    let _ = queue.settle(delivery, retry(Duration::ZERO)).await.unwrap();
+    assert_eq!(again().await, duplicate, "scheduled");
+    queue.upkeep().await.unwrap();
+    dies_with(claimed(&queue, "w").await);
+    world.expire(&job.id).await;
+    queue.upkeep().await.unwrap();
+    assert_eq!(world.state(&job.id).await.as_deref(), Some("solo"));
+    assert_eq!(again().await, duplicate, "solo");
+    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    assert!(matches!(again().await, Admission::Admitted { .. }), "dead");
+    assert_eq!(world.counter("duplicate").await, 4);
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    // As after a restore from an old backup: the lock is there, its job is not.
+    let _: u64 = world.ask("DEL", key(&format!("job:{}", job.id))).await;
+    let _: u64 = world.ask("ZREM", &[&key("ready"), job.id.as_str()]).await;
+    let other = twin(&job);
+    let admitted = queue.enqueue(std::slice::from_ref(&other)).await.unwrap();
+    assert_eq!(admitted, [Admission::Admitted { id: other.id.clone() }]);
+    assert_eq!(world.take_stock().await[other.id.as_str()], "ready");
+}
+
+#[tokio::test]
+async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_another_sink() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    assert_eq!(queue.enqueue(&[twin(&job)]).await.unwrap(), [Admission::AlreadyDone]);
+    let elsewhere = Queue::connect_for(&world.config, "api").await.unwrap();
+    let other = elsewhere.enqueue(&[twin(&job)]).await.unwrap();
+    assert!(matches!(other[0], Admission::Admitted { .. }));
+    let _ = elsewhere.settle(claimed(&elsewhere, "w").await, done(&job)).await.unwrap();
+    let again = Job { again: true, ..twin(&job) };
+    assert!(matches!(queue.enqueue(&[again]).await.unwrap()[0], Admission::Admitted { .. }));
+}
+
+#[tokio::test]
+async fn another_version_of_the_analysis_is_another_analysis() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let older = Report { analysis_version: 0, ..report(&job) };
+    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(older))).await.unwrap();
+    assert!(matches!(queue.enqueue(&[twin(&job)]).await.unwrap()[0], Admission::Admitted { .. }));
+}
+
+#[tokio::test]
+async fn the_same_id_is_in_once_live_or_dead() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    assert_eq!(queue.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
+    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    assert_eq!(queue.enqueue(&[job]).await.unwrap(), [Admission::SameId]);
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn above_the_backlog_ceiling_enqueue_refuses_and_the_inbox_waits() {
+    let Some(mut world) = World::new().await else { return };
+    world.config.backlog_max = 3;
+    let queue = world.queue().await;
+    let jobs: Vec<Job> = (0..250).map(|_| job()).collect();
+    let answers = queue.enqueue(&jobs).await.unwrap();
+    assert_eq!(answers.len(), 250);
+    assert!(answers[..3].iter().all(|a| matches!(a, Admission::Admitted { .. })));
+    assert!(answers[3..].iter().all(|a| *a == Admission::Full));
+
+    world.push(job().encode()).await;
+    let ingested = queue.ingest().await.unwrap();
+    assert!(ingested.full && ingested.admitted == 0);
+    assert_eq!(queue.status().await.unwrap().inbox, 1, "it waits");
+    let delivery = claimed(&queue, "w").await;
+    let done = done(&delivery.job);
+    let _ = queue.settle(delivery, done).await.unwrap();
+    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    assert_eq!(world.take_stock().await.len(), 3);
+}
+
+#[tokio::test]
+async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_script() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let jobs: Vec<Job> = (0..10_000).map(|_| job()).collect();
+    let answers = queue.enqueue(&jobs).await.unwrap();
+    assert!(answers.iter().all(|a| matches!(a, Admission::Admitted { .. })));
+    let _: () = world.ask("ZUNIONSTORE", &[&key("scheduled"), "1", &key("ready"), "WEIGHTS", "0"]).await;
+    let _: u64 = world.ask("DEL", key("ready")).await;
+    let mut promoted = 0;
+    while promoted < 10_000 {
+        promoted += queue.upkeep().await.unwrap().promoted;
+    }
+    let ids: Vec<String> = world.ask("ZRANGE", &[&key("ready"), "0", "-1"]).await;
+    let expected: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
+    assert_eq!(ids, expected);
+}
+
+#[tokio::test]
+async fn previous_version_jobs_are_unique_by_their_newer_version() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let open = Job { from: None, ..job() };
+    let twin = Job { id: JobId::fresh(), ..open.clone() };
+    let answers = queue.enqueue(&[open.clone(), twin]).await.unwrap();
+    assert_eq!(answers[1], Admission::Duplicate { holder: open.id });
+}

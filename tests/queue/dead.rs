@@ -1,0 +1,119 @@
+//! Dead letters: found, filtered, put back, trimmed; never lost without being counted.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use wm_analyzer::job::JobId;
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::queue::{DeadFilter, Queue, Replayed};
+
+use crate::world::*;
+
+async fn buried(queue: &Queue, kind: Kind, host: &str) -> JobId {
+    let job = enqueued(queue).await;
+    let _ = queue.settle(claimed(queue, "w").await, death(kind, host)).await.unwrap();
+    job.id
+}
+
+async fn found(queue: &Queue, filter: DeadFilter) -> Vec<JobId> {
+    let mut ids: Vec<_> = queue.dead(&filter, 1000).await.unwrap().into_iter().map(|l| l.id).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn letters_are_found_by_kind_host_time_and_id() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let a = buried(&queue, Kind::Gone, "a.test").await;
+    let b = buried(&queue, Kind::Gone, "b.test").await;
+    let c = buried(&queue, Kind::WallExceeded, "b.test").await;
+    let by = |kinds: &[Kind], hosts: &[&str]| DeadFilter {
+        kinds: kinds.to_vec(),
+        hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
+        ..DeadFilter::default()
+    };
+    let sorted = |ids: &[&JobId]| {
+        let mut ids: Vec<JobId> = ids.iter().map(|id| (*id).clone()).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(found(&queue, by(&[], &[])).await, sorted(&[&a, &b, &c]));
+    assert_eq!(found(&queue, by(&[Kind::Gone], &[])).await, sorted(&[&a, &b]));
+    assert_eq!(found(&queue, by(&[Kind::Gone, Kind::WallExceeded], &[])).await, sorted(&[&a, &b, &c]));
+    assert_eq!(found(&queue, by(&[Kind::Gone], &["b.test"])).await, [b.clone()]);
+    assert_eq!(found(&queue, by(&[Kind::Tls], &[])).await, []);
+    let ids = DeadFilter { ids: vec![a.clone(), JobId::fresh()], ..by(&[], &[]) };
+    assert_eq!(found(&queue, ids).await, [a]);
+    let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
+    assert_eq!(found(&queue, DeadFilter { since: Some(later), ..by(&[], &[]) }).await, []);
+    assert_eq!(queue.dead(&by(&[], &[]), 2).await.unwrap().len(), 2);
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn hundreds_of_letters_are_read_page_by_page() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    for n in 0..230 {
+        world.push(format!("nonsense {n}")).await;
+    }
+    while queue.ingest().await.unwrap().more {}
+    let letters = queue.dead(&DeadFilter::default(), 1000).await.unwrap();
+    assert_eq!(letters.len(), 230);
+    let replayed = queue.replay(&[letters[0].id.clone()]).await.unwrap();
+    assert_eq!(replayed[0].1, Replayed::Undecodable);
+    let all: Vec<_> = letters.into_iter().map(|letter| letter.id).collect();
+    assert_eq!(queue.discard(&all).await.unwrap(), 230);
+    assert!(world.take_stock().await.is_empty());
+}
+
+#[tokio::test]
+async fn replay_onto_a_live_pair_answers_the_holder_and_leaves_the_letter() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let holder = twin(&job);
+    let _ = queue.enqueue(std::slice::from_ref(&holder)).await.unwrap();
+    let ids = [job.id.clone(), holder.id.clone(), JobId::fresh()];
+    let answers = queue.replay(&ids).await.unwrap();
+    let answers: Vec<_> = answers.into_iter().map(|(_, answer)| answer).collect();
+    assert_eq!(answers, [Replayed::Duplicate { holder: holder.id }, Replayed::Missing, Replayed::Missing]);
+    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+}
+
+#[tokio::test]
+async fn dead_letters_are_trimmed_oldest_first_and_counted() {
+    let Some(mut world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(buried(&queue, Kind::Gone, "a.test").await);
+        let died = (world.now_ms().await - 10_000 + n * 1000).to_string();
+        let _: u64 = world.ask("ZADD", &[&key("dead"), "XX", &died, ids[n as usize].as_str()]).await;
+    }
+    let size: u64 = world.field(&ids[0], "size").await.unwrap().parse().unwrap();
+    let left = async |queue: &Queue| {
+        let left = found(queue, DeadFilter::default()).await;
+        ids.iter().map(|id| left.contains(id)).collect::<Vec<_>>()
+    };
+
+    assert_eq!(queue.upkeep().await.unwrap().evicted, 0, "exactly at no cap");
+    world.config.dead_max_count = 4;
+    let by_count = world.queue().await;
+    assert_eq!(by_count.upkeep().await.unwrap().evicted, 1);
+    assert_eq!(left(&queue).await, [false, true, true, true, true]);
+    assert_eq!(by_count.upkeep().await.unwrap().evicted, 0, "exactly at the cap");
+
+    world.config.dead_max_bytes = bytesize::ByteSize::b(size * 3 + size / 2);
+    assert_eq!(world.queue().await.upkeep().await.unwrap().evicted, 1);
+    assert_eq!(left(&queue).await, [false, false, true, true, true]);
+
+    world.config.dead_max_age = Duration::from_millis(7_500);
+    let by_age = world.queue().await;
+    until("the third is older than 7.5 s", async || by_age.upkeep().await.unwrap().evicted == 1).await;
+    assert_eq!(left(&queue).await[..3], [false, false, false]);
+    assert!(world.counter("evicted").await >= 3);
+    world.take_stock().await;
+}

@@ -1,0 +1,287 @@
+//! The arrows of the state diagram, one test each.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::report::{Diff, Op};
+use wm_analyzer::job::verdict::Verdict;
+use wm_analyzer::job::{Job, Priority};
+use wm_analyzer::queue::{Claim, REPORT_MAX_BYTES, Replayed, Settled};
+
+use crate::world::*;
+
+#[tokio::test]
+async fn enqueue_then_claim_then_done_leaves_a_report_an_event_and_no_job() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    assert_eq!(world.state(&job.id).await.as_deref(), Some("ready"));
+
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.job, job);
+    assert_eq!(delivery.counts.deliveries, 1);
+    assert!(!delivery.is_solo());
+    assert_eq!(world.take_stock().await[job.id.as_str()], "leased");
+
+    assert_eq!(queue.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
+    assert!(world.take_stock().await.is_empty());
+    let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
+    let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored, report(&job));
+    assert_eq!(world.events().await, [("done".to_owned(), job.id.to_string())]);
+    assert_eq!(world.counter("done").await, 1);
+    let keys: Vec<String> = world.ask("KEYS", "*").await;
+    for key in keys.iter().filter(|key| key.contains(":report:") || key.contains(":done:")) {
+        assert!(world.ask::<i64>("PTTL", key).await > 0, "{key} never goes");
+    }
+}
+
+#[tokio::test]
+async fn leased_to_gone_by_skip_records_the_reason() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let skip = Skip::new(SkipReason::Content, "from is application/pdf");
+    let settled = queue.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
+    assert_eq!(settled, Settled::Settled);
+    assert!(world.take_stock().await.is_empty());
+    assert_eq!(world.counter("skipped:content").await, 1);
+    assert_eq!(world.events().await, [("skipped".to_owned(), job.id.to_string())]);
+    let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
+    assert!(stored.contains("from is application/pdf"), "{stored}");
+}
+
+#[tokio::test]
+async fn a_late_skip_never_replaces_the_report_that_was_found_before() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    let again = Job { again: true, ..twin(&job) };
+    let _ = queue.enqueue(&[again]).await.unwrap();
+    let skip = Skip::new(SkipReason::Expired, "too late");
+    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
+    let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
+    assert!(stored.contains("annotation"), "{stored}");
+}
+
+#[tokio::test]
+async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_back() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::from_secs(3600))).await.unwrap();
+    assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
+    assert_eq!(queue.upkeep().await.unwrap().promoted, 0, "not yet due");
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+
+    let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", job.id.as_str()]).await;
+    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!((delivery.counts.failures, delivery.counts.deliveries), (1, 2));
+    assert_eq!((delivery.counts.crashes, delivery.counts.postponements), (0, 0));
+}
+
+#[tokio::test]
+async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_remembers_since_when() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let postpone = || Verdict::Postpone { after: Duration::ZERO, failure: failure() };
+    let _ = queue.settle(claimed(&queue, "w").await, postpone()).await.unwrap();
+    let first = world.field(&job.id, "postponed_ms").await.unwrap();
+    queue.upkeep().await.unwrap();
+    let _ = queue.settle(claimed(&queue, "w").await, postpone()).await.unwrap();
+    assert_eq!(world.field(&job.id, "postponed_ms").await.unwrap(), first, "the first time counts");
+    queue.upkeep().await.unwrap();
+    let counts = claimed(&queue, "w").await.counts;
+    assert_eq!((counts.failures, counts.postponements, counts.deliveries), (0, 2, 3));
+}
+
+#[tokio::test]
+async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let verdict = death(Kind::MemoryExceeded, "a.test");
+    let Verdict::DeadLetter(reason) = verdict.clone() else { unreachable!() };
+    let _ = queue.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+    let letter = queue.dead_letter(&job.id).await.unwrap().unwrap();
+    assert_eq!(letter.reason, Some(*reason));
+    assert_eq!(world.counter("dead:memory_exceeded").await, 1);
+    let admitted = queue.enqueue(&[twin(&job)]).await.unwrap();
+    assert!(matches!(admitted[0], wm_analyzer::queue::Admission::Admitted { .. }));
+}
+
+#[tokio::test]
+async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
+    queue.upkeep().await.unwrap();
+    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Exhausted, "a.test")).await.unwrap();
+    assert_eq!(
+        queue.replay(std::slice::from_ref(&job.id)).await.unwrap(),
+        [(job.id.clone(), Replayed::Replayed)]
+    );
+    assert_eq!(world.take_stock().await[job.id.as_str()], "ready");
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.job, job);
+    assert_eq!((delivery.counts.replays, delivery.counts.failures), (1, 0));
+    assert_eq!(queue.dead(&Default::default(), 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn dead_to_gone_by_discard() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    assert_eq!(queue.discard(std::slice::from_ref(&job.id)).await.unwrap(), 0, "only the dead");
+    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    assert_eq!(queue.discard(std::slice::from_ref(&job.id)).await.unwrap(), 1);
+    assert_eq!(queue.discard(&[job.id]).await.unwrap(), 0);
+    assert!(world.take_stock().await.is_empty());
+}
+
+#[tokio::test]
+async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_place() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let first = enqueued(&queue).await;
+    enqueued(&queue).await;
+    assert_eq!(queue.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(world.take_stock().await[first.id.as_str()], "ready");
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.job.id, first.id, "at its old place");
+    assert_eq!((delivery.counts.deliveries, delivery.counts.releases), (1, 1));
+}
+
+#[tokio::test]
+async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
+    let Some(mut world) = World::new().await else { return };
+    world.config.releases_solo = 3;
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    for _ in 0..3 {
+        let delivery = claimed(&queue, "w").await;
+        assert!(!delivery.is_solo());
+        let _ = queue.release(delivery).await.unwrap();
+    }
+    assert_eq!(world.take_stock().await[job.id.as_str()], "solo");
+    assert!(claimed(&queue, "w").await.is_solo());
+}
+
+#[tokio::test]
+async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    enqueued(&queue).await;
+    queue.pause("ada", "deploy of the db app").await.unwrap();
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Paused));
+    let paused = queue.status().await.unwrap().paused.unwrap();
+    assert_eq!((paused.by.as_str(), paused.reason.as_str()), ("ada", "deploy of the db app"));
+    assert!(queue.is_idle().await.unwrap());
+    assert_eq!(queue.resume("ada").await.unwrap(), Some(paused));
+    assert_eq!(queue.resume("ada").await.unwrap(), None);
+    let delivery = claimed(&queue, "w").await;
+    assert!(!queue.is_idle().await.unwrap());
+    drop(delivery);
+    assert_eq!(world.ask::<u64>("XLEN", key("audit")).await, 3);
+}
+
+#[tokio::test]
+async fn run_at_waits_for_its_time_and_promote_brings_it() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let later = OffsetDateTime::now_utc() + Duration::from_secs(3600);
+    let job = Job { run_at: Some(later), ..job() };
+    let _ = queue.enqueue(std::slice::from_ref(&job)).await.unwrap();
+    assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    let due: f64 = world.ask("ZSCORE", &[&key("scheduled"), job.id.as_str()]).await;
+    assert_eq!(due as i128, later.unix_timestamp_nanos() / 1_000_000);
+    let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", job.id.as_str()]).await;
+    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
+    assert_eq!(claimed(&queue, "w").await.job.id, job.id);
+}
+
+#[tokio::test]
+async fn an_expired_job_is_handed_out_only_to_be_skipped() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = Job { expires_at: Some(OffsetDateTime::now_utc() - Duration::from_secs(5)), ..job() };
+    let _ = queue.enqueue(&[job]).await.unwrap();
+    let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else {
+        panic!("foregone")
+    };
+    assert_eq!(skip.reason, SkipReason::Expired);
+    let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+    assert_eq!(world.counter("skipped:expired").await, 1);
+    assert!(world.take_stock().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_runs() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let waiting = enqueued(&queue).await;
+    assert!(queue.cancel(&waiting.id).await.unwrap());
+    let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else {
+        panic!("foregone")
+    };
+    assert_eq!(skip.reason, SkipReason::Cancelled);
+    let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+    assert!(!queue.cancel(&waiting.id).await.unwrap(), "gone");
+
+    let running = enqueued(&queue).await;
+    let delivery = claimed(&queue, "w").await;
+    assert!(queue.cancel(&running.id).await.unwrap());
+    let beat = queue.beat(&info("w"), &[delivery.lease()]).await.unwrap();
+    assert_eq!((beat.cancelled, beat.lost), (vec![running.id.clone()], vec![]));
+
+    let _ = queue.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
+    assert!(queue.cancel(&running.id).await.unwrap());
+    assert_eq!(queue.upkeep().await.unwrap().promoted, 1, "no need to wait for its time");
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Foregone(..)));
+}
+
+#[tokio::test]
+async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_others() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let with = |priority| Job { priority, ..job() };
+    let (low, normal, high) = (with(Priority::Low), with(Priority::Normal), with(Priority::High));
+    let jobs = [low.clone(), normal.clone(), high.clone()];
+    let _ = queue.enqueue(&jobs).await.unwrap();
+    let order = [high.id, normal.id, low.id];
+    for id in &order {
+        assert_eq!(claimed(&queue, "w").await.job.id, *id);
+    }
+    // 100,000 places later a low job that waits is ahead of whatever normal job enters now.
+    let low = with(Priority::Low);
+    let _ = queue.enqueue(std::slice::from_ref(&low)).await.unwrap();
+    let _: u64 = world.ask("INCRBY", &[&key("seq"), "100000"]).await;
+    let _ = queue.enqueue(&[with(Priority::Normal)]).await.unwrap();
+    assert_eq!(claimed(&queue, "w").await.job.id, low.id);
+}
+
+#[tokio::test]
+async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
+    let Some(world) = World::new().await else { return };
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let steps = Some(vec![Op(1, "x".repeat(REPORT_MAX_BYTES))]);
+    let mut report = report(&job);
+    report.diffs.html_source_dmp = Some(Diff { change_count: 3, diff: steps, approximate: false });
+    let (from, to) = (report.from, report.to);
+    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(report))).await.unwrap();
+    let stored = queue.report(from, to).await.unwrap().unwrap();
+    assert!(stored.len() <= REPORT_MAX_BYTES);
+    let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored.omitted, ["html_source_dmp.diff"]);
+    assert_eq!(stored.diffs.html_source_dmp.unwrap().change_count, 3);
+}

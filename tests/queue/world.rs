@@ -1,0 +1,256 @@
+//! What the tests of the queue share: a server, queues on it, jobs and verdicts, and taking stock.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, ToRedisArgs};
+use uuid::Uuid;
+use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::outcome::Counts;
+use wm_analyzer::job::report::{Annotation, Diffs, Report};
+use wm_analyzer::job::verdict::{DeathReason, Verdict};
+use wm_analyzer::job::{Job, JobId, VersionRef};
+use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Queue, WorkerId, WorkerInfo};
+
+use crate::redis_server::PrivateRedis;
+use crate::wire::Wire;
+
+/// A server and an eye on it.
+pub struct World {
+    pub redis: PrivateRedis,
+    pub config: Config,
+    eye: MultiplexedConnection,
+}
+
+/// Limits as in production, except where a test wants to see one bite.
+pub fn config(url: &str) -> Config {
+    Config {
+        url: url.to_owned().into(),
+        name: "analysis".into(),
+        connections: 4,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(10),
+        lease: Duration::from_secs(90),
+        worker_ttl: Duration::from_secs(60),
+        report_ttl: Duration::from_secs(3600),
+        done_ttl: Duration::from_secs(3600),
+        backlog_max: 100_000,
+        crashes_max: 2,
+        releases_solo: 20,
+        dead_max_count: 100_000,
+        dead_max_age: Duration::from_secs(90 * 86_400),
+        dead_max_bytes: bytesize::ByteSize::mib(256),
+        events_max: 10_000,
+    }
+}
+
+impl World {
+    pub async fn new() -> Option<Self> {
+        let redis = PrivateRedis::start().await?;
+        let eye = eye(&redis).await;
+        Some(Self { config: config(&redis.url()), redis, eye })
+    }
+
+    /// A queue handle: one worker's pair of hands.
+    pub async fn queue(&self) -> Queue {
+        Queue::connect(&self.config).await.unwrap()
+    }
+
+    /// A queue handle over a wire that can lose an answer.
+    pub async fn queue_over_a_wire(&self) -> (Queue, Wire) {
+        let wire = Wire::to(self.redis.socket());
+        let config = Config { url: wire.url().into(), ..self.config.clone() };
+        (Queue::connect(&config).await.unwrap(), wire)
+    }
+
+    /// Asks the server directly.
+    pub async fn ask<T: FromRedisValue>(&self, command: &str, args: impl ToRedisArgs) -> T {
+        let mut eye = self.eye.clone();
+        redis::cmd(command).arg(args).query_async(&mut eye).await.unwrap()
+    }
+
+    pub async fn look_again(&mut self) {
+        self.eye = eye(&self.redis).await;
+    }
+
+    pub async fn now_ms(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.ask("TIME", &[""; 0]).await;
+        seconds * 1000 + micros / 1000
+    }
+
+    pub async fn push(&self, payload: impl AsRef<[u8]>) {
+        let _: u64 = self.ask("RPUSH", &[key("inbox").as_bytes(), payload.as_ref()]).await;
+    }
+
+    /// Lets the lease of a job run out, as if its worker had been silent for so long.
+    pub async fn expire(&self, id: &JobId) {
+        let _: u64 = self.ask("ZADD", &[&key("lease"), "XX", "1", id.as_str()]).await;
+    }
+
+    pub async fn field(&self, id: &JobId, field: &str) -> Option<String> {
+        self.ask("HGET", &[&key(&format!("job:{id}")), field]).await
+    }
+
+    pub async fn state(&self, id: &JobId) -> Option<String> {
+        self.field(id, "state").await
+    }
+
+    pub async fn counter(&self, name: &str) -> u64 {
+        let days: Vec<String> = self.ask("KEYS", key("stats:*")).await;
+        let mut sum = 0;
+        for day in days {
+            sum += self.ask::<Option<u64>>("HGET", &[&day, name]).await.unwrap_or(0);
+        }
+        sum
+    }
+
+    /// Types and ids of all events.
+    pub async fn events(&self) -> Vec<(String, String)> {
+        let events: Vec<(String, HashMap<String, String>)> =
+            self.ask("XRANGE", &[&key("events"), "-", "+"]).await;
+        events.into_iter().map(|(_, fields)| (fields["type"].clone(), fields["id"].clone())).collect()
+    }
+
+    /// Every job is in exactly one place, the one its state says; every lock names a live job; the dead are counted.
+    pub async fn take_stock(&self) -> BTreeMap<String, String> {
+        let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for place in ["ready", "scheduled", "lease", "solo", "dead"] {
+            let ids: Vec<String> = self.ask("ZRANGE", &[&key(place), "0", "-1"]).await;
+            for id in ids {
+                places.entry(id).or_default().push(if place == "lease" { "leased" } else { place });
+            }
+        }
+        let prefix = key("job:");
+        let jobs: Vec<String> = self.ask("KEYS", format!("{prefix}*")).await;
+        let (mut states, mut dead_bytes) = (BTreeMap::new(), 0);
+        for job in jobs {
+            let id = JobId::parse(&job[prefix.len()..]).unwrap();
+            let state = self.state(&id).await.expect("a state");
+            assert_eq!(places.remove(id.as_str()).as_deref(), Some(&[state.as_str()][..]), "{id}");
+            assert_eq!(self.field(&id, "token").await.is_some(), state == "leased", "{id}: {state}");
+            if state == "dead" {
+                dead_bytes += self.field(&id, "size").await.unwrap().parse::<u64>().unwrap();
+                let kind = self.field(&id, "kind").await.unwrap();
+                let index = key(&format!("dead:kind:{kind}"));
+                assert!(self.ask::<Option<f64>>("ZSCORE", &[&index, id.as_str()]).await.is_some());
+            } else {
+                let lock = key(&format!("unique:{}", self.field(&id, "unique").await.unwrap()));
+                assert_eq!(self.ask::<Option<String>>("GET", &lock).await.as_deref(), Some(id.as_str()));
+            }
+            states.insert(id.to_string(), state);
+        }
+        assert!(places.is_empty(), "places without a job: {places:?}");
+        let counted: Option<u64> = self.ask("HGET", &[&key("meta"), "dead_bytes"]).await;
+        assert_eq!(counted.unwrap_or(0), dead_bytes, "bytes of the dead");
+        let live = states.values().filter(|state| *state != "dead").count();
+        let locks: Vec<String> = self.ask("KEYS", key("unique:*")).await;
+        assert_eq!(locks.len(), live, "locks");
+        states
+    }
+}
+
+async fn eye(redis: &PrivateRedis) -> MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    let client = redis::Client::open(redis.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
+pub fn key(rest: &str) -> String {
+    format!("wm:{{analysis}}:{rest}")
+}
+
+pub fn worker(name: &str) -> WorkerId {
+    WorkerId::parse(name).unwrap()
+}
+
+pub fn info(name: &str) -> WorkerInfo {
+    WorkerInfo {
+        id: worker(name),
+        host: "h".into(),
+        pid: 7,
+        version: "0".into(),
+        phase: "running".into(),
+        slots: 2,
+        busy: 1,
+    }
+}
+
+/// A job for a pair that no other job has.
+pub fn job() -> Job {
+    Job::new(VersionRef::Uuid(Uuid::new_v4()), VersionRef::Uuid(Uuid::new_v4()))
+}
+
+/// Another job for the same pair.
+pub fn twin(job: &Job) -> Job {
+    Job { id: JobId::fresh(), ..job.clone() }
+}
+
+pub async fn enqueued(queue: &Queue) -> Job {
+    let job = job();
+    let admitted = queue.enqueue(std::slice::from_ref(&job)).await.unwrap();
+    assert_eq!(admitted, [wm_analyzer::queue::Admission::Admitted { id: job.id.clone() }]);
+    job
+}
+
+pub async fn claimed(queue: &Queue, name: &str) -> Delivery {
+    match queue.claim(&worker(name)).await.unwrap() {
+        Claim::Delivery(delivery) => *delivery,
+        other => panic!("a delivery, not {other:?}"),
+    }
+}
+
+/// A worker that dies with this delivery in hand: nobody settles it, only its lease is known.
+pub fn dies_with(delivery: Delivery) -> LeaseRef {
+    delivery.lease()
+}
+
+pub fn failure() -> Failure {
+    Failure::new(Kind::Timeout, "no answer in 30 s").at_host("slow.test")
+}
+
+pub fn retry(after: Duration) -> Verdict {
+    Verdict::Retry { after, failure: failure() }
+}
+
+pub fn death(kind: Kind, host: &str) -> Verdict {
+    Verdict::DeadLetter(Box::new(DeathReason {
+        kind,
+        stage: kind.stage(),
+        failure: Failure::new(kind, "it would happen again").at_host(host),
+        counts: Counts::default(),
+        bodies: Vec::new(),
+        worker: "w".into(),
+        build: "0".into(),
+    }))
+}
+
+pub fn report(job: &Job) -> Report {
+    Report {
+        schema_version: 1,
+        analysis_version: 1,
+        from: job.from.as_ref().map(VersionRef::uuid).unwrap_or_default(),
+        to: job.to.uuid(),
+        page: None,
+        annotation: Annotation { text: None, source: None, links: None, priority: 0.5 },
+        diffs: Diffs::default(),
+        approximate: false,
+        missing: Vec::new(),
+        omitted: Vec::new(),
+        bodies: Vec::new(),
+        measured: None,
+    }
+}
+
+pub fn done(job: &Job) -> Verdict {
+    Verdict::Done(Box::new(report(job)))
+}
+
+/// Waits for a moment, not for a time.
+pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut reached: F) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !reached().await {
+        assert!(tokio::time::Instant::now() < end, "never reached: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
