@@ -3,6 +3,11 @@
 //! Each test has a server of its own and ends by taking stock: every job is in exactly one place.
 
 #![expect(unreachable_pub, reason = "modules of one test binary: nothing here is reachable")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests are tests: what they expect is what is tested"
+)]
 
 #[path = "queue/admission.rs"]
 mod admission;

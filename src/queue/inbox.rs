@@ -52,8 +52,8 @@ impl Queue {
     /// # Errors
     /// Those of Redis; what was taken in before is in.
     pub async fn ingest(&self) -> Result<Ingested, Error> {
-        let heads = self.peek().await?;
-        let mut ingested = Ingested { more: heads.len() == BATCH, ..Ingested::default() };
+        let (standing, heads) = self.peek().await?;
+        let mut ingested = Ingested { more: standing > heads.len(), ..Ingested::default() };
         for run in heads.chunk_by(|a, b| a.job.is_ok() == b.job.is_ok()) {
             let on = match &run[0].job {
                 Ok(_) => self.take_in(run, &mut ingested).await?,
@@ -67,7 +67,8 @@ impl Queue {
         Ok(ingested)
     }
 
-    async fn peek(&self) -> Result<Vec<Head>, Error> {
+    /// How many payloads stand in the inbox, and the first of them.
+    async fn peek(&self) -> Result<(usize, Vec<Head>), Error> {
         let mut words = self
             .call(&scripts::PEEK)
             .arg(BATCH)
@@ -76,6 +77,7 @@ impl Queue {
             .arg(LOOK_MAX_BYTES)
             .words()
             .await?;
+        let standing = words.number()?;
         let mut heads = Vec::new();
         while let Some(length) = words.next() {
             let length: u64 = length.parse().map_err(|_| words.odd(&length))?;
@@ -89,7 +91,7 @@ impl Queue {
             };
             heads.push(Head { raw, job });
         }
-        Ok(heads)
+        Ok((standing, heads))
     }
 
     /// Admits a run of jobs; false when to stop.

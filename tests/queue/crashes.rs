@@ -121,7 +121,7 @@ async fn a_lost_lease_never_settles() {
         let _: u64 = world.ask("HDEL", &[&key(&format!("job:{}", job.id)), "crashes"]).await;
         let _: u64 = world.ask("DEL", key("solo_turn")).await;
         assert!(!stale.confirm(&lease).await.unwrap());
-        assert_eq!(stale.beat(&info("slow"), &[lease]).await.unwrap().lost, [job.id.clone()]);
+        assert_eq!(stale.beat(&info("slow"), &[lease]).await.unwrap().lost, std::slice::from_ref(&job.id));
 
         let current = claimed(&fresh, "fresh").await;
         let before = world.events().await.len();

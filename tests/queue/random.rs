@@ -129,7 +129,10 @@ impl Game {
         for delivery in &self.players[who].hands {
             self.world.expire(&delivery.job.id).await;
         }
-        let _: u64 = self.world.ask("DEL", key("solo_turn")).await;
+        let turn: Option<String> = self.world.ask("GET", key("solo_turn")).await;
+        if turn.is_some_and(|turn| turn.starts_with(self.players[who].name)) {
+            let _: u64 = self.world.ask("DEL", key("solo_turn")).await;
+        }
         self.players[who].queue.upkeep().await.unwrap();
         if self.dice.below(2) == 0 {
             self.players[who].hands.clear();
@@ -180,6 +183,8 @@ impl Game {
         }
         let player = self.players.swap_remove(0);
         let _ = player.queue.resume("ada").await.unwrap();
+        // The others are gone, and with their leases their turn.
+        let _: u64 = self.world.ask("DEL", key("solo_turn")).await;
         until("nothing is live", async || {
             let _: u64 = self.world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
             player.queue.upkeep().await.unwrap();

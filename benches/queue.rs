@@ -1,0 +1,122 @@
+//! What the queue costs: enqueue per second, claim and settle per second at several backlogs, memory per waiting job.
+//!
+//! Not what a diff costs: the jobs here do nothing. `cargo bench --bench queue -- [BACKLOG ...]`, by default 1000 and
+//! 100000; each backlog is one line of JSON, measured on a private redis-server that writes no disk.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
+
+#[expect(dead_code, unreachable_pub, reason = "shared with the tests, which use all of it")]
+#[path = "../tests/support/redis.rs"]
+mod redis_server;
+
+use std::time::{Duration, Instant};
+
+use redis_server::PrivateRedis;
+use uuid::Uuid;
+use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::verdict::Verdict;
+use wm_analyzer::job::{Job, VersionRef};
+use wm_analyzer::queue::{Claim, Config, Queue, WorkerId};
+
+/// Jobs that are claimed and settled per measurement.
+const ROUND: usize = 10_000;
+/// Claims under way at once, as of a worker with so many slots.
+const HANDS: usize = 16;
+
+fn config(url: &str) -> Config {
+    Config {
+        url: url.to_owned().into(),
+        name: "bench".into(),
+        connections: HANDS,
+        connect_timeout: Duration::from_secs(5),
+        response_timeout: Duration::from_secs(10),
+        lease: Duration::from_secs(90),
+        worker_ttl: Duration::from_secs(60),
+        report_ttl: Duration::from_secs(3600),
+        done_ttl: Duration::from_secs(3600),
+        backlog_max: u64::MAX >> 16,
+        crashes_max: 2,
+        releases_solo: 20,
+        dead_max_count: 100_000,
+        dead_max_age: Duration::from_secs(90 * 86_400),
+        dead_max_bytes: bytesize::ByteSize::mib(256),
+        events_max: 10_000,
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
+    let Some(redis) = PrivateRedis::start().await else { return };
+    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "appendonly", "no"]).query_async::<()>(&mut eye).await.unwrap();
+    let (mut waiting, mut before) = (0, memory(&mut eye).await);
+    for backlog in sizes {
+        let added = backlog.saturating_sub(waiting);
+        let start = Instant::now();
+        fill(&queue, added).await;
+        let enqueue = per_second(added, start.elapsed());
+        let bytes = (memory(&mut eye).await - before) / added.max(1) as u64;
+        let (done, mut claims) = work(&queue).await;
+        claims.sort();
+        println!(
+            "{{\"backlog\":{backlog},\"enqueue_per_s\":{enqueue},\"bytes_per_job\":{bytes},\"jobs_per_s\":{done},\
+             \"claim_us_p50\":{},\"claim_us_p99\":{}}}",
+            claims[claims.len() / 2].as_micros(),
+            claims[claims.len() * 99 / 100].as_micros()
+        );
+        fill(&queue, ROUND).await;
+        (waiting, before) = (backlog, memory(&mut eye).await);
+    }
+}
+
+async fn fill(queue: &Queue, jobs: usize) {
+    let mut fillers = tokio::task::JoinSet::new();
+    for n in 0..HANDS {
+        let (queue, share) = (queue.clone(), jobs / HANDS + usize::from(n < jobs % HANDS));
+        fillers.spawn(async move {
+            for from in (0..share).step_by(100) {
+                let batch: Vec<Job> = (from..share.min(from + 100)).map(|_| job()).collect();
+                let _ = queue.enqueue(&batch).await.unwrap();
+            }
+        });
+    }
+    fillers.join_all().await;
+}
+
+/// Claims and settles a round; answers jobs per second and how long each claim took.
+async fn work(queue: &Queue) -> (u64, Vec<Duration>) {
+    let start = Instant::now();
+    let mut hands = tokio::task::JoinSet::new();
+    for _ in 0..HANDS {
+        let queue = queue.clone();
+        hands.spawn(async move {
+            let worker = WorkerId::fresh("bench");
+            let mut claims = Vec::with_capacity(ROUND / HANDS);
+            for _ in 0..ROUND / HANDS {
+                let start = Instant::now();
+                let Claim::Delivery(delivery) = queue.claim(&worker).await.unwrap() else { break };
+                claims.push(start.elapsed());
+                let skip = Skip::new(SkipReason::Content, "nothing to do");
+                let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+            }
+            claims
+        });
+    }
+    let claims: Vec<Duration> = hands.join_all().await.into_iter().flatten().collect();
+    (per_second(claims.len(), start.elapsed()), claims)
+}
+
+fn job() -> Job {
+    Job::new(VersionRef::Uuid(Uuid::new_v4()), VersionRef::Uuid(Uuid::new_v4()))
+}
+
+fn per_second(n: usize, time: Duration) -> u64 {
+    (n as f64 / time.as_secs_f64()) as u64
+}
+
+async fn memory(eye: &mut redis::aio::MultiplexedConnection) -> u64 {
+    let info: String = redis::cmd("INFO").arg("memory").query_async(eye).await.unwrap();
+    info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().parse().unwrap()
+}
