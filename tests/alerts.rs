@@ -16,10 +16,17 @@ use crate::ingest::{Ingest, Mode};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(150);
+/// Long enough for a busy machine where Sentry answers.
+const PATIENT: Duration = Duration::from_secs(10);
+/// Where it does not.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
 fn started(dsn: &str, window: Duration) -> (Alerts, Guard) {
-    let config = Config { dsn: dsn.into(), environment: "test".to_owned(), window, shutdown: SHUTDOWN };
+    started_with(dsn, window, PATIENT)
+}
+
+fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, Guard) {
+    let config = Config { dsn: dsn.into(), environment: "test".to_owned(), window, shutdown };
     Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
 }
 
@@ -166,7 +173,7 @@ fn the_end_of_the_process_tells_what_still_waits() {
 #[test]
 fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     let ingest = Ingest::start(Mode::Hang);
-    let (alerts, guard) = started(&ingest.dsn(), SHORT);
+    let (alerts, guard) = started_with(&ingest.dsn(), SHORT, SHUTDOWN);
     alerts.dead_letter(&letter(Kind::Gone, 0));
     ingest.wait_until("it hangs", |i| i.requests() == 1);
     let began = Instant::now();

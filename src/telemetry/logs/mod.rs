@@ -180,4 +180,11 @@ mod tests {
         assert!(error.to_string().contains("info,=x="), "{error}");
         assert!(subscriber(Line::Text, " ", false, std::io::stderr).is_ok());
     }
+
+    #[test]
+    fn logging_starts_once() {
+        let config = Config { format: Format::Auto, filter: "off".to_owned() };
+        init(&config).unwrap();
+        assert!(matches!(init(&config), Err(Error::Twice(_))));
+    }
 }

@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
 use super::event::{self, Sample};
 use super::gate::Telling;
 use super::state::{Key, Shared};
+use super::{Error, root_cause};
 
 /// A healthy ingest answers a TCP and TLS handshake in well under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -100,7 +100,7 @@ impl Sender {
                 None => Answer::Failed("the event cannot be written down".to_owned()),
                 Some(request) => match request.send().await {
                     Ok(response) => judge(&response),
-                    Err(e) => Answer::Failed(e.without_url().to_string()),
+                    Err(e) => Answer::Failed(root_cause(&e.without_url())),
                 },
             };
             Landed { telling, answer }

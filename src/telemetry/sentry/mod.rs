@@ -61,7 +61,7 @@ pub enum Error {
     )]
     Dsn(#[from] ::sentry::types::ParseDsnError),
     /// No TLS, as a rule because the machine has no root certificates.
-    #[error("no HTTP client for alerts: {0}")]
+    #[error("no HTTP client for alerts: {}", root_cause(.0))]
     Client(#[from] reqwest::Error),
     /// No thread or no runtime to send from.
     #[error("no thread for alerts: {0}")]
@@ -131,13 +131,18 @@ impl Alerts {
         let sender = deliver::Sender::new(dsn, release, &config.environment)?;
         let shared = Arc::new(Shared::new(config.window));
         let stop = CancellationToken::new();
-        let (told, ended) = sync_channel(1);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // The thread speaks twice: when it can send, and when it has ended.
+        let (say, ended) = sync_channel(2);
         let (theirs, stopping) = (Arc::clone(&shared), stop.clone());
         std::thread::Builder::new().name("alerts".to_owned()).spawn(move || {
-            runtime.block_on(deliver::run(sender, &theirs, stopping));
-            told.send(()).unwrap_or_default();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let started = runtime.map(|runtime| {
+                say.send(Ok(())).unwrap_or_default();
+                runtime.block_on(deliver::run(sender, &theirs, stopping));
+            });
+            say.send(started).unwrap_or_default();
         })?;
+        ended.recv().unwrap_or_else(|gone| Err(std::io::Error::other(gone)))?;
         let open = Open { shared: Arc::clone(&shared), stop, ended, deadline: config.shutdown };
         Ok((Self(Some(shared)), Guard(Some(open))))
     }
@@ -179,7 +184,7 @@ pub struct Guard(Option<Open>);
 struct Open {
     shared: Arc<Shared>,
     stop: CancellationToken,
-    ended: Receiver<()>,
+    ended: Receiver<std::io::Result<()>>,
     deadline: Duration,
 }
 
@@ -196,7 +201,7 @@ impl Guard {
         let Some(open) = self.0.take() else { return AlertCounts::default() };
         open.stop.cancel();
         // A sender that is late is left behind, not joined: it dies with the process.
-        open.ended.recv_timeout(open.deadline).unwrap_or_default();
+        let _ = open.ended.recv_timeout(open.deadline);
         open.shared.counts()
     }
 }
@@ -205,6 +210,15 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What is at the bottom of an error: reqwest's own words are "builder error" and "error sending request".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
 }
 
 fn redacted<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
