@@ -1,16 +1,19 @@
-//! Parse, run, exit code.
+//! Parse, run, exit code. A child of ours never gets as far as the command line.
 
 use std::process::ExitCode;
 
-use wm_analyzer::sandbox;
+use clap::Parser as _;
+use wm_analyzer::cli::args::Cli;
+use wm_analyzer::cli::run;
+use wm_analyzer::{child, sandbox};
 
-/// Counts in a sandboxed job, and is the system's own everywhere else.
+/// Counts what a sandboxed job allocates; costs nothing where nobody counts.
 #[global_allocator]
 static HEAP: sandbox::heap::Counting = sandbox::heap::Counting;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == sandbox::ZYGOTE_ARG) {
-        return sandbox::zygote_main(|task| [task.a, task.b].concat());
+        return sandbox::zygote_main(child::run);
     }
-    ExitCode::SUCCESS
+    run::run(Cli::parse()).into()
 }

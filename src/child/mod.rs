@@ -17,76 +17,22 @@ mod decompress;
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::analysis::{self, Analysed, Options, Page};
 use crate::filter::sniff::{self, Family, Sniffed};
 use crate::job::failure::{Failure, Kind};
+use crate::job::order::{Answer, Order, SideOrder};
 use crate::job::outcome::{Skip, SkipReason, Stop};
 use crate::job::page::Side;
 use crate::job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
 
 use self::decompress::Trouble;
+use crate::sandbox::{self, Task};
 
-/// What the child is asked for; the two bodies come beside it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Order {
-    /// The page both versions belong to, where known.
-    pub page: Option<Uuid>,
-    /// The older version.
-    pub from: SideOrder,
-    /// The newer version.
-    pub to: SideOrder,
-    /// The most bytes that a body may decompress to.
-    pub max_decoded_bytes: u64,
-    /// Steps of a diff that are larger than this, as JSON, are left out of the report.
-    pub max_ops_bytes: u64,
-}
-
-/// What is known of one body.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SideOrder {
-    /// The version.
-    pub uuid: Uuid,
-    /// Where the body came from.
-    pub url: String,
-    /// The `Content-Type` header, as it came: its charset counts.
-    pub content_type: Option<String>,
-    /// The media type that the db app declares; counts more than the header, which is the archive's.
-    pub media_type: Option<String>,
-    /// The `Content-Encoding` header, as it came.
-    pub content_encoding: Option<String>,
-    /// SHA-256 in hex of the body, decoded; not checked where it is not known.
-    pub body_hash: Option<String>,
-    /// The HTTP status it was captured with.
-    pub status: Option<u16>,
-}
-
-impl SideOrder {
-    fn declared(&self) -> Option<&str> {
-        self.media_type.as_deref().or(self.content_type.as_deref())
-    }
-
-    /// The header where it names a charset, else what is declared.
-    fn charset_source(&self) -> Option<&str> {
-        self.content_type.as_deref().or(self.media_type.as_deref())
-    }
-}
-
-/// What the child answers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// It was analysed.
-    Reported(Box<Report>),
-    /// It is not to be analysed.
-    Skipped(Skip),
-    /// It cannot be: only [`Kind::DecompressionBomb`] or [`Kind::HashMismatch`].
-    Failed(Failure),
+/// The work of a sandboxed job.
+pub fn run(task: Task) -> Vec<u8> {
+    answer(&task.options, task.a, task.b, task.soft_deadline, sandbox::phase)
 }
 
 /// Carries out an order on two bodies; the answer is an [`Answer`] as JSON.
@@ -233,6 +179,7 @@ fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], an
         missing: analysed.missing,
         omitted: analysed.omitted,
         bodies: vec![from.facts(old, old_encoding), to.facts(new, new_encoding)],
+        timings: None,
         measured: None,
     }
 }
@@ -245,6 +192,8 @@ fn sha256(bytes: &[u8]) -> String {
 mod tests {
     use std::io::Write;
     use std::time::Duration;
+
+    use uuid::Uuid;
 
     use super::*;
 

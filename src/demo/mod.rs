@@ -10,3 +10,5 @@ pub mod pages;
 pub mod poison;
 pub mod redis;
 pub mod site;
+pub mod story;
+mod tally;

@@ -84,6 +84,14 @@ pub fn by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     for (side, version) in pair.sides() {
         over_http(version).map_err(|skip| skip.on(side))?;
     }
+    by_type(pair, config)
+}
+
+/// Judges a pair by what each side declares itself to be: all that can be said of files.
+///
+/// # Errors
+/// The first [`Skip`] that applies, the older side first.
+pub fn by_type(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     for (side, version) in pair.sides() {
         like_a_page(version, config).map_err(|skip| skip.on(side))?;
     }

@@ -12,6 +12,7 @@
 
 pub mod duration;
 pub mod failure;
+pub mod order;
 pub mod outcome;
 pub mod page;
 pub mod report;

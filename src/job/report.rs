@@ -207,6 +207,17 @@ pub struct Measured {
     pub isolation: Vec<String>,
 }
 
+/// Where the time of one job went, in milliseconds of wall clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Asking the db app for the versions.
+    pub resolve_ms: u64,
+    /// Fetching both bodies.
+    pub fetch_ms: u64,
+    /// In the child, from handing over to the answer.
+    pub analyse_ms: u64,
+}
+
 /// Everything that is known of one compared pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -235,6 +246,9 @@ pub struct Report {
     pub omitted: Vec<String>,
     /// The two bodies, older first.
     pub bodies: Vec<BodyFacts>,
+    /// Where the time went; filled in by the worker, never by the child.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
     /// What the child cost; filled in by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Measured>,

@@ -1,1 +1,56 @@
-//! The operator's hands.
+//! The operator's hands: what a person can ask and do from a terminal.
+//!
+//! Rules: stdout is data and stderr is talk; JSON for programs; every bulk action says what it will touch before, what
+//! it touched after, and how to go back. Nothing here decides what becomes of a job.
+
+pub mod dead;
+pub mod diff;
+pub mod doctor;
+pub mod enqueue;
+pub mod queue;
+pub mod render;
+pub mod status;
+pub mod worker;
+
+/// How a command ends, in the numbers of the field (`sysexits` above 63).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Ok,
+    /// Not done.
+    Failed,
+    /// Nothing matched.
+    NothingMatched,
+    /// Somebody must say yes, and nobody can be asked.
+    ConfirmationNeeded,
+    /// `diff`: rightly not analysed.
+    Skipped,
+    /// `diff`: this pair would be a dead letter.
+    Poison,
+    /// Redis cannot be reached.
+    RedisUnreachable,
+    /// The configuration is wrong.
+    Config,
+}
+
+impl Exit {
+    /// The number.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Ok => 0,
+            Self::Failed => 1,
+            Self::NothingMatched => 3,
+            Self::ConfirmationNeeded => 4,
+            Self::Skipped => 10,
+            Self::Poison => 11,
+            Self::RedisUnreachable => 69,
+            Self::Config => 78,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}

@@ -1,1 +1,210 @@
-//! One job's way.
+//! One job's way, as a straight line: resolve, filter by address, fetch both, analyse in a child, deliver.
+//!
+//! No loops, no retries, no Redis. Every room's error is a [`Stop`], and `?` is the exit door of every room. What
+//! follows from the ending is decided elsewhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::api::{self, Api};
+use crate::fetch::Fetcher;
+use crate::filter::address;
+use crate::job::failure::{Failure, Kind};
+use crate::job::order::{Answer, Order, SideOrder};
+use crate::job::outcome::{Outcome, Stop};
+use crate::job::page::{Bodies, Body, PagePair, Version};
+use crate::job::report::{BodyFacts, Report, Timings};
+use crate::job::{Job, LimitsRequest};
+use crate::sandbox::{Limits, Reply, Request, Slot};
+
+/// The rooms that one job passes, and what they are told.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// The db app, where one is configured.
+    pub api: Option<Arc<Api>>,
+    /// What is not worth fetching.
+    pub filter: address::Config,
+    /// The way to the bodies.
+    pub fetcher: Fetcher,
+    /// Limits of a child, before a job lowers them.
+    pub limits: Limits,
+    /// Cap on each decompressed body in bytes; enforced in the child.
+    pub max_decoded_bytes: u64,
+    /// Largest step list of one diff, as JSON bytes, that a report carries.
+    pub max_steps_bytes: u64,
+}
+
+/// Asks whether the job is still ours.
+pub trait Confirm: AsyncFnOnce() -> Result<(), Failure> {}
+impl<F: AsyncFnOnce() -> Result<(), Failure>> Confirm for F {}
+
+/// How a job's way ended, with what was seen on it.
+#[derive(Debug)]
+pub struct Walk {
+    /// The ending.
+    pub outcome: Outcome,
+    /// What was known of the bodies.
+    pub bodies: Vec<BodyFacts>,
+    /// Where the time went.
+    pub spent: Spent,
+}
+
+impl Walk {
+    /// A way that ended before it began.
+    pub fn of(outcome: Outcome) -> Self {
+        Self { outcome, bodies: Vec::new(), spent: Spent::default() }
+    }
+}
+
+/// Wall-clock time in the slow rooms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Resolving ids.
+    pub resolve: Duration,
+    /// Fetching bodies.
+    pub fetch: Duration,
+    /// In the child.
+    pub analyse: Duration,
+}
+
+impl Spent {
+    fn timings(self) -> Timings {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Timings { resolve_ms: ms(self.resolve), fetch_ms: ms(self.fetch), analyse_ms: ms(self.analyse) }
+    }
+}
+
+impl Pipeline {
+    /// Takes one job all the way.
+    ///
+    /// `confirm` is asked right before something is written outside: it fails where the job is no longer ours.
+    pub async fn walk(&self, job: &Job, slot: &mut Slot, confirm: impl Confirm) -> Walk {
+        let mut walk = Walk::of(Outcome::Failed(Failure::new(Kind::BadReply, "the walk did not end")));
+        walk.outcome = match self.straight(job, slot, confirm, &mut walk.bodies, &mut walk.spent).await {
+            Ok(mut report) => {
+                report.timings = Some(walk.spent.timings());
+                Outcome::Reported(report)
+            }
+            Err(stop) => stop.into(),
+        };
+        walk
+    }
+
+    async fn straight(
+        &self,
+        job: &Job,
+        slot: &mut Slot,
+        confirm: impl Confirm,
+        seen: &mut Vec<BodyFacts>,
+        spent: &mut Spent,
+    ) -> Result<Box<Report>, Stop> {
+        let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
+        address::by_address(&pair, &self.filter)?;
+        let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;
+        *seen = facts(&pair, &bodies);
+        let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, job.limits, slot)).await?;
+        self.deliver(&pair, &report, confirm).await?;
+        Ok(report)
+    }
+
+    /// The annotation to the db app, where one is to have it, and only while the job is ours.
+    async fn deliver(&self, pair: &PagePair, report: &Report, confirm: impl Confirm) -> Result<(), Failure> {
+        let Some(api) = &self.api else { return Ok(()) };
+        confirm().await?;
+        // A report that is partial says so in its annotation: fields that could not be made are not there.
+        if report.missing.is_empty() {
+            api.annotate(pair, &report.annotation).await?;
+        }
+        Ok(())
+    }
+
+    /// Both bodies to a child, its report back. `asked` may only lower the limits.
+    ///
+    /// # Errors
+    /// A skip for what the bytes turned out to be; a failure for what became of the child.
+    pub async fn analyse(
+        &self,
+        pair: &PagePair,
+        bodies: Bodies,
+        asked: LimitsRequest,
+        slot: &mut Slot,
+    ) -> Result<Box<Report>, Stop> {
+        let order = Order {
+            page: pair.page,
+            from: side_order(&pair.from, &bodies.from),
+            to: side_order(&pair.to, &bodies.to),
+            max_decoded_bytes: self.max_decoded_bytes,
+            max_ops_bytes: self.max_steps_bytes,
+        };
+        let options = serde_json::to_vec(&order).map_err(|e| Failure::new(Kind::BadReply, e.to_string()))?;
+        let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };
+        let reply = slot.run(request, self.limits.lowered(asked)).await?;
+        read(reply, pair)
+    }
+}
+
+/// Reads the child's answer, believing it nothing that a hostile page could gain from.
+fn read(reply: Reply, pair: &PagePair) -> Result<Box<Report>, Stop> {
+    let bad = |what: String| Failure {
+        measured: Some(Box::new(reply.measured.clone())),
+        ..Failure::new(Kind::BadReply, what)
+    };
+    let answer = serde_json::from_slice(&reply.body)
+        .map_err(|e| bad(format!("the child's answer is not one: {e}")))?;
+    match answer {
+        Answer::Reported(report) if (report.from, report.to) != (pair.from.uuid, pair.to.uuid) => {
+            Err(bad("the child's report is about another pair".to_owned()).into())
+        }
+        Answer::Reported(mut report) => {
+            report.measured = Some(reply.measured);
+            Ok(report)
+        }
+        Answer::Skipped(skip) => Err(skip.into()),
+        Answer::Failed(failure) if matches!(failure.kind, Kind::DecompressionBomb | Kind::HashMismatch) => {
+            Err(Failure { measured: Some(Box::new(reply.measured)), ..failure }.into())
+        }
+        Answer::Failed(failure) => {
+            Err(bad(format!("the child may not judge itself {}", failure.kind)).into())
+        }
+    }
+}
+
+fn side_order(version: &Version, body: &Body) -> SideOrder {
+    SideOrder {
+        uuid: version.uuid,
+        url: version.body_url.to_string(),
+        media_type: version.media_type.clone(),
+        content_type: body.content_type.clone(),
+        content_encoding: body.content_encoding.clone(),
+        body_hash: version.body_hash.clone(),
+        status: version.status,
+    }
+}
+
+/// What is known of both bodies before a child has seen them.
+pub fn facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
+    let raw = [&bodies.from, &bodies.to];
+    pair.sides()
+        .into_iter()
+        .zip(raw)
+        .map(|((side, version), body)| BodyFacts {
+            side,
+            url: version.body_url.to_string(),
+            wire_bytes: body.bytes.len() as u64,
+            wire_sha256: Some(Sha256::digest(&body.bytes).iter().map(|byte| format!("{byte:02x}")).collect()),
+            decoded_bytes: None,
+            declared: version.media_type.clone().or_else(|| body.content_type.clone()),
+            sniffed: None,
+            encoding: None,
+        })
+        .collect()
+}
+
+async fn timed<T>(spent: &mut Duration, work: impl Future<Output = T>) -> T {
+    let start = Instant::now();
+    let done = work.await;
+    *spent = start.elapsed();
+    done
+}

@@ -203,6 +203,7 @@ impl Queue {
         let counts = Counts {
             deliveries: words.number()?,
             failures: words.number()?,
+            doubts: words.number()?,
             crashes: words.number()?,
             postponements: words.number()?,
             releases: words.number()?,

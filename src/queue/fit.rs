@@ -133,6 +133,7 @@ mod tests {
             missing: Vec::new(),
             omitted: Vec::new(),
             bodies: vec![body(url)],
+            timings: None,
             measured: None,
         }
     }

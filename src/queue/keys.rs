@@ -68,7 +68,7 @@ impl Keys {
             self.dead(),
             self.paused(),
             self.wake(),
-            self.key("events"),
+            self.events(),
             self.stats(now),
             self.meta(),
             self.key("seq"),
@@ -78,6 +78,11 @@ impl Keys {
     /// LIST of payloads as producers pushed them.
     pub(super) fn inbox(&self) -> String {
         self.key("inbox")
+    }
+
+    /// STREAM of what became of jobs, capped.
+    pub(super) fn events(&self) -> String {
+        self.key("events")
     }
 
     /// ZSET of ids by their place in the order.

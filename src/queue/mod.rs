@@ -19,6 +19,7 @@ mod control;
 mod dead;
 mod delivery;
 mod error;
+mod events;
 mod fit;
 mod inbox;
 mod keys;
@@ -43,6 +44,7 @@ pub use self::control::{Paused, Status, WorkerSeen};
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
 pub use self::delivery::{Beat, Claim, Delivery, LeaseRef, WorkerId, WorkerInfo};
 pub use self::error::Error;
+pub use self::events::Event;
 pub use self::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::inbox::Ingested;
 pub use self::server::Server;
@@ -135,6 +137,11 @@ impl Queue {
             Err(error) if !error.is_transient() => Err(error),
             Ok(_) | Err(_) => Ok(queue),
         }
+    }
+
+    /// The queue's name.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
     }
 
     /// How long a delivery is ours without a beat.

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::fit::{fit_reason, fit_report};
 use super::scripts::{self, Words, millis};
 use super::{Queue, dead};
+use crate::job::failure::Stage;
 use crate::job::outcome::Skip;
 use crate::job::report::ANALYSIS_VERSION;
 use crate::job::verdict::{DeathReason, Verdict};
@@ -129,12 +130,18 @@ impl Queue {
         failure: &crate::job::failure::Failure,
     ) -> Result<Settled, Error> {
         let last = serde_json::to_string(failure).unwrap_or_default();
+        // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
+        let counted = match (state, failure.kind.stage()) {
+            ("postponed", _) => "postponements",
+            (_, Stage::Analyse) => "doubts",
+            (_, Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue) => "failures",
+        };
         let words = self
             .call(&scripts::SCHEDULE)
             .key(self.inner.keys.job(&delivery.job.id))
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
             .arg(after_ms)
-            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair()])
+            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
             .words()
             .await?;
         settled(words)

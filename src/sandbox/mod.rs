@@ -34,6 +34,7 @@ pub mod hooks;
 mod job;
 mod kernel;
 mod limits;
+pub mod machine;
 mod pool;
 mod protocol;
 mod seccomp;
@@ -72,6 +73,8 @@ pub struct Config {
     pub stack: ByteSize,
     /// Largest reply of a job.
     pub reply: ByteSize,
+    /// Largest body after its content encodings were undone.
+    pub max_decoded: ByteSize,
     /// How far an operator's replay may raise the wall clock.
     #[serde(with = "crate::job::duration")]
     pub max_wall: Duration,
@@ -167,6 +170,7 @@ mod tests {
             heap: ByteSize::mib(256),
             stack: ByteSize::mib(8),
             reply: ByteSize::mib(16),
+            max_decoded: ByteSize::mib(10),
             max_wall: Duration::from_secs(60),
             max_heap: ByteSize::gib(1),
             isolation: Isolation::BestEffort,

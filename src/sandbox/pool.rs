@@ -44,6 +44,8 @@ struct Shared {
     features: Features,
     respawned: AtomicU64,
     jobs: AtomicU64,
+    peak_heap_bytes: AtomicU64,
+    longest_ms: AtomicU64,
 }
 
 /// The right to run one job at a time.
@@ -66,6 +68,10 @@ pub struct Stats {
     pub respawned: u64,
     /// Jobs that were begun.
     pub jobs: u64,
+    /// The largest heap that any job had, in bytes.
+    pub peak_heap_bytes: u64,
+    /// The longest that any job ran, in milliseconds.
+    pub longest_ms: u64,
 }
 
 impl Pool {
@@ -109,6 +115,8 @@ impl Pool {
             features,
             respawned: AtomicU64::new(0),
             jobs: AtomicU64::new(0),
+            peak_heap_bytes: AtomicU64::new(0),
+            longest_ms: AtomicU64::new(0),
         })))
     }
 
@@ -142,6 +150,8 @@ impl Pool {
             busy: self.0.slots.saturating_sub(self.0.permits.available_permits()),
             respawned: self.0.respawned.load(Relaxed),
             jobs: self.0.jobs.load(Relaxed),
+            peak_heap_bytes: self.0.peak_heap_bytes.load(Relaxed),
+            longest_ms: self.0.longest_ms.load(Relaxed),
         }
     }
 
@@ -182,6 +192,8 @@ impl Slot {
         self.pool.jobs.fetch_add(1, Relaxed);
         let (said, seen) = call::converse(zygote, ours, request, &limits).await;
         let measured = measure(&seen, &limits, zygote.features);
+        self.pool.peak_heap_bytes.fetch_max(measured.peak_heap_bytes, Relaxed);
+        self.pool.longest_ms.fetch_max(measured.wall_ms, Relaxed);
         if matches!(seen, Seen::ZygoteLost { .. }) || self.pool.process == ProcessModel::ExecPerJob {
             self.retire().await;
         }

@@ -1,1 +1,239 @@
-//! The worker.
+//! The worker: a permit, a claim, one job's way, a verdict, settled; until it is told to stop.
+//!
+//! It decides nothing about a job (that is `policy/`) and knows nothing of pages (that is `pipeline/`). It holds what is
+//! in hand, keeps the leases alive, and lets go in order.
+//!
+//! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
+//! lost. A task that panics leaves by the lease running out.
+
+mod hand;
+mod observe;
+pub mod shutdown;
+mod task;
+mod upkeep;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tracing::{error, info, warn};
+
+use self::hand::{Halt, Hand};
+use self::observe::Observer;
+use self::shutdown::{Phase, Phases};
+use crate::pipeline::Pipeline;
+use crate::policy;
+use crate::queue::{Claim, Queue, WorkerId};
+use crate::sandbox::{Pool, Slot};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::sentry::Alerts;
+
+/// The longest a claim waits for a nudge before it looks again: a lost nudge costs this much.
+const IDLE_WAIT: Duration = Duration::from_millis(500);
+/// The longest pause between two tries while Redis is away.
+const TROUBLE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the slot of a killed child may take to come back while leaving: teardown of the largest heap, and change.
+const LEAVE_GRACE: Duration = Duration::from_secs(3);
+
+/// The worker's own rhythm.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// How often all leases in hand are renewed, in one command.
+    #[serde(with = "crate::job::duration")]
+    pub beat: Duration,
+    /// How often the inbox is looked at.
+    #[serde(with = "crate::job::duration")]
+    pub ingest_every: Duration,
+    /// How often retries are promoted and lost leases reclaimed.
+    #[serde(with = "crate::job::duration")]
+    pub upkeep_every: Duration,
+    /// How long what is in hand may go on after TERM.
+    #[serde(with = "crate::job::duration")]
+    pub drain: Duration,
+}
+
+/// Everything a worker walks between.
+pub struct Worker {
+    /// Its rhythm.
+    pub config: Config,
+    /// Attempts and delays.
+    pub policy: policy::Config,
+    /// Where jobs come from.
+    pub queue: Queue,
+    /// One job's way.
+    pub pipeline: Pipeline,
+    /// The children.
+    pub pool: Pool,
+    /// The numbers.
+    pub metrics: Arc<Metrics>,
+    /// The alerts.
+    pub alerts: Alerts,
+    /// This process's phase.
+    pub phases: Phases,
+    /// This process's name in the queue.
+    pub id: WorkerId,
+    /// This build, as reports and dead letters name it.
+    pub build: String,
+    /// Whether Redis answered when it was last asked; shared with whoever wants to know.
+    pub redis_answers: Arc<AtomicBool>,
+    /// Leave when nothing is left to do.
+    pub until_empty: bool,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Deliveries that were handed back because there was no time left for them.
+    pub released: usize,
+}
+
+/// What all tasks of one worker share.
+struct Shared {
+    worker: Worker,
+    hand: Hand,
+    observer: Observer,
+}
+
+impl Worker {
+    /// Works until told to stop, and lets go in order.
+    pub async fn run(self) -> Ended {
+        let observer = Observer::new(&self);
+        let shared = Arc::new(Shared { worker: self, hand: Hand::default(), observer });
+        let mut background = JoinSet::new();
+        background.spawn(hand::beat(Arc::clone(&shared)));
+        background.spawn(upkeep::ingest(Arc::clone(&shared)));
+        background.spawn(upkeep::promote_and_reclaim(Arc::clone(&shared)));
+
+        let mut tasks = JoinSet::new();
+        shared.claim_until_quiet(&mut tasks).await;
+        let ended = shared.let_go(&mut tasks).await;
+
+        background.shutdown().await;
+        shared.worker.pool.shutdown().await;
+        ended
+    }
+}
+
+impl Shared {
+    fn phases(&self) -> &Phases {
+        &self.worker.phases
+    }
+
+    async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
+        let mut trouble_wait = Duration::ZERO;
+        while self.phases().now() == Phase::Running {
+            reap(tasks);
+            let slot = tokio::select! {
+                slot = self.worker.pool.acquire() => slot,
+                () = self.phases().reached(Phase::Quiet) => break,
+            };
+            match self.worker.queue.claim(&self.worker.id).await {
+                Ok(claim) => {
+                    trouble_wait = Duration::ZERO;
+                    self.observer.redis_up();
+                    if self.take(claim, slot, tasks).await == Took::Everything {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    drop(slot);
+                    self.observer.redis_down(&e.to_string());
+                    trouble_wait = (trouble_wait * 2).clamp(Duration::from_millis(100), TROUBLE_WAIT_MAX);
+                    self.rest(trouble_wait.mul_f64(fastrand::f64())).await;
+                }
+            }
+        }
+    }
+
+    async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> Took {
+        match claim {
+            // Alone, so that blame is certain: nothing else runs in this process while a suspect does.
+            Claim::Delivery(delivery) if delivery.is_solo() => task::run(self, *delivery, slot).await,
+            Claim::Delivery(delivery) => {
+                let shared = Arc::clone(self);
+                tasks.spawn(async move { task::run(&shared, *delivery, slot).await });
+            }
+            Claim::Foregone(delivery, skip) => task::forgo(self, *delivery, skip).await,
+            Claim::Buried(buried) => self.observer.buried(&buried),
+            Claim::Solo => {
+                drop(slot);
+                match tasks.join_next().await {
+                    Some(ended) => note_panic(ended),
+                    None => self.rest(IDLE_WAIT).await,
+                }
+            }
+            Claim::Empty | Claim::Paused => {
+                drop(slot);
+                if self.worker.until_empty && tasks.is_empty() && self.nothing_left().await {
+                    return Took::Everything;
+                }
+                tokio::select! {
+                    () = self.worker.queue.wait(IDLE_WAIT) => {}
+                    () = self.phases().reached(Phase::Quiet) => {}
+                }
+            }
+        }
+        Took::Something
+    }
+
+    async fn nothing_left(&self) -> bool {
+        self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
+    }
+
+    /// Waits, but not past the moment somebody asks us to stop.
+    async fn rest(&self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.phases().reached(Phase::Quiet)).await;
+    }
+
+    /// Lets what is in hand finish until the deadline, then hands the rest back.
+    async fn let_go(&self, tasks: &mut JoinSet<()>) -> Ended {
+        if self.phases().now() == Phase::Quiet {
+            info!(in_hand = self.hand.len(), "quiet: claiming nothing more");
+            self.phases().reached(Phase::Draining).await;
+        }
+        let deadline = Instant::now() + self.worker.config.drain;
+        info!(in_hand = self.hand.len(), drain = ?self.worker.config.drain, "draining");
+        tokio::select! {
+            () = empty(tasks) => return Ended::default(),
+            () = sleep_until(deadline) => warn!(in_hand = self.hand.len(), "the drain deadline has passed"),
+            () = self.phases().reached(Phase::Stopped) => warn!(in_hand = self.hand.len(), "told to leave now"),
+        }
+        let released = self.hand.halt_all(Halt::Leave);
+        if timeout_at(Instant::now() + LEAVE_GRACE, empty(tasks)).await.is_err() {
+            error!(
+                in_hand = self.hand.len(),
+                "some jobs could not be handed back: their leases will run out"
+            );
+        }
+        Ended { released }
+    }
+}
+
+/// Whether there is more to claim.
+#[derive(PartialEq, Eq)]
+enum Took {
+    Something,
+    Everything,
+}
+
+async fn empty(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        note_panic(ended);
+    }
+}
+
+fn reap(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.try_join_next() {
+        note_panic(ended);
+    }
+}
+
+fn note_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(e) = ended {
+        error!(error = %e, "a task died: its job's lease will run out");
+    }
+}

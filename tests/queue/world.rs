@@ -238,6 +238,7 @@ pub fn report(job: &Job) -> Report {
         missing: Vec::new(),
         omitted: Vec::new(),
         bodies: Vec::new(),
+        timings: None,
         measured: None,
     }
 }

@@ -35,6 +35,7 @@ pub(crate) fn config() -> Config {
         wall: Duration::from_millis(600),
         heap: ByteSize::mib(64),
         stack: ByteSize::mib(8),
+        max_decoded: ByteSize::mib(10),
         reply: ByteSize::mib(1),
         max_wall: Duration::from_secs(60),
         max_heap: ByteSize::gib(1),

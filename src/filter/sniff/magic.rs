@@ -3,8 +3,6 @@
 //! Documents that may be plain ASCII (PDF, PostScript, RTF) are told by their own first line. All else needs a binary
 //! byte, as the WHATWG standard defines it, in its first 1445 bytes; `infer` then only gives it a name.
 
-use std::borrow::Cow;
-
 use memchr::memmem::find;
 
 /// The standard's resource header: what a sniffer looks at.
@@ -28,7 +26,7 @@ pub(super) fn document(text: &[u8]) -> Option<&'static str> {
 }
 
 /// What holds a binary byte early, or hides a PDF behind a line of junk.
-pub(super) fn binary(head: &[u8], text: &Cow<'_, [u8]>) -> Option<&'static str> {
+pub(super) fn binary(head: &[u8], text: &[u8]) -> Option<&'static str> {
     let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
     let mut lines = memchr::memchr2_iter(b'\n', b'\r', hidden);
     if lines.any(|at| is_pdf_header(&text[at + 1..])) {

@@ -7,7 +7,7 @@
 --          that dies of it has been counted. The same token asked twice gets the same job, so a lost answer loses none.
 -- Bound    at most 20 leftovers without a job are cleared away; a lost answer is looked for among the newest 500 leases.
 local worker, token, hands, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
-local FIELDS = { 'payload', 'deliveries', 'failures', 'crashes', 'postponements', 'releases', 'replays',
+local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'releases', 'replays',
   'unique', 'enq_ms', 'expires_ms', 'cancel', 'postponed_ms' }
 
 local function delivered(id, alone)

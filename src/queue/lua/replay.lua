@@ -18,7 +18,7 @@ if holder then return { 'duplicate', holder } end
 -- A new place at the end, a new budget; but what crashed before runs alone.
 local score = redis.call('INCR', SEQ) + tonumber(arg(4))
 exhume(id, j[4], j[5])
-redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'postponements', 'postponed_ms', 'releases',
+redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'doubts', 'postponements', 'postponed_ms', 'releases',
   'cancel', 'last')
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(j[6] or 0), 1))
 redis.call('HINCRBY', job, 'replays', 1)

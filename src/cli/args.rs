@@ -1,0 +1,369 @@
+//! The clap tree: what can be typed, and the plain values it stands for.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+use crate::job::LimitsRequest;
+use crate::ops;
+
+/// Compares captured versions of web pages, job by job, and lets no page bring it down.
+#[derive(Debug, Parser)]
+#[command(name = "wm-analyzer", version, about, propagate_version = true, max_term_width = 110)]
+pub struct Cli {
+    /// Configuration file; repeat it to layer several, later ones winning.
+    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    pub config: Vec<PathBuf>,
+    /// Redis to use (stronger than REDIS_URL and queue.url).
+    #[arg(long, global = true, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Queue to use (stronger than queue.name).
+    #[arg(long, short = 'Q', global = true, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// For people, or for programs.
+    #[arg(long, short = 'o', global = true, value_name = "FORMAT", default_value = "text")]
+    pub output: Output,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables and sentences.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compare two files or URLs: the same filter, sandbox and analysis, no Redis.
+    #[command(
+        after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExample: wm-analyzer diff old.html new.html"
+    )]
+    Diff(Diff),
+    /// Run a worker: take jobs from the queue until told to stop.
+    Work(Work),
+    /// See it work: a private Redis, a misbehaving site, good and poison pairs, and what became of each.
+    Demo(Demo),
+    /// Put jobs into the queue: from a file of JSON lines, from standard input (-), or one pair by uuid.
+    #[command(after_help = "Example: wm-analyzer enqueue jobs.jsonl")]
+    Enqueue(Enqueue),
+    /// What is waiting, running and dead, on one screen.
+    Status,
+    /// Pause, resume or drain the queue.
+    #[command(subcommand)]
+    Queue(Queue),
+    /// Look at dead letters; put them back or throw them away.
+    #[command(subcommand)]
+    Dead(Dead),
+    /// Speak to worker processes.
+    #[command(subcommand)]
+    Worker(Worker),
+    /// Ask a running worker how it is (for container health checks).
+    Health(Health),
+    /// Check Redis, limits and isolation, and say what is wrong.
+    Doctor,
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The older version: a file or a URL.
+    pub from: String,
+    /// The newer version: a file or a URL.
+    pub to: String,
+    /// Lower the limits, e.g. wall=2s,heap=64MiB.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
+    pub limits: LimitsRequest,
+    /// Also say what was measured.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Arguments of `work`.
+#[derive(Debug, Args)]
+pub struct Work {
+    /// Jobs at once (stronger than sandbox.slots; 0 computes it from memory and CPUs).
+    #[arg(long, short = 'j', value_name = "N")]
+    pub slots: Option<u32>,
+    /// Stop when nothing is waiting any more.
+    #[arg(long)]
+    pub until_empty: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Good pairs to enqueue, at least 200.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(200..=20_000))]
+    pub pairs: u32,
+}
+
+/// Arguments of `enqueue`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["file", "to"]))]
+pub struct Enqueue {
+    /// JSON lines, one native job each; - reads standard input.
+    pub file: Option<PathBuf>,
+    /// The older version's uuid; absent means the previous version.
+    #[arg(long, requires = "to")]
+    pub from: Option<String>,
+    /// The newer version's uuid.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Analyse even what was analysed before.
+    #[arg(long, requires = "to")]
+    pub again: bool,
+    /// Read and check everything, enqueue nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `queue ...`
+#[derive(Debug, Subcommand)]
+pub enum Queue {
+    /// Hand out nothing more, in all workers, until resumed.
+    Pause {
+        /// Why: shown to whoever looks.
+        #[arg(long)]
+        reason: String,
+    },
+    /// Hand out jobs again.
+    Resume,
+    /// Pause, and wait until no job is running.
+    Drain {
+        /// Why: shown to whoever looks.
+        #[arg(long, default_value = "drain")]
+        reason: String,
+        /// Give up waiting after this long (the queue stays paused).
+        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
+        timeout: std::time::Duration,
+    },
+}
+
+/// Which dead letters.
+#[derive(Debug, Args, Clone)]
+pub struct Selection {
+    /// Job ids.
+    pub ids: Vec<String>,
+    /// Only these kinds, e.g. timeout,memory_exceeded.
+    #[arg(long, value_delimiter = ',')]
+    pub kind: Vec<String>,
+    /// Only these hosts.
+    #[arg(long, value_delimiter = ',')]
+    pub host: Vec<String>,
+    /// Only those that died within this time, e.g. 2h.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub since: Option<std::time::Duration>,
+    /// At most this many, newest first.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+/// How a bulk action goes about it.
+#[derive(Debug, Args, Clone, Copy)]
+pub struct Bulk {
+    /// Say what would be touched, touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// At most this many a second.
+    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = per_second)]
+    pub rate: f64,
+    /// Do not ask; needed where there is no terminal to ask on.
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// `dead ...`
+#[derive(Debug, Subcommand)]
+pub enum Dead {
+    /// List dead letters, newest first, with a count by kind.
+    #[command(visible_alias = "list")]
+    Ls(Selection),
+    /// Everything that is known of one, and the command that reproduces it.
+    Show {
+        /// The job id.
+        id: String,
+    },
+    /// Put dead letters back into the queue under the same id.
+    Replay {
+        /// Which ones.
+        #[command(flatten)]
+        selection: Selection,
+        /// How.
+        #[command(flatten)]
+        bulk: Bulk,
+    },
+    /// Throw dead letters away.
+    Discard {
+        /// Which ones.
+        #[command(flatten)]
+        selection: Selection,
+        /// How.
+        #[command(flatten)]
+        bulk: Bulk,
+    },
+}
+
+/// `worker ...`
+#[derive(Debug, Subcommand)]
+pub enum Worker {
+    /// Tell the worker in this container to claim nothing more (sends it TSTP): for preStop hooks.
+    Quiet {
+        /// The one worker of this binary that this process can see.
+        #[arg(long = "self", required = true)]
+        own: bool,
+    },
+}
+
+/// Arguments of `health`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["live", "ready"]))]
+pub struct Health {
+    /// Is the process alive (never asks Redis)?
+    #[arg(long)]
+    pub live: bool,
+    /// Can it take jobs?
+    #[arg(long)]
+    pub ready: bool,
+}
+
+/// `config ...`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read everything, say all that is wrong at once; exit 78 if anything is.
+    Check,
+    /// Every key and value, secrets left out.
+    Show {
+        /// Also say where each value came from.
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+impl Diff {
+    /// As `ops` takes it.
+    pub fn options(self, config: &Config, json: bool) -> ops::diff::Options {
+        let Self { from, to, limits, verbose } = self;
+        ops::diff::Options { from, to, limits, json, verbose, max_body: config.fetch.max_body.as_u64() }
+    }
+}
+
+impl Enqueue {
+    /// As `ops` takes it.
+    pub fn options(self) -> ops::enqueue::Options {
+        let pair =
+            self.to.map(|to| serde_json::json!({ "v": 1, "from": self.from, "to": to, "again": self.again }));
+        ops::enqueue::Options { file: self.file, pair, dry_run: self.dry_run }
+    }
+}
+
+impl Queue {
+    /// As `ops` takes it.
+    pub fn action(self) -> ops::queue::Action {
+        match self {
+            Self::Pause { reason } => ops::queue::Action::Pause { reason },
+            Self::Resume => ops::queue::Action::Resume,
+            Self::Drain { reason, timeout } => ops::queue::Action::Drain { reason, timeout },
+        }
+    }
+}
+
+impl Dead {
+    /// As `ops` takes it.
+    pub fn action(self) -> ops::dead::Action {
+        match self {
+            Self::Ls(selection) => ops::dead::Action::Ls(selection.into()),
+            Self::Show { id } => ops::dead::Action::Show(id),
+            Self::Replay { selection, bulk } => ops::dead::Action::Replay(selection.into(), bulk.into()),
+            Self::Discard { selection, bulk } => ops::dead::Action::Discard(selection.into(), bulk.into()),
+        }
+    }
+}
+
+impl From<Selection> for ops::dead::Selection {
+    fn from(typed: Selection) -> Self {
+        let Selection { ids, kind, host, since, limit } = typed;
+        Self { ids, kinds: kind, hosts: host, since, limit: limit as usize }
+    }
+}
+
+impl From<Bulk> for ops::dead::Bulk {
+    fn from(Bulk { dry_run, rate, yes }: Bulk) -> Self {
+        Self { dry_run, rate, yes }
+    }
+}
+
+impl Health {
+    /// The path to ask.
+    pub fn path(&self) -> &'static str {
+        if self.live { "/livez" } else { "/readyz" }
+    }
+}
+
+/// Reads `wall=2s,heap=64MiB`.
+fn limits(text: &str) -> Result<LimitsRequest, String> {
+    let mut limits = LimitsRequest::default();
+    for word in text.split(',').filter(|word| !word.is_empty()) {
+        let (name, value) =
+            word.split_once('=').ok_or_else(|| format!("{word:?}: write wall=2s or heap=64MiB"))?;
+        match name.trim() {
+            "wall" => {
+                let wall = humantime::parse_duration(value).map_err(|e| format!("{word:?}: {e}"))?;
+                limits.wall_ms = Some(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+            }
+            "heap" => limits.heap_bytes = Some(value.parse::<bytesize::ByteSize>()?.as_u64()),
+            other => return Err(format!("no limit {other:?}: there are wall and heap")),
+        }
+    }
+    Ok(limits)
+}
+
+/// Reads `20`, `20/s` or `0.5/s`.
+fn per_second(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write a rate such as 20/s".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn limits_are_read_as_people_write_them() {
+        let both = LimitsRequest { wall_ms: Some(2000), heap_bytes: Some(64 << 20) };
+        assert_eq!(limits("wall=2s,heap=64MiB"), Ok(both));
+        assert_eq!(
+            limits("wall=1500ms,heap=123"),
+            Ok(LimitsRequest { wall_ms: Some(1500), heap_bytes: Some(123) })
+        );
+        for bad in ["wall", "wall=fast", "cpu=1s"] {
+            assert!(limits(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_positive_number_a_second() {
+        assert_eq!(per_second("20/s"), Ok(20.0));
+        for bad in ["0", "-1/s", "fast", "inf"] {
+            assert!(per_second(bad).is_err(), "{bad}");
+        }
+    }
+}

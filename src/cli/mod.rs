@@ -1,0 +1,4 @@
+//! The command line: what can be typed ([`args`]), and what it means ([`run`]).
+
+pub mod args;
+pub mod run;

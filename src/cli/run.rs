@@ -1,0 +1,256 @@
+//! What was typed, carried out: configuration first, then one command, then its exit code.
+//!
+//! A table of contents: each arm builds the parts that its command needs and hands them over.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio_util::sync::CancellationToken;
+
+use super::args::{Cli, Command, ConfigCommand, Output};
+use crate::config::assemble::{self, build, executable};
+use crate::config::{Config, Loaded, Sources};
+use crate::demo;
+use crate::job::failure::Failure;
+use crate::ops::{self, Exit, render};
+use crate::queue::{self, Queue};
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::sentry::Alerts;
+use crate::web::health::{self, Probe, Probes};
+use crate::worker::Worker;
+use crate::worker::shutdown::Phase;
+
+/// Runs the command.
+pub fn run(cli: Cli) -> Exit {
+    let loaded = match Loaded::load(&sources(&cli)) {
+        Ok(loaded) => loaded,
+        Err(errors) => return refused(&errors, cli.output),
+    };
+    if let Command::Config(what) = &cli.command {
+        return show_config(what, &loaded, cli.output);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return told(Err((Exit::Failed, format!("no runtime: {e}")))),
+    };
+    runtime.block_on(command(cli, loaded.config))
+}
+
+fn sources(cli: &Cli) -> Sources {
+    let mut flags = Vec::new();
+    let mut flag =
+        |key: &str, value: Option<String>| flags.extend(value.map(|value| (key.to_owned(), value)));
+    flag("queue.url", cli.redis.clone());
+    flag("queue.name", cli.queue.clone());
+    if let Command::Work(work) = &cli.command {
+        flag("sandbox.slots", work.slots.map(|slots| slots.to_string()));
+    }
+    Sources::from_process(cli.config.clone(), flags)
+}
+
+async fn command(cli: Cli, config: Config) -> Exit {
+    let json = cli.output == Output::Json;
+    match cli.command {
+        Command::Diff(args) => diff(&args.options(&config, json), &config).await,
+        Command::Work(args) => told(work(&config, args.until_empty).await),
+        Command::Demo(args) => demo::story::run(args.pairs, json).await,
+        Command::Enqueue(args) => enqueue(&args.options(), &config, json).await,
+        Command::Status => match open(&config).await {
+            Ok(queue) => asked(ops::status::run(&queue, json).await),
+            Err(exit) => exit,
+        },
+        Command::Queue(args) => match open(&config).await {
+            Ok(queue) => asked(ops::queue::run(&queue, args.action(), json).await),
+            Err(exit) => exit,
+        },
+        Command::Dead(args) => match open(&config).await {
+            Ok(queue) => asked(ops::dead::run(&queue, args.action(), json).await),
+            Err(exit) => exit,
+        },
+        Command::Worker(_) => ops::worker::quiet(),
+        Command::Health(args) => health(&config, args.path()).await,
+        Command::Doctor => doctor(&config, json).await,
+        Command::Config(_) => Exit::Ok,
+    }
+}
+
+fn show_config(what: &ConfigCommand, loaded: &Loaded, output: Output) -> Exit {
+    match (what, output) {
+        (ConfigCommand::Check, Output::Text) => render::note("the configuration is sound"),
+        (ConfigCommand::Check, Output::Json) => render::json(&serde_json::json!({ "errors": [] })),
+        (ConfigCommand::Show { origin }, Output::Text) => render::piece(loaded.show(*origin)),
+        (ConfigCommand::Show { .. }, Output::Json) => render::json(&loaded.to_json()),
+    }
+    Exit::Ok
+}
+
+fn refused(errors: &[String], output: Output) -> Exit {
+    match output {
+        Output::Text => errors.iter().for_each(render::failure),
+        Output::Json => render::json(&serde_json::json!({ "errors": errors })),
+    }
+    Exit::Config
+}
+
+async fn diff(options: &ops::diff::Options, config: &Config) -> Exit {
+    let parts = async {
+        let pipeline = config.pipeline_for_show()?;
+        let pool = config.pool(1, executable()).await.map_err(|failure| failure.to_string())?;
+        Ok::<_, String>((pipeline, pool))
+    };
+    match parts.await {
+        Ok((pipeline, pool)) => {
+            let exit = ops::diff::run(options, &pipeline, &pool).await;
+            pool.shutdown().await;
+            exit
+        }
+        Err(what) => told(Err((Exit::Failed, what))),
+    }
+}
+
+async fn enqueue(options: &ops::enqueue::Options, config: &Config, json: bool) -> Exit {
+    match open(config).await {
+        Ok(queue) => asked(ops::enqueue::run(&queue, options, json).await),
+        Err(exit) => exit,
+    }
+}
+
+/// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
+async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> {
+    logs::init(&config.log).map_err(|e| (Exit::Config, e.to_string()))?;
+    let (alerts, guard) =
+        Alerts::start(&config.sentry, &build()).map_err(|e| (Exit::Config, e.to_string()))?;
+    let slots = config.slots().map_err(|what| (Exit::Config, what))?;
+    let queue = config.queue().await.map_err(|e| (of_queue(&e), e.to_string()))?;
+    preflight(&queue).await?;
+    let pool = config.pool(slots, executable()).await.map_err(|f| (Exit::Failed, f.to_string()))?;
+    let metrics = Metrics::new(queue.name(), env!("CARGO_PKG_VERSION"), assemble::commit());
+    let worker = config
+        .worker(queue, pool, alerts, Arc::clone(&metrics), until_empty)
+        .map_err(|what| (Exit::Config, what))?;
+    let phases = worker.phases.clone();
+    let stopped = CancellationToken::new();
+    serve(config, &worker, metrics, stopped.clone()).await?;
+    let signals = tokio::spawn(phases.clone().follow_signals());
+    tracing::info!(worker = %worker.id, slots, queue = worker.queue.name(), build = build(), "working");
+
+    let ended = worker.run().await;
+
+    phases.advance(Phase::Stopped);
+    signals.abort();
+    stopped.cancel();
+    let counts = tokio::task::spawn_blocking(|| guard.close()).await;
+    let untold = counts.map(|counts| counts.untold).unwrap_or_default();
+    tracing::info!(released = ended.released, alerts_untold = untold, "stopped");
+    Ok(())
+}
+
+/// Redis must be one that keeps what it is given. One that cannot be reached yet is waited for, not refused.
+async fn preflight(queue: &Queue) -> Result<(), (Exit, String)> {
+    match queue.preflight().await {
+        Ok(server) => {
+            server.fit_for_work().map_err(|e| (Exit::Config, e.to_string()))?;
+            if !server.aof {
+                tracing::warn!(
+                    "Redis has no append-only file: a restart of it loses jobs (set appendonly yes)"
+                );
+            }
+            Ok(())
+        }
+        Err(e) if e.is_transient() => {
+            tracing::warn!(error = %e, "Redis does not answer yet: going on, it will be asked again");
+            Ok(())
+        }
+        Err(e) => Err((of_queue(&e), e.to_string())),
+    }
+}
+
+async fn serve(
+    config: &Config,
+    worker: &Worker,
+    metrics: Arc<Metrics>,
+    stopped: CancellationToken,
+) -> Result<(), (Exit, String)> {
+    let Some(health) =
+        health::bind(&config.web).await.map_err(|e| (Exit::Config, format!("web.bind: {e}")))?
+    else {
+        return Ok(());
+    };
+    let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis_answers));
+    let probes = Probes {
+        live: Arc::new(|| Probe::Ok("alive".to_owned())),
+        ready: Arc::new(move || ready(phases.now(), redis.load(Ordering::Relaxed))),
+        metrics: Arc::new(move || metrics.render()),
+    };
+    tracing::info!(address = %health.address(), "health and metrics");
+    tokio::spawn(health.serve(probes, stopped));
+    Ok(())
+}
+
+fn ready(phase: Phase, redis_answers: bool) -> Probe {
+    match (phase, redis_answers) {
+        (Phase::Running, true) => Probe::Ok("claiming".to_owned()),
+        (Phase::Running, false) => Probe::Failing("Redis does not answer".to_owned()),
+        (phase @ (Phase::Quiet | Phase::Draining | Phase::Stopped), _) => {
+            Probe::Failing(phase.as_str().to_owned())
+        }
+    }
+}
+
+async fn health(config: &Config, path: &str) -> Exit {
+    let Some(address) = config.web.bind else {
+        return told(Err((Exit::Config, "web.bind is off: there is nobody to ask".to_owned())));
+    };
+    match health::ask(address, path).await {
+        Ok(answer) => {
+            render::line(answer);
+            Exit::Ok
+        }
+        Err(what) => told(Err((Exit::Failed, what.to_string()))),
+    }
+}
+
+async fn doctor(config: &Config, json: bool) -> Exit {
+    let isolation = match config.pool(1, executable()).await {
+        Ok(pool) => {
+            let features = pool.isolation();
+            pool.shutdown().await;
+            Ok(features)
+        }
+        Err(failure) => Err::<Vec<String>, Failure>(failure),
+    };
+    let queue = config.queue().await;
+    let patient = ops::doctor::Patient { queue, slots: config.slots(), sizes: config.sizes(), isolation };
+    ops::doctor::run(&patient, json).await
+}
+
+async fn open(config: &Config) -> Result<Queue, Exit> {
+    config.queue().await.map_err(|e| asked(Err(e)))
+}
+
+/// The exit code of what was asked of the queue.
+fn asked(answer: Result<Exit, queue::Error>) -> Exit {
+    answer.unwrap_or_else(|e| {
+        render::failure(&e);
+        of_queue(&e)
+    })
+}
+
+fn of_queue(error: &queue::Error) -> Exit {
+    match error {
+        queue::Error::Unavailable(_) | queue::Error::Full(_) => Exit::RedisUnreachable,
+        queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
+        queue::Error::Refused(_) | queue::Error::Reply { .. } => Exit::Failed,
+    }
+}
+
+fn told(ended: Result<(), (Exit, String)>) -> Exit {
+    match ended {
+        Ok(()) => Exit::Ok,
+        Err((exit, what)) => {
+            render::failure(what);
+            exit
+        }
+    }
+}

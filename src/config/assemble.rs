@@ -1,0 +1,130 @@
+//! From values to parts: what `work`, `diff` and the demo are built of, built in one place and one order.
+//!
+//! It opens nothing that its caller did not ask for: `diff` needs no Redis, `status` no children.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::Config;
+use crate::api::Api;
+use crate::fetch::Fetcher;
+use crate::job::failure::Failure;
+use crate::pipeline::Pipeline;
+use crate::policy::admission::{self, Sizes};
+use crate::queue::{self, Queue, WorkerId};
+use crate::sandbox::{Limits, Pool, machine};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::sentry::Alerts;
+use crate::worker::Worker;
+use crate::worker::shutdown::Phases;
+
+/// Largest step list of one diff in a stored report: three of them, and the rest, fit the report's 256 KiB.
+const STORED_STEPS_BYTES: u64 = 64 << 10;
+/// Largest step list of one diff that `diff` shows: three of them, escaped twice over, fit the child's reply.
+const SHOWN_STEPS_BYTES: u64 = 2 << 20;
+
+/// The executable that children are made of: this very file, also after an upgrade has replaced it on disk.
+pub fn executable() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// This build, as reports, dead letters and alerts name it.
+pub fn build() -> String {
+    format!("wm-analyzer@{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The commit that this build was made from, where whoever built it said so (`GIT_SHA`).
+pub fn commit() -> &'static str {
+    option_env!("GIT_SHA").unwrap_or("unknown")
+}
+
+impl Config {
+    /// The sizes that admission reckons with, and where the memory limit was read.
+    pub fn sizes(&self) -> (Sizes, &'static str) {
+        let (memory, origin) = machine::memory();
+        let limits = Limits::from_config(&self.sandbox);
+        let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
+        (Sizes { memory, fence: limits.fence_bytes(), buffers }, origin)
+    }
+
+    /// How many jobs at once.
+    ///
+    /// # Errors
+    /// The arithmetic, where the configured number does not fit the memory.
+    pub fn slots(&self) -> Result<u32, String> {
+        admission::slots(NonZeroU32::new(self.sandbox.slots), machine::cpus(), &self.sizes().0)
+    }
+
+    /// The children.
+    ///
+    /// # Errors
+    /// `cannot_spawn`, where no child can be started, or not with the isolation that is asked for.
+    pub async fn pool(&self, slots: u32, executable: PathBuf) -> Result<Pool, Failure> {
+        Pool::start(&self.sandbox, slots as usize, executable).await
+    }
+
+    /// The way of one stored job.
+    ///
+    /// # Errors
+    /// What is wrong with the fetcher's or the API's settings.
+    pub fn pipeline(&self) -> Result<Pipeline, String> {
+        self.pipeline_with(STORED_STEPS_BYTES)
+    }
+
+    /// The way of one pair that a person looks at.
+    ///
+    /// # Errors
+    /// What is wrong with the fetcher's or the API's settings.
+    pub fn pipeline_for_show(&self) -> Result<Pipeline, String> {
+        self.pipeline_with(SHOWN_STEPS_BYTES)
+    }
+
+    fn pipeline_with(&self, max_steps_bytes: u64) -> Result<Pipeline, String> {
+        Ok(Pipeline {
+            api: Api::new(&self.api).map_err(|e| e.to_string())?.map(Arc::new),
+            filter: self.filter.clone(),
+            fetcher: Fetcher::new(&self.fetch).map_err(|e| e.to_string())?,
+            limits: Limits::from_config(&self.sandbox),
+            max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
+            max_steps_bytes,
+        })
+    }
+
+    /// The queue.
+    ///
+    /// # Errors
+    /// What is wrong with its address or name.
+    pub async fn queue(&self) -> Result<Queue, queue::Error> {
+        Queue::connect(&self.queue).await
+    }
+
+    /// A worker, ready to run.
+    ///
+    /// # Errors
+    /// A sentence: what could not be built.
+    pub fn worker(
+        &self,
+        queue: Queue,
+        pool: Pool,
+        alerts: Alerts,
+        metrics: Arc<Metrics>,
+        until_empty: bool,
+    ) -> Result<Worker, String> {
+        Ok(Worker {
+            config: self.worker.clone(),
+            policy: self.policy.clone(),
+            pipeline: self.pipeline()?,
+            queue,
+            pool,
+            metrics,
+            alerts,
+            phases: Phases::default(),
+            id: WorkerId::fresh(&rustix::system::uname().nodename().to_string_lossy()),
+            build: build(),
+            redis_answers: Arc::new(AtomicBool::new(false)),
+            until_empty,
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! Where a value comes from: built-in < files < environment < flags, each key with its origin.
+//!
+//! The built-in default holds every key, so it also says which keys there are and of what type: a value from the
+//! environment is read as the type that stands there, and a key that is not there is refused with the nearest one.
+//! What the values mean together is checked in `mod.rs`.
+
+use std::path::{Path, PathBuf};
+
+use figment::providers::{Format as _, Toml};
+use figment::value::{Dict, Map, Num, Tag, Value};
+use figment::{Figment, Metadata, Profile, Provider};
+
+/// Every key, with why this number.
+pub const DEFAULT: &str = include_str!("../../config/default.toml");
+
+/// Our own variables: `WM__SANDBOX__WALL=20s` is `sandbox.wall`.
+const PREFIX: &str = "WM__";
+
+/// Names that operators already have, and the key each one sets.
+pub const ALIASES: [(&str, &str); 9] = [
+    ("REDIS_URL", "queue.url"),
+    ("SENTRY_DSN", "sentry.dsn"),
+    ("SENTRY_ENVIRONMENT", "sentry.environment"),
+    ("RUST_LOG", "log.filter"),
+    ("WEB_MONITORING_DB_URL", "api.url"),
+    ("WEB_MONITORING_DB_EMAIL", "api.email"),
+    ("WEB_MONITORING_DB_PASSWORD", "api.password"),
+    ("WEB_MONITORING_DB_TOKEN", "api.token"),
+    ("ANALYSIS_REQUIRE_MEDIA_TYPE", "filter.require_media_type"),
+];
+
+/// A secret's file is a secret, not a book.
+const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
+
+/// What the process was given.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// Built-in settings of a purpose, by name: the demo's.
+    pub texts: Vec<(String, String)>,
+    /// `--config FILE`, in order.
+    pub files: Vec<PathBuf>,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// Keys set by flags: dotted key, value.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The real environment of this process.
+    pub fn from_process(files: Vec<PathBuf>, flags: Vec<(String, String)>) -> Self {
+        let env = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        Self { texts: Vec::new(), files, env, flags }
+    }
+}
+
+/// Layers all sources, collecting what is wrong with any of them.
+pub(super) fn layer(sources: &Sources, errors: &mut Vec<String>) -> Figment {
+    let defaults = read_toml("built-in default", DEFAULT, errors);
+    let mut figment = Figment::from(Layer::new("built-in default", defaults.clone()));
+    let mut texts = sources.texts.clone();
+    for file in &sources.files {
+        let name = file.display().to_string();
+        match std::fs::read_to_string(file) {
+            Ok(text) => texts.push((name, text)),
+            Err(e) => errors.push(format!("{name}: {e}")),
+        }
+    }
+    for (name, text) in texts {
+        let values = read_toml(&name, &text, errors);
+        refuse_unknown(&values, &defaults, "", &name, errors);
+        figment = figment.merge(Layer::new(&name, values));
+    }
+    for (origin, key, text) in assignments(sources, errors) {
+        match typed(&defaults, &key, text.trim()) {
+            Ok(value) => figment = figment.merge(Layer::new(&origin, nested(&key, value))),
+            Err(what) => errors.push(format!("{origin}: {what}")),
+        }
+    }
+    figment
+}
+
+/// Environment and flags as (origin, dotted key, value), weakest first.
+fn assignments(sources: &Sources, errors: &mut Vec<String>) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    let mut add = |name: &str, key: String, value: &str| {
+        found.push((format!("environment {name}"), key, value.to_owned()));
+    };
+    for (name, value) in &sources.env {
+        let (stem, from_file) = match name.strip_suffix("_FILE") {
+            Some(stem) => (stem, true),
+            None => (name.as_str(), false),
+        };
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == stem).map(|(_, key)| (*key).to_owned());
+        let own = stem.strip_prefix(PREFIX).map(|rest| rest.to_lowercase().replace("__", "."));
+        let Some(key) = alias.or(own) else { continue };
+        if !from_file {
+            add(name, key, value);
+        } else {
+            match read_small(Path::new(value.trim())) {
+                Ok(text) => add(name, key, &text),
+                Err(e) => errors.push(format!("environment {name}: {}: {e}", value.trim())),
+            }
+        }
+    }
+    // An alias is weaker than our own name, whichever order the environment has.
+    found.sort_by_key(|(origin, _, _)| origin.contains(PREFIX));
+    found.extend(
+        sources.flags.iter().map(|(key, value)| (format!("flag for {key}"), key.clone(), value.clone())),
+    );
+    found
+}
+
+fn read_small(path: &Path) -> Result<String, String> {
+    let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if size > MAX_SECRET_FILE_BYTES {
+        return Err(format!("has {size} bytes, a value at most {MAX_SECRET_FILE_BYTES}"));
+    }
+    std::fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+fn read_toml(name: &str, text: &str, errors: &mut Vec<String>) -> Dict {
+    match Toml::string(text).data() {
+        Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+        Err(e) => {
+            errors.push(format!("{name}: {e}"));
+            Dict::new()
+        }
+    }
+}
+
+/// Reads text as the type that the default has at that key.
+fn typed(defaults: &Dict, key: &str, text: &str) -> Result<Value, String> {
+    let value = match find(defaults, key) {
+        None => return Err(unknown(key, defaults)),
+        Some(Value::Bool(..)) => {
+            Value::from(boolean(text).ok_or(format!("{key}: {text:?} is neither true nor false"))?)
+        }
+        Some(Value::Num(_, Num::F64(_) | Num::F32(_))) => {
+            Value::from(text.parse::<f64>().map_err(|e| format!("{key}: {text:?}: {e}"))?)
+        }
+        Some(Value::Num(..)) => {
+            Value::from(text.parse::<i64>().map_err(|e| format!("{key}: {text:?}: {e}"))?)
+        }
+        Some(Value::Array(..)) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Value::from(items.map(Value::from).collect::<Vec<_>>())
+        }
+        Some(Value::Dict(..)) => return Err(format!("{key} is a section: name a key in it")),
+        Some(Value::String(..) | Value::Char(..) | Value::Empty(..)) => Value::from(text),
+    };
+    Ok(value)
+}
+
+fn boolean(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "1" | "yes" | "on" => Some(true),
+        "false" | "f" | "0" | "no" | "off" | "" => Some(false),
+        _ => None,
+    }
+}
+
+fn find<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
+    let mut parts = key.split('.');
+    let mut value = dict.get(parts.next()?)?;
+    for part in parts {
+        value = value.as_dict()?.get(part)?;
+    }
+    Some(value)
+}
+
+fn nested(key: &str, value: Value) -> Dict {
+    match key.split_once('.') {
+        None => Dict::from([(key.to_owned(), value)]),
+        Some((head, rest)) => Dict::from([(head.to_owned(), Value::from(nested(rest, value)))]),
+    }
+}
+
+fn refuse_unknown(values: &Dict, defaults: &Dict, path: &str, origin: &str, errors: &mut Vec<String>) {
+    for (key, value) in values {
+        let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (find(defaults, &full), value.as_dict()) {
+            (None, _) => errors.push(format!("{origin}: {}", unknown(&full, defaults))),
+            (Some(Value::Dict(..)), Some(inner)) => refuse_unknown(inner, defaults, &full, origin, errors),
+            (Some(_), _) => {}
+        }
+    }
+}
+
+fn unknown(key: &str, defaults: &Dict) -> String {
+    let near = keys(defaults)
+        .into_iter()
+        .map(|known| (strsim::damerau_levenshtein(key, &known), known))
+        .min()
+        .filter(|(distance, _)| *distance <= 4);
+    match near {
+        Some((_, near)) => format!("unknown key {key}: did you mean {near}?"),
+        None => format!("unknown key {key}: `config show` lists every key"),
+    }
+}
+
+/// Every leaf key of a dict, dotted, in order.
+pub(super) fn keys(dict: &Dict) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, value) in dict {
+        match value.as_dict() {
+            Some(inner) => found.extend(keys(inner).into_iter().map(|rest| format!("{key}.{rest}"))),
+            None => found.push(key.clone()),
+        }
+    }
+    found
+}
+
+/// One source with its name, so that figment can say which one set a key.
+struct Layer {
+    name: String,
+    values: Dict,
+}
+
+impl Layer {
+    fn new(name: &str, values: Dict) -> Self {
+        Self { name: name.to_owned(), values }
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        // Values carry the tag of the provider that parsed them; ours is the one that names the origin.
+        let fresh = self.values.iter().map(|(k, v)| (k.clone(), untagged(v))).collect();
+        Ok(Map::from([(Profile::Default, fresh)]))
+    }
+}
+
+fn untagged(value: &Value) -> Value {
+    match value {
+        Value::String(_, v) => Value::String(Tag::Default, v.clone()),
+        Value::Char(_, v) => Value::Char(Tag::Default, *v),
+        Value::Bool(_, v) => Value::Bool(Tag::Default, *v),
+        Value::Num(_, v) => Value::Num(Tag::Default, *v),
+        Value::Empty(_, v) => Value::Empty(Tag::Default, *v),
+        Value::Dict(_, v) => {
+            Value::Dict(Tag::Default, v.iter().map(|(k, v)| (k.clone(), untagged(v))).collect())
+        }
+        Value::Array(_, v) => Value::Array(Tag::Default, v.iter().map(untagged).collect()),
+    }
+}

@@ -1,0 +1,254 @@
+//! `diff A B`: one pair through the same filter, sandbox and analysis as in the worker, without Redis.
+//!
+//! It is what a dead letter's reproduction command runs, so it must not be kinder than the worker.
+
+use std::path::Path;
+
+use url::Url;
+use uuid::Uuid;
+
+use super::Exit;
+use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, plain, styled};
+use crate::filter::address;
+use crate::job::LimitsRequest;
+use crate::job::failure::{Blame, Failure};
+use crate::job::outcome::{Outcome, Stop};
+use crate::job::page::{Bodies, Body, PagePair, Side, Version};
+use crate::job::report::{Diff, LinkOp, Op, Report};
+use crate::pipeline::Pipeline;
+use crate::sandbox::Pool;
+
+/// Changes shown for each diff; the rest is counted.
+const MAX_SHOWN: usize = 20;
+/// Characters of unchanged text shown on each side of a change.
+const CONTEXT_CHARS: usize = 30;
+/// Characters of one change that are shown.
+const CHANGE_CHARS: usize = 200;
+
+/// What to compare and how to tell.
+pub struct Options {
+    /// The older version: a file or a URL.
+    pub from: String,
+    /// The newer version: a file or a URL.
+    pub to: String,
+    /// Lower limits.
+    pub limits: LimitsRequest,
+    /// Print the report as JSON.
+    pub json: bool,
+    /// Also say what was measured.
+    pub verbose: bool,
+    /// Largest file that is read, in bytes.
+    pub max_body: u64,
+}
+
+/// Compares and prints.
+pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
+    let outcome = match compare(options, pipeline, pool).await {
+        Ok(report) => Outcome::Reported(report),
+        Err(stop) => stop.into(),
+    };
+    if options.json {
+        render::json(&as_json(&outcome));
+    } else {
+        tell(&outcome, options);
+    }
+    match outcome {
+        Outcome::Reported(_) => Exit::Ok,
+        Outcome::Skipped(_) => Exit::Skipped,
+        Outcome::Failed(failure) if failure.kind.blame() == Blame::Job => Exit::Poison,
+        Outcome::Failed(_) => Exit::Failed,
+    }
+}
+
+async fn compare(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Result<Box<Report>, Stop> {
+    let (from, from_body) = source(&options.from, 1, options.max_body)?;
+    let (to, to_body) = source(&options.to, 2, options.max_body)?;
+    let pair = PagePair { page: None, from, to };
+    address::by_type(&pair, &pipeline.filter)?;
+    let bodies = Bodies {
+        from: body(from_body, &pair.from, Side::From, pipeline).await?,
+        to: body(to_body, &pair.to, Side::To, pipeline).await?,
+    };
+    let mut slot = pool.acquire().await;
+    pipeline.analyse(&pair, bodies, options.limits, &mut slot).await
+}
+
+/// A version for what was named, with its body where that is a file.
+fn source(name: &str, number: u128, max_body: u64) -> Result<(Version, Option<Body>), Failure> {
+    use crate::job::failure::Kind::{BadReference, TooLarge};
+    let uuid = Uuid::from_u128(number);
+    if let Ok(url) = Url::parse(name)
+        && matches!(url.scheme(), "http" | "https")
+    {
+        return Ok((Version::at(uuid, url), None));
+    }
+    let unreadable = |e: std::io::Error| Failure::new(BadReference, format!("{name}: {e}"));
+    let path = Path::new(name).canonicalize().map_err(unreadable)?;
+    let size = path.metadata().map_err(unreadable)?.len();
+    if size > max_body {
+        return Err(Failure::new(TooLarge, format!("{name} has {size} bytes, fetch.max_body is {max_body}")));
+    }
+    let bytes = std::fs::read(&path).map_err(unreadable)?;
+    let url = Url::from_file_path(&path)
+        .map_err(|()| Failure::new(BadReference, format!("{name} is not a path")))?;
+    Ok((Version::at(uuid, url), Some(Body { bytes, ..Body::default() })))
+}
+
+async fn body(
+    read: Option<Body>,
+    version: &Version,
+    side: Side,
+    pipeline: &Pipeline,
+) -> Result<Body, Failure> {
+    match read {
+        Some(body) => Ok(body),
+        None => pipeline.fetcher.body(&version.body_url).await.map_err(|failure| failure.on(side)),
+    }
+}
+
+fn as_json(outcome: &Outcome) -> serde_json::Value {
+    match outcome {
+        Outcome::Reported(report) => serde_json::json!({ "outcome": "analysed", "report": report }),
+        Outcome::Skipped(skip) => serde_json::json!({ "outcome": "skipped", "skip": skip }),
+        Outcome::Failed(failure) => serde_json::json!({ "outcome": "failed", "failure": failure }),
+    }
+}
+
+fn tell(outcome: &Outcome, options: &Options) {
+    match outcome {
+        Outcome::Reported(report) => tell_report(report, options.verbose),
+        Outcome::Skipped(skip) => {
+            render::line(format!(
+                "{}  {}",
+                styled(WARN, format!("skipped: {}", skip.reason)),
+                plain(&skip.detail, 500)
+            ));
+        }
+        Outcome::Failed(failure) => {
+            let word = if failure.kind.blame() == Blame::Job { "poison" } else { "failed" };
+            render::line(format!(
+                "{}  {}",
+                styled(BAD, format!("{word}: {}", failure.kind)),
+                plain(&failure.detail, 500)
+            ));
+            if let Some(measured) = failure.measured.as_ref() {
+                render::line(styled(DIM, format!("child  {}", render::measured(measured))));
+            }
+        }
+    }
+}
+
+fn tell_report(report: &Report, verbose: bool) {
+    let about = if report.approximate { "  (approximate)" } else { "" };
+    render::line(styled(BOLD, format!("analysed  priority {:.4}{about}", report.annotation.priority)));
+    let (text, source, links) =
+        (&report.annotation.text, &report.annotation.source, &report.annotation.links);
+    if let Some(n) = text {
+        heading("text", n.text_diff_count, Some(n.text_diff_length), n.text_diff_ratio);
+        tell_steps(report.diffs.html_text_dmp.as_ref());
+    }
+    if let Some(n) = links {
+        heading("links", n.links_diff_count, None, n.links_diff_ratio);
+        tell_links(report.diffs.links_json.as_ref());
+    }
+    if let Some(n) = source {
+        heading("source", n.source_diff_count, Some(n.source_diff_length), n.source_diff_ratio);
+        // The source is shown only where nothing visible explains it.
+        if text.as_ref().is_none_or(|t| t.text_diff_count == 0) {
+            tell_steps(report.diffs.html_source_dmp.as_ref());
+        }
+    }
+    for missing in &report.missing {
+        render::line(format!(
+            "{} {}: {}",
+            styled(WARN, "missing"),
+            missing.diff,
+            plain(&missing.skip.detail, 300)
+        ));
+    }
+    if let (true, Some(measured)) = (verbose, report.measured.as_ref()) {
+        render::line(styled(DIM, format!("child  {}", render::measured(measured))));
+    }
+}
+
+fn heading(name: &str, count: u64, characters: Option<u64>, ratio: f64) {
+    let characters = characters.map_or(String::new(), |n| format!("  {n} characters"));
+    let plural = if count == 1 { "change" } else { "changes" };
+    render::line(format!(
+        "{}{characters}  ratio {ratio:.4}",
+        styled(BOLD, format!("{name:<7}{count} {plural}"))
+    ));
+}
+
+fn tell_steps(diff: Option<&Diff<Op>>) {
+    let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
+    let mut shown = 0;
+    let mut open = false;
+    for (at, Op(code, text)) in steps.iter().enumerate() {
+        if *code == 0 {
+            if open {
+                render::line(styled(DIM, plain(&head(text, CONTEXT_CHARS), 4 * CONTEXT_CHARS)));
+                open = false;
+            }
+            continue;
+        }
+        if shown == MAX_SHOWN {
+            let rest = steps[at..].iter().filter(|Op(code, _)| *code != 0).count();
+            return render::line(styled(DIM, format!("{}  … {rest} more", if open { "\n" } else { "" })));
+        }
+        if !open {
+            let before = at.checked_sub(1).map_or("", |before| steps[before].1.as_str());
+            render::piece(format!(
+                "  {}",
+                styled(DIM, plain(&tail(before, CONTEXT_CHARS), 4 * CONTEXT_CHARS))
+            ));
+            open = true;
+        }
+        render::piece(marked(*code, text));
+        shown += 1;
+    }
+    if open {
+        render::line("");
+    }
+}
+
+/// A change in the form of a word diff: `[-gone-]{+come+}`, coloured where there is colour.
+fn marked(code: i8, text: &str) -> String {
+    let text = plain(text, CHANGE_CHARS);
+    if code < 0 { styled(BAD, format!("[-{text}-]")) } else { styled(GOOD, format!("{{+{text}+}}")) }
+}
+
+fn tell_links(diff: Option<&Diff<LinkOp>>) {
+    let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
+    let changed = steps.iter().filter(|step| !matches!(step, LinkOp::Plain(0, _)));
+    for step in changed.clone().take(MAX_SHOWN) {
+        render::line(match step {
+            LinkOp::Plain(code, link) => {
+                let (style, sign) = if *code < 0 { (BAD, '-') } else { (GOOD, '+') };
+                styled(style, format!("  {sign} {} -> {}", plain(&link.text, 80), plain(&link.href, 120)))
+            }
+            LinkOp::Changed(_, link) => {
+                let text: String = link.text.iter().map(|Op(code, text)| word(*code, text)).collect();
+                let href: String = link.href.iter().map(|Op(code, text)| word(*code, text)).collect();
+                format!("  {} {text} -> {href}", styled(WARN, "~"))
+            }
+        });
+    }
+    let rest = changed.count().saturating_sub(MAX_SHOWN);
+    if rest > 0 {
+        render::line(styled(DIM, format!("  … {rest} more")));
+    }
+}
+
+fn word(code: i8, text: &str) -> String {
+    if code == 0 { plain(text, CHANGE_CHARS) } else { marked(code, text) }
+}
+
+fn head(text: &str, chars: usize) -> String {
+    text.chars().take(chars).collect()
+}
+
+fn tail(text: &str, chars: usize) -> String {
+    let count = text.chars().count();
+    text.chars().skip(count.saturating_sub(chars)).collect()
+}

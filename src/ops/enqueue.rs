@@ -1,0 +1,167 @@
+//! `enqueue`: jobs from a file, from standard input, or one pair, read and checked before any of them is sent.
+
+use std::io::{BufRead, BufReader, Read as _};
+use std::path::PathBuf;
+
+use super::Exit;
+use super::render::{self, plain};
+use crate::job::failure::Failure;
+use crate::job::{Job, MAX_PAYLOAD_BYTES};
+use crate::queue::{Admission, Error, Queue};
+
+/// Jobs sent in one command.
+const BATCH: usize = 200;
+/// Refused lines that are shown one by one.
+const MAX_SHOWN: usize = 20;
+
+/// What to enqueue.
+pub struct Options {
+    /// JSON lines; `-` is standard input.
+    pub file: Option<PathBuf>,
+    /// One pair, as a native payload.
+    pub pair: Option<serde_json::Value>,
+    /// Read and check, send nothing.
+    pub dry_run: bool,
+}
+
+/// What became of the lines.
+#[derive(Debug, Default, serde::Serialize)]
+struct Count {
+    read: u64,
+    admitted: u64,
+    duplicate: u64,
+    already_done: u64,
+    refused: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refusals: Vec<String>,
+}
+
+impl Count {
+    fn refuse(&mut self, what: String) {
+        self.refused += 1;
+        if self.refusals.len() < MAX_SHOWN {
+            self.refusals.push(what);
+        }
+    }
+}
+
+/// Reads, checks and sends.
+///
+/// # Errors
+/// Those of the queue; what was sent before stays sent, and a repeat answers `duplicate`.
+pub async fn run(queue: &Queue, options: &Options, json: bool) -> Result<Exit, Error> {
+    let mut count = Count::default();
+    let mut batch = Vec::with_capacity(BATCH);
+    let mut lines = match lines(options) {
+        Ok(lines) => lines,
+        Err(what) => {
+            render::failure(what);
+            return Ok(Exit::Failed);
+        }
+    };
+    while let Some((number, job)) = next(lines.as_mut(), count.read) {
+        count.read = number;
+        match job {
+            Ok(job) => batch.push(job),
+            Err(failure) => count.refuse(format!("line {number}: {}", plain(&failure.to_string(), 300))),
+        }
+        if batch.len() == BATCH {
+            send(queue, &mut batch, options.dry_run, &mut count).await?;
+        }
+    }
+    send(queue, &mut batch, options.dry_run, &mut count).await?;
+    Ok(tell(&count, options.dry_run, json))
+}
+
+fn lines(options: &Options) -> Result<Box<dyn BufRead>, String> {
+    match (&options.pair, &options.file) {
+        (Some(pair), _) => Ok(Box::new(std::io::Cursor::new(pair.to_string()))),
+        (None, Some(path)) if path.as_os_str() == "-" => Ok(Box::new(BufReader::new(std::io::stdin()))),
+        (None, Some(path)) => match std::fs::File::open(path) {
+            Ok(file) => Ok(Box::new(BufReader::new(file))),
+            Err(e) => Err(format!("{}: {e}", path.display())),
+        },
+        (None, None) => Err("nothing to enqueue: name a file, or --to".to_owned()),
+    }
+}
+
+/// The next line that is not blank, with its number; a line that is too long is read to its end but not kept.
+fn next(lines: &mut dyn BufRead, mut number: u64) -> Option<(u64, Result<Job, Failure>)> {
+    loop {
+        let mut line = Vec::new();
+        // One byte more than a payload may have, and one for the line end: enough to see that it is too long.
+        let read = lines.take(MAX_PAYLOAD_BYTES as u64 + 2).read_until(b'\n', &mut line).ok()?;
+        if read == 0 {
+            return None;
+        }
+        number += 1;
+        if line.last() != Some(&b'\n') {
+            lines.skip_until(b'\n').ok()?;
+        }
+        let text = line.trim_ascii();
+        if !text.is_empty() {
+            return Some((number, Job::decode(text)));
+        }
+    }
+}
+
+async fn send(queue: &Queue, batch: &mut Vec<Job>, dry_run: bool, count: &mut Count) -> Result<(), Error> {
+    if dry_run {
+        count.admitted += batch.len() as u64;
+        batch.clear();
+        return Ok(());
+    }
+    for (job, admission) in batch.iter().zip(queue.enqueue(batch).await?) {
+        match admission {
+            Admission::Admitted { .. } => count.admitted += 1,
+            Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
+            Admission::AlreadyDone => count.already_done += 1,
+            Admission::Full => {
+                count.refuse(format!("job {}: the backlog is full (queue.backlog_max)", job.id))
+            }
+        }
+    }
+    batch.clear();
+    Ok(())
+}
+
+fn tell(count: &Count, dry_run: bool, json: bool) -> Exit {
+    if json {
+        render::json(count);
+    } else {
+        count.refusals.iter().for_each(render::failure);
+        let hidden = count.refused.saturating_sub(count.refusals.len() as u64);
+        if hidden > 0 {
+            render::failure(format!("… and {hidden} more"));
+        }
+        let verb = if dry_run { "would enqueue" } else { "enqueued" };
+        render::note(format!(
+            "{verb} {}, {} already waiting or running, {} already done, {} refused",
+            count.admitted, count.duplicate, count.already_done, count.refused
+        ));
+    }
+    if count.refused == 0 { Exit::Ok } else { Exit::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_too_long_is_refused_and_the_next_one_is_read() {
+        let good = Job::new(
+            crate::job::VersionRef::Uuid(uuid::Uuid::from_u128(1)),
+            crate::job::VersionRef::Uuid(uuid::Uuid::from_u128(2)),
+        );
+        let mut text = vec![b' '; 3];
+        text.extend(vec![b'x'; 100_000]);
+        text.extend(b"\n\n");
+        text.extend(good.encode());
+        let mut lines = std::io::Cursor::new(text);
+        let (number, first) = next(&mut lines, 0).unwrap();
+        assert!(first.is_err() && number == 1);
+        let (number, second) = next(&mut lines, number).unwrap();
+        assert_eq!((number, second.unwrap()), (3, good));
+        assert!(next(&mut lines, number).is_none());
+    }
+}

@@ -1,0 +1,114 @@
+//! `queue pause | resume | drain`: the shared switch, and waiting until nothing runs.
+
+use std::time::{Duration, Instant};
+
+use super::Exit;
+use super::render::{self, plain};
+use crate::queue::{Error, Queue};
+
+/// How often a drain looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often a drain that waits says so.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// What to do with the queue.
+pub enum Action {
+    /// Hand out nothing more.
+    Pause {
+        /// Why.
+        reason: String,
+    },
+    /// Hand out jobs again.
+    Resume,
+    /// Pause, and wait until nothing runs.
+    Drain {
+        /// Why.
+        reason: String,
+        /// Give up waiting after this long.
+        timeout: Duration,
+    },
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Error> {
+    match action {
+        Action::Pause { reason } => pause(queue, &reason, json).await,
+        Action::Resume => resume(queue, json).await,
+        Action::Drain { reason, timeout } => {
+            pause(queue, &reason, false).await?;
+            drain(queue, timeout, json).await
+        }
+    }
+}
+
+async fn pause(queue: &Queue, reason: &str, json: bool) -> Result<Exit, Error> {
+    queue.pause(&render::operator(), reason).await?;
+    let status = queue.status().await?;
+    if json {
+        render::json(
+            &serde_json::json!({ "paused": true, "running": status.leased, "waiting": status.ready }),
+        );
+    } else {
+        let name = queue.name();
+        render::note(format!(
+            "paused {name} ({}): {} running finish, {} wait. Undo: wm-analyzer queue resume",
+            plain(reason, 200),
+            status.leased,
+            status.ready
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn resume(queue: &Queue, json: bool) -> Result<Exit, Error> {
+    let was = queue.resume(&render::operator()).await?;
+    if json {
+        render::json(&serde_json::json!({ "paused": false, "was": was }));
+        return Ok(Exit::Ok);
+    }
+    match was {
+        Some(was) => render::note(format!(
+            "resumed {} (paused by {}: {}). Undo: wm-analyzer queue pause --reason ...",
+            queue.name(),
+            plain(&was.by, 100),
+            plain(&was.reason, 200)
+        )),
+        None => render::note(format!("{} was not paused: nothing changed", queue.name())),
+    }
+    Ok(Exit::Ok)
+}
+
+async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Error> {
+    let start = Instant::now();
+    let mut said = start;
+    loop {
+        let status = queue.status().await?;
+        if status.leased == 0 {
+            if json {
+                render::json(
+                    &serde_json::json!({ "drained": true, "waited_ms": start.elapsed().as_millis() as u64 }),
+                );
+            } else {
+                let waited = render::ago(start.elapsed());
+                render::note(format!("drained after {waited}: nothing runs. Undo: wm-analyzer queue resume"));
+            }
+            return Ok(Exit::Ok);
+        }
+        if start.elapsed() > timeout {
+            render::failure(format!("{} still run after {timeout:?}; the queue stays paused", status.leased));
+            return Ok(Exit::Failed);
+        }
+        if said.elapsed() > SAY_EVERY {
+            said = Instant::now();
+            render::note(format!(
+                "{} running, waiting up to {}",
+                status.leased,
+                render::ago(timeout - start.elapsed())
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

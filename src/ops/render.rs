@@ -1,0 +1,156 @@
+//! The only place that prints: data to stdout, talk to stderr, colour where a terminal wants it.
+//!
+//! Whatever came from outside is shown through [`plain`] first: a hostile URL can neither move the cursor nor
+//! pretend to be one of our lines.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anstream::{eprintln, print, println};
+use anstyle::{AnsiColor, Style};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+
+use crate::job::report::Measured;
+pub use crate::telemetry::plain;
+
+/// Good news.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// Bad news.
+pub const BAD: Style = AnsiColor::Red.on_default();
+/// Look here.
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+/// Aside.
+pub const DIM: Style = Style::new().dimmed();
+/// Headings.
+pub const BOLD: Style = Style::new().bold();
+
+/// Text in a style.
+pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// One line of data.
+pub fn line(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// One line of talk.
+pub fn note(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// What went wrong, in talk.
+pub fn failure(text: impl std::fmt::Display) {
+    eprintln!("{}: {text}", styled(BAD, "error"));
+}
+
+/// One object for programs.
+pub fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(e) => failure(format!("the result cannot be written as JSON: {e}")),
+    }
+}
+
+/// One object on one line, for programs that read lines.
+pub fn json_line(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => println!("{text}"),
+        Err(e) => failure(format!("the result cannot be written as JSON: {e}")),
+    }
+}
+
+/// A table without lines; columns named in `right` are aligned to the right.
+pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.iter().copied());
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Asks for a yes. `None` where there is nobody to ask.
+pub fn confirm(question: &str) -> Option<bool> {
+    if !std::io::stdin().is_terminal() {
+        return None;
+    }
+    eprintln!("{question} [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).ok()?;
+    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// A duration as people say it: `412ms`, `4m 12s`, `3h 5m`, `2d 1h`.
+pub fn ago(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 => format!("{}ms", time.as_millis()),
+        1..=59 => format!("{seconds}s"),
+        60..=3599 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..=86_399 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+/// Bytes as people say them.
+pub fn bytes(count: u64) -> String {
+    bytesize::ByteSize::b(count).to_string()
+}
+
+/// What a child cost, against what it might have cost.
+pub fn measured(measured: &Measured) -> String {
+    let limits = measured.limits;
+    let phase =
+        measured.phase.as_ref().map_or(String::new(), |phase| format!(", last in {}", plain(phase, 40)));
+    format!(
+        "wall {} of {} ms, cpu {} ms, heap {} of {}, resident {}{phase}, isolation {}",
+        measured.wall_ms,
+        limits.wall_ms,
+        measured.cpu_ms,
+        bytes(measured.peak_heap_bytes),
+        bytes(limits.heap_bytes),
+        bytes(measured.max_rss_bytes),
+        measured.isolation.join("+"),
+    )
+}
+
+/// Who does this, for the record: user and machine, as the environment says.
+pub fn operator() -> String {
+    let user = std::env::var("SUDO_USER")
+        .or_else(|_| std::env::var("USER"))
+        .unwrap_or_else(|_| "unknown".to_owned());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    plain(&format!("{user}@{host}"), 100)
+}
+
+/// Text without a line end, for what is built piece by piece.
+pub fn piece(text: impl std::fmt::Display) {
+    print!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_aloud() {
+        let said: Vec<String> =
+            [412, 42_000, 252_000, 11_100_000, 176_400_000].map(|ms| ago(Duration::from_millis(ms))).into();
+        assert_eq!(said, ["412ms", "42s", "4m 12s", "3h 5m", "2d 1h"]);
+    }
+
+    #[test]
+    fn a_table_has_no_lines_and_no_trailing_blanks() {
+        let text = table(&["KIND", "N"], &[1], [vec!["timeout".to_owned(), "21".to_owned()]]);
+        assert_eq!(text, " KIND      N\n timeout  21");
+    }
+}

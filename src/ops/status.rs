@@ -1,0 +1,85 @@
+//! `status`: what is waiting, running and dead, on one screen, with the next command where one suggests itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
+use super::Exit;
+use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
+use crate::queue::{Error, Queue, Status};
+
+/// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and no worker lives.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn run(queue: &Queue, json: bool) -> Result<Exit, Error> {
+    let status = queue.status().await?;
+    let stalled = status.workers.is_empty() && status.backlog() + status.inbox > 0 && status.paused.is_none();
+    if json {
+        render::json(&status);
+    } else {
+        tell(queue.name(), &status);
+        if stalled {
+            render::note(styled(BAD, "jobs wait and no worker lives: start one with wm-analyzer work"));
+        }
+    }
+    Ok(if stalled { Exit::Failed } else { Exit::Ok })
+}
+
+fn tell(name: &str, status: &Status) {
+    let state = match &status.paused {
+        None => styled(GOOD, "running"),
+        Some(paused) => {
+            let by = plain(&paused.by, 60);
+            styled(
+                WARN,
+                format!("paused {} ago by {by}: {}", since(paused.since_ms), plain(&paused.reason, 100)),
+            )
+        }
+    };
+    render::line(format!("{}  {state}", styled(BOLD, name)));
+    let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::ago);
+    let row = [status.inbox, status.ready, status.scheduled, status.solo, status.leased, status.dead];
+    let mut row: Vec<String> = row.iter().map(u64::to_string).collect();
+    row.push(oldest);
+    let header = ["INBOX", "READY", "SCHEDULED", "SOLO", "RUNNING", "DEAD", "OLDEST"];
+    render::line(render::table(&header, &[0, 1, 2, 3, 4, 5, 6], [row]));
+    if !status.today.is_empty() {
+        render::line(format!("today   {}", counts(&status.today)));
+    }
+    for seen in &status.workers {
+        let info = &seen.info;
+        render::line(format!(
+            "worker  {}  {} of {} slots busy  {}  beat {} ago",
+            plain(info.id.as_str(), 100),
+            info.busy,
+            info.slots,
+            plain(&info.phase, 20),
+            render::ago(Duration::from_millis(seen.beat_age_ms)),
+        ));
+    }
+    let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
+    if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
+        render::note(format!(
+            "hint: {count} of {} dead are {kind}: wm-analyzer dead ls --kind {kind}",
+            status.dead
+        ));
+    }
+    let ceiling = status.backlog_max;
+    if status.backlog() >= ceiling {
+        render::note(styled(
+            WARN,
+            format!("the backlog is at its ceiling of {ceiling}: the inbox waits, enqueue refuses"),
+        ));
+    }
+}
+
+fn counts(today: &BTreeMap<String, u64>) -> String {
+    today.iter().map(|(name, count)| format!("{} {count}", plain(name, 40))).collect::<Vec<_>>().join(" · ")
+}
+
+fn since(ms: u64) -> String {
+    let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(ms);
+    render::ago(Duration::from_millis(now.saturating_sub(ms)))
+}

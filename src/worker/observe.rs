@@ -1,0 +1,292 @@
+//! The one place that turns a verdict into a log line, a metric and maybe an alert.
+//!
+//! Rooms return facts; nobody else in the worker talks to people. A failure is logged once, here.
+//!
+//! Invariant: every verdict has exactly one line and one count, by an exhaustive match.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tracing::{debug, error, info, warn};
+use uuid::Uuid;
+
+use super::Worker;
+use super::shutdown::Phase;
+use crate::job::failure::{Failure, Kind, Stage};
+use crate::job::outcome::Skip;
+use crate::job::report::Report;
+use crate::job::verdict::{DeathReason, Verdict};
+use crate::job::{Job, JobId};
+use crate::pipeline::Spent;
+use crate::queue::{Buried, Delivery, Status, WorkerInfo};
+use crate::sandbox::Pool;
+use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
+use crate::telemetry::plain;
+use crate::telemetry::sentry::{Alerts, DeadLetterAlert, Trouble};
+
+/// The longest piece of hostile text in a log line or an alert, in bytes.
+const DETAIL_BYTES: usize = 500;
+
+/// Which job something is told of.
+#[derive(Debug, Clone)]
+struct Subject {
+    job: JobId,
+    from: Option<Uuid>,
+    to: Option<Uuid>,
+    replayed: bool,
+}
+
+impl Subject {
+    fn of(job: &Job, replays: u32) -> Self {
+        let from = job.from.as_ref().map(|version| version.uuid());
+        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
+    }
+
+    fn pair(&self) -> String {
+        let text = |uuid: Option<Uuid>| uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+        format!("{}..{}", text(self.from), text(self.to))
+    }
+}
+
+/// What is told of one delivery once it is settled.
+pub(super) struct Account {
+    subject: Subject,
+    waited: Duration,
+    spent: Spent,
+    fetched_bytes: u64,
+    ending: Ending,
+    told: Told,
+}
+
+enum Told {
+    Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
+    Skipped(Skip),
+    Retried { after: Duration, failure: Failure },
+    Postponed { after: Duration, failure: Failure },
+    Dead(Box<DeathReason>),
+}
+
+impl Account {
+    /// Notes what must be told of a verdict before settling consumes it.
+    pub(super) fn of(delivery: &Delivery, verdict: &Verdict, spent: Spent, fetched_bytes: u64) -> Self {
+        let told = match verdict {
+            Verdict::Done(report) => Told::done(report),
+            Verdict::Skip(skip) => Told::Skipped(skip.clone()),
+            Verdict::Retry { after, failure } => Told::Retried { after: *after, failure: failure.clone() },
+            Verdict::Postpone { after, failure } => {
+                Told::Postponed { after: *after, failure: failure.clone() }
+            }
+            Verdict::DeadLetter(reason) => Told::Dead(reason.clone()),
+        };
+        Self {
+            subject: Subject::of(&delivery.job, delivery.counts.replays),
+            waited: delivery.age,
+            spent,
+            fetched_bytes,
+            ending: Ending::from(verdict),
+            told,
+        }
+    }
+
+    /// The job it is about.
+    pub(super) fn job(&self) -> &JobId {
+        &self.subject.job
+    }
+}
+
+impl Told {
+    fn done(report: &Report) -> Self {
+        let measured = report.measured.clone().unwrap_or_default();
+        Self::Done {
+            approximate: report.approximate,
+            priority: report.annotation.priority,
+            peak_heap_bytes: measured.peak_heap_bytes,
+            child: Duration::from_millis(measured.wall_ms),
+        }
+    }
+}
+
+/// The worker's mouth.
+pub(super) struct Observer {
+    metrics: Arc<Metrics>,
+    alerts: Alerts,
+    pool: Pool,
+    queue: String,
+    info: WorkerInfo,
+    redis_answers: Arc<AtomicBool>,
+    respawns_told: AtomicU64,
+}
+
+impl Observer {
+    pub(super) fn new(worker: &Worker) -> Self {
+        Self {
+            metrics: Arc::clone(&worker.metrics),
+            alerts: worker.alerts.clone(),
+            pool: worker.pool.clone(),
+            queue: worker.queue.name().to_owned(),
+            info: WorkerInfo {
+                id: worker.id.clone(),
+                host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+                pid: std::process::id(),
+                version: worker.build.clone(),
+                phase: Phase::Running.as_str().to_owned(),
+                slots: number(worker.pool.stats().slots),
+                busy: 0,
+            },
+            redis_answers: Arc::clone(&worker.redis_answers),
+            respawns_told: AtomicU64::new(0),
+        }
+    }
+
+    /// How this worker presents itself to the others.
+    pub(super) fn worker_info(&self, phase: Phase) -> WorkerInfo {
+        let stats = self.pool.stats();
+        self.metrics.slots(stats.slots as u64, stats.busy as u64);
+        let untold =
+            stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
+        (0..untold).for_each(|_| self.metrics.zygote_respawned());
+        self.metrics.alerts(self.alerts.counts());
+        WorkerInfo { phase: phase.as_str().to_owned(), busy: number(stats.busy), ..self.info.clone() }
+    }
+
+    /// Tells what became of a delivery.
+    pub(super) fn settled(&self, account: &Account) {
+        let Account { subject, waited, spent, fetched_bytes, ending, told } = account;
+        self.metrics.job(*ending);
+        self.metrics.wait_seconds(*waited);
+        self.metrics.stage_seconds(Stage::Fetch, spent.fetch);
+        self.metrics.stage_seconds(Stage::Analyse, spent.analyse);
+        self.metrics.bytes_fetched(*fetched_bytes);
+        let (job, pair) = (&subject.job, subject.pair());
+        match told {
+            Told::Done { approximate, priority, peak_heap_bytes, child } => {
+                self.metrics.child_peak_bytes(*peak_heap_bytes);
+                self.metrics.child_wall(*child);
+                info!(%job, pair, priority, approximate, child_ms = child.as_millis(), "done");
+            }
+            Told::Skipped(skip) => {
+                self.metrics.skip(skip.reason);
+                info!(%job, pair, reason = %skip.reason, detail = plain(&skip.detail, DETAIL_BYTES), "skipped");
+            }
+            Told::Retried { after, failure } => {
+                self.doubt(failure);
+                let kind = failure.kind;
+                info!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "will try again");
+            }
+            Told::Postponed { after, failure } => {
+                self.trouble(failure);
+                let kind = failure.kind;
+                warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
+            }
+            Told::Dead(reason) => self.dead(subject, reason),
+        }
+    }
+
+    /// A job was buried without ever reaching a task: undecodable, or its worker kept vanishing.
+    pub(super) fn buried(&self, buried: &Buried) {
+        let mut ends = buried.pair.split("..").map(|uuid| Uuid::parse_str(uuid).ok());
+        let replayed = buried.reason.counts.replays > 0;
+        let (from, to) = (ends.next().flatten(), ends.next().flatten());
+        self.metrics.job(Ending::Dead);
+        self.dead(&Subject { job: buried.id.clone(), from, to, replayed }, &buried.reason);
+    }
+
+    fn dead(&self, subject: &Subject, reason: &DeathReason) {
+        self.metrics.dead(reason.kind);
+        let job = &subject.job;
+        let detail = plain(&reason.failure.detail, DETAIL_BYTES);
+        self.alerts.dead_letter(&DeadLetterAlert {
+            queue: self.queue.clone(),
+            job_id: job.to_string(),
+            from: subject.from,
+            to: subject.to,
+            host: reason.failure.host.clone(),
+            kind: reason.kind,
+            stage: reason.stage,
+            detail: detail.clone(),
+            limit: limit_hit(reason),
+            command: format!("wm-analyzer dead show {job}"),
+            replayed: subject.replayed,
+        });
+        error!(%job, pair = subject.pair(), kind = %reason.kind, stage = %reason.stage, detail, "dead letter");
+    }
+
+    /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
+    fn doubt(&self, failure: &Failure) {
+        if matches!(failure.kind, Kind::KilledFromOutside | Kind::ZygoteLost) {
+            self.alerts.trouble(Trouble::Spawn, &plain(&failure.detail, DETAIL_BYTES));
+        }
+    }
+
+    fn trouble(&self, failure: &Failure) {
+        let what = match failure.kind.stage() {
+            Stage::Resolve | Stage::Deliver => Trouble::Api,
+            Stage::Ingest | Stage::Fetch | Stage::Analyse | Stage::Queue => Trouble::Spawn,
+        };
+        self.alerts.trouble(what, &plain(&failure.detail, DETAIL_BYTES));
+    }
+
+    /// A delivery that is no longer ours: nothing was written.
+    pub(super) fn superseded(&self, job: &JobId) {
+        self.metrics.job(Ending::Superseded);
+        warn!(%job, "the lease was lost: nothing was written, another worker has this job");
+    }
+
+    /// A delivery that was handed back un-counted.
+    pub(super) fn released(&self, job: &JobId) {
+        self.metrics.job(Ending::Released);
+        info!(%job, "handed back");
+    }
+
+    /// Redis cannot be reached: one line at the change, one alert a minute.
+    pub(super) fn redis_down(&self, why: &str) {
+        let why = plain(why, DETAIL_BYTES);
+        self.metrics.redis_up(false);
+        self.alerts.trouble(Trouble::Redis, &why);
+        match self.redis_answers.swap(false, Ordering::Relaxed) {
+            true => error!(error = why, "Redis cannot be reached: what runs goes on, nothing new is claimed"),
+            false => debug!(error = why, "Redis still cannot be reached"),
+        }
+    }
+
+    /// Redis answered.
+    pub(super) fn redis_up(&self) {
+        self.metrics.redis_up(true);
+        self.alerts.recovered(Trouble::Redis);
+        if !self.redis_answers.swap(true, Ordering::Relaxed) {
+            info!("Redis answers");
+        }
+    }
+
+    /// Shows the queue's counts as gauges.
+    pub(super) fn look(&self, status: &Status) {
+        self.redis_up();
+        self.metrics.queue(&QueueDepths {
+            ready: status.ready,
+            leased: status.leased,
+            scheduled: status.scheduled,
+            dead: status.dead,
+            inbox: status.inbox,
+            oldest_ready_age: status.oldest_ready().unwrap_or_default(),
+        });
+        self.metrics.paused(status.paused.is_some());
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// The limit that was hit, in words, where the kind says that one was.
+fn limit_hit(reason: &DeathReason) -> Option<String> {
+    let limits = reason.failure.measured.as_ref()?.limits;
+    let hit = [
+        (Kind::WallExceeded, "wall", limits.wall_ms, "ms"),
+        (Kind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),
+        (Kind::MemoryExceeded, "heap", limits.heap_bytes, "bytes"),
+        (Kind::ReplyTooLarge, "reply", limits.reply_bytes, "bytes"),
+    ];
+    let (_, name, value, unit) = hit.into_iter().find(|(kind, ..)| *kind == reason.kind)?;
+    Some(format!("{name} {value} {unit}"))
+}
