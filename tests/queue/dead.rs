@@ -58,7 +58,9 @@ async fn hundreds_of_letters_are_read_page_by_page() {
     for n in 0..230 {
         world.push(format!("nonsense {n}")).await;
     }
-    while queue.ingest().await.unwrap().more {}
+    for _ in 0..3 {
+        queue.ingest().await.unwrap();
+    }
     let letters = queue.dead(&DeadFilter::default(), 1000).await.unwrap();
     assert_eq!(letters.len(), 230);
     let replayed = queue.replay(&[letters[0].id.clone()]).await.unwrap();
