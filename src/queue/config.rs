@@ -76,6 +76,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_section_reads_as_it_is_written_and_knows_no_other_keys() {
+        let section = r#"
+            url = "redis://127.0.0.1:6379/0"
+            name = "analysis"
+            connections = 8
+            connect_timeout = "2s"
+            response_timeout = "5s"
+            lease = "90s"
+            worker_ttl = "60s"
+            report_ttl = "30days"
+            done_ttl = "30days"
+            backlog_max = 1_000_000
+            crashes_max = 2
+            releases_solo = 20
+            dead_max_count = 100_000
+            dead_max_age = "90days"
+            dead_max_bytes = "256 MiB"
+            events_max = 10_000
+        "#;
+        let config: Config = toml::from_str(section).unwrap();
+        assert_eq!(config.report_ttl, Duration::from_secs(30 * 86_400));
+        assert_eq!(config.dead_max_bytes, ByteSize::mib(256));
+        let written = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<Config>(&written).unwrap().lease, config.lease);
+        assert!(toml::from_str::<Config>(&format!("{section}\nleese = \"1s\"")).is_err());
+    }
+
+    #[test]
     fn an_address_is_shown_without_its_password() {
         for (url, shown) in [
             ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),

@@ -2,8 +2,6 @@
 //!
 //! Invariant: a letter is either among the dead or back in the queue, never both and never neither.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -249,13 +247,6 @@ impl Queue {
             discarded += u64::from(words.text()? == "discarded");
         }
         Ok(discarded)
-    }
-
-    /// How long a letter has been dead, by our own clock: for people, not for decisions.
-    pub fn dead_for(letter: &DeadLetter) -> Duration {
-        let died = Duration::from_millis(letter.died_ms);
-        let now = OffsetDateTime::now_utc().unix_timestamp_nanos();
-        Duration::from_nanos(u64::try_from(now).unwrap_or(0)).saturating_sub(died)
     }
 }
 

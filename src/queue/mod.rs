@@ -26,7 +26,9 @@ mod keys;
 mod scripts;
 mod server;
 mod settle;
+mod status;
 mod upkeep;
+mod worker;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,16 +42,18 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::admission::Admission;
 pub use self::config::Config;
-pub use self::control::{Paused, Status, WorkerSeen};
+pub use self::control::Paused;
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
-pub use self::delivery::{Beat, Claim, Delivery, LeaseRef, WorkerId, WorkerInfo};
+pub use self::delivery::{Claim, Delivery, LeaseRef};
 pub use self::error::Error;
 pub use self::events::Event;
 pub use self::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::inbox::Ingested;
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
+pub use self::status::{Status, WorkerSeen};
 pub use self::upkeep::{Buried, Upkeep};
+pub use self::worker::{Beat, WorkerId, WorkerInfo};
 
 use self::keys::Keys;
 

@@ -1,0 +1,137 @@
+//! What a worker says of itself, and the beat by which it keeps its leases.
+//!
+//! Invariant: one beat renews everything that is in hand at one moment, and names what is not in hand any more.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Queue;
+use super::delivery::LeaseRef;
+use super::error::Error;
+use super::scripts::{self, millis};
+use crate::job::JobId;
+
+/// Leases that one script renews.
+const BATCH: usize = 500;
+
+/// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct WorkerId(String);
+
+impl WorkerId {
+    /// A new name: host, process and four random bytes, because hosts and process ids come back.
+    pub fn fresh(host: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let host: String = host.chars().filter(|&c| plain(c)).take(60).collect();
+        let random = Uuid::new_v4().simple().to_string();
+        Self(format!("{host}:{}:{}", std::process::id(), &random[..8]))
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// A sentence that says what a name may hold.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a worker's name is 1 to 100 of A-Z a-z 0-9 . _ : -".to_owned())
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a worker says of itself with every beat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerInfo {
+    /// Its name.
+    pub id: WorkerId,
+    /// The machine it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// Its build.
+    pub version: String,
+    /// `running`, `quiet`, `draining`, `stopped`.
+    pub phase: String,
+    /// Jobs it can run at once.
+    pub slots: u32,
+    /// Jobs it runs now.
+    pub busy: u32,
+}
+
+/// The answer to a beat.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
+    pub lost: Vec<JobId>,
+    /// Jobs that nobody wants any more: stop that work and settle it as [`SkipReason::Cancelled`].
+    pub cancelled: Vec<JobId>,
+}
+
+impl Queue {
+    /// Renews every lease in hand and says that this worker lives. Due every few seconds, and well before a third of a
+    /// lease is over.
+    ///
+    /// # Errors
+    /// Those of Redis; the leases may or may not have been renewed.
+    pub async fn beat(&self, worker: &WorkerInfo, leases: &[LeaseRef]) -> Result<Beat, Error> {
+        let mut beat = Beat::default();
+        let mut batches = leases.chunks(BATCH);
+        self.beat_batch(worker, batches.next().unwrap_or_default(), &mut beat).await?;
+        for batch in batches {
+            self.beat_batch(worker, batch, &mut beat).await?;
+        }
+        Ok(beat)
+    }
+
+    async fn beat_batch(
+        &self,
+        worker: &WorkerInfo,
+        leases: &[LeaseRef],
+        beat: &mut Beat,
+    ) -> Result<(), Error> {
+        let keys = &self.inner.keys;
+        let mut call = self
+            .call(&scripts::BEAT)
+            .key(keys.workers())
+            .key(keys.worker(worker.id.as_str()))
+            .arg(worker.id.as_str())
+            .arg(millis(self.inner.config.worker_ttl))
+            .arg(leases.len());
+        for lease in leases {
+            call = call.arg(lease.id.as_str()).arg(&lease.token);
+        }
+        let mut words = call
+            .arg(&["host", worker.host.as_str(), "version", worker.version.as_str()])
+            .arg(&["phase", worker.phase.as_str()])
+            .arg("pid")
+            .arg(worker.pid)
+            .arg("slots")
+            .arg(worker.slots)
+            .arg("busy")
+            .arg(worker.busy)
+            .words()
+            .await?;
+        while let Some(id) = words.next() {
+            let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
+            match words.text()?.as_str() {
+                "lost" => beat.lost.push(id),
+                "cancelled" => beat.cancelled.push(id),
+                odd => return Err(words.odd(odd)),
+            }
+        }
+        Ok(())
+    }
+}
