@@ -54,6 +54,7 @@ fn memory(act: &str, number: u64) -> Option<i64> {
         "alloc" => drop(black_box(vec![1_u8; bytes])),
         // Reserved and never touched.
         "reserve" => drop(black_box(vec![0_u8; bytes])),
+        "tiny" => drop(black_box(chain(bytes))),
         "small" => objects(bytes, |_| 64),
         "mixed" => objects(bytes, |i| 16 + i * 7919 % 1000),
         "chunks" => objects(bytes, |_| 64 * 1024),
@@ -136,7 +137,7 @@ fn death(act: &str, number: u64) -> Option<i64> {
         "abort" => std::process::abort(),
         "null" => null(),
         "overflow" => return Some(recurse(1).into()),
-        "deep_drop" => deep_drop(usize::try_from(number).unwrap_or(0)),
+        "deep_drop" => drop(black_box(chain(usize::try_from(number).unwrap_or(0)))),
         "index" => return Some(black_box(&[1_i64][..])[black_box(1)]),
         _ => return None,
     }
@@ -155,10 +156,11 @@ fn recurse(depth: u32) -> u32 {
     recurse(depth + 1) + frame[black_box(3)]
 }
 
-/// A chain so deep that dropping it needs more stack than there is.
-fn deep_drop(depth: usize) {
-    struct Link(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<Link>>);
-    drop(black_box((0..depth).fold(Link(None), |chain, _| Link(Some(Box::new(chain))))));
+/// A chain of eight-byte links: of a hundred thousand, dropping it needs more stack than there is.
+struct Link(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<Link>>);
+
+fn chain(links: usize) -> Link {
+    (0..links).fold(Link(None), |chain, _| Link(Some(Box::new(chain))))
 }
 
 /// Tries to get out; answers what the system call answered, where that is survived.

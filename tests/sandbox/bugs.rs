@@ -152,11 +152,11 @@ async fn a_large_job_may_take_its_time_to_die() {
 async fn a_job_has_a_landlock_domain_of_its_own_and_cannot_signal_its_zygote() {
     let _process = shared().await;
     let pool = pool_of(&config(), 1, &["job_filter", "check"]).await;
-    let isolation = pool.isolation();
-    if !isolation.contains(&"landlock_scope".to_owned()) {
-        eprintln!("this kernel's Landlock has no scopes: {isolation:?}");
+    if !kernel_has_landlock_scopes() {
+        eprintln!("this kernel is too old for Landlock's scopes");
         return;
     }
+    assert!(pool.isolation().contains(&"landlock_scope".to_owned()), "{:?}", pool.isolation());
     let mut slot = pool.acquire().await;
     assert_eq!(number(&mut slot, "kill_parent").await, -1, "refused");
     assert_eq!(number(&mut slot, "read_file").await, -1, "refused");
@@ -164,4 +164,11 @@ async fn a_job_has_a_landlock_domain_of_its_own_and_cannot_signal_its_zygote() {
     assert_eq!(pool.stats().respawned, 0, "the zygote lives");
     drop(slot);
     pool.shutdown().await;
+}
+
+/// Since Linux 6.12; the self-test cannot be asked, because it is what is tested.
+fn kernel_has_landlock_scopes() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(12))
 }

@@ -166,6 +166,21 @@ async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
 }
 
 #[tokio::test]
+async fn what_every_kernel_has_is_in_force_and_said_of_every_job() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let isolation = pool.isolation();
+    for wall in ["seccomp", "rlimits", "heap_budget", "no_new_privs", "unprivileged", "pdeathsig"] {
+        assert!(isolation.iter().any(|name| name == wall), "{wall} is not in {isolation:?}");
+    }
+    let mut slot = pool.acquire().await;
+    assert_eq!(good(&mut slot).await.unwrap().measured.isolation, isolation);
+    assert_eq!(failure(&mut slot, "null", patient()).await.1.isolation, isolation);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn many_jobs_through_one_zygote_leave_it_as_it_was() {
     let _process = alone().await;
     let pool = pool(1).await;
