@@ -97,7 +97,7 @@ fn too_large(len: u64, limits: &Limits) -> Named {
 
 /// It died of a signal that is not ours.
 fn killed(signal: i32, said: &Said, report: &Report, limits: &Limits) -> Named {
-    let kernels_cpu_limit = limits.cpu() + Duration::from_secs(1);
+    let kernels_cpu_limit = limits.cpu().saturating_add(Duration::from_secs(1));
     match signal {
         libc::SIGKILL if report.cpu >= kernels_cpu_limit => (Kind::CpuExceeded, past_the_cpu(report, limits)),
         libc::SIGKILL => (

@@ -197,6 +197,7 @@ impl Handle {
             self.kill();
             let _ = self.child.wait().await;
         }
+        let _ = timeout(FAREWELL, collect_orphans(self.group)).await;
     }
 
     async fn receive(&self) -> io::Result<Answer> {
@@ -218,6 +219,19 @@ impl Handle {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         sendmsg(&self.control, &[IoSlice::new(&packet)], &mut ancillary, flags)?;
         Ok(())
+    }
+}
+
+/// Collects a job that a killed zygote left to us: in a container this process may be the first one, whose children all
+/// orphans become. Elsewhere there is none, and nothing to wait for.
+async fn collect_orphans(group: Pid) {
+    use rustix::process::{WaitOptions, waitpgid};
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(_) => return,
+        }
     }
 }
 

@@ -121,7 +121,7 @@ pub(super) fn job(zygote: Pid, limits: &Limits, plan: Plan) -> io::Result<bool> 
     let fence = limits.fence_bytes();
     let cpu = limits.cpu().as_secs();
     lower(Resource::Nproc, 0, 0)?;
-    lower(Resource::Cpu, cpu, cpu + 1)?;
+    lower(Resource::Cpu, cpu, cpu.saturating_add(1))?;
     lower(Resource::Stack, limits.stack_bytes, limits.stack_bytes)?;
     lower(Resource::Data, fence, fence)?;
     lower(Resource::As, fence, fence)?;

@@ -68,7 +68,7 @@ impl Limits {
     /// the zygote cannot keep time.
     pub fn cpu(&self) -> Duration {
         let rounded = if self.wall.subsec_nanos() == 0 { 0 } else { 1 };
-        Duration::from_secs(self.wall.as_secs() + rounded + 1)
+        Duration::from_secs(self.wall.as_secs().saturating_add(rounded + 1))
     }
 
     /// The second fence behind the heap budget, for memory that goes past our allocator: 1.25 of it and 64 MiB.
@@ -79,7 +79,7 @@ impl Limits {
     /// When the worker gives a silent zygote up: the wall clock, two seconds, and the time it takes to tear a full
     /// job down.
     pub fn backstop(&self) -> Duration {
-        self.wall + self.teardown()
+        self.wall.saturating_add(self.teardown())
     }
 
     /// How long ending a job may take at most.

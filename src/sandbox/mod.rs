@@ -35,6 +35,7 @@ mod job;
 mod kernel;
 mod limits;
 pub mod machine;
+mod oom;
 mod pool;
 mod protocol;
 mod seccomp;

@@ -22,7 +22,7 @@ use super::classify::{self, Seen};
 use super::features::Features;
 use super::handle::{Handle, Recipe};
 use super::limits::{Limits, millis};
-use super::{Config, ProcessModel, Reply, Request, board};
+use super::{Config, ProcessModel, Reply, Request, board, oom};
 use crate::job::failure::{Failure, Kind};
 use crate::job::report::Measured;
 
@@ -42,6 +42,7 @@ struct Shared {
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Handle>>,
     features: Features,
+    oom: oom::Watch,
     respawned: AtomicU64,
     jobs: AtomicU64,
     peak_heap_bytes: AtomicU64,
@@ -113,6 +114,7 @@ impl Pool {
             permits: Arc::new(Semaphore::new(slots)),
             idle: Mutex::new(idle),
             features,
+            oom: oom::Watch::new(),
             respawned: AtomicU64::new(0),
             jobs: AtomicU64::new(0),
             peak_heap_bytes: AtomicU64::new(0),
@@ -201,6 +203,9 @@ impl Slot {
             Ok(body) => Ok(Reply { body, measured }),
             Err((kind, detail)) => {
                 let mut failure = Failure::new(kind, detail);
+                if kind == Kind::KilledFromOutside {
+                    failure.detail += self.pool.oom.verdict();
+                }
                 failure.measured = (!matches!(seen, Seen::NotForked(_))).then(|| Box::new(measured));
                 Err(failure)
             }

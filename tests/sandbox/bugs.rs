@@ -12,7 +12,7 @@ use crate::world::*;
 /// 1. `fork` failed with -1, and `kill(-1)` went to everybody of that user.
 #[tokio::test]
 async fn a_fork_that_fails_kills_nobody() {
-    let _process = shared().await;
+    let _process = alone().await;
     let mut bystander = Command::new("sleep");
     if is_root() {
         bystander.uid(65_534).gid(65_534); // the zygote's

@@ -99,6 +99,27 @@ async fn a_zygote_that_dies_at_work_takes_its_job_along_and_is_replaced() {
     pool.shutdown().await;
 }
 
+/// In a container without an init the worker is process 1, to whom orphans fall.
+#[tokio::test]
+async fn a_worker_that_inherits_orphans_keeps_no_zombie() {
+    let _process = alone().await;
+    let me = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(me)).unwrap();
+    let before = holdings().descendants;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let zygote = zygote_of(&mut slot).await;
+    let (lost, ()) = tokio::join!(slot.run(act("spin"), patient()), async {
+        wait_until("the job runs", || !descendants(zygote).is_empty()).await;
+        signal(zygote, Signal::KILL);
+    });
+    assert_eq!(lost.map(|_| ()).unwrap_err().kind, ZygoteLost);
+    assert!(holdings().descendants.is_subset(&before), "zygote and job are gone, and collected");
+    drop(slot);
+    pool.shutdown().await;
+    rustix::process::set_child_subreaper(None).unwrap();
+}
+
 #[tokio::test]
 async fn a_zygote_that_hangs_is_given_up_with_its_job() {
     let _process = shared().await;
@@ -197,8 +218,9 @@ async fn many_jobs_through_one_zygote_leave_it_as_it_was() {
 }
 
 /// `kill -9` of the worker in the middle of a job.
-#[test]
-fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
+#[tokio::test]
+async fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
+    let _process = alone().await; // its child would count as a leak of another test
     let me = std::env::current_exe().unwrap();
     let mut worker = Command::new(me)
         .args(["--exact", "life::a_worker_to_be_killed", "--ignored", "--nocapture"])
@@ -210,18 +232,15 @@ fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
         .map_while(Result::ok)
         .find_map(|line| line.split_once("zygote ").map(|(_, pid)| pid.to_owned()));
     let zygote: u32 = said.unwrap().trim().parse().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut job = None;
-        wait_until("the job runs", || {
-            job = descendants(zygote).first().copied();
-            job.is_some()
-        })
-        .await;
-        worker.kill().unwrap();
-        worker.wait().unwrap();
-        wait_until("both are gone", || !lives(zygote) && !lives(job.unwrap())).await;
-    });
+    let mut job = None;
+    wait_until("the job runs", || {
+        job = descendants(zygote).first().copied();
+        job.is_some()
+    })
+    .await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    wait_until("both are gone", || !lives(zygote) && !lives(job.unwrap())).await;
 }
 
 #[tokio::test]

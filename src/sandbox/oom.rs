@@ -1,0 +1,92 @@
+//! Whether the kernel's OOM killer was at work: evidence for a SIGKILL that is nobody's.
+//!
+//! It reads a counter and names nobody: which process was taken is not said there.
+
+use std::fs;
+use std::sync::{Mutex, PoisonError};
+
+/// The counter as it was last read.
+#[derive(Debug)]
+pub(super) struct Watch(Mutex<Option<u64>>);
+
+impl Watch {
+    /// Reads it for the first time.
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(kills()))
+    }
+
+    /// What the counter says about a child that was killed just now: a clause for the evidence.
+    pub(super) fn verdict(&self) -> &'static str {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last, kills());
+        clause(before, *last)
+    }
+}
+
+fn clause(before: Option<u64>, now: Option<u64>) -> &'static str {
+    match (before, now) {
+        (Some(before), Some(now)) if now > before => {
+            "; it has counted a kill here, so the container's memory is too small for its slots"
+        }
+        (Some(_), Some(_)) => "; but it has counted no kill in this container",
+        (None, _) | (_, None) => "",
+    }
+}
+
+/// Kills that the OOM killer counted in this process's memory cgroup so far, where that can be read.
+fn kills() -> Option<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let read = |path: String| fs::read_to_string(path).ok().and_then(|text| count(&text));
+    // In a container its own cgroup is mounted at the root, whatever the path says.
+    places(&own).into_iter().find_map(read)
+}
+
+/// Where the counter may be, from `/proc/self/cgroup`: cgroup v2's `0::/path`, v1's `7:memory:/path`.
+fn places(own: &str) -> Vec<String> {
+    let found = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?.trim_end_matches('/'));
+        let (mount, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.events"),
+            list if list.split(',').any(|name| name == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.oom_control")
+            }
+            _ => return None,
+        };
+        Some([format!("{mount}{path}/{file}"), format!("{mount}/{file}")])
+    };
+    own.lines().filter_map(found).flatten().collect()
+}
+
+/// The counter in either file: a line `oom_kill 3`.
+fn count(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|number| number.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_is_found_in_both_generations() {
+        assert_eq!(
+            places("0::/kubepods/pod1\n"),
+            ["/sys/fs/cgroup/kubepods/pod1/memory.events", "/sys/fs/cgroup/memory.events"]
+        );
+        assert_eq!(
+            places("5:cpu,cpuacct:/\n4:memory:/docker/a\n")[0],
+            "/sys/fs/cgroup/memory/docker/a/memory.oom_control"
+        );
+        assert_eq!(count("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"), Some(3));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
+        assert_eq!(count("oom 2\n"), None);
+    }
+
+    #[test]
+    fn a_kill_is_only_blamed_on_the_oom_killer_when_it_counted_one() {
+        assert!(clause(Some(1), Some(2)).contains("too small"));
+        assert!(clause(Some(2), Some(2)).contains("no kill"));
+        assert_eq!(clause(None, Some(2)), "");
+        assert_eq!(clause(Some(2), None), "");
+    }
+}
