@@ -35,16 +35,38 @@ pub(super) fn perform(task: Task) -> Vec<u8> {
     match (performed, act) {
         (Some(answer), _) => answer.to_string().into_bytes(),
         (None, "echo") => [task.a, task.b].concat(),
-        (None, "work") => work(&task),
+        (None, "diff") => diff(&task.a, &task.b).to_string().into_bytes(),
+        (None, "tree") => tree(number).to_string().into_bytes(),
+        (None, "diff_us") => diff_us(&task).to_string().into_bytes(),
+        (None, "diff_us_uncounted") => {
+            super::heap::disarm();
+            diff_us(&task).to_string().into_bytes()
+        }
         (None, other) => panic!("there is no act {other:?}"),
     }
 }
 
-/// What a good job is like: reads its input, builds something, answers with a number.
-fn work(task: &Task) -> Vec<u8> {
-    let words: std::collections::HashMap<&[u8], usize> = task.a.split(|b| *b == b' ').zip(0..).collect();
-    let hits = task.b.split(|b| *b == b' ').filter(|word| words.contains_key(word)).count();
-    format!("{hits} of {}", words.len()).into_bytes()
+/// What a good job is like: a diff by lines. Its number of changes.
+pub fn diff(a: &[u8], b: &[u8]) -> usize {
+    let (a, b) = (String::from_utf8_lossy(a), String::from_utf8_lossy(b));
+    let diff = similar::TextDiff::from_lines(&*a, &*b);
+    diff.ops().iter().filter(|op| op.tag() != similar::DiffTag::Equal).count()
+}
+
+/// What a good job is like that allocates much: a tree of so many small nodes. Their number.
+pub fn tree(nodes: u64) -> usize {
+    let mut tree = std::collections::BTreeMap::new();
+    for i in 0..nodes {
+        tree.insert(i.wrapping_mul(0x9e37_79b9_7f4a_7c15), Box::new([i; 4]));
+    }
+    black_box(&tree).len()
+}
+
+/// Microseconds of a diff, as the job itself sees them.
+fn diff_us(task: &Task) -> u128 {
+    let began = Instant::now();
+    black_box(diff(&task.a, &task.b));
+    began.elapsed().as_micros()
 }
 
 fn memory(act: &str, number: u64) -> Option<i64> {

@@ -49,7 +49,7 @@ async fn both_bodies_count_as_heap() {
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let body = vec![b'x'; 4 << 20];
-    let request = || Request { a: body.clone(), b: body.clone(), ..act("work") };
+    let request = || Request { a: body.clone(), b: body.clone(), ..act("diff") };
     let reply = slot.run(request(), patient()).await.unwrap();
     assert!(reply.measured.peak_heap_bytes >= 8 * MIB, "{:?}", reply.measured);
     let tight = patient().lowered(LimitsRequest { wall_ms: None, heap_bytes: Some(7 * MIB) });
