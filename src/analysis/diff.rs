@@ -1,7 +1,8 @@
 //! What changed between two texts, coarse first and then finer where they differ.
 //!
-//! Common ends are stripped, then the rest is compared as chunks (Patience), what differs as words (Myers), and what
-//! is small and still differs as characters (Myers). A linear clean-up makes the result readable.
+//! Common ends are stripped, then the rest is compared as chunks (Patience), what differs as words (Myers), or first as
+//! phrases where those are too many, and what is small and still differs as characters (Myers). A linear clean-up
+//! makes the result readable.
 //!
 //! Invariant: the steps of a [`Script`] put together from the old text are the new text, whatever the deadline did.
 //!
@@ -87,6 +88,10 @@ pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> Script<
 enum Level {
     Chunks,
     Words,
+    /// For a stretch of too many words.
+    Phrases,
+    /// What differs between phrases; too many words are left as they are here.
+    WordsOfPhrases,
     Chars,
 }
 
@@ -108,22 +113,19 @@ impl Search<'_> {
             self.approximate = true;
             return self.push(change);
         }
-        match level {
-            Level::Chunks => self.by_tokens(change, Grain::Chunks, Algorithm::Patience, Level::Words),
-            Level::Words => self.by_tokens(change, Grain::Words, Algorithm::Myers, Level::Chars),
-            Level::Chars => self.by_chars(change),
-        }
-    }
-
-    fn by_tokens(&mut self, change: Change, grain: Grain, algorithm: Algorithm, below: Level) {
+        let (grain, algorithm, below, otherwise) = match level {
+            Level::Chunks => (Grain::Chunks, Algorithm::Patience, Level::Words, Some(Level::Words)),
+            Level::Words => (Grain::Words, Algorithm::Myers, Level::Chars, Some(Level::Phrases)),
+            Level::Phrases => (Grain::Phrases, Algorithm::Patience, Level::WordsOfPhrases, None),
+            Level::WordsOfPhrases => (Grain::Words, Algorithm::Myers, Level::Chars, None),
+            Level::Chars => return self.by_chars(change),
+        };
         let Some(cut) = self.texts.cut(grain, change.old.clone(), change.new.clone(), MAX_TOKENS) else {
-            return match grain {
-                Grain::Chunks => self.refine(change, below),
-                Grain::Words => {
-                    self.approximate = true;
-                    self.push(change);
-                }
-            };
+            if let Some(level) = otherwise {
+                return self.refine(change, level);
+            }
+            self.approximate = true;
+            return self.push(change);
         };
         for op in self.compare(algorithm, &cut.old.ids, &cut.new.ids) {
             let part = Change { old: cut.old.bytes(op.old_range()), new: cut.new.bytes(op.new_range()) };
@@ -306,7 +308,29 @@ mod tests {
         let (old, new) = ("! ".repeat(300_000), "? ".repeat(300_000));
         let script = diff(&old, &new, soon());
         assert!(script.approximate);
+        assert_eq!(script.changes.len(), 1);
         check(&script);
+    }
+
+    #[test]
+    fn a_line_of_too_many_words_is_compared_as_phrases_first() {
+        let line =
+            |edit: usize| -> String {
+                (0..700_000)
+                    .map(|i| {
+                        if i > 0 && i % edit == 0 {
+                            format!("new{i}=1;")
+                        } else {
+                            format!("w{}=1;", i % 9973)
+                        }
+                    })
+                    .collect()
+            };
+        let (old, new) = (line(usize::MAX), line(35_000));
+        let script = diff(&old, &new, soon());
+        check(&script);
+        assert_eq!(script.changes.len(), 19);
+        assert!(!script.approximate);
     }
 
     #[test]

@@ -15,6 +15,9 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+/// The most links of one page: several times what the largest real pages have. What comes after is not looked at.
+const MAX_LINKS: usize = 200_000;
+
 /// Where a link's parts are in [`Links::text`]: its text, where that differs from its lower case, and then
 /// `lower(href)`, which is also what links are sorted by.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +57,9 @@ impl LinkRef<'_> {
 impl Links {
     /// Adds a link.
     pub(super) fn push(&mut self, text: &str, href: &str) {
+        if self.is_crowded() {
+            return;
+        }
         let start = self.text.len();
         self.text.push_str(text);
         let mut key = self.text.len();
@@ -69,6 +75,11 @@ impl Links {
         self.text.push(')');
         let [start, key, href, end] = [start, key, href_at, self.text.len()].map(|at| at as u32);
         self.spots.push(Spot { start, key, href, end });
+    }
+
+    /// Are there too many, so that some may be left out?
+    pub(super) fn is_crowded(&self) -> bool {
+        self.spots.len() >= MAX_LINKS
     }
 
     /// How many there are.

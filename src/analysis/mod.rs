@@ -38,6 +38,9 @@ use self::text::Said;
 
 /// The longest that one diff may take; the old service's number. Real pages need a tenth of it.
 const MAX_DIFF: Duration = Duration::from_secs(2);
+/// The share of all time that is not for searching but for what is linear and knows no deadline: cleaning up, hashing,
+/// writing down.
+const FINISHING_SHARE: u32 = 6;
 /// The largest page: places in its text are kept as 32 bits, and decoding may make it three times as long.
 pub const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 
@@ -95,11 +98,13 @@ pub fn analyse(
     let new = decoded(to, Side::To)?;
     let encodings = [old.encoding.to_owned(), new.encoding.to_owned()];
 
-    let mut findings = Findings::new(options);
+    let budget = options.soft_deadline.saturating_duration_since(Instant::now());
+    let search_deadline = options.soft_deadline - budget / FINISHING_SHARE;
+    let mut findings = Findings::new(options.max_ops_bytes, search_deadline);
     let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
     if from.html_like && to.html_like {
         phase("text");
-        let ([old, new], simplified) = text::read_both(&old.text, &new.text, options.soft_deadline);
+        let ([old, new], simplified) = text::read_both(&old.text, &new.text, search_deadline);
         findings.approximate = simplified;
         error_page |= findings.compare_said(old, new, phase);
     } else {
@@ -131,8 +136,9 @@ fn decoded(page: Page<'_>, side: Side) -> Result<Decoded<'_>, Skip> {
 }
 
 /// What has been found so far.
-struct Findings<'o> {
-    options: &'o Options,
+struct Findings {
+    max_ops_bytes: usize,
+    search_deadline: Instant,
     weights: Weights,
     diffs: Diffs,
     approximate: bool,
@@ -140,10 +146,11 @@ struct Findings<'o> {
     omitted: Vec<String>,
 }
 
-impl<'o> Findings<'o> {
-    fn new(options: &'o Options) -> Self {
+impl Findings {
+    fn new(max_ops_bytes: usize, search_deadline: Instant) -> Self {
         Self {
-            options,
+            max_ops_bytes,
+            search_deadline,
             weights: Weights::default(),
             diffs: Diffs::default(),
             approximate: false,
@@ -155,7 +162,7 @@ impl<'o> Findings<'o> {
     /// When the next diff has to be done, with so many left, itself included.
     fn deadline(&self, diffs_left: u32) -> Instant {
         let now = Instant::now();
-        let left = self.options.soft_deadline.saturating_duration_since(now);
+        let left = self.search_deadline.saturating_duration_since(now);
         now + MAX_DIFF.min(left / diffs_left)
     }
 
@@ -182,7 +189,7 @@ impl<'o> Findings<'o> {
     /// Weighs a script, and keeps its steps if they are not too large.
     fn weigh(&mut self, script: &Script<'_>, name: &str, simplified: bool) -> (Weight, Diff<Op>) {
         let mut scale = Scale::new();
-        let mut size = Size::new(self.options.max_ops_bytes);
+        let mut size = Size::new(self.max_ops_bytes);
         for (code, text) in script.steps() {
             scale.add_text(code, text);
             size.add_op(text);
@@ -195,7 +202,7 @@ impl<'o> Findings<'o> {
     fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (Weight, Diff<LinkOp>) {
         let deadline = self.deadline(3);
         let mut scale = Scale::new();
-        let mut size = Size::new(self.options.max_ops_bytes);
+        let mut size = Size::new(self.max_ops_bytes);
         let mut ops = Vec::new();
         let mut approximate = simplified;
         for step in links::compare(&old, &new) {
@@ -250,3 +257,6 @@ fn changed(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLin
     let hrefs = [old.href.to_owned(), new.href.to_owned()];
     (ChangedLink { text: steps(&text), href: steps(&href), hrefs }, approximate)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //!
 //! Invariant: both pages of a pair are read by the same reader, so that a difference is one of the pages.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::collect::Collector;
 use super::links::Links;
@@ -13,8 +13,9 @@ use super::{linear, tree};
 
 /// The most attributes of one tag: html5ever compares each with all before it. Real pages have dozens.
 const MAX_ATTRIBUTES: usize = 2000;
-/// The longest that a tree may take: the largest real pages, of 4 MB, take a twentieth of it.
-const MAX_TREE: Duration = Duration::from_secs(1);
+/// The share of the time left that a tree may take: at the usual six seconds a fifteenfold of what the largest
+/// allowed page needs.
+const TREE_SHARE: u32 = 4;
 
 /// What a page says.
 #[derive(Debug)]
@@ -25,19 +26,20 @@ pub(super) struct Said {
     pub(super) links: Links,
 }
 
-/// What two pages say; the flag is true where they had to be read without a tree.
+/// What two pages say; the flag is true where they had to be read without a tree, or have too many links.
 pub(super) fn read_both(from: &str, to: &str, deadline: Instant) -> ([Said; 2], bool) {
     let by_tree = |html: &str| {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut collector = Collector::default();
         let fits = !has_overloaded_tag(html);
-        let read = fits && tree::read(html, Instant::now() + MAX_TREE.min(left / 4), &mut collector).is_ok();
-        read.then(|| said(collector))
+        let read = fits && tree::read(html, Instant::now() + left / TREE_SHARE, &mut collector).is_ok();
+        read.then_some(collector)
     };
     if let Some(from) = by_tree(from)
         && let Some(to) = by_tree(to)
     {
-        return ([from, to], false);
+        let crowded = from.links.is_crowded() || to.links.is_crowded();
+        return ([said(from), said(to)], crowded);
     }
     let by_tag = |html: &str| {
         let mut collector = Collector::default();

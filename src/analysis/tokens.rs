@@ -28,6 +28,20 @@ pub(super) enum Grain {
     Chunks,
     /// Words, runs of white space, and every other character by itself.
     Words,
+    /// Several words: for stretches of too many.
+    Phrases,
+}
+
+impl Grain {
+    /// How much is left out, in turn, until the tokens are few enough: one end in `sieve + 1` stays, chosen by what
+    /// stands before it, so that both texts keep the same ones.
+    fn sieves(self) -> &'static [u32] {
+        match self {
+            Self::Chunks => &[0, 1, 3, 7, 15, 31],
+            Self::Words => &[0],
+            Self::Phrases => &[15, 63, 255],
+        }
+    }
 }
 
 /// A stretch of each text, cut and named.
@@ -60,16 +74,9 @@ impl<'t> Texts<'t> {
         Self { old, new, hasher: RandomState::new() }
     }
 
-    /// Cuts a stretch of each text into at most `cap` tokens together.
-    ///
-    /// Too many chunks are made fewer by leaving out ends at random, chosen by what stands before them, so that both
-    /// texts leave out the same ones. `None` where that does not help.
+    /// Cuts a stretch of each text into at most `cap` tokens together; `None` where that cannot be done.
     pub(super) fn cut(&self, grain: Grain, old: Range<u32>, new: Range<u32>, cap: usize) -> Option<Cut> {
-        let sieves: &[u32] = match grain {
-            Grain::Chunks => &[0, 1, 3, 7, 15, 31],
-            Grain::Words => &[0],
-        };
-        sieves.iter().find_map(|&sieve| {
+        grain.sieves().iter().find_map(|&sieve| {
             let old_ends = ends(self.old, old.clone(), grain, sieve, cap)?;
             let new_ends = ends(self.new, new.clone(), grain, sieve, cap - old_ends.len())?;
             Some(self.name(old.start, old_ends, new.start, new_ends))
@@ -119,6 +126,7 @@ fn ends(text: &str, stretch: Range<u32>, grain: Grain, sieve: u32, cap: usize) -
         at = match grain {
             Grain::Chunks => chunk_end(&text.as_bytes()[..end], at, sieve),
             Grain::Words => at + word_len(&text[at..end]),
+            Grain::Phrases => phrase_end(&text[..end], at, sieve),
         };
         if ends.len() == cap {
             return None;
@@ -139,11 +147,28 @@ fn chunk_end(text: &[u8], start: usize, sieve: u32) -> usize {
             b'\n' if next == Some(&b'\n') => continue,
             _ => at + 1,
         };
-        if sieve == 0 || fingerprint(&text[..end]) & sieve == 0 {
+        if passes(&text[..end], sieve) {
             return end;
         }
     }
     text.len()
+}
+
+/// The end of the phrase that begins at `start`.
+fn phrase_end(text: &str, start: usize, sieve: u32) -> usize {
+    let mut end = start;
+    while end < text.len() {
+        end += word_len(&text[end..]);
+        if passes(&text.as_bytes()[..end], sieve) {
+            break;
+        }
+    }
+    end
+}
+
+/// Does this end stay?
+fn passes(text: &[u8], sieve: u32) -> bool {
+    sieve == 0 || fingerprint(text) & sieve == 0
 }
 
 /// A number made of the last 16 bytes; it need not resist anything, it only thins out.
@@ -212,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_chunks_become_fewer_and_too_many_words_none() {
+    fn too_many_chunks_become_fewer_and_too_many_words_phrases() {
         let text: String = (0..4000).map(|i| format!("{i}\n")).collect();
         let texts = Texts::new(&text, &text);
         let all = 0..text.len() as u32;
@@ -220,6 +245,9 @@ mod tests {
         assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
         assert_eq!(cut.old.ids, cut.new.ids);
         assert_eq!(cut.old.bytes(0..cut.old.ids.len()), all);
-        assert!(texts.cut(Grain::Words, all.clone(), all, 5000).is_none());
+        assert!(texts.cut(Grain::Words, all.clone(), all.clone(), 5000).is_none());
+        let cut = texts.cut(Grain::Phrases, all.clone(), all.clone(), 5000).unwrap();
+        assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
+        assert_eq!(cut.old.bytes(0..cut.old.ids.len()), all);
     }
 }
