@@ -14,8 +14,10 @@
 
 use super::links::Links;
 
-/// Links may be nested by tables and by accident; the innermost few get the text.
-const MAX_OPEN_LINKS: usize = 4;
+/// Links may be nested by tables and by accident; the innermost two get the text.
+const MAX_OPEN_LINKS: usize = 2;
+/// The longest text of a link: where one was never closed, it is the rest of the page.
+const MAX_LINK_BYTES: usize = 64 * 1024;
 
 /// What kind of node this is, as far as text and links care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +123,13 @@ impl Collector {
     }
 
     fn link_text(&mut self, text: &str) {
-        if self.muted == 0 {
-            self.open.iter_mut().rev().take(MAX_OPEN_LINKS).for_each(|link| link.text.push_str(text));
+        if self.muted > 0 {
+            return;
+        }
+        for link in self.open.iter_mut().rev().take(MAX_OPEN_LINKS) {
+            let room = MAX_LINK_BYTES.saturating_sub(link.text.len());
+            let fits = (0..=room.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+            link.text.push_str(&text[..fits.unwrap_or_default()]);
         }
     }
 }

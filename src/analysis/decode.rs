@@ -160,3 +160,103 @@ fn judge<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<Cow<'a, 
     }
     Ok(if nuls > 0 { Cow::Owned(text.replace('\0', "\u{FFFD}")) } else { text })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_source_that_names_an_encoding_decides() {
+        // body, Content-Type, encoding, text
+        type Row<'a> = (&'a [u8], Option<&'a str>, &'a str, &'a str);
+        let table: [Row<'_>; 24] = [
+            (b"", None, "UTF-8", ""),
+            (b"plain", None, "UTF-8", "plain"),
+            (b"\xEF\xBB\xBFx", Some("text/html; charset=windows-1252"), "UTF-8", "x"),
+            (b"\xFF\xFEx\0", Some("text/html; charset=utf-8"), "UTF-16LE", "x"),
+            (b"\xFE\xFF\0x", None, "UTF-16BE", "x"),
+            (b"<\0h\0>\0", None, "UTF-16LE", "<h>"),
+            (b"\0<\0h\0>", None, "UTF-16BE", "<h>"),
+            (b"caf\xE9", Some("text/html; charset=ISO-8859-1"), "windows-1252", "café"),
+            (b"\x93\x94", Some("text/html;charset=\"iso-8859-1\""), "windows-1252", "“”"),
+            (b"caf\xE9", Some("text/html; charset=iso-8559-1"), "windows-1252", "café"),
+            (b"\x82\xA0", Some("TEXT/HTML; CHARSET=Shift_JIS"), "Shift_JIS", "あ"),
+            (b"caf\xC3\xA9", Some("text/html; charset=klingon"), "UTF-8", "café"),
+            (b"caf\xC3\xA9", Some("text/html; charset=iso-2022-kr"), "UTF-8", "café"),
+            (b"<meta charset=iso-8859-2>\xB1", None, "ISO-8859-2", "<meta charset=iso-8859-2>ą"),
+            (b"<META CHARSET = 'KOI8-R'>\xC1", None, "KOI8-R", "<META CHARSET = 'KOI8-R'>а"),
+            (
+                b"<meta http-equiv=x content='text/html; charset=windows-1251'>\xE0",
+                None,
+                "windows-1251",
+                "<meta http-equiv=x content='text/html; charset=windows-1251'>а",
+            ),
+            (
+                b"<!-- <meta charset=koi8-r> -->caf\xC3\xA9",
+                None,
+                "UTF-8",
+                "<!-- <meta charset=koi8-r> -->café",
+            ),
+            (b"<meta charset=utf-16>caf\xC3\xA9", None, "UTF-8", "<meta charset=utf-16>café"),
+            (b"<meta charset=x-user-defined>\x80", None, "windows-1252", "<meta charset=x-user-defined>€"),
+            (
+                b"<?xml version='1.0' encoding='EUC-JP'?>\xA4\xA2",
+                None,
+                "EUC-JP",
+                "<?xml version='1.0' encoding='EUC-JP'?>あ",
+            ),
+            (b"<meta name=x content=y><p>\xC3\xA9", None, "UTF-8", "<meta name=x content=y><p>é"),
+            (b"<meta charset=utf-8>", Some("text/html; charset=gbk"), "GBK", "<meta charset=utf-8>"),
+            (
+                b"nul\0 is replaced, and once in a while only",
+                None,
+                "UTF-8",
+                "nul\u{FFFD} is replaced, and once in a while only",
+            ),
+            (b"broken \xFF utf-8", Some("text/html; charset=utf-8"), "UTF-8", "broken \u{FFFD} utf-8"),
+        ];
+        for (bytes, content_type, encoding, text) in table {
+            let decoded = decode(bytes, content_type).unwrap();
+            assert_eq!(
+                (decoded.encoding, &*decoded.text),
+                (encoding, text),
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
+        }
+    }
+
+    #[test]
+    fn an_umlaut_behind_every_window_is_still_utf8() {
+        let page = format!("<p>{}Börse", "ascii ".repeat(20_000));
+        let decoded = decode(page.as_bytes(), None).unwrap();
+        assert_eq!((decoded.encoding, &*decoded.text), ("UTF-8", page.as_str()));
+    }
+
+    #[test]
+    fn what_names_nothing_and_is_not_utf8_is_guessed() {
+        let page = "Это страница на русском языке, которую никто не объявил. ".repeat(20);
+        let (bytes, ..) = encoding_rs::WINDOWS_1251.encode(&page);
+        let decoded = decode(&bytes, None).unwrap();
+        assert_eq!((decoded.encoding, &*decoded.text), ("windows-1251", page.as_str()));
+    }
+
+    #[test]
+    fn the_bounds_are_where_they_are_said_to_be() {
+        let with = |bad: &str, count: usize| format!("{}{}", bad.repeat(count), "x".repeat(100 - count));
+        for (bad, most) in [("\u{1}", 5), ("\u{85}", 5), ("\0", 5), ("\u{7f}", 5), ("\u{FFFD}", 25)] {
+            assert!(decode(with(bad, most).as_bytes(), None).is_ok(), "{most} of {bad:?}");
+            let skip = decode(with(bad, most + 1).as_bytes(), None).unwrap_err();
+            assert_eq!(skip.reason, SkipReason::Undecodable);
+            assert!(skip.detail.contains(&format!("{} % of it", most + 1)), "{}", skip.detail);
+        }
+        for fine in ["\t\r\n\u{c}", "\u{1b}"] {
+            assert!(decode(fine.repeat(50).as_bytes(), None).is_ok());
+        }
+    }
+
+    #[test]
+    fn text_that_is_utf8_already_is_not_copied() {
+        assert!(matches!(decode("café".as_bytes(), None).unwrap().text, Cow::Borrowed(_)));
+    }
+}

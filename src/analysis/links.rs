@@ -17,6 +17,8 @@ use std::collections::HashMap;
 
 /// The most links of one page: several times what the largest real pages have. What comes after is not looked at.
 const MAX_LINKS: usize = 200_000;
+/// The most bytes that the links of one page may have, lower-case copies included.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Where a link's parts are in [`Links::text`]: its text, where that differs from its lower case, and then
 /// `lower(href)`, which is also what links are sorted by.
@@ -79,7 +81,7 @@ impl Links {
 
     /// Are there too many, so that some may be left out?
     pub(super) fn is_crowded(&self) -> bool {
-        self.spots.len() >= MAX_LINKS
+        self.spots.len() >= MAX_LINKS || self.text.len() >= MAX_BYTES
     }
 
     /// How many there are.

@@ -11,6 +11,7 @@
 //! left, so that a page on which the first runs out of time still gets its other two. They are made one after the
 //! other, smallest first, so that what one needed is free again before the next begins.
 
+mod arena;
 mod cleanup;
 mod collect;
 mod decode;

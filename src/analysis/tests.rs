@@ -233,6 +233,12 @@ fn poison() -> Vec<(&'static str, bool, String, String)> {
             "y".to_owned(),
         ),
         ("table foster", false, "<table>x<tr>y".repeat(20_000), "<table>x<tr>z".repeat(20_000)),
+        (
+            "a long link repeated by the parser",
+            true,
+            format!("<p><a href={}>x{}", "u".repeat(100_000), "</p><p>y".repeat(1000)),
+            "<p><a href=/>y".to_owned(),
+        ),
         ("nodes", true, "<br>".repeat(1_100_000), "<br>x".to_owned()),
         ("entities", false, "&amp;&lt;&nGt;".repeat(20_000), "&amp;&gt;&nGt;".repeat(20_000)),
         ("unclosed comment", false, format!("<p>x<!--{}", "ab".repeat(500_000)), "<p>y<!-- ".to_owned()),
