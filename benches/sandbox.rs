@@ -40,6 +40,7 @@ fn config(process: ProcessModel) -> Config {
         wall: Duration::from_secs(10),
         heap: ByteSize::mib(256),
         stack: ByteSize::mib(8),
+        max_decoded: ByteSize::mib(10),
         reply: ByteSize::mib(16),
         max_wall: Duration::from_secs(60),
         max_heap: ByteSize::gib(1),
