@@ -36,6 +36,8 @@ use super::{Isolation, Work, board, job, stack};
 
 /// Where a zygote looks for a job's end by itself, for want of a pidfd.
 const TICK: Duration = Duration::from_millis(1);
+/// How long a job that is asked to end may ignore it.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// Runs this process as a zygote, until its control socket closes.
 ///
@@ -129,23 +131,22 @@ impl Zygote {
             Ok(Forked::Parent(child)) => child,
         };
         drop(data);
-        let wake = self.watch(child, job, began + limits.wall)?;
-        if !matches!(wake, Wake::Ended) {
-            // It is our child and not yet collected: the id is its own.
-            let _ = rustix::process::kill_process(child, Signal::KILL);
-        }
-        let ended = kernel::reap(child, true)?.ok_or(io::ErrorKind::NotFound)?;
+        let child = Watched::new(child, self.plan.pidfd);
+        let wake = child.watch(job, began + limits.wall)?;
+        let sent = child.finish(&wake)?;
+        let ended = kernel::reap(child.pid, true)?.ok_or(io::ErrorKind::NotFound)?;
+        drop(child); // before the report: whoever hears it finds nothing of this job left here
         if matches!(wake, Wake::WorkerGone) {
             return Ok(Live::WorkerGone);
         }
-        send(Answer::Report(self.report(job, &wake, ended, began.elapsed())))?;
+        send(Answer::Report(self.report(job, ending(&wake, sent, ended.status), ended, began.elapsed())))?;
         Ok(Live::On)
     }
 
-    fn report(&self, job: u64, wake: &Wake, ended: Ended, wall: Duration) -> Report {
+    fn report(&self, job: u64, ending: Ending, ended: Ended, wall: Duration) -> Report {
         Report {
             job,
-            ending: ending(wake, ended.status),
+            ending,
             wall,
             cpu: ended.cpu,
             max_rss_bytes: ended.max_rss_bytes,
@@ -153,18 +154,29 @@ impl Zygote {
             phase: self.board.phase(),
         }
     }
+}
+
+/// The child, not yet collected, so its id is its own.
+struct Watched {
+    pid: Pid,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Watched {
+    fn new(pid: Pid, by_event: bool) -> Self {
+        let open = || rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
+        Self { pid, pidfd: if by_event { open() } else { None } }
+    }
 
     /// Waits until the job ends, its time is up, or the worker says something about it.
-    fn watch(&self, child: Pid, job: u64, deadline: Instant) -> io::Result<Wake> {
-        let pidfd =
-            if self.plan.pidfd { rustix::process::pidfd_open(child, PidfdFlags::empty()).ok() } else { None };
+    fn watch(&self, job: u64, deadline: Instant) -> io::Result<Wake> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (ended, spoken) = match &pidfd {
+            let (ended, spoken) = match &self.pidfd {
                 Some(pidfd) => wait(&[pidfd.as_fd(), kernel::socket()], left)?,
                 None => {
                     let (spoken, _) = wait(&[kernel::socket()], left.min(TICK))?;
-                    (has_ended(child)?, spoken)
+                    (self.has_ended()?, spoken)
                 }
             };
             if ended {
@@ -183,25 +195,60 @@ impl Zygote {
             }
         }
     }
+
+    /// Kills the job if it has not ended by itself; with which signal, if with any.
+    ///
+    /// A cancelled job is asked first: the worker cancels when a job's socket closes, which is also what the last
+    /// moment of one looks like that somebody else has just killed. A second SIGKILL could not be told from the first.
+    fn finish(&self, wake: &Wake) -> io::Result<Option<Signal>> {
+        match wake {
+            Wake::Ended => return Ok(None),
+            Wake::Deadline | Wake::WorkerGone => {}
+            Wake::Cancelled => {
+                let _ = rustix::process::kill_process(self.pid, Signal::TERM);
+                if self.ends_within(GRACE)? {
+                    return Ok(Some(Signal::TERM));
+                }
+            }
+        }
+        let _ = rustix::process::kill_process(self.pid, Signal::KILL);
+        Ok(Some(Signal::KILL))
+    }
+
+    fn ends_within(&self, at_most: Duration) -> io::Result<bool> {
+        let deadline = Instant::now() + at_most;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match &self.pidfd {
+                Some(pidfd) => drop(wait(&[pidfd.as_fd()], left)?),
+                None => drop(wait(&[], left.min(TICK))?),
+            }
+            if self.has_ended()? || left.is_zero() {
+                return self.has_ended();
+            }
+        }
+    }
+
+    /// Whether it has ended, leaving it to be collected.
+    fn has_ended(&self) -> io::Result<bool> {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        Ok(waitid(WaitId::Pid(self.pid), look)?.is_some())
+    }
 }
 
-/// That we killed it counts only if it died of that: it may have ended by itself in the same moment.
-fn ending(wake: &Wake, status: i32) -> Ending {
+/// That we killed it counts only if it died of that: it may have ended otherwise in the same moment.
+fn ending(wake: &Wake, sent: Option<Signal>, status: i32) -> Ending {
     if !libc::WIFSIGNALED(status) {
         return Ending::Exited(libc::WEXITSTATUS(status));
     }
-    match (libc::WTERMSIG(status), wake) {
-        (libc::SIGKILL, Wake::Deadline) => Ending::Deadline,
-        (libc::SIGKILL, Wake::Cancelled | Wake::WorkerGone) => Ending::Cancelled,
-        (signal, _) => Ending::Killed(signal),
+    let signal = libc::WTERMSIG(status);
+    let ours = sent.is_some_and(|sent| sent.as_raw() == signal);
+    match wake {
+        Wake::Deadline if ours => Ending::Deadline,
+        Wake::Cancelled | Wake::WorkerGone if ours => Ending::Cancelled,
+        Wake::Deadline | Wake::Cancelled | Wake::WorkerGone | Wake::Ended => Ending::Killed(signal),
     }
-}
-
-/// Whether the child has ended, leaving it to be collected.
-fn has_ended(child: Pid) -> io::Result<bool> {
-    use rustix::process::{WaitId, WaitIdOptions, waitid};
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    Ok(waitid(WaitId::Pid(child), look)?.is_some())
 }
 
 /// Waits for up to two descriptors to become readable (or closed), at most that long; says which did.
@@ -252,4 +299,30 @@ fn send(answer: Answer) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_death_of_our_own_signal_is_our_doing() {
+        let (exit_0, exit_77) = (0, 77 << 8);
+        let (term, kill, sys) = (libc::SIGTERM, libc::SIGKILL, libc::SIGSYS);
+        let (we_termed, we_killed) = (Some(Signal::TERM), Some(Signal::KILL));
+        for (wake, sent, status, expected) in [
+            (Wake::Ended, None, exit_0, Ending::Exited(0)),
+            (Wake::Ended, None, kill, Ending::Killed(kill)),
+            (Wake::Deadline, we_killed, kill, Ending::Deadline),
+            (Wake::Deadline, we_killed, exit_0, Ending::Exited(0)),
+            (Wake::Deadline, we_killed, sys, Ending::Killed(sys)),
+            (Wake::Cancelled, we_termed, term, Ending::Cancelled),
+            (Wake::Cancelled, we_termed, exit_77, Ending::Exited(77)),
+            (Wake::Cancelled, we_killed, kill, Ending::Cancelled),
+            // Somebody else's SIGKILL, whose closed socket made the worker cancel:
+            (Wake::Cancelled, we_termed, kill, Ending::Killed(kill)),
+        ] {
+            assert_eq!(ending(&wake, sent, status), expected, "{sent:?} {status}");
+        }
+    }
 }

@@ -29,6 +29,21 @@ async fn a_dropped_job_is_killed_and_its_slot_serves_on() {
 }
 
 #[tokio::test]
+async fn a_dropped_job_that_ignores_signals_is_killed_too() {
+    let _process = shared().await;
+    for without in [&[][..], &["pidfd"]] {
+        let pool = pool_of(&config(), 1, without).await;
+        let mut slot = pool.acquire().await;
+        let job = slot.run(act("ignore_signals_and_spin"), patient());
+        assert!(tokio::time::timeout(Duration::from_millis(50), job).await.is_err());
+        good(&mut slot).await.unwrap();
+        assert_eq!(pool.stats().respawned, 0);
+        drop(slot);
+        pool.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn a_slot_dropped_with_its_job_is_handed_on_clean() {
     let _process = shared().await;
     let pool = pool(1).await;

@@ -125,7 +125,10 @@ async fn with_limits_only_every_abuse_of_resources_still_ends_as_what_it_is() {
     // What the missing walls would have stopped, and what is left of it:
     assert_eq!(failure(&mut slot, "kill_parent", patient()).await.0, ZygoteLost);
     good(&mut slot).await.unwrap();
-    assert_eq!(failure(&mut slot, "kill_self", patient()).await.0, KilledFromOutside);
+    for _ in 0..50 {
+        // Its socket closes a moment before its end is seen: that must not look like a job that hung up on us.
+        assert_eq!(failure(&mut slot, "kill_self", patient()).await.0, KilledFromOutside);
+    }
     drop(slot);
     pool.shutdown().await;
 }
