@@ -43,7 +43,10 @@ pub fn commit() -> &'static str {
 impl Config {
     /// The sizes that admission reckons with, and where the memory limit was read.
     pub fn sizes(&self) -> (Sizes, &'static str) {
-        let (memory, origin) = machine::memory();
+        let (memory, origin) = match self.worker.memory_limit.as_u64() {
+            0 => machine::memory(),
+            limit => (limit, "worker.memory_limit"),
+        };
         let limits = Limits::from_config(&self.sandbox);
         let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
         (Sizes { memory, fence: limits.fence_bytes(), buffers }, origin)

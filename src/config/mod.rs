@@ -6,6 +6,7 @@
 pub mod assemble;
 mod layers;
 
+use bytesize::ByteSize;
 use figment::Figment;
 use figment::value::{Dict, Value};
 use serde::Deserialize;
@@ -18,6 +19,11 @@ use crate::{api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
 const SECRETS: [&str; 3] = ["sentry.dsn", "api.password", "api.token"];
 /// Keys that hold a URL whose user part is never shown.
 const SECRET_URLS: [&str; 2] = ["queue.url", "api.url"];
+
+/// The least heap that a child needs for a page at all.
+const LEAST_HEAP: ByteSize = ByteSize::mib(16);
+/// The least stack that a parser at its bounded depth needs, with room.
+const LEAST_STACK: ByteSize = ByteSize::kib(256);
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -170,6 +176,15 @@ fn check(config: &Config, errors: &mut Vec<String>) {
     must(
         sandbox.heap <= sandbox.max_heap,
         format!("sandbox.heap {} is above sandbox.max_heap {}", sandbox.heap, sandbox.max_heap),
+    );
+    // Below these a child cannot even start: it would die of every job, and the jobs would be blamed.
+    must(
+        sandbox.heap >= LEAST_HEAP,
+        format!("sandbox.heap {} is below the least, {LEAST_HEAP}", sandbox.heap),
+    );
+    must(
+        sandbox.stack >= LEAST_STACK,
+        format!("sandbox.stack {} is below the least, {LEAST_STACK}", sandbox.stack),
     );
     must(
         worker.drain > sandbox.wall,

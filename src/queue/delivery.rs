@@ -8,10 +8,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::presence::WorkerId;
 use super::scripts::{self, Words};
 use super::settle::Settled;
 use super::upkeep::Buried;
-use super::worker::WorkerId;
 use super::{BUILD, Inner, Queue};
 use crate::job::failure::Failure;
 use crate::job::outcome::{Counts, Skip, SkipReason};

@@ -23,12 +23,12 @@ mod events;
 mod fit;
 mod inbox;
 mod keys;
+mod presence;
 mod scripts;
 mod server;
 mod settle;
 mod status;
 mod upkeep;
-mod worker;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,11 +49,11 @@ pub use self::error::Error;
 pub use self::events::Event;
 pub use self::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::inbox::Ingested;
+pub use self::presence::{Beat, Presence, WorkerId};
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
 pub use self::status::{Status, WorkerSeen};
 pub use self::upkeep::{Buried, Upkeep};
-pub use self::worker::{Beat, WorkerId, WorkerInfo};
 
 use self::keys::Keys;
 

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::Queue;
 use super::control::{Fields, Paused, paused_of};
 use super::error::Error;
-use super::worker::{WorkerId, WorkerInfo};
+use super::presence::{Presence, WorkerId};
 use crate::job::JobId;
 use crate::job::failure::Kind;
 
@@ -21,7 +21,7 @@ const WORKERS_MAX: usize = 500;
 pub struct WorkerSeen {
     /// What it said of itself.
     #[serde(flatten)]
-    pub info: WorkerInfo,
+    pub info: Presence,
     /// Time since its last beat in milliseconds.
     pub beat_age_ms: u64,
 }
@@ -136,7 +136,7 @@ impl Queue {
 fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
     let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
     let beat: u64 = text("beat_ms").parse().ok()?;
-    let info = WorkerInfo {
+    let info = Presence {
         id: WorkerId::parse(id).ok()?,
         host: text("host"),
         pid: text("pid").parse().unwrap_or(0),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -54,6 +55,8 @@ pub struct Config {
     /// How long what is in hand may go on after TERM.
     #[serde(with = "crate::job::duration")]
     pub drain: Duration,
+    /// Memory that this process and its children may use together; 0 reads the container's limit.
+    pub memory_limit: ByteSize,
 }
 
 /// Everything a worker walks between.

@@ -19,7 +19,7 @@ use crate::job::report::Report;
 use crate::job::verdict::{DeathReason, Verdict};
 use crate::job::{Job, JobId};
 use crate::pipeline::Spent;
-use crate::queue::{Buried, Delivery, Status, WorkerInfo};
+use crate::queue::{Buried, Delivery, Presence, Status};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -113,7 +113,7 @@ pub(super) struct Observer {
     alerts: Alerts,
     pool: Pool,
     queue: String,
-    info: WorkerInfo,
+    info: Presence,
     redis_answers: Arc<AtomicBool>,
     respawns_told: AtomicU64,
 }
@@ -125,7 +125,7 @@ impl Observer {
             alerts: worker.alerts.clone(),
             pool: worker.pool.clone(),
             queue: worker.queue.name().to_owned(),
-            info: WorkerInfo {
+            info: Presence {
                 id: worker.id.clone(),
                 host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
                 pid: std::process::id(),
@@ -140,14 +140,14 @@ impl Observer {
     }
 
     /// How this worker presents itself to the others.
-    pub(super) fn worker_info(&self, phase: Phase) -> WorkerInfo {
+    pub(super) fn worker_info(&self, phase: Phase) -> Presence {
         let stats = self.pool.stats();
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
         let untold =
             stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
         (0..untold).for_each(|_| self.metrics.zygote_respawned());
         self.metrics.alerts(self.alerts.counts());
-        WorkerInfo { phase: phase.as_str().to_owned(), busy: number(stats.busy), ..self.info.clone() }
+        Presence { phase: phase.as_str().to_owned(), busy: number(stats.busy), ..self.info.clone() }
     }
 
     /// Tells what became of a delivery.

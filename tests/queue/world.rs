@@ -11,7 +11,7 @@ use wm_analyzer::job::outcome::Counts;
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Queue, WorkerId, WorkerInfo};
+use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, Queue, WorkerId};
 
 use crate::redis_server::PrivateRedis;
 use crate::wire::Wire;
@@ -164,8 +164,8 @@ pub fn worker(name: &str) -> WorkerId {
     WorkerId::parse(name).unwrap()
 }
 
-pub fn info(name: &str) -> WorkerInfo {
-    WorkerInfo {
+pub fn info(name: &str) -> Presence {
+    Presence {
         id: worker(name),
         host: "h".into(),
         pid: 7,

@@ -54,7 +54,7 @@ impl std::fmt::Display for WorkerId {
 
 /// What a worker says of itself with every beat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WorkerInfo {
+pub struct Presence {
     /// Its name.
     pub id: WorkerId,
     /// The machine it runs on.
@@ -86,7 +86,7 @@ impl Queue {
     ///
     /// # Errors
     /// Those of Redis; the leases may or may not have been renewed.
-    pub async fn beat(&self, worker: &WorkerInfo, leases: &[LeaseRef]) -> Result<Beat, Error> {
+    pub async fn beat(&self, worker: &Presence, leases: &[LeaseRef]) -> Result<Beat, Error> {
         let mut beat = Beat::default();
         let mut batches = leases.chunks(BATCH);
         self.beat_batch(worker, batches.next().unwrap_or_default(), &mut beat).await?;
@@ -96,12 +96,7 @@ impl Queue {
         Ok(beat)
     }
 
-    async fn beat_batch(
-        &self,
-        worker: &WorkerInfo,
-        leases: &[LeaseRef],
-        beat: &mut Beat,
-    ) -> Result<(), Error> {
+    async fn beat_batch(&self, worker: &Presence, leases: &[LeaseRef], beat: &mut Beat) -> Result<(), Error> {
         let keys = &self.inner.keys;
         let mut call = self
             .call(&scripts::BEAT)
