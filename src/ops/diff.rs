@@ -214,7 +214,7 @@ fn tell_steps(diff: Option<&Diff<Op>>) {
 
 /// A change in the form of a word diff: `[-gone-]{+come+}`, coloured where there is colour.
 fn marked(code: i8, text: &str) -> String {
-    let text = plain(text, CHANGE_CHARS);
+    let text = plain(&text.chars().map(shown).collect::<String>(), CHANGE_CHARS);
     if code < 0 { styled(BAD, format!("[-{text}-]")) } else { styled(GOOD, format!("{{+{text}+}}")) }
 }
 
@@ -245,10 +245,15 @@ fn word(code: i8, text: &str) -> String {
 }
 
 fn head(text: &str, chars: usize) -> String {
-    text.chars().take(chars).collect()
+    text.chars().take(chars).map(shown).collect()
 }
 
 fn tail(text: &str, chars: usize) -> String {
     let count = text.chars().count();
-    text.chars().skip(count.saturating_sub(chars)).collect()
+    text.chars().skip(count.saturating_sub(chars)).map(shown).collect()
+}
+
+/// A line end that takes one column, so that a change stays on one line.
+fn shown(c: char) -> char {
+    if c == '\n' { '↵' } else { c }
 }
