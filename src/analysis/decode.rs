@@ -128,10 +128,13 @@ fn by_label(value: &[u8]) -> Option<&'static Encoding> {
     Encoding::for_label_no_replacement(label)
 }
 
-/// The last resort: statistics.
+/// The last resort: statistics, from where the first character stands that is not ASCII.
 fn detect(bytes: &[u8]) -> &'static Encoding {
+    let first = bytes.iter().position(|b| !b.is_ascii()).unwrap_or_default();
+    // A few words before it may tell a language.
+    let rest = &bytes[first.saturating_sub(1024)..];
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-    detector.feed(&bytes[..bytes.len().min(DETECT_BYTES)], bytes.len() <= DETECT_BYTES);
+    detector.feed(&rest[..rest.len().min(DETECT_BYTES)], rest.len() <= DETECT_BYTES);
     detector.guess(None, Utf8Detection::Allow)
 }
 
@@ -239,6 +242,9 @@ mod tests {
         let (bytes, ..) = encoding_rs::WINDOWS_1251.encode(&page);
         let decoded = decode(&bytes, None).unwrap();
         assert_eq!((decoded.encoding, &*decoded.text), ("windows-1251", page.as_str()));
+        let late = format!("{}B\u{f6}rse und \u{c4}rger", "ascii ".repeat(20_000));
+        let (bytes, ..) = WINDOWS_1252.encode(&late);
+        assert_eq!(decode(&bytes, None).unwrap().text, late);
     }
 
     #[test]

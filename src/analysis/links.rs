@@ -233,6 +233,8 @@ mod tests {
         let twice = [("B", "/b"), ("a", "/a"), ("b", "/b"), ("A", "/a2"), ("B", "/b")];
         assert_eq!(told(&twice, &twice), ["0 a > /a", "0 A > /a2", "0 B > /b"]);
         assert_eq!(told(&[], &[]), [""; 0]);
+        // Whichever spelling comes first in the page, the same one stays.
+        assert_eq!(told(&[], &[("b", "/b"), ("B", "/b")]), told(&[], &[("B", "/b"), ("b", "/b")]));
     }
 
     #[test]

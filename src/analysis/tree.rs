@@ -208,3 +208,39 @@ impl TreeSink for Tree {
         self.arena.borrow_mut().move_children(node.id, new_parent.id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn read_within(html: &str, time: Duration) -> Result<(), GivenUp> {
+        read(html, Instant::now() + time, &mut Collector::default())
+    }
+
+    #[test]
+    fn a_page_is_given_up_for_a_reason() {
+        let long = Duration::from_secs(120);
+        let repeated = format!("<p><a href={}>x{}", "u".repeat(10_000), "</p><p>y".repeat(100));
+        let formatted: String = (0..600).map(|i| format!("<p><font color={i}>x")).collect();
+        let nested = |depth: usize| "<div>".repeat(depth) + "x";
+        for (name, html, time, expected) in [
+            ("a page", "<p>x".to_owned(), long, Ok(())),
+            ("as deep as browsers go", nested(505), long, Ok(())),
+            ("deeper", nested(600), long, Err(GivenUp::Depth)),
+            ("deep by formatting", formatted, long, Err(GivenUp::Depth)),
+            ("many", "<br>".repeat(1_000_100), long, Err(GivenUp::Nodes)),
+            ("a link that is repeated", repeated, long, Err(GivenUp::Text)),
+            ("no time at all", "<p>x".to_owned(), Duration::ZERO, Err(GivenUp::Time)),
+            (
+                "no time within a slice",
+                "<i>".repeat(2000) + &"</i>".repeat(2000),
+                Duration::ZERO,
+                Err(GivenUp::Time),
+            ),
+        ] {
+            assert_eq!(read_within(&html, time), expected, "{name}");
+        }
+    }
+}

@@ -279,9 +279,9 @@ mod tests {
 
     #[test]
     fn windows_that_no_browser_grants_are_refused() {
-        // A frame header that asks for 1 GiB, and brotli's mark for a large window of 30 bits.
-        let zstd = b"\x28\xB5\x2F\xFD\x00\xA0\x01\x00\x00";
-        let brotli = b"\x11\x1E\x00\x00\x03";
+        // A frame with a window of 64 MiB around one stored block, and an empty stream with a window of 1 GiB.
+        let zstd = b"\x28\xB5\x2F\xFD\x00\x80\x29\x00\x00hello";
+        let brotli = b"\x11\xDE";
         assert_eq!(undone(zstd, "zstd"), Ok(None));
         assert_eq!(undone(brotli, "br"), Ok(None));
     }

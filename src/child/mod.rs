@@ -275,6 +275,12 @@ mod tests {
         assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
         assert!(reported(answer_about(gzipped(hash()), PAGE)));
         assert!(reported(answer_about(gzipped(None), PAGE)));
+        // A page that is kept at an address of its own as what it is, an archive.
+        let archive = gzip(PAGE);
+        let Answer::Skipped(skip) = answer_about(gzipped(Some(sha256(&archive))), &archive) else {
+            panic!("not skipped")
+        };
+        assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
         // Another body, encoded or not, with a claim or without.
         assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
         assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
