@@ -11,11 +11,19 @@
 //!
 //! | floor | rooms |
 //! |---|---|
-//! | 0 words | [`job`] |
-//! | 1 rooms | [`queue`], [`api`], [`filter`], [`fetch`], [`sandbox`], [`analysis`], [`policy`], [`telemetry`] |
-//! | 2 one job's way | [`pipeline`], [`child`] |
-//! | 3 those who walk between | [`worker`], [`ops`] |
+//! | 0 words | [`job`]: what is asked for, what happened, what was decided |
+//! | 1 rooms | [`queue`] (Redis), [`api`] (the db app), [`filter`], [`fetch`], [`sandbox`], [`analysis`], [`policy`] (pure), [`telemetry`] |
+//! | 2 one job's way | [`pipeline`] (in the worker), [`child`] (in the sandbox) |
+//! | 3 those who walk between | [`worker`] (claim, judge, settle, observe), [`ops`] (the operator's hands) |
 //! | 4 the outside | [`web`], [`demo`], [`config`], [`cli`] |
+//!
+//! What always holds:
+//!
+//! - The worker never decompresses or parses a body; a child does, once, and dies.
+//! - A [`queue::Delivery`] leaves by one door: settled, released, or lost; settling twice does not compile.
+//! - Only [`policy::judge`] decides, by one exhaustive match over whose fault it was.
+//! - Only `queue/` talks to Redis, only `worker/observe.rs` turns a verdict into words, only `sandbox/` holds `unsafe`.
+//! - Whatever is not a job, not a page or not finished leaves evidence behind: a dead letter, a skip, a count.
 
 pub mod analysis;
 pub mod api;

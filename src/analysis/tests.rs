@@ -184,8 +184,16 @@ fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::To)));
 }
 
-/// Poison that killed the old service, and more of its kind; `true` where a guard has to trip.
-fn poison() -> Vec<(&'static str, bool, String, String)> {
+/// A name, whether a guard has to trip, and two pages.
+type Poison = (&'static str, bool, String, String);
+
+/// Poison that killed the old service, and more of its kind.
+fn poison() -> Vec<Poison> {
+    [killers(), trees(), floods()].concat()
+}
+
+/// What was measured to kill the old service.
+fn killers() -> Vec<Poison> {
     let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
     let spaces = " ".repeat(100_000);
     vec![
@@ -218,6 +226,13 @@ fn poison() -> Vec<(&'static str, bool, String, String)> {
         ),
         ("unclosed links", false, many(50_000, &|i| format!("<a href=/{i}>x{i}")), "<p>y".to_owned()),
         ("links nested by tables", true, "<a href=/x>t<table><td>".repeat(20_000), "<a href=/x>u".to_owned()),
+    ]
+}
+
+/// What a parser turns into far more than was written.
+fn trees() -> Vec<Poison> {
+    let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
+    vec![
         ("unclosed formatting", true, "<b><i><u>".repeat(60_000) + "x", "<b><i><u>".repeat(60_000) + "y"),
         (
             "formatting, each its own",
@@ -239,6 +254,12 @@ fn poison() -> Vec<(&'static str, bool, String, String)> {
             format!("<p><a href={}>x{}", "u".repeat(100_000), "</p><p>y".repeat(1000)),
             "<p><a href=/>y".to_owned(),
         ),
+    ]
+}
+
+/// Much of the same.
+fn floods() -> Vec<Poison> {
+    vec![
         ("nodes", true, "<br>".repeat(1_100_000), "<br>x".to_owned()),
         ("entities", false, "&amp;&lt;&nGt;".repeat(20_000), "&amp;&gt;&nGt;".repeat(20_000)),
         ("unclosed comment", false, format!("<p>x<!--{}", "ab".repeat(500_000)), "<p>y<!-- ".to_owned()),
