@@ -75,6 +75,11 @@ impl Features {
         self.0 & other.0 == other.0
     }
 
+    /// Every feature there is, and whether it is in the set.
+    pub(super) fn each(self) -> impl Iterator<Item = (&'static str, bool)> {
+        Self::NAMES.into_iter().map(move |(feature, name)| (name, self.has(feature)))
+    }
+
     /// Their names.
     pub(super) fn names(self) -> Vec<String> {
         let named = |(feature, name): &(Self, &str)| self.has(*feature).then(|| (*name).to_owned());

@@ -145,6 +145,11 @@ impl Pool {
         self.0.features.names()
     }
 
+    /// Every kind of isolation there is, and whether it is in force.
+    pub fn walls(&self) -> impl Iterator<Item = (&'static str, bool)> {
+        self.0.features.each()
+    }
+
     /// How the pool is doing.
     pub fn stats(&self) -> Stats {
         Stats {

@@ -1,0 +1,99 @@
+//! What an analysis costs, in process: `cargo bench --bench diff`.
+//!
+//! Pages are made here, so that the numbers mean the same everywhere; each is compared with an edited copy, with one
+//! that has nothing to do with it, and with itself. Printed are the median and the slowest of the runs, and megabytes
+//! of both pages per second. Nothing is asserted: times belong to a machine.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's output is its result")]
+
+use std::time::{Duration, Instant};
+
+use wm_analyzer::analysis::{Analysed, Options, Page, analyse};
+
+const RUNS: usize = 9;
+/// The usual: 0.6 of a wall clock of 10 s.
+const BUDGET: Duration = Duration::from_secs(6);
+
+/// A small generator, so that a page is the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// A page of paragraphs, lists and links, about so long.
+fn page(seed: u64, bytes: usize) -> String {
+    let mut dice = Dice(seed);
+    let mut page = String::from("<!doctype html>\n<html><head><title>A page</title></head>\n<body>\n");
+    while page.len() < bytes {
+        match dice.roll(8) {
+            0 => {
+                page +=
+                    &format!("<li><a href=\"/topic/{}\">Topic {}</a></li>\n", dice.roll(4000), dice.roll(900))
+            }
+            1 => {
+                page += &format!(
+                    "<div class=\"box b{}\">\n<h2>Heading {}</h2>\n</div>\n",
+                    dice.roll(9),
+                    dice.roll(99)
+                )
+            }
+            _ => {
+                let words: Vec<String> = (0..12).map(|_| format!("word{}", dice.roll(3000))).collect();
+                page += &format!("<p>{}.</p>\n", words.join(" "));
+            }
+        }
+    }
+    page + "</body></html>\n"
+}
+
+/// The page with every so many lines changed.
+fn edited(page: &str, every: usize) -> String {
+    let lines = page.lines().enumerate();
+    lines
+        .map(|(at, line)| if at % every == 7 { format!("{line} (updated)\n") } else { format!("{line}\n") })
+        .collect()
+}
+
+fn run(from: &str, to: &str) -> (Duration, Option<Analysed>) {
+    let page = |text| Page { bytes: str::as_bytes(text), content_type: None, status: None, html_like: true };
+    let start = Instant::now();
+    let options = Options { soft_deadline: start + BUDGET, max_ops_bytes: 256 * 1024 };
+    let found = analyse(page(from), page(to), &options, |_| {}).ok();
+    (start.elapsed(), found)
+}
+
+fn measure(name: &str, from: &str, to: &str) {
+    let mut times = Vec::with_capacity(RUNS);
+    let mut approximate = false;
+    for _ in 0..RUNS {
+        let (time, found) = run(from, to);
+        times.push(time);
+        approximate |= found.is_none_or(|found| found.approximate);
+    }
+    times.sort();
+    let (median, slowest) = (times[RUNS / 2], times[RUNS - 1]);
+    let rate = (from.len() + to.len()) as f64 / 1e6 / median.as_secs_f64();
+    let note = if approximate { "approximate" } else { "" };
+    println!("{name:<32} {median:>10.1?} {slowest:>10.1?} {rate:>8.1} MB/s  {note}");
+}
+
+fn main() {
+    println!("{:<32} {:>10} {:>10}", "pair", "median", "slowest");
+    for (size, bytes) in [("5 kB", 5_000), ("50 kB", 50_000), ("300 kB", 300_000), ("5 MB", 5_000_000)] {
+        let old = page(1, bytes);
+        measure(&format!("{size}, the same"), &old, &old);
+        measure(&format!("{size}, every 100th line edited"), &old, &edited(&old, 100));
+        measure(&format!("{size}, every 9th line edited"), &old, &edited(&old, 9));
+        measure(&format!("{size}, unrelated"), &old, &page(2, bytes));
+    }
+    let spaces = " ".repeat(100_000);
+    measure("100,000 spaces", &format!("<p>a\n{spaces}b</p>"), &format!("<p>a\n{spaces}c</p>"));
+    measure("200,000 nested divs", &"<div>".repeat(200_000), &format!("{}x", "<div>".repeat(200_000)));
+    let links =
+        |word: &str| -> String { (0..12_000).map(|i| format!("<a href=/{i}>{word} {i}</a>")).collect() };
+    measure("12,000 links, texts changed", &links("old"), &links("new"));
+}
