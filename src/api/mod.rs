@@ -148,6 +148,11 @@ impl Api {
         Ok(Some(Self { caller, cache, post: config.post }))
     }
 
+    /// Whether annotations are posted here, and not only prepared.
+    pub fn posts(&self) -> bool {
+        self.post == Post::Post
+    }
+
     /// Looks up the versions of a job; `from` absent means the version before `to` on its page.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::Config;
-use crate::api::Api;
+use crate::api::{Api, Post};
 use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
 use crate::pipeline::Pipeline;
@@ -100,7 +100,11 @@ impl Config {
     /// # Errors
     /// What is wrong with its address or name.
     pub async fn queue(&self) -> Result<Queue, queue::Error> {
-        Queue::connect(&self.queue).await
+        // What is done for Redis alone is not done for a db app that is to have the annotation.
+        match &self.api.url {
+            Some(app) if self.api.post == Post::Post => Queue::connect_for(&self.queue, app.as_str()).await,
+            Some(_) | None => Queue::connect(&self.queue).await,
+        }
     }
 
     /// A worker, ready to run.

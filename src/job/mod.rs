@@ -30,7 +30,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 /// The longest job id: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// The name of a job, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+/// The name of a job, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no `-` first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(String);
@@ -48,10 +48,11 @@ impl JobId {
     pub fn parse(text: &str) -> Result<Self, String> {
         let fits = (1..=MAX_ID_BYTES).contains(&text.len());
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
-        if fits && text.bytes().all(plain) {
+        // A leading dash would make `dead show <id>` an option.
+        if fits && !text.starts_with('-') && text.bytes().all(plain) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!("a job id is 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : -"))
+            Err(format!("a job id is 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : - and does not begin with -"))
         }
     }
 

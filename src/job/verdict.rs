@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::failure::{Failure, Kind, Stage};
 use super::outcome::{Counts, Skip};
@@ -67,4 +68,12 @@ pub struct DeathReason {
     pub worker: String,
     /// That worker's build.
     pub build: String,
+}
+
+impl DeathReason {
+    /// The host that it died of, or else the one that its newer body came from.
+    pub fn host(&self) -> Option<String> {
+        let of_body = || Url::parse(&self.bodies.last()?.url).ok()?.host_str().map(str::to_owned);
+        self.failure.host.clone().or_else(of_body)
+    }
 }

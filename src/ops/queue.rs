@@ -106,7 +106,7 @@ async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Err
             render::note(format!(
                 "{} running, waiting up to {}",
                 status.leased,
-                render::ago(timeout - start.elapsed())
+                render::ago(timeout.saturating_sub(start.elapsed()))
             ));
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -71,7 +71,7 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The host that it died of, or else the one its newer version is fetched from.
     pub fn host(&self) -> Option<String> {
-        let failed = self.reason.as_ref().and_then(|reason| reason.failure.host.clone());
+        let failed = self.reason.as_ref().and_then(DeathReason::host);
         failed.or_else(|| match &self.content {
             Content::Job(job) => match &job.to {
                 VersionRef::Whole(version) => host_of(version),

@@ -154,13 +154,21 @@ impl Shared {
 
     async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> Took {
         match claim {
-            // Alone, so that blame is certain: nothing else runs in this process while a suspect does.
-            Claim::Delivery(delivery) if delivery.is_solo() => task::run(self, *delivery, slot).await,
             Claim::Delivery(delivery) => {
-                let shared = Arc::clone(self);
+                let (shared, alone) = (Arc::clone(self), delivery.is_solo());
                 tasks.spawn(async move { task::run(&shared, *delivery, slot).await });
+                // Alone, so that blame is certain: nothing else runs in this process while a suspect does.
+                if alone {
+                    tokio::select! {
+                        () = empty(tasks) => {}
+                        () = self.phases().reached(Phase::Quiet) => {}
+                    }
+                }
             }
-            Claim::Foregone(delivery, skip) => task::forgo(self, *delivery, skip).await,
+            Claim::Foregone(delivery, skip) => {
+                let shared = Arc::clone(self);
+                tasks.spawn(async move { task::forgo(&shared, *delivery, skip).await });
+            }
             Claim::Buried(buried) => self.observer.buried(&buried),
             Claim::Solo => {
                 drop(slot);

@@ -17,7 +17,7 @@ use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::Skip;
 use crate::job::report::Report;
 use crate::job::verdict::{DeathReason, Verdict};
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::Spent;
 use crate::queue::{Buried, Delivery, Presence, Status};
 use crate::sandbox::Pool;
@@ -35,12 +35,15 @@ struct Subject {
     from: Option<Uuid>,
     to: Option<Uuid>,
     replayed: bool,
+    /// Named by uuid: a report on it means that the db app answered.
+    looked_up: bool,
 }
 
 impl Subject {
     fn of(job: &Job, replays: u32) -> Self {
         let from = job.from.as_ref().map(|version| version.uuid());
-        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
+        let looked_up = !matches!((&job.from, &job.to), (Some(VersionRef::Whole(_)), VersionRef::Whole(_)));
+        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0, looked_up }
     }
 
     fn pair(&self) -> String {
@@ -113,6 +116,7 @@ pub(super) struct Observer {
     alerts: Alerts,
     pool: Pool,
     queue: String,
+    posts: bool,
     info: Presence,
     redis_answers: Arc<AtomicBool>,
     respawns_told: AtomicU64,
@@ -125,6 +129,7 @@ impl Observer {
             alerts: worker.alerts.clone(),
             pool: worker.pool.clone(),
             queue: worker.queue.name().to_owned(),
+            posts: worker.pipeline.api.as_ref().is_some_and(|api| api.posts()),
             info: Presence {
                 id: worker.id.clone(),
                 host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -155,14 +160,19 @@ impl Observer {
         let Account { subject, waited, spent, fetched_bytes, ending, told } = account;
         self.metrics.job(*ending);
         self.metrics.wait_seconds(*waited);
-        self.metrics.stage_seconds(Stage::Fetch, spent.fetch);
-        self.metrics.stage_seconds(Stage::Analyse, spent.analyse);
+        let stages =
+            [(Stage::Resolve, spent.resolve), (Stage::Fetch, spent.fetch), (Stage::Analyse, spent.analyse)];
+        // A stage that was not reached took no time at all, and is not counted as a fast one.
+        for (stage, took) in stages.into_iter().filter(|(_, took)| !took.is_zero()) {
+            self.metrics.stage_seconds(stage, took);
+        }
         self.metrics.bytes_fetched(*fetched_bytes);
         let (job, pair) = (&subject.job, subject.pair());
         match told {
             Told::Done { approximate, priority, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall(*child);
+                self.well(subject);
                 info!(%job, pair, priority, approximate, child_ms = child.as_millis(), "done");
             }
             Told::Skipped(skip) => {
@@ -189,7 +199,8 @@ impl Observer {
         let replayed = buried.reason.counts.replays > 0;
         let (from, to) = (ends.next().flatten(), ends.next().flatten());
         self.metrics.job(Ending::Dead);
-        self.dead(&Subject { job: buried.id.clone(), from, to, replayed }, &buried.reason);
+        let subject = Subject { job: buried.id.clone(), from, to, replayed, looked_up: false };
+        self.dead(&subject, &buried.reason);
     }
 
     fn dead(&self, subject: &Subject, reason: &DeathReason) {
@@ -201,7 +212,7 @@ impl Observer {
             job_id: job.to_string(),
             from: subject.from,
             to: subject.to,
-            host: reason.failure.host.clone(),
+            host: reason.host(),
             kind: reason.kind,
             stage: reason.stage,
             detail: detail.clone(),
@@ -225,6 +236,14 @@ impl Observer {
             Stage::Ingest | Stage::Fetch | Stage::Analyse | Stage::Queue => Trouble::Spawn,
         };
         self.alerts.trouble(what, &plain(&failure.detail, DETAIL_BYTES));
+    }
+
+    /// A report is there: whatever it needed works again, if it did not.
+    fn well(&self, subject: &Subject) {
+        self.alerts.recovered(Trouble::Spawn);
+        if self.posts || subject.looked_up {
+            self.alerts.recovered(Trouble::Api);
+        }
     }
 
     /// A delivery that is no longer ours: nothing was written.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bulk, Selection, by, detail, host, kind, payload, select, usage};
+use super::{Bulk, Selection, by, detail, host, kept, kind, select, usage};
 use crate::job::JobId;
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
@@ -83,7 +83,7 @@ pub(super) async fn touch(
     }
     let touched = carry_out(queue, &letters, bulk.rate, verb).await?;
     conclude(&touched, verb, json);
-    Ok(Exit::Ok)
+    Ok(if touched.done == touched.selected { Exit::Ok } else { Exit::Failed })
 }
 
 fn plan(queue: &Queue, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
@@ -129,7 +129,7 @@ async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb)
                 touched.done += gone;
                 touched.missing += ids.len() - gone;
                 // What is thrown away goes to stdout, so that it can be kept, and put back.
-                batch.iter().map(payload).for_each(render::line);
+                batch.iter().map(kept).for_each(render::line);
             }
         }
     }

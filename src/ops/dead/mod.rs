@@ -153,6 +153,14 @@ fn payload(letter: &DeadLetter) -> String {
     }
 }
 
+/// One line of JSON that keeps what a letter holds: the payload of a job, and of what is no job all that is left of it.
+fn kept(letter: &DeadLetter) -> String {
+    match &letter.content {
+        Content::Job(_) => payload(letter),
+        Content::Raw(_) => serde_json::json!({ "raw": as_json(letter)["raw"] }).to_string(),
+    }
+}
+
 fn as_json(letter: &DeadLetter) -> serde_json::Value {
     let (job, raw) = match &letter.content {
         Content::Job(job) => (serde_json::from_slice(&job.encode()).ok(), None),

@@ -1,0 +1,115 @@
+//! What an alert's reader gets: one clear alert instead of a flood, with all that is needed and no secret.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use wm_analyzer::demo::redis::Options;
+use wm_analyzer::demo::site::Resource;
+use wm_analyzer::job::Job;
+
+use crate::harness::{World, by_uuid, job, until};
+
+fn text(event: &Value) -> &str {
+    event["message"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_one_alert_with_what_its_reader_needs() {
+    let world = World::new().await;
+    let job = world.bodies("gone", Resource::Status(404), Resource::Status(404));
+    let _worker = world.worker();
+    world.send(std::slice::from_ref(&job)).await;
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    assert_eq!(world.ingest.fingerprints(), [["dead-letter", "gone", "fetch"]]);
+    let event = world.ingest.events().remove(0);
+    let (from, to) = (job.from.as_ref().unwrap().uuid(), job.to.uuid());
+    for needle in [
+        "gone in fetch at 127.0.0.1",
+        &format!("from {from} to {to}"),
+        "404",
+        "show it: wm-analyzer dead show gone",
+    ] {
+        assert!(text(&event).contains(needle), "{needle:?} is not in:\n{}", text(&event));
+    }
+    world.run(&["dead", "show", "gone"]).await.ended(0);
+}
+
+#[tokio::test]
+async fn thirty_dead_letters_of_a_kind_are_one_alert_at_once_and_one_that_stands_for_the_rest() {
+    let world = World::new().await;
+    let jobs: Vec<Job> = (0..30).map(|n| by_uuid(&format!("burst-{n}"))).collect();
+    let mut worker = world.worker();
+    worker.until_said("working").await;
+    world.send(&jobs).await;
+    world.until_dead(30).await;
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    until("metrics know", async || worker.number("wm_analyzer_alerts_suppressed_total").await == 29.0).await;
+    assert_eq!(world.ingest.alerts(), 1, "the others wait for the end of the window");
+
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    let events = world.ingest.events();
+    let counts: Vec<u64> = events.iter().map(|event| event["extra"]["count"].as_u64().unwrap()).collect();
+    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (2, 30), "{counts:?}");
+    assert!(
+        text(&events[1]).contains(&format!("stands for {} dead letters", counts[1])),
+        "{}",
+        text(&events[1])
+    );
+    assert_eq!(worker.said("stopped")[0]["alerts_untold"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_outage_of_redis_is_one_alert_however_often_it_is_noticed() {
+    let mut world = World::new().await.with("log.filter", "debug");
+    let mut worker = world.worker();
+    worker.until_status("/readyz", 200).await;
+    world.redis.kill();
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    until("it was noticed often", async || worker.said("Redis still cannot be reached").len() >= 20).await;
+    assert_eq!(world.ingest.alerts(), 1, "at most one a minute");
+    assert_eq!(world.ingest.fingerprints(), [["trouble", "redis"]]);
+    assert!(text(&world.ingest.events()[0]).starts_with("trouble: Redis is down"));
+    assert_eq!(worker.said("Redis cannot be reached: what runs goes on, nothing new is claimed").len(), 1);
+    assert!(worker.runs());
+
+    tokio::task::block_in_place(|| world.redis.restart()).unwrap();
+    worker.until_status("/readyz", 200).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    let events = world.ingest.events();
+    assert_eq!(events.len(), 2, "{events:#?}");
+    assert!(text(&events[1]).starts_with("over: Redis answers again"), "{}", text(&events[1]));
+}
+
+#[tokio::test]
+async fn no_secret_reaches_an_alert_a_log_line_or_a_terminal() {
+    let mut world = World::on(Options::default().tcp()).await;
+    let _: () = world.ask("CONFIG", &["SET", "requirepass", "hunter2"]).await;
+    let url = world.redis.url().replace("redis://", "redis://:hunter2@");
+    world = world.with("queue.url", &url).with("log.filter", "trace");
+    let mut worker = world.worker();
+    worker.until_status("/readyz", 200).await;
+    let gone = job("gone", world.site.url("/status/404?token=hunter2"), world.page());
+    world.send(&[gone]).await;
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    world.redis.kill();
+    until("another", async || world.ingest.alerts() == 2).await;
+    let mut said = String::new();
+    for args in [
+        &["status"][..],
+        &["doctor"],
+        &["config", "show"],
+        &["config", "show", "-o", "json"],
+        &["enqueue", "-"],
+    ] {
+        let ran = world.run(args).await;
+        said.push_str(&format!("{ran:?}"));
+    }
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    for (place, text) in
+        [("alerts", format!("{:?}", world.ingest.events())), ("logs", worker.text()), ("terminal", said)]
+    {
+        assert!(text.len() > 100 && !text.contains("hunter2"), "{place}: {text}");
+    }
+}

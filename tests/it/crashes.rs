@@ -1,0 +1,115 @@
+//! A worker that vanishes: nothing is lost, nothing is told twice, and nothing of it stays behind.
+
+use rustix::process::Signal;
+use wm_analyzer::job::Job;
+
+use crate::harness::{Gate, World, job, lives, until};
+
+/// How many jobs in hand a worker has, as Redis sees it.
+async fn in_hand(world: &World, pid: u32) -> usize {
+    let leased: Vec<String> = world.ask("ZRANGE", &["wm:{analysis}:lease", "0", "-1"]).await;
+    let mut count = 0;
+    for id in leased {
+        let holder: Option<String> =
+            world.ask("HGET", &[&format!("wm:{{analysis}}:job:{id}"), "worker"]).await;
+        count += usize::from(holder.is_some_and(|holder| names(&holder, pid)));
+    }
+    count
+}
+
+fn names(worker: &str, pid: u32) -> bool {
+    worker.split(['-', ':', '.', '/']).any(|part| part == pid.to_string())
+}
+
+async fn done(world: &World) -> usize {
+    world.events().await.iter().filter(|event| event.what == "done").count()
+}
+
+#[tokio::test]
+async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
+    let world = World::new().await.with("queue.lease", "1500ms").with("sandbox.slots", "3");
+    let gate = Gate::shut().await;
+    let mut jobs: Vec<Job> =
+        (0..2).map(|n| job(&format!("held-{n}"), gate.url("/a"), world.page())).collect();
+    world.send(&jobs).await;
+    let victim = world.worker();
+    gate.until_asked(2).await;
+
+    let _survivor = world.worker();
+    let rest: Vec<Job> =
+        (0..48).map(|n| world.pair(&format!("pair-{n}"), 4_000 + 2_000 * (n % 24))).collect();
+    world.send(&rest).await;
+    jobs.extend(rest);
+    until("a third is done", async || done(&world).await >= 16).await;
+    victim.signal(Signal::STOP);
+    assert!(in_hand(&world, victim.pid()).await >= 2, "the victim has its hands full");
+    victim.signal(Signal::KILL);
+    gate.open();
+
+    until("all are done", async || done(&world).await >= jobs.len()).await;
+    for job in &jobs {
+        let story = world.story(&job.id).await;
+        let ends = story.iter().filter(|what| *what == "done").count();
+        assert_eq!((ends, story.last().map(String::as_str)), (1, Some("done")), "{}: {story:?}", job.id);
+        let report = world.report(job).await.expect("a report");
+        assert_eq!(report["to"], job.to.uuid().to_string());
+    }
+    for held in &jobs[..2] {
+        assert!(
+            world.story(&held.id).await.contains(&"reclaimed".to_owned()),
+            "{} was in its hands",
+            held.id
+        );
+    }
+    until("every place is empty", async || {
+        let status = world.queue.status().await.unwrap();
+        status.inbox + status.backlog() + status.leased + status.dead == 0
+    })
+    .await;
+    assert_eq!(world.keys("job:*").await, [""; 0]);
+    assert_eq!(world.keys("unique:*").await, [""; 0]);
+    assert_eq!(world.ingest.alerts(), 0, "{:?}", world.ingest.events());
+}
+
+#[tokio::test]
+async fn a_job_survives_any_number_of_workers_that_die_under_it_but_not_alone() {
+    // The second crash buries, as by default: the first one may have been a neighbour's fault, the second was not.
+    let world = World::new().await.with("queue.lease", "1s");
+    let gate = Gate::shut().await;
+    let deadly = job("deadly", gate.url("/a"), world.page());
+    let _witness = world.worker();
+    world.send(&[world.pair("before", 4_000)]).await;
+    until("the witness works", async || done(&world).await == 1).await;
+    // The witness is made quiet, so that only those that die under it claim the job; it still keeps time for all.
+    _witness.signal(Signal::TSTP);
+    _witness.until_said("quiet: claiming nothing more").await;
+    world.send(std::slice::from_ref(&deadly)).await;
+    for deaths in 1..=2 {
+        let victim = world.worker();
+        gate.until_asked(deaths).await;
+        victim.signal(Signal::KILL);
+        drop(victim);
+        let ending = if deaths == 1 { "reclaimed" } else { "buried" };
+        world.until_it_is(&deadly.id, ending).await;
+    }
+    let dead = world.until_dead(1).await;
+    let reason = dead[0].reason.as_ref().unwrap();
+    assert_eq!((reason.kind.as_str(), reason.counts.crashes, reason.counts.deliveries), ("crash_loop", 2, 2));
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    assert_eq!(world.ingest.fingerprints(), [["dead-letter", "crash_loop", "queue"]]);
+}
+
+#[tokio::test]
+async fn a_killed_worker_leaves_no_process_behind() {
+    let world = World::new().await;
+    let gate = Gate::shut().await;
+    world.send(&[job("held", gate.url("/a"), world.page())]).await;
+    let worker = world.worker();
+    gate.until_asked(1).await;
+    let family = worker.descendants();
+    assert!(family.len() >= 2, "a fork-server for each slot: {family:?}");
+    assert!(family.iter().all(|pid| lives(*pid)), "{family:?}");
+
+    worker.signal(Signal::KILL);
+    until("its fork-servers are gone", async || !family.iter().any(|pid| lives(*pid))).await;
+}

@@ -1,0 +1,126 @@
+//! `dead`: looking, putting back, throwing away; bulk actions that say before and after, and can be undone.
+
+use serde_json::Value;
+use wm_analyzer::demo::site::{Body, Resource};
+use wm_analyzer::job::{Job, JobId};
+
+use crate::harness::{World, by_uuid, until};
+
+/// Three jobs at a site that has lost their bodies, and two payloads that are no jobs; all of them dead.
+async fn graveyard(world: &World) -> Vec<Job> {
+    let page = Body::html(&b"<!DOCTYPE html><p>here</p>"[..]);
+    let jobs: Vec<Job> =
+        (0..3).map(|n| world.bodies(&format!("gone-{n}"), Resource::Status(404), page.clone())).collect();
+    let worker = world.worker();
+    world.send(&jobs).await;
+    world.push(&[b"no job", b"\x1b[31mnor this"]).await;
+    world.until_dead(5).await;
+    worker.leave().await;
+    jobs
+}
+
+fn heal(world: &World) {
+    for n in 0..3 {
+        world.site.put(&format!("/gone-{n}/from"), Body::html(&b"<!DOCTYPE html><p>back</p>"[..]));
+    }
+}
+
+#[tokio::test]
+async fn ls_lists_the_newest_first_by_kind_host_time_and_number() {
+    let world = World::new().await;
+    world.run(&["dead", "ls"]).await.ended(3).told(&["no dead letters match"]);
+    graveyard(&world).await;
+    let all = world.run(&["dead", "ls"]).await.ended(0).shows(&["gone-0", "gone-2", "127.0.0.1", "404"]);
+    assert!(!all.out.contains('\u{1b}'), "{all:?}");
+    all.told(&["gone 3", "decode 2"]);
+    let ids = |json: Value| -> Vec<String> {
+        json.as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect()
+    };
+    for (args, count) in [
+        (&["--kind", "gone"][..], 3),
+        (&["--kind", "gone,decode"], 5),
+        (&["--host", "127.0.0.1"], 3),
+        (&["--since", "1h"], 5),
+        (&["--limit", "2"], 2),
+        (&["gone-1", "gone-2", "nobody"], 2),
+        (&["gone-1", "--kind", "decode"], 0),
+    ] {
+        let args = [&["dead", "ls", "-o", "json"], args].concat();
+        let ran = world.run(&args).await.ended(if count == 0 { 3 } else { 0 });
+        assert_eq!(ids(ran.json()).len(), count, "{args:?}");
+    }
+    world.run(&["dead", "ls", "--kind", "gonne"]).await.ended(1).told(&["did you mean gone?"]);
+    world.run(&["dead", "show", "nobody"]).await.ended(3).told(&["no dead letter nobody"]);
+    let json = world.run(&["dead", "show", "gone-0", "-o", "json"]).await.ended(0).json();
+    assert_eq!((&json["reason"]["kind"], &json["host"]), (&"gone".into(), &"127.0.0.1".into()));
+    assert_eq!(json["job"]["id"], "gone-0");
+}
+
+#[tokio::test]
+async fn a_replay_says_what_it_will_do_asks_and_really_runs_the_job_again() {
+    let world = World::new().await;
+    let jobs = graveyard(&world).await;
+    let select = ["dead", "replay", "--kind", "gone"];
+    let dry = world.run(&[&select[..], &["--dry-run"]].concat()).await.ended(0);
+    dry.told(&[
+        "replay 3 dead letters",
+        "by kind   gone 3",
+        "by host   127.0.0.1 3",
+        "dry run: nothing changed",
+    ]);
+    world.run(&select).await.ended(4).told(&["no terminal", "--yes", "--dry-run", "nothing changed"]);
+    assert_eq!(world.dead().await.len(), 5);
+
+    heal(&world);
+    let ran = world.run(&[&select[..], &["--yes", "--rate", "50/s", "-o", "json"]].concat()).await.ended(0);
+    assert_eq!((&ran.json()["selected"], &ran.json()["done"]), (&3.into(), &3.into()));
+    assert_eq!(world.field(&jobs[0].id, "replays").await.as_deref(), Some("1"));
+    let _worker = world.worker();
+    for job in &jobs {
+        world.until_it_is(&job.id, "done").await;
+        assert_eq!(world.story(&job.id).await, ["buried", "replayed", "done"]);
+    }
+    assert_eq!(world.dead().await.len(), 2);
+    let undecodable = world.run(&["dead", "replay", "--yes"]).await.ended(1);
+    undecodable.told(&["replayed 0 of 2", "not a job at all"]);
+}
+
+#[tokio::test]
+async fn a_job_that_dies_again_after_a_replay_says_so() {
+    let world = World::new().await;
+    let worker = world.worker();
+    world.send(&[by_uuid("again")]).await;
+    world.until_dead(1).await;
+    world.run(&["dead", "replay", "again", "--yes"]).await.ended(0).told(&["replayed 1 of 1"]);
+    let id = JobId::parse("again").unwrap();
+    until("it died twice", async || world.story(&id).await == ["buried", "replayed", "buried"]).await;
+    let letter = world.until_dead(1).await.remove(0);
+    assert_eq!((letter.replays, letter.reason.unwrap().counts.replays), (1, 1));
+    worker.leave().await;
+    let tags: Vec<Value> =
+        world.ingest.events().iter().map(|event| event["tags"]["replayed"].clone()).collect();
+    assert_eq!(tags, ["false", "true"]);
+}
+
+#[tokio::test]
+async fn what_is_discarded_goes_to_standard_output_and_enqueue_takes_it_back() {
+    let world = World::new().await;
+    let jobs = graveyard(&world).await;
+    world.run(&["dead", "discard", "--dry-run"]).await.ended(0).told(&["discard 5", "nothing changed"]);
+    world.run(&["dead", "discard"]).await.ended(4);
+    assert_eq!(world.dead().await.len(), 5);
+    let ran = world.run(&["dead", "discard", "--yes"]).await.ended(0);
+    assert!(ran.err.contains("discarded 5 of 5") && ran.err.contains("wm-analyzer enqueue"), "{ran:?}");
+    assert!(!ran.out.contains('\u{1b}'), "{ran:?}");
+    assert_eq!(ran.out.lines().count(), 5, "one line each: {ran:?}");
+    assert_eq!(world.dead().await.len(), 0);
+    assert_eq!(world.keys("job:*").await, [""; 0]);
+
+    heal(&world);
+    // What was no job is still none, and is named by its line.
+    world.feed(&["enqueue", "-"], &ran.out).await.ended(1).told(&["enqueued 3", "2 refused"]);
+    let _worker = world.worker();
+    for job in &jobs {
+        world.until_it_is(&job.id, "done").await;
+    }
+}

@@ -1,0 +1,90 @@
+//! `diff`: what a person asks first, and what a dead letter's reproduction command runs. No Redis anywhere.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use wm_analyzer::demo::{pages, poison};
+
+use crate::harness::{Ran, World, run, variable};
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn put(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+async fn diff(args: &[&str]) -> Ran {
+    run(&[&["diff"], args].concat(), &BTreeMap::new(), b"").await
+}
+
+#[tokio::test]
+async fn a_pair_is_analysed_and_its_changes_are_shown() {
+    let files = Files::new();
+    let a = files.put("a.html", "<!DOCTYPE html><title>x</title><p>The river is <a href=/a>clean</a>.</p>");
+    let b = files.put("b.html", "<!DOCTYPE html><title>x</title><p>The river is <a href=/b>dirty</a>.</p>");
+    let ran =
+        diff(&[&a, &b]).await.ended(0).shows(&["analysed  priority", "[-clean-]", "{+dirty+}", "links"]);
+    assert!(!ran.out.contains('\u{1b}'), "no colour where there is no terminal");
+    let json = diff(&[&a, &b, "-o", "json"]).await.ended(0).json();
+    assert_eq!(json["outcome"], "analysed");
+    let steps = &json["report"]["diffs"]["html_text_dmp"];
+    assert!(steps["change_count"].as_u64().unwrap() > 0 && steps["diff"].is_array(), "{json}");
+    assert_eq!(json["report"]["schema_version"], 1);
+}
+
+#[tokio::test]
+async fn the_incident_of_2018_is_a_skip_that_says_why() {
+    let files = Files::new();
+    let pdf = files.put("report", poison::pdf(1, 1_000_000));
+    let page = files.put("page.html", pages::pair(1, 50_000).0);
+    let ran = diff(&[&pdf, &page]).await.ended(10);
+    assert!(ran.out.contains("skipped: ") && ran.out.contains("application/pdf"), "{ran:?}");
+    let json = diff(&[&pdf, &page, "-o", "json"]).await.ended(10).json();
+    assert_eq!((&json["outcome"], &json["skip"]["reason"]), (&"skipped".into(), &"content".into()));
+    diff(&[&files.put("a.pdf", "x"), &page]).await.ended(10).shows(&["skipped: extension"]);
+}
+
+#[tokio::test]
+async fn poison_ends_within_the_limit_that_is_given_and_says_what_was_measured() {
+    let files = Files::new();
+    let page = |seed| pages::pair(seed, 9_000_000).0;
+    let (a, b) = (files.put("a.html", page(1)), files.put("b.html", page(2)));
+    let ran = diff(&[&a, &b, "--limits", "wall=200ms"]).await.ended(11);
+    ran.shows(&["poison: wall_exceeded", "of 200 ms"]);
+    let json = diff(&[&a, &b, "--limits", "heap=16MiB", "-o", "json"]).await.ended(11).json();
+    assert_eq!(json["failure"]["kind"], "memory_exceeded");
+    assert_eq!(json["failure"]["measured"]["limits"]["heap_bytes"], 16 << 20);
+}
+
+#[tokio::test]
+async fn addresses_are_fetched_under_the_same_guard_as_in_the_worker() {
+    let world = World::new().await;
+    let page = world.page();
+    world.run(&["diff", page.as_str(), page.as_str()]).await.ended(0).shows(&["analysed"]);
+    let refused = diff(&[page.as_str(), page.as_str()]).await.ended(11);
+    refused.shows(&["poison: forbidden_address", "127.0.0.1"]);
+    let gone = world.site.url("/status/404");
+    world.run(&["diff", gone.as_str(), page.as_str()]).await.ended(11).shows(&["gone"]);
+    let ill = world.site.url("/status/503");
+    world.run(&["diff", ill.as_str(), page.as_str()]).await.ended(1).shows(&["failed: upstream"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_said_by_name() {
+    let files = Files::new();
+    let a = files.put("a.html", "<p>a</p>");
+    diff(&["nowhere.html", &a]).await.ended(11).shows(&["nowhere.html", "No such file"]);
+    let environment = BTreeMap::from([(variable("fetch.max_body"), "10 B".to_owned())]);
+    let large = files.put("b.html", "<p>a body of more than ten bytes</p>");
+    let ran = run(&["diff", &a, &large], &environment, b"").await.ended(11);
+    ran.shows(&["too_large", "fetch.max_body"]);
+    diff(&[&a, &a, "--limits", "cpu=1s"]).await.ended(2).told(&["there are wall and heap"]);
+}

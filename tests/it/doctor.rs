@@ -1,0 +1,58 @@
+//! `doctor` and the refusals of `work`: what would go wrong, found before it does.
+
+use serde_json::Value;
+use wm_analyzer::demo::redis::Options;
+
+use crate::harness::World;
+
+fn levels(json: &Value, about: &str) -> Vec<(String, String)> {
+    let findings = json["findings"].as_array().unwrap().iter().filter(|finding| finding["about"] == about);
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    findings.map(|finding| (text(finding, "level"), text(finding, "what"))).collect()
+}
+
+#[tokio::test]
+async fn a_good_redis_gets_a_clean_bill() {
+    let world = World::on(Options::default().persistent()).await;
+    let json = world.run(&["doctor", "-o", "json"]).await.ended(0).json();
+    let redis = levels(&json, "redis");
+    assert!(redis.iter().all(|(level, _)| level == "ok"), "{redis:?}");
+    for needle in ["master", "noeviction", "maxmemory 256", "append-only file on"] {
+        assert!(redis.iter().any(|(_, what)| what.contains(needle)), "{needle:?} is not in {redis:?}");
+    }
+    let memory = levels(&json, "memory");
+    assert!(memory[0].0 == "ok" && memory[0].1.contains("2 x ("), "{memory:?}");
+    let isolation = levels(&json, "isolation");
+    assert!(!isolation.is_empty() && isolation.iter().all(|(level, _)| level != "fail"), "{isolation:?}");
+    world.run(&["doctor"]).await.ended(0).shows(&["ok", "noeviction"]);
+}
+
+#[tokio::test]
+async fn a_redis_that_may_lose_jobs_fails_the_doctor_and_is_refused_by_work() {
+    let world = World::on(Options::default().set("maxmemory-policy", "allkeys-lru")).await;
+    let json = world.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    assert_eq!(json["worst"], "fail");
+    let redis = levels(&json, "redis");
+    assert!(redis.iter().any(|(level, what)| level == "fail" && what.contains("allkeys-lru")), "{redis:?}");
+    assert!(
+        redis.iter().any(|(level, what)| level == "warn" && what.contains("appendonly yes")),
+        "{redis:?}"
+    );
+    world.run(&["doctor"]).await.ended(1).shows(&["FAIL", "set it to noeviction"]);
+    world.run(&["work"]).await.ended(78).told(&["allkeys-lru", "set it to noeviction"]);
+}
+
+#[tokio::test]
+async fn a_doctor_without_redis_still_looks_at_the_rest() {
+    let mut world = World::new().await;
+    world.redis.kill();
+    let world = world.with("queue.connect_timeout", "300ms").with("queue.response_timeout", "300ms");
+    let json = world.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    assert_eq!(levels(&json, "redis")[0].0, "fail");
+    assert_eq!(levels(&json, "memory")[0].0, "ok");
+    assert_ne!(levels(&json, "isolation")[0].0, "fail");
+    let tight = world.with("worker.memory_limit", "300 MiB");
+    let json = tight.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    let memory = levels(&json, "memory");
+    assert!(memory[0].0 == "fail" && memory[0].1.contains("worker.memory_limit"), "{memory:?}");
+}

@@ -1,0 +1,217 @@
+//! The world around the binary: a private Redis, a site, an ingest, the settings that workers and commands share.
+
+mod gate;
+mod process;
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, ToRedisArgs};
+use tokio::time::{Instant, sleep};
+use url::Url;
+use uuid::Uuid;
+use wm_analyzer::config::{Config, Loaded, Sources};
+use wm_analyzer::demo::ingest::Ingest;
+use wm_analyzer::demo::pages;
+use wm_analyzer::demo::redis::{Options, PrivateRedis};
+use wm_analyzer::demo::site::{Body, Resource, Site};
+use wm_analyzer::job::page::Version;
+use wm_analyzer::job::{Job, JobId, VersionRef};
+use wm_analyzer::queue::{DeadFilter, DeadLetter, Event, Queue};
+
+pub(crate) use self::gate::Gate;
+pub(crate) use self::process::{Ran, Worker, lives, run};
+
+/// The rhythm of production, some twenty times as fast; two slots, because the machines of tests have two CPUs.
+pub(crate) const TIMINGS: [(&str, &str); 7] = [
+    ("sandbox.slots", "2"),
+    ("worker.beat", "100ms"),
+    ("worker.ingest_every", "20ms"),
+    ("worker.upkeep_every", "50ms"),
+    ("policy.backoff_base", "20ms"),
+    ("policy.backoff_max", "2h"),
+    ("web.bind", "127.0.0.1:0"),
+];
+/// A moment that has not come by then does not come; generous, for a machine that does other things too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Everything outside of the processes under test; dropping it ends it all.
+pub(crate) struct World {
+    pub(crate) site: Site,
+    pub(crate) ingest: Ingest,
+    pub(crate) queue: Queue,
+    pub(crate) redis: PrivateRedis,
+    settings: BTreeMap<String, String>,
+    eye: OnceLock<MultiplexedConnection>,
+}
+
+impl World {
+    /// A world with a Redis of its own.
+    pub(crate) async fn new() -> Self {
+        Self::on(Options::default()).await
+    }
+
+    /// A world whose Redis is like this.
+    pub(crate) async fn on(options: Options) -> Self {
+        let started = tokio::task::spawn_blocking(|| PrivateRedis::start(options)).await.unwrap();
+        let redis = started.unwrap_or_else(|e| panic!("{e}"));
+        let (site, ingest) = (Site::start().await.unwrap(), Ingest::start().await.unwrap());
+        let mut settings: BTreeMap<_, _> =
+            TIMINGS.iter().map(|(key, value)| (variable(key), (*value).to_owned())).collect();
+        settings.insert(variable("queue.url"), redis.url());
+        settings.insert(variable("sentry.dsn"), ingest.dsn());
+        settings.insert(variable("fetch.allow_networks"), "127.0.0.0/8".to_owned());
+        let queue = config(&settings).queue().await.unwrap();
+        Self { site, ingest, queue, redis, settings, eye: OnceLock::new() }
+    }
+
+    /// The same with one key of the configuration set, for workers and commands.
+    #[must_use]
+    pub(crate) fn with(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.settings.insert(variable(key), value.into());
+        self
+    }
+
+    /// A worker, started.
+    pub(crate) fn worker(&self) -> Worker {
+        Worker::start(&self.settings)
+    }
+
+    /// A command, run to its end with nothing on its standard input.
+    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
+        run(args, &self.settings, b"").await
+    }
+
+    /// A command that is given something to read.
+    pub(crate) async fn feed(&self, args: &[&str], input: impl AsRef<[u8]>) -> Ran {
+        run(args, &self.settings, input.as_ref()).await
+    }
+
+    /// Asks Redis itself.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &str, args: impl ToRedisArgs) -> T {
+        if self.eye.get().is_none() {
+            let client = redis::Client::open(self.redis.url()).unwrap();
+            let _ = self.eye.set(client.get_multiplexed_async_connection().await.unwrap());
+        }
+        let mut eye = self.eye.get().unwrap().clone();
+        redis::cmd(command).arg(args).query_async(&mut eye).await.unwrap()
+    }
+
+    /// How many keys there are of this pattern, behind the queue's prefix.
+    pub(crate) async fn keys(&self, pattern: &str) -> Vec<String> {
+        self.ask("KEYS", key(pattern)).await
+    }
+
+    /// A field of a job.
+    pub(crate) async fn field(&self, id: &JobId, field: &str) -> Option<String> {
+        self.ask("HGET", &[&key(&format!("job:{id}")), field]).await
+    }
+
+    /// Puts payloads into the inbox, as any producer does.
+    pub(crate) async fn push(&self, payloads: &[&[u8]]) {
+        let payloads: Vec<_> = payloads.iter().map(|payload| payload.to_vec()).collect();
+        self.queue.push(&payloads).await.unwrap();
+    }
+
+    /// Puts jobs into the inbox.
+    pub(crate) async fn send(&self, jobs: &[Job]) {
+        let payloads: Vec<_> = jobs.iter().map(Job::encode).collect();
+        self.queue.push(&payloads).await.unwrap();
+    }
+
+    /// A job about two pages of some size that differ; both are at the site, at `/<name>/from` and `/<name>/to`.
+    pub(crate) fn pair(&self, name: &str, size_bytes: usize) -> Job {
+        let (from, to) = pages::pair(name.bytes().map(u64::from).sum(), size_bytes);
+        self.bodies(name, Body::html(from), Body::html(to))
+    }
+
+    /// A job about whatever is put at the site, at `/<name>/from` and `/<name>/to`.
+    pub(crate) fn bodies(&self, name: &str, from: impl Into<Resource>, to: impl Into<Resource>) -> Job {
+        let from = self.site.put(&format!("/{name}/from"), from);
+        job(name, from, self.site.put(&format!("/{name}/to"), to))
+    }
+
+    /// A page at the site.
+    pub(crate) fn page(&self) -> Url {
+        self.site.put("/page", Body::html(pages::pair(7, 5_000).0))
+    }
+
+    /// All that happened.
+    pub(crate) async fn events(&self) -> Vec<Event> {
+        self.queue.events("0", 100_000).await.unwrap()
+    }
+
+    /// What happened to one job, in order.
+    pub(crate) async fn story(&self, id: &JobId) -> Vec<String> {
+        let events = self.events().await;
+        events.into_iter().filter(|event| event.id == id.as_str()).map(|event| event.what).collect()
+    }
+
+    /// Waits until this happened to a job.
+    pub(crate) async fn until_it_is(&self, id: &JobId, what: &str) {
+        until(&format!("{id} is {what}"), async || self.story(id).await.iter().any(|event| event == what))
+            .await;
+    }
+
+    /// The dead letters, newest first.
+    pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
+        self.queue.dead(&DeadFilter::default(), 1000).await.unwrap()
+    }
+
+    /// Waits until there are so many dead letters.
+    pub(crate) async fn until_dead(&self, count: usize) -> Vec<DeadLetter> {
+        until(&format!("{count} dead letters"), async || self.dead().await.len() >= count).await;
+        let dead = self.dead().await;
+        assert_eq!(dead.len(), count, "{dead:?}");
+        dead
+    }
+
+    /// The stored report on a job's pair.
+    pub(crate) async fn report(&self, job: &Job) -> Option<serde_json::Value> {
+        let from = job.from.as_ref().unwrap().uuid();
+        let text = self.queue.report(from, job.to.uuid()).await.unwrap()?;
+        Some(serde_json::from_str(&text).unwrap())
+    }
+}
+
+/// The configuration that these variables make.
+fn config(settings: &BTreeMap<String, String>) -> Config {
+    let env = settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    let loaded = Loaded::load(&Sources { env, ..Sources::default() });
+    loaded.unwrap_or_else(|errors| panic!("{errors:#?}")).config
+}
+
+/// `queue.lease` as a variable of the environment.
+pub(crate) fn variable(key: &str) -> String {
+    format!("WM__{}", key.to_uppercase().replace('.', "__"))
+}
+
+/// A key of the queue.
+pub(crate) fn key(rest: &str) -> String {
+    format!("wm:{{analysis}}:{rest}")
+}
+
+/// A job with this id about two bodies.
+pub(crate) fn job(id: &str, from: Url, to: Url) -> Job {
+    let whole = |url| VersionRef::Whole(Box::new(Version::at(Uuid::new_v4(), url)));
+    Job { id: JobId::parse(id).unwrap(), ..Job::new(whole(from), whole(to)) }
+}
+
+/// A job with this id that names its versions by uuid alone.
+pub(crate) fn by_uuid(id: &str) -> Job {
+    let uuid = || VersionRef::Uuid(Uuid::new_v4());
+    Job { id: JobId::parse(id).unwrap(), ..Job::new(uuid(), uuid()) }
+}
+
+/// Waits for a moment.
+pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !reached().await {
+        assert!(Instant::now() < end, "never reached: {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}

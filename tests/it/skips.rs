@@ -1,0 +1,78 @@
+//! What is rightly not analysed says so everywhere it can be asked: report, counter, event, metric.
+
+use wm_analyzer::demo::site::Body;
+use wm_analyzer::demo::{pages, poison};
+use wm_analyzer::job::page::Version;
+use wm_analyzer::job::{Job, VersionRef};
+
+use crate::harness::World;
+
+fn change(job: &mut Job, change: impl Fn(&mut Version)) {
+    for version in job.from.iter_mut().chain([&mut job.to]) {
+        if let VersionRef::Whole(version) = version {
+            change(version);
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metric() {
+    let world = World::new().await;
+    let html = || Body::html(pages::pair(1, 5_000).0);
+    let pdf = || Body::html(poison::pdf(1, 50_000));
+    let mut by_extension = world.bodies("extension", html(), html());
+    change(&mut by_extension, |version| version.url = Some("https://a.test/report.PDF".to_owned()));
+    let mut by_type = world.bodies("media_type", html(), html());
+    change(&mut by_type, |version| version.media_type = Some("image/png".to_owned()));
+    let mut same = world.bodies("same_version", html(), html());
+    same.to = same.from.clone().unwrap();
+    let expired =
+        Job { expires_at: Some(time::OffsetDateTime::UNIX_EPOCH), ..world.bodies("expired", html(), html()) };
+    let json = Body::raw(&br#"{"error": "gone"}"#[..]);
+    let jobs = [
+        by_extension,
+        by_type,
+        same,
+        expired,
+        world.bodies("content", pdf(), html()),
+        world.bodies("unlike_content", html(), json),
+    ];
+    let worker = world.worker();
+    world.send(&jobs).await;
+    for job in &jobs {
+        let reason = job.id.as_str();
+        world.until_it_is(&job.id, "skipped").await;
+        let events = world.events().await;
+        let event = events.iter().find(|event| event.id == reason).unwrap();
+        assert_eq!((event.what.as_str(), event.why.as_str()), ("skipped", reason));
+        let report = world.report(job).await.expect("a report");
+        assert_eq!(report["skipped"]["reason"], reason, "{report}");
+        assert!(!report["skipped"]["detail"].as_str().unwrap().is_empty(), "{report}");
+        let status = world.queue.status().await.unwrap();
+        assert_eq!(status.today.get(&format!("skipped:{reason}")), Some(&1), "{:?}", status.today);
+        let metric = format!("wm_analyzer_skips_total{{reason=\"{reason}\"");
+        let counted = worker.number(&metric).await;
+        assert!(counted <= 1.0, "{counted}");
+        crate::harness::until(&metric, async || worker.number(&metric).await == 1.0).await;
+    }
+    for unfetched in ["extension", "media_type", "same_version", "expired"] {
+        assert_eq!(world.site.hits(&format!("/{unfetched}/from")), 0, "{unfetched} needs no fetching");
+    }
+    assert_eq!(world.ingest.alerts(), 0, "a skip is no alarm");
+    assert_eq!(world.dead().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_skipped_pair_may_be_asked_for_again_and_a_done_one_only_on_purpose() {
+    let world = World::new().await;
+    let _worker = world.worker();
+    let job = world.pair("pair", 5_000);
+    world.send(std::slice::from_ref(&job)).await;
+    world.until_it_is(&job.id, "done").await;
+    let again =
+        |id: &str, again: bool| Job { id: wm_analyzer::job::JobId::parse(id).unwrap(), again, ..job.clone() };
+    world.send(&[again("idle", false), again("on-purpose", true)]).await;
+    world.until_it_is(&again("on-purpose", true).id, "done").await;
+    assert_eq!(world.story(&again("idle", false).id).await, ["duplicate"]);
+    assert_eq!(world.site.hits("/pair/from"), 2);
+}

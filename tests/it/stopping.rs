@@ -1,0 +1,126 @@
+//! How a worker leaves: what is in hand is finished or handed back, un-counted, and nobody waits for ever.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use wm_analyzer::job::Job;
+
+use crate::harness::{Gate, Worker, World, job, until};
+
+/// A worker with one job in hand that waits at the gate.
+async fn holding(world: &World, gate: &Gate) -> (Worker, Job) {
+    let held = job("held", gate.url("/a"), world.page());
+    world.send(std::slice::from_ref(&held)).await;
+    let worker = world.worker();
+    gate.until_asked(1).await;
+    (worker, held)
+}
+
+/// The job is where it was before it was claimed, and was handed back once.
+async fn was_released(world: &World, held: &Job, place: &str) {
+    let field = async |name| world.field(&held.id, name).await;
+    assert_eq!(field("state").await.as_deref(), Some(place));
+    assert_eq!(field("deliveries").await.as_deref(), Some(if place == "solo" { "1" } else { "0" }));
+    assert_eq!(field("releases").await.as_deref(), Some("1"));
+    assert_eq!(field("token").await, None);
+    assert_eq!(world.story(&held.id).await.last().map(String::as_str), Some("released"));
+    assert_eq!(world.queue.status().await.unwrap().leased, 0);
+}
+
+#[tokio::test]
+async fn term_lets_what_is_in_hand_finish_and_claims_nothing_more() {
+    let world = World::new().await;
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::TERM);
+    assert!(worker.until_status("/readyz", 503).await.contains("draining"));
+    let late = world.pair("late", 4_000);
+    world.send(std::slice::from_ref(&late)).await;
+    until("the late one is let in", async || world.queue.status().await.unwrap().ready == 1).await;
+    gate.open();
+    assert_eq!(worker.ended().await.code(), Some(0));
+    assert_eq!(world.story(&held.id).await, ["done"]);
+    assert_eq!(world.field(&late.id, "state").await.as_deref(), Some("ready"));
+    assert_eq!(worker.said("stopped")[0]["released"], 0);
+    let status = world.queue.status().await.unwrap();
+    assert_eq!((status.leased, status.ready), (0, 1));
+}
+
+#[tokio::test]
+async fn what_is_not_finished_by_the_drain_deadline_is_handed_back_uncounted() {
+    let world = World::new().await.with("sandbox.wall", "500ms").with("worker.drain", "600ms");
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    was_released(&world, &held, "ready").await;
+    assert_eq!(worker.said("stopped")[0]["released"], 1);
+
+    gate.open();
+    let _next = world.worker();
+    world.until_it_is(&held.id, "done").await;
+}
+
+#[tokio::test]
+async fn a_second_term_leaves_now() {
+    let world = World::new().await;
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::TERM);
+    worker.until_said("draining").await;
+    let start = Instant::now();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?} of a drain of 45 s", start.elapsed());
+    was_released(&world, &held, "ready").await;
+}
+
+#[tokio::test]
+async fn a_suspect_that_runs_alone_does_not_keep_its_worker_from_leaving() {
+    let world = World::new().await.with("sandbox.wall", "500ms").with("worker.drain", "600ms");
+    let world = world.with("queue.lease", "1s");
+    let gate = Gate::shut().await;
+    let (worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::KILL);
+    drop(worker);
+    let mut worker = world.worker();
+    gate.until_asked(2).await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    was_released(&world, &held, "solo").await;
+}
+
+#[tokio::test]
+async fn tstp_is_quiet_it_claims_nothing_more_finishes_and_stays() {
+    let world = World::new().await;
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::TSTP);
+    assert!(worker.until_status("/readyz", 503).await.contains("quiet"));
+    assert_eq!(worker.get("/livez").await.0, 200);
+    let late = world.pair("late", 4_000);
+    world.send(std::slice::from_ref(&late)).await;
+    gate.open();
+    world.until_it_is(&held.id, "done").await;
+    until("the late one is let in", async || world.queue.status().await.unwrap().ready == 1).await;
+
+    let mut other = world.worker();
+    world.until_it_is(&late.id, "done").await;
+    assert_eq!(worker.number("wm_analyzer_jobs_total{outcome=\"done\"").await, 1.0, "only what it held");
+    assert_eq!(other.number("wm_analyzer_jobs_total{outcome=\"done\"").await, 1.0);
+    assert!(worker.runs() && other.runs());
+    worker.leave().await;
+    other.signal(Signal::TERM);
+    assert_eq!(other.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn until_empty_works_off_what_there_is_and_ends() {
+    let world = World::new().await;
+    let jobs: Vec<Job> = (0..5).map(|n| world.pair(&format!("p-{n}"), 4_000)).collect();
+    world.send(&jobs).await;
+    world.run(&["work", "--until-empty"]).await.ended(0);
+    for job in &jobs {
+        assert_eq!(world.story(&job.id).await, ["done"]);
+    }
+}
