@@ -19,7 +19,7 @@ const MAX_OVERLAP_BYTES: usize = 64 * 1024;
 
 /// Runs all passes.
 pub(super) fn semantic(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
-    let changes = join_over_small_equalities(old, new, changes);
+    let changes = join_over_small_equalities(old, new, changes, u32::MAX);
     let mut tidy = Vec::with_capacity(changes.len());
     let mut rest = changes.into_iter().map(|change| trim(old, new, change)).peekable();
     while let Some(change) = rest.next() {
@@ -50,18 +50,32 @@ struct Weighed {
 }
 
 impl Weighed {
-    /// An equality is small where it is no longer than the larger side of the changes around it.
-    fn outweighs(&self, gap: u32) -> bool {
-        gap <= self.removed.max(self.added)
+    /// Its larger side, in characters.
+    fn size(&self) -> u32 {
+        self.removed.max(self.added)
+    }
+
+    /// One change of this one and the next, if the equality between them is small, that is no longer than either, and
+    /// the result is not too long.
+    fn joins(&self, next: &Self, longest: u32) -> bool {
+        let small = next.gap <= self.size().min(next.size());
+        small && self.size().saturating_add(next.gap).saturating_add(next.size()) <= longest
     }
 }
 
-/// A stack: the newest change is joined with the one before as long as the equality between them is small. Every
-/// change is pushed and joined at most once, and no equality is counted twice.
-fn join_over_small_equalities(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
+/// Joins changes around small equalities, up to `longest` characters.
+///
+/// A stack: the newest change is joined with the one before as long as that may be. Every change is pushed and joined
+/// at most once, and no equality is counted twice.
+pub(super) fn join_over_small_equalities(
+    old: &str,
+    new: &str,
+    changes: Vec<Change>,
+    longest: u32,
+) -> Vec<Change> {
     let count = |text: &str, range| slice(text, range).chars().count() as u32;
     let mut stack: Vec<Weighed> = Vec::with_capacity(changes.len());
-    let mut end = 0;
+    let mut end = changes.first().map_or(0, |first| first.old.start);
     for change in changes {
         let mut top = Weighed {
             gap: count(old, end..change.old.start),
@@ -70,7 +84,7 @@ fn join_over_small_equalities(old: &str, new: &str, changes: Vec<Change>) -> Vec
             change,
         };
         end = top.change.old.end;
-        while let Some(before) = stack.pop_if(|before| before.outweighs(top.gap) && top.outweighs(top.gap)) {
+        while let Some(before) = stack.pop_if(|before| before.joins(&top, longest)) {
             top = Weighed {
                 change: Change {
                     old: before.change.old.start..top.change.old.end,

@@ -31,6 +31,10 @@ const MAX_CHANGES: usize = 500_000;
 /// chance matches, and its cost grows with the square.
 const MAX_CHAR_BYTES: u32 = 4 * 1024;
 
+/// The longest change that is made of several before they are compared more finely: around a line break or a tag that
+/// happens to match, words are then compared across it. Longer ones gained nothing on 51 real pairs.
+const MAX_JOINED_CHARS: u32 = 16 * 1024;
+
 /// Bytes `old` of the old text that became bytes `new` of the new one; one of them may be empty, not both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
@@ -127,8 +131,15 @@ impl Search<'_> {
             self.approximate = true;
             return self.push(change);
         };
-        for op in self.compare(algorithm, &cut.old.ids, &cut.new.ids) {
-            let part = Change { old: cut.old.bytes(op.old_range()), new: cut.new.bytes(op.new_range()) };
+        let part =
+            |op: DiffOp| Change { old: cut.old.bytes(op.old_range()), new: cut.new.bytes(op.new_range()) };
+        let parts = self.compare(algorithm, &cut.old.ids, &cut.new.ids).into_iter().map(part).collect();
+        drop(cut);
+        let longest = match below {
+            Level::Chars => MAX_CHAR_BYTES,
+            Level::Chunks | Level::Words | Level::Phrases | Level::WordsOfPhrases => MAX_JOINED_CHARS,
+        };
+        for part in cleanup::join_over_small_equalities(self.texts.old, self.texts.new, parts, longest) {
             self.refine(part, below);
         }
     }
