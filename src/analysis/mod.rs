@@ -7,7 +7,7 @@
 //! where a bound made a result coarser, `approximate` says so.
 //!
 //! # Why
-//! The three diffs share one budget of time: each gets at most [`MAX_DIFF`], and at most an even share of what is
+//! The three diffs share one budget of time: each gets at most two seconds, and at most an even share of what is
 //! left, so that a page on which the first runs out of time still gets its other two. They are made one after the
 //! other, smallest first, so that what one needed is free again before the next begins.
 

@@ -314,6 +314,26 @@ mod tests {
     }
 
     #[test]
+    fn two_texts_that_are_no_pages_have_a_partial_report() {
+        let Answer::Reported(report) = answer_to(&order(side(), side()), b"{\"a\":1}", b"{\"a\":22}") else {
+            panic!("no report")
+        };
+        assert!(report.annotation.text.is_none() && report.annotation.links.is_none());
+        assert_eq!(report.annotation.source.unwrap().source_diff_count, 2);
+        assert_eq!(report.missing.len(), 2);
+        assert_eq!(report.bodies[0].sniffed.as_deref(), Some("application/json"));
+        let Answer::Skipped(skip) = answer_to(&order(side(), side()), PAGE, b"{\"a\":1}") else {
+            panic!("not skipped")
+        };
+        assert_eq!(skip.reason, SkipReason::UnlikeContent);
+        assert!(
+            skip.detail.contains("text/html") && skip.detail.contains("application/json"),
+            "{}",
+            skip.detail
+        );
+    }
+
+    #[test]
     fn an_order_that_is_none_is_answered_by_nothing() {
         assert!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}).is_empty());
     }
