@@ -124,6 +124,7 @@ impl Worker {
 }
 
 impl Drop for Worker {
+    #[expect(clippy::print_stderr, reason = "a test that failed shows what its worker said last")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             let text = self.text();
