@@ -191,9 +191,20 @@ impl Queue {
 
     /// A connection for commands, on a key space that this build may touch.
     async fn connection(&self) -> Result<deadpool_redis::Connection, Error> {
-        let mut connection = self.inner.pool.get().await?;
+        let mut connection = self.inner.pool.get().await.map_err(|e| self.named(e.into()))?;
         self.inner.schema.get_or_try_init(|| self.check_schema(&mut connection)).await?;
         Ok(connection)
+    }
+
+    /// An outage with the address that it is about: whoever reads it may look after several of them.
+    fn named(&self, error: Error) -> Error {
+        match error {
+            Error::Unavailable(what) => {
+                let address = self::config::redacted(self.inner.config.url.expose_secret());
+                Error::Unavailable(format!("{address}: {what}"))
+            }
+            other => other,
+        }
     }
 
     async fn check_schema(&self, connection: &mut deadpool_redis::Connection) -> Result<(), Error> {

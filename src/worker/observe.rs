@@ -173,7 +173,8 @@ impl Observer {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall(*child);
                 self.well(subject);
-                info!(%job, pair, priority, approximate, child_ms = child.as_millis(), "done");
+                let child_ms = u64::try_from(child.as_millis()).unwrap_or(u64::MAX);
+                info!(%job, pair, priority, approximate, child_ms, "done");
             }
             Told::Skipped(skip) => {
                 self.metrics.skip(skip.reason);

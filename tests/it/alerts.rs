@@ -42,7 +42,7 @@ async fn thirty_dead_letters_of_a_kind_are_one_alert_at_once_and_one_that_stands
     world.send(&jobs).await;
     world.until_dead(30).await;
     until("an alert", async || world.ingest.alerts() == 1).await;
-    until("metrics know", async || worker.number("wm_analyzer_alerts_suppressed_total").await == 29.0).await;
+    until("metrics know", async || worker.number("alerts_suppressed_total").await == 29.0).await;
     assert_eq!(world.ingest.alerts(), 1, "the others wait for the end of the window");
 
     worker.signal(Signal::TERM);

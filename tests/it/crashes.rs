@@ -72,17 +72,16 @@ async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
 }
 
 #[tokio::test]
-async fn a_job_survives_any_number_of_workers_that_die_under_it_but_not_alone() {
-    // The second crash buries, as by default: the first one may have been a neighbour's fault, the second was not.
+async fn a_job_whose_workers_vanish_twice_is_buried_as_a_crash_loop_with_one_alert() {
     let world = World::new().await.with("queue.lease", "1s");
     let gate = Gate::shut().await;
     let deadly = job("deadly", gate.url("/a"), world.page());
-    let _witness = world.worker();
+    let witness = world.worker();
     world.send(&[world.pair("before", 4_000)]).await;
     until("the witness works", async || done(&world).await == 1).await;
-    // The witness is made quiet, so that only those that die under it claim the job; it still keeps time for all.
-    _witness.signal(Signal::TSTP);
-    _witness.until_said("quiet: claiming nothing more").await;
+    // Made quiet, it still keeps time for all, and leaves the job to those that will vanish.
+    witness.signal(Signal::TSTP);
+    witness.until_said("quiet: claiming nothing more").await;
     world.send(std::slice::from_ref(&deadly)).await;
     for deaths in 1..=2 {
         let victim = world.worker();

@@ -45,7 +45,7 @@ async fn a_poison_job_is_buried_within_its_limit_and_a_second_once_while_good_jo
     assert_eq!(world.story(&poison.id).await, ["buried"], "once");
     assert_eq!(reason.counts.deliveries, 1);
     assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (1, 1));
-    assert_eq!(worker.number("wm_analyzer_dead_letters_total{kind=\"wall_exceeded\"").await, 0.0 + 1.0);
+    assert_eq!(worker.number("dead_letters_total{kind=\"wall_exceeded\"}").await, 1.0);
 
     until("one alert", async || world.ingest.alerts() == 1).await;
     let text = world.ingest.events()[0]["message"].as_str().unwrap().to_owned();

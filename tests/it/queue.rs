@@ -18,7 +18,7 @@ async fn a_paused_queue_hands_out_nothing_until_it_is_resumed() {
     world.run(&["status"]).await.ended(0).shows(&["paused", "archive is down"]);
     let json = world.run(&["status", "-o", "json"]).await.ended(0).json();
     assert_eq!((&json["paused"]["reason"], &json["ready"]), (&"archive is down".into(), &1.into()));
-    until("the metric says so", async || worker.number("wm_analyzer_queue_paused").await == 1.0).await;
+    until("the metric says so", async || worker.number("queue_paused").await == 1.0).await;
     assert_eq!(world.site.hits("/pair/from"), 0);
 
     world.run(&["queue", "resume"]).await.ended(0).told(&["resumed analysis", "archive is down"]);

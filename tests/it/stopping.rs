@@ -106,8 +106,8 @@ async fn tstp_is_quiet_it_claims_nothing_more_finishes_and_stays() {
 
     let mut other = world.worker();
     world.until_it_is(&late.id, "done").await;
-    assert_eq!(worker.number("wm_analyzer_jobs_total{outcome=\"done\"").await, 1.0, "only what it held");
-    assert_eq!(other.number("wm_analyzer_jobs_total{outcome=\"done\"").await, 1.0);
+    assert_eq!(worker.number("jobs_total{outcome=\"done\"}").await, 1.0, "only what it held");
+    assert_eq!(other.number("jobs_total{outcome=\"done\"}").await, 1.0);
     assert!(worker.runs() && other.runs());
     worker.leave().await;
     other.signal(Signal::TERM);

@@ -88,11 +88,11 @@ pub(super) async fn touch(
 
 fn plan(queue: &Queue, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
     let seconds = letters.len() as f64 / bulk.rate;
+    let noun = if letters.len() == 1 { "dead letter" } else { "dead letters" };
     render::note(format!(
-        "{} {} of {} in queue {}, {}/s, about {}",
+        "{} {} {noun} of queue {}, {}/s, about {}",
         styled(BOLD, verb.word()),
         letters.len(),
-        if letters.len() == 1 { "dead letter" } else { "dead letters" },
         queue.name(),
         bulk.rate,
         render::ago(Duration::from_secs_f64(seconds)),

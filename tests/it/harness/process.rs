@@ -104,10 +104,12 @@ impl Worker {
         self.get(path).await.1
     }
 
-    /// One of its numbers; 0 where there is none.
+    /// One of its numbers, e.g. `redis_up` or `jobs_total{outcome="done"}`; 0 where there is none.
     pub(crate) async fn number(&self, sample: &str) -> f64 {
+        let (name, label) = sample.split_once('{').unwrap_or((sample, ""));
+        let (name, label) = (format!("wm_analyzer_{name}{{"), label.trim_end_matches('}'));
         let text = self.get("/metrics").await.1;
-        let line = text.lines().find(|line| line.starts_with(sample));
+        let line = text.lines().find(|line| line.starts_with(&name) && line.contains(label));
         line.map_or(0.0, |line| line.rsplit_once(' ').unwrap().1.parse().unwrap())
     }
 
