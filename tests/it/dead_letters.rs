@@ -13,7 +13,7 @@ async fn graveyard(world: &World) -> Vec<Job> {
         (0..3).map(|n| world.bodies(&format!("gone-{n}"), Resource::Status(404), page.clone())).collect();
     let worker = world.worker();
     world.send(&jobs).await;
-    world.push(&[b"no job", b"\x1b[31mnor this"]).await;
+    world.push(&[b"no job", b"\x1b[31mnor\nthis"]).await;
     world.until_dead(5).await;
     worker.leave().await;
     jobs
