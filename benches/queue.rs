@@ -4,14 +4,10 @@
 //! 100000; each backlog is one line of JSON, measured on a private redis-server that writes no disk.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
 
-#[expect(dead_code, unreachable_pub, reason = "shared with the tests, which use all of it")]
-#[path = "../tests/support/redis.rs"]
-mod redis_server;
-
 use std::time::{Duration, Instant};
 
-use redis_server::PrivateRedis;
 use uuid::Uuid;
+use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::outcome::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
@@ -47,10 +43,10 @@ fn config(url: &str) -> Config {
 async fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
-    let Some(redis) = PrivateRedis::start().await else { return };
+    // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
+    let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();
     let queue = Queue::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("CONFIG").arg(&["SET", "appendonly", "no"]).query_async::<()>(&mut eye).await.unwrap();
     let (mut waiting, mut before) = (0, memory(&mut eye).await);
     for backlog in sizes {
         let added = backlog.saturating_sub(waiting);

@@ -3,11 +3,7 @@
 //! Each test has a server of its own and ends by taking stock: every job is in exactly one place.
 
 #![expect(unreachable_pub, reason = "modules of one test binary: nothing here is reachable")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "helpers of tests are tests: what they expect is what is tested"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests: what they expect is what is tested")]
 
 #[path = "queue/admission.rs"]
 mod admission;
@@ -19,8 +15,6 @@ mod dead;
 mod inbox;
 #[path = "queue/random.rs"]
 mod random;
-#[path = "support/redis.rs"]
-mod redis_server;
 #[path = "queue/states.rs"]
 mod states;
 #[path = "queue/trouble.rs"]

@@ -12,7 +12,7 @@ use crate::world::*;
 
 #[tokio::test]
 async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let duplicate = Admission::Duplicate { holder: job.id.clone() };
@@ -37,7 +37,7 @@ async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
 
 #[tokio::test]
 async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     // As after a restore from an old backup: the lock is there, its job is not.
@@ -51,7 +51,7 @@ async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_another_sink() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
@@ -66,7 +66,7 @@ async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_anot
 
 #[tokio::test]
 async fn another_version_of_the_analysis_is_another_analysis() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let older = Report { analysis_version: 0, ..report(&job) };
@@ -76,7 +76,7 @@ async fn another_version_of_the_analysis_is_another_analysis() {
 
 #[tokio::test]
 async fn the_same_id_is_in_once_live_or_dead() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     assert_eq!(queue.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
@@ -87,7 +87,7 @@ async fn the_same_id_is_in_once_live_or_dead() {
 
 #[tokio::test]
 async fn above_the_backlog_ceiling_enqueue_refuses_and_the_inbox_waits() {
-    let Some(mut world) = World::new().await else { return };
+    let mut world = World::new().await;
     world.config.backlog_max = 3;
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..250).map(|_| job()).collect();
@@ -109,7 +109,7 @@ async fn above_the_backlog_ceiling_enqueue_refuses_and_the_inbox_waits() {
 
 #[tokio::test]
 async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_script() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..10_000).map(|_| job()).collect();
     let answers = queue.enqueue(&jobs).await.unwrap();
@@ -127,7 +127,7 @@ async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_scri
 
 #[tokio::test]
 async fn previous_version_jobs_are_unique_by_their_newer_version() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let open = Job { from: None, ..job() };
     let twin = Job { id: JobId::fresh(), ..open.clone() };

@@ -18,7 +18,7 @@ async fn raw_letter(world: &World) -> RawPayload {
 
 #[tokio::test]
 async fn inbox_to_ready_in_the_order_it_was_pushed() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let jobs = [job(), job(), job()];
     for job in &jobs {
@@ -33,7 +33,7 @@ async fn inbox_to_ready_in_the_order_it_was_pushed() {
 
 #[tokio::test]
 async fn an_undecodable_payload_is_buried_once_with_its_evidence_and_blocks_nothing() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let good = [job(), job()];
     world.push(good[0].encode()).await;
@@ -59,7 +59,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_payload_over_8_kib_is_buried_with_its_first_64_kib_its_length_and_its_hash() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let big: Vec<u8> = (0..200_000u32).map(|i| b'a' + (i % 26) as u8).collect();
     world.push(&big).await;
@@ -75,7 +75,7 @@ async fn a_payload_over_8_kib_is_buried_with_its_first_64_kib_its_length_and_its
 
 #[tokio::test]
 async fn a_payload_over_1_mib_never_leaves_redis_whole() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let huge = vec![b'x'; 30_000_000];
     world.push(&huge).await;
@@ -99,7 +99,7 @@ async fn a_payload_over_1_mib_never_leaves_redis_whole() {
 
 #[tokio::test]
 async fn hundreds_of_large_payloads_are_taken_in_bounded_looks() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     for _ in 0..12 {
         world.push(vec![b'y'; 900_000]).await;
@@ -116,7 +116,7 @@ async fn hundreds_of_large_payloads_are_taken_in_bounded_looks() {
 
 #[tokio::test]
 async fn every_kind_of_refusal_is_filed_under_its_own_name() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     world.push(r#"{"v":9,"to":"7c9904f4-c090-4f0d-8c3f-ba3dc4fade25"}"#).await;
     world.push(r#"{"v":1,"to":"7"}"#).await;
@@ -129,7 +129,7 @@ async fn every_kind_of_refusal_is_filed_under_its_own_name() {
 
 #[tokio::test]
 async fn duplicates_in_the_inbox_are_counted_and_leave_it() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = job();
     for payload in [job.encode(), twin(&job).encode(), job.encode()] {
@@ -146,7 +146,7 @@ async fn duplicates_in_the_inbox_are_counted_and_leave_it() {
 
 #[tokio::test]
 async fn several_workers_may_ingest_at_once_and_each_payload_is_taken_in_once() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     for n in 0..500 {
         if n % 10 == 0 { world.push(format!("nonsense {n}")).await } else { world.push(job().encode()).await }
     }
@@ -178,7 +178,7 @@ async fn several_workers_may_ingest_at_once_and_each_payload_is_taken_in_once() 
 
 #[tokio::test]
 async fn a_stored_payload_that_this_build_cannot_read_is_buried_at_its_claim() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let behind = enqueued(&queue).await;

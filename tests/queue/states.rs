@@ -14,7 +14,7 @@ use crate::world::*;
 
 #[tokio::test]
 async fn enqueue_then_claim_then_done_leaves_a_report_an_event_and_no_job() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     assert_eq!(world.state(&job.id).await.as_deref(), Some("ready"));
@@ -40,7 +40,7 @@ async fn enqueue_then_claim_then_done_leaves_a_report_an_event_and_no_job() {
 
 #[tokio::test]
 async fn leased_to_gone_by_skip_records_the_reason() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let skip = Skip::new(SkipReason::Content, "from is application/pdf");
@@ -55,7 +55,7 @@ async fn leased_to_gone_by_skip_records_the_reason() {
 
 #[tokio::test]
 async fn a_late_skip_never_replaces_the_report_that_was_found_before() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_late_skip_never_replaces_the_report_that_was_found_before() {
 
 #[tokio::test]
 async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_back() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::from_secs(3600))).await.unwrap();
@@ -86,7 +86,7 @@ async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_ba
 
 #[tokio::test]
 async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_remembers_since_when() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let postpone = || Verdict::Postpone { after: Duration::ZERO, failure: failure() };
@@ -102,7 +102,7 @@ async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_remembers_since_w
 
 #[tokio::test]
 async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let verdict = death(Kind::MemoryExceeded, "a.test");
@@ -118,7 +118,7 @@ async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
 
 #[tokio::test]
 async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
@@ -137,7 +137,7 @@ async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
 
 #[tokio::test]
 async fn dead_to_gone_by_discard() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     assert_eq!(queue.discard(std::slice::from_ref(&job.id)).await.unwrap(), 0, "only the dead");
@@ -149,7 +149,7 @@ async fn dead_to_gone_by_discard() {
 
 #[tokio::test]
 async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_place() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let first = enqueued(&queue).await;
     enqueued(&queue).await;
@@ -162,7 +162,7 @@ async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_
 
 #[tokio::test]
 async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
-    let Some(mut world) = World::new().await else { return };
+    let mut world = World::new().await;
     world.config.releases_solo = 3;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
@@ -177,7 +177,7 @@ async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
 
 #[tokio::test]
 async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     enqueued(&queue).await;
     queue.pause("ada", "deploy of the db app").await.unwrap();
@@ -195,7 +195,7 @@ async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
 
 #[tokio::test]
 async fn run_at_waits_for_its_time_and_promote_brings_it() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let later = OffsetDateTime::now_utc() + Duration::from_secs(3600);
     let job = Job { run_at: Some(later), ..job() };
@@ -211,7 +211,7 @@ async fn run_at_waits_for_its_time_and_promote_brings_it() {
 
 #[tokio::test]
 async fn an_expired_job_is_handed_out_only_to_be_skipped() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = Job { expires_at: Some(OffsetDateTime::now_utc() - Duration::from_secs(5)), ..job() };
     let _ = queue.enqueue(&[job]).await.unwrap();
@@ -226,7 +226,7 @@ async fn an_expired_job_is_handed_out_only_to_be_skipped() {
 
 #[tokio::test]
 async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_runs() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let waiting = enqueued(&queue).await;
     assert!(queue.cancel(&waiting.id).await.unwrap());
@@ -251,7 +251,7 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
 
 #[tokio::test]
 async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_others() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let with = |priority| Job { priority, ..job() };
     let (low, normal, high) = (with(Priority::Low), with(Priority::Normal), with(Priority::High));
@@ -271,7 +271,7 @@ async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_
 
 #[tokio::test]
 async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let steps = Some(vec![Op(1, "x".repeat(REPORT_MAX_BYTES))]);

@@ -11,7 +11,7 @@ use crate::world::*;
 
 #[tokio::test]
 async fn a_script_flush_in_mid_run_is_not_noticed() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let flush = async || world.ask::<()>("SCRIPT", "FLUSH").await;
     for verdict in [None, Some(retry(Duration::ZERO)), Some(death(Kind::Gone, "a.test"))] {
@@ -32,7 +32,7 @@ async fn a_script_flush_in_mid_run_is_not_noticed() {
 
 #[tokio::test]
 async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let mut jobs = Vec::new();
     for _ in 0..6 {
@@ -94,7 +94,7 @@ fn a_skip() -> Skip {
 
 #[tokio::test]
 async fn a_settle_whose_answer_was_lost_is_not_carried_out_twice() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (queue, wire) = world.queue_over_a_wire().await;
     load_the_scripts(&queue).await;
     // To the second try it looks as it was: settled. Only a skip leaves nothing behind by which to know its token.
@@ -123,7 +123,7 @@ async fn a_settle_whose_answer_was_lost_is_not_carried_out_twice() {
 
 #[tokio::test]
 async fn a_claim_whose_answer_was_lost_hands_out_the_same_job_to_the_next_claim() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let (queue, wire) = world.queue_over_a_wire().await;
     load_the_scripts(&queue).await;
     let jobs = [enqueued(&queue).await, enqueued(&queue).await];
@@ -139,7 +139,7 @@ async fn a_claim_whose_answer_was_lost_hands_out_the_same_job_to_the_next_claim(
 
 #[tokio::test]
 async fn a_claim_that_was_given_up_hands_out_the_same_job_to_the_next_claim() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     load_the_scripts(&queue).await;
     let job = enqueued(&queue).await;
@@ -153,15 +153,15 @@ async fn a_claim_that_was_given_up_hands_out_the_same_job_to_the_next_claim() {
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled() {
-    let Some(mut world) = World::new().await else { return };
+    let mut world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
-    world.redis.stop();
+    world.redis.kill();
     let unsettled = queue.settle(delivery, done(&job)).await.expect_err("nobody there");
     assert!(unsettled.source.is_transient(), "{}", unsettled.source);
     assert!(queue.claim(&worker("w")).await.unwrap_err().is_transient());
-    world.redis.crash_and_restart().await;
+    world.redis.restart().unwrap();
     world.look_again().await;
     let settled = queue.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
     assert_eq!(settled, Settled::Settled);
@@ -171,7 +171,7 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
 
 #[tokio::test]
 async fn waiting_ends_at_once_when_a_job_comes_and_never_spins_when_redis_is_away() {
-    let Some(mut world) = World::new().await else { return };
+    let mut world = World::new().await;
     let queue = world.queue().await;
     let start = Instant::now();
     queue.wait(Duration::from_millis(300)).await;
@@ -193,7 +193,7 @@ async fn waiting_ends_at_once_when_a_job_comes_and_never_spins_when_redis_is_awa
     let waking: u64 = world.ask("LLEN", key("wake")).await;
     assert!(waking <= 1);
 
-    world.redis.stop();
+    world.redis.kill();
     let start = Instant::now();
     queue.wait(Duration::from_millis(300)).await;
     assert!(start.elapsed() >= Duration::from_millis(290));
@@ -201,7 +201,7 @@ async fn waiting_ends_at_once_when_a_job_comes_and_never_spins_when_redis_is_awa
 
 #[tokio::test]
 async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let mut workers = Vec::new();
     for n in 0..3 {
         let queue = world.queue().await;
@@ -226,7 +226,7 @@ async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
 
 #[tokio::test]
 async fn a_key_space_of_a_newer_build_is_not_touched() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let _: u64 = world.ask("HSET", &[&key("meta"), "schema", "2"]).await;
     let refused = Queue::connect(&world.config).await.unwrap_err();
     assert!(matches!(refused, Error::NewerSchema { found: 2, known: 1 }) && !refused.is_transient());
@@ -234,7 +234,7 @@ async fn a_key_space_of_a_newer_build_is_not_touched() {
 
 #[tokio::test]
 async fn preflight_tells_what_the_server_is_and_refuses_one_that_evicts() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     let server = queue.preflight().await.unwrap();
     assert!(server.aof && !server.run_id.is_empty() && server.role == "master");
@@ -256,7 +256,7 @@ async fn an_address_that_is_none_is_refused_without_showing_its_password() {
 
 #[tokio::test]
 async fn hints_that_cannot_be_written_fail_no_truth() {
-    let Some(world) = World::new().await else { return };
+    let world = World::new().await;
     let queue = world.queue().await;
     world.ask::<()>("SET", &[&key("events"), "somebody else's"]).await;
     let job = enqueued(&queue).await;

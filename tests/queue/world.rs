@@ -6,6 +6,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
 use uuid::Uuid;
+use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::{Failure, Kind};
 use wm_analyzer::job::outcome::Counts;
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
@@ -13,7 +14,6 @@ use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, Queue, WorkerId};
 
-use crate::redis_server::PrivateRedis;
 use crate::wire::Wire;
 
 /// A server and an eye on it.
@@ -46,10 +46,11 @@ pub fn config(url: &str) -> Config {
 }
 
 impl World {
-    pub async fn new() -> Option<Self> {
-        let redis = PrivateRedis::start().await?;
+    pub async fn new() -> Self {
+        let durable = Options::default().persistent().set("appendfsync", "always");
+        let redis = PrivateRedis::start(durable).unwrap();
         let eye = eye(&redis).await;
-        Some(Self { config: config(&redis.url()), redis, eye })
+        Self { config: config(&redis.url()), redis, eye }
     }
 
     /// A queue handle: one worker's pair of hands.
