@@ -10,7 +10,7 @@ use crate::harness::{World, until};
 
 /// A wall clock that is too short for honest work on two pages of 9 MB on any machine, and long enough that a busy
 /// machine gives it a CPU.
-const WALL: Duration = Duration::from_millis(250);
+const WALL: Duration = Duration::from_millis(300);
 
 fn poison(world: &World) -> Job {
     let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
@@ -42,20 +42,24 @@ async fn a_poison_job_is_buried_within_its_limit_and_a_second_once_while_good_jo
     for job in &good {
         world.until_it_is(&job.id, "done").await;
     }
-    assert_eq!(world.story(&poison.id).await, ["buried"], "once");
-    assert_eq!(reason.counts.deliveries, 1);
-    assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (1, 1));
+    // On a machine so busy that the child hardly ran, and only there, it is run once more before it is blamed.
+    let doubts = reason.counts.doubts;
+    assert!(doubts <= 1 && reason.counts.deliveries == 1 + doubts, "{:?}", reason.counts);
+    let told = [&["retried"; 1][..doubts as usize], &["buried"]].concat();
+    assert_eq!(world.story(&poison.id).await, told, "once");
+    let hits = u64::from(reason.counts.deliveries);
+    assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (hits, hits));
     assert_eq!(worker.number("dead_letters_total{kind=\"wall_exceeded\"}").await, 1.0);
 
     until("one alert", async || world.ingest.alerts() == 1).await;
     let text = world.ingest.events()[0]["message"].as_str().unwrap().to_owned();
-    for needle in ["wall_exceeded", "at 127.0.0.1", "limit hit: wall 250 ms", "wm-analyzer dead show poison"]
+    for needle in ["wall_exceeded", "at 127.0.0.1", "limit hit: wall 300 ms", "wm-analyzer dead show poison"]
     {
         assert!(text.contains(needle), "{needle:?} is not in:\n{text}");
     }
-    world.run(&["dead", "show", "poison"]).await.ended(0).shows(&["wall_exceeded", "of 250 ms"]).told(&[
+    world.run(&["dead", "show", "poison"]).await.ended(0).shows(&["wall_exceeded", "of 300 ms"]).told(&[
         "wm-analyzer diff",
-        "--limits wall=250ms",
+        "--limits wall=300ms",
         "wm-analyzer dead replay poison",
     ]);
 }
