@@ -76,7 +76,7 @@ pub struct Presence {
 pub struct Beat {
     /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
     pub lost: Vec<JobId>,
-    /// Jobs that nobody wants any more: stop that work and settle it as [`SkipReason::Cancelled`].
+    /// Jobs that nobody wants any more: stop that work and settle it as `cancelled`.
     pub cancelled: Vec<JobId>,
 }
 

@@ -1,7 +1,7 @@
 //! The counting allocator: glibc's, with an exact budget inside a job and nothing but a look at a flag elsewhere.
 //!
 //! It charges what the allocator will really take (chunks, pages, both copies while a block grows), not what was
-//! asked for. A job that wants more than its budget ends at once with exit code [`EXIT_MEMORY`]: returning null would
+//! asked for. A job that wants more than its budget ends at once with exit code 77: returning null would
 //! make it an abort like any other, and unwinding out of an allocator is not allowed.
 //!
 //! Invariant: the counters are only written while armed, and only a job arms, which has a single thread.
