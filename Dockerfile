@@ -5,11 +5,12 @@
 # musl: the limits in config/default.toml were measured with glibc and its allocator.
 
 FROM rust:1.95-slim-bookworm AS build
+ARG REVISION=unknown
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --locked --profile dist --bin wm-analyzer \
+    GIT_SHA="${REVISION}" cargo build --locked --profile dist --bin wm-analyzer \
  && cp target/dist/wm-analyzer /usr/local/bin/
 
 FROM gcr.io/distroless/cc-debian12:nonroot
@@ -23,7 +24,7 @@ COPY --from=build /usr/local/bin/wm-analyzer /usr/local/bin/wm-analyzer
 ENV WM__WEB__BIND=0.0.0.0:9464
 EXPOSE 9464
 USER 65532:65532
-# Live means "the loop turns", never "Redis answers": a Redis that blinks must not restart the fleet.
+# Live means "the runtime answers", never "Redis answers": a Redis that blinks must not restart the fleet.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
     CMD ["/usr/local/bin/wm-analyzer", "health", "--live"]
 ENTRYPOINT ["/usr/local/bin/wm-analyzer"]

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,10 @@ pub fn run(cli: Cli) -> Exit {
         Ok(runtime) => runtime,
         Err(e) => return told(Err((Exit::Failed, format!("no runtime: {e}")))),
     };
-    runtime.block_on(command(cli, loaded.config))
+    let exit = runtime.block_on(command(cli, loaded.config));
+    // A name lookup that hangs in the C library must not hold up the end.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    exit
 }
 
 fn sources(cli: &Cli) -> Sources {

@@ -124,7 +124,11 @@ fn read_toml(name: &str, text: &str, errors: &mut Vec<String>) -> Dict {
     match Toml::string(text).data() {
         Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
         Err(e) => {
-            errors.push(format!("{name}: {e}"));
+            // Not the line it quotes: it may hold a secret.
+            let said = e.to_string();
+            let told: Vec<&str> =
+                said.lines().filter(|line| !line.contains('|') && !line.trim().is_empty()).collect();
+            errors.push(format!("{name}: {}", told.join(": ")));
             Dict::new()
         }
     }

@@ -209,13 +209,16 @@ fn redacted(key: &str, value: &Value) -> String {
     toml_literal(value)
 }
 
-/// A URL with `***` for its password; nothing at all of what is not a URL.
+/// A URL with `***` for its password, or for a name without one; nothing at all of what is not a URL.
 pub fn without_credentials(url: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut url) => {
             if url.password().is_some() {
                 // Cannot fail for a URL that has a password.
                 let _ = url.set_password(Some("***"));
+            } else if !url.username().is_empty() {
+                // A name alone may be a token.
+                let _ = url.set_username("***");
             }
             url.set_query(None);
             url.to_string()

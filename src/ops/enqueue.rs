@@ -59,7 +59,15 @@ pub async fn run(queue: &Queue, options: &Options, json: bool) -> Result<Exit, E
             return Ok(Exit::Failed);
         }
     };
-    while let Some((number, job)) = next(lines.as_mut(), count.read) {
+    loop {
+        let (number, job) = match next(lines.as_mut(), count.read) {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(e) => {
+                count.refuse(format!("after line {}: cannot read on: {e}", count.read));
+                break;
+            }
+        };
         count.read = number;
         match job {
             Ok(job) => batch.push(job),
@@ -86,21 +94,21 @@ fn lines(options: &Options) -> Result<Box<dyn BufRead>, String> {
 }
 
 /// The next line that is not blank, with its number; a line that is too long is read to its end but not kept.
-fn next(lines: &mut dyn BufRead, mut number: u64) -> Option<(u64, Result<Job, Failure>)> {
+fn next(lines: &mut dyn BufRead, mut number: u64) -> std::io::Result<Option<(u64, Result<Job, Failure>)>> {
     loop {
         let mut line = Vec::new();
         // One byte more than a payload may have, and one for the line end: enough to see that it is too long.
-        let read = lines.take(MAX_PAYLOAD_BYTES as u64 + 2).read_until(b'\n', &mut line).ok()?;
+        let read = lines.take(MAX_PAYLOAD_BYTES as u64 + 2).read_until(b'\n', &mut line)?;
         if read == 0 {
-            return None;
+            return Ok(None);
         }
         number += 1;
         if line.last() != Some(&b'\n') {
-            lines.skip_until(b'\n').ok()?;
+            lines.skip_until(b'\n')?;
         }
         let text = line.trim_ascii();
         if !text.is_empty() {
-            return Some((number, Job::decode(text)));
+            return Ok(Some((number, Job::decode(text))));
         }
     }
 }
@@ -158,10 +166,10 @@ mod tests {
         text.extend(b"\n\n");
         text.extend(good.encode());
         let mut lines = std::io::Cursor::new(text);
-        let (number, first) = next(&mut lines, 0).unwrap();
+        let (number, first) = next(&mut lines, 0).unwrap().unwrap();
         assert!(first.is_err() && number == 1);
-        let (number, second) = next(&mut lines, number).unwrap();
+        let (number, second) = next(&mut lines, number).unwrap().unwrap();
         assert_eq!((number, second.unwrap()), (3, good));
-        assert!(next(&mut lines, number).is_none());
+        assert!(next(&mut lines, number).unwrap().is_none());
     }
 }

@@ -19,6 +19,8 @@ pub enum Exit {
     Ok,
     /// Not done.
     Failed,
+    /// What was typed is not understood.
+    Usage,
     /// Nothing matched.
     NothingMatched,
     /// Somebody must say yes, and nobody can be asked.
@@ -39,6 +41,7 @@ impl Exit {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
+            Self::Usage => 2,
             Self::NothingMatched => 3,
             Self::ConfirmationNeeded => 4,
             Self::Skipped => 10,

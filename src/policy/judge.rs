@@ -54,13 +54,13 @@ pub fn judge(outcome: Outcome, counts: &Counts, evidence: Evidence, config: &Con
 }
 
 fn sentence(failure: Failure, counts: &Counts, evidence: Evidence, config: &Config, chance: f64) -> Verdict {
-    let delay = |spent| full_jitter(config.backoff_base, config.backoff_max, spent, chance);
+    let asked = failure.retry_after.unwrap_or(Duration::ZERO).min(config.backoff_max);
+    let delay = |spent| full_jitter(config.backoff_base, config.backoff_max, spent, chance).max(asked);
     let bury = |kind, failure| bury(kind, failure, counts, evidence);
     match remedy(&failure) {
         Remedy::Bury => bury(failure.kind, failure),
         Remedy::TryAgain if counts.failures + 1 < config.attempts => {
-            let asked = failure.retry_after.unwrap_or(Duration::ZERO).min(config.backoff_max);
-            Verdict::Retry { after: delay(counts.failures + 1).max(asked), failure }
+            Verdict::Retry { after: delay(counts.failures + 1), failure }
         }
         Remedy::TryAgain => bury(Kind::Exhausted, failure),
         Remedy::RunOnceMore if counts.doubts == 0 => Verdict::Retry { after: delay(1), failure },

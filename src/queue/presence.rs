@@ -96,6 +96,24 @@ impl Queue {
         Ok(beat)
     }
 
+    /// Takes a worker that stops out of sight of the others. One that dies is taken out when its beats stay away.
+    ///
+    /// # Errors
+    /// Those of Redis; it is then shown until its entry's time is over.
+    pub async fn leave(&self, worker: &WorkerId) -> Result<(), Error> {
+        let keys = &self.inner.keys;
+        let mut connection = self.connection().await?;
+        redis::pipe()
+            .cmd("ZREM")
+            .arg(keys.workers())
+            .arg(worker.as_str())
+            .cmd("UNLINK")
+            .arg(keys.worker(worker.as_str()))
+            .query_async::<()>(&mut connection)
+            .await?;
+        Ok(())
+    }
+
     async fn beat_batch(&self, worker: &Presence, leases: &[LeaseRef], beat: &mut Beat) -> Result<(), Error> {
         let keys = &self.inner.keys;
         let mut call = self

@@ -1,7 +1,8 @@
 //! Carrying out a verdict: once, atomically, and only while the lease is ours.
 //!
 //! Invariant: a failed settle gives everything back, so that it can be tried again while the lease lives; a settle that
-//! happened and whose answer was lost is told so when it is tried again.
+//! happened and whose answer was lost is told so when it is tried again (of a skip, which leaves no token behind, it is told that it came
+//! too late: nothing is written twice).
 
 use serde::Serialize;
 

@@ -1,6 +1,6 @@
 //! What is in hand: the leases of running jobs, renewed by one beat, and the way to stop each of them.
 //!
-//! Invariant: a job is in hand from before its task starts until its task ends, whatever way it ends.
+//! Invariant: a job that runs is in hand until its task ends, whatever way it ends.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use self::hand::{Halt, Hand};
@@ -27,7 +27,7 @@ use self::observe::Observer;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
-use crate::queue::{Claim, Queue, WorkerId};
+use crate::queue::{self, Claim, Queue, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -36,6 +36,8 @@ use crate::telemetry::sentry::Alerts;
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 /// The longest pause between two tries while Redis is away.
 const TROUBLE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Leaving the list of workers is a courtesy: it does not hold up the end.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long the slot of a killed child may take to come back while leaving: teardown of the largest heap, and change.
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
 
@@ -116,6 +118,10 @@ impl Worker {
         let ended = shared.let_go(&mut tasks).await;
 
         background.shutdown().await;
+        let goodbye = timeout(GOODBYE, shared.worker.queue.leave(&shared.worker.id)).await;
+        if !matches!(goodbye, Ok(Ok(()))) {
+            warn!("could not say goodbye: this worker is shown until its entry's time is over");
+        }
         shared.worker.pool.shutdown().await;
         ended
     }
@@ -128,13 +134,14 @@ impl Shared {
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
         let mut trouble_wait = Duration::ZERO;
+        let mut fit = false;
         while self.phases().now() == Phase::Running {
             reap(tasks);
             let slot = tokio::select! {
                 slot = self.worker.pool.acquire() => slot,
                 () = self.phases().reached(Phase::Quiet) => break,
             };
-            match self.worker.queue.claim(&self.worker.id).await {
+            match self.claim(&mut fit).await {
                 Ok(claim) => {
                     trouble_wait = Duration::ZERO;
                     self.observer.redis_up();
@@ -144,12 +151,22 @@ impl Shared {
                 }
                 Err(e) => {
                     drop(slot);
+                    fit = false;
                     self.observer.redis_down(&e.to_string());
                     trouble_wait = (trouble_wait * 2).clamp(Duration::from_millis(100), TROUBLE_WAIT_MAX);
                     self.rest(trouble_wait.mul_f64(fastrand::f64())).await;
                 }
             }
         }
+    }
+
+    /// Claims, after a look at a Redis that is new to us or was away: one that evicts keys would lose what it is given.
+    async fn claim(&self, fit: &mut bool) -> Result<Claim, queue::Error> {
+        if !*fit {
+            self.worker.queue.preflight().await?.fit_for_work()?;
+            *fit = true;
+        }
+        self.worker.queue.claim(&self.worker.id).await
     }
 
     async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> Took {
@@ -172,9 +189,9 @@ impl Shared {
             Claim::Buried(buried) => self.observer.buried(&buried),
             Claim::Solo => {
                 drop(slot);
-                match tasks.join_next().await {
-                    Some(ended) => note_panic(ended),
-                    None => self.rest(IDLE_WAIT).await,
+                tokio::select! {
+                    Some(ended) = tasks.join_next() => note_panic(ended),
+                    () = self.rest(IDLE_WAIT) => {}
                 }
             }
             Claim::Empty | Claim::Paused => {
@@ -206,7 +223,8 @@ impl Shared {
             info!(in_hand = self.hand.len(), "quiet: claiming nothing more");
             self.phases().reached(Phase::Draining).await;
         }
-        let deadline = Instant::now() + self.worker.config.drain;
+        // From the signal on, not from when it was heeded.
+        let deadline = self.phases().since() + self.worker.config.drain;
         info!(in_hand = self.hand.len(), drain = ?self.worker.config.drain, "draining");
         tokio::select! {
             () = empty(tasks) => return Ended::default(),

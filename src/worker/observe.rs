@@ -253,6 +253,12 @@ impl Observer {
         warn!(%job, "the lease was lost: nothing was written, another worker has this job");
     }
 
+    /// Redis stayed away for a whole lease: what became of the job is known here alone, and it will run again.
+    pub(super) fn unsettled(&self, job: &JobId) {
+        self.metrics.job(Ending::Superseded);
+        error!(%job, "could not be settled while its lease lived: it will run again");
+    }
+
     /// A delivery that was handed back un-counted.
     pub(super) fn released(&self, job: &JobId) {
         self.metrics.job(Ending::Released);

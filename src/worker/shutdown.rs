@@ -7,6 +7,7 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How far a process is on its way out. The order is the rule: it never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,26 +36,31 @@ impl Phase {
 
 /// The phase of this process, to look at and to push forward.
 #[derive(Debug, Clone)]
-pub struct Phases(watch::Sender<Phase>);
+pub struct Phases(watch::Sender<(Phase, Instant)>);
 
 impl Default for Phases {
     fn default() -> Self {
-        Self(watch::Sender::new(Phase::Running))
+        Self(watch::Sender::new((Phase::Running, Instant::now())))
     }
 }
 
 impl Phases {
     /// Where we are.
     pub fn now(&self) -> Phase {
-        *self.0.borrow()
+        self.0.borrow().0
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Instant {
+        self.0.borrow().1
     }
 
     /// Goes forward to `phase`; going back is not a thing. Says whether anything changed.
     pub fn advance(&self, phase: Phase) -> bool {
-        self.0.send_if_modified(|now| {
+        self.0.send_if_modified(|(now, since)| {
             let forward = *now < phase;
             if forward {
-                *now = phase;
+                (*now, *since) = (phase, Instant::now());
             }
             forward
         })
@@ -63,7 +69,7 @@ impl Phases {
     /// Waits until the phase is at least `phase`.
     pub async fn reached(&self, phase: Phase) {
         // The sender lives as long as `self`, so waiting cannot fail.
-        let _ = self.0.subscribe().wait_for(|now| *now >= phase).await;
+        let _ = self.0.subscribe().wait_for(|(now, _)| *now >= phase).await;
     }
 
     /// Listens to the signals for ever.

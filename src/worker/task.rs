@@ -70,7 +70,8 @@ async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk) {
     let account = Account::of(&delivery, &verdict, walk.spent, fetched_bytes);
     match settle(shared, delivery, verdict).await {
         Some(Settled::Settled) => shared.observer.settled(&account),
-        Some(Settled::Superseded) | None => shared.observer.superseded(account.job()),
+        Some(Settled::Superseded) => shared.observer.superseded(account.job()),
+        None => shared.observer.unsettled(account.job()),
     }
 }
 

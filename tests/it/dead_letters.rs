@@ -49,7 +49,7 @@ async fn ls_lists_the_newest_first_by_kind_host_time_and_number() {
         let ran = world.run(&args).await.ended(if count == 0 { 3 } else { 0 });
         assert_eq!(ids(ran.json()).len(), count, "{args:?}");
     }
-    world.run(&["dead", "ls", "--kind", "gonne"]).await.ended(1).told(&["did you mean gone?"]);
+    world.run(&["dead", "ls", "--kind", "gonne"]).await.ended(2).told(&["did you mean gone?"]);
     world.run(&["dead", "show", "nobody"]).await.ended(3).told(&["no dead letter nobody"]);
     let json = world.run(&["dead", "show", "gone-0", "-o", "json"]).await.ended(0).json();
     assert_eq!((&json["reason"]["kind"], &json["host"]), (&"gone".into(), &"127.0.0.1".into()));

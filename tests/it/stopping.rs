@@ -123,4 +123,5 @@ async fn until_empty_works_off_what_there_is_and_ends() {
     for job in &jobs {
         assert_eq!(world.story(&job.id).await, ["done"]);
     }
+    assert!(world.queue.status().await.unwrap().workers.is_empty(), "a worker that left is not shown");
 }

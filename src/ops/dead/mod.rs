@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 use self::bulk::Verb;
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, plain, styled};
-use crate::job::JobId;
 use crate::job::failure::Kind;
 use crate::job::outcome::Counts;
 use crate::job::verdict::DeathReason;
+use crate::job::{JobId, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, Queue};
 
 /// Which letters.
@@ -116,7 +116,7 @@ async fn ls(queue: &Queue, selection: &Selection, json: bool) -> Result<Exit, Er
 
 fn usage(what: &str) -> Exit {
     render::failure(what);
-    Exit::Failed
+    Exit::Usage
 }
 
 fn list(letters: &[DeadLetter]) -> String {
@@ -220,7 +220,7 @@ fn tell(letter: &DeadLetter) {
             field("", plain(&payload(letter), 500));
         }
     }
-    if let Some(command) = letter.reason.as_ref().and_then(reproduction) {
+    if let Some(command) = reproduction(letter) {
         render::note(format!("\nreproduce it here:  {command}"));
     }
     render::note(format!("put it back:        wm-analyzer dead replay {}", letter.id));
@@ -254,12 +254,23 @@ fn tell_reason(reason: &DeathReason) {
 }
 
 /// The one command that reproduces it locally, under the same limits.
-fn reproduction(reason: &DeathReason) -> Option<String> {
-    let [from, to] = reason.bodies.as_slice() else { return None };
-    let limits = reason.failure.measured.as_ref().map_or(String::new(), |measured| {
+///
+/// It fetches anew: a body that was another one than captured, or a site that was down, may be better by now.
+fn reproduction(letter: &DeadLetter) -> Option<String> {
+    let Content::Job(job) = &letter.content else { return None };
+    let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (&job.from, &job.to) else {
+        let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
+        return Some(command(letter, &from.url, &to.url));
+    };
+    Some(command(letter, from.body_url.as_str(), to.body_url.as_str()))
+}
+
+fn command(letter: &DeadLetter, from: &str, to: &str) -> String {
+    let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
+    let limits = measured.map_or(String::new(), |measured| {
         format!(" --limits wall={}ms,heap={}", measured.limits.wall_ms, measured.limits.heap_bytes)
     });
-    Some(format!("wm-analyzer diff {} {}{limits} -v", quoted(&from.url), quoted(&to.url)))
+    format!("wm-analyzer diff {} {}{limits} -v", quoted(from), quoted(to))
 }
 
 /// A word that a shell takes as it stands: hostile URLs hold quotes and semicolons.
