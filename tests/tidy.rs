@@ -212,7 +212,11 @@ fn a_silenced_lint_has_a_reason() {
         let silent = attributes("expect").filter(|(.., after)| !balanced(after).contains("reason"));
         bare.chain(silent.map(|(at, ..)| (at, "say the reason".into()))).collect()
     }
-    let bad = [("src/a.rs", "#[allow(dead_code)]"), ("src/a.rs", "#![expect(dead_code)]\n#[cfg(reason)]")];
+    // Spelt apart: these are what the rule must find, not something that it should find here.
+    let bad = [
+        ("src/a.rs", concat!("#[", "allow(dead_code)]")),
+        ("src/a.rs", "#![expect(dead_code)]\n#[cfg(reason)]"),
+    ];
     let good = [("src/a.rs", "#[expect(dead_code, reason = \"soon\")] fn f() { a.expect(\"b\") }")];
     keep(rule, &RUST, ".rs", &bad, &good);
 }

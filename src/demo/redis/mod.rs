@@ -35,8 +35,8 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// Others may take a port between our finding it free and the server's binding it; not five times in a row.
 const PORT_TRIES: u32 = 5;
-/// `sun_path` holds 108 bytes with its NUL; our part of the path is `/wm-redis-XXXXXX/r.sock`.
-const LONGEST_BASE: usize = 107 - "/wm-redis-XXXXXX/r.sock".len();
+/// `sun_path` holds 108 bytes with its NUL; our part of the path is `/wm-redis-000000/r.sock`.
+const LONGEST_BASE: usize = 107 - "/wm-redis-000000/r.sock".len();
 
 /// Why there is no private Redis.
 #[derive(Debug, thiserror::Error)]
