@@ -307,6 +307,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_no_toml_is_named_with_its_line_and_without_what_stands_there() {
+        let text = "[api]\npassword = \"hunter2\n".to_owned();
+        let sources = Sources { texts: vec![("worker.toml".to_owned(), text)], ..Sources::default() };
+        let errors = Loaded::load(&sources).err().expect("must be refused").join("\n");
+        assert!(errors.contains("worker.toml") && errors.contains("line 2"), "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+
+    #[test]
     fn a_secret_is_never_shown_not_even_when_it_cannot_be_read() {
         let loaded = Loaded::load(&env(&[("WM__API__PASSWORD", "hunter2")])).unwrap();
         let text = format!("{}{}", loaded.show(true), loaded.to_json());

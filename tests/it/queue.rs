@@ -52,6 +52,8 @@ async fn enqueue_takes_files_and_standard_input_and_names_what_it_refuses_by_lin
     let line = |job: &wm_analyzer::job::Job| String::from_utf8(job.encode()).unwrap();
     let mixed = format!("{}\n\n{{\"v\":1}}\nnot json\n{}\n{{\"v\":9}}", line(&a), line(&b));
 
+    let torn = world.run(&["enqueue", "."]).await.ended(1);
+    torn.told(&["cannot read on"]);
     let dry = world.feed(&["enqueue", "-", "--dry-run"], &mixed).await.ended(1);
     dry.told(&["would enqueue 2", "3 refused"]);
     assert_eq!(world.keys("job:*").await, [""; 0], "a dry run changes nothing");
