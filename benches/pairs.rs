@@ -69,7 +69,8 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<Fetched> {
     let mut all = Vec::new();
     for payload in payloads {
         let job = Job::decode(payload).unwrap();
-        let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from, job.to) else {
+        let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given().cloned(), job.to)
+        else {
             panic!("not whole")
         };
         let pair = PagePair { page: None, from: *from, to: *to };

@@ -34,7 +34,7 @@ use crate::job::failure::{Failure, Kind};
 use crate::job::outcome::{Skip, SkipReason, Stop};
 use crate::job::page::{PagePair, Side, Version};
 use crate::job::report::Annotation;
-use crate::job::{Job, VersionRef};
+use crate::job::{Job, Older, VersionRef};
 
 /// Where the db app is, who we are there, and how much of it we may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ pub struct Api {
 /// Those of [`Api::resolve`]; `bad_reference` where the API would be needed and is not configured, or where an
 /// annotation could not be posted for want of a page.
 pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, Stop> {
-    if let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (&job.from, &job.to) {
+    if let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) {
         if job.page.is_none() && api.is_some_and(|api| api.post != Post::Off) {
             let detail = "field `page` is missing: an annotation is posted to a page's change";
             return Err(Failure::new(Kind::BadReference, detail).into());
@@ -153,15 +153,27 @@ impl Api {
         self.post == Post::Post
     }
 
-    /// Looks up the versions of a job; `from` absent means the version before `to` on its page.
+    /// Looks up the versions of a job; the older one may be a place in the page's history.
     ///
     /// # Errors
     /// Skips `no_previous` and `not_http`; fails as `version_missing`, `bad_reference`, `api_refused` or `api_unavailable`.
     pub async fn resolve(&self, job: &Job) -> Result<PagePair, Stop> {
         let to = self.side(Side::To, &job.to);
         let (from, to) = match &job.from {
-            Some(from) => tokio::try_join!(self.side(Side::From, from), to)?,
-            None => {
+            Older::Given(from) => tokio::try_join!(self.side(Side::From, from), to)?,
+            Older::Earliest => {
+                let to = to.await?;
+                let page = match to.page.or(job.page) {
+                    Some(page) => Some(page),
+                    None => self.record(job.to.uuid()).await.map_err(|failure| failure.on(Side::To))?.page,
+                };
+                let page = page.ok_or_else(|| {
+                    let detail = "the db app names no page of this version, and the job names none";
+                    Failure::new(Kind::BadReference, detail).on(Side::To)
+                })?;
+                (Resolved { page: Some(page), version: self.earliest(page).await? }, to)
+            }
+            Older::Previous => {
                 let to = to.await?;
                 let uuid = self.before(&job.to, to.page.or(job.page)).await?;
                 (self.side(Side::From, &VersionRef::Uuid(uuid)).await?, to)

@@ -135,7 +135,7 @@ impl Tally {
     /// The versions of the good pairs.
     pub(super) fn good_pairs(&self) -> Vec<(Uuid, Uuid)> {
         let jobs = self.cast[GOOD_CLASS].jobs.iter().filter_map(|payload| Job::decode(payload).ok());
-        jobs.filter_map(|job| Some((job.from.as_ref()?.uuid(), job.to.uuid()))).collect()
+        jobs.filter_map(|job| Some((job.from.given()?.uuid(), job.to.uuid()))).collect()
     }
 
     fn endings(&self) -> impl Iterator<Item = Ending> {

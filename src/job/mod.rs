@@ -15,6 +15,7 @@ pub mod failure;
 pub mod order;
 pub mod outcome;
 pub mod page;
+mod reference;
 pub mod report;
 pub mod verdict;
 
@@ -23,7 +24,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use self::failure::{Failure, Kind};
-use self::page::Version;
+pub use self::reference::{Older, VersionRef};
 
 /// The largest payload that is a job: references need no more (design 5.1).
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
@@ -94,26 +95,6 @@ pub enum Priority {
     High,
 }
 
-/// A version as the producer named it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum VersionRef {
-    /// Only its uuid: to be resolved through the db app's API.
-    Uuid(Uuid),
-    /// All that is needed: no API call at all.
-    Whole(Box<Version>),
-}
-
-impl VersionRef {
-    /// The version's uuid, in either form.
-    pub fn uuid(&self) -> Uuid {
-        match self {
-            Self::Uuid(uuid) => *uuid,
-            Self::Whole(version) => version.uuid,
-        }
-    }
-}
-
 /// Limits that a producer asks for; they may only lower what is configured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -140,8 +121,8 @@ pub struct Job {
     pub id: JobId,
     /// The page both versions belong to, where known.
     pub page: Option<Uuid>,
-    /// The older version; `None` means "the previous version", which needs the API.
-    pub from: Option<VersionRef>,
+    /// The older version.
+    pub from: Older,
     /// The newer version.
     pub to: VersionRef,
     /// How soon.
@@ -169,8 +150,8 @@ struct Wire {
     id: Option<JobId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     page: Option<Uuid>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    from: Option<VersionRef>,
+    #[serde(default, skip_serializing_if = "Older::is_previous")]
+    from: Older,
     to: VersionRef,
     #[serde(default)]
     priority: Priority,
@@ -194,7 +175,7 @@ impl Job {
         Self {
             id: JobId::fresh(),
             page: None,
-            from: Some(from),
+            from: Older::Given(from),
             to,
             priority: Priority::Normal,
             compare_earliest: false,
@@ -221,8 +202,8 @@ impl Job {
         let value: serde_json::Value = serde_json::from_slice(payload)
             .map_err(|e| Failure::new(Kind::Decode, format!("not JSON: {e}")))?;
         check_version(&value)?;
-        check_reference("from", value.get("from"))?;
-        check_reference("to", value.get("to"))?;
+        reference::check_older(value.get("from"))?;
+        reference::check_newer(value.get("to"))?;
         let wire: Wire = serde_path_to_error::deserialize(value).map_err(|e| {
             let field = e.path().to_string();
             Failure::new(Kind::Decode, format!("field `{field}`: {}", e.into_inner()))
@@ -235,10 +216,10 @@ impl Job {
         serde_json::to_vec(&Wire::from(self.clone())).unwrap_or_default()
     }
 
-    /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for "the previous version".
+    /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for the previous version and
+    /// `earliest` for the page's first.
     pub fn pair(&self) -> String {
-        let from = self.from.as_ref().map(|v| v.uuid().to_string()).unwrap_or_default();
-        format!("{from}..{}", self.to.uuid())
+        format!("{}..{}", self.from, self.to.uuid())
     }
 }
 
@@ -293,34 +274,6 @@ fn check_version(value: &serde_json::Value) -> Result<(), Failure> {
     }
 }
 
-/// Says what is wrong with a version reference in the producer's words, before serde would only say "no variant fits".
-fn check_reference(field: &str, value: Option<&serde_json::Value>) -> Result<(), Failure> {
-    let bad = |what: String| Err(Failure::new(Kind::BadReference, what));
-    match value {
-        None | Some(serde_json::Value::Null) if field == "from" => Ok(()),
-        None | Some(serde_json::Value::Null) => bad(format!(
-            "field `{field}` is missing: give a version's uuid, or an object with `uuid` and `body_url`"
-        )),
-        Some(serde_json::Value::String(text)) => match Uuid::parse_str(text) {
-            Ok(_) => Ok(()),
-            Err(e) => bad(format!("field `{field}` is {:?}, which is not a uuid: {e}", clip(text))),
-        },
-        Some(serde_json::Value::Object(_)) => {
-            match serde_path_to_error::deserialize::<_, Version>(value.cloned().unwrap_or_default()) {
-                Ok(_) => Ok(()),
-                Err(e) => {
-                    let path = e.path().to_string();
-                    let path = if path == "." { field.to_owned() } else { format!("{field}.{path}") };
-                    bad(format!("field `{path}`: {}", clip(&e.into_inner().to_string())))
-                }
-            }
-        }
-        Some(other) => {
-            bad(format!("field `{field}` is {}: give a uuid or an object", clip(&other.to_string())))
-        }
-    }
-}
-
 /// At most 80 characters of hostile text, for use in a message.
 fn clip(text: &str) -> String {
     let mut short: String = text.chars().take(80).collect();
@@ -353,6 +306,23 @@ mod tests {
         assert_eq!(job.to.uuid().to_string(), TO);
         assert_eq!(job.limits.wall_ms, Some(100));
         assert_eq!(Job::decode(&job.encode()).unwrap(), job);
+    }
+
+    #[test]
+    fn the_older_version_is_given_or_a_place_in_the_pages_history() {
+        let from = |field: &str| {
+            let job = Job::decode(format!(r#"{{"v":1,{field}"to":"{TO}"}}"#).as_bytes()).unwrap();
+            assert_eq!(Job::decode(&job.encode()).unwrap().from, job.from, "{field}");
+            (job.pair(), job.from)
+        };
+        for field in ["", r#""from":null,"#, r#""from":"previous","#] {
+            assert_eq!(from(field), (format!("..{TO}"), Older::Previous), "{field}");
+        }
+        assert_eq!(from(r#""from":"earliest","#), (format!("earliest..{TO}"), Older::Earliest));
+        let given = Older::Given(VersionRef::Uuid(FROM.parse().unwrap()));
+        assert_eq!(from(&format!(r#""from":"{FROM}","#)), (format!("{FROM}..{TO}"), given));
+        let (kind, detail) = refused(&format!(r#"{{"v":1,"from":"latest","to":"{TO}"}}"#));
+        assert!(kind == Kind::BadReference && detail.contains("latest"), "{detail}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Admitting jobs, and the names by which a pair is known: `unique` while it is live, `done` afterwards.
 //!
-//! A pair whose older version is "the previous one" has no `done`: which pair it is only resolving tells.
+//! A pair whose older version is only a place in the page's history has no `done`: which pair it is only resolving tells.
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -77,7 +77,7 @@ impl Queue {
         let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
-            let done_counts = job.from.is_some() && !job.again;
+            let done_counts = job.from.given().is_some() && !job.again;
             call = call
                 .key(self.inner.keys.job(&job.id))
                 .key(self.inner.keys.unique(&unique_name(&pair)))

@@ -41,8 +41,9 @@ struct Subject {
 
 impl Subject {
     fn of(job: &Job, replays: u32) -> Self {
-        let from = job.from.as_ref().map(|version| version.uuid());
-        let looked_up = !matches!((&job.from, &job.to), (Some(VersionRef::Whole(_)), VersionRef::Whole(_)));
+        let from = job.from.given().map(VersionRef::uuid);
+        let looked_up =
+            !matches!((job.from.given(), &job.to), (Some(VersionRef::Whole(_)), VersionRef::Whole(_)));
         Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0, looked_up }
     }
 

@@ -5,13 +5,14 @@ use wm_analyzer::api::{Config, Post, resolve};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::outcome::SkipReason;
 use wm_analyzer::job::page::Side;
-use wm_analyzer::job::{Job, VersionRef};
+use wm_analyzer::job::{Job, Older, VersionRef};
 
 use crate::{PAGE, api, config, failed, pair, skipped, three_versions, uuid};
 
 fn by_uuid(from: Option<u128>, to: u128) -> Job {
     let to = VersionRef::Uuid(uuid(to));
-    Job { from: from.map(|n| VersionRef::Uuid(uuid(n))), ..Job::new(to.clone(), to) }
+    let from = from.map_or(Older::Previous, |n| Older::Given(VersionRef::Uuid(uuid(n))));
+    Job { from, ..Job::new(to.clone(), to) }
 }
 
 fn whole() -> Job {
@@ -95,7 +96,7 @@ async fn one_side_may_be_whole_and_the_other_a_uuid() {
     let found = resolve(Some(&api), &job).await.unwrap();
     assert_eq!((found.page, found.from.uuid), (Some(PAGE), uuid(1)));
     assert_eq!(found.to, carried, "what the producer says of a version is not asked again");
-    job.from = None;
+    job.from = Older::Previous;
     let found = resolve(Some(&api), &job).await.unwrap();
     assert_eq!((found.from.uuid, found.to), (uuid(1), carried));
 }
@@ -131,6 +132,9 @@ async fn the_earliest_version_of_a_page_is_found_or_missing() {
     let api = api(&config(&fake));
     assert_eq!(api.earliest(PAGE).await.unwrap().uuid, uuid(1));
     assert_eq!(failed(api.earliest(uuid(7)).await).kind, Kind::VersionMissing);
+    let job = Job { from: Older::Earliest, ..by_uuid(None, 3) };
+    let pair = resolve(Some(&api), &job).await.unwrap();
+    assert_eq!((pair.page, pair.from.uuid, pair.to.uuid), (Some(PAGE), uuid(1), uuid(3)));
 }
 
 #[tokio::test]

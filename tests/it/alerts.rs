@@ -21,7 +21,7 @@ async fn a_dead_letter_is_one_alert_with_what_its_reader_needs() {
     until("an alert", async || world.ingest.alerts() == 1).await;
     assert_eq!(world.ingest.fingerprints(), [["dead-letter", "gone", "fetch"]]);
     let event = world.ingest.events().remove(0);
-    let (from, to) = (job.from.as_ref().unwrap().uuid(), job.to.uuid());
+    let (from, to) = (job.from.given().unwrap().uuid(), job.to.uuid());
     for needle in [
         "gone in fetch at 127.0.0.1",
         &format!("from {from} to {to}"),

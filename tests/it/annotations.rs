@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use wm_analyzer::demo::pages;
 use wm_analyzer::demo::site::Body;
-use wm_analyzer::job::{Job, JobId, VersionRef};
+use wm_analyzer::job::{Job, JobId, Older, VersionRef};
 
 use crate::db::{Db, FakeDb, version};
 use crate::harness::{World, until};
@@ -61,7 +61,7 @@ async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
 fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
     Job {
         id: JobId::parse(id).unwrap(),
-        from: from.map(VersionRef::Uuid),
+        from: from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from))),
         ..Job::new(VersionRef::Uuid(to), VersionRef::Uuid(to))
     }
 }

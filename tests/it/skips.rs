@@ -8,7 +8,7 @@ use wm_analyzer::job::{Job, VersionRef};
 use crate::harness::{World, until};
 
 fn change(job: &mut Job, change: impl Fn(&mut Version)) {
-    for version in job.from.iter_mut().chain([&mut job.to]) {
+    for version in job.from.given_mut().into_iter().chain([&mut job.to]) {
         if let VersionRef::Whole(version) = version {
             change(version);
         }
@@ -25,7 +25,7 @@ async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metr
     let mut by_type = world.bodies("media_type", html(), html());
     change(&mut by_type, |version| version.media_type = Some("image/png".to_owned()));
     let mut same = world.bodies("same_version", html(), html());
-    same.to = same.from.clone().unwrap();
+    same.to = same.from.given().unwrap().clone();
     let expired =
         Job { expires_at: Some(time::OffsetDateTime::UNIX_EPOCH), ..world.bodies("expired", html(), html()) };
     let json = Body::raw(&br#"{"error": "gone"}"#[..]);

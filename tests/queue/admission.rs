@@ -5,7 +5,7 @@ use std::time::Duration;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::report::Report;
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::job::{Job, JobId};
+use wm_analyzer::job::{Job, JobId, Older};
 use wm_analyzer::queue::{Admission, Queue};
 
 use crate::world::*;
@@ -129,7 +129,7 @@ async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_scri
 async fn previous_version_jobs_are_unique_by_their_newer_version() {
     let world = World::new().await;
     let queue = world.queue().await;
-    let open = Job { from: None, ..job() };
+    let open = Job { from: Older::Previous, ..job() };
     let twin = Job { id: JobId::fresh(), ..open.clone() };
     let answers = queue.enqueue(&[open.clone(), twin]).await.unwrap();
     assert_eq!(answers[1], Admission::Duplicate { holder: open.id });

@@ -230,7 +230,7 @@ pub fn report(job: &Job) -> Report {
     Report {
         schema_version: 1,
         analysis_version: 1,
-        from: job.from.as_ref().map(VersionRef::uuid).unwrap_or_default(),
+        from: job.from.given().map(VersionRef::uuid).unwrap_or_default(),
         to: job.to.uuid(),
         page: None,
         annotation: Annotation { text: None, source: None, links: None, priority: 0.5 },

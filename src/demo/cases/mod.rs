@@ -101,7 +101,7 @@ fn hash(bytes: &[u8]) -> String {
 
 /// Both versions of a job that carries them whole.
 fn versions(job: &mut Job) -> Vec<&mut Version> {
-    let both = job.from.iter_mut().chain([&mut job.to]);
+    let both = job.from.given_mut().into_iter().chain([&mut job.to]);
     let whole = both.filter_map(|version| match version {
         VersionRef::Whole(version) => Some(version.as_mut()),
         VersionRef::Uuid(_) => None,

@@ -258,7 +258,7 @@ fn tell_reason(reason: &DeathReason) {
 /// It fetches anew: a body that was another one than captured, or a site that was down, may be better by now.
 fn reproduction(letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
-    let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (&job.from, &job.to) else {
+    let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) else {
         let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
         return Some(command(letter, &from.url, &to.url));
     };

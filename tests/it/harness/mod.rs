@@ -172,7 +172,7 @@ impl World {
 
     /// The stored report on a job's pair.
     pub(crate) async fn report(&self, job: &Job) -> Option<serde_json::Value> {
-        let from = job.from.as_ref().unwrap().uuid();
+        let from = job.from.given().unwrap().uuid();
         let text = self.queue.report(from, job.to.uuid()).await.unwrap()?;
         Some(serde_json::from_str(&text).unwrap())
     }
