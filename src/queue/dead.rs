@@ -12,7 +12,7 @@ use super::scripts;
 use crate::job::failure::Kind;
 use crate::job::page::Version;
 use crate::job::verdict::DeathReason;
-use crate::job::{Job, JobId, VersionRef};
+use crate::job::{Job, JobId, LimitsRequest, VersionRef};
 
 /// What is kept of a payload that is no job: enough to see what it was.
 pub(super) const RAW_HEAD_BYTES: usize = 64 * 1024;
@@ -197,12 +197,24 @@ impl Queue {
     /// # Errors
     /// Those of Redis; letters before may be back.
     pub async fn replay(&self, ids: &[JobId]) -> Result<Vec<(JobId, Replayed)>, Error> {
+        self.replay_granting(ids, LimitsRequest::default()).await
+    }
+
+    /// The same under other limits than the configured ones, which the worker is told and judges for itself.
+    ///
+    /// # Errors
+    /// Those of Redis; letters before may be back.
+    pub async fn replay_granting(
+        &self,
+        ids: &[JobId],
+        granted: LimitsRequest,
+    ) -> Result<Vec<(JobId, Replayed)>, Error> {
         let mut answers = Vec::with_capacity(ids.len());
         for page in ids.chunks(PAGE) {
             let letters = self.letters(page).await?;
             for id in page {
                 let answer = match letters.iter().find(|letter| letter.id == *id).map(|l| &l.content) {
-                    Some(Content::Job(job)) => self.replay_job(id, job).await?,
+                    Some(Content::Job(job)) => self.replay_job(id, job, granted).await?,
                     Some(Content::Raw(_)) => Replayed::Undecodable,
                     None => Replayed::Missing,
                 };
@@ -212,7 +224,8 @@ impl Queue {
         Ok(answers)
     }
 
-    async fn replay_job(&self, id: &JobId, job: &Job) -> Result<Replayed, Error> {
+    async fn replay_job(&self, id: &JobId, job: &Job, granted: LimitsRequest) -> Result<Replayed, Error> {
+        let word = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
         let mut words = self
             .call(&scripts::REPLAY)
             .key(self.inner.keys.job(id))
@@ -220,6 +233,7 @@ impl Queue {
             .arg(self.inner.config.backlog_max)
             .arg(job.pair())
             .arg(head_start(job.priority))
+            .arg(&[word(granted.wall_ms), word(granted.heap_bytes)])
             .words()
             .await?;
         match words.text()?.as_str() {

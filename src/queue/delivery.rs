@@ -16,7 +16,7 @@ use super::{BUILD, Inner, Queue};
 use crate::job::failure::Failure;
 use crate::job::outcome::{Counts, Skip, SkipReason};
 use crate::job::verdict::DeathReason;
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, LimitsRequest};
 
 /// The right to settle one delivery, to be passed around while the delivery itself stays with its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Delivery {
     pub age: Duration,
     /// Time since it was first put off for our sake.
     pub postponed_for: Duration,
+    /// Limits that an operator granted when putting it back; empty as a rule.
+    pub granted: LimitsRequest,
     pub(super) token: String,
     pub(super) unique: String,
     alone: bool,
@@ -146,6 +148,7 @@ impl Queue {
         let expires: u64 = words.number()?;
         let cancelled = !words.text()?.is_empty();
         let postponed_for = since(words.number()?);
+        let granted = LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? };
         let job = match Job::decode(&payload) {
             Ok(job) => Job { id, ..job },
             Err(failure) => {
@@ -154,7 +157,8 @@ impl Queue {
             }
         };
         let hand = Arc::clone(&self.inner.hands);
-        let delivery = Delivery { job, counts, age, postponed_for, token, unique, alone, _hand: hand };
+        let delivery =
+            Delivery { job, counts, age, postponed_for, granted, token, unique, alone, _hand: hand };
         let delivery = Box::new(delivery);
         if cancelled {
             return Ok(Claim::Foregone(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request")));

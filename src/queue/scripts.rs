@@ -137,6 +137,11 @@ impl Words {
         }
     }
 
+    /// The next word as a limit; an absent field grants none.
+    pub(super) fn granted(&mut self) -> Result<Option<u64>, Error> {
+        self.number().map(|limit| Some(limit).filter(|limit| *limit > 0))
+    }
+
     /// The error for an answer that this build does not understand.
     pub(super) fn odd(&self, reply: &str) -> Error {
         Error::Reply { script: self.script, reply: reply.chars().take(80).collect() }

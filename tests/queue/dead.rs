@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use wm_analyzer::job::JobId;
 use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::{JobId, LimitsRequest};
 use wm_analyzer::queue::{DeadFilter, Queue, Replayed};
 
 use crate::world::*;
@@ -117,5 +117,32 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted() {
     until("the third is older than 7.5 s", async || by_age.upkeep().await.unwrap().evicted == 1).await;
     assert_eq!(left(&queue).await[..3], [false, false, false]);
     assert!(world.counter("evicted").await >= 3);
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let id = buried(&queue, Kind::MemoryExceeded, "a.test").await;
+    let ids = std::slice::from_ref(&id);
+    let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
+    assert_eq!(queue.replay_granting(ids, granted).await.unwrap()[0].1, Replayed::Replayed);
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.granted, granted);
+    assert!(delivery.job.limits.is_empty(), "the payload stays the producer's word");
+    let _ = queue.settle(delivery, retry(Duration::ZERO)).await.unwrap();
+    queue.upkeep().await.unwrap();
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.granted, granted, "a retry is the same run");
+    let _ = queue.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+
+    let wall_alone = LimitsRequest { wall_ms: Some(60_000), heap_bytes: None };
+    assert_eq!(queue.replay_granting(ids, wall_alone).await.unwrap()[0].1, Replayed::Replayed);
+    let delivery = claimed(&queue, "w").await;
+    assert_eq!(delivery.granted, wall_alone, "nothing is left of the grant before");
+    let _ = queue.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+    assert_eq!(queue.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
+    assert!(claimed(&queue, "w").await.granted.is_empty());
     world.take_stock().await;
 }
