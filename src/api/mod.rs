@@ -53,6 +53,8 @@ pub struct Config {
     pub token: SecretString,
     /// Whether annotations are posted.
     pub post: Post,
+    /// Whether annotations are posted that lack a diff.
+    pub post_partial: bool,
     /// From the connection to the last byte of one call.
     #[serde(with = "crate::job::duration")]
     pub timeout: Duration,
@@ -113,6 +115,7 @@ pub struct Api {
     caller: Caller,
     cache: Cache,
     post: Post,
+    post_partial: bool,
 }
 
 /// Turns a job's references into versions; a job that carries everything needs no API and makes no call.
@@ -145,12 +148,17 @@ impl Api {
         let Some(url) = &config.url else { return Ok(None) };
         let caller = Caller::new(call::base(url)?, config)?;
         let cache = Cache::new(config.cache_entries, config.cache_ttl);
-        Ok(Some(Self { caller, cache, post: config.post }))
+        Ok(Some(Self { caller, cache, post: config.post, post_partial: config.post_partial }))
     }
 
     /// Whether annotations are posted here, and not only prepared.
     pub fn posts(&self) -> bool {
         self.post == Post::Post
+    }
+
+    /// Whether an annotation is posted although a diff could not be made.
+    pub fn posts_partial(&self) -> bool {
+        self.posts() && self.post_partial
     }
 
     /// Looks up the versions of a job; the older one may be a place in the page's history.

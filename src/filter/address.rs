@@ -57,10 +57,39 @@ const DENIED_EXTENSIONS: [&str; 29] = [
     "xml", "zip",
 ];
 
-/// What an operator may add to the tables.
+/// What task-sheets, which took over the old job's work, admits beside that: XML that is declared as nothing better.
+/// Source: its `ALLOWED_MEDIA`, of which the other rows are synonyms above.
+const TASK_SHEETS_ALLOWED: [&str; 1] = ["application/xml"];
+
+/// And what it denies beside that: feeds. Source: its `DISALLOWED_MEDIA`.
+const TASK_SHEETS_DENIED: [&str; 1] = ["application/rss+xml"];
+
+/// Whose rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rules {
+    /// Those of web-monitoring-db's analysis job.
+    AnalysisJob,
+    /// Those, with the additions of web-monitoring-task-sheets.
+    TaskSheets,
+}
+
+impl Rules {
+    /// Media types that are allowed, and those that are denied, beside those of the old job.
+    fn additions(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            Self::AnalysisJob => (&[], &[]),
+            Self::TaskSheets => (&TASK_SHEETS_ALLOWED, &TASK_SHEETS_DENIED),
+        }
+    }
+}
+
+/// Whose rules, and what an operator may add to the tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Whose rules.
+    pub rules: Rules,
     /// Skip versions that declare no media type, instead of judging them by their extension.
     pub require_media_type: bool,
     /// Further extensions that are no page, with or without their dot, in any case.
@@ -123,8 +152,10 @@ fn like_a_page(version: &Version, config: &Config) -> Result<(), Skip> {
 fn by_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
     let canonical = canonical(declared);
     let listed = |list: &[String]| list.iter().any(|entry| self::canonical(entry) == canonical);
-    let denied = DENIED_MEDIA.contains(&canonical.as_str()) || listed(&config.extra_denied_media_types);
-    let allowed = ALLOWED_MEDIA.contains(&canonical.as_str())
+    let (also_allowed, also_denied) = config.rules.additions();
+    let among = |lists: [&[&str]; 2]| lists.iter().any(|list| list.contains(&canonical.as_str()));
+    let denied = among([&DENIED_MEDIA, also_denied]) || listed(&config.extra_denied_media_types);
+    let allowed = among([&ALLOWED_MEDIA, also_allowed])
         || canonical.starts_with("text/")
         || listed(&config.extra_allowed_media_types);
     if allowed && !denied {
@@ -181,6 +212,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
+            rules: Rules::AnalysisJob,
             require_media_type: false,
             extra_extensions: Vec::new(),
             extra_denied_media_types: Vec::new(),
@@ -288,6 +320,31 @@ mod tests {
         ] {
             let expected = (!allowed).then_some(SkipReason::MediaType);
             assert_eq!(declared(media_type, &config()), expected, "{media_type}");
+        }
+    }
+
+    #[test]
+    fn task_sheets_admits_bare_xml_and_denies_feeds_even_where_they_were_added() {
+        let task_sheets = Config { rules: Rules::TaskSheets, ..config() };
+        for (media_type, old_job, theirs) in [
+            ("application/xml", false, true),
+            ("application/rss+xml", false, false),
+            ("text/calendar", false, false),
+            ("text/html", true, true),
+            ("application/xhtml", true, true),
+            ("application/pdf", false, false),
+        ] {
+            for (config, allowed) in [(&config(), old_job), (&task_sheets, theirs)] {
+                let expected = (!allowed).then_some(SkipReason::MediaType);
+                assert_eq!(declared(media_type, config), expected, "{media_type} by {:?}", config.rules);
+            }
+        }
+        let feeds = vec!["application/rss+xml".to_owned()];
+        for (rules, expected) in
+            [(Rules::AnalysisJob, None), (Rules::TaskSheets, Some(SkipReason::MediaType))]
+        {
+            let config = Config { rules, extra_allowed_media_types: feeds.clone(), ..config() };
+            assert_eq!(declared("application/rss+xml", &config), expected);
         }
     }
 

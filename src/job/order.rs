@@ -41,7 +41,7 @@ pub struct SideOrder {
     pub content_encoding: Option<String>,
     /// SHA-256 in hex of the body, decoded; not checked where it is not known.
     pub body_hash: Option<String>,
-    /// The HTTP status it was captured with.
+    /// The worst HTTP status that is told of its capture.
     pub status: Option<u16>,
 }
 

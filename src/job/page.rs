@@ -60,6 +60,14 @@ pub struct Version {
     /// The HTTP status that the page answered with when it was captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// The worst status that the version's source told, before versions had one of their own (2021), and since.
+    #[serde(
+        default,
+        rename = "source_metadata",
+        with = "told_by_source",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub source_status: Option<u16>,
 }
 
 impl Version {
@@ -74,12 +82,56 @@ impl Version {
             content_length: None,
             capture_time: None,
             status: None,
+            source_status: None,
         }
+    }
+
+    /// The worst status that anybody told of the capture: an error page is one whoever noticed.
+    pub fn worst_status(&self) -> Option<u16> {
+        self.status.max(self.source_status)
     }
 
     /// The address whose extension counts: the captured one, else where the body is kept.
     pub fn address(&self) -> &str {
         self.url.as_deref().unwrap_or(self.body_url.as_str())
+    }
+}
+
+/// `source_metadata` is whatever a source wrote: of all of it the statuses are kept, in the names of any year.
+mod told_by_source {
+    use serde::ser::SerializeMap as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use serde_json::Value;
+
+    const STATUSES: [&str; 3] = ["status_code", "error_code", "status"];
+
+    pub(super) fn serialize<S: Serializer>(status: &Option<u16>, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry(STATUSES[0], status)?;
+        map.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+        Ok(worst(&Value::deserialize(deserializer)?))
+    }
+
+    /// The worst status in it; `None` where there is none.
+    pub(super) fn worst(source_metadata: &Value) -> Option<u16> {
+        STATUSES.iter().filter_map(|name| super::status_of(source_metadata.get(name)?)).max()
+    }
+}
+
+/// The worst status in a version's `source_metadata`; `None` where there is none.
+pub fn source_status(source_metadata: &serde_json::Value) -> Option<u16> {
+    told_by_source::worst(source_metadata)
+}
+
+/// A status as a number or as text.
+pub fn status_of(value: &serde_json::Value) -> Option<u16> {
+    match value {
+        serde_json::Value::Number(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()),
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        _ => None,
     }
 }
 
@@ -119,4 +171,35 @@ pub struct Bodies {
     pub from: Body,
     /// Of the newer version.
     pub to: Body,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_worst_status_counts_whoever_told_it_and_survives_the_wire() {
+        for (told, expected) in [
+            (json!({}), None),
+            (json!({"status": 404}), Some(404)),
+            (
+                json!({"status": 200, "source_metadata": {"status_code": 500, "statemachine": {"a": [1]}}}),
+                Some(500),
+            ),
+            (json!({"status": 503, "source_metadata": {"status_code": "200"}}), Some(503)),
+            (json!({"source_metadata": {"error_code": " 502 "}}), Some(502)),
+            (json!({"source_metadata": {"status": 500, "status_code": 200}}), Some(500)),
+            (json!({"source_metadata": "nonsense"}), None),
+            (json!({"source_metadata": null}), None),
+            (json!({"source_metadata": {"status_code": [500], "status": 99_999, "error_code": -1}}), None),
+        ] {
+            let mut version = json!({"uuid": Uuid::nil(), "body_url": "http://archive.test/1"});
+            version.as_object_mut().unwrap().extend(told.as_object().unwrap().clone());
+            let read: Version = serde_json::from_value(version).unwrap();
+            assert_eq!(read.worst_status(), expected, "{told}");
+            let again: Version = serde_json::from_value(serde_json::to_value(&read).unwrap()).unwrap();
+            assert_eq!(again, read);
+        }
+    }
 }

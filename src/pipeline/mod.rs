@@ -112,8 +112,8 @@ impl Pipeline {
     /// The annotation to the db app, where one is to have it, and only while the job is ours.
     async fn deliver(&self, pair: &PagePair, report: &Report, confirm: impl Confirm) -> Result<(), Failure> {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
-        // A partial annotation would look like one of a page that did not change: the report says what is missing.
-        if report.missing.is_empty() {
+        // A partial annotation looks like one of a page without links or text: the report says what is missing.
+        if report.missing.is_empty() || api.posts_partial() {
             confirm().await?;
             api.annotate(pair, &report.annotation).await?;
         }
@@ -179,7 +179,7 @@ fn side_order(version: &Version, body: &Body) -> SideOrder {
         content_type: body.content_type.clone(),
         content_encoding: body.content_encoding.clone(),
         body_hash: version.body_hash.clone(),
-        status: version.status,
+        status: version.worst_status(),
     }
 }
 

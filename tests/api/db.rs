@@ -31,6 +31,10 @@ pub(crate) struct Db {
     pub(crate) authorization: Option<String>,
     /// Refuse to write.
     pub(crate) read_only: bool,
+    /// Refuse every annotation, with this status and body.
+    pub(crate) refuse_posts: Option<(u16, String)>,
+    /// Where `versions/<uuid>/raw` redirects to.
+    pub(crate) raw: BTreeMap<String, String>,
     /// Answer everything with this instead.
     pub(crate) instead: Option<Canned>,
     /// Wait this long before each answer.
@@ -111,6 +115,9 @@ async fn answer(State(db): State<Arc<Mutex<Db>>>, request: Request<Body>) -> Res
             .fold(Response::builder().status(status), |r, (name, value)| r.header(*name, value));
         return response.body(Body::from(body)).unwrap();
     }
+    if let Some(place) = db.raw_of(head.uri.path()) {
+        return Response::builder().status(301).header("location", place).body(Body::empty()).unwrap();
+    }
     let (status, answer) = if db.authorization.is_some() && db.authorization != authorization {
         (401, errors(401, "Invalid credentials."))
     } else if head.method == "POST" {
@@ -160,9 +167,18 @@ impl Db {
         (200, answer)
     }
 
+    /// Where a body is that the app shows as its own; open to everybody.
+    fn raw_of(&self, path: &str) -> Option<String> {
+        let uuid = path.strip_prefix("/api/v0/versions/")?.strip_suffix("/raw")?;
+        self.raw.get(uuid).cloned()
+    }
+
     fn annotate(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
         if self.read_only {
             return (423, errors(423, "The API is in read-only mode."));
+        }
+        if let Some((status, body)) = &self.refuse_posts {
+            return (*status, serde_json::from_str(body).unwrap());
         }
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         let ["api", "v0", "pages", _, "changes", change, "annotations"] = segments[..] else {

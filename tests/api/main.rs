@@ -29,6 +29,7 @@ email = ""
 password = ""
 token = ""
 post = "post"
+post_partial = false
 timeout = "30s"
 max_concurrent = 4
 max_response = "1 MiB"

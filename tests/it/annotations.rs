@@ -1,12 +1,13 @@
 //! The db app's side: pairs named by uuid are looked up there, and each gets its annotation once.
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use wm_analyzer::demo::pages;
 use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::{Job, JobId, Older, VersionRef};
 
-use crate::db::{Db, FakeDb, version};
+use crate::db::{Db, FakeDb, errors, version};
 use crate::harness::{World, until};
 
 /// `analyst@db.test:hunter2`
@@ -56,6 +57,10 @@ async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
         .with("api.password", "hunter2")
         .with("api.post", "post");
     (world, db, page, [from, to])
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
@@ -160,12 +165,79 @@ async fn what_the_app_refuses_is_buried_with_its_words_and_what_it_does_not_know
     let reason = world.until_dead(1).await.remove(0).reason.unwrap();
     assert_eq!(reason.kind.as_str(), "version_missing");
     let pair = named("pair", Some(from), to);
-    db.look(|db| db.read_only = true);
+    let words = errors(422, "Validation failed: From version must be captured before to").to_string();
+    db.look(|db| db.refuse_posts = Some((422, words)));
+    world.send(&[Job { again: true, ..named("refused", Some(from), to) }]).await;
+    let refused = world.until_dead(2).await.remove(0).reason.unwrap();
+    assert_eq!(refused.kind.as_str(), "rejected");
+    assert!(refused.failure.detail.contains("must be captured before"), "{}", refused.failure);
+    db.look(|db| (db.refuse_posts, db.read_only) = (None, true));
     world.send(std::slice::from_ref(&pair)).await;
     world.until_it_is(&pair.id, "postponed").await;
     db.look(|db| db.read_only = false);
     world.until_it_is(&pair.id, "done").await;
-    assert_eq!(world.dead().await.len(), 1);
+    assert_eq!(world.dead().await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_pair_without_text_is_reported_with_what_is_missing_and_annotated_only_where_that_is_asked_for() {
+    for (post_partial, annotated) in [("false", 0), ("true", 1)] {
+        let (world, db, page, _) = world_with_app().await;
+        let world = world.with("api.post_partial", post_partial);
+        let (from, old) = known(&world, page, "json/old", br#"{"a": 1, "b": [1, 2]}"#.to_vec());
+        let (to, new) = known(&world, page, "json/new", br#"{"a": 2, "b": [1, 2]}"#.to_vec());
+        db.look(|db| db.versions.extend([old, new]));
+        let _worker = world.worker();
+        let pair = named("pair", Some(from), to);
+        world.send(std::slice::from_ref(&pair)).await;
+        world.until_it_is(&pair.id, "done").await;
+        let report = world.report(&pair).await.unwrap();
+        let missing: Vec<&str> =
+            report["missing"].as_array().unwrap().iter().map(|m| m["diff"].as_str().unwrap()).collect();
+        assert_eq!(missing, ["html_text_dmp", "links_json"], "{report}");
+        let annotations = db.look(|db| db.annotations.clone());
+        assert_eq!(annotations.len(), annotated);
+        for annotation in annotations.values() {
+            let fields: Vec<&str> = annotation.as_object().unwrap().keys().map(String::as_str).collect();
+            let source = FIELDS.into_iter().filter(|f| f.starts_with("source") || *f == "priority");
+            assert_eq!(fields, source.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_does_everything_but_the_call() {
+    let (world, db, _, [from, to]) = world_with_app().await;
+    let world = world.with("api.post", "dry_run");
+    let _worker = world.worker();
+    let pair = named("pair", Some(from), to);
+    world.send(std::slice::from_ref(&pair)).await;
+    world.until_it_is(&pair.id, "done").await;
+    assert_eq!(world.report(&pair).await.unwrap()["annotation"].as_object().unwrap().len(), FIELDS.len());
+    assert!(db.look(|db| db.requests.iter().all(|line| line.starts_with("GET"))));
+}
+
+#[tokio::test]
+async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_without_credentials() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let (to, mut kept) = known(&world, page, "kept", pages::pair(5, 20_000).1);
+    let place = kept["body_url"].take();
+    kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address).into();
+    kept["body_hash"] = sha256_hex(&pages::pair(5, 20_000).1).into();
+    db.look(|db| {
+        db.versions.push(kept);
+        db.raw.insert(to.to_string(), place.as_str().unwrap().to_owned());
+    });
+    let _worker = world.worker();
+    let pair = named("pair", Some(from), to);
+    world.send(std::slice::from_ref(&pair)).await;
+    world.until_it_is(&pair.id, "done").await;
+    let raw: Vec<Option<String>> = db.look(|db| {
+        let calls = db.requests.iter().zip(&db.authorizations);
+        calls.filter(|(line, _)| line.ends_with("/raw")).map(|(_, sent)| sent.clone()).collect()
+    });
+    assert_eq!(raw, [None]);
+    assert_eq!(world.site.hits("/kept"), 1);
 }
 
 #[tokio::test]

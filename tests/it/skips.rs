@@ -74,3 +74,22 @@ async fn a_skipped_pair_may_be_asked_for_again_and_a_done_one_only_on_purpose() 
     assert_eq!(world.story(&again("idle", false).id).await, ["duplicate"]);
     assert_eq!(world.site.hits("/pair/from"), 2);
 }
+
+#[tokio::test]
+async fn a_page_that_is_declared_bare_xml_is_compared_by_task_sheets_rules_alone() {
+    let world = World::new().await;
+    let xml = |name: &str| {
+        let mut job = world.pair(name, 5_000);
+        change(&mut job, |version| version.media_type = Some("application/xml".to_owned()));
+        job
+    };
+    let (old, new) = (xml("by-the-old-rules"), xml("by-task-sheets"));
+    let worker = world.worker();
+    world.send(std::slice::from_ref(&old)).await;
+    world.until_it_is(&old.id, "skipped").await;
+    worker.leave().await;
+    let world = world.with("filter.rules", "task_sheets");
+    let _worker = world.worker();
+    world.send(std::slice::from_ref(&new)).await;
+    world.until_it_is(&new.id, "done").await;
+}
