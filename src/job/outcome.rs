@@ -153,8 +153,11 @@ pub struct Counts {
     pub doubts: u32,
     /// Times its worker vanished.
     pub crashes: u32,
-    /// Times it was put off for our sake.
+    /// Times it was put off for our sake, and that was counted.
     pub postponements: u32,
+    /// The time that those postponements put it off, in milliseconds. What passed beside them is not in it.
+    #[serde(default)]
+    pub put_off_ms: u64,
     /// Times it was handed back gracefully.
     pub releases: u32,
     /// Times an operator put it back from the dead letters.

@@ -26,15 +26,39 @@ pub enum Verdict {
         /// Why.
         failure: Failure,
     },
-    /// Try again later; no attempt is spent, because the fault is ours.
+    /// Try again later; no attempt is spent, because it is not the job that failed.
     Postpone {
         /// Not before this much later.
         after: Duration,
-        /// Why.
-        failure: Failure,
+        /// Why, and thereby what it costs.
+        because: Holdup,
     },
     /// Bury it with its evidence.
     DeadLetter(Box<DeathReason>),
+}
+
+/// Why a job is put off, and thereby what that is counted as.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Holdup {
+    /// A failure of ours: counted, and the time that it costs with it; both are bounded, then the job is `stranded`.
+    Ours(Failure),
+    /// The same while a breaker is open: our house burns, and that is counted against no job.
+    BreakerOpen(Failure),
+    /// The host has all the visitors that it may have from us. Nothing was tried: not even the delivery is counted.
+    HostFull {
+        /// The host.
+        host: String,
+    },
+}
+
+impl Holdup {
+    /// The label, for logs, events and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ours(_) | Self::BreakerOpen(_) => "postponed",
+            Self::HostFull { .. } => "host_full",
+        }
+    }
 }
 
 impl Verdict {
@@ -44,7 +68,7 @@ impl Verdict {
             Self::Done(_) => "done",
             Self::Skip(_) => "skipped",
             Self::Retry { .. } => "retried",
-            Self::Postpone { .. } => "postponed",
+            Self::Postpone { because, .. } => because.as_str(),
             Self::DeadLetter(_) => "dead",
         }
     }

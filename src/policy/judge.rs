@@ -15,7 +15,7 @@ use super::backoff::full_jitter;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::{Counts, Outcome};
 use crate::job::report::BodyFacts;
-use crate::job::verdict::{DeathReason, Verdict};
+use crate::job::verdict::{DeathReason, Holdup, Verdict};
 
 /// A wall kill that used less than this share of its time on a CPU was waiting for one: the machine's fault, perhaps.
 const IDLE_SHARE: f64 = 0.2;
@@ -29,6 +29,15 @@ pub struct Evidence {
     pub worker: String,
     /// Its build.
     pub build: String,
+}
+
+/// How our own house stands, as the breakers say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum House {
+    /// Everything of ours works, as far as we know.
+    Sound,
+    /// A breaker is open: whatever is put off now is put off for that.
+    Burning,
 }
 
 /// The remedy that a failure calls for.
@@ -45,15 +54,29 @@ enum Remedy {
 }
 
 /// Decides. `chance` (0 to 1) spreads the delays; `counts` are those of the delivery that just ended.
-pub fn judge(outcome: Outcome, counts: &Counts, evidence: Evidence, config: &Config, chance: f64) -> Verdict {
+pub fn judge(
+    outcome: Outcome,
+    counts: &Counts,
+    house: House,
+    evidence: Evidence,
+    config: &Config,
+    chance: f64,
+) -> Verdict {
     match outcome {
         Outcome::Reported(report) => Verdict::Done(report),
         Outcome::Skipped(skip) => Verdict::Skip(skip),
-        Outcome::Failed(failure) => sentence(failure, counts, evidence, config, chance),
+        Outcome::Failed(failure) => sentence(failure, counts, house, evidence, config, chance),
     }
 }
 
-fn sentence(failure: Failure, counts: &Counts, evidence: Evidence, config: &Config, chance: f64) -> Verdict {
+fn sentence(
+    failure: Failure,
+    counts: &Counts,
+    house: House,
+    evidence: Evidence,
+    config: &Config,
+    chance: f64,
+) -> Verdict {
     let asked = failure.retry_after.unwrap_or(Duration::ZERO).min(config.backoff_max);
     let delay = |spent| full_jitter(config.backoff_base, config.backoff_max, spent, chance).max(asked);
     let bury = |kind, failure| bury(kind, failure, counts, evidence);
@@ -66,11 +89,22 @@ fn sentence(failure: Failure, counts: &Counts, evidence: Evidence, config: &Conf
         Remedy::RunOnceMore if counts.doubts == 0 => Verdict::Retry { after: delay(1), failure },
         Remedy::RunOnceMore if failure.kind == Kind::ZygoteLost => bury(Kind::Crashed, failure),
         Remedy::RunOnceMore => bury(failure.kind, failure),
-        Remedy::PutOff if counts.postponements < config.postponements => {
-            Verdict::Postpone { after: delay(counts.postponements + 1), failure }
-        }
-        Remedy::PutOff => bury(Kind::Stranded, failure),
+        Remedy::PutOff => match house {
+            House::Burning => {
+                let because = Holdup::BreakerOpen(failure);
+                Verdict::Postpone { after: delay(counts.postponements + 1), because }
+            }
+            House::Sound if may_wait(counts, config) => {
+                Verdict::Postpone { after: delay(counts.postponements + 1), because: Holdup::Ours(failure) }
+            }
+            House::Sound => bury(Kind::Stranded, failure),
+        },
     }
+}
+
+fn may_wait(counts: &Counts, config: &Config) -> bool {
+    counts.postponements < config.postponements
+        && Duration::from_millis(counts.put_off_ms) < config.postponed_max
 }
 
 fn remedy(failure: &Failure) -> Remedy {
@@ -144,11 +178,16 @@ mod tests {
             backoff_base: Duration::from_secs(1),
             backoff_max: Duration::from_secs(60),
             postponements: 2,
+            postponed_max: Duration::from_secs(600),
         }
     }
 
     fn judged(failure: Failure, counts: Counts) -> Verdict {
-        judge(Outcome::Failed(failure), &counts, Evidence::default(), &config(), 1.0)
+        judged_in(House::Sound, failure, counts)
+    }
+
+    fn judged_in(house: House, failure: Failure, counts: Counts) -> Verdict {
+        judge(Outcome::Failed(failure), &counts, house, Evidence::default(), &config(), 1.0)
     }
 
     fn label(kind: Kind, counts: Counts) -> &'static str {
@@ -194,6 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn time_put_off_for_our_sake_strands_a_job_as_its_count_does() {
+        let put_off = |put_off_ms| Counts { put_off_ms, postponements: 1, ..Counts::default() };
+        assert_eq!(label(Kind::ApiUnavailable, put_off(599_999)), "postponed");
+        let last = judged(Failure::new(Kind::ApiUnavailable, ""), put_off(600_000));
+        assert_eq!(buried_as(last), Some(Kind::Stranded));
+    }
+
+    #[test]
+    fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
+        let spent = Counts { postponements: 2, put_off_ms: 600_000, ..Counts::default() };
+        for kind in Kind::ALL.into_iter().filter(|kind| remedy(&Failure::new(*kind, "")) == Remedy::PutOff) {
+            let verdict = judged_in(House::Burning, Failure::new(kind, ""), spent);
+            let uncounted = matches!(verdict, Verdict::Postpone { because: Holdup::BreakerOpen(_), .. });
+            assert!(uncounted, "{kind}: {verdict:?}");
+        }
+        let gone = judged_in(House::Burning, Failure::new(Kind::Gone, ""), Counts::default());
+        assert_eq!(buried_as(gone), Some(Kind::Gone), "a job's own fault is its own, fire or not");
+    }
+
+    #[test]
     fn a_death_that_leaves_doubt_is_run_once_more_and_only_once() {
         let doubted = Counts { doubts: 1, ..Counts::default() };
         for kind in [Kind::Crashed, Kind::KilledFromOutside] {
@@ -227,8 +286,14 @@ mod tests {
     #[test]
     fn a_report_is_done_and_a_skip_is_a_skip() {
         let skip = Skip::new(SkipReason::Extension, ".pdf");
-        let verdict =
-            judge(Outcome::Skipped(skip.clone()), &Counts::default(), Evidence::default(), &config(), 0.0);
+        let verdict = judge(
+            Outcome::Skipped(skip.clone()),
+            &Counts::default(),
+            House::Sound,
+            Evidence::default(),
+            &config(),
+            0.0,
+        );
         assert_eq!(verdict, Verdict::Skip(skip));
     }
 }

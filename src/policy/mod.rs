@@ -24,4 +24,7 @@ pub struct Config {
     pub backoff_max: Duration,
     /// Postponements, for our own sake, before the job is buried as `stranded`.
     pub postponements: u32,
+    /// How long those postponements may put a job off, all together, before it is buried as `stranded`.
+    #[serde(with = "crate::job::duration")]
+    pub postponed_max: Duration,
 }

@@ -36,8 +36,6 @@ pub struct Delivery {
     pub counts: Counts,
     /// Time since it was admitted.
     pub age: Duration,
-    /// Time since it was first put off for our sake.
-    pub postponed_for: Duration,
     /// Limits that an operator granted when putting it back; empty as a rule.
     pub granted: LimitsRequest,
     pub(super) token: String,
@@ -139,6 +137,7 @@ impl Queue {
             doubts: words.number()?,
             crashes: words.number()?,
             postponements: words.number()?,
+            put_off_ms: words.number()?,
             releases: words.number()?,
             replays: words.number()?,
         };
@@ -147,7 +146,6 @@ impl Queue {
         let age = since(words.number()?);
         let expires: u64 = words.number()?;
         let cancelled = !words.text()?.is_empty();
-        let postponed_for = since(words.number()?);
         let granted = LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? };
         let job = match Job::decode(&payload) {
             Ok(job) => Job { id, ..job },
@@ -157,8 +155,7 @@ impl Queue {
             }
         };
         let hand = Arc::clone(&self.inner.hands);
-        let delivery =
-            Delivery { job, counts, age, postponed_for, granted, token, unique, alone, _hand: hand };
+        let delivery = Delivery { job, counts, age, granted, token, unique, alone, _hand: hand };
         let delivery = Box::new(delivery);
         if cancelled {
             return Ok(Claim::Foregone(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request")));

@@ -12,7 +12,7 @@
 //! | `deliveries` `failures` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
 //! | `token` `worker` `claimed_ms` | leased | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
-//! | `last` `postponed_ms` | after a retry | the last failure; since when it is put off for our sake |
+//! | `last` `put_off_ms` | after a retry | the last failure; how long counted postponements put it off |
 //! | `cancel` | once asked for | nobody wants it any more |
 //! | `died_ms` `kind` `reason` `size` | dead | the evidence, and what it weighs |
 //! | `raw` `raw_length` `raw_hash` | dead, undecodable | the first 64 KiB of what was no job |

@@ -4,6 +4,8 @@
 //! happened and whose answer was lost is told so when it is tried again (of a skip, which leaves no token behind, it is told that it came
 //! too late: nothing is written twice).
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::delivery::{Delivery, LeaseRef};
@@ -11,10 +13,10 @@ use super::error::Error;
 use super::fit::{fit_reason, fit_report};
 use super::scripts::{self, Words, millis};
 use super::{Queue, dead};
-use crate::job::failure::Stage;
+use crate::job::failure::{Failure, Stage};
 use crate::job::outcome::Skip;
 use crate::job::report::ANALYSIS_VERSION;
-use crate::job::verdict::{DeathReason, Verdict};
+use crate::job::verdict::{DeathReason, Holdup, Verdict};
 
 /// What became of a settle.
 #[must_use]
@@ -87,10 +89,22 @@ impl Queue {
                 self.finish(delivery, "skipped", why, &pair, &report.unwrap_or_default(), &done).await
             }
             Verdict::Retry { after, failure } => {
-                self.schedule(delivery, "retried", millis(*after), failure).await
+                // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
+                let counted = match failure.kind.stage() {
+                    Stage::Analyse => "doubts",
+                    Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue => {
+                        "failures"
+                    }
+                };
+                self.schedule(delivery, verdict.as_str(), *after, Some(failure), counted).await
             }
-            Verdict::Postpone { after, failure } => {
-                self.schedule(delivery, "postponed", millis(*after), failure).await
+            Verdict::Postpone { after, because } => {
+                let (failure, counted) = match because {
+                    Holdup::Ours(failure) => (Some(failure), "postponements"),
+                    Holdup::BreakerOpen(failure) => (Some(failure), "nothing"),
+                    Holdup::HostFull { .. } => (None, "undelivered"),
+                };
+                self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
             }
             Verdict::DeadLetter(reason) => {
                 let pair = delivery.job.pair();
@@ -127,22 +141,18 @@ impl Queue {
         &self,
         delivery: &Delivery,
         state: &str,
-        after_ms: u64,
-        failure: &crate::job::failure::Failure,
+        after: Duration,
+        failure: Option<&Failure>,
+        counted: &str,
     ) -> Result<Settled, Error> {
-        let last = serde_json::to_string(failure).unwrap_or_default();
-        // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
-        let counted = match (state, failure.kind.stage()) {
-            ("postponed", _) => "postponements",
-            (_, Stage::Analyse) => "doubts",
-            (_, Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue) => "failures",
-        };
+        let last = failure.and_then(|failure| serde_json::to_string(failure).ok()).unwrap_or_default();
+        let kind = failure.map_or("", |failure| failure.kind.as_str());
         let words = self
             .call(&scripts::SCHEDULE)
             .key(self.inner.keys.job(&delivery.job.id))
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
-            .arg(after_ms)
-            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
+            .arg(millis(after))
+            .arg(&[kind, &last, &delivery.job.pair(), counted])
             .words()
             .await?;
         settled(words)

@@ -16,7 +16,7 @@ use super::shutdown::Phase;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::Skip;
 use crate::job::report::Report;
-use crate::job::verdict::{DeathReason, Verdict};
+use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::Spent;
 use crate::queue::{Buried, Delivery, Presence, Status};
@@ -67,7 +67,7 @@ enum Told {
     Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
     Skipped(Skip),
     Retried { after: Duration, failure: Failure },
-    Postponed { after: Duration, failure: Failure },
+    Postponed { after: Duration, because: Holdup },
     Dead(Box<DeathReason>),
 }
 
@@ -78,8 +78,8 @@ impl Account {
             Verdict::Done(report) => Told::done(report),
             Verdict::Skip(skip) => Told::Skipped(skip.clone()),
             Verdict::Retry { after, failure } => Told::Retried { after: *after, failure: failure.clone() },
-            Verdict::Postpone { after, failure } => {
-                Told::Postponed { after: *after, failure: failure.clone() }
+            Verdict::Postpone { after, because } => {
+                Told::Postponed { after: *after, because: because.clone() }
             }
             Verdict::DeadLetter(reason) => Told::Dead(reason.clone()),
         };
@@ -186,10 +186,13 @@ impl Observer {
                 let kind = failure.kind;
                 info!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "will try again");
             }
-            Told::Postponed { after, failure } => {
+            Told::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
                 self.trouble(failure);
                 let kind = failure.kind;
                 warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
+            }
+            Told::Postponed { after, because: Holdup::HostFull { host } } => {
+                debug!(%job, pair, host = plain(host, DETAIL_BYTES), ?after, "waits for its host");
             }
             Told::Dead(reason) => self.dead(subject, reason),
         }

@@ -12,7 +12,7 @@ use crate::job::failure::{Failure, Kind};
 use crate::job::outcome::{Outcome, Skip, SkipReason};
 use crate::job::verdict::Verdict;
 use crate::pipeline::Walk;
-use crate::policy::judge::{Evidence, judge};
+use crate::policy::judge::{Evidence, House, judge};
 use crate::queue::{Delivery, LeaseRef, Settled};
 use crate::sandbox::Slot;
 
@@ -65,7 +65,8 @@ async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk) {
     let fetched_bytes = walk.bodies.iter().map(|body| body.wire_bytes).sum();
     let evidence =
         Evidence { bodies: walk.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
-    let verdict = judge(walk.outcome, &delivery.counts, evidence, &worker.policy, fastrand::f64());
+    let verdict =
+        judge(walk.outcome, &delivery.counts, House::Sound, evidence, &worker.policy, fastrand::f64());
     // Told only once it is settled, but told of the verdict that settling consumes.
     let account = Account::of(&delivery, &verdict, walk.spent, fetched_bytes);
     match settle(shared, delivery, verdict).await {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::outcome::{Skip, SkipReason};
-use wm_analyzer::job::verdict::Verdict;
+use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{Admission, Claim, DeadFilter, Delivery, Queue};
 
@@ -20,6 +20,14 @@ impl Dice {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % n
+    }
+}
+
+fn holdup(dice: &mut Dice) -> Holdup {
+    match dice.below(3) {
+        0 => Holdup::Ours(failure()),
+        1 => Holdup::BreakerOpen(failure()),
+        _ => Holdup::HostFull { host: "busy.test".to_owned() },
     }
 }
 
@@ -113,7 +121,7 @@ impl Game {
         let verdict = match self.dice.below(6) {
             0 => Verdict::Skip(Skip::new(SkipReason::Content, "a PDF")),
             1 => retry(Duration::from_millis(self.dice.below(50))),
-            2 => Verdict::Postpone { after: Duration::ZERO, failure: failure() },
+            2 => Verdict::Postpone { after: Duration::ZERO, because: holdup(&mut self.dice) },
             3 => death(Kind::Gone, "a.test"),
             4 => {
                 let _ = queue.release(delivery).await.unwrap();

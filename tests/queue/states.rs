@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::outcome::{Counts, Skip, SkipReason};
 use wm_analyzer::job::report::{Diff, Op};
-use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::job::{Job, Priority};
-use wm_analyzer::queue::{Claim, REPORT_MAX_BYTES, Replayed, Settled};
+use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::{Job, JobId, Priority};
+use wm_analyzer::queue::{Claim, Queue, REPORT_MAX_BYTES, Replayed, Settled};
 
 use crate::world::*;
 
@@ -85,19 +85,51 @@ async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_ba
 }
 
 #[tokio::test]
-async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_remembers_since_when() {
+async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_adds_up_the_time_it_costs() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let postpone = || Verdict::Postpone { after: Duration::ZERO, failure: failure() };
-    let _ = queue.settle(claimed(&queue, "w").await, postpone()).await.unwrap();
-    let first = world.field(&job.id, "postponed_ms").await.unwrap();
-    queue.upkeep().await.unwrap();
-    let _ = queue.settle(claimed(&queue, "w").await, postpone()).await.unwrap();
-    assert_eq!(world.field(&job.id, "postponed_ms").await.unwrap(), first, "the first time counts");
-    queue.upkeep().await.unwrap();
+    for after in [2, 1] {
+        put_off(&world, &queue, &job.id, Duration::from_secs(after), Holdup::Ours(failure())).await;
+    }
     let counts = claimed(&queue, "w").await.counts;
     assert_eq!((counts.failures, counts.postponements, counts.deliveries), (0, 2, 3));
+    assert_eq!(counts.put_off_ms, 3000, "the delays that were given, not the time until it ran");
+}
+
+#[tokio::test]
+async fn what_an_open_breaker_puts_off_is_counted_against_no_job() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    put_off(&world, &queue, &job.id, Duration::from_secs(9), Holdup::BreakerOpen(failure())).await;
+    let counts = claimed(&queue, "w").await.counts;
+    assert_eq!((counts.postponements, counts.put_off_ms, counts.failures, counts.deliveries), (0, 0, 0, 2));
+    assert!(world.field(&job.id, "last").await.unwrap().contains("no answer in 30 s"));
+}
+
+#[tokio::test]
+async fn waiting_for_a_full_host_counts_as_nothing_at_all_and_is_done_as_often_as_need_be() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    for _ in 0..25 {
+        let because = Holdup::HostFull { host: "busy.test".to_owned() };
+        put_off(&world, &queue, &job.id, Duration::from_secs(1), because).await;
+    }
+    let delivery = claimed(&queue, "w").await;
+    assert!(!delivery.is_solo(), "it is no suspect");
+    assert_eq!(delivery.counts, Counts { deliveries: 1, ..Counts::default() });
+    assert_eq!(world.counter("host_full").await, 25);
+}
+
+/// Claims the job, puts it off, sees it wait, and makes its time come.
+async fn put_off(world: &World, queue: &Queue, id: &JobId, after: Duration, because: Holdup) {
+    let verdict = Verdict::Postpone { after, because };
+    let _ = queue.settle(claimed(queue, "w").await, verdict).await.unwrap();
+    assert_eq!(world.take_stock().await[id.as_str()], "scheduled");
+    let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
+    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
 }
 
 #[tokio::test]

@@ -233,12 +233,14 @@ fn field(name: &str, value: String) {
 fn tell_reason(reason: &DeathReason) {
     field("stage", reason.stage.to_string());
     field("worker", format!("{} ({})", plain(&reason.worker, 100), plain(&reason.build, 60)));
-    let Counts { deliveries, failures, doubts, crashes, postponements, releases, replays } = reason.counts;
+    let Counts { deliveries, failures, doubts, crashes, postponements, put_off_ms, releases, replays } =
+        reason.counts;
+    let put_off = humantime::format_duration(Duration::from_millis(put_off_ms));
     field(
         "counts",
         format!(
             "deliveries {deliveries}, failures {failures}, doubts {doubts}, crashes {crashes}, \
-             postponements {postponements}, releases {releases}, replays {replays}"
+             postponements {postponements} ({put_off}), releases {releases}, replays {replays}"
         ),
     );
     for body in &reason.bodies {

@@ -7,8 +7,8 @@
 --          that dies of it has been counted. The same token asked twice gets the same job, so a lost answer loses none.
 -- Bound    at most 20 leftovers without a job are cleared away; a lost answer is looked for among the newest 500 leases.
 local worker, token, hands, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
-local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'releases', 'replays',
-  'unique', 'enq_ms', 'expires_ms', 'cancel', 'postponed_ms', 'granted_wall_ms', 'granted_heap_bytes' }
+local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'put_off_ms', 'releases',
+  'replays', 'unique', 'enq_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
 local function delivered(id, alone)
   local answer = { 'job', id, int(NOW), alone and '1' or '0' }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::verdict::Verdict;
+use crate::job::verdict::{Holdup, Verdict};
 
 /// How a delivery left this worker: a verdict, or none because somebody else has the job now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Ending {
     Retried,
     /// Settled for later, no attempt spent.
     Postponed,
+    /// Settled for later, because its host has all the visitors it may have.
+    HostFull,
     /// Settled as a dead letter.
     Dead,
     /// Handed back un-counted at the end of this process.
@@ -25,11 +27,12 @@ pub enum Ending {
 
 impl Ending {
     /// Every ending.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Done,
         Self::Skipped,
         Self::Retried,
         Self::Postponed,
+        Self::HostFull,
         Self::Dead,
         Self::Released,
         Self::Superseded,
@@ -42,6 +45,7 @@ impl Ending {
             Self::Skipped => "skipped",
             Self::Retried => "retried",
             Self::Postponed => "postponed",
+            Self::HostFull => "host_full",
             Self::Dead => "dead",
             Self::Released => "released",
             Self::Superseded => "superseded",
@@ -55,7 +59,8 @@ impl From<&Verdict> for Ending {
             Verdict::Done(_) => Self::Done,
             Verdict::Skip(_) => Self::Skipped,
             Verdict::Retry { .. } => Self::Retried,
-            Verdict::Postpone { .. } => Self::Postponed,
+            Verdict::Postpone { because: Holdup::Ours(_) | Holdup::BreakerOpen(_), .. } => Self::Postponed,
+            Verdict::Postpone { because: Holdup::HostFull { .. }, .. } => Self::HostFull,
             Verdict::DeadLetter(_) => Self::Dead,
         }
     }

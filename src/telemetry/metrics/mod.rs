@@ -252,7 +252,7 @@ mod tests {
     use super::*;
     use crate::job::failure::Failure;
     use crate::job::outcome::Skip;
-    use crate::job::verdict::Verdict;
+    use crate::job::verdict::{Holdup, Verdict};
 
     fn metrics() -> Arc<Metrics> {
         Metrics::new("analysis", "1.2.3", "abc")
@@ -366,7 +366,9 @@ mod tests {
         let verdicts = [
             Verdict::Skip(Skip::new(SkipReason::Content, "a PDF")),
             Verdict::Retry { after, failure: failure() },
-            Verdict::Postpone { after, failure: failure() },
+            Verdict::Postpone { after, because: Holdup::Ours(failure()) },
+            Verdict::Postpone { after, because: Holdup::BreakerOpen(failure()) },
+            Verdict::Postpone { after, because: Holdup::HostFull { host: "a.test".to_owned() } },
         ];
         for verdict in &verdicts {
             assert_eq!(Ending::from(verdict).as_str(), verdict.as_str());
