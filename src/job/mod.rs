@@ -1,7 +1,8 @@
 //! What a producer asked for: compare version `from` with version `to`.
 //!
-//! A [`Job`] is immutable and carries references, never bodies. This file holds its native wire form (v1) and says,
-//! for every payload that is not one, which field is wrong, what stood there and what to write instead.
+//! A [`Job`] is immutable and carries references, never bodies. This file holds its native wire form (v1), `activejob.rs`
+//! the forms that a Rails app has; both say of every payload that is not a job which field is wrong, what stood there and
+//! what to write instead.
 //! It does not resolve anything: that a uuid exists is the db app's word, not ours.
 //!
 //! Invariant: `Job::decode(job.encode()) == job`.
@@ -10,6 +11,7 @@
 //! Unknown fields of the job itself are refused (a misspelt `expires_at` must not be silently no expiry); unknown
 //! fields of a *version* are ignored, so that a producer may pass on what the db app's API gave it.
 
+mod activejob;
 pub mod duration;
 pub mod failure;
 pub mod order;
@@ -20,6 +22,7 @@ pub mod report;
 pub mod verdict;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -30,6 +33,8 @@ pub use self::reference::{Older, VersionRef};
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
 /// The longest job id: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
 pub const MAX_ID_BYTES: usize = 128;
+/// What the id of a follow-up ends with.
+const EARLIEST: &str = ".earliest";
 
 /// The name of a job, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no `-` first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,6 +60,11 @@ impl JobId {
         } else {
             Err(format!("a job id is 1 to {MAX_ID_BYTES} of A-Z a-z 0-9 . _ : - and does not begin with -"))
         }
+    }
+
+    /// The id of the job that follows the one with this id; `None` where that would be too long.
+    fn earliest(&self) -> Option<Self> {
+        Self::parse(&format!("{self}{EARLIEST}")).ok()
     }
 
     /// The id as text.
@@ -187,7 +197,7 @@ impl Job {
         }
     }
 
-    /// Reads a native v1 payload.
+    /// Reads a payload as a producer sent it: native v1, or a job of ActiveJob, bare or in its envelope.
     ///
     /// # Errors
     /// `decode`, `unsupported_version` or `bad_reference`, with the field, what stood there and the way out.
@@ -199,21 +209,38 @@ impl Job {
             );
             return Err(Failure::new(Kind::Decode, detail));
         }
-        let value: serde_json::Value = serde_json::from_slice(payload)
+        match serde_json::from_slice(payload) {
+            Ok(Value::Object(object)) if object.contains_key("v") => native(object.into()),
+            Ok(Value::Object(object)) => activejob::read(object).unwrap_or_else(|| {
+                let detail = "field `v` is missing: write \"v\":1, or send an ActiveJob hash";
+                Err(Failure::new(Kind::Decode, detail))
+            }),
+            Ok(_) => Err(Failure::new(Kind::Decode, "the payload is JSON but not an object")),
+            Err(e) => Err(Failure::new(Kind::Decode, format!("not JSON: {e}"))),
+        }
+    }
+
+    /// Reads what [`Job::encode`] wrote. It has no cap: that is for what comes from outside, and spelling everything
+    /// out may have made it longer.
+    ///
+    /// # Errors
+    /// As [`Job::decode`], where a newer build wrote it.
+    pub fn restore(stored: &[u8]) -> Result<Self, Failure> {
+        let value = serde_json::from_slice(stored)
             .map_err(|e| Failure::new(Kind::Decode, format!("not JSON: {e}")))?;
-        check_version(&value)?;
-        reference::check_older(value.get("from"))?;
-        reference::check_newer(value.get("to"))?;
-        let wire: Wire = serde_path_to_error::deserialize(value).map_err(|e| {
-            let field = e.path().to_string();
-            Failure::new(Kind::Decode, format!("field `{field}`: {}", e.into_inner()))
-        })?;
-        Ok(wire.into())
+        native(value)
     }
 
     /// The canonical native v1 payload of this job.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(&Wire::from(self.clone())).unwrap_or_default()
+    }
+
+    /// The job that follows this one, whatever becomes of it: the same newer version against the page's earliest.
+    pub fn follow_up(&self) -> Option<Self> {
+        let wanted = self.compare_earliest && self.from != Older::Earliest;
+        let id = self.id.earliest().filter(|_| wanted)?;
+        Some(Self { id, from: Older::Earliest, compare_earliest: false, run_at: None, ..self.clone() })
     }
 
     /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for the previous version and
@@ -260,18 +287,36 @@ impl From<Job> for Wire {
     }
 }
 
-fn check_version(value: &serde_json::Value) -> Result<(), Failure> {
-    let Some(object) = value.as_object() else {
-        return Err(Failure::new(Kind::Decode, "the payload is JSON but not an object".to_owned()));
-    };
-    match object.get("v") {
-        Some(v) if v.as_u64() == Some(1) => Ok(()),
-        Some(v) => {
-            let detail = format!("field `v` is {}: this worker reads version 1", clip(&v.to_string()));
-            Err(Failure::new(Kind::UnsupportedVersion, detail))
+/// Reads the native form.
+fn native(value: Value) -> Result<Job, Failure> {
+    match value.get("v") {
+        Some(v) if v.as_u64() == Some(1) => {}
+        v => {
+            let v = v.unwrap_or(&Value::Null).to_string();
+            let detail = format!("field `v` is {}: this worker reads version 1", clip(&v));
+            return Err(Failure::new(Kind::UnsupportedVersion, detail));
         }
-        None => Err(Failure::new(Kind::Decode, "field `v` is missing: write \"v\":1".to_owned())),
     }
+    reference::check_older(value.get("from"))?;
+    reference::check_newer(value.get("to"))?;
+    let wire: Wire = serde_path_to_error::deserialize(value).map_err(|e| {
+        let field = e.path().to_string();
+        Failure::new(Kind::Decode, format!("field `{field}`: {}", e.into_inner()))
+    })?;
+    checked(wire.into())
+}
+
+/// What the fields mean together.
+fn checked(job: Job) -> Result<Job, Failure> {
+    if job.compare_earliest && job.id.earliest().is_none() {
+        let detail = format!(
+            "field `id` has {} bytes: with `compare_earliest` at most {}, for the job that follows is `<id>{EARLIEST}`",
+            job.id.as_str().len(),
+            MAX_ID_BYTES - EARLIEST.len()
+        );
+        return Err(Failure::new(Kind::Decode, detail));
+    }
+    Ok(job)
 }
 
 /// At most 80 characters of hostile text, for use in a message.
@@ -330,7 +375,7 @@ mod tests {
         let cases = [
             ("nonsense".to_owned(), Kind::Decode, "not JSON"),
             ("[]".to_owned(), Kind::Decode, "not an object"),
-            (format!(r#"{{"to":"{TO}"}}"#), Kind::Decode, "`v` is missing"),
+            (format!(r#"{{"to":"{TO}"}}"#), Kind::Decode, "`v` is missing: write"),
             (format!(r#"{{"v":2,"to":"{TO}"}}"#), Kind::UnsupportedVersion, "`v` is 2"),
             (r#"{"v":1}"#.to_owned(), Kind::BadReference, "`to` is missing"),
             (r#"{"v":1,"to":"7"}"#.to_owned(), Kind::BadReference, "\"7\""),
@@ -345,6 +390,42 @@ mod tests {
             assert_eq!(got, kind, "{payload}: {detail}");
             assert!(detail.contains(needle), "{payload}: {detail:?} does not say {needle:?}");
         }
+    }
+
+    #[test]
+    fn a_follow_up_compares_the_same_version_with_the_earliest_and_is_followed_by_nothing() {
+        let asked = |from: &str, earliest: bool| {
+            let payload = format!(
+                r#"{{"v":1,"id":"a",{from}"to":"{TO}","priority":"low","run_at":"2030-01-02T03:04:05Z",
+                "expires_at":"2031-01-02T03:04:05Z","compare_earliest":{earliest}}}"#
+            );
+            Job::decode(payload.as_bytes()).unwrap()
+        };
+        let job = asked("", true);
+        let next = job.follow_up().unwrap();
+        assert_eq!((next.id.as_str(), next.pair()), ("a.earliest", format!("earliest..{TO}")));
+        assert_eq!((next.run_at, next.expires_at, next.priority), (None, job.expires_at, Priority::Low));
+        assert_eq!(next.follow_up(), None);
+        assert_eq!(asked("", false).follow_up(), None);
+        assert_eq!(asked(r#""from":"earliest","#, true).follow_up(), None, "that is it already");
+    }
+
+    #[test]
+    fn an_id_that_leaves_no_room_for_its_follow_up_is_refused() {
+        let payload = |length: usize| {
+            format!(r#"{{"v":1,"id":"{}","to":"{TO}","compare_earliest":true}}"#, "x".repeat(length))
+        };
+        assert!(Job::decode(payload(119).as_bytes()).unwrap().follow_up().is_some());
+        assert!(refused(&payload(120)).1.contains("at most 119"));
+    }
+
+    #[test]
+    fn what_is_stored_may_be_longer_than_what_was_sent() {
+        let url = format!("http://a.test/{}", "ü".repeat(3000));
+        let payload = format!(r#"{{"v":1,"to":{{"uuid":"{TO}","body_url":"{url}"}}}}"#);
+        let job = Job::decode(payload.as_bytes()).unwrap();
+        assert!(job.encode().len() > MAX_PAYLOAD_BYTES);
+        assert_eq!(Job::restore(&job.encode()).unwrap(), job);
     }
 
     #[test]

@@ -276,7 +276,7 @@ fn letter(id: &JobId, row: Vec<Option<Vec<u8>>>) -> Option<DeadLetter> {
     let reason = serde_json::from_slice(&field().unwrap_or_default()).ok();
     let replays = text(field()).parse().unwrap_or(0);
     let content = match payload {
-        Some(payload) => match Job::decode(&payload) {
+        Some(payload) => match Job::restore(&payload) {
             Ok(job) => Content::Job(Box::new(job)),
             Err(_) => Content::Raw(RawPayload::of(&payload)),
         },

@@ -147,7 +147,7 @@ impl Queue {
         let expires: u64 = words.number()?;
         let cancelled = !words.text()?.is_empty();
         let granted = LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? };
-        let job = match Job::decode(&payload) {
+        let job = match Job::restore(&payload) {
             Ok(job) => Job { id, ..job },
             Err(failure) => {
                 let lease = LeaseRef { id, token };
