@@ -21,6 +21,7 @@ const HANDS: usize = 16;
 fn config(url: &str) -> Config {
     Config {
         url: url.to_owned().into(),
+        tls_ca: std::path::PathBuf::new(),
         name: "bench".into(),
         connections: HANDS,
         connect_timeout: Duration::from_secs(5),

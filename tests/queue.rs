@@ -13,6 +13,8 @@ mod crashes;
 mod dead;
 #[path = "queue/inbox.rs"]
 mod inbox;
+#[path = "queue/link.rs"]
+mod link;
 #[path = "queue/random.rs"]
 mod random;
 #[path = "queue/states.rs"]

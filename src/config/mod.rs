@@ -223,6 +223,8 @@ pub fn without_credentials(url: &str) -> String {
             url.set_query(None);
             url.to_string()
         }
+        // Several hosts in one address are more than a URL.
+        Err(_) if url.starts_with("redis+sentinel://") => queue::redacted(url),
         Err(_) => "[not a URL]".to_owned(),
     }
 }

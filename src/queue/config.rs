@@ -2,19 +2,24 @@
 //!
 //! Every key stands, with why this number, in `config/default.toml`; there are no defaults here.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::address::redacted;
+
 /// Where the queue is, and its limits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// `redis://[user:password@]host:port[/db]` or `redis+unix:///path`; may hold a password, so it is never shown whole.
+    /// `redis://`, `rediss://`, `redis+unix://` or `redis+sentinel://`; may hold a password, so it is never shown whole.
     #[serde(serialize_with = "without_password")]
     pub url: SecretString,
+    /// The certificates, as a file of PEM, that may vouch for a `rediss://` server; empty for those of the machine.
+    pub tls_ca: PathBuf,
     /// The queue: `[a-z0-9][a-z0-9_-]{0,62}`.
     pub name: String,
     /// Most connections that commands share.
@@ -59,59 +64,42 @@ fn without_password<S: Serializer>(url: &SecretString, serializer: S) -> Result<
     serializer.serialize_str(&redacted(url.expose_secret()))
 }
 
-/// The address with its secrets replaced by `***`, also where it is not a URL at all.
-pub(super) fn redacted(url: &str) -> String {
-    let Ok(mut parsed) = url::Url::parse(url) else { return "***".to_owned() };
-    if parsed.password().is_some() {
-        let _ = parsed.set_password(Some("***"));
-    }
-    if parsed.query_pairs().any(|(name, _)| name == "pass") {
-        parsed.set_query(Some("***"));
-    }
-    parsed.into()
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    const SECTION: &str = r#"
+        url = "redis://127.0.0.1:6379/0"
+        tls_ca = ""
+        name = "analysis"
+        connections = 8
+        connect_timeout = "2s"
+        response_timeout = "5s"
+        lease = "90s"
+        worker_ttl = "60s"
+        report_ttl = "30days"
+        done_ttl = "30days"
+        backlog_max = 1_000_000
+        crashes_max = 2
+        releases_solo = 20
+        dead_max_count = 100_000
+        dead_max_age = "90days"
+        dead_max_bytes = "256 MiB"
+        events_max = 10_000
+    "#;
+
+    /// A section that is good, for tests of what stands in it.
+    pub(in crate::queue) fn config() -> Config {
+        toml::from_str(SECTION).unwrap()
+    }
 
     #[test]
     fn the_section_reads_as_it_is_written_and_knows_no_other_keys() {
-        let section = r#"
-            url = "redis://127.0.0.1:6379/0"
-            name = "analysis"
-            connections = 8
-            connect_timeout = "2s"
-            response_timeout = "5s"
-            lease = "90s"
-            worker_ttl = "60s"
-            report_ttl = "30days"
-            done_ttl = "30days"
-            backlog_max = 1_000_000
-            crashes_max = 2
-            releases_solo = 20
-            dead_max_count = 100_000
-            dead_max_age = "90days"
-            dead_max_bytes = "256 MiB"
-            events_max = 10_000
-        "#;
-        let config: Config = toml::from_str(section).unwrap();
+        let config = config();
         assert_eq!(config.report_ttl, Duration::from_secs(30 * 86_400));
         assert_eq!(config.dead_max_bytes, ByteSize::mib(256));
         let written = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&written).unwrap().lease, config.lease);
-        assert!(toml::from_str::<Config>(&format!("{section}\nleese = \"1s\"")).is_err());
-    }
-
-    #[test]
-    fn an_address_is_shown_without_its_password() {
-        for (url, shown) in [
-            ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
-            ("redis://u:geheim@h:1/0", "redis://u:***@h:1/0"),
-            ("redis+unix:///run/r.sock?pass=geheim", "redis+unix:///run/r.sock?***"),
-            ("geheim", "***"),
-        ] {
-            assert_eq!(redacted(url), shown);
-        }
+        assert!(toml::from_str::<Config>(&format!("{SECTION}\nleese = \"1s\"")).is_err());
     }
 }

@@ -31,7 +31,7 @@ impl Queue {
     /// Sends commands together and reads their answers.
     pub(super) async fn ask<T: redis::FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
         let mut connection = self.connection().await?;
-        Ok(pipe.query_async(&mut *connection).await?)
+        Ok(pipe.query_async(&mut connection).await?)
     }
 
     /// Stops the queue from handing out anything, until it is resumed. What is in hand goes on.
@@ -42,7 +42,7 @@ impl Queue {
         let key = self.inner.keys.paused();
         let (seconds, _): (u64, u64) = {
             let mut connection = self.connection().await?;
-            redis::cmd("TIME").query_async(&mut *connection).await?
+            redis::cmd("TIME").query_async(&mut connection).await?
         };
         let since = (seconds * 1000).to_string();
         let mut pipe = redis::pipe();

@@ -176,7 +176,7 @@ impl Queue {
             .arg(&[index, "+inf", &since_ms.to_string(), "LIMIT"])
             .arg(offset)
             .arg(PAGE)
-            .query_async(&mut *connection)
+            .query_async(&mut connection)
             .await?;
         Ok(ids.iter().filter_map(|id| JobId::parse(id).ok()).collect())
     }
@@ -188,7 +188,7 @@ impl Queue {
             pipe.cmd("HMGET").arg(self.inner.keys.job(id)).arg(&FIELDS);
         }
         let mut connection = self.connection().await?;
-        let rows: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut *connection).await?;
+        let rows: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut connection).await?;
         Ok(ids.iter().zip(rows).filter_map(|(id, row)| letter(id, row)).collect())
     }
 

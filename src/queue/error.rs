@@ -58,7 +58,13 @@ impl Error {
 
 impl From<RedisError> for Error {
     fn from(error: RedisError) -> Self {
-        let text = error.to_string();
+        let text = match error.kind() {
+            ErrorKind::Server(ServerErrorKind::Moved) => {
+                let node = error.redirect_node().map_or("another node", |(node, _)| node);
+                format!("the queue's slot is at {node} by now, which is where we go next")
+            }
+            _ => error.to_string(),
+        };
         match error.kind() {
             ErrorKind::Io
             | ErrorKind::Parse

@@ -13,6 +13,7 @@
 //! moved by a blocking command either: a client that gives up waiting would own a job and not know it. So the only
 //! blocking command waits for a hint, and a script takes the job.
 
+mod address;
 mod admission;
 mod config;
 mod control;
@@ -23,6 +24,7 @@ mod events;
 mod fit;
 mod inbox;
 mod keys;
+mod link;
 mod presence;
 mod scripts;
 mod server;
@@ -33,13 +35,10 @@ mod upkeep;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, Runtime};
-use redis::AsyncConnectionConfig;
-use redis::aio::MultiplexedConnection;
-use secrecy::ExposeSecret;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::address::redacted;
 pub use self::admission::Admission;
 pub use self::config::Config;
 pub use self::control::Paused;
@@ -56,6 +55,7 @@ pub use self::status::{Status, WorkerSeen};
 pub use self::upkeep::{Buried, Upkeep};
 
 use self::keys::Keys;
+use self::link::{Connection, Link};
 
 /// The build, as evidence names it.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -71,10 +71,7 @@ struct Inner {
     keys: Keys,
     /// What "done" means for a pair besides its analysis: where the report went.
     sink: String,
-    pool: Pool,
-    client: redis::Client,
-    /// The connection that waits; absent while somebody waits on it, or none was needed yet.
-    waiting: Mutex<Option<MultiplexedConnection>>,
+    link: Link,
     schema: OnceCell<()>,
     /// Every delivery in hand holds a clone: a suspect is claimed only with empty hands.
     hands: Arc<()>,
@@ -104,34 +101,12 @@ impl Queue {
     /// Those of [`Queue::connect`].
     pub async fn connect_for(config: &Config, sink: &str) -> Result<Self, Error> {
         let keys = Keys::new(&config.name)?;
-        let url = config.url.expose_secret();
-        let wrong = |e: redis::RedisError| {
-            let shown = self::config::redacted(url);
-            let what = e.detail().map_or_else(|| e.category().to_owned(), str::to_owned);
-            Error::Config(format!(
-                "queue url {shown:?}: {what}; write redis://host:port or redis+unix:///path"
-            ))
-        };
-        let answers = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.response_timeout));
-        let manager = Manager::new_with_config(url, answers).map_err(wrong)?;
-        let pool = Pool::builder(manager)
-            .max_size(config.connections)
-            .wait_timeout(Some(config.response_timeout))
-            .create_timeout(Some(config.connect_timeout))
-            .recycle_timeout(Some(config.response_timeout))
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|e| Error::Config(format!("queue connections: {e}")))?;
         let queue = Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
                 keys,
                 sink: sink.to_owned(),
-                pool,
-                client: redis::Client::open(url).map_err(wrong)?,
-                waiting: Mutex::new(None),
+                link: Link::new(config)?,
                 schema: OnceCell::new(),
                 hands: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
@@ -164,54 +139,32 @@ impl Queue {
 
     async fn woken(&self, at_most: Duration) -> Result<(), Error> {
         // Taken out while it waits: if this future is dropped, the connection goes too, and with it the command.
-        let kept = self.waiting().take();
-        let mut connection = match kept {
-            Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(self.inner.config.connect_timeout))
-                    .set_response_timeout(None);
-                self.inner.client.get_multiplexed_async_connection_with_config(&config).await?
-            }
-        };
+        let link = &self.inner.link;
+        let (turn, mut connection) = link.waiting().await?;
+        let patience = at_most + self.inner.config.response_timeout;
+        connection.set_response_timeout(patience);
         let seconds = at_most.as_secs_f64().max(0.001);
         let mut command = redis::cmd("BLPOP");
         command.arg(self.inner.keys.wake()).arg(seconds);
-        let patience = at_most + self.inner.config.response_timeout;
         timeout(patience, command.query_async::<redis::Value>(&mut connection))
             .await
-            .map_err(|_| Error::Unavailable("no answer while waiting".into()))??;
-        *self.waiting() = Some(connection);
+            .map_err(|_| Error::Unavailable("no answer while waiting".into()))?
+            .inspect_err(|e| link.heed(turn, e))?;
+        link.keep(turn, connection);
         Ok(())
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
-        self.inner.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// A connection for commands, on a key space that this build may touch.
-    async fn connection(&self) -> Result<deadpool_redis::Connection, Error> {
-        let mut connection = self.inner.pool.get().await.map_err(|e| self.named(e.into()))?;
+    async fn connection(&self) -> Result<Connection<'_>, Error> {
+        let mut connection = self.inner.link.get().await?;
         self.inner.schema.get_or_try_init(|| self.check_schema(&mut connection)).await?;
         Ok(connection)
     }
 
-    /// An outage with the address that it is about: whoever reads it may look after several of them.
-    fn named(&self, error: Error) -> Error {
-        match error {
-            Error::Unavailable(what) => {
-                let address = self::config::redacted(self.inner.config.url.expose_secret());
-                Error::Unavailable(format!("{address}: {what}"))
-            }
-            other => other,
-        }
-    }
-
-    async fn check_schema(&self, connection: &mut deadpool_redis::Connection) -> Result<(), Error> {
+    async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<(), Error> {
         let meta = self.inner.keys.meta();
         // Reads first: on a full Redis even a write that changes nothing is refused.
-        let found: Option<u64> =
-            redis::cmd("HGET").arg(&meta).arg("schema").query_async(&mut **connection).await?;
+        let found: Option<u64> = redis::cmd("HGET").arg(&meta).arg("schema").query_async(connection).await?;
         match found {
             Some(found) if found > keys::SCHEMA => Err(Error::NewerSchema { found, known: keys::SCHEMA }),
             Some(_) => Ok(()),
@@ -219,7 +172,7 @@ impl Queue {
                 .arg(&meta)
                 .arg("schema")
                 .arg(keys::SCHEMA)
-                .query_async(&mut **connection)
+                .query_async(connection)
                 .await?),
         }
     }

@@ -96,7 +96,7 @@ impl Call<'_> {
     /// Runs the script.
     pub(super) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
         let mut connection = self.queue.connection().await?;
-        Ok(self.invocation.invoke_async(&mut *connection).await?)
+        Ok(self.invocation.invoke_async(&mut connection).await?)
     }
 
     /// Runs a script that answers with words.

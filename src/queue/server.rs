@@ -66,9 +66,9 @@ impl Queue {
     /// Those of Redis, and [`Error::NewerSchema`].
     pub async fn preflight(&self) -> Result<Server, Error> {
         let mut connection = self.connection().await?;
-        let info: String = redis::cmd("INFO").query_async(&mut *connection).await?;
+        let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
         let before = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
-        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut *connection).await?;
+        let (seconds, micros): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
         let after = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         let ours = i64::try_from(i128::midpoint(before, after)).unwrap_or(0);
         Ok(Server::read(&info, seconds * 1000 + micros / 1000 - ours))

@@ -27,6 +27,7 @@ pub struct World {
 pub fn config(url: &str) -> Config {
     Config {
         url: url.to_owned().into(),
+        tls_ca: std::path::PathBuf::new(),
         name: "analysis".into(),
         connections: 4,
         connect_timeout: Duration::from_secs(5),
@@ -49,8 +50,14 @@ impl World {
     pub async fn new() -> Self {
         let durable = Options::default().persistent().set("appendfsync", "always");
         let redis = PrivateRedis::start(durable).unwrap();
+        let url = redis.url();
+        Self::at(redis, &url).await
+    }
+
+    /// A world on this server, whose queues find it by `url`.
+    pub async fn at(redis: PrivateRedis, url: &str) -> Self {
         let eye = eye(&redis).await;
-        Self { config: config(&redis.url()), redis, eye }
+        Self { config: config(url), redis, eye }
     }
 
     /// A queue handle: one worker's pair of hands.
@@ -153,7 +160,7 @@ impl World {
 
 async fn eye(redis: &PrivateRedis) -> MultiplexedConnection {
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
-    let client = redis::Client::open(redis.url()).unwrap();
+    let client = redis::Client::open(format!("redis+unix://{}", redis.socket().display())).unwrap();
     client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 

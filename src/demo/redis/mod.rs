@@ -27,6 +27,7 @@ use rustix::process::Signal;
 
 pub use self::find::{NoServer, Search, Server};
 use self::leash::Leashed;
+use self::options::Listen;
 pub use self::options::Options;
 
 /// A server answers within milliseconds; a machine this slow is not one to wait for.
@@ -70,19 +71,13 @@ impl Error {
     }
 }
 
-/// Where clients are told to connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Listen {
-    Socket,
-    Loopback(u16),
-}
-
 /// A running server; dropping it kills the server and removes all it wrote.
 #[derive(Debug)]
 pub struct PrivateRedis {
     server: Server,
     options: Options,
-    listen: Listen,
+    /// Of 127.0.0.1; 0 where it listens on its unix socket only.
+    port: u16,
     process: Option<Leashed>,
     dir: tempfile::TempDir,
 }
@@ -118,11 +113,14 @@ impl PrivateRedis {
             .prefix("wm-redis-")
             .tempdir_in(base.as_deref().unwrap_or(Path::new("/tmp")))
             .map_err(Error::io("make a directory for a private Redis"))?;
-        let mut redis = Self { server, options, listen: Listen::Socket, process: None, dir };
+        let mut redis = Self { server, options, port: 0, process: None, dir };
         let mut tries = PORT_TRIES;
         loop {
-            if redis.options.on_tcp() {
-                redis.listen = Listen::Loopback(free_port()?);
+            if redis.options.listen != Listen::Socket {
+                redis.port = free_port()?;
+            }
+            if redis.options.listen == Listen::Cluster {
+                redis.options = redis.options.clone().set("cluster-port", &free_port()?.to_string());
             }
             tries -= 1;
             match redis.launch() {
@@ -133,12 +131,19 @@ impl PrivateRedis {
         }
     }
 
-    /// Where clients connect: `redis+unix:///...`, or `redis://127.0.0.1:port` where [`Options::tcp`] was asked for.
+    /// Where clients connect: `redis+unix:///...`, or `redis://127.0.0.1:port` (with TLS `rediss://`) where a port was
+    /// asked for.
     pub fn url(&self) -> String {
-        match self.listen {
+        match self.options.listen {
             Listen::Socket => format!("redis+unix://{}", self.socket().display()),
-            Listen::Loopback(port) => format!("redis://127.0.0.1:{port}"),
+            Listen::Tls => format!("rediss://127.0.0.1:{}", self.port),
+            Listen::Tcp | Listen::Cluster | Listen::Sentinel => format!("redis://127.0.0.1:{}", self.port),
         }
+    }
+
+    /// The port of 127.0.0.1, 0 where none was asked for.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// The unix socket; there is always one.
@@ -195,14 +200,24 @@ impl PrivateRedis {
 
     fn launch(&mut self) -> Result<(), Error> {
         let log = File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
-        let port = match self.listen {
-            Listen::Socket => 0,
-            Listen::Loopback(port) => port,
-        };
         let mut words = self.server.words();
+        let (port, tls_port) = match self.options.listen {
+            Listen::Socket => (0, 0),
+            Listen::Tls => (0, self.port),
+            Listen::Tcp | Listen::Cluster | Listen::Sentinel => (self.port, 0),
+        };
+        if self.options.listen == Listen::Sentinel {
+            // It writes down what it learns, so it must be given a file.
+            let config = self.dir.path().join("sentinel.conf");
+            File::create(&config).map_err(Error::io("write a private sentinel's configuration"))?;
+            words.extend([config.into(), "--sentinel".into()]);
+        }
         words.extend(
             ["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"].map(OsString::from),
         );
+        if tls_port != 0 {
+            words.extend(["--tls-port", &tls_port.to_string()].map(OsString::from));
+        }
         words.extend(["--dir".into(), self.dir.path().into(), "--unixsocket".into(), self.socket().into()]);
         for (directive, value) in self.options.config() {
             words.extend([format!("--{directive}").into(), value.into()]);

@@ -2,10 +2,22 @@
 //!
 //! It starts nothing. Invariant: the defaults keep nothing on disk and evict nothing.
 
+/// Where a server listens besides its unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listen {
+    Socket,
+    Tcp,
+    Tls,
+    /// Two ports: one for clients, one for the other nodes.
+    Cluster,
+    /// It is no server of data: it watches over others.
+    Sentinel,
+}
+
 /// How the server is to be: by default in memory only, 256 MB, never evicting, on a unix socket.
 #[derive(Debug, Clone)]
 pub struct Options {
-    tcp: bool,
+    pub(super) listen: Listen,
     config: Vec<(String, String)>,
 }
 
@@ -21,7 +33,7 @@ impl Default for Options {
             ("loglevel", "warning"),
         ];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        Self { tcp: false, config }
+        Self { listen: Listen::Socket, config }
     }
 }
 
@@ -29,8 +41,34 @@ impl Options {
     /// Also listens on a free port of 127.0.0.1, which [`url`](super::PrivateRedis::url) then names.
     #[must_use]
     pub fn tcp(mut self) -> Self {
-        self.tcp = true;
+        self.listen = Listen::Tcp;
         self
+    }
+
+    /// Listens with TLS on a free port of 127.0.0.1, with this certificate and key (files of PEM).
+    #[must_use]
+    pub fn tls(mut self, certificate: &str, key: &str) -> Self {
+        self.listen = Listen::Tls;
+        // It must be given an authority to check clients against, even where it asks none for a certificate.
+        self.set("tls-cert-file", certificate)
+            .set("tls-key-file", key)
+            .set("tls-ca-cert-file", certificate)
+            .set("tls-auth-clients", "no")
+    }
+
+    /// Is a node of a cluster, on a free port of 127.0.0.1; which slots are its own is for the caller to say.
+    #[must_use]
+    pub fn cluster(mut self) -> Self {
+        self.listen = Listen::Cluster;
+        self.set("cluster-enabled", "yes")
+    }
+
+    /// Is a sentinel on a free port of 127.0.0.1, and knows of no master yet.
+    #[must_use]
+    pub fn sentinel() -> Self {
+        let config = [("unixsocketperm", "700"), ("loglevel", "warning")];
+        let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
+        Self { listen: Listen::Sentinel, config }
     }
 
     /// Keeps an append-only file, so that [`restart`](super::PrivateRedis::restart) finds again what was there.
@@ -44,11 +82,6 @@ impl Options {
     pub fn set(mut self, directive: &str, value: &str) -> Self {
         self.config.push((directive.to_owned(), value.to_owned()));
         self
-    }
-
-    /// Whether a port was asked for.
-    pub(super) fn on_tcp(&self) -> bool {
-        self.tcp
     }
 
     /// Directives and values, in the order in which they hold.

@@ -1,0 +1,332 @@
+//! The ways to Redis: TLS, sentinels that name the master, a cluster that moves our slot; each with the real servers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use redis::FromRedisValue;
+use redis::aio::MultiplexedConnection;
+use wm_analyzer::demo::redis::{Options, PrivateRedis};
+use wm_analyzer::job::Job;
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::queue::{Admission, Claim, Config, DeadFilter, Delivery, Error, Queue, Settled};
+
+use crate::world::*;
+
+const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
+/// Between two tries of somebody who has all the time in the world.
+const AGAIN: Duration = Duration::from_millis(50);
+
+async fn eye_on(redis: &PrivateRedis) -> MultiplexedConnection {
+    let url = format!("redis+unix://{}", redis.socket().display());
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+}
+
+async fn tell<T: FromRedisValue>(redis: &PrivateRedis, command: &str) -> T {
+    let mut words = command.split(' ');
+    let mut cmd = redis::cmd(words.next().unwrap());
+    let answer = cmd.arg(words.collect::<Vec<_>>()).query_async(&mut eye_on(redis).await).await;
+    answer.unwrap_or_else(|e| panic!("{command}: {e}"))
+}
+
+async fn works(queue: &Queue) {
+    let job = enqueued(queue).await;
+    let delivery = claimed(queue, "w").await;
+    assert_eq!(queue.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+}
+
+/// Settles as a worker does: what comes back is held and tried again. Answers what was said on the way.
+async fn settled_at_last(queue: &Queue, delivery: Delivery) -> Vec<String> {
+    let mut verdict = done(&delivery.job);
+    let (mut held, mut said) = (delivery, Vec::new());
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        match queue.settle(held, verdict).await {
+            Ok(settled) => {
+                assert_eq!(settled, Settled::Settled, "{said:?}");
+                return said;
+            }
+            Err(unsettled) => {
+                assert!(unsettled.source.is_transient(), "{}", unsettled.source);
+                assert!(std::time::Instant::now() < end, "{said:?}");
+                said.push(unsettled.source.to_string());
+                (held, verdict) = (unsettled.delivery, unsettled.verdict);
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
+    let options = Options::default().tls(&format!("{TLS}/site.pem"), &format!("{TLS}/site.key"));
+    let redis = match PrivateRedis::start(options) {
+        Ok(redis) => redis,
+        Err(e) if e.to_string().contains("tls-") => return println!("SKIPPED: this server has no TLS"),
+        Err(e) => panic!("{e}"),
+    };
+    let trusting = Config { tls_ca: Path::new(TLS).join("root.pem"), ..config(&redis.url()) };
+    let queue = Queue::connect(&trusting).await.unwrap();
+    works(&queue).await;
+    queue.wait(Duration::from_millis(50)).await;
+    let clients: String = tell(&redis, "CLIENT LIST").await;
+    assert!(clients.contains("cmd=blpop"), "whoever waits, waits over TLS too: {clients}");
+
+    let stranger = Queue::connect(&config(&redis.url())).await.unwrap();
+    let refused = stranger.status().await.unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("certificate") && said.contains("queue.tls_ca"), "{said}");
+    let url = redis.url().replace("127.0.0.1", "localhost");
+    let other_name = Queue::connect(&Config { url: url.into(), ..trusting }).await.unwrap();
+    assert!(other_name.status().await.unwrap_err().to_string().contains("certificate"), "the name counts");
+}
+
+/// A master, a replica that is in step with it, and a sentinel that looks after both.
+async fn watched() -> (PrivateRedis, PrivateRedis, PrivateRedis) {
+    let data = || PrivateRedis::start(Options::default().tcp().set("repl-diskless-sync-delay", "0")).unwrap();
+    let (master, replica) = (data(), data());
+    let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
+    tell::<()>(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port())).await;
+    until("the replica follows", async || tell::<u64>(&master, "WAIT 1 100").await == 1).await;
+    tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", master.port())).await;
+    for setting in ["down-after-milliseconds 300", "failover-timeout 2000"] {
+        tell::<()>(&sentinel, &format!("SENTINEL SET m {setting}")).await;
+    }
+    until("the sentinel knows the replica", async || {
+        tell::<redis::Value>(&sentinel, "SENTINEL REPLICAS m").await != redis::Value::Array(Vec::new())
+    })
+    .await;
+    (master, replica, sentinel)
+}
+
+#[tokio::test]
+async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
+    let (mut master, replica, sentinel) = watched().await;
+    let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
+    let mut world = World::at(replica, &url).await;
+    let queue = world.queue().await;
+    let jobs = [enqueued(&queue).await, enqueued(&queue).await];
+    let (held, idle) = (claimed(&queue, "w").await, claimed(&queue, "w").await);
+    let waits = tokio::spawn({
+        let queue = queue.clone();
+        async move {
+            while !matches!(queue.claim(&worker("waits")).await, Ok(Claim::Delivery(_))) {
+                queue.wait(Duration::from_secs(20)).await;
+            }
+        }
+    });
+    until("somebody waits", async || {
+        tell::<String>(&master, "INFO clients").await.contains("blocked_clients:1")
+    })
+    .await;
+    until("the replica is in step", async || tell::<u64>(&master, "WAIT 1 100").await == 1).await;
+
+    master.kill();
+    let said = settled_at_last(&queue, held).await;
+    assert!(!said.is_empty(), "there was an outage");
+    assert!(!said.iter().any(|said| said.contains("geheim")), "{said:?}");
+    assert_eq!(
+        queue.beat(&info("w"), &[idle.lease()]).await.unwrap().lost,
+        [],
+        "what is in hand is still ours"
+    );
+    assert!(settled_at_last(&queue, idle).await.is_empty(), "and the outage is over");
+    // A replica that becomes the master drops whoever was connected.
+    world.look_again().await;
+    assert_eq!(world.counter("done").await, 2, "each once");
+    let events = world.events().await;
+    for job in &jobs {
+        assert_eq!(
+            events.iter().filter(|event| **event == ("done".to_owned(), job.id.to_string())).count(),
+            1
+        );
+    }
+    let late = enqueued(&queue).await;
+    until("whoever waited found the new master", async || {
+        world.state(&late.id).await.as_deref() == Some("leased")
+    })
+    .await;
+    waits.abort();
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
+    let (master, replica, sentinel) = watched().await;
+    let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
+    let world = World::at(replica, &url).await;
+    let queue = world.queue().await;
+    let _first = enqueued(&queue).await;
+    until("the replica is in step", async || tell::<u64>(&master, "WAIT 1 100").await == 1).await;
+    let held = claimed(&queue, "w").await;
+    until("the replica is in step", async || tell::<u64>(&master, "WAIT 1 100").await == 1).await;
+    // No connection is cut: only the answers tell.
+    tell::<()>(&world.redis, "REPLICAOF NO ONE").await;
+    tell::<()>(&master, &format!("REPLICAOF 127.0.0.1 {}", world.redis.port())).await;
+    tell::<()>(&sentinel, "SENTINEL REMOVE m").await;
+    tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", world.redis.port())).await;
+    let said = settled_at_last(&queue, held).await;
+    assert!(said.iter().any(|said| said.to_lowercase().contains("read")), "{said:?}");
+    assert_eq!(world.counter("done").await, 1);
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn sentinels_that_are_away_or_know_no_such_service_are_an_outage_and_say_whose() {
+    let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
+    let url = format!("redis+sentinel://:geheim@127.0.0.1:{}/nobody", sentinel.port());
+    let queue = Queue::connect(&config(&url)).await.unwrap();
+    let error = queue.status().await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        matches!(error, Error::Unavailable(_)) && said.contains("/nobody") && !said.contains("geheim"),
+        "{said}"
+    );
+    drop(sentinel);
+    let said = queue.status().await.unwrap_err();
+    assert!(said.is_transient() && said.to_string().contains("refused"), "{said}");
+}
+
+async fn cluster(nodes: usize) -> Vec<PrivateRedis> {
+    let nodes: Vec<_> =
+        (0..nodes).map(|_| PrivateRedis::start(Options::default().cluster()).unwrap()).collect();
+    tell::<()>(&nodes[0], "CLUSTER ADDSLOTSRANGE 0 16383").await;
+    for other in &nodes[1..] {
+        let bus: Vec<String> = tell(other, "CONFIG GET cluster-port").await;
+        tell::<()>(&nodes[0], &format!("CLUSTER MEET 127.0.0.1 {} {}", other.port(), bus[1])).await;
+    }
+    for node in &nodes {
+        until("the cluster is whole", async || {
+            let info: String = tell(node, "CLUSTER INFO").await;
+            let known = format!("cluster_known_nodes:{}", nodes.len());
+            info.contains("cluster_state:ok") && info.contains(&known)
+        })
+        .await;
+    }
+    nodes
+}
+
+#[tokio::test]
+async fn every_script_works_in_a_cluster() {
+    let node = cluster(1).await.remove(0);
+    let url = node.url();
+    let world = World::at(node, &url).await;
+    let queue = world.queue().await;
+    queue.preflight().await.unwrap().fit_for_work().unwrap();
+    let all: Vec<Job> = (0..8).map(|_| job()).collect();
+    let _ = queue.enqueue(&all).await.unwrap();
+    assert!(matches!(queue.enqueue(&[twin(&all[0])]).await.unwrap()[..], [Admission::Duplicate { .. }]));
+    world.push(job().encode()).await;
+    world.push(b"no job".as_slice()).await;
+    let ingested = queue.ingest().await.unwrap();
+    assert_eq!((ingested.admitted, ingested.buried.len()), (1, 1));
+
+    let held = claimed(&queue, "w").await;
+    assert_eq!(queue.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert!(queue.confirm(&held.lease()).await.unwrap());
+    let verdict = done(&held.job);
+    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.enqueue(&[twin(&all[0])]).await.unwrap(), [Admission::AlreadyDone]);
+    for verdict in [retry(Duration::ZERO), death(Kind::Gone, "a.test"), death(Kind::Gone, "b.test")] {
+        let held = claimed(&queue, "w").await;
+        assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    }
+    assert_eq!(queue.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    let lost = dies_with(claimed(&queue, "dead").await);
+    queue.upkeep().await.unwrap();
+    world.expire(&lost.id).await;
+    let upkeep = queue.upkeep().await.unwrap();
+    assert_eq!(upkeep.reclaimed, 1);
+    let dead = queue.dead(&DeadFilter::default(), 10).await.unwrap();
+    assert_eq!(dead.len(), 3);
+    let (replayed, discarded) = (all[2].id.clone(), all[3].id.clone());
+    let _ = queue.replay(std::slice::from_ref(&replayed)).await.unwrap();
+    assert_eq!(queue.discard(std::slice::from_ref(&discarded)).await.unwrap(), 1);
+    assert!(queue.cancel(&replayed).await.unwrap());
+    queue.pause("me", "a look").await.unwrap();
+    assert!(queue.resume("me").await.unwrap().is_some());
+    queue.wait(Duration::from_millis(20)).await;
+    assert_eq!(queue.status().await.unwrap().dead, 1);
+    world.take_stock().await;
+
+    let scripts =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/queue/lua")).unwrap().count() - 1;
+    let info: String = world.ask("INFO", "memory").await;
+    assert!(
+        info.contains(&format!("number_of_cached_scripts:{scripts}\r\n")),
+        "one is missing above: {scripts} of\n{info}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_lost() {
+    let mut nodes = cluster(2).await;
+    let (there, here) = (nodes.pop().unwrap(), nodes.pop().unwrap());
+    let world = World::at(there, &here.url()).await;
+    let queue = world.queue().await;
+    let jobs: Vec<Job> = (0..12).map(|_| job()).collect();
+    let _ = queue.enqueue(&jobs).await.unwrap();
+    let (held, idle) = (claimed(&queue, "w").await, claimed(&queue, "w").await);
+
+    let slot: u64 = tell(&here, &format!("CLUSTER KEYSLOT {}", key("ready"))).await;
+    let (from, to): (String, String) =
+        (tell(&here, "CLUSTER MYID").await, world.ask("CLUSTER", "MYID").await);
+    tell::<()>(&world.redis, &format!("CLUSTER SETSLOT {slot} IMPORTING {from}")).await;
+    tell::<()>(&here, &format!("CLUSTER SETSLOT {slot} MIGRATING {to}")).await;
+    let mut hands = vec![held, idle];
+    let mut waited = 0;
+    loop {
+        let next: Vec<String> = tell(&here, &format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
+        // With a part of the keys here and a part there, all that a worker does is either done whole or not at all.
+        match queue.claim(&worker("w")).await {
+            Ok(Claim::Delivery(delivery)) => hands.push(*delivery),
+            Ok(_) => {}
+            Err(e) => {
+                assert!(e.is_transient(), "{e}");
+                waited += 1;
+            }
+        }
+        let leases: Vec<_> = hands.iter().map(Delivery::lease).collect();
+        for outcome in [queue.beat(&info("w"), &leases).await.map(drop), queue.upkeep().await.map(drop)] {
+            assert!(outcome.as_ref().err().is_none_or(Error::is_transient), "{outcome:?}");
+        }
+        if let Some(held) = hands.pop() {
+            let verdict = done(&held.job);
+            match queue.settle(held, verdict).await {
+                Ok(settled) => assert_eq!(settled, Settled::Settled),
+                Err(unsettled) => {
+                    assert!(unsettled.source.is_transient(), "{}", unsettled.source);
+                    hands.push(unsettled.delivery);
+                }
+            }
+        }
+        let Some(name) = next.first() else { break };
+        tell::<()>(&here, &format!("MIGRATE 127.0.0.1 {} {name} 0 1000", world.redis.port())).await;
+    }
+    assert!(waited > 0, "it was in the way");
+    for node in [&world.redis, &here] {
+        tell::<()>(node, &format!("CLUSTER SETSLOT {slot} NODE {to}")).await;
+    }
+    for held in hands {
+        settled_at_last(&queue, held).await;
+    }
+    until("all are done, by the node that has them now", async || {
+        match queue.claim(&worker("w")).await {
+            Ok(Claim::Delivery(delivery)) => drop(settled_at_last(&queue, *delivery).await),
+            Ok(_) => {}
+            Err(e) => assert!(e.is_transient(), "{e}"),
+        }
+        world.counter("done").await == 12
+    })
+    .await;
+    queue.wait(Duration::from_millis(20)).await;
+    assert!(world.take_stock().await.is_empty());
+    // Home again, when that node is gone.
+    let said = {
+        drop(world);
+        queue.status().await.unwrap_err()
+    };
+    assert!(said.is_transient(), "{said}");
+    let moved = queue.status().await.unwrap_err();
+    assert!(moved.is_transient() && moved.to_string().contains("by now"), "{moved}");
+}
