@@ -2,7 +2,13 @@
 //!
 //! Not what a diff costs: the jobs here do nothing. `cargo bench --bench queue -- [BACKLOG ...]`, by default 1000 and
 //! 100000; each backlog is one line of JSON, measured on a private redis-server that writes no disk.
+//!
+//! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS]]]` (by default 20000, 32, 5) runs `bullmq-official` beside
+//! ours, in turn on the same server; it is built on first use, in `benches/peer` with a lock of its own.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
+
+#[path = "queue/peer.rs"]
+mod peer;
 
 use std::time::{Duration, Instant};
 
@@ -43,6 +49,11 @@ fn config(url: &str) -> Config {
 #[tokio::main]
 async fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
+    if std::env::args().any(|arg| arg == "--peer") {
+        let redis = PrivateRedis::start(Options::default().tcp().set("maxmemory", "0")).unwrap();
+        let number = |at: usize, default| sizes.get(at).copied().unwrap_or(default);
+        return peer::compare(&redis, number(0, 20_000), number(1, 32), number(2, 5)).await;
+    }
     let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
     let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();

@@ -15,6 +15,8 @@ mod dead;
 mod inbox;
 #[path = "queue/link.rs"]
 mod link;
+#[path = "queue/many.rs"]
+mod many;
 #[path = "queue/random.rs"]
 mod random;
 #[path = "queue/states.rs"]

@@ -74,7 +74,10 @@ pub enum Claim {
     Solo,
 }
 
-/// The token of one claim, given back when no answer came: the job may have been handed out all the same.
+/// Most jobs that one claim takes, however many are asked for: some 2 ms of Redis.
+pub const CLAIM_MOST: usize = 100;
+
+/// The token of one claim, given back when no answer came: jobs may have been handed out all the same.
 struct Ticket<'q> {
     inner: &'q Inner,
     token: String,
@@ -100,36 +103,20 @@ impl Drop for Ticket<'_> {
     }
 }
 
-impl Queue {
-    /// Takes the next job, if there is one and this worker may have it. May be cancelled: a job whose answer was lost
-    /// is handed out again to the next claim of this queue handle.
-    ///
-    /// # Errors
-    /// Those of Redis; nothing is in hand then.
-    pub async fn claim(&self, worker: &WorkerId) -> Result<Claim, Error> {
-        let mut ticket = Ticket::take(&self.inner);
-        let mut words = self
-            .call(&scripts::CLAIM)
-            .arg(worker.as_str())
-            .arg(&ticket.token)
-            .arg(Arc::strong_count(&self.inner.hands) - 1)
-            .arg(u8::from(ticket.unanswered))
-            .words()
-            .await?;
-        ticket.answered = true;
-        match words.text()?.as_str() {
-            "job" => self.delivered(worker, std::mem::take(&mut ticket.token), words).await,
-            "empty" => Ok(Claim::Empty),
-            "paused" => Ok(Claim::Paused),
-            "solo" => Ok(Claim::Solo),
-            odd => Err(words.odd(odd)),
-        }
-    }
+/// A job as the claim script hands it out, in the order of its `FIELDS`.
+struct Handed {
+    id: JobId,
+    payload: Vec<u8>,
+    counts: Counts,
+    unique: String,
+    enq_ms: u64,
+    expires_ms: u64,
+    cancelled: bool,
+    granted: LimitsRequest,
+}
 
-    async fn delivered(&self, worker: &WorkerId, token: String, mut words: Words) -> Result<Claim, Error> {
-        let id = JobId::parse(&words.text()?).map_err(|e| words.odd(&e))?;
-        let now: u64 = words.number()?;
-        let alone = words.number::<u8>()? == 1;
+impl Handed {
+    fn read(id: JobId, words: &mut Words) -> Result<Self, Error> {
         let payload = words.bytes().unwrap_or_default();
         let counts = Counts {
             deliveries: words.number()?,
@@ -141,59 +128,130 @@ impl Queue {
             releases: words.number()?,
             replays: words.number()?,
         };
-        let unique = words.text()?;
-        let since = |then: u64| Duration::from_millis(if then == 0 { 0 } else { now.saturating_sub(then) });
-        let age = since(words.number()?);
-        let expires: u64 = words.number()?;
-        let cancelled = !words.text()?.is_empty();
-        let granted = LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? };
-        let job = match Job::restore(&payload) {
-            Ok(job) => Job { id, ..job },
-            Err(failure) => {
-                let lease = LeaseRef { id, token };
-                return self.bury_unreadable(worker, &lease, &unique, counts, failure, &payload).await;
+        Ok(Self {
+            id,
+            payload,
+            counts,
+            unique: words.text()?,
+            enq_ms: words.number()?,
+            expires_ms: words.number()?,
+            cancelled: !words.text()?.is_empty(),
+            granted: LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? },
+        })
+    }
+}
+
+impl Queue {
+    /// Takes the next job, if there is one and this worker may have it; otherwise as [`Queue::claim_many`].
+    ///
+    /// # Errors
+    /// Those of Redis; nothing is in hand then.
+    pub async fn claim(&self, worker: &WorkerId) -> Result<Claim, Error> {
+        Ok(self.claim_many(worker, 1).await?.pop().unwrap_or(Claim::Empty))
+    }
+
+    /// Takes the next jobs, at most so many and at most [`CLAIM_MOST`]; where there is none that this worker may have,
+    /// why. Never without an answer, and more than asked for only where that is an older answer that was lost. May be
+    /// cancelled: jobs whose answer was lost are handed out again to the next claim of this queue handle.
+    ///
+    /// # Errors
+    /// Those of Redis; nothing is in hand then.
+    pub async fn claim_many(&self, worker: &WorkerId, most: usize) -> Result<Vec<Claim>, Error> {
+        let mut ticket = Ticket::take(&self.inner);
+        let mut words = self
+            .call(&scripts::CLAIM)
+            .arg(worker.as_str())
+            .arg(&ticket.token)
+            .arg(Arc::strong_count(&self.inner.hands) - 1)
+            .arg(u8::from(ticket.unanswered))
+            .arg(most.clamp(1, CLAIM_MOST))
+            .words()
+            .await?;
+        ticket.answered = true;
+        match words.text()?.as_str() {
+            "jobs" => self.delivered(worker, &ticket.token, words).await,
+            "empty" => Ok(vec![Claim::Empty]),
+            "paused" => Ok(vec![Claim::Paused]),
+            "solo" => Ok(vec![Claim::Solo]),
+            odd => Err(words.odd(odd)),
+        }
+    }
+
+    /// Reads what was handed out. One that cannot be buried now runs out of its lease, and is handed out again: no
+    /// reason to let go of the others.
+    async fn delivered(&self, worker: &WorkerId, token: &str, mut words: Words) -> Result<Vec<Claim>, Error> {
+        let now: u64 = words.number()?;
+        let alone = words.number::<u8>()? == 1;
+        let (mut claims, mut trouble) = (Vec::new(), None);
+        while let Some(id) = words.next() {
+            let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
+            let handed = Handed::read(id, &mut words)?;
+            match Job::restore(&handed.payload) {
+                Ok(job) => claims.push(self.claimed(handed, job, token, alone, now)),
+                Err(failure) => match self.bury_unreadable(worker, token, handed, failure).await {
+                    Ok(buried) => claims.extend(buried),
+                    Err(e) => trouble = Some(e),
+                },
             }
-        };
-        let hand = Arc::clone(&self.inner.hands);
-        let delivery = Delivery { job, counts, age, granted, token, unique, alone, _hand: hand };
-        let delivery = Box::new(delivery);
-        if cancelled {
-            return Ok(Claim::Foregone(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request")));
         }
-        if expires != 0 && now > expires {
-            let late = Duration::from_millis(now - expires);
+        match (claims.is_empty(), trouble) {
+            (true, Some(e)) => Err(e),
+            (true, None) => Ok(vec![Claim::Empty]),
+            (false, _) => Ok(claims),
+        }
+    }
+
+    fn claimed(&self, handed: Handed, job: Job, token: &str, alone: bool, now: u64) -> Claim {
+        let delivery = Box::new(Delivery {
+            job: Job { id: handed.id, ..job },
+            counts: handed.counts,
+            age: Duration::from_millis(if handed.enq_ms == 0 {
+                0
+            } else {
+                now.saturating_sub(handed.enq_ms)
+            }),
+            granted: handed.granted,
+            token: token.to_owned(),
+            unique: handed.unique,
+            alone,
+            _hand: Arc::clone(&self.inner.hands),
+        });
+        if handed.cancelled {
+            return Claim::Foregone(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request"));
+        }
+        if handed.expires_ms != 0 && now > handed.expires_ms {
+            let late = Duration::from_millis(now - handed.expires_ms);
             let detail = format!("expired {} before its turn came", humantime::format_duration(late));
-            return Ok(Claim::Foregone(delivery, Skip::new(SkipReason::Expired, detail)));
+            return Claim::Foregone(delivery, Skip::new(SkipReason::Expired, detail));
         }
-        Ok(Claim::Delivery(delivery))
+        Claim::Delivery(delivery)
     }
 
     /// A stored payload that cannot be read is no reason to hand it out again.
     async fn bury_unreadable(
         &self,
         worker: &WorkerId,
-        lease: &LeaseRef,
-        unique: &str,
-        counts: Counts,
+        token: &str,
+        handed: Handed,
         failure: Failure,
-        payload: &[u8],
-    ) -> Result<Claim, Error> {
+    ) -> Result<Option<Claim>, Error> {
         let kind = failure.kind;
         let reason = DeathReason {
             kind,
             stage: kind.stage(),
             failure,
-            counts,
+            counts: handed.counts,
             bodies: Vec::new(),
             worker: worker.to_string(),
             build: BUILD.to_owned(),
         };
-        match self.bury(lease, unique, "", &reason, Some(payload)).await? {
+        let lease = LeaseRef { id: handed.id, token: token.to_owned() };
+        match self.bury(&lease, &handed.unique, "", &reason, Some(&handed.payload)).await? {
             Settled::Settled => {
-                let id = lease.id.clone();
-                Ok(Claim::Buried(Box::new(Buried { id, pair: String::new(), reason })))
+                let buried = Buried { id: lease.id, pair: String::new(), reason };
+                Ok(Some(Claim::Buried(Box::new(buried))))
             }
-            Settled::Superseded => Ok(Claim::Empty),
+            Settled::Superseded => Ok(None),
         }
     }
 

@@ -21,6 +21,7 @@ mod dead;
 mod delivery;
 mod error;
 mod events;
+mod finish;
 mod fit;
 mod inbox;
 mod keys;
@@ -43,7 +44,7 @@ pub use self::admission::Admission;
 pub use self::config::Config;
 pub use self::control::Paused;
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
-pub use self::delivery::{Claim, Delivery, LeaseRef};
+pub use self::delivery::{CLAIM_MOST, Claim, Delivery, LeaseRef};
 pub use self::error::Error;
 pub use self::events::Event;
 pub use self::fit::{REPORT_MAX_BYTES, fit_report};
@@ -54,6 +55,7 @@ pub use self::settle::{Settled, Unreleased, Unsettled};
 pub use self::status::{Status, WorkerSeen};
 pub use self::upkeep::{Buried, Upkeep};
 
+use self::finish::Finishes;
 use self::keys::Keys;
 use self::link::{Connection, Link};
 
@@ -77,6 +79,8 @@ struct Inner {
     hands: Arc<()>,
     /// Tokens of claims whose answer never came; the next claim asks for the same job again.
     unanswered: Mutex<Vec<String>>,
+    /// Jobs that end now, and go to Redis together.
+    finishes: Finishes,
 }
 
 impl std::fmt::Debug for Queue {
@@ -110,6 +114,7 @@ impl Queue {
                 schema: OnceCell::new(),
                 hands: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
+                finishes: Finishes::default(),
             }),
         };
         match queue.connection().await {

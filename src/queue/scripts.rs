@@ -82,7 +82,7 @@ impl Queue {
 
 impl Call<'_> {
     /// Declares a key of the script's own.
-    pub(super) fn key(mut self, key: String) -> Self {
+    pub(super) fn key(mut self, key: impl ToRedisArgs) -> Self {
         self.invocation.key(key);
         self
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::delivery::{Delivery, LeaseRef};
 use super::error::Error;
+use super::finish::Finish;
 use super::fit::{fit_reason, fit_report};
 use super::scripts::{self, Words, millis};
 use super::{Queue, dead};
@@ -74,7 +75,7 @@ impl Queue {
             Verdict::Done(report) => {
                 let pair = format!("{}..{}", report.from, report.to);
                 let done = self.done_name(&pair, report.analysis_version);
-                self.finish(delivery, "done", "", &pair, &fit_report(report), &done).await
+                self.finish(self.ending(delivery, ("done", ""), pair, fit_report(report), &done)).await
             }
             Verdict::Skip(skip) => {
                 let pair = delivery.job.pair();
@@ -86,7 +87,8 @@ impl Queue {
                 });
                 let done = self.done_name(&pair, ANALYSIS_VERSION);
                 let why = skip.reason.as_str();
-                self.finish(delivery, "skipped", why, &pair, &report.unwrap_or_default(), &done).await
+                let report = report.unwrap_or_default();
+                self.finish(self.ending(delivery, ("skipped", why), pair, report, &done)).await
             }
             Verdict::Retry { after, failure } => {
                 // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
@@ -113,28 +115,20 @@ impl Queue {
         }
     }
 
-    async fn finish(
+    /// The end of a job as the script wants it.
+    fn ending(
         &self,
         delivery: &Delivery,
-        state: &str,
-        why: &str,
-        pair: &str,
-        report: &str,
+        (state, why): (&str, &str),
+        pair: String,
+        report: String,
         done: &str,
-    ) -> Result<Settled, Error> {
-        let keys = &self.inner.keys;
-        let words = self
-            .call(&scripts::FINISH)
-            .key(keys.job(&delivery.job.id))
-            .key(keys.unique(&delivery.unique))
-            .key(keys.report(pair))
-            .key(keys.done(done))
-            .arg(&[delivery.job.id.as_str(), &delivery.token, state, why, pair, report])
-            .arg(millis(self.inner.config.report_ttl))
-            .arg(millis(self.inner.config.done_ttl))
-            .words()
-            .await?;
-        settled(words)
+    ) -> Finish {
+        let (keys, id) = (&self.inner.keys, &delivery.job.id);
+        Finish {
+            keys: [keys.job(id), keys.unique(&delivery.unique), keys.report(&pair), keys.done(done)],
+            args: [id.to_string(), delivery.token.clone(), state.to_owned(), why.to_owned(), pair, report],
+        }
     }
 
     async fn schedule(
@@ -147,7 +141,7 @@ impl Queue {
     ) -> Result<Settled, Error> {
         let last = failure.and_then(|failure| serde_json::to_string(failure).ok()).unwrap_or_default();
         let kind = failure.map_or("", |failure| failure.kind.as_str());
-        let words = self
+        let mut words = self
             .call(&scripts::SCHEDULE)
             .key(self.inner.keys.job(&delivery.job.id))
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
@@ -155,7 +149,7 @@ impl Queue {
             .arg(&[kind, &last, &delivery.job.pair(), counted])
             .words()
             .await?;
-        settled(words)
+        settled(&mut words)
     }
 
     /// Buries a delivery; `unreadable` is its payload where that is no job.
@@ -179,7 +173,7 @@ impl Queue {
             Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
             None => call.arg(&["", "", ""]),
         };
-        settled(call.words().await?)
+        settled(&mut call.words().await?)
     }
 
     /// Hands a delivery back unfinished, at its old place and without counting it as delivered.
@@ -192,14 +186,15 @@ impl Queue {
             &delivery.token,
             &delivery.job.pair(),
         ]);
-        match call.words().await.and_then(settled) {
+        match call.words().await.and_then(|mut words| settled(&mut words)) {
             Ok(settled) => Ok(settled),
             Err(source) => Err(Box::new(Unreleased { delivery, source })),
         }
     }
 }
 
-fn settled(mut words: Words) -> Result<Settled, Error> {
+/// The next answer of a script that settles.
+pub(super) fn settled(words: &mut Words) -> Result<Settled, Error> {
     match words.text()?.as_str() {
         "settled" => Ok(Settled::Settled),
         "superseded" => Ok(Settled::Superseded),

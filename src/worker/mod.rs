@@ -27,7 +27,7 @@ use self::observe::Observer;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
-use crate::queue::{self, Claim, Queue, WorkerId};
+use crate::queue::{self, CLAIM_MOST, Claim, Queue, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -141,16 +141,18 @@ impl Shared {
                 slot = self.worker.pool.acquire() => slot,
                 () = self.phases().reached(Phase::Quiet) => break,
             };
-            match self.claim(&mut fit).await {
-                Ok(claim) => {
+            let mut slots = self.and_what_is_free(slot);
+            match self.claim(&mut fit, slots.len()).await {
+                Ok(claims) => {
                     trouble_wait = Duration::ZERO;
                     self.observer.redis_up();
-                    if self.take(claim, slot, tasks).await == Took::Everything {
+                    slots.truncate(claims.len());
+                    if self.take_all(claims, slots, tasks).await == Took::Everything {
                         break;
                     }
                 }
                 Err(e) => {
-                    drop(slot);
+                    drop(slots);
                     fit = false;
                     self.observer.redis_down(&e.to_string());
                     trouble_wait = (trouble_wait * 2).clamp(Duration::from_millis(100), TROUBLE_WAIT_MAX);
@@ -161,12 +163,37 @@ impl Shared {
     }
 
     /// Claims, after a look at a Redis that is new to us or was away: one that evicts keys would lose what it is given.
-    async fn claim(&self, fit: &mut bool) -> Result<Claim, queue::Error> {
+    async fn claim(&self, fit: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
         if !*fit {
             self.worker.queue.preflight().await?.fit_for_work()?;
             *fit = true;
         }
-        self.worker.queue.claim(&self.worker.id).await
+        self.worker.queue.claim_many(&self.worker.id, most).await
+    }
+
+    /// The slot that was waited for and all that are free besides: one claim for all of them.
+    fn and_what_is_free(&self, slot: Slot) -> Vec<Slot> {
+        let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
+        std::iter::once(slot).chain(free).take(CLAIM_MOST).collect()
+    }
+
+    async fn take_all(
+        self: &Arc<Self>,
+        claims: Vec<Claim>,
+        mut slots: Vec<Slot>,
+        tasks: &mut JoinSet<()>,
+    ) -> Took {
+        for claim in claims {
+            // A lost answer that is given again may hold more than there are slots now.
+            let slot = match slots.pop() {
+                Some(slot) => slot,
+                None => self.worker.pool.acquire().await,
+            };
+            if self.take(claim, slot, tasks).await == Took::Everything {
+                return Took::Everything;
+            }
+        }
+        Took::Something
     }
 
     async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> Took {

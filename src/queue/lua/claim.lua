@@ -1,39 +1,64 @@
--- Hands one job to one worker, under a lease and a token.
+-- Hands jobs to one worker, each under a lease, all of them under one token.
 -- KEYS     none of its own; job:<id> follows from what stands first in the order
--- ARGV     1 worker, 2 token, 3 deliveries this worker has in hand, 4 1 when a claim with this token went unanswered
+-- ARGV     1 worker, 2 token, 3 deliveries this worker has in hand, 4 1 when a claim with this token went unanswered,
+--          5 how many at most
 -- Returns  paused | empty | solo (a suspect waits until this worker's hands are empty, or runs in them) |
---          job, id, now_ms, 1 when alone, then the fields in FIELDS ('' where absent)
+--          jobs, now_ms, 1 when alone, then per job: id, and the fields in FIELDS ('' where absent)
 -- Why      Peek, check, then take: a job must never be in neither place. The delivery is counted here, so that a worker
---          that dies of it has been counted. The same token asked twice gets the same job, so a lost answer loses none.
--- Bound    at most 20 leftovers without a job are cleared away; a lost answer is looked for among the newest 500 leases.
-local worker, token, hands, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
+--          that dies of it has been counted. The same token asked twice gets the same jobs, so a lost answer loses none.
+-- Bound    as many as asked for (Rust asks for at most 100; a lost answer is given again whole); leftovers without a
+--          job are cleared away in at most 20 rounds; a lost answer is looked for among the newest 500 leases.
+local worker, token, hands, unanswered, most = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1', arg(5)
 local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'put_off_ms', 'releases',
   'replays', 'unique', 'enq_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
-local function delivered(id, alone)
-  local answer = { 'job', id, int(NOW), alone and '1' or '0' }
-  local fields = redis.call('HMGET', job_key(id), unpack(FIELDS))
-  for i = 1, #FIELDS do answer[#answer + 1] = fields[i] or '' end
-  return answer
-end
-
-local function take(id, from, alone)
-  local job = job_key(id)
-  redis.call('ZREM', from, id)
-  redis.call('ZADD', LEASE, NOW + LEASE_MS, id)
-  redis.call('HSET', job, 'state', 'leased', 'token', token, 'worker', worker, 'claimed_ms', int(NOW))
-  redis.call('HINCRBY', job, 'deliveries', 1)
-  if alone then redis.call('SET', SOLO_TURN, worker .. '|' .. id, 'PX', LEASE_MS) end
-  return delivered(id, alone)
-end
-
-local function first(zset, highest)
-  for _ = 1, 20 do
-    local id = redis.call('ZRANGEBYSCORE', zset, '-inf', highest, 'LIMIT', 0, 1)[1]
-    if not id then return nil end
-    if redis.call('HEXISTS', job_key(id), 'payload') == 1 then return id end
-    redis.call('ZREM', zset, id)
+local function answer(ids, jobs, alone)
+  local words = { 'jobs', int(NOW), alone and '1' or '0' }
+  for i, id in ipairs(ids) do
+    words[#words + 1] = id
+    for field = 1, #FIELDS do words[#words + 1] = jobs[i][field] or '' end
   end
+  return words
+end
+
+local function lease(ids)
+  local leases = {}
+  for _, id in ipairs(ids) do
+    leases[#leases + 1] = NOW + LEASE_MS
+    leases[#leases + 1] = id
+  end
+  redis.call('ZADD', LEASE, unpack(leases))
+end
+
+local function take(ids, jobs, from, alone)
+  redis.call('ZREM', from, unpack(ids))
+  lease(ids)
+  for i, id in ipairs(ids) do
+    local deliveries = int(tonumber(jobs[i][2] or 0) + 1)
+    redis.call('HSET', job_key(id), 'state', 'leased', 'token', token, 'worker', worker, 'claimed_ms', int(NOW),
+      'deliveries', deliveries)
+    jobs[i][2] = deliveries
+  end
+  if alone then redis.call('SET', SOLO_TURN, worker .. '|' .. ids[1], 'PX', LEASE_MS) end
+  return answer(ids, jobs, alone)
+end
+
+-- Those that stand first, with their fields; that look is also how each derived key is touched before the first write.
+local function first(zset, highest, many)
+  for _ = 1, 20 do
+    local ids, jobs, leftovers = {}, {}, {}
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', highest, 'LIMIT', 0, many)) do
+      local fields = redis.call('HMGET', job_key(id), unpack(FIELDS))
+      if fields[1] then
+        ids[#ids + 1], jobs[#jobs + 1] = id, fields
+      else
+        leftovers[#leftovers + 1] = id
+      end
+    end
+    if leftovers[1] then redis.call('ZREM', zset, unpack(leftovers)) end
+    if ids[1] or not leftovers[1] then return ids, jobs end
+  end
+  return {}, {}
 end
 
 -- One worker at a time runs suspects, one at a time, with nothing beside them.
@@ -41,31 +66,38 @@ local function solo()
   local turn = redis.call('GET', SOLO_TURN)
   if turn and string.sub(turn, 1, #worker + 1) == worker .. '|' then return { 'solo' } end
   if turn and turn ~= worker then return nil end
-  local id = first(SOLO, NOW)
-  if not id then
+  local ids, jobs = first(SOLO, NOW, 1)
+  if not ids[1] then
     if turn then redis.call('DEL', SOLO_TURN) end
     return nil
   end
   if not turn and NOW < tonumber(redis.call('HGET', META, 'solo_rest_ms') or 0) then return nil end
-  if hands == 0 then return take(id, SOLO, true) end
+  if hands == 0 then return take(ids, jobs, SOLO, true) end
   redis.call('DEL', SOLO_TURN) -- a write that is allowed at maxmemory, so that the next one is too
   redis.call('SET', SOLO_TURN, worker, 'PX', LEASE_MS)
   return { 'solo' }
 end
 
-if unanswered then
+-- What was handed out under this token, and never arrived.
+local function again()
+  local ids, jobs = {}, {}
   for _, id in ipairs(redis.call('ZREVRANGE', LEASE, 0, 499)) do
     if redis.call('HGET', job_key(id), 'token') == token then
-      redis.call('ZADD', LEASE, 'XX', NOW + LEASE_MS, id)
-      return delivered(id, redis.call('GET', SOLO_TURN) == worker .. '|' .. id)
+      ids[#ids + 1], jobs[#jobs + 1] = id, redis.call('HMGET', job_key(id), unpack(FIELDS))
     end
   end
+  if not ids[1] then return nil end
+  lease(ids)
+  return answer(ids, jobs, redis.call('GET', SOLO_TURN) == worker .. '|' .. ids[1])
 end
+
+local given = unanswered and again()
+if given then return given end
 if redis.call('EXISTS', PAUSED) == 1 then return { 'paused' } end
-local answer = solo()
-if answer then return answer end
-local id = first(READY, '+inf')
-if not id then return { 'empty' } end
-answer = take(id, READY, false)
+given = solo()
+if given then return given end
+local ids, jobs = first(READY, '+inf', most)
+if not ids[1] then return { 'empty' } end
+given = take(ids, jobs, READY, false)
 if redis.call('ZCARD', READY) > 0 then wake() end
-return answer
+return given

@@ -1,24 +1,47 @@
--- Settles a delivery as done or skipped: the job leaves, what became of it stays.
--- KEYS     1 job:<id>, 2 unique:<sha256>, 3 report:<pair>, 4 done:<sha256>
--- ARGV     1 id, 2 token, 3 done|skipped, 4 why, 5 pair, 6 report (JSON), 7 its life in ms, 8 life of `done` in ms
--- Returns  settled | superseded
--- Why      Report, memory and the end of the job are one fact. A second settle with the same token finds the token in
---          `done` and is told that it was settled, not that it came too late.
--- Bound    one job.
-local id, token, state, why, pair = arg(1), arg(2), arg(3), arg(4), arg(5)
-local ended = end_delivery(id, key(1), token)
-if ended == 'superseded' and redis.call('GET', key(4)) == token then ended = 'settled' end
-if ended ~= 'ended' then return { ended } end
+-- Settles deliveries as done or skipped: the jobs leave, what became of them stays.
+-- KEYS     per job: job:<id>, unique:<sha256>, report:<pair>, done:<sha256>
+-- ARGV     1 life of a report in ms, 2 life of `done` in ms; then per job: id, token, done|skipped, why, pair, report (JSON)
+-- Returns  per job: settled | superseded
+-- Why      Report, memory and the end of a job are one fact. A second settle with the same token finds the token in
+--          `done` and is told that it was settled, not that it came too late. Several at once, because what a job
+--          costs here is mostly the call; each is judged on its own, and all before the first write.
+-- Bound    as many jobs as are given (Rust gives at most 100).
+local answers, gone, turn, counts = {}, {}, redis.call('GET', SOLO_TURN), {}
+local leases, endings = {}, {}
 
-redis.call('UNLINK', key(1))
-unlock(key(2), id)
-if state == 'done' then
-  redis.call('SET', key(3), arg(6), 'PX', arg(7))
-  redis.call('SET', key(4), token, 'PX', arg(8))
-else
-  redis.call('SET', key(3), arg(6), 'PX', arg(7), 'NX') -- a late skip never replaces what was found before
+for i = 0, (#KEYS - 13) / 4 - 1 do
+  local k, a = i * 4, 2 + i * 6
+  local id, token = arg(a + 1), arg(a + 2)
+  local j = redis.call('HMGET', key(k + 1), 'token', 'claimed_ms', 'settled')
+  if j[1] == token then
+    answers[#answers + 1] = 'settled'
+    leases[#leases + 1] = id
+    endings[#endings + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
+      report = arg(a + 6), report_key = key(k + 3), done_key = key(k + 4), claimed_ms = j[2] }
+    gone[#gone + 1] = key(k + 1)
+    if redis.call('GET', key(k + 2)) == id then gone[#gone + 1] = key(k + 2) end
+  elseif j[3] == token or redis.call('GET', key(k + 4)) == token then
+    answers[#answers + 1] = 'settled'
+  else
+    answers[#answers + 1] = 'superseded'
+  end
 end
-count(state)
-if state == 'skipped' then count('skipped:' .. why) end
-event(state, id, pair, why)
-return { 'settled' }
+if not leases[1] then return answers end
+
+redis.call('ZREM', LEASE, unpack(leases)) -- allowed at maxmemory, and so is everything after it
+redis.call('UNLINK', unpack(gone))
+local function tally(field) counts[field] = (counts[field] or 0) + 1 end
+for _, e in ipairs(endings) do
+  if turn then end_turn(e.id, e.claimed_ms) end
+  if e.state == 'done' then
+    redis.call('SET', e.report_key, e.report, 'PX', arg(1))
+    redis.call('SET', e.done_key, e.token, 'PX', arg(2))
+  else
+    redis.call('SET', e.report_key, e.report, 'PX', arg(1), 'NX') -- a late skip never replaces what was found before
+    tally('skipped:' .. e.why)
+  end
+  tally(e.state)
+  event(e.state, e.id, e.pair, e.why)
+end
+for field, by in pairs(counts) do count(field, by) end
+return answers

@@ -1,0 +1,123 @@
+//! Ending jobs as done or skipped: those that end at the same moment are settled in one call.
+//!
+//! Invariant: each of them gets an answer of its own, and where a call for several fails each tries again by itself, so
+//! that no job is held up by another one's trouble.
+//!
+//! # Why
+//! A call costs Redis more than the job in it. Nobody waits for company: whoever finds no call under way makes one, and
+//! what comes meanwhile goes with the next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Queue;
+use super::error::Error;
+use super::scripts::{self, Words, millis};
+use super::settle::{Settled, settled};
+
+/// Most jobs that one call ends: some 2 ms of Redis.
+const MOST: usize = 100;
+/// Most bytes of reports in one call, unless it is a single one: what Redis takes in within a millisecond.
+const MOST_BYTES: usize = 1 << 20;
+
+/// One job's end, as the script wants it: `job`, `unique`, `report`, `done`; id, token, state, why, pair, report.
+#[derive(Debug)]
+pub(super) struct Finish {
+    pub(super) keys: [String; 4],
+    pub(super) args: [String; 6],
+}
+
+impl Finish {
+    fn bytes(&self) -> usize {
+        self.args.iter().map(String::len).sum()
+    }
+}
+
+/// A job's end that waits for its call, and where its answer goes.
+struct Waiting {
+    finish: Arc<Finish>,
+    answer: oneshot::Sender<Result<Settled, Error>>,
+}
+
+/// The ends that wait for a call, and the right to make one.
+#[derive(Default)]
+pub(super) struct Finishes {
+    waiting: Mutex<Vec<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Finishes {
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next ones that fit into a call; who was given up meanwhile is left out.
+    fn next(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting();
+        waiting.retain(|one| !one.answer.is_closed());
+        let mut bytes = 0;
+        let fit = waiting.iter().take(MOST).take_while(|one| {
+            let first = bytes == 0;
+            bytes += one.finish.bytes();
+            first || bytes <= MOST_BYTES
+        });
+        let fit = fit.count();
+        waiting.drain(..fit).collect()
+    }
+}
+
+impl Queue {
+    /// Ends a job, together with those that end now.
+    pub(super) async fn finish(&self, finish: Finish) -> Result<Settled, Error> {
+        let finish = Arc::new(finish);
+        let (answer, mut answered) = oneshot::channel();
+        self.inner.finishes.waiting().push(Waiting { finish: Arc::clone(&finish), answer });
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answered => match answer {
+                    Ok(answer) => return answer,
+                    // The call that it was part of failed, or was given up: by itself it meets no trouble but its own.
+                    Err(_) => return settled(&mut self.finish_all(&[&finish]).await?),
+                },
+                _turn = self.inner.finishes.turn.lock() => self.finish_next().await,
+            }
+        }
+    }
+
+    /// Makes one call, where anybody is left to make it for.
+    async fn finish_next(&self) {
+        let mut next = self.inner.finishes.next();
+        if next.is_empty() {
+            return;
+        }
+        let parts: Vec<&Finish> = next.iter().map(|one| &*one.finish).collect();
+        match self.finish_all(&parts).await {
+            Ok(mut words) => {
+                for one in next {
+                    let _ = one.answer.send(settled(&mut words));
+                }
+            }
+            // The trouble of a single one is its own; of several each hears only that there is no answer.
+            Err(e) => {
+                if let (Some(only), []) = (next.pop(), &next[..]) {
+                    let _ = only.answer.send(Err(e));
+                }
+            }
+        }
+    }
+
+    async fn finish_all(&self, finishes: &[&Finish]) -> Result<Words, Error> {
+        let config = &self.inner.config;
+        let mut call =
+            self.call(&scripts::FINISH).arg(millis(config.report_ttl)).arg(millis(config.done_ttl));
+        for finish in finishes {
+            for key in &finish.keys {
+                call = call.key(key);
+            }
+            call = call.arg(&finish.args);
+        }
+        call.words().await
+    }
+}

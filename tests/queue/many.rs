@@ -1,0 +1,121 @@
+//! Several at once: one call claims them, one call ends them, and each is still judged on its own.
+
+use futures_util::future::join_all;
+use wm_analyzer::job::Job;
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Queue, Settled};
+
+use crate::world::*;
+
+async fn enqueue(queue: &Queue, count: usize) -> Vec<Job> {
+    let jobs: Vec<Job> = (0..count).map(|_| job()).collect();
+    for batch in jobs.chunks(CLAIM_MOST) {
+        let _ = queue.enqueue(batch).await.unwrap();
+    }
+    jobs
+}
+
+async fn claim(queue: &Queue, name: &str, most: usize) -> Vec<Delivery> {
+    let claims = queue.claim_many(&worker(name), most).await.unwrap();
+    let deliveries = claims.into_iter().map(|claim| match claim {
+        Claim::Delivery(delivery) => *delivery,
+        other => panic!("{other:?}"),
+    });
+    deliveries.collect()
+}
+
+fn ids<'a>(jobs: impl IntoIterator<Item = &'a Job>) -> Vec<&'a str> {
+    jobs.into_iter().map(|job| job.id.as_str()).collect()
+}
+
+/// How many scripts the server has run.
+async fn scripts(world: &World) -> u64 {
+    let stats: String = world.ask("INFO", "commandstats").await;
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_claim_for_many_hands_out_the_first_in_their_order_and_never_more_than_asked_for() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let jobs = enqueue(&queue, CLAIM_MOST + 7).await;
+    let three = claim(&queue, "w", 3).await;
+    assert_eq!(ids(three.iter().map(|d| &d.job)), ids(&jobs[..3]));
+    assert!(three.iter().all(|d| d.counts.deliveries == 1 && !d.is_solo()));
+    let most = claim(&queue, "w", usize::MAX).await;
+    assert_eq!(ids(most.iter().map(|d| &d.job)), ids(&jobs[3..CLAIM_MOST + 3]));
+    assert_eq!(claim(&queue, "w", 50).await.len(), 4, "what is left");
+    assert!(matches!(queue.claim_many(&worker("w"), 50).await.unwrap()[..], [Claim::Empty]));
+    world.take_stock().await;
+}
+
+#[tokio::test]
+async fn many_that_end_at_the_same_moment_share_a_call_and_each_has_its_own_answer() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueue(&queue, 60).await;
+    let hands = claim(&queue, "w", 60).await;
+    let lost = hands[41].job.id.clone();
+    world.expire(&lost).await;
+    assert_eq!(queue.upkeep().await.unwrap().reclaimed, 1);
+    let before = scripts(&world).await;
+    let settled = join_all(hands.into_iter().map(|delivery| async {
+        let (id, verdict) = (delivery.job.id.clone(), done(&delivery.job));
+        (id, queue.settle(delivery, verdict).await.unwrap())
+    }));
+    for (id, settled) in settled.await {
+        assert_eq!(settled, if id == lost { Settled::Superseded } else { Settled::Settled }, "{id}");
+    }
+    let calls = scripts(&world).await - before;
+    assert!(calls < 10, "{calls} calls for 60 jobs");
+    assert_eq!(world.counter("done").await, 59);
+    let left = world.take_stock().await;
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "solo".to_owned())]);
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_ended_holds_up_no_other() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueue(&queue, 20).await;
+    let hands = claim(&queue, "w", 20).await;
+    let ill = hands[7].job.id.clone();
+    let lock = key(&format!("unique:{}", world.field(&ill, "unique").await.unwrap()));
+    let _: u64 = world.ask("DEL", &lock).await;
+    let _: u64 = world.ask("RPUSH", &[&lock, "what is no string"]).await;
+    let settled = join_all(hands.into_iter().map(|delivery| async {
+        let (id, verdict) = (delivery.job.id.clone(), done(&delivery.job));
+        (id, queue.settle(delivery, verdict).await)
+    }));
+    for (id, settled) in settled.await {
+        match settled {
+            Ok(settled) => assert!(id != ill && settled == Settled::Settled),
+            Err(unsettled) => assert_eq!((&unsettled.delivery.job.id, &id), (&ill, &ill)),
+        }
+    }
+    assert_eq!(world.state(&ill).await.as_deref(), Some("leased"), "not half ended");
+    assert_eq!(world.counter("done").await, 19);
+}
+
+#[tokio::test]
+async fn a_lost_answer_for_many_is_given_again_whole_to_the_next_claim() {
+    let world = World::new().await;
+    let (queue, wire) = world.queue_over_a_wire().await;
+    // A first call only learns that the script is not there yet.
+    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    let jobs = enqueue(&queue, 6).await;
+    wire.lose_the_next_answer();
+    assert!(queue.claim_many(&worker("w"), 5).await.unwrap_err().is_transient());
+    let again = claim(&queue, "w", 2).await;
+    let mut given: Vec<&str> = ids(again.iter().map(|delivery| &delivery.job));
+    given.sort_unstable();
+    let mut asked = ids(&jobs[..5]);
+    asked.sort_unstable();
+    assert_eq!(given, asked);
+    assert!(again.iter().all(|delivery| delivery.counts.deliveries == 1), "counted once");
+    assert_eq!(ids(claim(&queue, "w", 2).await.iter().map(|d| &d.job)), ids(&jobs[5..]));
+    for delivery in again {
+        let verdict = done(&delivery.job);
+        assert_eq!(queue.settle(delivery, verdict).await.unwrap(), Settled::Settled);
+    }
+}
