@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::Config;
 use crate::job::LimitsRequest;
 use crate::ops;
+use crate::sandbox::Limits;
 
 /// Compares captured versions of web pages, job by job, and lets no page bring it down.
 #[derive(Debug, Parser)]
@@ -80,7 +81,7 @@ pub struct Diff {
     pub from: String,
     /// The newer version: a file or a URL.
     pub to: String,
-    /// Lower the limits, e.g. wall=2s,heap=64MiB.
+    /// Other limits than the configured ones, e.g. wall=2s,heap=64MiB; up to sandbox.max_wall and sandbox.max_heap.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
     pub limits: LimitsRequest,
     /// Also say what was measured.
@@ -201,6 +202,13 @@ pub enum Dead {
         /// How.
         #[command(flatten)]
         bulk: Bulk,
+        /// Under another wall clock than the configured one, e.g. 30s; up to sandbox.max_wall.
+        #[arg(long, value_name = "TIME", value_parser = wall_ms)]
+        wall: Option<u64>,
+        /// With another heap than the configured one, e.g. 512MiB; up to sandbox.max_heap. It waits until the worker
+        /// has so much memory free.
+        #[arg(long, value_name = "SIZE", value_parser = heap_bytes)]
+        heap: Option<u64>,
     },
     /// Throw dead letters away.
     Discard {
@@ -279,13 +287,21 @@ impl Queue {
 
 impl Dead {
     /// As `ops` takes it.
-    pub fn action(self) -> ops::dead::Action {
-        match self {
+    ///
+    /// # Errors
+    /// A limit that is above its ceiling, in a sentence.
+    pub fn action(self, config: &Config) -> Result<ops::dead::Action, String> {
+        Ok(match self {
             Self::Ls(selection) => ops::dead::Action::Ls(selection.into()),
             Self::Show { id } => ops::dead::Action::Show(id),
-            Self::Replay { selection, bulk } => ops::dead::Action::Replay(selection.into(), bulk.into()),
+            Self::Replay { selection, bulk, wall, heap } => {
+                let granted = LimitsRequest { wall_ms: wall, heap_bytes: heap };
+                let usual = Limits::from_config(&config.sandbox);
+                usual.granted(granted, &Limits::ceiling(&config.sandbox))?;
+                ops::dead::Action::Replay(selection.into(), bulk.into(), granted)
+            }
             Self::Discard { selection, bulk } => ops::dead::Action::Discard(selection.into(), bulk.into()),
-        }
+        })
     }
 }
 
@@ -316,15 +332,29 @@ fn limits(text: &str) -> Result<LimitsRequest, String> {
         let (name, value) =
             word.split_once('=').ok_or_else(|| format!("{word:?}: write wall=2s or heap=64MiB"))?;
         match name.trim() {
-            "wall" => {
-                let wall = humantime::parse_duration(value).map_err(|e| format!("{word:?}: {e}"))?;
-                limits.wall_ms = Some(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
-            }
-            "heap" => limits.heap_bytes = Some(value.parse::<bytesize::ByteSize>()?.as_u64()),
+            "wall" => limits.wall_ms = Some(wall_ms(value).map_err(|e| format!("{word:?}: {e}"))?),
+            "heap" => limits.heap_bytes = Some(heap_bytes(value).map_err(|e| format!("{word:?}: {e}"))?),
             other => return Err(format!("no limit {other:?}: there are wall and heap")),
         }
     }
     Ok(limits)
+}
+
+/// Reads `2s`.
+fn wall_ms(text: &str) -> Result<u64, String> {
+    let wall = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    match u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) {
+        0 => Err("nothing is done in no time".to_owned()),
+        ms => Ok(ms),
+    }
+}
+
+/// Reads `64MiB`.
+fn heap_bytes(text: &str) -> Result<u64, String> {
+    match text.parse::<bytesize::ByteSize>()?.as_u64() {
+        0 => Err("nothing is done with no memory".to_owned()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// Reads `20`, `20/s` or `0.5/s`.
@@ -354,7 +384,7 @@ mod tests {
             limits("wall=1500ms,heap=123"),
             Ok(LimitsRequest { wall_ms: Some(1500), heap_bytes: Some(123) })
         );
-        for bad in ["wall", "wall=fast", "cpu=1s"] {
+        for bad in ["wall", "wall=fast", "cpu=1s", "wall=0s", "heap=0"] {
             assert!(limits(bad).is_err(), "{bad}");
         }
     }

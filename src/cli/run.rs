@@ -68,9 +68,9 @@ async fn command(cli: Cli, config: Config) -> Exit {
             Ok(queue) => asked(ops::queue::run(&queue, args.action(), json).await),
             Err(exit) => exit,
         },
-        Command::Dead(args) => match open(&config).await {
-            Ok(queue) => asked(ops::dead::run(&queue, args.action(), json).await),
-            Err(exit) => exit,
+        Command::Dead(args) => match args.action(&config) {
+            Ok(action) => dead(action, &config, json).await,
+            Err(what) => told(Err((Exit::Usage, what))),
         },
         Command::Worker(_) => ops::worker::quiet(),
         Command::Health(args) => health(&config, args.path()).await,
@@ -110,6 +110,13 @@ async fn diff(options: &ops::diff::Options, config: &Config) -> Exit {
             exit
         }
         Err(what) => told(Err((Exit::Failed, what))),
+    }
+}
+
+async fn dead(action: ops::dead::Action, config: &Config, json: bool) -> Exit {
+    match open(config).await {
+        Ok(queue) => asked(ops::dead::run(&queue, action, json).await),
+        Err(exit) => exit,
     }
 }
 

@@ -65,7 +65,8 @@ impl Config {
     /// # Errors
     /// `cannot_spawn`, where no child can be started, or not with the isolation that is asked for.
     pub async fn pool(&self, slots: u32, executable: PathBuf) -> Result<Pool, Failure> {
-        Pool::start(&self.sandbox, slots as usize, executable).await
+        let room = self.sizes().0.room(slots);
+        Pool::start_within(&self.sandbox, slots as usize, room, executable).await
     }
 
     /// The way of one stored job.
@@ -90,6 +91,7 @@ impl Config {
             filter: self.filter.clone(),
             fetcher: Fetcher::new(&self.fetch).map_err(|e| e.to_string())?,
             limits: Limits::from_config(&self.sandbox),
+            ceiling: Limits::ceiling(&self.sandbox),
             max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
             max_steps_bytes,
         })

@@ -84,7 +84,7 @@ pub enum Kind {
     CrashLoop,
     /// A target failed until the attempts were spent.
     Exhausted,
-    /// We could not do it for too long.
+    /// We could not do it: for too long, or at all, because this worker has not the room that it was granted.
     Stranded,
 }
 

@@ -16,7 +16,7 @@ use crate::job::outcome::{Outcome, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 use crate::job::report::{Diff, LinkOp, Op, Report};
 use crate::pipeline::Pipeline;
-use crate::sandbox::Pool;
+use crate::sandbox::{Limits, Pool};
 
 /// Changes shown for each diff; the rest is counted.
 const MAX_SHOWN: usize = 20;
@@ -31,7 +31,7 @@ pub struct Options {
     pub from: String,
     /// The newer version: a file or a URL.
     pub to: String,
-    /// Lower limits.
+    /// Other limits than the configured ones.
     pub limits: LimitsRequest,
     /// Print the report as JSON.
     pub json: bool,
@@ -43,7 +43,14 @@ pub struct Options {
 
 /// Compares and prints.
 pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
-    let outcome = match compare(options, pipeline, pool).await {
+    let limits = match pipeline.limits.granted(options.limits, &pipeline.ceiling) {
+        Ok(limits) => limits,
+        Err(what) => {
+            render::failure(what);
+            return Exit::Usage;
+        }
+    };
+    let outcome = match compare(options, limits, pipeline, pool).await {
         Ok(report) => Outcome::Reported(report),
         Err(stop) => stop.into(),
     };
@@ -60,7 +67,12 @@ pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
     }
 }
 
-async fn compare(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Result<Box<Report>, Stop> {
+async fn compare(
+    options: &Options,
+    limits: Limits,
+    pipeline: &Pipeline,
+    pool: &Pool,
+) -> Result<Box<Report>, Stop> {
     let (from, from_body) = source(&options.from, 1, options.max_body)?;
     let (to, to_body) = source(&options.to, 2, options.max_body)?;
     let pair = PagePair { page: None, from, to };
@@ -70,7 +82,7 @@ async fn compare(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Result<
         to: body(to_body, &pair.to, Side::To, pipeline).await?,
     };
     let mut slot = pool.acquire().await;
-    pipeline.analyse(&pair, bodies, options.limits, &mut slot).await
+    pipeline.analyse(&pair, bodies, limits, &mut slot).await
 }
 
 /// A version for what was named, with its body where that is a file.

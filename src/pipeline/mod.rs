@@ -30,6 +30,8 @@ pub struct Pipeline {
     pub fetcher: Fetcher,
     /// Limits of a child, before a job lowers them.
     pub limits: Limits,
+    /// How far an operator may raise them.
+    pub ceiling: Limits,
     /// Cap on each decompressed body in bytes; enforced in the child.
     pub max_decoded_bytes: u64,
     /// Largest step list of one diff, as JSON bytes, that a report carries.
@@ -79,10 +81,18 @@ impl Spent {
 impl Pipeline {
     /// Takes one job all the way.
     ///
-    /// `confirm` is asked right before something is written outside: it fails where the job is no longer ours.
-    pub async fn walk(&self, job: &Job, slot: &mut Slot, confirm: impl Confirm) -> Walk {
+    /// `granted` are other limits than the configured ones, by an operator's word. `confirm` is asked right before
+    /// something is written outside: it fails where the job is no longer ours.
+    pub async fn walk(
+        &self,
+        job: &Job,
+        granted: LimitsRequest,
+        slot: &mut Slot,
+        confirm: impl Confirm,
+    ) -> Walk {
         let mut walk = Walk::of(Outcome::Failed(Failure::new(Kind::BadReply, "the walk did not end")));
-        walk.outcome = match self.straight(job, slot, confirm, &mut walk.bodies, &mut walk.spent).await {
+        let straight = self.straight(job, granted, slot, confirm, &mut walk.bodies, &mut walk.spent);
+        walk.outcome = match straight.await {
             Ok(mut report) => {
                 report.timings = Some(walk.spent.timings());
                 Outcome::Reported(report)
@@ -95,18 +105,26 @@ impl Pipeline {
     async fn straight(
         &self,
         job: &Job,
+        granted: LimitsRequest,
         slot: &mut Slot,
         confirm: impl Confirm,
         seen: &mut Vec<BodyFacts>,
         spent: &mut Spent,
     ) -> Result<Box<Report>, Stop> {
+        let limits = self.limits_of(job, granted)?;
         let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
         address::by_address(&pair, &self.filter)?;
         let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;
         *seen = facts(&pair, &bodies);
-        let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, job.limits, slot)).await?;
+        let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
         self.deliver(&pair, &report, confirm).await?;
         Ok(report)
+    }
+
+    /// A producer may lower what is configured; an operator says what it shall be, up to this worker's ceiling.
+    fn limits_of(&self, job: &Job, granted: LimitsRequest) -> Result<Limits, Failure> {
+        let limits = self.limits.lowered(job.limits).granted(granted, &self.ceiling);
+        limits.map_err(|what| Failure::new(Kind::Stranded, format!("{what} of this worker")))
     }
 
     /// The annotation to the db app, where one is to have it, and only while the job is ours.
@@ -120,7 +138,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Both bodies to a child, its report back. `asked` may only lower the limits.
+    /// Both bodies to a child, its report back.
     ///
     /// # Errors
     /// A skip for what the bytes turned out to be; a failure for what became of the child.
@@ -128,7 +146,7 @@ impl Pipeline {
         &self,
         pair: &PagePair,
         bodies: Bodies,
-        asked: LimitsRequest,
+        limits: Limits,
         slot: &mut Slot,
     ) -> Result<Box<Report>, Stop> {
         let order = Order {
@@ -140,7 +158,7 @@ impl Pipeline {
         };
         let options = serde_json::to_vec(&order).map_err(|e| Failure::new(Kind::BadReply, e.to_string()))?;
         let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };
-        let reply = slot.run(request, self.limits.lowered(asked)).await?;
+        let reply = slot.run(request, limits).await?;
         read(reply, pair)
     }
 }

@@ -35,6 +35,12 @@ impl Sizes {
         WORKER_BYTES.saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
     }
 
+    /// What the fences of all children may add up to beside `slots` jobs' buffers.
+    pub fn room(&self, slots: u32) -> u64 {
+        let buffers = self.buffers.saturating_mul(u64::from(slots));
+        self.memory.saturating_sub(WORKER_BYTES.saturating_add(buffers))
+    }
+
     /// The sum in words: `96.0 MiB + 2 x (384.0 MiB + 36.0 MiB) = 936.0 MiB of 1.0 GiB`.
     pub fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;

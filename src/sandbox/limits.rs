@@ -2,9 +2,11 @@
 //!
 //! Enforcing them is the others': the wall clock is the zygote's, the heap the allocator's, the rest the kernel's.
 //!
-//! Invariant: a producer's wish only ever lowers a limit; only an operator's replay raises one, up to the ceiling.
+//! Invariant: a producer's wish only ever lowers a limit; only an operator raises one, up to the ceiling.
 
 use std::time::Duration;
+
+use bytesize::ByteSize;
 
 use super::Config;
 use crate::job::LimitsRequest;
@@ -51,12 +53,27 @@ impl Limits {
         Self { wall: self.wall.min(wall), heap_bytes: self.heap_bytes.min(heap), ..self }
     }
 
-    /// The same with an operator's wish, which may raise them as far as the configuration's ceiling.
-    #[must_use]
-    pub fn raised(self, wish: LimitsRequest, config: &Config) -> Self {
+    /// How far an operator may raise them.
+    pub fn ceiling(config: &Config) -> Self {
+        Self { wall: config.max_wall, heap_bytes: config.max_heap.as_u64(), ..Self::from_config(config) }
+    }
+
+    /// The same with what an operator grants: less or more, up to the ceiling.
+    ///
+    /// # Errors
+    /// What is above the ceiling, in a sentence. It is not cut down to it: whoever grants 2 GiB and gets 1 GiB learns
+    /// of it from the next dead letter only.
+    pub fn granted(self, wish: LimitsRequest, ceiling: &Self) -> Result<Self, String> {
         let wall = wish.wall_ms.map_or(self.wall, Duration::from_millis);
-        let heap = wish.heap_bytes.unwrap_or(self.heap_bytes);
-        Self { wall: wall.min(config.max_wall), heap_bytes: heap.min(config.max_heap.as_u64()), ..self }
+        let heap_bytes = wish.heap_bytes.unwrap_or(self.heap_bytes);
+        if wall > ceiling.wall {
+            return Err(format!("a wall clock of {wall:?} is above sandbox.max_wall, {:?}", ceiling.wall));
+        }
+        if heap_bytes > ceiling.heap_bytes {
+            let [heap, most] = [heap_bytes, ceiling.heap_bytes].map(ByteSize::b);
+            return Err(format!("a heap of {heap} is above sandbox.max_heap, {most}"));
+        }
+        Ok(Self { wall, heap_bytes, ..self })
     }
 
     /// When the work itself should hurry up: 0.6 of the wall clock, so that a coarse answer still gets out in time.
@@ -125,13 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_raises_as_far_as_the_ceiling() {
-        let config = config();
-        let limits = Limits::from_config(&config);
-        let raised = limits.raised(wish(20_000, 300 * MIB), &config);
+    fn an_operator_raises_as_far_as_the_ceiling_and_is_refused_beyond_it() {
+        let (limits, ceiling) = (Limits::from_config(&config()), Limits::ceiling(&config()));
+        let granted = |wall_ms, heap_bytes| limits.granted(wish(wall_ms, heap_bytes), &ceiling);
+        let raised = granted(20_000, 300 * MIB).unwrap();
         assert_eq!((raised.wall, raised.heap_bytes), (Duration::from_secs(20), 300 * MIB));
-        let most = limits.raised(wish(u64::MAX, u64::MAX), &config);
-        assert_eq!((most.wall, most.heap_bytes), (config.max_wall, config.max_heap.as_u64()));
+        assert_eq!(granted(60_000, 1024 * MIB), Ok(ceiling));
+        assert_eq!(limits.granted(LimitsRequest::default(), &ceiling), Ok(limits));
+        assert!(granted(60_001, MIB).unwrap_err().contains("60.001s is above sandbox.max_wall, 60s"));
+        assert!(granted(1, 1025 * MIB).unwrap_err().contains("1.0 GiB is above sandbox.max_heap, 1.0 GiB"));
     }
 
     #[test]

@@ -2,18 +2,23 @@
 //!
 //! It does not decide how many: admission does, from memory and CPUs.
 //!
-//! Invariant: a slot runs one job at a time, and begins none before the one before it is really gone, even when
-//! nobody waited for that one.
+//! Invariants: a slot runs one job at a time, and begins none before the one before it is really gone, even when
+//! nobody waited for that one; the fences of all jobs that run fit the room that there is for them together.
 //!
 //! # Why
 //! A dropped job is only told to die; that it *has* died is waited for by the next user of its slot. So dropping never
 //! blocks and spawns no task, and still no memory is used twice.
+//!
+//! A job that was granted more memory than its slot has room for waits for as much: it gives its own room back first,
+//! so that two of them cannot wait for each other, and it is served in turn, so that no stream of small ones starves it.
+//! It waits with its slot in hand, so no more are taken from the queue than there are slots.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -26,6 +31,7 @@ use super::{Config, ProcessModel, Reply, Request, board, oom};
 use crate::job::failure::{Failure, Kind};
 use crate::job::report::Measured;
 
+const MIB: u64 = 1 << 20;
 /// How long a shutdown waits for slots that are still in use.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -38,8 +44,11 @@ struct Shared {
     recipe: Recipe,
     process: ProcessModel,
     slots: usize,
-    fence_bytes: u64,
     permits: Arc<Semaphore>,
+    /// What the fences of running jobs may add up to, in MiB, of which `room_mib` are there and `share_mib` usual.
+    room: Arc<Semaphore>,
+    room_mib: u32,
+    share_mib: u32,
     idle: Mutex<Vec<Handle>>,
     features: Features,
     oom: oom::Watch,
@@ -54,6 +63,7 @@ struct Shared {
 pub struct Slot {
     pool: Arc<Shared>,
     zygote: Option<Handle>,
+    room: Option<OwnedSemaphorePermit>,
     // Dropped last: whoever gets it finds the zygote in `idle`.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -76,12 +86,26 @@ pub struct Stats {
 }
 
 impl Pool {
-    /// Starts `slots` zygotes of `executable`, as a rule `/proc/self/exe`.
+    /// Starts `slots` zygotes of `executable`, as a rule `/proc/self/exe`, with room for whatever their jobs ask for.
     ///
     /// # Errors
     /// `cannot_spawn`, in words that say what is missing.
     pub async fn start(config: &Config, slots: usize, executable: PathBuf) -> Result<Self, Failure> {
-        Self::start_without(config, slots, executable, &[]).await
+        Self::open(config, slots, u64::MAX, executable, &[]).await
+    }
+
+    /// The same with so much memory for all jobs together; for one job of the usual size in each slot there is always
+    /// room.
+    ///
+    /// # Errors
+    /// As [`Pool::start`].
+    pub async fn start_within(
+        config: &Config,
+        slots: usize,
+        room_bytes: u64,
+        executable: PathBuf,
+    ) -> Result<Self, Failure> {
+        Self::open(config, slots, room_bytes, executable, &[]).await
     }
 
     /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), to see what the others hold,
@@ -97,6 +121,16 @@ impl Pool {
         executable: PathBuf,
         without: &[&str],
     ) -> Result<Self, Failure> {
+        Self::open(config, slots, u64::MAX, executable, without).await
+    }
+
+    async fn open(
+        config: &Config,
+        slots: usize,
+        room_bytes: u64,
+        executable: PathBuf,
+        without: &[&str],
+    ) -> Result<Self, Failure> {
         let without = without.iter().map(|&wall| wall.to_owned()).collect();
         let recipe = Recipe { executable, isolation: config.isolation, without };
         let mut idle = Vec::with_capacity(slots);
@@ -106,12 +140,17 @@ impl Pool {
             features = zygote.features;
             idle.push(zygote);
         }
+        let share_mib = mebibytes(Limits::from_config(config).fence_bytes());
+        let least = share_mib.saturating_mul(u32::try_from(slots).unwrap_or(u32::MAX));
+        let room_mib = u32::try_from(room_bytes / MIB).unwrap_or(u32::MAX).max(least);
         Ok(Self(Arc::new(Shared {
             recipe,
             process: config.process,
             slots,
-            fence_bytes: Limits::from_config(config).fence_bytes(),
             permits: Arc::new(Semaphore::new(slots)),
+            room: Arc::new(Semaphore::new(room_mib as usize)),
+            room_mib,
+            share_mib,
             idle: Mutex::new(idle),
             features,
             oom: oom::Watch::new(),
@@ -122,22 +161,18 @@ impl Pool {
         })))
     }
 
-    /// Waits for a free slot.
+    /// Waits for a free slot, with room for a job of the usual size.
     pub async fn acquire(&self) -> Slot {
-        Slot::new(&self.0, Arc::clone(&self.0.permits).acquire_owned().await.ok())
+        let permit = Arc::clone(&self.0.permits).acquire_owned().await.ok();
+        let room = Arc::clone(&self.0.room).acquire_many_owned(self.0.share_mib).await.ok();
+        Slot::new(&self.0, permit, room)
     }
 
-    /// Waits until a job with these limits has room: as many slots as its memory takes of the usual size, at most all.
-    pub async fn acquire_for(&self, limits: &Limits) -> Slot {
-        let shares = limits.fence_bytes().div_ceil(self.0.fence_bytes.max(1));
-        let shares = u32::try_from(shares).unwrap_or(u32::MAX).min(u32::try_from(self.0.slots).unwrap_or(1));
-        Slot::new(&self.0, Arc::clone(&self.0.permits).acquire_many_owned(shares.max(1)).await.ok())
-    }
-
-    /// A slot, if one is free now.
+    /// A slot, if one is free now, and room for its job.
     pub fn try_acquire(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        Some(Slot::new(&self.0, Some(permit)))
+        let room = Arc::clone(&self.0.room).try_acquire_many_owned(self.0.share_mib).ok()?;
+        Some(Slot::new(&self.0, Some(permit), Some(room)))
     }
 
     /// Names of the isolation in force, as each zygote proved it at its start.
@@ -168,6 +203,7 @@ impl Pool {
         let all = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
         let _all = timeout(SHUTDOWN, self.0.permits.acquire_many(all)).await;
         self.0.permits.close();
+        self.0.room.close();
         let idle = std::mem::take(&mut *self.0.idle());
         for zygote in idle {
             zygote.end().await;
@@ -182,16 +218,46 @@ impl Shared {
 }
 
 impl Slot {
-    fn new(pool: &Arc<Shared>, permit: Option<OwnedSemaphorePermit>) -> Self {
+    fn new(
+        pool: &Arc<Shared>,
+        permit: Option<OwnedSemaphorePermit>,
+        room: Option<OwnedSemaphorePermit>,
+    ) -> Self {
         let zygote = permit.as_ref().and_then(|_| pool.idle().pop());
-        Self { pool: Arc::clone(pool), zygote, _permit: permit }
+        Self { pool: Arc::clone(pool), zygote, room, _permit: permit }
     }
 
-    /// Runs one job to its end. Dropping the future kills the job.
+    /// Waits until there is room for a job with these limits.
+    ///
+    /// # Errors
+    /// `stranded`, where there never will be.
+    async fn make_room(&mut self, limits: &Limits) -> Result<(), Failure> {
+        let needed = mebibytes(limits.fence_bytes());
+        if self.room.as_ref().is_some_and(|held| held.num_permits() >= needed as usize) {
+            return Ok(());
+        }
+        if needed > self.pool.room_mib {
+            return Err(Failure::new(
+                Kind::Stranded,
+                format!(
+                    "a heap of {} needs {needed} MiB with its fence, and this worker has {} MiB for all of its \
+                     children: grant it less, or raise the worker's memory limit",
+                    ByteSize::b(limits.heap_bytes),
+                    self.pool.room_mib
+                ),
+            ));
+        }
+        self.room = None; // given back before more is waited for
+        self.room = Arc::clone(&self.pool.room).acquire_many_owned(needed).await.ok();
+        Ok(())
+    }
+
+    /// Runs one job to its end, once there is room for it. Dropping the future kills the job.
     ///
     /// # Errors
     /// What became of it otherwise, always with what was measured where there was a child.
     pub async fn run(&mut self, request: Request, limits: Limits) -> Result<Reply, Failure> {
+        self.make_room(&limits).await?;
         let (ours, theirs) = call::sockets()
             .map_err(|error| Failure::new(Kind::CannotSpawn, format!("no socket for the job: {error}")))?;
         self.begin(&limits, theirs).await?;
@@ -225,7 +291,7 @@ impl Slot {
         theirs: std::os::unix::net::UnixStream,
     ) -> Result<(), Failure> {
         use std::os::fd::AsFd;
-        if self._permit.is_none() {
+        if self._permit.is_none() || self.room.is_none() {
             return Err(closed());
         }
         if let Some(zygote) = &mut self.zygote {
@@ -263,6 +329,11 @@ impl Drop for Slot {
             self.pool.idle().push(zygote);
         }
     }
+}
+
+/// Memory as it is handed out: in whole MiB, rounded up.
+fn mebibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
 }
 
 fn closed() -> Failure {

@@ -30,8 +30,9 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     let (_grip, halted) = shared.hand.take(delivery.job.id.clone(), delivery.lease());
     let lease = delivery.lease();
     let confirm = async || still_ours(shared, &lease).await;
+    let pipeline = &shared.worker.pipeline;
     let ending = tokio::select! {
-        walk = shared.worker.pipeline.walk(&delivery.job, &mut slot, confirm) => Ending::Walked(walk),
+        walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, confirm) => Ending::Walked(walk),
         Ok(halt) = halted => Ending::Halted(halt),
     };
     drop(slot);

@@ -25,6 +25,7 @@ mod dead_letters;
 mod demo;
 mod diff;
 mod doctor;
+mod grants;
 mod payloads;
 mod poison;
 mod probes;

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use wm_analyzer::job::LimitsRequest;
+use wm_analyzer::job::failure::Failure;
 use wm_analyzer::job::failure::Kind::*;
-use wm_analyzer::sandbox::{Limits, Request};
+use wm_analyzer::sandbox::{Limits, Pool, Reply, Request, Slot};
 
 use crate::world::*;
 
@@ -148,35 +149,90 @@ async fn a_smaller_stack_overflows_sooner() {
     let _process = shared().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let small = Limits { stack_bytes: MIB, ..patient() };
-    let (kind, measured) = failure(&mut slot, "overflow", small).await;
-    assert_eq!(kind, StackOverflow);
-    assert!(measured.max_rss_bytes < 6 * MIB, "{measured:?}");
+    let mut resident_at = async |stack_bytes| {
+        let (kind, measured) = failure(&mut slot, "overflow", Limits { stack_bytes, ..patient() }).await;
+        assert_eq!(kind, StackOverflow);
+        measured.max_rss_bytes
+    };
+    let (small, large) = (resident_at(MIB).await, resident_at(8 * MIB).await);
+    assert!(small + 6 * MIB < large, "{small} and {large} bytes resident");
     drop(slot);
     pool.shutdown().await;
 }
 
+/// Two slots with room for just two jobs of the usual size.
+async fn tight_pool() -> Pool {
+    Pool::start_within(&config(), 2, 2 * limits().fence_bytes(), PROGRAM.into()).await.unwrap()
+}
+
+/// A job that holds its room until it is let go.
+async fn occupied(pool: &Pool) -> Slot {
+    let mut slot = pool.acquire().await;
+    good(&mut slot).await.unwrap();
+    slot
+}
+
+/// Runs an act that needs more than one slot's room.
+fn large(pool: &Pool, name: &'static str) -> tokio::task::JoinHandle<Result<Reply, Failure>> {
+    let pool = pool.clone();
+    let limits = Limits { heap_bytes: 100 * MIB, ..patient() };
+    tokio::spawn(async move { pool.acquire().await.run(act(name), limits).await })
+}
+
 #[tokio::test]
-async fn a_larger_job_waits_for_as_many_slots_as_its_memory_takes() {
+async fn a_job_that_was_granted_more_memory_waits_until_it_is_free_and_is_not_overtaken() {
     let _process = shared().await;
-    let pool = pool(2).await;
-    let large = patient().raised(LimitsRequest { wall_ms: None, heap_bytes: Some(128 * MIB) }, &config());
-    let first = pool.acquire().await;
-    let waiting = tokio::spawn({
+    let pool = tight_pool().await;
+    let first = occupied(&pool).await;
+    let waiting = large(&pool, "own_pid");
+    wait_until("it has the other slot", || pool.stats().busy == 2).await;
+    let second = tokio::spawn({
         let pool = pool.clone();
-        async move { pool.acquire_for(&large).await }
+        async move { good(&mut pool.acquire().await).await.is_ok() }
     });
-    wait_until("the large job queues up, and a small one behind it", || {
-        pool.try_acquire().is_none() || waiting.is_finished()
-    })
-    .await;
-    assert!(!waiting.is_finished(), "one slot is not enough");
+    // Jobs enough on a pool with room, for it to have run long since if it did not wait.
+    let elsewhere = pool_of(&config(), 1, &[]).await;
+    for _ in 0..50 {
+        good(&mut elsewhere.acquire().await).await.unwrap();
+    }
+    assert!(!waiting.is_finished() && !second.is_finished());
+    assert_eq!(pool.stats().jobs, 1, "only the first one ever began");
     drop(first);
-    let mut both = waiting.await.unwrap();
-    assert_eq!(pool.stats().busy, 2);
-    assert!(pool.try_acquire().is_none());
-    good(&mut both).await.unwrap();
-    drop(both);
+    waiting.await.unwrap().unwrap();
+    assert!(second.await.unwrap());
     assert_eq!(pool.stats().busy, 0);
+    pool.shutdown().await;
+    elsewhere.shutdown().await;
+}
+
+#[tokio::test]
+async fn large_jobs_do_not_wait_for_each_other_and_run_one_at_a_time() {
+    let _process = shared().await;
+    let pool = tight_pool().await;
+    let began = Instant::now();
+    let jobs: Vec<_> = (0..6).map(|_| large(&pool, "spin 50")).collect();
+    for job in jobs {
+        job.await.unwrap().unwrap();
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(6 * 50),
+        "two had the room of one: {:?}",
+        began.elapsed()
+    );
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_for_which_there_is_never_room_is_told_so_and_begins_nothing() {
+    let _process = shared().await;
+    let pool = tight_pool().await;
+    let mut slot = pool.acquire().await;
+    let limits = Limits { heap_bytes: 512 * MIB, ..patient() };
+    let failure = slot.run(act("echo"), limits).await.map(|_| ()).unwrap_err();
+    assert_eq!(failure.kind, Stranded);
+    assert!(failure.detail.contains("704 MiB") && failure.detail.contains("288 MiB"), "{}", failure.detail);
+    assert_eq!(pool.stats().jobs, 0);
+    good(&mut slot).await.unwrap();
+    drop(slot);
     pool.shutdown().await;
 }

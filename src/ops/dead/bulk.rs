@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Bulk, Selection, by, detail, host, kept, kind, select, usage};
-use crate::job::JobId;
+use crate::job::{JobId, LimitsRequest};
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{DeadLetter, Error, Queue, Replayed};
@@ -18,16 +18,26 @@ const SAMPLE: usize = 5;
 /// The two bulk actions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
-    Replay,
+    /// With the limits that are granted.
+    Replay(LimitsRequest),
     Discard,
 }
 
 impl Verb {
     fn word(self) -> &'static str {
         match self {
-            Self::Replay => "replay",
+            Self::Replay(_) => "replay",
             Self::Discard => "discard",
         }
+    }
+
+    /// What is granted, in words.
+    fn grant(self) -> String {
+        let Self::Replay(granted) = self else { return String::new() };
+        let wall = granted.wall_ms.map(|ms| format!("wall {}", render::ago(Duration::from_millis(ms))));
+        let heap = granted.heap_bytes.map(|heap| format!("heap {}", render::bytes(heap)));
+        let limits: Vec<String> = wall.into_iter().chain(heap).collect();
+        if limits.is_empty() { String::new() } else { format!(" under {}", limits.join(", ")) }
     }
 }
 
@@ -90,10 +100,11 @@ fn plan(queue: &Queue, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
     let seconds = letters.len() as f64 / bulk.rate;
     let noun = if letters.len() == 1 { "dead letter" } else { "dead letters" };
     render::note(format!(
-        "{} {} {noun} of queue {}, {}/s, about {}",
+        "{} {} {noun} of queue {}{}, {}/s, about {}",
         styled(BOLD, verb.word()),
         letters.len(),
         queue.name(),
+        verb.grant(),
         bulk.rate,
         render::ago(Duration::from_secs_f64(seconds)),
     ));
@@ -113,8 +124,8 @@ async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb)
         tick.tick().await;
         let ids: Vec<JobId> = batch.iter().map(|letter| letter.id.clone()).collect();
         match verb {
-            Verb::Replay => {
-                for (_, replayed) in queue.replay(&ids).await? {
+            Verb::Replay(granted) => {
+                for (_, replayed) in queue.replay_granting(&ids, granted).await? {
                     match replayed {
                         Replayed::Replayed => touched.done += 1,
                         Replayed::Duplicate { .. } => touched.duplicate += 1,
@@ -137,7 +148,7 @@ async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb)
 }
 
 fn conclude(touched: &Touched, verb: Verb, json: bool) {
-    if json && verb == Verb::Replay {
+    if json && verb != Verb::Discard {
         render::json(touched);
         return;
     }
@@ -155,7 +166,7 @@ fn conclude(touched: &Touched, verb: Verb, json: bool) {
     }
     let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
     match verb {
-        Verb::Replay => render::note(format!(
+        Verb::Replay(_) => render::note(format!(
             "replayed {done} of {selected}{rest}. What dies again comes back here; to stop them: wm-analyzer queue pause --reason ..."
         )),
         Verb::Discard => render::note(format!(

@@ -15,7 +15,7 @@ use super::render::{self, BAD, BOLD, DIM, plain, styled};
 use crate::job::failure::Kind;
 use crate::job::outcome::Counts;
 use crate::job::verdict::DeathReason;
-use crate::job::{JobId, VersionRef};
+use crate::job::{JobId, LimitsRequest, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, Queue};
 
 /// Which letters.
@@ -51,8 +51,8 @@ pub enum Action {
     Ls(Selection),
     /// Everything about one.
     Show(String),
-    /// Put back.
-    Replay(Selection, Bulk),
+    /// Put back, under other limits than the configured ones where some are granted.
+    Replay(Selection, Bulk, LimitsRequest),
     /// Throw away.
     Discard(Selection, Bulk),
 }
@@ -65,7 +65,9 @@ pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Erro
     match action {
         Action::Ls(selection) => ls(queue, &selection, json).await,
         Action::Show(id) => show(queue, &id, json).await,
-        Action::Replay(selection, bulk) => bulk::touch(queue, &selection, bulk, Verb::Replay, json).await,
+        Action::Replay(selection, bulk, granted) => {
+            bulk::touch(queue, &selection, bulk, Verb::Replay(granted), json).await
+        }
         Action::Discard(selection, bulk) => bulk::touch(queue, &selection, bulk, Verb::Discard, json).await,
     }
 }

@@ -81,6 +81,22 @@ impl World {
         Worker::start(&self.settings)
     }
 
+    /// A worker of the same queue that is set otherwise.
+    pub(crate) fn worker_with(&self, settings: &[(&str, &str)]) -> Worker {
+        Worker::start(&self.but(settings))
+    }
+
+    /// A command that is set otherwise.
+    pub(crate) async fn run_with(&self, settings: &[(&str, &str)], args: &[&str]) -> Ran {
+        run(args, &self.but(settings), b"").await
+    }
+
+    fn but(&self, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let mut all = self.settings.clone();
+        all.extend(settings.iter().map(|(key, value)| (variable(key), (*value).to_owned())));
+        all
+    }
+
     /// A command, run to its end with nothing on its standard input.
     pub(crate) async fn run(&self, args: &[&str]) -> Ran {
         run(args, &self.settings, b"").await
