@@ -11,6 +11,8 @@ mod admission;
 mod crashes;
 #[path = "queue/dead.rs"]
 mod dead;
+#[path = "queue/follow_up.rs"]
+mod follow_up;
 #[path = "queue/inbox.rs"]
 mod inbox;
 #[path = "queue/link.rs"]

@@ -77,6 +77,7 @@ impl Queue {
         let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
+            let next = job.follow_up();
             let done_counts = job.from.given().is_some() && !job.again;
             call = call
                 .key(self.inner.keys.job(&job.id))
@@ -89,7 +90,9 @@ impl Queue {
                 .arg(millis_of(job.run_at))
                 .arg(millis_of(job.expires_at))
                 .arg(u8::from(done_counts))
-                .arg(pair);
+                .arg(pair)
+                .arg(next.as_ref().map(Job::encode).unwrap_or_default())
+                .arg(next.map(|next| unique_name(&next.pair())).unwrap_or_default());
         }
         let mut words = call.words().await?;
         let mut answers = Vec::with_capacity(candidates.len());

@@ -9,6 +9,7 @@
 //! | `state` | always | ready, scheduled, leased, solo, dead |
 //! | `score` | always | its place in `ready`, kept through retry, release and solo |
 //! | `enq_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
+//! | `next`, `next_unique` | live, until it ends | the payload of the job that follows it, and that one's lock |
 //! | `deliveries` `failures` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
 //! | `token` `worker` `claimed_ms` | leased | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |

@@ -2,7 +2,7 @@
 -- KEYS     per job: job:<id>, unique:<sha256>, done:<sha256>
 -- ARGV     1 largest backlog, 2 number of jobs; then per job: raw (what must stand at the inbox's head, '' when it does
 --          not come from there), id, payload, head start, run_at_ms ('' now), expires_ms ('' never),
---          1 when `done` counts, pair
+--          1 when `done` counts, pair, what follows it ('' nothing) and the SHA-256 of that one's lock
 -- Returns  per job two strings: admitted|duplicate|already_done|same_id|full|moved, holder or ''. Ends after full, moved.
 -- Why      Between looking for a live holder and taking the lock no other producer may do the same; and a payload may
 --          leave the inbox only when it stands somewhere else. INCR is the first write on purpose: Redis refuses it at
@@ -21,27 +21,16 @@ local function judge(job, unique, done, done_counts)
   return 'admitted'
 end
 
-local function admit(id, job, unique, payload, head_start, run_at, expires)
-  local score = redis.call('INCR', SEQ) + head_start
-  local later = run_at ~= '' and tonumber(run_at) > NOW
-  redis.call('HSET', job, 'payload', payload, 'state', later and 'scheduled' or 'ready', 'score', int(score),
-    'enq_ms', int(NOW), 'unique', string.sub(unique, -64))
-  if expires ~= '' then redis.call('HSET', job, 'expires_ms', expires) end
-  if later then
-    redis.call('ZADD', SCHEDULED, run_at, id)
-    redis.call('SET', unique, id, 'PX', int(UNIQUE_MS + run_at - NOW))
-  else
-    redis.call('ZADD', READY, score, id)
-    redis.call('SET', unique, id, 'PX', UNIQUE_MS)
-    woken = true
-  end
+local function admit(id, job, unique, payload, head_start, run_at, expires, next, next_unique)
+  enlist(id, unique, payload, redis.call('INCR', SEQ) + head_start, expires, run_at)
+  if next ~= '' then redis.call('HSET', job, 'next', next, 'next_unique', next_unique) end
   backlog = backlog + 1
-  count('admitted')
+  woken = true
 end
 
 for i = 0, jobs - 1 do
   local job, unique, done = key(i * 3 + 1), key(i * 3 + 2), key(i * 3 + 3)
-  local a = 2 + i * 8
+  local a = 2 + i * 10
   local raw, id, pair = arg(a + 1), arg(a + 2), arg(a + 8)
   local verdict, holder
   if raw ~= '' and redis.call('LINDEX', INBOX, 0) ~= raw then
@@ -50,7 +39,7 @@ for i = 0, jobs - 1 do
     verdict, holder = judge(job, unique, done, arg(a + 7) == '1')
   end
   if verdict == 'admitted' then
-    admit(id, job, unique, arg(a + 3), tonumber(arg(a + 4)), arg(a + 5), arg(a + 6))
+    admit(id, job, unique, arg(a + 3), tonumber(arg(a + 4)), arg(a + 5), arg(a + 6), arg(a + 9), arg(a + 10))
   elseif verdict == 'full' then
     if raw == '' then event('refused', id, pair, 'full') end
   elseif verdict ~= 'moved' then

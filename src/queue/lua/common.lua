@@ -63,6 +63,48 @@ local function unlock(unique, id)
   if redis.call('GET', unique) == id then redis.call('DEL', unique) end
 end
 
+-- Makes a job and puts it where it waits. The caller has seen that nobody has its id or its lock.
+local function enlist(id, unique, payload, score, expires, run_at)
+  local later = run_at ~= '' and tonumber(run_at) > NOW
+  redis.call('HSET', job_key(id), 'payload', payload, 'state', later and 'scheduled' or 'ready', 'score', int(score),
+    'enq_ms', int(NOW), 'unique', string.sub(unique, -64))
+  if expires ~= '' then redis.call('HSET', job_key(id), 'expires_ms', expires) end
+  if later then
+    redis.call('ZADD', SCHEDULED, run_at, id)
+    redis.call('SET', unique, id, 'PX', int(UNIQUE_MS + run_at - NOW))
+  else
+    redis.call('ZADD', READY, score, id)
+    redis.call('SET', unique, id, 'PX', UNIQUE_MS)
+  end
+  count('admitted')
+end
+
+-- What is to follow a job once it has ended, read before the first write; nil where nothing is, or nothing any more.
+local function next_of(id, job)
+  local j = redis.call('HMGET', job, 'next', 'next_unique', 'score', 'expires_ms')
+  if not j[1] then return nil end
+  local next = { id = id .. '.earliest', payload = j[1], unique = PREFIX .. 'unique:' .. j[2], score = j[3] or 0,
+    expires = j[4] or '' }
+  next.known = redis.call('EXISTS', job_key(next.id)) == 1 and 'same_id'
+  redis.call('EXISTS', next.unique) -- a derived key is touched before the first write
+  return next
+end
+
+-- Lets it in, after the first write: a full Redis or a full backlog must not lose it, and it takes the place of a job
+-- that has just left. Its place in the order is that job's own. Whether its pair is live is asked only now: another
+-- one of the same batch may have been followed by it.
+local function follow(next, pair)
+  if not next then return end
+  local holder = live_holder(next.unique)
+  if next.known or holder then
+    count(next.known or 'duplicate')
+    event('duplicate', next.id, 'earliest' .. (string.match(pair, '%.%..*') or '..'), holder or next.known)
+    return
+  end
+  enlist(next.id, next.unique, next.payload, tonumber(next.score), next.expires, '')
+  wake()
+end
+
 -- Where a job waits: a suspect for its turn alone, everything else at its old place in the order.
 local function park(id, job)
   local j = redis.call('HMGET', job, 'crashes', 'releases', 'score')
@@ -98,6 +140,7 @@ end
 
 -- Puts a job among the dead letters. The caller has taken it out of wherever it was.
 local function bury(id, job, kind, reason, size)
+  redis.call('HDEL', job, 'next', 'next_unique')
   redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW), 'kind', kind, 'reason', reason, 'size', int(size))
   redis.call('ZADD', DEAD, NOW, id)
   redis.call('ZADD', kind_key(kind), NOW, id)

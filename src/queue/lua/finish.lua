@@ -4,20 +4,22 @@
 -- Returns  per job: settled | superseded
 -- Why      Report, memory and the end of a job are one fact. A second settle with the same token finds the token in
 --          `done` and is told that it was settled, not that it came too late. Several at once, because what a job
---          costs here is mostly the call; each is judged on its own, and all before the first write.
--- Bound    as many jobs as are given (Rust gives at most 100).
+--          costs here is mostly the call; each is judged on its own, and all before the first write. What follows a job
+--          comes in with the same step, or a crash in between would lose it; not after one that nobody wants any more.
+-- Bound    as many jobs as are given (Rust gives at most 100), and one that follows each.
 local answers, gone, turn, counts = {}, {}, redis.call('GET', SOLO_TURN), {}
 local leases, endings = {}, {}
 
 for i = 0, (#KEYS - 13) / 4 - 1 do
   local k, a = i * 4, 2 + i * 6
   local id, token = arg(a + 1), arg(a + 2)
-  local j = redis.call('HMGET', key(k + 1), 'token', 'claimed_ms', 'settled')
+  local j = redis.call('HMGET', key(k + 1), 'token', 'claimed_ms', 'settled', 'next')
   if j[1] == token then
     answers[#answers + 1] = 'settled'
     leases[#leases + 1] = id
     endings[#endings + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
-      report = arg(a + 6), report_key = key(k + 3), done_key = key(k + 4), claimed_ms = j[2] }
+      report = arg(a + 6), report_key = key(k + 3), done_key = key(k + 4), claimed_ms = j[2],
+      next = j[4] and arg(a + 4) ~= 'cancelled' and next_of(id, key(k + 1)) }
     gone[#gone + 1] = key(k + 1)
     if redis.call('GET', key(k + 2)) == id then gone[#gone + 1] = key(k + 2) end
   elseif j[3] == token or redis.call('GET', key(k + 4)) == token then
@@ -42,6 +44,7 @@ for _, e in ipairs(endings) do
   end
   tally(e.state)
   event(e.state, e.id, e.pair, e.why)
+  if e.next then follow(e.next, e.pair) end
 end
 for field, by in pairs(counts) do count(field, by) end
 return answers

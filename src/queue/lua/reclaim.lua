@@ -37,9 +37,10 @@ for _, id in ipairs(expired) do
   local job = job_key(id)
   local j = redis.call('HMGET', job, 'payload', 'claimed_ms', 'deliveries', 'failures', 'postponements', 'releases',
     'replays', 'worker', 'unique', 'crashes')
+  local crashes = tonumber(j[10] or 0) + 1
+  local next = crashes >= crashes_max and next_of(id, job) or nil
   redis.call('ZREM', LEASE, id)
   if j[1] then
-    local crashes = tonumber(j[10] or 0) + 1
     redis.call('HDEL', job, 'token')
     redis.call('HSET', job, 'crashes', int(crashes))
     end_turn(id, j[2])
@@ -50,6 +51,7 @@ for _, id in ipairs(expired) do
       unlock(PREFIX .. 'unique:' .. (j[9] or ''), id)
       local pair = pair_of(j[1])
       event('buried', id, pair, 'crash_loop')
+      follow(next, pair)
       answers[#answers + 1] = id
       answers[#answers + 1] = pair
       answers[#answers + 1] = reason
