@@ -5,12 +5,16 @@
 #![expect(unreachable_pub, reason = "modules of one test binary: nothing here is reachable")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests: what they expect is what is tested")]
 
+#[path = "queue/acl.rs"]
+mod acl;
 #[path = "queue/admission.rs"]
 mod admission;
 #[path = "queue/crashes.rs"]
 mod crashes;
 #[path = "queue/dead.rs"]
 mod dead;
+#[path = "queue/deeds.rs"]
+mod deeds;
 #[path = "queue/follow_up.rs"]
 mod follow_up;
 #[path = "queue/inbox.rs"]

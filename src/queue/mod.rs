@@ -162,23 +162,10 @@ impl Queue {
     /// A connection for commands, on a key space that this build may touch.
     async fn connection(&self) -> Result<Connection<'_>, Error> {
         let mut connection = self.inner.link.get().await?;
-        self.inner.schema.get_or_try_init(|| self.check_schema(&mut connection)).await?;
+        self.inner
+            .schema
+            .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
+            .await?;
         Ok(connection)
-    }
-
-    async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<(), Error> {
-        let meta = self.inner.keys.meta();
-        // Reads first: on a full Redis even a write that changes nothing is refused.
-        let found: Option<u64> = redis::cmd("HGET").arg(&meta).arg("schema").query_async(connection).await?;
-        match found {
-            Some(found) if found > keys::SCHEMA => Err(Error::NewerSchema { found, known: keys::SCHEMA }),
-            Some(_) => Ok(()),
-            None => Ok(redis::cmd("HSETNX")
-                .arg(&meta)
-                .arg("schema")
-                .arg(keys::SCHEMA)
-                .query_async(connection)
-                .await?),
-        }
     }
 }

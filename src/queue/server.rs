@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Queue;
 use super::error::Error;
+use super::link::Connection;
+use super::{Queue, keys};
 
 /// The facts about a server that decide whether a queue is safe on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +73,33 @@ impl Queue {
         let after = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
         let ours = i64::try_from(i128::midpoint(before, after)).unwrap_or(0);
         Ok(Server::read(&info, seconds * 1000 + micros / 1000 - ours))
+    }
+
+    /// Whether Redis has forgotten this queue since we first saw it, as one that keeps no file does when it restarts.
+    /// The key space is marked as ours again, so only one of those who ask is told.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn forgot(&self) -> Result<bool, Error> {
+        let mut connection = self.connection().await?;
+        self.check_schema(&mut connection).await
+    }
+
+    /// Makes sure that the key space is one that this build may touch; true where it was a new one, and marked by us.
+    pub(super) async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<bool, Error> {
+        let (meta, schema) = (self.inner.keys.meta(), "schema");
+        // Reads first: on a full Redis even a write that changes nothing is refused.
+        let found: Option<u64> = redis::cmd("HGET").arg(&meta).arg(schema).query_async(connection).await?;
+        match found {
+            Some(found) if found > keys::SCHEMA => Err(Error::NewerSchema { found, known: keys::SCHEMA }),
+            Some(_) => Ok(false),
+            None => Ok(redis::cmd("HSETNX")
+                .arg(&meta)
+                .arg(schema)
+                .arg(keys::SCHEMA)
+                .query_async(connection)
+                .await?),
+        }
     }
 }
 

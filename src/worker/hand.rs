@@ -6,9 +6,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tracing::warn;
 
 use super::Shared;
+use super::outage::Outage;
 use crate::job::JobId;
 use crate::queue::LeaseRef;
 
@@ -82,13 +84,13 @@ impl Hand {
 
 /// Renews all leases in one command, for as long as the worker lives, and stops what was lost or cancelled.
 pub(super) async fn beat(shared: Arc<Shared>) {
-    let mut tick = tokio::time::interval(shared.worker.config.beat);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut outage = Outage::default();
     loop {
-        tick.tick().await;
+        let mut pause = shared.worker.config.beat;
         let info = shared.observer.worker_info(shared.phases().now());
         match shared.worker.queue.beat(&info, &shared.hand.leases()).await {
             Ok(beat) => {
+                outage.over();
                 shared.observer.redis_up();
                 beat.lost.iter().for_each(|id| shared.hand.halt(id, Halt::Lost));
                 beat.cancelled.iter().for_each(|id| shared.hand.halt(id, Halt::Cancelled));
@@ -96,7 +98,9 @@ pub(super) async fn beat(shared: Arc<Shared>) {
             Err(e) => {
                 warn!(error = %e, in_hand = shared.hand.len(), "no beat: the leases run on without it");
                 shared.observer.redis_down(&e.to_string());
+                pause = pause.min(outage.wait());
             }
         }
+        sleep(pause).await;
     }
 }

@@ -8,6 +8,7 @@
 
 mod hand;
 mod observe;
+mod outage;
 pub mod shutdown;
 mod task;
 mod upkeep;
@@ -24,6 +25,7 @@ use tracing::{error, info, warn};
 
 use self::hand::{Halt, Hand};
 use self::observe::Observer;
+use self::outage::Outage;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
@@ -34,8 +36,6 @@ use crate::telemetry::sentry::Alerts;
 
 /// The longest a claim waits for a nudge before it looks again: a lost nudge costs this much.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
-/// The longest pause between two tries while Redis is away.
-const TROUBLE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Leaving the list of workers is a courtesy: it does not hold up the end.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// How long the slot of a killed child may take to come back while leaving: teardown of the largest heap, and change.
@@ -133,7 +133,7 @@ impl Shared {
     }
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
-        let mut trouble_wait = Duration::ZERO;
+        let mut outage = Outage::default();
         let mut fit = false;
         while self.phases().now() == Phase::Running {
             reap(tasks);
@@ -144,7 +144,7 @@ impl Shared {
             let mut slots = self.and_what_is_free(slot);
             match self.claim(&mut fit, slots.len()).await {
                 Ok(claims) => {
-                    trouble_wait = Duration::ZERO;
+                    outage.over();
                     self.observer.redis_up();
                     slots.truncate(claims.len());
                     if self.take_all(claims, slots, tasks).await == Took::Everything {
@@ -155,8 +155,7 @@ impl Shared {
                     drop(slots);
                     fit = false;
                     self.observer.redis_down(&e.to_string());
-                    trouble_wait = (trouble_wait * 2).clamp(Duration::from_millis(100), TROUBLE_WAIT_MAX);
-                    self.rest(trouble_wait.mul_f64(fastrand::f64())).await;
+                    self.rest(outage.wait()).await;
                 }
             }
         }

@@ -289,6 +289,13 @@ impl Observer {
         }
     }
 
+    /// Redis answers, and knows nothing of what it was given before.
+    pub(super) fn forgotten(&self) {
+        const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
+        self.alerts.trouble(Trouble::Redis, LOST);
+        error!("{LOST}");
+    }
+
     /// Shows the queue's counts as gauges.
     pub(super) fn look(&self, status: &Status) {
         self.redis_up();

@@ -1,13 +1,12 @@
 //! One delivery's life in this process: its way through the pipeline, its verdict, and the settling of it.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Shared;
 use super::hand::Halt;
 use super::observe::Account;
+use super::outage::Outage;
 use crate::job::failure::{Failure, Kind};
 use crate::job::outcome::{Outcome, Skip, SkipReason};
 use crate::job::verdict::Verdict;
@@ -15,9 +14,6 @@ use crate::pipeline::Walk;
 use crate::policy::judge::{Evidence, House, judge};
 use crate::queue::{Delivery, LeaseRef, Settled};
 use crate::sandbox::Slot;
-
-/// Pause between two tries to settle while Redis is away; the lease's end is the bound.
-const SETTLE_AGAIN: Duration = Duration::from_millis(250);
 
 /// How the work on a delivery ended.
 enum Ending {
@@ -79,7 +75,9 @@ async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk) {
 
 /// Settles, again and again for as long as the lease may live; `None` when Redis stayed away longer than that.
 async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -> Option<Settled> {
-    let end = Instant::now() + shared.worker.queue.lease();
+    let lease = shared.worker.queue.lease();
+    let end = Instant::now() + lease;
+    let mut outage = Outage::default();
     loop {
         match shared.worker.queue.settle(delivery, verdict).await {
             Ok(settled) => return Some(settled),
@@ -88,7 +86,8 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
                 warn!(job = %unsettled.delivery.job.id, error = %unsettled.source, "not settled yet: trying again");
                 shared.observer.redis_down(&unsettled.source.to_string());
                 (delivery, verdict) = (unsettled.delivery, unsettled.verdict);
-                sleep(SETTLE_AGAIN).await;
+                // However short the lease is, some tries come while it lives.
+                sleep(outage.wait().min(lease / 10)).await;
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The db app's side: pairs named by uuid are looked up there, and each gets its annotation once.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -8,7 +9,7 @@ use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::{Job, JobId, Older, VersionRef};
 
 use crate::db::{Db, FakeDb, errors, version};
-use crate::harness::{World, until};
+use crate::harness::{Gate, World, until};
 
 /// `analyst@db.test:hunter2`
 const BASIC: &str = "Basic YW5hbHlzdEBkYi50ZXN0Omh1bnRlcjI=";
@@ -256,4 +257,47 @@ async fn a_pair_that_was_done_for_redis_is_not_done_for_an_app() {
     let _worker = world.worker();
     world.until_it_is(&JobId::parse("again").unwrap(), "done").await;
     assert_eq!(db.look(|db| db.annotations.len()), 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let world = world.with("queue.lease", "1s");
+    let gate = Gate::shut().await;
+    let slow = Uuid::new_v4();
+    let mut slow_version = version(slow, page);
+    slow_version["body_url"] = gate.url("/slow").as_str().into();
+    slow_version["body_hash"] = Value::Null;
+    db.look(|db| db.versions.push(slow_version));
+    let held = named("held", Some(from), slow);
+    world.send(std::slice::from_ref(&held)).await;
+    let stopped = world.worker();
+    gate.until_asked(1).await;
+    stopped.signal(Signal::STOP);
+
+    // It is reclaimed and done by another while the first one cannot even know.
+    let other = world.worker();
+    world.until_it_is(&held.id, "reclaimed").await;
+    gate.until_asked(2).await;
+    gate.open();
+    world.until_it_is(&held.id, "done").await;
+    let (report, posts) = (world.report(&held).await, annotated(&db));
+    assert_eq!(posts, 1);
+    other.leave().await;
+
+    stopped.signal(Signal::CONT);
+    stopped.until_said("the lease was lost: nothing was written, another worker has this job").await;
+    // It is well, and alone: what it does now is done by it.
+    let next = named("next", None, from);
+    world.send(std::slice::from_ref(&next)).await;
+    world.until_it_is(&next.id, "skipped").await;
+    assert_eq!(annotated(&db), posts, "not to the app");
+    assert_eq!(world.report(&held).await, report, "not to Redis");
+    assert_eq!(world.story(&held.id).await, ["reclaimed", "done"]);
+    stopped.leave().await;
+}
+
+/// How often anything was posted to the app.
+fn annotated(db: &FakeDb) -> usize {
+    db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count())
 }

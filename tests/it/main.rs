@@ -16,6 +16,8 @@
 #[path = "../api/db.rs"]
 mod db;
 mod harness;
+#[path = "../support/wire.rs"]
+mod wire;
 
 mod alerts;
 mod annotations;
@@ -26,6 +28,7 @@ mod demo;
 mod diff;
 mod doctor;
 mod grants;
+mod outages;
 mod payloads;
 mod poison;
 mod probes;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::outcome::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
@@ -167,6 +168,37 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
     assert_eq!(settled, Settled::Settled);
     assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
     assert!(world.take_stock().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
+    // It looks up from its file every thousand commands, and takes half a millisecond for each.
+    let slow = Options::default().persistent().set("key-load-delay", "500");
+    let redis = PrivateRedis::start(slow).unwrap();
+    let url = redis.url();
+    let world = World::at(redis, &url).await;
+    let queue = world.queue().await;
+    let jobs: Vec<_> = (0..600).map(|_| job()).collect();
+    let _ = queue.enqueue(&jobs).await.unwrap();
+    let held = claimed(&queue, "w").await;
+    let World { mut redis, .. } = world;
+    let restarted = tokio::task::spawn_blocking(move || redis.restart().map(|()| redis));
+    let (mut held, mut verdict) = (held, done(&jobs[0]));
+    let mut said = Vec::new();
+    loop {
+        match queue.settle(held, verdict).await {
+            Ok(settled) => break assert_eq!(settled, Settled::Settled),
+            Err(unsettled) => {
+                assert!(unsettled.source.is_transient() && said.len() < 3000, "{}", unsettled.source);
+                said.push(unsettled.source.to_string());
+                (held, verdict) = (unsettled.delivery, unsettled.verdict);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+    assert!(said.iter().any(|said| said.contains("loading")), "{said:?}");
+    let _redis = restarted.await.unwrap().unwrap();
+    assert_eq!(queue.status().await.unwrap().ready, 599);
 }
 
 #[tokio::test]

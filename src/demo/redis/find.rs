@@ -91,6 +91,12 @@ impl Server {
     }
 }
 
+/// The server that `WM_TEST_REDIS` names, for whoever wants this very one and no other.
+pub(super) fn chosen() -> Option<Result<Server, NoServer>> {
+    let program = PathBuf::from(std::env::var_os("WM_TEST_REDIS")?);
+    Some(Server::probe(program, Vec::new()).map_err(|why| NoServer(vec![format!("WM_TEST_REDIS: {why}")])))
+}
+
 /// Why nothing could be unpacked.
 pub(super) enum Refusal {
     /// This directory cannot be used; the next one may.

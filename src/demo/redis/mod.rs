@@ -99,7 +99,8 @@ impl PrivateRedis {
     pub fn start_saying(options: Options, say: &mut dyn FnMut(&str)) -> Result<Self, Error> {
         // One search per process: a hundred tests that start at once must not unpack a hundred times.
         static FOUND: OnceLock<Result<Server, NoServer>> = OnceLock::new();
-        let server = FOUND.get_or_init(|| Search::from_env().find(say)).clone()?;
+        let find = || find::chosen().unwrap_or_else(|| Search::from_env().find(say));
+        let server = FOUND.get_or_init(find).clone()?;
         Self::start_server(server, options)
     }
 

@@ -117,6 +117,11 @@ impl World {
         redis::cmd(command).arg(args).query_async(&mut eye).await.unwrap()
     }
 
+    /// Forgets the connection that [`ask`](Self::ask) uses: its server was another one.
+    pub(crate) fn look_again(&mut self) {
+        self.eye = OnceLock::new();
+    }
+
     /// How many keys there are of this pattern, behind the queue's prefix.
     pub(crate) async fn keys(&self, pattern: &str) -> Vec<String> {
         self.ask("KEYS", key(pattern)).await

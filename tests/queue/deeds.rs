@@ -1,0 +1,62 @@
+//! Every deed of a worker and of an operator once, for tests of where, and with which rights, they work.
+
+use std::time::Duration;
+
+use wm_analyzer::job::Job;
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Queue, Settled};
+
+use crate::world::*;
+
+/// Leaves three dead letters: of a payload that was no job, and of two jobs.
+pub async fn all_that_a_worker_does(world: &World, queue: &Queue) {
+    queue.preflight().await.unwrap().fit_for_work().unwrap();
+    assert!(!queue.forgot().await.unwrap());
+    let all: Vec<Job> = (0..8).map(|_| job()).collect();
+    let _ = queue.enqueue(&all).await.unwrap();
+    assert!(matches!(queue.enqueue(&[twin(&all[0])]).await.unwrap()[..], [Admission::Duplicate { .. }]));
+    world.push(job().encode()).await;
+    world.push(b"no job".as_slice()).await;
+    let ingested = queue.ingest().await.unwrap();
+    assert_eq!((ingested.admitted, ingested.buried.len()), (1, 1));
+
+    let held = claimed(queue, "w").await;
+    assert_eq!(queue.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert!(queue.confirm(&held.lease()).await.unwrap());
+    let verdict = done(&held.job);
+    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.enqueue(&[twin(&all[0])]).await.unwrap(), [Admission::AlreadyDone]);
+    for verdict in [retry(Duration::ZERO), death(Kind::Gone, "a.test"), death(Kind::Gone, "b.test")] {
+        let held = claimed(queue, "w").await;
+        assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    }
+    assert_eq!(queue.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
+    let lost = dies_with(claimed(queue, "dead").await);
+    queue.upkeep().await.unwrap();
+    world.expire(&lost.id).await;
+    assert_eq!(queue.upkeep().await.unwrap().reclaimed, 1);
+    queue.wait(Duration::from_millis(20)).await;
+    queue.leave(&worker("w")).await.unwrap();
+    world.take_stock().await;
+}
+
+/// Looks, pauses and resumes, and leaves one dead letter of those three.
+pub async fn all_that_an_operator_does(world: &World, queue: &Queue) {
+    queue.preflight().await.unwrap();
+    let dead = queue.dead(&DeadFilter::default(), 10).await.unwrap();
+    let is_job = |letter: &&DeadLetter| letter.reason.as_ref().unwrap().kind == Kind::Gone;
+    let jobs: Vec<_> = dead.iter().filter(is_job).map(|letter| letter.id.clone()).collect();
+    assert_eq!((dead.len(), jobs.len()), (3, 2));
+    assert!(queue.dead_letter(&jobs[0]).await.unwrap().is_some());
+    let _ = queue.replay(&jobs[..1]).await.unwrap();
+    assert!(queue.cancel(&jobs[0]).await.unwrap());
+    assert_eq!(queue.discard(&jobs[1..]).await.unwrap(), 1);
+    queue.push(&[b"{}".to_vec()]).await.unwrap();
+    queue.pause("me", "a look").await.unwrap();
+    assert!(queue.resume("me").await.unwrap().is_some());
+    assert!(queue.is_idle().await.unwrap());
+    assert!(!queue.events("0", 10).await.unwrap().is_empty());
+    assert!(queue.report(uuid::Uuid::new_v4(), uuid::Uuid::new_v4()).await.unwrap().is_none());
+    assert_eq!(queue.status().await.unwrap().dead, 1);
+    world.take_stock().await;
+}
