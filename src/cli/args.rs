@@ -84,6 +84,12 @@ pub struct Diff {
     /// Other limits than the configured ones, e.g. wall=2s,heap=64MiB; up to sandbox.max_wall and sandbox.max_heap.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
     pub limits: LimitsRequest,
+    /// SHA-256 of the older body as it was captured: anything else is a mismatch, as in the worker.
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub from_hash: Option<String>,
+    /// The same of the newer one.
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub to_hash: Option<String>,
     /// Also say what was measured.
     #[arg(long, short)]
     pub verbose: bool,
@@ -260,8 +266,9 @@ pub enum ConfigCommand {
 impl Diff {
     /// As `ops` takes it.
     pub fn options(self, config: &Config, json: bool) -> ops::diff::Options {
-        let Self { from, to, limits, verbose } = self;
-        ops::diff::Options { from, to, limits, json, verbose, max_body: config.fetch.max_body.as_u64() }
+        let Self { from, to, limits, from_hash, to_hash, verbose } = self;
+        let (hashes, max_body) = ([from_hash, to_hash], config.fetch.max_body.as_u64());
+        ops::diff::Options { from, to, hashes, limits, json, verbose, max_body }
     }
 }
 
@@ -338,6 +345,12 @@ fn limits(text: &str) -> Result<LimitsRequest, String> {
         }
     }
     Ok(limits)
+}
+
+/// Reads a SHA-256 in hex.
+fn sha256(text: &str) -> Result<String, String> {
+    let is_hash = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { Ok(text.to_owned()) } else { Err("a SHA-256 has 64 hex digits".to_owned()) }
 }
 
 /// Reads `2s`.

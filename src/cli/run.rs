@@ -15,6 +15,7 @@ use crate::demo;
 use crate::job::failure::Failure;
 use crate::ops::{self, Exit, render};
 use crate::queue::{self, Queue};
+use crate::sandbox::Limits;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -233,7 +234,8 @@ async fn doctor(config: &Config, json: bool) -> Exit {
         Err(failure) => Err::<Vec<String>, Failure>(failure),
     };
     let queue = config.queue().await;
-    let patient = ops::doctor::Patient { queue, slots: config.slots(), sizes: config.sizes(), isolation };
+    let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
+    let patient = ops::doctor::Patient { queue, slots, sizes, ceiling, isolation };
     ops::doctor::run(&patient, json).await
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::page::Side;
-use super::report::Report;
+use super::report::{Measured, Report};
 
 /// How a job's way through the pipeline ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,12 +125,15 @@ pub struct Skip {
     /// Which version decided it, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
+    /// What was measured of the child that found it out, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Box<Measured>>,
 }
 
 impl Skip {
     /// A skip with its sentence.
     pub fn new(reason: SkipReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), side: None }
+        Self { reason, detail: detail.into(), side: None, measured: None }
     }
 
     /// The same, said of one side.

@@ -200,6 +200,9 @@ pub struct Measured {
     /// What it was doing, as it last said: `decompress`, `sniff`, `decode`, `text`, `links`, `diff`, `score`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
+    /// The end of what it wrote to its standard error, if anything. May hold hostile text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<String>,
     /// Limits in force.
     pub limits: LimitsInForce,
     /// Isolation in force, by name: `seccomp`, `landlock`, `rlimits`, ...

@@ -14,7 +14,7 @@ use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure};
 use crate::job::outcome::{Outcome, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
-use crate::job::report::{Diff, LinkOp, Op, Report};
+use crate::job::report::{Diff, LinkOp, Measured, Op, Report};
 use crate::pipeline::Pipeline;
 use crate::sandbox::{Limits, Pool};
 
@@ -31,6 +31,8 @@ pub struct Options {
     pub from: String,
     /// The newer version: a file or a URL.
     pub to: String,
+    /// SHA-256 in hex of both bodies as they were captured, where known.
+    pub hashes: [Option<String>; 2],
     /// Other limits than the configured ones.
     pub limits: LimitsRequest,
     /// Print the report as JSON.
@@ -73,8 +75,9 @@ async fn compare(
     pipeline: &Pipeline,
     pool: &Pool,
 ) -> Result<Box<Report>, Stop> {
-    let (from, from_body) = source(&options.from, 1, options.max_body)?;
-    let (to, to_body) = source(&options.to, 2, options.max_body)?;
+    let (mut from, from_body) = source(&options.from, 1, options.max_body)?;
+    let (mut to, to_body) = source(&options.to, 2, options.max_body)?;
+    [from.body_hash, to.body_hash] = options.hashes.clone();
     let pair = PagePair { page: None, from, to };
     address::by_type(&pair, &pipeline.filter)?;
     let bodies = Bodies {
@@ -135,6 +138,9 @@ fn tell(outcome: &Outcome, options: &Options) {
                 styled(WARN, format!("skipped: {}", skip.reason)),
                 plain(&skip.detail, 500)
             ));
+            if options.verbose {
+                tell_child(skip.measured.as_deref());
+            }
         }
         Outcome::Failed(failure) => {
             let word = if failure.kind.blame() == Blame::Job { "poison" } else { "failed" };
@@ -143,9 +149,7 @@ fn tell(outcome: &Outcome, options: &Options) {
                 styled(BAD, format!("{word}: {}", failure.kind)),
                 plain(&failure.detail, 500)
             ));
-            if let Some(measured) = failure.measured.as_ref() {
-                render::line(styled(DIM, format!("child  {}", render::measured(measured))));
-            }
+            tell_child(failure.measured.as_deref());
         }
     }
 }
@@ -178,8 +182,16 @@ fn tell_report(report: &Report, verbose: bool) {
             plain(&missing.skip.detail, 300)
         ));
     }
-    if let (true, Some(measured)) = (verbose, report.measured.as_ref()) {
-        render::line(styled(DIM, format!("child  {}", render::measured(measured))));
+    if verbose {
+        tell_child(report.measured.as_ref());
+    }
+}
+
+fn tell_child(measured: Option<&Measured>) {
+    let Some(measured) = measured else { return };
+    render::line(styled(DIM, format!("child  {}", render::measured(measured))));
+    if let Some(words) = &measured.stderr {
+        render::line(styled(DIM, format!("stderr {}", plain(words, 2500))));
     }
 }
 

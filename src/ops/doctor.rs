@@ -9,6 +9,7 @@ use super::render::{self, BAD, GOOD, WARN, plain, styled};
 use crate::job::failure::Failure;
 use crate::policy::admission::Sizes;
 use crate::queue::{Error, Queue, Server};
+use crate::sandbox::Limits;
 
 /// The oldest Redis that every script was tested on.
 const REDIS_FLOOR: (u32, u32) = (7, 0);
@@ -45,6 +46,8 @@ pub struct Patient {
     pub slots: Result<u32, String>,
     /// The sum they are computed from, and where the memory limit was read.
     pub sizes: (Sizes, &'static str),
+    /// How far an operator may raise limits.
+    pub ceiling: Limits,
     /// Isolation in force, or why no child starts.
     pub isolation: Result<Vec<String>, Failure>,
 }
@@ -53,6 +56,7 @@ pub struct Patient {
 pub async fn run(patient: &Patient, json: bool) -> Exit {
     let mut findings = redis(&patient.queue).await;
     findings.push(memory(patient));
+    findings.extend(grants(patient));
     findings.extend(isolation(&patient.isolation));
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
@@ -136,6 +140,20 @@ fn memory(patient: &Patient) -> Finding {
         Ok(slots) => finding(Level::Ok, "memory", format!("{} ({origin})", sizes.arithmetic(*slots))),
         Err(what) => finding(Level::Fail, "memory", format!("{what} ({origin})")),
     }
+}
+
+/// Whether the most that a replay may be granted has room here at all.
+fn grants(patient: &Patient) -> Option<Finding> {
+    let room = patient.sizes.0.room(*patient.slots.as_ref().ok()?);
+    let fence = patient.ceiling.fence_bytes();
+    let [heap, fence_said, room_said] = [patient.ceiling.heap_bytes, fence, room].map(render::bytes);
+    (fence > room).then(|| {
+        let what = format!(
+            "a replay may be granted sandbox.max_heap {heap}, a fence of {fence_said}, and there is room for {room_said} \
+             here: a job that is granted more than fits is buried"
+        );
+        finding(Level::Warn, "memory", what)
+    })
 }
 
 fn isolation(found: &Result<Vec<String>, Failure>) -> Vec<Finding> {

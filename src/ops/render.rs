@@ -109,18 +109,21 @@ pub fn bytes(count: u64) -> String {
 /// What a child cost, against what it might have cost.
 pub fn measured(measured: &Measured) -> String {
     let limits = measured.limits;
-    let phase =
-        measured.phase.as_ref().map_or(String::new(), |phase| format!(", last in {}", plain(phase, 40)));
-    format!(
-        "wall {} of {} ms, cpu {} ms, heap {} of {}, resident {}{phase}, isolation {}",
-        measured.wall_ms,
-        limits.wall_ms,
-        measured.cpu_ms,
-        bytes(measured.peak_heap_bytes),
-        bytes(limits.heap_bytes),
-        bytes(measured.max_rss_bytes),
-        measured.isolation.join("+"),
-    )
+    let phase = measured.phase.as_ref().map(|phase| format!("last in {}", plain(phase, 40)));
+    let end = match (measured.exit, measured.signal) {
+        (_, Some(signal)) => Some(format!("signal {signal}")),
+        (Some(0) | None, None) => None,
+        (Some(code), None) => Some(format!("exit {code}")),
+    };
+    let mut parts = vec![
+        format!("wall {} of {} ms", measured.wall_ms, limits.wall_ms),
+        format!("cpu {} of {} ms", measured.cpu_ms, limits.cpu_ms),
+        format!("heap {} of {}", bytes(measured.peak_heap_bytes), bytes(limits.heap_bytes)),
+        format!("resident {} within a fence of {}", bytes(measured.max_rss_bytes), bytes(limits.fence_bytes)),
+    ];
+    parts.extend(end.into_iter().chain(phase));
+    parts.push(format!("isolation {}", measured.isolation.join("+")));
+    parts.join(", ")
 }
 
 /// Who does this, for the record: user and machine, as the environment says.

@@ -13,7 +13,7 @@ use crate::fetch::Fetcher;
 use crate::filter::address;
 use crate::job::failure::{Failure, Kind};
 use crate::job::order::{Answer, Order, SideOrder};
-use crate::job::outcome::{Outcome, Stop};
+use crate::job::outcome::{Outcome, Skip, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::report::{BodyFacts, Report, Timings};
 use crate::job::{Job, LimitsRequest};
@@ -179,7 +179,7 @@ fn read(reply: Reply, pair: &PagePair) -> Result<Box<Report>, Stop> {
             report.measured = Some(reply.measured);
             Ok(report)
         }
-        Answer::Skipped(skip) => Err(skip.into()),
+        Answer::Skipped(skip) => Err(Skip { measured: Some(Box::new(reply.measured)), ..skip }.into()),
         Answer::Failed(failure) if matches!(failure.kind, Kind::DecompressionBomb | Kind::HashMismatch) => {
             Err(Failure { measured: Some(Box::new(reply.measured)), ..failure }.into())
         }

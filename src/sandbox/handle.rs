@@ -11,7 +11,7 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
     socketpair,
 };
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal};
 use tokio::net::UnixDatagram;
 use tokio::process::{Child, Command};
@@ -33,6 +34,10 @@ use crate::job::failure::{Failure, Kind};
 
 /// A zygote says hello within 1 ms on an idle machine; this allows for one that is drowning.
 const HELLO: Duration = Duration::from_secs(10);
+/// The most that is kept of what a job wrote to its standard error: a few lines of a library that gives up.
+const WORDS_BYTES: usize = 2048;
+/// Reads that empty a pipe twice over; a pipe holds 64 KiB.
+const READS: usize = 32;
 /// How long a zygote may take to leave once its control socket is closed: it kills its job first.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -53,6 +58,7 @@ pub(super) struct Handle {
     child: Child,
     group: Pid,
     control: UnixDatagram,
+    words: OwnedFd,
     /// Isolation in force.
     pub(super) features: Features,
     last: u64,
@@ -71,8 +77,9 @@ impl Recipe {
         match handle.hello().await {
             Ok(features) => handle.features = features,
             Err(why) => {
+                let said = handle.last_words().map_or(String::new(), |words| format!("; it said: {words}"));
                 handle.end().await;
-                return Err(cannot_spawn(why));
+                return Err(cannot_spawn(why + &said));
             }
         }
         let missing = match self.without.iter().any(|wall| wall == "check") {
@@ -95,13 +102,15 @@ impl Recipe {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
+        // Neither end waits: whoever writes when it is full is not heard, and nobody is held up by it.
+        let (words, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let child = Command::new(&self.executable)
             .arg(ZYGOTE_ARG)
             .arg(self.isolation.as_str())
             .args(&self.without)
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::from(stderr))
             .env_clear()
             .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1") // tree job 17.6 to 10.7 ms
             .process_group(0)
@@ -110,7 +119,7 @@ impl Recipe {
         let group = group.ok_or_else(|| io::Error::other("it has no process id"))?;
         // tokio has no type for SEQPACKET; this one also reads packet by packet, and a close reads as an empty one.
         let control = UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(ours))?;
-        Ok(Handle { child, group, control, features: Features::default(), last: 0, unreported: None })
+        Ok(Handle { child, group, control, words, features: Features::default(), last: 0, unreported: None })
     }
 }
 
@@ -134,6 +143,7 @@ impl Handle {
     /// # Errors
     /// The zygote is gone: nothing has begun.
     pub(super) fn begin(&mut self, limits: &Limits, data: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = self.last_words(); // of a job that nobody waited for
         self.last += 1;
         let job = self.last;
         self.send(Order::Start { job, limits: *limits }, Some(data))?;
@@ -178,6 +188,20 @@ impl Handle {
     pub(super) async fn settle(&mut self) -> bool {
         let Some((_, limits)) = self.unreported else { return true };
         matches!(timeout(limits.teardown(), self.report()).await, Ok(Ok(_)))
+    }
+
+    /// The end of what was written to standard error since this was last asked, if anything was. Made by a process that
+    /// may be hostile: to be shown with care.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let (mut heard, mut chunk) = (Vec::new(), [0; 4096]);
+        for _ in 0..READS {
+            match rustix::io::read(&self.words, &mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => heard.extend(&chunk[..n]),
+            }
+        }
+        let tail = String::from_utf8_lossy(&heard[heard.len().saturating_sub(WORDS_BYTES)..]);
+        Some(tail.trim().to_owned()).filter(|words| !words.is_empty())
     }
 
     /// Kills zygote and job.

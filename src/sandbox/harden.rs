@@ -48,16 +48,29 @@ pub(super) struct Plan {
     pub(super) pidfd: bool,
     /// Forking at all.
     pub(super) fork: bool,
+    /// System calls that this kernel has not.
+    #[cfg(feature = "test-hooks")]
+    missing: &'static [libc::c_long],
 }
 
 impl Plan {
     /// What a mode asks for. `without` takes walls down, one by one, and is for tests only.
     pub(super) fn new(mode: Isolation, without: &[String]) -> Self {
         let walls = mode != Isolation::Reduced;
-        let mut plan =
-            Self { landlock: walls, zygote_filter: walls, job_filter: walls, pidfd: true, fork: true };
-        if cfg!(feature = "test-hooks") {
+        let mut plan = Self {
+            landlock: walls,
+            zygote_filter: walls,
+            job_filter: walls,
+            pidfd: true,
+            fork: true,
+            #[cfg(feature = "test-hooks")]
+            missing: &[],
+        };
+        #[cfg(feature = "test-hooks")]
+        {
             let has = |name: &str| without.iter().any(|w| w == name);
+            plan.missing = if has("kernel_landlock") { super::hooks::LANDLOCK_CALLS } else { plan.missing };
+            plan.missing = if has("kernel_seccomp") { super::hooks::SECCOMP_CALLS } else { plan.missing };
             plan.landlock &= !has("landlock");
             plan.job_filter &= !has("job_filter");
             plan.pidfd &= !has("pidfd");
@@ -88,6 +101,10 @@ pub(super) fn zygote(plan: Plan) -> io::Result<Features> {
         (Resource::Nofile, DESCRIPTORS),
     ] {
         lower(resource, most, most)?;
+    }
+    #[cfg(feature = "test-hooks")]
+    if !plan.missing.is_empty() {
+        Filter::without(plan.missing).install(0)?;
     }
     if plan.landlock {
         landlock();
@@ -179,13 +196,23 @@ fn try_the_walls(board: &Board, zygote: Pid, plan: Plan) -> ! {
         stack_bytes: 8 * MIB,
         reply_bytes: MIB,
     };
-    let fenced = |resource| rustix::process::getrlimit(resource).current == Some(limits.fence_bytes());
+    let fence = limits.fence_bytes();
+    let fences = [
+        (Resource::As, fence),
+        (Resource::Data, fence),
+        (Resource::Stack, limits.stack_bytes),
+        (Resource::Nproc, 0),
+        (Resource::Core, 0),
+        (Resource::Fsize, 0),
+        (Resource::Nofile, DESCRIPTORS),
+    ];
+    let stands = |(resource, most)| rustix::process::getrlimit(resource).maximum.is_some_and(|at| at <= most);
     if job(zygote, &limits, plan).is_ok() {
         let root = rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
         let signal = rustix::process::test_kill_process(zygote);
         let dies = rustix::process::parent_process_death_signal();
         let proof = Features::default()
-            .and_if(fenced(Resource::As) && fenced(Resource::Data), Features::RLIMITS)
+            .and_if(fences.into_iter().all(stands), Features::RLIMITS)
             .and_if(plan.landlock && root.is_err_and(|e| e == Errno::ACCESS), Features::LANDLOCK)
             .and_if(plan.landlock && signal == Err(Errno::PERM), Features::LANDLOCK_SCOPE)
             .and_if(dies == Ok(Some(Signal::KILL)), Features::PDEATHSIG)

@@ -11,6 +11,12 @@ use super::{Task, kernel};
 
 const PREFIX: &str = "hook:";
 
+/// What kernels before 5.13 do not know.
+pub(super) const LANDLOCK_CALLS: &[libc::c_long] =
+    &[libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self];
+/// What a kernel built without filters does not know.
+pub(super) const SECCOMP_CALLS: &[libc::c_long] = &[libc::SYS_seccomp];
+
 /// The options that make a job perform an act.
 pub fn options(act: &str) -> Vec<u8> {
     format!("{PREFIX}{act}").into_bytes()
@@ -95,13 +101,18 @@ fn memory(act: &str, number: u64) -> Option<i64> {
     Some(0)
 }
 
-/// Allocates `count` objects and keeps them.
+/// Allocates `count` objects and keeps them, page by page: one list that doubles would be stopped while it grows, and
+/// not because of them.
 fn objects(count: usize, size: impl Fn(usize) -> usize) {
-    let mut kept: Vec<Box<[u8]>> = Vec::new();
+    const PAGE: usize = 4096;
+    let (mut kept, mut page) = (Vec::new(), Vec::with_capacity(PAGE));
     for i in 0..count {
-        kept.push(vec![1_u8; size(i)].into_boxed_slice());
+        if page.len() == PAGE {
+            kept.push(std::mem::replace(&mut page, Vec::with_capacity(PAGE)));
+        }
+        page.push(vec![1_u8; size(i)].into_boxed_slice());
     }
-    black_box(kept);
+    black_box((kept, page));
 }
 
 /// Maps memory past the allocator, 16 MiB at a time; how many MiB it got.
@@ -157,6 +168,24 @@ fn death(act: &str, number: u64) -> Option<i64> {
         "panic" => panic!("a panic of {number}"),
         "panic_hostile" => panic!("{}\u{1b}[31mé", "x".repeat(5000)),
         "abort" => std::process::abort(),
+        // As a C library dies that finds its heap in ruins, in a page's colours.
+        "last_words" => {
+            say(b"free(): invalid \x1b[31mpointer\xff\n");
+            std::process::abort();
+        }
+        "say_and_spin" => {
+            say(b"still here\n");
+            spin(Duration::MAX);
+        }
+        // So many bytes at once, and how many of them were taken.
+        "flood_stderr" => {
+            let flood = vec![b'x'; usize::try_from(number).unwrap_or(0)];
+            return Some((0..).step_by(4096).map_while(|at| flood.get(at..at + 4096)).map(say).sum());
+        }
+        "panic_in_panic" => {
+            let _second = Grudge;
+            panic!("the first");
+        }
         "null" => null(),
         "overflow" => return Some(recurse(1).into()),
         "deep_drop" => drop(black_box(chain(usize::try_from(number).unwrap_or(0)))),
@@ -164,6 +193,20 @@ fn death(act: &str, number: u64) -> Option<i64> {
         _ => return None,
     }
     Some(0)
+}
+
+/// Writes to standard error; how much of it was taken.
+fn say(words: &[u8]) -> i64 {
+    rustix::io::write(kernel::stderr(), words).map_or(0, |taken| taken as i64)
+}
+
+/// Panics when it is dropped: in the middle of another panic that is the end.
+struct Grudge;
+
+impl Drop for Grudge {
+    fn drop(&mut self) {
+        panic!("the second");
+    }
 }
 
 #[expect(unsafe_code, reason = "the misdeed")]

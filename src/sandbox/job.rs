@@ -136,7 +136,7 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
 /// What the last panic said.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// Keeps what a panic says instead of printing it: a job has nobody to print to.
+/// Keeps what a panic says for the reply; it is also written down for the case that the panic becomes an abort.
 pub(super) fn keep_panics() {
     std::panic::set_hook(Box::new(keep_panic));
 }
@@ -147,8 +147,10 @@ fn keep_panic(info: &PanicHookInfo<'_>) {
     let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let place = info.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
     let end = said.floor_char_boundary_at(MAX_PANIC_BYTES);
+    let said = format!("{}{place}", &said[..end]);
+    let _ = rustix::io::write(kernel::stderr(), said.as_bytes());
     if let Ok(mut last) = LAST_PANIC.try_lock() {
-        *last = format!("{}{place}", &said[..end]);
+        *last = said;
     }
 }
 

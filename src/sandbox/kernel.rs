@@ -149,6 +149,13 @@ pub(super) fn socket() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(0) }
 }
 
+/// Descriptor 2: in a zygote and its jobs a pipe to the worker that never makes anybody wait.
+#[expect(unsafe_code, reason = "a descriptor by its number")]
+pub(super) fn stderr() -> BorrowedFd<'static> {
+    // SAFETY: std keeps 2 open from the first instruction on, and nobody here closes it.
+    unsafe { BorrowedFd::borrow_raw(2) }
+}
+
 /// Puts another descriptor in the place of [`socket`].
 ///
 /// # Errors

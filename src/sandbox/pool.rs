@@ -108,8 +108,9 @@ impl Pool {
         Self::open(config, slots, room_bytes, executable, &[]).await
     }
 
-    /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), to see what the others hold,
-    /// and with `check` without asking whether enough are left.
+    /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), or on a kernel that has not got
+    /// them (`kernel_landlock`, `kernel_seccomp`), to see what the others hold; and with `check` without asking whether
+    /// enough are left.
     /// Only a program built with `test-hooks` leaves them out.
     ///
     /// # Errors
@@ -264,7 +265,7 @@ impl Slot {
         let Some(zygote) = &mut self.zygote else { return Err(closed()) };
         self.pool.jobs.fetch_add(1, Relaxed);
         let (said, seen) = call::converse(zygote, ours, request, &limits).await;
-        let measured = measure(&seen, &limits, zygote.features);
+        let measured = Measured { stderr: zygote.last_words(), ..measure(&seen, &limits, zygote.features) };
         self.pool.peak_heap_bytes.fetch_max(measured.peak_heap_bytes, Relaxed);
         self.pool.longest_ms.fetch_max(measured.wall_ms, Relaxed);
         if matches!(seen, Seen::ZygoteLost { .. }) || self.pool.process == ProcessModel::ExecPerJob {

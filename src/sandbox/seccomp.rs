@@ -207,6 +207,15 @@ impl Filter {
         filter
     }
 
+    /// The filter of an older kernel, which does not know these calls.
+    #[cfg(feature = "test-hooks")]
+    pub(super) fn without(calls: &[c_long]) -> Self {
+        let mut filter = Self::new();
+        filter.answer(calls, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
+        filter.push(ret(ALLOW));
+        filter
+    }
+
     /// Installs it on this process, whose id is `own_pid`: there is no way back.
     ///
     /// # Errors

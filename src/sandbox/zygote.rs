@@ -46,7 +46,11 @@ const GRACE: Duration = Duration::from_millis(100);
 pub fn zygote_main(work: Work) -> ExitCode {
     match serve(work) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(71), // EX_OSERR; the worker sees that no hello came
+        Err(error) => {
+            // The worker sees that no hello came, and asks for the last words.
+            let _ = rustix::io::write(kernel::stderr(), error.to_string().as_bytes());
+            ExitCode::from(71) // EX_OSERR
+        }
     }
 }
 

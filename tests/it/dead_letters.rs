@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use wm_analyzer::demo::site::{Body, Resource};
-use wm_analyzer::job::{Job, JobId};
+use wm_analyzer::job::{Job, JobId, VersionRef};
 
 use crate::harness::{World, by_uuid, until};
 
@@ -123,4 +123,35 @@ async fn what_is_discarded_goes_to_standard_output_and_enqueue_takes_it_back() {
     for job in &jobs {
         world.until_it_is(&job.id, "done").await;
     }
+}
+
+#[tokio::test]
+async fn show_says_all_that_is_known_and_its_command_gives_the_same_ending() {
+    let world = World::new().await;
+    let mut job = world.pair("changed", 20_000);
+    let VersionRef::Whole(to) = &mut job.to else { panic!("whole") };
+    to.body_hash = Some("0".repeat(64));
+    let worker = world.worker();
+    world.send(std::slice::from_ref(&job)).await;
+    world.until_dead(1).await;
+    worker.leave().await;
+    let shown = world.run(&["dead", "show", "changed"]).await.ended(0).shows(&[
+        "hash_mismatch",
+        "wm-analyzer@",
+        "/changed/from (",
+        "/changed/to (",
+        "sha256 ",
+        "wall ",
+        " of 10000 ms, cpu ",
+        " of 11000 ms, heap ",
+        " of 256.0 MiB, resident ",
+        "fence of 384.0 MiB",
+        "last in decompress",
+        "isolation seccomp",
+    ]);
+    let command =
+        shown.err.lines().find_map(|line| line.strip_prefix("reproduce it here:  wm-analyzer ")).unwrap();
+    let args: Vec<String> = command.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    world.run(&args).await.ended(11).shows(&["poison: hash_mismatch"]);
 }

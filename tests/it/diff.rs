@@ -65,6 +65,49 @@ async fn poison_ends_within_the_limit_that_is_given_and_says_what_was_measured()
 }
 
 #[tokio::test]
+async fn what_was_measured_is_said_of_every_ending_and_of_either_way_to_make_a_child() {
+    let files = Files::new();
+    let page = files.put("a.html", pages::pair(1, 20_000).0);
+    let pdf = files.put("b", poison::pdf(1, 20_000));
+    for process in ["fork_server", "exec_per_job"] {
+        let environment = BTreeMap::from([(variable("sandbox.process"), process.to_owned())]);
+        for (other, code, place) in [(&page, 0, "report"), (&pdf, 10, "skip")] {
+            let ran = run(&["diff", &page, other, "-v"], &environment, b"").await.ended(code);
+            ran.shows(&[
+                "child  wall ",
+                " of 10000 ms, cpu ",
+                "of 256.0 MiB",
+                "fence of 384.0 MiB",
+                "seccomp",
+            ]);
+            let json = run(&["diff", &page, other, "-o", "json"], &environment, b"").await.ended(code).json();
+            let measured = &json[place]["measured"];
+            assert!(measured["peak_heap_bytes"].as_u64().unwrap() > 40_000, "{json}");
+            for number in ["wall_ms", "cpu_ms", "max_rss_bytes"] {
+                assert!(measured[number].is_u64(), "{number}: {json}");
+            }
+            assert!(measured["isolation"].as_array().unwrap().contains(&"seccomp".into()), "{json}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_the_captured_one_is_one_here_too() {
+    let files = Files::new();
+    let page = files.put("a.html", b"<p>a</p>");
+    let hash = "bf83a5d8fe72ad8b7b0b8f2e8cfd7ef47dc5e8f4e0b1ed30d9c4a8d7ce0e4a3e";
+    diff(&[&page, &page, "--to-hash", hash]).await.ended(11).shows(&["poison: hash_mismatch", hash]);
+    let right = sha256(b"<p>a</p>");
+    diff(&[&page, &page, "--from-hash", &right, "--to-hash", &right]).await.ended(0);
+    diff(&[&page, &page, "--to-hash", "abc"]).await.ended(2).told(&["64 hex digits"]);
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
 async fn addresses_are_fetched_under_the_same_guard_as_in_the_worker() {
     let world = World::new().await;
     let page = world.page();

@@ -51,6 +51,11 @@ async fn a_doctor_without_redis_still_looks_at_the_rest() {
     assert_eq!(levels(&json, "redis")[0].0, "fail");
     assert_eq!(levels(&json, "memory")[0].0, "ok");
     assert_ne!(levels(&json, "isolation")[0].0, "fail");
+    let narrow = [("worker.memory_limit", "1 GiB"), ("sandbox.slots", "2")];
+    let json = world.run_with(&narrow, &["doctor", "-o", "json"]).await.ended(1).json();
+    let memory = levels(&json, "memory");
+    assert_eq!((&memory[0].0[..], &memory[1].0[..]), ("ok", "warn"), "{memory:?}");
+    assert!(memory[1].1.contains("sandbox.max_heap 1.0 GiB, a fence of 1.3 GiB"), "{memory:?}");
     let tight = world.with("worker.memory_limit", "300 MiB");
     let json = tight.run(&["doctor", "-o", "json"]).await.ended(1).json();
     let memory = levels(&json, "memory");

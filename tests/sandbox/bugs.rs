@@ -124,7 +124,7 @@ async fn a_job_inherits_no_descriptor_and_no_environment() {
     assert_eq!(number(&mut slot, "environment").await, 0);
     if is_root() {
         let open = std::fs::read_dir(format!("/proc/{}/fd", zygote_of(&mut slot).await)).unwrap().count();
-        assert_eq!(open, 3, "the zygote: control, null, null");
+        assert_eq!(open, 3, "the zygote: control, null, its last words");
     }
     drop(slot);
     pool.shutdown().await;

@@ -202,6 +202,35 @@ async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
 }
 
 #[tokio::test]
+async fn a_kernel_that_offers_less_is_found_out_by_trying() {
+    let _process = shared().await;
+    let start = async |isolation, kernel: &str| {
+        let config = Config { isolation, ..config() };
+        Pool::start_without(&config, 1, PROGRAM.into(), &[kernel]).await.map_err(|f| f.detail)
+    };
+    let has = |pool: &Pool, wall: &str| pool.isolation().iter().any(|name| name.starts_with(wall));
+    // Before Linux 5.13 there is no Landlock: strict refuses, best effort does with seccomp, and says so.
+    let refused = start(Isolation::Strict, "kernel_landlock").await.map(|_| ()).unwrap_err();
+    assert!(refused.contains("for want of: landlock."), "{refused}");
+    let pool = start(Isolation::BestEffort, "kernel_landlock").await.unwrap();
+    assert!(has(&pool, "seccomp") && !has(&pool, "landlock"), "{:?}", pool.isolation());
+    let mut slot = pool.acquire().await;
+    assert_eq!(good(&mut slot).await.unwrap().measured.isolation, pool.isolation());
+    assert_eq!(failure(&mut slot, "read_file", patient()).await.0, ForbiddenSyscall);
+    drop(slot);
+    pool.shutdown().await;
+    // Without seccomp only what was asked to make do does.
+    for isolation in [Isolation::Strict, Isolation::BestEffort] {
+        let refused = start(isolation, "kernel_seccomp").await.map(|_| ()).unwrap_err();
+        assert!(refused.contains("for want of: seccomp."), "{refused}");
+    }
+    let pool = start(Isolation::Reduced, "kernel_seccomp").await.unwrap();
+    assert!(!has(&pool, "seccomp") && !has(&pool, "landlock"), "{:?}", pool.isolation());
+    good(&mut pool.acquire().await).await.unwrap();
+    pool.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_every_kernel_has_is_in_force_and_said_of_every_job() {
     let _process = shared().await;
     let pool = pool(1).await;

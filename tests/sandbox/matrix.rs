@@ -26,6 +26,8 @@ const ALWAYS: &[(&str, Kind)] = &[
     ("index", Panicked),
     ("no such act", Panicked),
     ("abort", Crashed),
+    ("last_words", Crashed),
+    ("panic_in_panic", Crashed),
     ("null", Crashed),
     ("garbage", BadReply),
     ("short_header", BadReply),
@@ -189,5 +191,38 @@ async fn good_jobs_beside_poison_all_come_out_right() {
     let stats = pool.stats();
     assert_eq!((stats.jobs, stats.respawned, stats.busy), (200, 0, 0));
     assert!(began.elapsed() < Duration::from_secs(60));
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_job_said_last_is_evidence_of_its_own_death_and_of_no_other() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let words = failure(&mut slot, "last_words", patient()).await.1.stderr.unwrap();
+    assert_eq!(words, "free(): invalid \u{1b}[31mpointer\u{fffd}");
+    let words = failure(&mut slot, "panic_in_panic", patient()).await.1.stderr.unwrap();
+    assert!(words.contains("the first at ") && words.contains("the second at "), "{words}");
+    assert_eq!(good(&mut slot).await.unwrap().measured.stderr, None);
+    // Of a job that was given up while it spoke nothing is left either.
+    let job = slot.run(act("say_and_spin"), patient());
+    assert!(tokio::time::timeout(Duration::from_millis(100), job).await.is_err());
+    assert_eq!(failure(&mut slot, "null", patient()).await.1.stderr, None);
+    drop(slot);
+    pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_job_that_floods_its_standard_error_holds_nobody_up() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let reply = slot.run(act("flood_stderr 10000000"), patient()).await.unwrap();
+    let taken: usize = String::from_utf8(reply.body).unwrap().parse().unwrap();
+    assert!((1..=1 << 17).contains(&taken), "{taken} bytes");
+    assert_eq!(reply.measured.stderr.unwrap().len(), 2048);
+    assert_eq!(good(&mut slot).await.unwrap().measured.stderr, None);
+    assert_eq!(pool.stats().respawned, 0);
+    drop(slot);
     pool.shutdown().await;
 }

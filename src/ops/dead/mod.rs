@@ -14,6 +14,7 @@ use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, plain, styled};
 use crate::job::failure::Kind;
 use crate::job::outcome::Counts;
+use crate::job::page::Version;
 use crate::job::verdict::DeathReason;
 use crate::job::{JobId, LimitsRequest, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, Queue};
@@ -254,19 +255,25 @@ fn tell_reason(reason: &DeathReason) {
     }
     if let Some(measured) = reason.failure.measured.as_ref() {
         field("measured", render::measured(measured));
+        if let Some(words) = &measured.stderr {
+            field("stderr", plain(words, 2500));
+        }
     }
 }
 
 /// The one command that reproduces it locally, under the same limits.
 ///
-/// It fetches anew: a body that was another one than captured, or a site that was down, may be better by now.
+/// It fetches anew: a site that was down may be better by now.
 fn reproduction(letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
     let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) else {
         let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
         return Some(command(letter, &from.url, &to.url));
     };
-    Some(command(letter, from.body_url.as_str(), to.body_url.as_str()))
+    let hash =
+        |flag, version: &Version| version.body_hash.as_ref().map(|hash| format!(" {flag} {}", quoted(hash)));
+    let hashes = [hash("--from-hash", from), hash("--to-hash", to)].into_iter().flatten().collect::<String>();
+    Some(command(letter, from.body_url.as_str(), to.body_url.as_str()) + &hashes)
 }
 
 fn command(letter: &DeadLetter, from: &str, to: &str) -> String {
