@@ -4,57 +4,107 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::path::Path;
+
+use super::cgroup::Knob;
+
+const MEMORY: Knob = Knob { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
+const CPU: Knob = Knob { v2: "cpu.max", controller: "cpu", v1: "cpu.cfs_quota_us" };
+const CPU_PERIOD: Knob = Knob { v1: "cpu.cfs_period_us", ..CPU };
 
 /// Memory this process and its children may use together, in bytes, and where that number was read.
 pub fn memory() -> (u64, &'static str) {
-    let limits = [
-        ("/sys/fs/cgroup/memory.max", "cgroup v2 memory.max"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "cgroup v1 memory.limit_in_bytes"),
-    ];
-    let total = total_memory();
-    for (path, name) in limits {
-        // "max" and v1's huge number both mean no limit.
-        if let Some(limit) =
-            read(path).and_then(|text| text.parse::<u64>().ok()).filter(|limit| *limit < total)
-        {
-            return (limit, name);
-        }
-    }
-    (total, "physical memory")
+    memory_of(Path::new("/"))
 }
 
 /// CPUs this process may use, rounded up, at least one.
 pub fn cpus() -> u32 {
     let host = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let host = u32::try_from(host).unwrap_or(u32::MAX);
-    quota().map_or(host, |quota| quota.min(host)).max(1)
+    quota(Path::new("/")).map_or(host, |quota| quota.min(host)).max(1)
 }
 
-fn quota() -> Option<u32> {
-    let text = read("/sys/fs/cgroup/cpu.max")?;
-    let (quota, period) = text.split_once(' ')?;
-    let (quota, period) = (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?);
-    u32::try_from(quota.div_ceil(period.max(1))).ok()
+/// The tightest limit of all groups above us. "max" and v1's huge number both mean none.
+fn memory_of(root: &Path) -> (u64, &'static str) {
+    let limits = MEMORY.find(root).into_iter().filter_map(|found| {
+        let name = if found.generation == "cgroup v2" {
+            "cgroup v2 memory.max"
+        } else {
+            "cgroup v1 memory.limit_in_bytes"
+        };
+        Some((found.text.parse::<u64>().ok()?, name))
+    });
+    limits.chain([(total_memory(root), "physical memory")]).min_by_key(|(bytes, _)| *bytes).unwrap_or((0, ""))
 }
 
-fn total_memory() -> u64 {
-    let kib = read("/proc/meminfo").and_then(|text| {
+/// v2 says quota and period in one file, v1 in two.
+fn quota(root: &Path) -> Option<u32> {
+    let periods = CPU_PERIOD.find(root);
+    let quotas = CPU.find(root).into_iter().zip(periods).filter_map(|(quota, period)| {
+        let (quota, period) = match quota.text.split_once(' ') {
+            Some((quota, period)) => (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?),
+            None => (quota.text.parse::<u64>().ok()?, period.text.parse::<u64>().ok()?),
+        };
+        u32::try_from(quota.div_ceil(period.max(1))).ok()
+    });
+    quotas.min()
+}
+
+fn total_memory(root: &Path) -> u64 {
+    let kib = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemTotal:"))?.to_owned();
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     });
     kib.map_or(u64::MAX, |kib| kib.saturating_mul(1024))
 }
 
-fn read(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::cgroup::tests::machine;
     use super::*;
+
+    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:        1000 kB\nMemFree: 1 kB\n");
 
     #[test]
     fn there_is_always_some_memory_and_a_cpu() {
         assert!(memory().0 > 0 && cpus() > 0);
+    }
+
+    #[test]
+    fn the_tightest_limit_above_us_is_our_memory() {
+        let (own, parent) = ("sys/fs/cgroup/a/b/memory.max", "sys/fs/cgroup/a/memory.max");
+        let v1 = "sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let (in_v2, in_v1) = (("proc/self/cgroup", "0::/a/b\n"), ("proc/self/cgroup", "4:memory:/x\n0::/\n"));
+        for (files, expected) in [
+            (vec![MEMINFO], (1_024_000, "physical memory")),
+            (vec![MEMINFO, in_v2, (own, "max\n")], (1_024_000, "physical memory")),
+            (vec![MEMINFO, in_v2, (own, "5000\n")], (5000, "cgroup v2 memory.max")),
+            (vec![MEMINFO, in_v2, (own, "5000\n"), (parent, "4000\n")], (4000, "cgroup v2 memory.max")),
+            (vec![MEMINFO, in_v2, (own, "99999999999\n")], (1_024_000, "physical memory")),
+            (vec![MEMINFO, in_v1, (v1, "6000\n")], (6000, "cgroup v1 memory.limit_in_bytes")),
+            (vec![MEMINFO, in_v1, (v1, "9223372036854771712\n")], (1_024_000, "physical memory")),
+            (vec![in_v1, (v1, "nonsense\n")], (u64::MAX, "physical memory")),
+        ] {
+            assert_eq!(memory_of(machine(&files).path()), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_quota_is_rounded_up_to_whole_cpus() {
+        let (v2, v1) = (("proc/self/cgroup", "0::/\n"), ("proc/self/cgroup", "3:cpu,cpuacct:/\n"));
+        let (max, quota, period) = (
+            "sys/fs/cgroup/cpu.max",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us",
+        );
+        for (files, expected) in [
+            (vec![], None),
+            (vec![v2, (max, "max 100000\n")], None),
+            (vec![v2, (max, "150000 100000\n")], Some(2)),
+            (vec![v1, (quota, "-1\n"), (period, "100000\n")], None),
+            (vec![v1, (quota, "300000\n"), (period, "100000\n")], Some(3)),
+        ] {
+            assert_eq!(super::quota(machine(&files).path()), expected, "{files:?}");
+        }
     }
 }

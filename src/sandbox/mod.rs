@@ -24,6 +24,7 @@
 
 mod board;
 mod call;
+mod cgroup;
 mod classify;
 mod features;
 mod handle;

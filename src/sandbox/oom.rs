@@ -2,8 +2,12 @@
 //!
 //! It reads a counter and names nobody: which process was taken is not said there.
 
-use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+
+use super::cgroup::Knob;
+
+const EVENTS: Knob = Knob { v2: "memory.events", controller: "memory", v1: "memory.oom_control" };
 
 /// The counter as it was last read.
 #[derive(Debug)]
@@ -33,29 +37,9 @@ fn clause(before: Option<u64>, now: Option<u64>) -> &'static str {
     }
 }
 
-/// Kills that the OOM killer counted in this process's memory cgroup so far, where that can be read.
+/// Kills that the OOM killer counted in this process's memory group so far, where that can be read.
 fn kills() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let read = |path: String| fs::read_to_string(path).ok().and_then(|text| count(&text));
-    // In a container its own cgroup is mounted at the root, whatever the path says.
-    places(&own).into_iter().find_map(read)
-}
-
-/// Where the counter may be, from `/proc/self/cgroup`: cgroup v2's `0::/path`, v1's `7:memory:/path`.
-fn places(own: &str) -> Vec<String> {
-    let found = |line: &str| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?.trim_end_matches('/'));
-        let (mount, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.events"),
-            list if list.split(',').any(|name| name == "memory") => {
-                ("/sys/fs/cgroup/memory", "memory.oom_control")
-            }
-            _ => return None,
-        };
-        Some([format!("{mount}{path}/{file}"), format!("{mount}/{file}")])
-    };
-    own.lines().filter_map(found).flatten().collect()
+    EVENTS.find(Path::new("/")).iter().find_map(|found| count(&found.text))
 }
 
 /// The counter in either file: a line `oom_kill 3`.
@@ -68,15 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counter_is_found_in_both_generations() {
-        assert_eq!(
-            places("0::/kubepods/pod1\n"),
-            ["/sys/fs/cgroup/kubepods/pod1/memory.events", "/sys/fs/cgroup/memory.events"]
-        );
-        assert_eq!(
-            places("5:cpu,cpuacct:/\n4:memory:/docker/a\n")[0],
-            "/sys/fs/cgroup/memory/docker/a/memory.oom_control"
-        );
+    fn the_counter_is_read_in_both_generations() {
         assert_eq!(count("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"), Some(3));
         assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
         assert_eq!(count("oom 2\n"), None);

@@ -1,0 +1,112 @@
+//! What the control groups above this process say, in both generations: limits, quotas, counters.
+//!
+//! It finds texts and reads no meaning into them.
+//!
+//! # Why
+//! A limit may stand on the group itself, as a container sees it at the mount's root, or on any group above it, as for
+//! a unit of systemd; the tightest one holds. In a container the path that the kernel names may lead nowhere, and the
+//! root of the mount is the group itself.
+
+use std::fs;
+use std::path::{Component, Path};
+
+/// One thing to know, by its file in either generation.
+#[derive(Debug)]
+pub(super) struct Knob {
+    /// The file in cgroup v2.
+    pub(super) v2: &'static str,
+    /// The controller in cgroup v1.
+    pub(super) controller: &'static str,
+    /// Its file there.
+    pub(super) v1: &'static str,
+}
+
+/// What one of those files holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The text.
+    pub(super) text: String,
+    /// Which generation's it is.
+    pub(super) generation: &'static str,
+}
+
+impl Knob {
+    /// Every text there is for this process, that of its own group first, then of those above it. `root` is `/`, but in
+    /// tests.
+    pub(super) fn find(&self, root: &Path) -> Vec<Found> {
+        let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+        own.lines().filter_map(|line| self.above(root, line)).flatten().collect()
+    }
+
+    /// Along one line of `/proc/self/cgroup`: `0::/path` in v2, `7:memory:/path` in v1.
+    fn above(&self, root: &Path, line: &str) -> Option<Vec<Found>> {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, Path::new(parts.next()?));
+        let (mount, file, generation) = match controllers {
+            "" => ("", self.v2, "cgroup v2"),
+            list if list.split(',').any(|name| name == self.controller) => {
+                (self.controller, self.v1, "cgroup v1")
+            }
+            _ => return None,
+        };
+        let mount = root.join("sys/fs/cgroup").join(mount);
+        // A path that leads out of the mount (`/..`, seen from inside a namespace) is none.
+        let leads_out = path.components().any(|part| part == Component::ParentDir);
+        let groups = if leads_out { Path::new("/") } else { path }.ancestors();
+        let read = |group: &Path| {
+            let text = fs::read_to_string(mount.join(group.strip_prefix("/").ok()?).join(file)).ok()?;
+            Some(Found { text: text.trim().to_owned(), generation })
+        };
+        Some(groups.filter_map(read).collect())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    const KNOB: Knob = Knob { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
+
+    /// A machine made of these files.
+    pub(in super::super) fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn texts(files: &[(&str, &str)]) -> Vec<String> {
+        KNOB.find(machine(files).path()).into_iter().map(|found| found.text).collect()
+    }
+
+    #[test]
+    fn a_groups_own_word_comes_first_and_then_that_of_each_above_it() {
+        let unit = [
+            ("proc/self/cgroup", "0::/system.slice/wm.service\n"),
+            ("sys/fs/cgroup/system.slice/wm.service/memory.max", "300\n"),
+            ("sys/fs/cgroup/system.slice/memory.max", "max\n"),
+        ];
+        assert_eq!(texts(&unit), ["300", "max"]);
+        let v1 = [
+            ("proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/docker/a\n0::/\n"),
+            ("sys/fs/cgroup/memory/docker/a/memory.limit_in_bytes", "1"),
+            ("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", "2"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "3"),
+        ];
+        assert_eq!(texts(&v1), ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn in_a_container_the_mounts_root_is_its_own_group() {
+        for path in ["/", "/kubepods/pod1/abc", "/../../abc"] {
+            let line = format!("0::{path}\n");
+            let container = [("proc/self/cgroup", line.as_str()), ("sys/fs/cgroup/memory.max", "7\n")];
+            assert_eq!(texts(&container), ["7"], "{path}");
+        }
+        assert_eq!(texts(&[("proc/self/cgroup", "0::/../../..\n"), ("memory.max", "9")]), [""; 0]);
+        assert_eq!(texts(&[]), [""; 0]);
+    }
+}
