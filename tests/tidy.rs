@@ -265,6 +265,50 @@ fn ci_runs_what_the_readme_says() {
 }
 
 #[test]
+fn every_test_that_the_readme_names_exists() {
+    /// `sandbox limits::a_name` is in `tests/sandbox/limits.rs`, `queue::a_name` of a file alone in `tests/queue.rs`,
+    /// `lib child::a_name` in `src/child/`.
+    fn exists(cited: &str, files: &[Source]) -> bool {
+        let (binary, path) = cited.split_once(' ').unwrap_or_default();
+        let (module, name) = path.rsplit_once("::").unwrap_or(("", path));
+        let module = module.replace("::", "/");
+        let place =
+            if binary == "lib" { format!("src/{module}") } else { format!("tests/{binary}/{module}") };
+        let place = place.trim_end_matches('/');
+        let is_there = |file: &&Source| {
+            [".rs", "/mod.rs", "/main.rs", "/tests.rs"].iter().any(|end| file.path == format!("{place}{end}"))
+        };
+        files
+            .iter()
+            .filter(is_there)
+            .any(|file| file.uses(name).any(|(_, before, _)| before.ends_with("fn ")))
+    }
+    fn cited(text: &str) -> Vec<&str> {
+        let is_name = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_:".contains(&b))
+        };
+        let spans = text.split('`').skip(1).step_by(2);
+        let is_test = |span: &&str| {
+            span.split_once(' ')
+                .is_some_and(|(binary, path)| is_name(binary) && is_name(path) && path.contains("::"))
+        };
+        spans.filter(is_test).collect()
+    }
+    let example = [Source::new("tests/it/a.rs", "//! fn b\nfn c() {}".into())];
+    assert_eq!(cited("`it a::c` and `wm:{q}` or `queue pause` in `sandbox`"), ["it a::c"]);
+    assert!(exists("it a::c", &example) && !exists("it a::b", &example) && !exists("lib a::c", &example));
+
+    let files = [sources(&["src"], ".rs"), sources(&["tests"], ".rs")].concat();
+    for readme in sources(&["README.md"], "") {
+        // Code in fences has backticks of its own kind.
+        let text: String = readme.text.split("```").step_by(2).collect();
+        let missing: Vec<_> = cited(&text).into_iter().filter(|test| !exists(test, &files)).collect();
+        assert_eq!(missing, [""; 0], "tests that the README names and nobody wrote");
+    }
+}
+
+#[test]
 fn every_metric_asked_for_exists_and_every_one_that_exists_is_told() {
     let of = |catalogue: &str| -> Vec<String> {
         let names = catalogue.split("entry(\"").skip(1).filter_map(|rest| rest.split('"').next());

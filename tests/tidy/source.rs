@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// One file, and if it is Rust, its code: the text with comments and literals blanked, byte for byte in the same place.
+#[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
