@@ -1,5 +1,6 @@
 //! The rights that README gives to a producer, a worker and an operator: enough for each, and no more.
 
+use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
 use wm_analyzer::queue::{Config, Queue};
 
@@ -30,11 +31,15 @@ async fn queue_of(world: &World, user: &str) -> Queue {
     Queue::connect(&Config { url: url_of(world, user).into(), ..world.config.clone() }).await.unwrap()
 }
 
-/// A connection as this user; answers whether a command was denied.
+/// A connection as this user, which sends nothing of its own accord.
 async fn connection_of(world: &World, user: &str) -> MultiplexedConnection {
-    redis::Client::open(url_of(world, user)).unwrap().get_multiplexed_async_connection().await.unwrap()
+    let info = url_of(world, user).into_connection_info().unwrap();
+    let login = info.redis_settings().clone().set_skip_set_lib_name();
+    let client = redis::Client::open(info.set_redis_settings(login)).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
 }
 
+/// Whether a command is denied, and not merely wrong.
 async fn is_denied(connection: &mut MultiplexedConnection, command: &str) -> bool {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());

@@ -39,6 +39,8 @@ for _, id in ipairs(expired) do
     'replays', 'worker', 'unique', 'crashes')
   local crashes = tonumber(j[10] or 0) + 1
   local next = crashes >= crashes_max and next_of(id, job) or nil
+  local lock = PREFIX .. 'unique:' .. (j[9] or '')
+  redis.call('EXISTS', lock) -- a derived key is touched before the first write
   redis.call('ZREM', LEASE, id)
   if j[1] then
     redis.call('HDEL', job, 'token')
@@ -48,7 +50,7 @@ for _, id in ipairs(expired) do
     if crashes >= crashes_max then
       local reason = crash_reason(j, crashes)
       bury(id, job, 'crash_loop', reason, #j[1] + #reason)
-      unlock(PREFIX .. 'unique:' .. (j[9] or ''), id)
+      unlock(lock, id)
       local pair = pair_of(j[1])
       event('buried', id, pair, 'crash_loop')
       follow(next, pair)

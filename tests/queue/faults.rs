@@ -1,0 +1,314 @@
+//! What a script leaves behind that fails in its midst: nothing lost, nothing half done.
+//!
+//! A script that touches a key which it did not declare may fail there, as in a slot on the move. So here each script
+//! fails in turn at every such key that it touches, on a real server: a wire puts a page in front of the script that
+//! raises the error a cluster would.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::{Job, Priority};
+use wm_analyzer::queue::{Claim, Config, Queue, Settled};
+
+use crate::world::*;
+
+/// Stands before a script: the Nth key that was not declared is not there.
+const PAGE: &str = r"
+local whole, seen, left = redis, {}, NTH
+for _, k in ipairs(KEYS) do seen[k] = true end
+local function look(args)
+  for i = 2, #args do
+    local k = args[i]
+    if type(k) == 'string' and string.sub(k, 1, #ARGV[1]) == ARGV[1] and not seen[k] then
+      seen[k] = true
+      left = left - 1
+      if left == 0 then error('TRYAGAIN away: ' .. args[1] .. ' ' .. k, 0) end
+    end
+  end
+end
+local redis = setmetatable({
+  call = function(...) look({ ... }) return whole.call(...) end,
+  pcall = function(...) look({ ... }) return whole.pcall(...) end,
+}, { __index = whole })
+";
+
+/// The wire; what runs over it ends with it.
+struct Faulty {
+    home: tempfile::TempDir,
+    nth: Arc<Mutex<Option<u32>>>,
+    accepting: JoinHandle<()>,
+}
+
+impl Faulty {
+    async fn to(world: &World) -> Self {
+        let lua = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/queue/lua"));
+        let common = std::fs::read_to_string(lua.join("common.lua")).unwrap();
+        let mut scripts = HashMap::new();
+        for file in std::fs::read_dir(&lua).unwrap() {
+            let text = common.clone() + &std::fs::read_to_string(file.unwrap().path()).unwrap();
+            // The shared page twice is not a script that anybody calls.
+            let sha: String = world.ask("SCRIPT", &["LOAD", &text]).await;
+            scripts.insert(sha, text);
+        }
+        let home = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(home.path().join("w")).unwrap();
+        let (nth, scripts, server) = (Arc::new(Mutex::new(None)), Arc::new(scripts), world.redis.socket());
+        let armed = Arc::clone(&nth);
+        let accepting = tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = UnixStream::connect(&server).await.unwrap();
+                tokio::spawn(carry(near, far, Arc::clone(&armed), Arc::clone(&scripts)));
+            }
+        });
+        Self { home, nth, accepting }
+    }
+
+    async fn queue(&self, config: &Config) -> Queue {
+        let url = format!("redis+unix://{}", self.home.path().join("w").display());
+        Queue::connect(&Config { url: url.into(), ..config.clone() }).await.unwrap()
+    }
+
+    /// From now on every script fails at its Nth undeclared key.
+    fn fail_at(&self, nth: Option<u32>) {
+        *self.nth.lock().unwrap() = nth;
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn carry(
+    near: UnixStream,
+    far: UnixStream,
+    nth: Arc<Mutex<Option<u32>>>,
+    scripts: Arc<HashMap<String, String>>,
+) {
+    let ((mut from_near, mut to_near), (mut from_far, mut to_far)) = (near.into_split(), far.into_split());
+    let answers = tokio::io::copy(&mut from_far, &mut to_near);
+    let requests = async {
+        let mut bytes = Vec::new();
+        while from_near.read_buf(&mut bytes).await.is_ok_and(|read| read > 0) {
+            while let Some((words, length)) = request(&bytes) {
+                let now = *nth.lock().unwrap();
+                let sent = match (now, words[0].as_slice()) {
+                    (Some(nth), b"EVALSHA") => broken(words, nth, &scripts),
+                    _ => bytes[..length].to_vec(),
+                };
+                bytes.drain(..length);
+                if to_far.write_all(&sent).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! { _ = answers => {}, () = requests => {} }
+}
+
+/// The first request in these bytes, once it is there whole, and its length.
+fn request(bytes: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+    let line = |at: usize| {
+        let end = at + bytes.get(at..)?.windows(2).position(|pair| pair == b"\r\n")?;
+        Some((std::str::from_utf8(&bytes[at + 1..end]).unwrap().parse::<usize>().unwrap(), end + 2))
+    };
+    let (count, mut at) = line(0)?;
+    let mut words = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (length, start) = line(at)?;
+        at = start + length + 2;
+        words.push(bytes.get(start..start + length)?.to_vec());
+    }
+    (at <= bytes.len()).then_some((words, at))
+}
+
+/// The same call of the same script, with the page before it.
+fn broken(mut words: Vec<Vec<u8>>, nth: u32, scripts: &HashMap<String, String>) -> Vec<u8> {
+    let script = &scripts[std::str::from_utf8(&words[1]).unwrap()];
+    words[0] = b"EVAL".to_vec();
+    words[1] = (PAGE.replace("NTH", &nth.to_string()) + script).into_bytes();
+    let mut sent = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        sent.extend(format!("${}\r\n", word.len()).bytes());
+        sent.extend(word);
+        sent.extend(b"\r\n");
+    }
+    sent
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Deed {
+    Admit,
+    Claim,
+    ClaimAlone,
+    Beat,
+    Finish,
+    Schedule,
+    Bury,
+    Promote,
+    Reclaim,
+    ReclaimForGood,
+    Trim,
+    Replay,
+}
+
+const DEEDS: [Deed; 12] = [
+    Deed::Admit,
+    Deed::Claim,
+    Deed::ClaimAlone,
+    Deed::Beat,
+    Deed::Finish,
+    Deed::Schedule,
+    Deed::Bury,
+    Deed::Promote,
+    Deed::Reclaim,
+    Deed::ReclaimForGood,
+    Deed::Trim,
+    Deed::Replay,
+];
+
+impl Deed {
+    /// Makes a queue on which the deed can be done, and does it over the wire at last; false where it was refused.
+    async fn is_done(self, world: &World, wire: &Faulty, nth: u32) -> bool {
+        let queue = world.queue().await;
+        let over = wire.queue(&world.config).await;
+        queue.upkeep().await.unwrap();
+        let mut jobs: Vec<Job> = (0..3).map(|_| job()).collect();
+        if self == Deed::Finish {
+            // It is followed by another.
+            jobs[0].compare_earliest = true;
+            jobs[0].priority = Priority::High;
+        }
+        let _ = queue.enqueue(&jobs).await.unwrap();
+        let crash = async || {
+            let lost = [dies_with(claimed(&queue, "d").await)];
+            world.expire(&lost[0].id).await;
+        };
+        let bury = async || {
+            let held = claimed(&queue, "w").await;
+            let _ = queue.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
+        };
+        let at = Some(nth);
+        let outcome = match self {
+            Self::Admit => {
+                wire.fail_at(at);
+                over.enqueue(&[twin(&jobs[0]), job()]).await.map(drop)
+            }
+            Self::Claim => {
+                wire.fail_at(at);
+                over.claim_many(&worker("w"), 3).await.map(drop)
+            }
+            Self::ClaimAlone => {
+                crash().await;
+                queue.upkeep().await.unwrap();
+                wire.fail_at(at);
+                over.claim(&worker("w")).await.map(drop)
+            }
+            Self::Beat => {
+                let held = [claimed(&queue, "w").await, claimed(&queue, "w").await];
+                wire.fail_at(at);
+                over.beat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
+            }
+            Self::Finish | Self::Schedule | Self::Bury => {
+                let held = claimed(&over, "w").await;
+                let verdict = match self {
+                    Self::Finish => done(&held.job),
+                    Self::Schedule => retry(Duration::from_secs(60)),
+                    _ => death(Kind::Gone, "a.test"),
+                };
+                wire.fail_at(at);
+                over.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
+            }
+            Self::Promote => {
+                for _ in 0..2 {
+                    let held = claimed(&queue, "w").await;
+                    let _ = queue.settle(held, retry(Duration::ZERO)).await.unwrap();
+                }
+                wire.fail_at(at);
+                over.upkeep().await.map(drop)
+            }
+            Self::Reclaim => {
+                crash().await;
+                crash().await;
+                wire.fail_at(at);
+                over.upkeep().await.map(drop)
+            }
+            Self::ReclaimForGood => {
+                crash().await;
+                crash().await;
+                queue.upkeep().await.unwrap();
+                crash().await;
+                wire.fail_at(at);
+                over.upkeep().await.map(drop)
+            }
+            Self::Trim => {
+                bury().await;
+                bury().await;
+                let few = wire.queue(&Config { dead_max_count: 0, ..world.config.clone() }).await;
+                wire.fail_at(at);
+                few.upkeep().await.map(drop)
+            }
+            Self::Replay => {
+                bury().await;
+                wire.fail_at(at);
+                over.replay(&[jobs[0].id.clone()]).await.map(drop)
+            }
+        };
+        wire.fail_at(None);
+        match &outcome {
+            Ok(()) => true,
+            Err(e) if e.to_string().contains("away: ") => {
+                let stock = world.take_stock().await;
+                let lost = jobs.iter().find(|job| self != Deed::Trim && !stock.contains_key(job.id.as_str()));
+                assert!(lost.is_none(), "{self:?} lost {lost:?} when it failed: {e}");
+                let known = if self == Deed::Admit { 4 } else { 3 };
+                assert!(stock.len() <= known, "{self:?} made jobs when it failed: {e}");
+                false
+            }
+            Err(e) => panic!("{self:?} at key {nth}: {e}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_done_whole_later() {
+    let world = World::new().await;
+    let wire = Faulty::to(&world).await;
+    let mut failures = HashMap::new();
+    for deed in DEEDS {
+        for nth in 1..100 {
+            println!("{deed:?} fails at undeclared key {nth}");
+            world.ask::<()>("FLUSHALL", &[""; 0]).await;
+            if deed.is_done(&world, &wire, nth).await {
+                failures.insert(format!("{deed:?}"), nth - 1);
+                break;
+            }
+            // Whatever is left is worked off as if nothing had been.
+            let queue = world.queue().await;
+            for held in world.ask::<Vec<String>>("ZRANGE", &[&key("lease"), "0", "-1"]).await {
+                let _: u64 = world.ask("ZADD", &[&key("lease"), "XX", "1", &held]).await;
+            }
+            until("all is worked off", async || {
+                queue.upkeep().await.unwrap();
+                if let Claim::Delivery(held) = queue.claim(&worker("w")).await.unwrap() {
+                    let verdict = done(&held.job);
+                    assert_eq!(queue.settle(*held, verdict).await.unwrap(), Settled::Settled);
+                }
+                let status = queue.status().await.unwrap();
+                status.leased + status.ready + status.solo == 0
+            })
+            .await;
+        }
+    }
+    println!("undeclared keys at which each failed: {failures:?}");
+    for deed in ["Claim", "ClaimAlone", "Beat", "Promote", "Reclaim", "ReclaimForGood", "Trim"] {
+        assert!(failures[deed] > 0, "{deed} never failed: {failures:?}");
+    }
+}
