@@ -37,6 +37,8 @@ fn config(url: &str) -> Config {
         report_ttl: Duration::from_secs(3600),
         done_ttl: Duration::from_secs(3600),
         backlog_max: u64::MAX >> 16,
+        in_flight_max: 0,
+        host_in_flight_max: 0,
         crashes_max: 2,
         releases_solo: 20,
         dead_max_count: 100_000,

@@ -15,6 +15,8 @@ mod crashes;
 mod dead;
 #[path = "queue/deeds.rs"]
 mod deeds;
+#[path = "queue/entry.rs"]
+mod entry;
 #[path = "queue/faults.rs"]
 mod faults;
 #[path = "queue/follow_up.rs"]

@@ -44,7 +44,10 @@ pub enum Holdup {
     Ours(Failure),
     /// The same while a breaker is open: our house burns, and that is counted against no job.
     BreakerOpen(Failure),
-    /// The host has all the visitors that it may have from us. Nothing was tried: not even the delivery is counted.
+    /// What is compared crashed a worker before: it waits until it can run with nothing beside it. Nothing was tried: not
+    /// even the delivery is counted.
+    Suspect,
+    /// The host has all the visitors that it may have from us. Nothing was tried here either.
     HostFull {
         /// The host.
         host: String,
@@ -56,6 +59,7 @@ impl Holdup {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ours(_) | Self::BreakerOpen(_) => "postponed",
+            Self::Suspect => "suspect",
             Self::HostFull { .. } => "host_full",
         }
     }

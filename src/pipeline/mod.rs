@@ -1,7 +1,7 @@
 //! One job's way, as a straight line: resolve, filter by address, fetch both, analyse in a child, deliver.
 //!
 //! No loops, no retries, no Redis. Every room's error is a [`Stop`], and `?` is the exit door of every room. What
-//! follows from the ending is decided elsewhere.
+//! follows from the ending is decided elsewhere, and so is whether the way is free: a [`Pass`] is asked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::job::order::{Answer, Order, SideOrder};
 use crate::job::outcome::{Outcome, Skip, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::report::{BodyFacts, Report, Timings};
+use crate::job::verdict::Holdup;
 use crate::job::{Job, LimitsRequest};
 use crate::sandbox::{Limits, Reply, Request, Slot};
 
@@ -38,15 +39,46 @@ pub struct Pipeline {
     pub max_steps_bytes: u64,
 }
 
-/// Asks whether the job is still ours.
-pub trait Confirm: AsyncFnOnce() -> Result<(), Failure> {}
-impl<F: AsyncFnOnce() -> Result<(), Failure>> Confirm for F {}
+/// The right to go on, asked at the two places where a job's way leads out of this house.
+pub trait Pass {
+    /// Before its hosts are visited: stops what must not run beside others, or would be one visitor too many.
+    fn enter(&self, pair: &PagePair) -> impl Future<Output = Result<(), TurnedBack>> + Send;
+    /// Right before something is written outside: fails where the job is no longer ours.
+    fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// Why a job did not come to the end of its way.
+#[derive(Debug)]
+pub enum TurnedBack {
+    /// A room stopped it.
+    Stopped(Stop),
+    /// The way is not free now.
+    HeldUp(Holdup),
+}
+
+impl From<Stop> for TurnedBack {
+    fn from(stop: Stop) -> Self {
+        Self::Stopped(stop)
+    }
+}
+
+impl From<Skip> for TurnedBack {
+    fn from(skip: Skip) -> Self {
+        Self::Stopped(skip.into())
+    }
+}
+
+impl From<Failure> for TurnedBack {
+    fn from(failure: Failure) -> Self {
+        Self::Stopped(failure.into())
+    }
+}
 
 /// How a job's way ended, with what was seen on it.
 #[derive(Debug)]
 pub struct Walk {
-    /// The ending.
-    pub outcome: Outcome,
+    /// The ending, or what it must wait for before it goes on.
+    pub ending: Result<Outcome, Holdup>,
     /// What was known of the bodies.
     pub bodies: Vec<BodyFacts>,
     /// Where the time went.
@@ -56,7 +88,7 @@ pub struct Walk {
 impl Walk {
     /// A way that ended before it began.
     pub fn of(outcome: Outcome) -> Self {
-        Self { outcome, bodies: Vec::new(), spent: Spent::default() }
+        Self { ending: Ok(outcome), bodies: Vec::new(), spent: Spent::default() }
     }
 }
 
@@ -79,25 +111,19 @@ impl Spent {
 }
 
 impl Pipeline {
-    /// Takes one job all the way.
+    /// Takes one job all the way, or as far as its pass goes.
     ///
-    /// `granted` are other limits than the configured ones, by an operator's word. `confirm` is asked right before
-    /// something is written outside: it fails where the job is no longer ours.
-    pub async fn walk(
-        &self,
-        job: &Job,
-        granted: LimitsRequest,
-        slot: &mut Slot,
-        confirm: impl Confirm,
-    ) -> Walk {
+    /// `granted` are other limits than the configured ones, by an operator's word.
+    pub async fn walk(&self, job: &Job, granted: LimitsRequest, slot: &mut Slot, pass: &impl Pass) -> Walk {
         let mut walk = Walk::of(Outcome::Failed(Failure::new(Kind::BadReply, "the walk did not end")));
-        let straight = self.straight(job, granted, slot, confirm, &mut walk.bodies, &mut walk.spent);
-        walk.outcome = match straight.await {
+        let straight = self.straight(job, granted, slot, pass, &mut walk.bodies, &mut walk.spent);
+        walk.ending = match straight.await {
             Ok(mut report) => {
                 report.timings = Some(walk.spent.timings());
-                Outcome::Reported(report)
+                Ok(Outcome::Reported(report))
             }
-            Err(stop) => stop.into(),
+            Err(TurnedBack::Stopped(stop)) => Ok(stop.into()),
+            Err(TurnedBack::HeldUp(because)) => Err(because),
         };
         walk
     }
@@ -107,17 +133,18 @@ impl Pipeline {
         job: &Job,
         granted: LimitsRequest,
         slot: &mut Slot,
-        confirm: impl Confirm,
+        pass: &impl Pass,
         seen: &mut Vec<BodyFacts>,
         spent: &mut Spent,
-    ) -> Result<Box<Report>, Stop> {
+    ) -> Result<Box<Report>, TurnedBack> {
         let limits = self.limits_of(job, granted)?;
         let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
         address::by_address(&pair, &self.filter)?;
+        pass.enter(&pair).await?;
         let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;
         *seen = facts(&pair, &bodies);
         let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
-        self.deliver(&pair, &report, confirm).await?;
+        self.deliver(&pair, &report, pass).await?;
         Ok(report)
     }
 
@@ -128,11 +155,11 @@ impl Pipeline {
     }
 
     /// The annotation to the db app, where one is to have it, and only while the job is ours.
-    async fn deliver(&self, pair: &PagePair, report: &Report, confirm: impl Confirm) -> Result<(), Failure> {
+    async fn deliver(&self, pair: &PagePair, report: &Report, pass: &impl Pass) -> Result<(), Failure> {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
         // A partial annotation looks like one of a page without links or text: the report says what is missing.
         if report.missing.is_empty() || api.posts_partial() {
-            confirm().await?;
+            pass.confirm().await?;
             api.annotate(pair, &report.annotation).await?;
         }
         Ok(())

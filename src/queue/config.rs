@@ -44,6 +44,10 @@ pub struct Config {
     pub done_ttl: Duration,
     /// Most waiting jobs (ready, scheduled, solo) before nothing more is admitted.
     pub backlog_max: u64,
+    /// Most jobs in workers' hands at a time, all workers together; 0 is any number.
+    pub in_flight_max: u32,
+    /// Most of them at one host; 0 is any number.
+    pub host_in_flight_max: u32,
     /// Crashes that bury a job.
     pub crashes_max: u32,
     /// Releases after which a job runs alone.
@@ -80,6 +84,8 @@ pub(super) mod tests {
         report_ttl = "30days"
         done_ttl = "30days"
         backlog_max = 1_000_000
+        in_flight_max = 0
+        host_in_flight_max = 64
         crashes_max = 2
         releases_solo = 20
         dead_max_count = 100_000

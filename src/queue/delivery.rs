@@ -70,6 +70,8 @@ pub enum Claim {
     Empty,
     /// The queue is paused.
     Paused,
+    /// As many jobs are in hand, all workers together, as may be.
+    Full,
     /// A suspect waits for this worker's hands to be empty, or runs in them: finish what is in hand, then claim again.
     Solo,
 }
@@ -165,6 +167,7 @@ impl Queue {
             .arg(Arc::strong_count(&self.inner.hands) - 1)
             .arg(u8::from(ticket.unanswered))
             .arg(most.clamp(1, CLAIM_MOST))
+            .arg(self.inner.config.in_flight_max)
             .words()
             .await?;
         ticket.answered = true;
@@ -172,6 +175,7 @@ impl Queue {
             "jobs" => self.delivered(worker, &ticket.token, words).await,
             "empty" => Ok(vec![Claim::Empty]),
             "paused" => Ok(vec![Claim::Paused]),
+            "full" => Ok(vec![Claim::Full]),
             "solo" => Ok(vec![Claim::Solo]),
             odd => Err(words.odd(odd)),
         }

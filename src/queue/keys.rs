@@ -13,6 +13,9 @@
 //! | `deliveries` `failures` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
 //! | `token` `worker` `claimed_ms` | leased | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
+//! | `content` `build` `hosts` `entered` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
+//! | `suspect` | until replayed | its content crashed a worker before: it runs alone |
+//! | `line` | scheduled, waiting for a host | that host |
 //! | `last` `put_off_ms` | after a retry | the last failure; how long counted postponements put it off |
 //! | `cancel` | once asked for | nobody wants it any more |
 //! | `died_ms` `kind` `reason` `size` | dead | the evidence, and what it weighs |
@@ -155,6 +158,16 @@ impl Keys {
     /// STRING that remembers that a pair was analysed.
     pub(super) fn done(&self, sha256: &str) -> String {
         self.key(&format!("done:{sha256}"))
+    }
+
+    /// STRING with the build under which a content crashed a worker.
+    pub(super) fn suspect(&self, content: &str) -> String {
+        self.key(&format!("suspect:{content}"))
+    }
+
+    /// SET of the jobs that were let in to a host. Who waits for it is `line:<host>`, known to the scripts alone.
+    pub(super) fn host(&self, host: &str) -> String {
+        self.key(&format!("host:{host}"))
     }
 
     /// STRING with the report on `<from>..<to>`.

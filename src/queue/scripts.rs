@@ -42,6 +42,8 @@ scripts! {
     PEEK = "peek";
     REFUSE = "refuse";
     CLAIM = "claim";
+    ENTER = "enter";
+    WAIT = "wait";
     BEAT = "beat";
     CONFIRM = "confirm";
     FINISH = "finish";
@@ -75,7 +77,8 @@ impl Queue {
             .arg(self.inner.keys.prefix())
             .arg(config.events_max)
             .arg(millis(config.lease))
-            .arg(config.releases_solo);
+            .arg(config.releases_solo)
+            .arg(config.host_in_flight_max);
         Call { queue: self, name: named.name, invocation }
     }
 }

@@ -98,13 +98,16 @@ impl Queue {
                         "failures"
                     }
                 };
-                self.schedule(delivery, verdict.as_str(), *after, Some(failure), counted).await
+                self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
             }
             Verdict::Postpone { after, because } => {
                 let (failure, counted) = match because {
-                    Holdup::Ours(failure) => (Some(failure), "postponements"),
-                    Holdup::BreakerOpen(failure) => (Some(failure), "nothing"),
-                    Holdup::HostFull { .. } => (None, "undelivered"),
+                    Holdup::Ours(failure) => (failure, "postponements"),
+                    Holdup::BreakerOpen(failure) => (failure, "nothing"),
+                    Holdup::Suspect => return self.wait_for(delivery, "", verdict.as_str()).await,
+                    Holdup::HostFull { host } => {
+                        return self.wait_for(delivery, host, verdict.as_str()).await;
+                    }
                 };
                 self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
             }
@@ -136,20 +139,26 @@ impl Queue {
         delivery: &Delivery,
         state: &str,
         after: Duration,
-        failure: Option<&Failure>,
+        failure: &Failure,
         counted: &str,
     ) -> Result<Settled, Error> {
-        let last = failure.and_then(|failure| serde_json::to_string(failure).ok()).unwrap_or_default();
-        let kind = failure.map_or("", |failure| failure.kind.as_str());
+        let last = serde_json::to_string(failure).unwrap_or_default();
         let mut words = self
             .call(&scripts::SCHEDULE)
             .key(self.inner.keys.job(&delivery.job.id))
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
             .arg(millis(after))
-            .arg(&[kind, &last, &delivery.job.pair(), counted])
+            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
             .words()
             .await?;
         settled(&mut words)
+    }
+
+    /// Hands a delivery back that waits for `host`, or where that is empty to be alone.
+    async fn wait_for(&self, delivery: &Delivery, host: &str, counted: &str) -> Result<Settled, Error> {
+        let id = &delivery.job.id;
+        let call = self.call(&scripts::WAIT).key(self.inner.keys.job(id));
+        settled(&mut call.arg(&[id.as_str(), &delivery.token, host, counted]).words().await?)
     }
 
     /// Buries a delivery; `unreadable` is its payload where that is no job.

@@ -60,9 +60,10 @@ impl Queue {
 
     async fn promote(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
         for _ in 0..ROUNDS {
-            let promoted: u32 = self.call(&scripts::PROMOTE).arg(PROMOTE_BATCH).words().await?.number()?;
-            upkeep.promoted += u64::from(promoted);
-            if promoted < PROMOTE_BATCH {
+            let mut words = self.call(&scripts::PROMOTE).arg(PROMOTE_BATCH).words().await?;
+            let looked_at: u32 = words.number()?;
+            upkeep.promoted += words.number::<u64>()?;
+            if looked_at < PROMOTE_BATCH {
                 break;
             }
         }

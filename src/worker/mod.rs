@@ -220,7 +220,7 @@ impl Shared {
                     () = self.rest(IDLE_WAIT) => {}
                 }
             }
-            Claim::Empty | Claim::Paused => {
+            Claim::Empty | Claim::Paused | Claim::Full => {
                 drop(slot);
                 if self.worker.until_empty && tasks.is_empty() && self.nothing_left().await {
                     return Took::Everything;

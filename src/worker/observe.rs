@@ -191,8 +191,11 @@ impl Observer {
                 let kind = failure.kind;
                 warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
             }
-            Told::Postponed { after, because: Holdup::HostFull { host } } => {
-                debug!(%job, pair, host = plain(host, DETAIL_BYTES), ?after, "waits for its host");
+            Told::Postponed { because: Holdup::Suspect, .. } => {
+                info!(%job, pair, "what it compares crashed a worker before: it will run alone");
+            }
+            Told::Postponed { because: Holdup::HostFull { host }, .. } => {
+                debug!(%job, pair, host = plain(host, DETAIL_BYTES), "waits for its host");
             }
             Told::Dead(reason) => self.dead(subject, reason),
         }

@@ -1,5 +1,7 @@
 //! One delivery's life in this process: its way through the pipeline, its verdict, and the settling of it.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -9,10 +11,11 @@ use super::observe::Account;
 use super::outage::Outage;
 use crate::job::failure::{Failure, Kind};
 use crate::job::outcome::{Outcome, Skip, SkipReason};
-use crate::job::verdict::Verdict;
-use crate::pipeline::Walk;
+use crate::job::page::PagePair;
+use crate::job::verdict::{Holdup, Verdict};
+use crate::pipeline::{Pass, TurnedBack, Walk};
 use crate::policy::judge::{Evidence, House, judge};
-use crate::queue::{Delivery, LeaseRef, Settled};
+use crate::queue::{Delivery, Entry, LeaseRef, Queue, Settled};
 use crate::sandbox::Slot;
 
 /// How the work on a delivery ended.
@@ -25,10 +28,10 @@ enum Ending {
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     let (_grip, halted) = shared.hand.take(delivery.job.id.clone(), delivery.lease());
     let lease = delivery.lease();
-    let confirm = async || still_ours(shared, &lease).await;
+    let pass = Leased { queue: &shared.worker.queue, lease };
     let pipeline = &shared.worker.pipeline;
     let ending = tokio::select! {
-        walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, confirm) => Ending::Walked(walk),
+        walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, &pass) => Ending::Walked(walk),
         Ok(halt) = halted => Ending::Halted(halt),
     };
     drop(slot);
@@ -42,14 +45,35 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     }
 }
 
-/// Asks before something is written outside of Redis; an unknown answer is no yes, and our own fault.
-async fn still_ours(shared: &Shared, lease: &LeaseRef) -> Result<(), Failure> {
-    let no = |why: String| Err(Failure::new(Kind::ApiUnavailable, format!("nothing was posted: {why}")));
-    match shared.worker.queue.confirm(lease).await {
-        Ok(true) => Ok(()),
-        Ok(false) => no("the lease was lost".to_owned()),
-        Err(e) => no(format!("the lease could not be confirmed: {e}")),
+/// The pass of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
+struct Leased<'a> {
+    queue: &'a Queue,
+    lease: LeaseRef,
+}
+
+impl Pass for Leased<'_> {
+    async fn enter(&self, pair: &PagePair) -> Result<(), TurnedBack> {
+        let no = |why| Err(unsure("nothing was fetched", why).into());
+        match self.queue.enter(&self.lease, pair).await {
+            Ok(Entry::Entered) => Ok(()),
+            Ok(Entry::Suspect) => Err(TurnedBack::HeldUp(Holdup::Suspect)),
+            Ok(Entry::HostFull { host }) => Err(TurnedBack::HeldUp(Holdup::HostFull { host })),
+            Ok(Entry::Lost) => no("the lease was lost".to_owned()),
+            Err(e) => no(format!("the queue could not be asked: {e}")),
+        }
     }
+
+    async fn confirm(&self) -> Result<(), Failure> {
+        match self.queue.confirm(&self.lease).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(unsure("nothing was posted", "the lease was lost".to_owned())),
+            Err(e) => Err(unsure("nothing was posted", format!("the lease could not be confirmed: {e}"))),
+        }
+    }
+}
+
+fn unsure(therefore: &str, why: String) -> Failure {
+    Failure::new(Kind::ApiUnavailable, format!("{therefore}: {why}"))
 }
 
 /// Settles what nobody needs any more.
@@ -62,8 +86,12 @@ async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk) {
     let fetched_bytes = walk.bodies.iter().map(|body| body.wire_bytes).sum();
     let evidence =
         Evidence { bodies: walk.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
-    let verdict =
-        judge(walk.outcome, &delivery.counts, House::Sound, evidence, &worker.policy, fastrand::f64());
+    let chance = fastrand::f64();
+    let verdict = match walk.ending {
+        Ok(outcome) => judge(outcome, &delivery.counts, House::Sound, evidence, &worker.policy, chance),
+        // When it goes on is not ours to say: it is called.
+        Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
+    };
     // Told only once it is settled, but told of the verdict that settling consumes.
     let account = Account::of(&delivery, &verdict, walk.spent, fetched_bytes);
     match settle(shared, delivery, verdict).await {

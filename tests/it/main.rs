@@ -21,6 +21,7 @@ mod wire;
 
 mod alerts;
 mod annotations;
+mod ceilings;
 mod configuration;
 mod crashes;
 mod dead_letters;

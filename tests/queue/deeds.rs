@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Queue, Settled};
+use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Queue, Settled};
 
 use crate::world::*;
 
@@ -31,6 +32,11 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Queue) {
         assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
     }
     assert_eq!(queue.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
+    let held = claimed(queue, "w").await;
+    assert_eq!(queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    let full = Holdup::HostFull { host: "a.test".into() };
+    let verdict = Verdict::Postpone { after: Duration::ZERO, because: full };
+    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
     let lost = dies_with(claimed(queue, "dead").await);
     queue.upkeep().await.unwrap();
     world.expire(&lost.id).await;

@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use url::Url;
+use uuid::Uuid;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Admission, Claim, DeadFilter, Delivery, Queue};
+use wm_analyzer::queue::{Admission, Claim, DeadFilter, Delivery, Entry, Queue};
 
 use crate::world::*;
 
@@ -24,10 +27,9 @@ impl Dice {
 }
 
 fn holdup(dice: &mut Dice) -> Holdup {
-    match dice.below(3) {
+    match dice.below(2) {
         0 => Holdup::Ours(failure()),
-        1 => Holdup::BreakerOpen(failure()),
-        _ => Holdup::HostFull { host: "busy.test".to_owned() },
+        _ => Holdup::BreakerOpen(failure()),
     }
 }
 
@@ -52,7 +54,8 @@ async fn any_order_of_anything_keeps_every_job_in_exactly_one_place() {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos().into()
     });
     println!("SEED={seed}");
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.config.host_in_flight_max = 2;
     let mut players = Vec::new();
     for name in ["ada", "bob", "eve"] {
         players.push(Player { name, queue: world.queue().await, hands: Vec::new() });
@@ -104,15 +107,41 @@ impl Game {
                 let others = player.hands.len();
                 assert!(others == 0 || !player.hands[0].is_solo(), "something beside a suspect");
                 assert!(!delivery.is_solo() || others == 0, "a suspect beside something");
-                assert_eq!(delivery.is_solo(), delivery.counts.crashes > 0, "suspects run alone");
-                player.hands.push(*delivery);
+                let suspect = self.world.field(&delivery.job.id, "suspect").await.is_some();
+                let crashed = delivery.counts.crashes > 0;
+                assert_eq!(delivery.is_solo(), crashed || suspect, "suspects run alone, and nobody else");
+                self.enter(who, *delivery).await;
             }
             Claim::Foregone(delivery, skip) => {
                 let _ = player.queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
             }
-            Claim::Empty | Claim::Paused | Claim::Solo => {}
+            Claim::Empty | Claim::Paused | Claim::Full | Claim::Solo => {}
             Claim::Buried(buried) => panic!("{buried:?}"),
         }
+    }
+
+    /// One of few contents at one of few hosts, so that they come again and are full.
+    fn pair(&mut self) -> PagePair {
+        let hosts = ["a.test", "b.test", "c.test"];
+        let mut version = || {
+            let (host, path) = (hosts[self.dice.below(3) as usize], self.dice.below(2));
+            Version::at(Uuid::new_v4(), Url::parse(&format!("http://{host}/{path}")).unwrap())
+        };
+        PagePair { page: None, from: version(), to: version() }
+    }
+
+    async fn enter(&mut self, who: usize, delivery: Delivery) {
+        let pair = self.pair();
+        let player = &mut self.players[who];
+        let because = match player.queue.enter(&delivery.lease(), &pair).await.unwrap() {
+            Entry::Entered => return player.hands.push(delivery),
+            Entry::Lost => panic!("lost at once"),
+            Entry::Suspect => Holdup::Suspect,
+            Entry::HostFull { host } => Holdup::HostFull { host },
+        };
+        assert!(!delivery.is_solo() || because != Holdup::Suspect, "alone it may");
+        let verdict = Verdict::Postpone { after: Duration::ZERO, because };
+        let _ = player.queue.settle(delivery, verdict).await.unwrap();
     }
 
     async fn settle(&mut self, who: usize) {

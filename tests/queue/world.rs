@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
+use url::Url;
 use uuid::Uuid;
 use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::{Failure, Kind};
 use wm_analyzer::job::outcome::Counts;
+use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
@@ -37,6 +39,8 @@ pub fn config(url: &str) -> Config {
         report_ttl: Duration::from_secs(3600),
         done_ttl: Duration::from_secs(3600),
         backlog_max: 100_000,
+        in_flight_max: 0,
+        host_in_flight_max: 64,
         crashes_max: 2,
         releases_solo: 20,
         dead_max_count: 100_000,
@@ -113,6 +117,30 @@ impl World {
         sum
     }
 
+    /// Whoever has a permit is in someone's hands, and whoever waits in a line is scheduled and knows it.
+    async fn take_stock_of_hosts(&self, states: &BTreeMap<String, String>) {
+        for permits in self.ask::<Vec<String>>("KEYS", key("host:*")).await {
+            for id in self.ask::<Vec<String>>("SMEMBERS", &permits).await {
+                assert_eq!(states.get(&id).map(String::as_str), Some("leased"), "{permits}: {id}");
+            }
+        }
+        let prefix = key("line:");
+        let mut waiting = 0;
+        for line in self.ask::<Vec<String>>("KEYS", format!("{prefix}*")).await {
+            for id in self.ask::<Vec<String>>("ZRANGE", &[&line, "0", "-1"]).await {
+                assert_eq!(states.get(&id).map(String::as_str), Some("scheduled"), "{line}: {id}");
+                let host = self.field(&JobId::parse(&id).unwrap(), "line").await;
+                assert_eq!(host.as_deref(), Some(&line[prefix.len()..]), "{id}");
+                waiting += 1;
+            }
+        }
+        let mut lined = 0;
+        for id in states.keys() {
+            lined += usize::from(self.field(&JobId::parse(id).unwrap(), "line").await.is_some());
+        }
+        assert_eq!(waiting, lined, "all who wait for a host stand in its line");
+    }
+
     /// Types and ids of all events.
     pub async fn events(&self) -> Vec<(String, String)> {
         let events: Vec<(String, HashMap<String, String>)> =
@@ -149,6 +177,7 @@ impl World {
             states.insert(id.to_string(), state);
         }
         assert!(places.is_empty(), "places without a job: {places:?}");
+        self.take_stock_of_hosts(&states).await;
         let counted: Option<u64> = self.ask("HGET", &[&key("meta"), "dead_bytes"]).await;
         assert_eq!(counted.unwrap_or(0), dead_bytes, "bytes of the dead");
         let live = states.values().filter(|state| *state != "dead").count();
@@ -192,6 +221,18 @@ pub fn job() -> Job {
 /// Another job for the same pair.
 pub fn twin(job: &Job) -> Job {
     Job { id: JobId::fresh(), ..job.clone() }
+}
+
+/// Two versions at these addresses; their uuids are new each time.
+pub fn at(from: &str, to: &str) -> PagePair {
+    let version = |url: &str| Version::at(Uuid::new_v4(), Url::parse(url).unwrap());
+    PagePair { page: None, from: version(from), to: version(to) }
+}
+
+/// A pair that no other job has, at one host.
+pub fn somewhere(host: &str) -> PagePair {
+    let address = || format!("http://{host}/{}", Uuid::new_v4());
+    at(&address(), &address())
 }
 
 pub async fn enqueued(queue: &Queue) -> Job {

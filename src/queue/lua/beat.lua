@@ -30,6 +30,6 @@ for i = 0, leases - 1 do
 end
 
 redis.call('ZADD', key(1), NOW, worker)
-redis.call('HSET', key(2), 'beat_ms', int(NOW), unpack(ARGV, 4 + 4 + leases * 2))
+redis.call('HSET', key(2), 'beat_ms', int(NOW), unpack(ARGV, 5 + 4 + leases * 2))
 redis.call('PEXPIRE', key(2), entry_ms)
 return answers

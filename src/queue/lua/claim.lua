@@ -1,14 +1,16 @@
 -- Hands jobs to one worker, each under a lease, all of them under one token.
 -- KEYS     none of its own; job:<id> follows from what stands first in the order
 -- ARGV     1 worker, 2 token, 3 deliveries this worker has in hand, 4 1 when a claim with this token went unanswered,
---          5 how many at most
--- Returns  paused | empty | solo (a suspect waits until this worker's hands are empty, or runs in them) |
+--          5 how many at most, 6 most leases at a time, all workers together (0: any number)
+-- Returns  paused | empty | full (so many are leased) |
+--          solo (a suspect waits until this worker's hands are empty, or runs in them) |
 --          jobs, now_ms, 1 when alone, then per job: id, and the fields in FIELDS ('' where absent)
 -- Why      Peek, check, then take: a job must never be in neither place. The delivery is counted here, so that a worker
 --          that dies of it has been counted. The same token asked twice gets the same jobs, so a lost answer loses none.
 -- Bound    as many as asked for (Rust asks for at most 100; a lost answer is given again whole); leftovers without a
 --          job are cleared away in at most 20 rounds; a lost answer is looked for among the newest 500 leases.
-local worker, token, hands, unanswered, most = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1', arg(5)
+local worker, token, hands, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
+local most, leases_max = tonumber(arg(5)), tonumber(arg(6))
 local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'put_off_ms', 'releases',
   'replays', 'unique', 'enq_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
@@ -94,6 +96,10 @@ end
 local given = unanswered and again()
 if given then return given end
 if redis.call('EXISTS', PAUSED) == 1 then return { 'paused' } end
+if leases_max > 0 then
+  most = math.min(most, leases_max - redis.call('ZCARD', LEASE))
+  if most <= 0 then return { 'full' } end
+end
 given = solo()
 if given then return given end
 local ids, jobs = first(READY, '+inf', most)

@@ -1,6 +1,7 @@
 -- The words that all scripts share; scripts.rs puts this page in front of each of them.
 -- KEYS     1-13: every fixed key of the queue, in the order below (keys.rs, `fixed`). A script's own begin after them.
--- ARGV     1 key prefix, 2 events kept, 3 lease in ms, 4 releases that make a job a suspect. A script's own begin after.
+-- ARGV     1 key prefix, 2 events kept, 3 lease in ms, 4 releases that make a job a suspect, 5 most jobs at one host (0: any
+--          number). A script's own begin after.
 -- Returns  nothing: these are local functions. Numbers are answered as strings, so that every reply is one list.
 -- Why      A script does not roll back: whoever calls these has read and judged everything before the first write.
 -- Bound    each function touches one job.
@@ -8,14 +9,17 @@ local INBOX, READY, SCHEDULED, LEASE, SOLO = KEYS[1], KEYS[2], KEYS[3], KEYS[4],
 local SOLO_TURN, DEAD, PAUSED, WAKE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local EVENTS, STATS, META, SEQ = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local PREFIX, EVENTS_MAX = ARGV[1], ARGV[2]
-local LEASE_MS, RELEASES_SOLO = tonumber(ARGV[3]), tonumber(ARGV[4])
-local UNIQUE_MS, STATS_SECONDS = 30 * 86400000, 90 * 86400
+local LEASE_MS, RELEASES_SOLO, HOST_MAX = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local UNIQUE_MS, SUSPECT_MS, STATS_SECONDS = 30 * 86400000, 30 * 86400000, 90 * 86400
 
 local function key(i) return KEYS[13 + i] end
-local function arg(i) return ARGV[4 + i] end
+local function arg(i) return ARGV[5 + i] end
 local function int(n) return string.format('%.0f', n) end
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function kind_key(kind) return PREFIX .. 'dead:kind:' .. kind end
+local function suspect_key(content) return PREFIX .. 'suspect:' .. content end
+local function host_key(host) return PREFIX .. 'host:' .. host end
+local function line_key(host) return PREFIX .. 'line:' .. host end
 
 -- Every deadline is the server's: one clock for all workers.
 local time = redis.call('TIME')
@@ -107,13 +111,66 @@ end
 
 -- Where a job waits: a suspect for its turn alone, everything else at its old place in the order.
 local function park(id, job)
-  local j = redis.call('HMGET', job, 'crashes', 'releases', 'score')
-  if tonumber(j[1] or 0) > 0 or tonumber(j[2] or 0) >= RELEASES_SOLO then
+  local j = redis.call('HMGET', job, 'crashes', 'releases', 'score', 'suspect')
+  if tonumber(j[1] or 0) > 0 or tonumber(j[2] or 0) >= RELEASES_SOLO or j[4] then
     redis.call('ZADD', SOLO, NOW, id)
     redis.call('HSET', job, 'state', 'solo')
   else
     redis.call('ZADD', READY, j[3] or 0, id)
     redis.call('HSET', job, 'state', 'ready')
+  end
+end
+
+-- A permit for a host is an index of `lease`: `enter` writes it, every way out of `lease` takes it away. So it lives as
+-- long as the lease does, and needs no renewing of its own. Who finds a host full is `scheduled` like any job that
+-- waits; `line:<host>` only says in which order they are called, one for each permit that comes free.
+local function has_room(host, id)
+  if HOST_MAX == 0 then return true end
+  return redis.call('SCARD', host_key(host)) - redis.call('SISMEMBER', host_key(host), id) < HOST_MAX
+end
+
+-- When who waits in a line is looked at without having been called: at most a hundred a second, however long the line.
+local function look_again(host)
+  return NOW + math.max(30000, redis.call('ZCARD', line_key(host)) * 10)
+end
+
+-- Who is called when these leave their hosts; each of them is an id and its hosts. It only reads: to be asked before the
+-- first write. Whoever is called and does not go in, for whatever reason, calls the next one when its own delivery
+-- ends: no permit is left lying about.
+local function next_in_line(leaving)
+  local calls, at = {}, {}
+  for _, leaver in ipairs(leaving) do
+    for host in string.gmatch(leaver.hosts or '', '%S+') do
+      if not at[host] then
+        at[host] = { host = host, leavers = {}, passed = 0, called = {} }
+        calls[#calls + 1] = at[host]
+      end
+      table.insert(at[host].leavers, leaver.id)
+    end
+  end
+  for _, call in ipairs(calls) do
+    local stay = redis.call('SCARD', host_key(call.host))
+    for _, inside in ipairs(redis.call('SMISMEMBER', host_key(call.host), unpack(call.leavers))) do stay = stay - inside end
+    local room = HOST_MAX == 0 and #call.leavers or math.min(#call.leavers, HOST_MAX - stay)
+    for i, waiting in ipairs(room > 0 and redis.call('ZRANGE', line_key(call.host), 0, room + 19) or {}) do
+      if #call.called == room then break end
+      call.passed = i
+      if redis.call('HGET', job_key(waiting), 'line') == call.host then table.insert(call.called, waiting) end
+    end
+  end
+  return calls
+end
+
+local function leave_hosts(calls)
+  for _, call in ipairs(calls) do
+    redis.call('SREM', host_key(call.host), unpack(call.leavers))
+    if call.passed > 0 then redis.call('ZREMRANGEBYRANK', line_key(call.host), 0, call.passed - 1) end
+    for _, id in ipairs(call.called) do
+      redis.call('HDEL', job_key(id), 'line')
+      redis.call('ZREM', SCHEDULED, id)
+      park(id, job_key(id))
+    end
+    if call.called[1] then wake() end
   end
 end
 
@@ -129,9 +186,11 @@ end
 -- Ends the delivery of `id` if `token` still holds it: 'ended', 'settled' (by this very token before: an answer that
 -- was lost) or 'superseded'. The first write is ZREM, which Redis allows at maxmemory, and everything after it too.
 local function end_delivery(id, job, token)
-  local j = redis.call('HMGET', job, 'token', 'claimed_ms', 'settled')
+  local j = redis.call('HMGET', job, 'token', 'claimed_ms', 'settled', 'hosts')
   if j[1] ~= token then return j[3] == token and 'settled' or 'superseded' end
+  local calls = next_in_line({ { id = id, hosts = j[4] } })
   redis.call('ZREM', LEASE, id)
+  leave_hosts(calls)
   redis.call('HDEL', job, 'token')
   redis.call('HSET', job, 'settled', token)
   end_turn(id, j[2])

@@ -2,21 +2,24 @@
 -- KEYS     per job: job:<id>, unique:<sha256>, report:<pair>, done:<sha256>
 -- ARGV     1 life of a report in ms, 2 life of `done` in ms; then per job: id, token, done|skipped, why, pair, report (JSON)
 -- Returns  per job: settled | superseded
--- Why      Report, memory and the end of a job are one fact. A second settle with the same token finds the token in
+-- Why      Report, memory and the end of a job are one fact; so is that its content is above suspicion, where the delivery
+--          went all the way in and came back. A second settle with the same token finds the token in
 --          `done` and is told that it was settled, not that it came too late. Several at once, because what a job
 --          costs here is mostly the call; each is judged on its own, and all before the first write. What follows a job
 --          comes in with the same step, or a crash in between would lose it; not after one that nobody wants any more.
 -- Bound    as many jobs as are given (Rust gives at most 100), and one that follows each.
 local answers, gone, turn, counts = {}, {}, redis.call('GET', SOLO_TURN), {}
-local leases, endings = {}, {}
+local leases, endings, leaving, cleared = {}, {}, {}, {}
 
 for i = 0, (#KEYS - 13) / 4 - 1 do
   local k, a = i * 4, 2 + i * 6
   local id, token = arg(a + 1), arg(a + 2)
-  local j = redis.call('HMGET', key(k + 1), 'token', 'claimed_ms', 'settled', 'next')
+  local j = redis.call('HMGET', key(k + 1), 'token', 'claimed_ms', 'settled', 'next', 'hosts', 'entered', 'content')
   if j[1] == token then
     answers[#answers + 1] = 'settled'
     leases[#leases + 1] = id
+    leaving[#leaving + 1] = { id = id, hosts = j[5] }
+    if j[6] == token and arg(a + 4) ~= 'cancelled' then cleared[#cleared + 1] = suspect_key(j[7]) end
     endings[#endings + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
       report = arg(a + 6), report_key = key(k + 3), done_key = key(k + 4), claimed_ms = j[2],
       next = j[4] and arg(a + 4) ~= 'cancelled' and next_of(id, key(k + 1)) }
@@ -30,8 +33,12 @@ for i = 0, (#KEYS - 13) / 4 - 1 do
 end
 if not leases[1] then return answers end
 
+local calls = next_in_line(leaving)
+if cleared[1] then redis.call('EXISTS', unpack(cleared)) end -- derived keys are touched before the first write
 redis.call('ZREM', LEASE, unpack(leases)) -- allowed at maxmemory, and so is everything after it
 redis.call('UNLINK', unpack(gone))
+if cleared[1] then redis.call('DEL', unpack(cleared)) end
+leave_hosts(calls)
 local function tally(field) counts[field] = (counts[field] or 0) + 1 end
 for _, e in ipairs(endings) do
   if turn then end_turn(e.id, e.claimed_ms) end

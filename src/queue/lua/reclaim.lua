@@ -3,7 +3,8 @@
 -- ARGV     1 crashes that bury, 2 how many at most, 3 our build
 -- Returns  calm|reclaimed, how many leases, then per buried job: id, pair, reason (JSON)
 -- Why      A first crash proves nothing: all that was in that worker's hands goes to `solo` and runs alone. Only a
---          crash more, alone, is the job's own. And no mass blame: where nobody kept time (an outage, a jump of the
+--          crash more, alone, is the job's own. What had gone in is a suspect by its content too, under whatever id
+--          it comes again. And no mass blame: where nobody kept time (an outage, a jump of the
 --          clock, another server), the workers were not gone, their beats were; so for one lease nobody is blamed.
 -- Bound    as many as asked for (Rust asks for 100); at most 500 leases are brought back after the clock went back.
 local crashes_max, many, build = tonumber(arg(1)), arg(2), arg(3)
@@ -27,7 +28,7 @@ local function crash_reason(j, crashes)
     postponements = tonumber(j[5] or 0), releases = tonumber(j[6] or 0), replays = tonumber(j[7] or 0) }
   local detail = string.format('its worker vanished %d times with this job in hand, the last time with nothing else',
     crashes)
-  return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = j[8] or '', build = build,
+  return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = j[8] or '', build = j[12] or build,
     failure = { kind = 'crash_loop', detail = detail } })
 end
 
@@ -36,12 +37,16 @@ local answers, solo = { 'reclaimed', int(#expired) }, 0
 for _, id in ipairs(expired) do
   local job = job_key(id)
   local j = redis.call('HMGET', job, 'payload', 'claimed_ms', 'deliveries', 'failures', 'postponements', 'releases',
-    'replays', 'worker', 'unique', 'crashes')
+    'replays', 'worker', 'unique', 'crashes', 'content', 'build', 'hosts', 'token', 'entered')
+  local calls = next_in_line({ { id = id, hosts = j[13] } })
   local crashes = tonumber(j[10] or 0) + 1
   local next = crashes >= crashes_max and next_of(id, job) or nil
   local lock = PREFIX .. 'unique:' .. (j[9] or '')
-  redis.call('EXISTS', lock) -- a derived key is touched before the first write
+  local suspect = j[11] and j[14] == j[15] and suspect_key(j[11])
+  redis.call('EXISTS', lock, suspect or lock) -- derived keys are touched before the first write
   redis.call('ZREM', LEASE, id)
+  leave_hosts(calls)
+  if suspect then redis.call('SET', suspect, j[12] or build, 'PX', SUSPECT_MS) end
   if j[1] then
     redis.call('HDEL', job, 'token')
     redis.call('HSET', job, 'crashes', int(crashes))

@@ -20,7 +20,7 @@ if holder then return { 'duplicate', holder } end
 local score = redis.call('INCR', SEQ) + tonumber(arg(4))
 exhume(id, j[4], j[5])
 redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'doubts', 'postponements', 'put_off_ms', 'releases',
-  'cancel', 'last', 'granted_wall_ms', 'granted_heap_bytes')
+  'cancel', 'last', 'suspect', 'granted_wall_ms', 'granted_heap_bytes')
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(j[6] or 0), 1))

@@ -15,6 +15,8 @@ pub enum Ending {
     Retried,
     /// Settled for later, no attempt spent.
     Postponed,
+    /// Settled for later, because it must run alone.
+    Suspect,
     /// Settled for later, because its host has all the visitors it may have.
     HostFull,
     /// Settled as a dead letter.
@@ -27,11 +29,12 @@ pub enum Ending {
 
 impl Ending {
     /// Every ending.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Done,
         Self::Skipped,
         Self::Retried,
         Self::Postponed,
+        Self::Suspect,
         Self::HostFull,
         Self::Dead,
         Self::Released,
@@ -45,6 +48,7 @@ impl Ending {
             Self::Skipped => "skipped",
             Self::Retried => "retried",
             Self::Postponed => "postponed",
+            Self::Suspect => "suspect",
             Self::HostFull => "host_full",
             Self::Dead => "dead",
             Self::Released => "released",
@@ -60,6 +64,7 @@ impl From<&Verdict> for Ending {
             Verdict::Skip(_) => Self::Skipped,
             Verdict::Retry { .. } => Self::Retried,
             Verdict::Postpone { because: Holdup::Ours(_) | Holdup::BreakerOpen(_), .. } => Self::Postponed,
+            Verdict::Postpone { because: Holdup::Suspect, .. } => Self::Suspect,
             Verdict::Postpone { because: Holdup::HostFull { .. }, .. } => Self::HostFull,
             Verdict::DeadLetter(_) => Self::Dead,
         }

@@ -368,6 +368,7 @@ mod tests {
             Verdict::Retry { after, failure: failure() },
             Verdict::Postpone { after, because: Holdup::Ours(failure()) },
             Verdict::Postpone { after, because: Holdup::BreakerOpen(failure()) },
+            Verdict::Postpone { after, because: Holdup::Suspect },
             Verdict::Postpone { after, because: Holdup::HostFull { host: "a.test".to_owned() } },
         ];
         for verdict in &verdicts {

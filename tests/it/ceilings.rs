@@ -1,0 +1,106 @@
+//! Ceilings over all workers, as the site sees them; and a killer that comes again under another id.
+
+use rustix::process::Signal;
+use wm_analyzer::job::Job;
+
+use crate::harness::{Gate, World, job, until};
+
+/// A host of its own: the gate and the site are neighbours, and would else share their permits.
+const ELSEWHERE: &str = "127.0.0.2";
+
+async fn done(world: &World) -> usize {
+    world.events().await.iter().filter(|event| event.what == "done").count()
+}
+
+/// Jobs whose bodies are both behind the gate: each is two visitors while it is inside.
+fn behind(gate: &Gate, count: usize) -> Vec<Job> {
+    let page = |n, side| gate.url(&format!("/{n}/{side}"));
+    (0..count).map(|n| job(&format!("gate-{n}"), page(n, "from"), page(n, "to"))).collect()
+}
+
+#[tokio::test]
+async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
+    let world = World::new().await.with("queue.host_in_flight_max", "2").with("sandbox.slots", "3");
+    let gate = Gate::shut_at(ELSEWHERE).await;
+    world.send(&behind(&gate, 30)).await;
+    let rest: Vec<Job> = (0..12).map(|n| world.pair(&format!("pair-{n}"), 4_000)).collect();
+    world.send(&rest).await;
+    let _workers = [world.worker(), world.worker()];
+    until("everything elsewhere is done", async || done(&world).await == rest.len()).await;
+    assert_eq!(gate.asked(), 4, "two jobs are inside, all the others wait");
+    let waiting = world.queue.status().await.unwrap().scheduled;
+    assert_eq!(waiting, 28, "and not by going round");
+    for waits in &behind(&gate, 30)[2..] {
+        assert_eq!(world.field(&waits.id, "deliveries").await.as_deref(), Some("0"), "{}", waits.id);
+    }
+
+    gate.open();
+    until("all are done", async || done(&world).await == rest.len() + 30).await;
+    assert!(gate.most_at_once() <= 4, "{} visitors at once", gate.most_at_once());
+    assert_eq!(world.keys("host:*").await, [""; 0]);
+    assert_eq!(world.keys("line:*").await, [""; 0]);
+    assert_eq!(world.ingest.alerts(), 0, "{:?}", world.ingest.events());
+}
+
+#[tokio::test]
+async fn two_workers_never_exceed_the_queues_ceiling() {
+    let world = World::new().await.with("queue.in_flight_max", "3").with("sandbox.slots", "3");
+    let gate = Gate::shut_at(ELSEWHERE).await;
+    world.send(&behind(&gate, 12)).await;
+    let workers = [world.worker(), world.worker()];
+    gate.until_asked(6).await;
+    for worker in &workers {
+        until("both have looked for more", async || worker.number("redis_up").await > 0.0).await;
+    }
+    assert_eq!(world.queue.status().await.unwrap().leased, 3);
+    gate.open();
+    until("all are done", async || done(&world).await == 12).await;
+    assert!(gate.most_at_once() <= 6, "{} visitors at once", gate.most_at_once());
+}
+
+#[tokio::test]
+async fn a_killed_workers_permits_come_back_with_its_lease() {
+    let world = World::new().await.with("queue.host_in_flight_max", "2").with("queue.lease", "1500ms");
+    let gate = Gate::shut_at(ELSEWHERE).await;
+    world.send(&behind(&gate, 6)).await;
+    let victim = world.worker();
+    gate.until_asked(4).await;
+    let _survivor = world.worker();
+    until("all others wait", async || world.queue.status().await.unwrap().scheduled == 4).await;
+    victim.signal(Signal::KILL);
+    // Somebody is inside again: first what was in the dead worker's hands, alone.
+    gate.until_asked(6).await;
+    assert!(world.story(&behind(&gate, 1)[0].id).await.contains(&"reclaimed".to_owned()));
+    gate.open();
+    until("all are done", async || done(&world).await == 6).await;
+    assert_eq!(world.keys("host:*").await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_killer_enqueued_again_under_a_new_id_starts_alone() {
+    let world = World::new().await.with("queue.lease", "1s");
+    let gate = Gate::shut_at(ELSEWHERE).await;
+    let (from, to) = (gate.url("/from"), gate.url("/to"));
+    world.send(&[job("killer", from.clone(), to.clone())]).await;
+    let mut victim = world.worker();
+    gate.until_asked(2).await;
+    victim.signal(Signal::KILL);
+    victim.ended().await;
+    let _witness = world.worker();
+    // The witness has the first one alone, at the gate; the same bodies come again, beside a job that is inside.
+    gate.until_asked(4).await;
+    assert_eq!(world.keys("suspect:*").await.len(), 1);
+    let second = world.worker();
+    world.send(&[job("beside", gate.url("/x"), gate.url("/y"))]).await;
+    gate.until_asked(6).await;
+    let again = job("again", from, to);
+    world.send(std::slice::from_ref(&again)).await;
+    until("it waits to be alone", async || world.field(&again.id, "state").await.as_deref() == Some("solo"))
+        .await;
+    assert_eq!(world.field(&again.id, "deliveries").await.as_deref(), Some("0"));
+    assert_eq!(gate.asked(), 6, "it was not let in beside others");
+    gate.open();
+    until("all are done", async || done(&world).await == 3).await;
+    assert_eq!(world.keys("suspect:*").await, [""; 0], "it survived");
+    second.leave().await;
+}
