@@ -23,8 +23,9 @@ use super::cleanup;
 use super::tokens::{Grain, Texts};
 
 /// The most tokens of both texts that one comparison takes: with what `similar` needs beside them this is about
-/// 100 MiB of heap at worst, which fits the child's default budget beside two bodies of 10 MiB.
-const MAX_TOKENS: usize = 1_000_000;
+/// 70 MiB of heap at worst, which fits the child's default budget beside two bodies of 10 MiB of which every byte
+/// became three.
+const MAX_TOKENS: usize = 400_000;
 /// The most changes of one script; more are merged into the last one.
 const MAX_CHANGES: usize = 500_000;
 /// The largest stretch, on either side, that is compared character by character: beyond it Myers on characters finds
@@ -80,7 +81,7 @@ pub(super) fn slice(text: &str, range: Range<u32>) -> &str {
 /// Compares two texts until the deadline.
 pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> Script<'t> {
     let mut search =
-        Search { texts: Texts::new(old, new), deadline, changes: Vec::new(), approximate: false };
+        Search { texts: Texts::new(old, new, deadline), deadline, changes: Vec::new(), approximate: false };
     let whole = Change { old: 0..old.len() as u32, new: 0..new.len() as u32 };
     search.refine(whole, Level::Chunks);
     let approximate = search.approximate;
@@ -126,7 +127,7 @@ impl Search<'_> {
         };
         let Some(cut) = self.texts.cut(grain, change.old.clone(), change.new.clone(), MAX_TOKENS) else {
             if let Some(level) = otherwise {
-                return self.refine(change, level);
+                return self.refine(change, level); // which looks at the clock first
             }
             self.approximate = true;
             return self.push(change);

@@ -17,8 +17,9 @@ use std::collections::HashMap;
 
 /// The most links of one page: several times what the largest real pages have. What comes after is not looked at.
 const MAX_LINKS: usize = 200_000;
-/// The most bytes that the links of one page may have, lower-case copies included.
-const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// The most bytes that the links of one page may have, lower-case copies included: half as much again as the largest
+/// page has in all, and just below a power of two, where a string grows.
+const MAX_BYTES: usize = 15 * 1024 * 1024;
 
 /// Where a link's parts are in [`Links::text`]: its text, where that differs from its lower case, and then
 /// `lower(href)`, which is also what links are sorted by.

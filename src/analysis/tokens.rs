@@ -11,6 +11,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
+use std::time::Instant;
+
+/// The clock is looked at after so many bytes: a few milliseconds.
+const BYTES_PER_LOOK: usize = 1024 * 1024;
 
 /// The two texts, and how tokens of both are named.
 pub(super) struct Texts<'t> {
@@ -18,6 +22,7 @@ pub(super) struct Texts<'t> {
     pub(super) old: &'t str,
     /// The newer text.
     pub(super) new: &'t str,
+    deadline: Instant,
     hasher: RandomState,
 }
 
@@ -69,18 +74,48 @@ impl Tokens {
 }
 
 impl<'t> Texts<'t> {
-    /// The two texts.
-    pub(super) fn new(old: &'t str, new: &'t str) -> Self {
-        Self { old, new, hasher: RandomState::new() }
+    /// The two texts, to be cut until the deadline.
+    pub(super) fn new(old: &'t str, new: &'t str, deadline: Instant) -> Self {
+        Self { old, new, deadline, hasher: RandomState::new() }
     }
 
-    /// Cuts a stretch of each text into at most `cap` tokens together; `None` where that cannot be done.
+    /// Cuts a stretch of each text into at most `cap` tokens together; `None` where that cannot be done, or not in
+    /// time.
     pub(super) fn cut(&self, grain: Grain, old: Range<u32>, new: Range<u32>, cap: usize) -> Option<Cut> {
         grain.sieves().iter().find_map(|&sieve| {
-            let old_ends = ends(self.old, old.clone(), grain, sieve, cap)?;
-            let new_ends = ends(self.new, new.clone(), grain, sieve, cap - old_ends.len())?;
+            let old_ends = self.ends(self.old, old.clone(), grain, sieve, cap)?;
+            let new_ends = self.ends(self.new, new.clone(), grain, sieve, cap - old_ends.len())?;
             Some(self.name(old.start, old_ends, new.start, new_ends))
         })
+    }
+
+    /// Where the tokens of a stretch end; `None` where they are more than `cap`, or the deadline passed.
+    fn ends(
+        &self,
+        text: &str,
+        stretch: Range<u32>,
+        grain: Grain,
+        sieve: u32,
+        cap: usize,
+    ) -> Option<Vec<u32>> {
+        let (start, end) = (stretch.start as usize, stretch.end as usize);
+        let mut ends = Vec::new();
+        let (mut at, mut look) = (start, start + BYTES_PER_LOOK);
+        while at < end {
+            at = match grain {
+                Grain::Chunks => chunk_end(&text.as_bytes()[..end], at, sieve),
+                Grain::Words => at + word_len(&text[at..end]),
+                Grain::Phrases => phrase_end(&text[..end], at, sieve),
+            };
+            let late = at >= look && Instant::now() >= self.deadline;
+            if late || ends.len() == cap {
+                return None;
+            }
+            look = look.max(at - at % BYTES_PER_LOOK + BYTES_PER_LOOK);
+            ends.push(at as u32);
+        }
+        ends.shrink_to_fit();
+        Some(ends)
     }
 
     /// Gives every distinct token an id, by open addressing over ids alone.
@@ -115,26 +150,6 @@ impl<'t> Texts<'t> {
             new: Tokens { start: new_start, ends: new_ends, ids: new_ids },
         }
     }
-}
-
-/// Where the tokens of a stretch end; `None` where they are more than `cap`.
-fn ends(text: &str, stretch: Range<u32>, grain: Grain, sieve: u32, cap: usize) -> Option<Vec<u32>> {
-    let (start, end) = (stretch.start as usize, stretch.end as usize);
-    let mut ends = Vec::new();
-    let mut at = start;
-    while at < end {
-        at = match grain {
-            Grain::Chunks => chunk_end(&text.as_bytes()[..end], at, sieve),
-            Grain::Words => at + word_len(&text[at..end]),
-            Grain::Phrases => phrase_end(&text[..end], at, sieve),
-        };
-        if ends.len() == cap {
-            return None;
-        }
-        ends.push(at as u32);
-    }
-    ends.shrink_to_fit();
-    Some(ends)
 }
 
 /// The end of the chunk that begins at `start`. A run of line breaks ends once.
@@ -208,8 +223,12 @@ fn word_len(text: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn texts<'t>(old: &'t str, new: &'t str) -> Texts<'t> {
+        Texts::new(old, new, Instant::now() + std::time::Duration::from_secs(60))
+    }
+
     fn cut(grain: Grain, text: &str) -> Vec<&str> {
-        let tokens = Texts::new(text, "").cut(grain, 0..text.len() as u32, 0..0, 1000).unwrap().old;
+        let tokens = texts(text, "").cut(grain, 0..text.len() as u32, 0..0, 1000).unwrap().old;
         (0..tokens.ids.len())
             .map(|i| tokens.bytes(i..i + 1))
             .map(|r| &text[r.start as usize..r.end as usize])
@@ -230,7 +249,7 @@ mod tests {
 
     #[test]
     fn equal_tokens_of_both_texts_have_equal_ids() {
-        let texts = Texts::new("a b a", "b a");
+        let texts = texts("a b a", "b a");
         let cut = texts.cut(Grain::Words, 0..5, 0..3, 100).unwrap();
         assert_eq!(cut.old.ids, [1, 2, 3, 2, 1]);
         assert_eq!(cut.new.ids, [3, 2, 1]);
@@ -239,7 +258,7 @@ mod tests {
     #[test]
     fn too_many_chunks_become_fewer_and_too_many_words_phrases() {
         let text: String = (0..4000).map(|i| format!("{i}\n")).collect();
-        let texts = Texts::new(&text, &text);
+        let texts = texts(&text, &text);
         let all = 0..text.len() as u32;
         let cut = texts.cut(Grain::Chunks, all.clone(), all.clone(), 5000).unwrap();
         assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
@@ -249,5 +268,15 @@ mod tests {
         let cut = texts.cut(Grain::Phrases, all.clone(), all.clone(), 5000).unwrap();
         assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
         assert_eq!(cut.old.bytes(0..cut.old.ids.len()), all);
+    }
+    #[test]
+    fn a_long_text_is_not_cut_past_the_deadline() {
+        let text = "word ".repeat(BYTES_PER_LOOK);
+        let all = 0..text.len() as u32;
+        let late = Texts::new(&text, "", Instant::now());
+        for grain in [Grain::Chunks, Grain::Words, Grain::Phrases] {
+            let is_cut = |texts: &Texts<'_>| texts.cut(grain, all.clone(), 0..0, usize::MAX).is_some();
+            assert_eq!((is_cut(&late), is_cut(&texts(&text, ""))), (false, true), "{grain:?}");
+        }
     }
 }
