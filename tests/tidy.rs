@@ -48,7 +48,7 @@ const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
 const MAX_FILE: usize = 400;
 const MAX_FUNCTION: usize = 70;
 
-const RUST: [&str; 3] = ["src", "tests", "benches"];
+const RUST: [&str; 5] = ["src", "tests", "benches", "fuzz/src", "fuzz/targets"];
 
 /// What is wrong, and at which byte.
 type Complaint = (usize, String);

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::protocol::{Code, ReplyHeader};
+use super::protocol::{Answer, Code, Order, REPLY_HEADER, REQUEST_HEADER, ReplyHeader, RequestHeader};
 use super::{Task, kernel};
 
 const PREFIX: &str = "hook:";
@@ -361,4 +361,27 @@ fn call(number: libc::c_long, args: [i64; 6]) -> i64 {
 fn ignore(signal: libc::c_int) {
     // SAFETY: ignoring runs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Reads any bytes as each frame there is; one that is read must be read alike from what we would have written.
+///
+/// # Panics
+/// Where it is not.
+pub fn read_frames(bytes: &[u8]) {
+    if let Some(order) = Order::decode(bytes) {
+        assert_eq!(Order::decode(&order.encode()), Some(order));
+    }
+    if let Some(answer) = Answer::decode(bytes) {
+        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+    }
+    if let Some(Ok(header)) = bytes.get(..REQUEST_HEADER).map(TryInto::try_into)
+        && let Some(header) = RequestHeader::decode(header)
+    {
+        assert_eq!(RequestHeader::decode(header.encode()), Some(header));
+    }
+    if let Some(Ok(header)) = bytes.get(..REPLY_HEADER).map(TryInto::try_into)
+        && let Some(header) = ReplyHeader::decode(header)
+    {
+        assert_eq!(ReplyHeader::decode(header.encode()), Some(header));
+    }
 }

@@ -1,0 +1,228 @@
+//! What must hold of any bytes whatever, as functions that panic where it does not: one for each fuzz target.
+//!
+//! `tests/fuzz.rs` asks the same of every file in `fuzz/seeds`, where an input that once broke something stays.
+
+use std::time::{Duration, Instant};
+
+use wm_analyzer::analysis::{Analysed, Options, Page, analyse};
+use wm_analyzer::child;
+use wm_analyzer::filter::sniff::{self, Family};
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::order::{Answer, Order, SideOrder};
+use wm_analyzer::job::outcome::SkipReason;
+use wm_analyzer::job::report::{ChangedLink, LinkOp, Op, Report};
+use wm_analyzer::sandbox::hooks;
+
+const PAGE: &[u8] = b"<!doctype html><title>x</title><p>Hello <a href='/a'>old</a> world, how are you?";
+/// So small that a fuzzer finds what lies beyond it.
+const MAX_DECODED: u64 = 64 * 1024;
+
+/// A function that panics where something does not hold of some bytes.
+pub type Property = fn(&[u8]);
+
+/// All of them, by the names of their targets.
+pub const ALL: [(&str, Property); 6] = [
+    ("decode", decode),
+    ("text", text),
+    ("links", links),
+    ("sniff", sniff),
+    ("frames", frames),
+    ("diff", diff),
+];
+
+/// A body of any content encoding and charset becomes an answer, within the cap, that blames only what it may.
+///
+/// The first three bytes choose the encodings, the `Content-Type` and whether it is the older side.
+pub fn decode(bytes: &[u8]) {
+    const ENCODINGS: [&str; 8] =
+        ["", "gzip", "deflate", "br", "zstd", "gzip, br", "deflate, zstd", "zstd, deflate, gzip"];
+    const TYPES: [&str; 8] = [
+        "",
+        "text/html",
+        "text/html; charset=utf-8",
+        "text/html; charset=iso-8859-1",
+        "text/html; charset=shift_jis",
+        "text/html; charset=utf-16le",
+        "text/html; charset=iso-2022-jp",
+        "text/html; charset=gb18030",
+    ];
+    let [encoding, media_type, newer, body @ ..] = bytes else { return };
+    let chosen =
+        |of: [&str; 8], by: u8| Some(of[usize::from(by) % 8].to_owned()).filter(|name| !name.is_empty());
+    let side = SideOrder {
+        content_encoding: chosen(ENCODINGS, *encoding),
+        content_type: chosen(TYPES, *media_type),
+        ..SideOrder::default()
+    };
+    let newer = newer % 2 == 1;
+    let [from, to] = if newer { [SideOrder::default(), side] } else { [side, SideOrder::default()] };
+    let [a, b] = if newer { [PAGE, body] } else { [body, PAGE] };
+    let order = Order { page: None, from, to, max_decoded_bytes: MAX_DECODED, max_ops_bytes: 1 << 20 };
+    let order = serde_json::to_vec(&order).expect("an order is JSON");
+    let answer = child::answer(&order, a.to_vec(), b.to_vec(), far(), |_| {});
+    match serde_json::from_slice(&answer).expect("an answer is one") {
+        Answer::Reported(report) => {
+            let decoded: Vec<_> = report.bodies.iter().filter_map(|body| body.decoded_bytes).collect();
+            assert!(decoded.len() == 2 && decoded.iter().all(|bytes| *bytes <= MAX_DECODED), "{decoded:?}");
+            of_numbers(&report);
+        }
+        Answer::Skipped(_) => {}
+        Answer::Failed(failure) => {
+            assert!(matches!(failure.kind, Kind::DecompressionBomb | Kind::HashMismatch), "{failure:?}");
+        }
+    }
+}
+
+fn of_numbers(report: &Report) {
+    let annotation = &report.annotation;
+    let ratios = [
+        annotation.text.as_ref().map(|text| text.text_diff_ratio),
+        annotation.source.as_ref().map(|source| source.source_diff_ratio),
+        annotation.links.as_ref().map(|links| links.links_diff_ratio),
+    ];
+    assert!(ratios.iter().flatten().all(|ratio| (0.0..=1.0).contains(ratio)), "{annotation:?}");
+    assert!((0.0..=0.65).contains(&annotation.priority), "{annotation:?}");
+}
+
+/// Two pages, read with a tree or without, say text without runs of blank lines; a page says the same as itself; and
+/// what is said of two pages is the same as what is said of each by itself.
+pub fn text(bytes: &[u8]) {
+    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
+    let [said_by_old, said_by_new, [a, b]] = [&old, &new, &both].map(|found| {
+        let diff = found.diffs.html_text_dmp.as_ref().expect("both are pages");
+        both_sides(diff.diff.as_deref().expect("nothing is too large here"))
+    });
+    // A page that needs no tree is read without one where its neighbour does.
+    if !both.approximate {
+        assert!(a == said_by_old[0] && b == said_by_new[0], "{a:?} / {b:?}");
+    }
+    for text in [a, b] {
+        assert_eq!(text.trim(), text);
+        let blank = text.split(|c: char| !c.is_whitespace()).filter(|run| run.matches('\n').count() >= 2);
+        blank.for_each(|run| assert_eq!(run, "\n\n", "{text:?}"));
+    }
+}
+
+/// Every link of either page is in exactly one step, and the steps of a changed one rebuild both of its texts.
+///
+/// Bytes are read as markup, or (by their first bit but one) as texts and targets in turn.
+pub fn links(bytes: &[u8]) {
+    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let built = bytes[0] & 2 != 0;
+    let [from, to] = [from, to].map(|page| if built { page_of_links(&page) } else { page });
+    let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
+    let steps = |found: &Analysed| {
+        found.diffs.links_json.clone().and_then(|diff| diff.diff).expect("nothing is too large here")
+    };
+    let (mut of_old, mut of_new) = (0, 0);
+    for step in steps(&both) {
+        match step {
+            LinkOp::Plain(code, _) => {
+                assert!((-1..=1).contains(&code));
+                of_old += usize::from(code <= 0);
+                of_new += usize::from(code >= 0);
+            }
+            LinkOp::Changed(code, ChangedLink { text, href, hrefs }) => {
+                assert_eq!(code, 100);
+                assert_eq!(both_sides(&href), hrefs);
+                both_sides(&text);
+                of_old += 1;
+                of_new += 1;
+            }
+        }
+    }
+    if !both.approximate {
+        assert_eq!([of_old, of_new], [steps(&old).len(), steps(&new).len()]);
+    }
+}
+
+fn page_of_links(texts: &str) -> String {
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
+    let parts: Vec<&str> = texts.split('|').collect();
+    let link = |pair: &[&str]| {
+        format!("<a href=\"{}\">{}</a>", escaped(pair[0]), escaped(pair.last().unwrap_or(&"")))
+    };
+    parts.chunks(2).map(link).collect()
+}
+
+/// Bytes are taken for the same thing whatever stands on the other side; binary bytes never for text.
+pub fn sniff(bytes: &[u8]) {
+    let found = sniff::classify(bytes);
+    let binary = |byte: &u8| matches!(byte, 0x00..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F);
+    let wide = matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [b'<', 0, ..] | [0, b'<', ..]);
+    if matches!(found.family, Family::Text | Family::Json | Family::Empty) && !wide {
+        assert!(!bytes.iter().take(1445).any(binary), "{found:?}");
+    }
+    for declared in [None, Some("text/html"), Some("application/json"), Some("image/png; charset=x")] {
+        match sniff::by_content(bytes, bytes, [declared; 2]) {
+            Ok(both) => assert!(both.iter().all(|side| side.family == found.family), "{both:?}, {found:?}"),
+            Err(skip) => {
+                assert_eq!((skip.reason, found.family), (SkipReason::Content, Family::Binary));
+            }
+        }
+        let there = sniff::by_content(bytes, PAGE, [declared, None]).map_err(|skip| skip.reason);
+        let back = sniff::by_content(PAGE, bytes, [None, declared]).map_err(|skip| skip.reason);
+        assert_eq!(there, back.map(|[page, other]| [other, page]));
+    }
+}
+
+/// Whatever a hostile process writes, the worker reads it or refuses it, and reads back what it would have written.
+pub fn frames(bytes: &[u8]) {
+    hooks::read_frames(bytes);
+    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
+        let written = serde_json::to_vec(&answer).expect("what was read can be written");
+        serde_json::from_slice::<Answer>(&written).expect("and read again");
+    }
+}
+
+/// The steps of a diff put together are both texts, whether there was time or not.
+pub fn diff(bytes: &[u8]) {
+    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let Ok(found) = analysed(deadline, &from, &to, false) else { return };
+    let steps = found.diffs.html_source_dmp.and_then(|diff| diff.diff).expect("nothing is too large here");
+    assert!(both_sides(&steps) == [from, to], "the steps do not rebuild both texts");
+}
+
+/// The first bit says whether there is time; then two texts, split where 0xFF stands first, or in the middle.
+fn pair(bytes: &[u8]) -> Option<(Instant, String, String)> {
+    let (first, rest) = bytes.split_first()?;
+    let middle = rest.iter().position(|byte| *byte == 0xFF).unwrap_or(rest.len() / 2);
+    let (from, to) = rest.split_at(middle);
+    let text =
+        |bytes| String::from_utf8_lossy(bytes).replace('\0', "").trim_start_matches('\u{FEFF}').to_owned();
+    let deadline = if first & 1 == 1 { Instant::now() } else { far() };
+    Some((deadline, text(from), text(to.strip_prefix(&[0xFF]).unwrap_or(to))))
+}
+
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<Analysed, ()> {
+    let content_type = Some("text/html; charset=utf-8");
+    let page = |text| Page { bytes: str::as_bytes(text), content_type, status: Some(200), html_like };
+    let options = Options { soft_deadline: deadline, max_ops_bytes: usize::MAX };
+    analyse(page(from), page(to), &options, |_| {}).map_err(|skip| {
+        assert_eq!(skip.reason, SkipReason::Undecodable);
+    })
+}
+
+/// Each page compared with itself, where nothing may have changed; and then both.
+fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Option<[Analysed; 3]> {
+    let alone = |page: &str| {
+        let found = analysed(deadline, page, page, true).ok()?;
+        assert!(found.annotation.priority == 0.0, "{:?}", found.annotation);
+        Some(found)
+    };
+    Some([alone(from)?, alone(to)?, analysed(deadline, from, to, true).ok()?])
+}
+
+/// Both texts, put together from steps; none of those is empty, and no two neighbours are of one kind.
+fn both_sides(steps: &[Op]) -> [String; 2] {
+    assert!(steps.iter().all(|Op(_, text)| !text.is_empty()));
+    assert!(steps.windows(2).all(|pair| pair[0].0 != pair[1].0));
+    [1, -1].map(|other| {
+        steps.iter().filter(|Op(code, _)| *code != other).map(|Op(_, text)| text.as_str()).collect()
+    })
+}
