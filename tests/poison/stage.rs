@@ -1,0 +1,102 @@
+//! The default limits, children of the real binary, and two documents on their way through one.
+
+use std::sync::{Mutex, PoisonError};
+
+use wm_analyzer::config::{Config, Loaded, Sources};
+use wm_analyzer::job::failure::Failure;
+use wm_analyzer::job::order::{Answer, Order, SideOrder};
+use wm_analyzer::job::report::{Measured, Report};
+use wm_analyzer::pipeline::Pipeline;
+use wm_analyzer::sandbox::{Limits, Pool, Request, Slot};
+
+use crate::fixtures::{Body, Ending, Made};
+use crate::world::PROGRAM;
+
+/// Tests share one process, and count what it holds: each has it for itself, its runtime included.
+pub(crate) fn in_turn(test: impl Future<Output = ()>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test);
+}
+
+/// The configuration of somebody who configured nothing, and what it makes of limits.
+pub(crate) fn defaults() -> (Config, Pipeline) {
+    let config = Loaded::load(&Sources::default()).unwrap().config;
+    let pipeline = config.pipeline().unwrap();
+    (config, pipeline)
+}
+
+/// As many slots as there are processors: a machine that is full, and not more than that.
+pub(crate) async fn pool(config: &Config) -> Pool {
+    let slots = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+    config.pool(u32::try_from(slots).unwrap(), PROGRAM.into()).await.unwrap()
+}
+
+/// Two documents as a job would bring them.
+pub(crate) fn request(pipeline: &Pipeline, [from, to]: [Body; 2]) -> Request {
+    let side = |body: &Body| SideOrder {
+        url: "https://example.org/".to_owned(),
+        content_type: body.content_type.map(str::to_owned),
+        content_encoding: body.content_encoding.clone(),
+        body_hash: body.body_hash.map(str::to_owned),
+        status: Some(200),
+        ..SideOrder::default()
+    };
+    let order = Order {
+        page: None,
+        from: side(&from),
+        to: side(&to),
+        max_decoded_bytes: pipeline.max_decoded_bytes,
+        max_ops_bytes: pipeline.max_steps_bytes,
+    };
+    Request { options: serde_json::to_vec(&order).unwrap(), a: from.bytes, b: to.bytes }
+}
+
+/// What became of two documents, and what that took.
+pub(crate) async fn analyse(
+    slot: &mut Slot,
+    request: Request,
+    limits: Limits,
+) -> (Result<Answer, Failure>, Measured) {
+    match slot.run(request, limits).await {
+        Ok(reply) => (Ok(serde_json::from_slice(&reply.body).unwrap()), reply.measured),
+        Err(failure) => {
+            let measured = failure.measured.clone().unwrap_or_else(|| panic!("no evidence: {failure:?}"));
+            (Err(failure), *measured)
+        }
+    }
+}
+
+/// The same as one word.
+pub(crate) fn ending(answer: &Result<Answer, Failure>) -> Ending {
+    match answer {
+        Ok(Answer::Reported(report)) => Ending::Reported(made(report)),
+        Ok(Answer::Skipped(skip)) => Ending::Skipped(skip.reason),
+        Ok(Answer::Failed(failure)) | Err(failure) => Ending::Dead(failure.kind),
+    }
+}
+
+/// What became of each diff.
+fn made(report: &Report) -> [Made; 3] {
+    let diffs = &report.diffs;
+    let each = [
+        ("html_text_dmp", diffs.html_text_dmp.as_ref().map(|diff| diff.approximate)),
+        ("html_source_dmp", diffs.html_source_dmp.as_ref().map(|diff| diff.approximate)),
+        ("links_json", diffs.links_json.as_ref().map(|diff| diff.approximate)),
+    ];
+    let any = each.iter().any(|(_, approximate)| *approximate == Some(true));
+    assert_eq!(report.approximate, any, "a report is what its diffs are");
+    each.map(|(name, approximate)| {
+        let is_missing = report.missing.iter().any(|missing| missing.diff == name);
+        assert_eq!(
+            is_missing,
+            approximate.is_none(),
+            "what is missing, and nothing else, is said to be: {name}"
+        );
+        match approximate {
+            None => Made::Missing,
+            Some(true) => Made::Approximate,
+            Some(false) => Made::Exact,
+        }
+    })
+}
