@@ -229,7 +229,10 @@ impl Arena {
     }
 
     /// Tells everything below the document in order, without recursion.
-    pub(super) fn walk(&self, collector: &mut Collector) {
+    pub(super) fn walk(&mut self, collector: &mut Collector) {
+        // It grows no more, and what is told now needs the room.
+        self.nodes.shrink_to_fit();
+        self.text.shrink_to_fit();
         let mut id = ROOT;
         loop {
             self.enter(&self.nodes[id as usize], collector);

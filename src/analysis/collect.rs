@@ -203,6 +203,7 @@ impl Visible {
         self.text.truncate(self.text.trim_end_matches(is_space).len());
         let leading = self.text.len() - self.text.trim_start_matches(is_space).len();
         self.text.drain(..leading);
+        self.text.shrink_to_fit();
         self.text
     }
 }

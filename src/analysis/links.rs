@@ -105,6 +105,7 @@ impl Links {
         });
         self.spots.dedup_by(|a, b| resolve(text, *a).order(resolve(text, *b)).is_eq());
         self.spots.shrink_to_fit();
+        self.text.shrink_to_fit();
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> 
     }
     tokenizer.end();
     tokenizer.sink.goes_on()?;
-    tokenizer.sink.builder.sink.arena.borrow().walk(collector);
+    tokenizer.sink.builder.sink.arena.borrow_mut().walk(collector);
     Ok(())
 }
 
