@@ -29,6 +29,8 @@ fn config(url: &str) -> Config {
         url: url.to_owned().into(),
         tls_ca: std::path::PathBuf::new(),
         name: "bench".into(),
+        adopt: Vec::new(),
+        adopt_beside_others: false,
         connections: HANDS,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(10),

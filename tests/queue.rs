@@ -9,6 +9,10 @@
 mod acl;
 #[path = "queue/admission.rs"]
 mod admission;
+#[path = "queue/adopting.rs"]
+mod adopting;
+#[path = "queue/clients.rs"]
+mod clients;
 #[path = "queue/crashes.rs"]
 mod crashes;
 #[path = "queue/dead.rs"]
@@ -27,6 +31,8 @@ mod inbox;
 mod link;
 #[path = "queue/many.rs"]
 mod many;
+#[path = "support/peers.rs"]
+mod peers;
 #[path = "queue/random.rs"]
 mod random;
 #[path = "queue/states.rs"]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::schema::Schema;
 use crate::config::Config;
 use crate::job::LimitsRequest;
 use crate::ops;
@@ -260,6 +261,11 @@ pub enum ConfigCommand {
         /// Also say where each value came from.
         #[arg(long)]
         origin: bool,
+    },
+    /// The JSON Schema of a job, a report or an event.
+    Schema {
+        /// Of which.
+        of: Schema,
     },
 }
 

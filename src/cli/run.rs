@@ -25,6 +25,10 @@ use crate::worker::shutdown::Phase;
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
+    if let Command::Config(ConfigCommand::Schema { of }) = &cli.command {
+        render::piece(of.text());
+        return Exit::Ok;
+    }
     let loaded = match Loaded::load(&sources(&cli)) {
         Ok(loaded) => loaded,
         Err(errors) => return refused(&errors, cli.output),
@@ -86,6 +90,7 @@ fn show_config(what: &ConfigCommand, loaded: &Loaded, output: Output) -> Exit {
         (ConfigCommand::Check, Output::Json) => render::json(&serde_json::json!({ "errors": [] })),
         (ConfigCommand::Show { origin }, Output::Text) => render::piece(loaded.show(*origin)),
         (ConfigCommand::Show { .. }, Output::Json) => render::json(&loaded.to_json()),
+        (ConfigCommand::Schema { of }, _) => render::piece(of.text()),
     }
     Exit::Ok
 }

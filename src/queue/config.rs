@@ -10,6 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::address::redacted;
+use super::adopt::Adoptee;
 
 /// Where the queue is, and its limits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +23,10 @@ pub struct Config {
     pub tls_ca: PathBuf,
     /// The queue: `[a-z0-9][a-z0-9_-]{0,62}`.
     pub name: String,
+    /// Lists of another job system that are emptied into the inbox.
+    pub adopt: Vec<Adoptee>,
+    /// Adopt also while a worker of that system is alive on the list.
+    pub adopt_beside_others: bool,
     /// Most connections that commands share.
     pub connections: usize,
     /// Longest wait for a connection.
@@ -76,6 +81,8 @@ pub(super) mod tests {
         url = "redis://127.0.0.1:6379/0"
         tls_ca = ""
         name = "analysis"
+        adopt = ["sidekiq:queue:analysis"]
+        adopt_beside_others = false
         connections = 8
         connect_timeout = "2s"
         response_timeout = "5s"

@@ -15,6 +15,7 @@
 
 mod address;
 mod admission;
+mod adopt;
 mod config;
 mod control;
 mod dead;
@@ -42,6 +43,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::address::redacted;
 pub use self::admission::Admission;
+pub use self::adopt::{Adopted, Adoptee, Adopter, Standing};
 pub use self::config::Config;
 pub use self::control::Paused;
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};

@@ -39,6 +39,7 @@ macro_rules! scripts {
 
 scripts! {
     ADMIT = "admit";
+    ADOPT = "adopt";
     PEEK = "peek";
     REFUSE = "refuse";
     CLAIM = "claim";

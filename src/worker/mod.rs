@@ -14,7 +14,7 @@ mod task;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -101,13 +101,20 @@ struct Shared {
     worker: Worker,
     hand: Hand,
     observer: Observer,
+    /// Payloads in adopted lists that are still to be moved; unknown before the first look.
+    adoptable: AtomicU64,
 }
 
 impl Worker {
     /// Works until told to stop, and lets go in order.
     pub async fn run(self) -> Ended {
         let observer = Observer::new(&self);
-        let shared = Arc::new(Shared { worker: self, hand: Hand::default(), observer });
+        let shared = Arc::new(Shared {
+            worker: self,
+            hand: Hand::default(),
+            observer,
+            adoptable: AtomicU64::new(u64::MAX),
+        });
         let mut background = JoinSet::new();
         background.spawn(hand::beat(Arc::clone(&shared)));
         background.spawn(upkeep::ingest(Arc::clone(&shared)));
@@ -235,7 +242,9 @@ impl Shared {
     }
 
     async fn nothing_left(&self) -> bool {
-        self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
+        // Asked first: what is moved meanwhile stands in the inbox then.
+        let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
+        adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
     }
 
     /// Waits, but not past the moment somebody asks us to stop.

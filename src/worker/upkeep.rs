@@ -3,19 +3,28 @@
 //! Each step is one bounded script; an error costs one turn. Nothing here looks at a job.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::outage::Outage;
-use crate::queue::Ingested;
+use crate::queue::{Adopter, Ingested, Standing};
+use crate::telemetry::plain;
 
-/// Looks at the inbox for ever, and goes on at once while it finds a full batch.
+/// How often workers of another system are looked for on lists that are adopted: they come with a deploy, not by the second.
+const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
+/// What is told of another system's name for a worker.
+const WORKER_BYTES: usize = 200;
+
+/// Looks at adopted lists and the inbox for ever, and goes on at once while it finds a full batch.
 pub(super) async fn ingest(shared: Arc<Shared>) {
+    let mut adopter = shared.worker.queue.adopter(LOOK_AROUND_EVERY);
     let mut outage = Outage::default();
     loop {
+        let moved = adopt(&shared, &mut adopter).await;
         match shared.worker.queue.ingest().await {
             Ok(ingested) => {
                 outage.over();
@@ -24,7 +33,7 @@ pub(super) async fn ingest(shared: Arc<Shared>) {
                     let Ingested { admitted, duplicates, already_done, .. } = ingested;
                     debug!(admitted, duplicates, already_done, "ingested");
                 }
-                if !ingested.more || ingested.full {
+                if !(ingested.more || moved) || ingested.full {
                     pause(shared.worker.config.ingest_every).await;
                 }
             }
@@ -34,6 +43,37 @@ pub(super) async fn ingest(shared: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Moves what stands in adopted lists; true where something did.
+async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
+    let adopted = match adopter.look().await {
+        Ok(adopted) => adopted,
+        Err(e) => {
+            shared.observer.redis_down(&e.to_string());
+            return false;
+        }
+    };
+    for (list, standing) in &adopted.changed {
+        match standing {
+            Standing::Adopted => info!(list, "adopted: what comes there is moved to the inbox"),
+            Standing::Shared(worker) => {
+                let worker = plain(worker, WORKER_BYTES);
+                warn!(list, worker, "adopted beside a live worker: each job goes to whoever is first");
+            }
+            Standing::Theirs(worker) => {
+                let worker = plain(worker, WORKER_BYTES);
+                warn!(
+                    list,
+                    worker,
+                    "not adopted: this worker is alive on it; stop it, or set queue.adopt_beside_others"
+                );
+            }
+            Standing::Refused(why) => warn!(list, why, "not adopted"),
+        }
+    }
+    shared.adoptable.store(adopted.left, Ordering::Relaxed);
+    adopted.moved > 0
 }
 
 /// Promotes and reclaims for ever, and looks at the counts on the way.

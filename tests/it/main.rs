@@ -16,6 +16,8 @@
 #[path = "../api/db.rs"]
 mod db;
 mod harness;
+#[path = "../support/peers.rs"]
+mod peers;
 #[path = "../support/wire.rs"]
 mod wire;
 
@@ -35,5 +37,6 @@ mod poison;
 mod probes;
 mod queue;
 mod retries;
+mod schemas;
 mod skips;
 mod stopping;

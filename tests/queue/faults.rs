@@ -181,7 +181,7 @@ impl Deed {
         let over = wire.queue(&world.config).await;
         queue.upkeep().await.unwrap();
         let mut jobs: Vec<Job> = (0..3).map(|_| job()).collect();
-        if self == Deed::Finish {
+        if matches!(self, Deed::Finish | Deed::Bury) {
             // It is followed by another.
             jobs[0].compare_earliest = true;
             jobs[0].priority = Priority::High;

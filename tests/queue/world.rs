@@ -31,6 +31,8 @@ pub fn config(url: &str) -> Config {
         url: url.to_owned().into(),
         tls_ca: std::path::PathBuf::new(),
         name: "analysis".into(),
+        adopt: Vec::new(),
+        adopt_beside_others: false,
         connections: 4,
         connect_timeout: Duration::from_secs(5),
         response_timeout: Duration::from_secs(10),

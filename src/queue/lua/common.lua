@@ -90,7 +90,7 @@ local function next_of(id, job)
   local next = { id = id .. '.earliest', payload = j[1], unique = PREFIX .. 'unique:' .. j[2], score = j[3] or 0,
     expires = j[4] or '' }
   next.known = redis.call('EXISTS', job_key(next.id)) == 1 and 'same_id'
-  redis.call('EXISTS', next.unique) -- a derived key is touched before the first write
+  live_holder(next.unique) -- every key that `follow` looks at is looked at before the first write
   return next
 end
 

@@ -1,0 +1,318 @@
+//! Adopted lists: what a Sidekiq or Resque client pushes is moved to the inbox, while nobody else works on that list.
+//!
+//! What a payload means is not looked at here: the inbox takes all forms. Sidekiq's own `schedule` set is left alone;
+//! whatever its processes or a person move from there to the list comes in with the rest.
+//!
+//! Invariant: a payload is moved by one script, in the order in which it came; a list with a live worker of its own is not touched
+//! unless that is asked for.
+//!
+//! # Why
+//! Looking for foreign workers is not one step with moving: where one starts in between, each payload still goes to
+//! exactly one of the two, and the next look ends it. Not in a cluster: their keys are in other slots than ours, and a
+//! move between slots has a moment in which the payload is nowhere.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
+
+use super::Queue;
+use super::admission::BATCH;
+use super::error::Error;
+use super::scripts;
+
+/// The length of the inbox up to which it is filled from other lists: ten looks of ours.
+const ROOM: usize = 1000;
+/// Workers of another system that are looked at.
+const WORKERS_MAX: usize = 1000;
+/// Resque itself gives a worker up after so long without a heartbeat.
+const RESQUE_SILENT: Duration = Duration::from_secs(300);
+
+/// Whose list it is, and thereby at which end it is oldest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum System {
+    Sidekiq,
+    Resque,
+}
+
+/// A list to adopt: `sidekiq:<key>` or `resque:<key>`, where the key is `queue:<name>` with any namespace before it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Adoptee {
+    system: System,
+    key: String,
+}
+
+impl Adoptee {
+    /// What stands before `queue:`, where the other keys of that system are too; and the queue's name.
+    fn parts(&self) -> (&str, &str) {
+        let at = self.key.rfind("queue:").unwrap_or_default();
+        (&self.key[..at], self.key[at..].trim_start_matches("queue:"))
+    }
+}
+
+impl TryFrom<String> for Adoptee {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let way_out = || {
+            format!("{text:?} is no list to adopt: write sidekiq:queue:<name> or resque:resque:queue:<name>")
+        };
+        let (system, key) = text.split_once(':').ok_or_else(way_out)?;
+        let system = match system {
+            "sidekiq" => System::Sidekiq,
+            "resque" => System::Resque,
+            _ => return Err(way_out()),
+        };
+        let adoptee = Self { system, key: key.to_owned() };
+        let named = key.contains("queue:") && !adoptee.parts().1.is_empty();
+        if named { Ok(adoptee) } else { Err(way_out()) }
+    }
+}
+
+impl From<Adoptee> for String {
+    fn from(adoptee: Adoptee) -> Self {
+        match adoptee.system {
+            System::Sidekiq => format!("sidekiq:{}", adoptee.key),
+            System::Resque => format!("resque:{}", adoptee.key),
+        }
+    }
+}
+
+/// How we stand to a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// What comes there is moved to the inbox.
+    Adopted,
+    /// So it is, though this worker of that system is alive on it.
+    Shared(String),
+    /// It is left alone: this worker of that system is alive on it.
+    Theirs(String),
+    /// It cannot be adopted, for this reason.
+    Refused(String),
+}
+
+/// What one look at all lists led to.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// Payloads that are in the inbox now.
+    pub moved: u64,
+    /// Payloads that could be moved and are not yet.
+    pub left: u64,
+    /// Lists to which we stand otherwise than at the look before.
+    pub changed: Vec<(String, Standing)>,
+}
+
+/// Looks at the lists that a queue adopts, again and again.
+#[derive(Debug)]
+pub struct Adopter {
+    queue: Queue,
+    lists: Vec<(Adoptee, Option<Standing>)>,
+    every: Duration,
+    looked: Option<Instant>,
+}
+
+impl Queue {
+    /// Whoever looks at the lists that are configured to be adopted, and `every` so often who else works on them.
+    pub fn adopter(&self, every: Duration) -> Adopter {
+        let lists = self.inner.config.adopt.iter().map(|adoptee| (adoptee.clone(), None)).collect();
+        Adopter { queue: self.clone(), lists, every, looked: None }
+    }
+}
+
+impl Adopter {
+    /// True where there is nothing to look at.
+    pub fn is_idle(&self) -> bool {
+        self.lists.is_empty()
+    }
+
+    /// Moves at most a hundred payloads of each list; now and then it first looks who works on them.
+    ///
+    /// # Errors
+    /// Those of Redis; what was moved before is moved.
+    pub async fn look(&mut self) -> Result<Adopted, Error> {
+        let mut adopted = Adopted::default();
+        if self.is_idle() {
+            return Ok(adopted);
+        }
+        if self.looked.is_none_or(|looked| looked.elapsed() >= self.every) {
+            adopted.changed = self.look_around().await?;
+            self.looked = Some(Instant::now());
+        }
+        for (adoptee, standing) in &self.lists {
+            match standing {
+                Some(Standing::Adopted | Standing::Shared(_)) => {
+                    let (moved, left) = self.queue.adopt(adoptee).await?;
+                    adopted.moved += moved;
+                    adopted.left += left;
+                }
+                None | Some(Standing::Theirs(_) | Standing::Refused(_)) => {}
+            }
+        }
+        Ok(adopted)
+    }
+
+    async fn look_around(&mut self) -> Result<Vec<(String, Standing)>, Error> {
+        let clustered = self.queue.clustered().await?;
+        let beside = self.queue.inner.config.adopt_beside_others;
+        let mut changed = Vec::new();
+        for (adoptee, standing) in &mut self.lists {
+            let now = match self.queue.unfit(adoptee, clustered).await? {
+                Some(why) => Standing::Refused(why),
+                None => match self.queue.foreign_worker(adoptee).await? {
+                    None => Standing::Adopted,
+                    Some(worker) if beside => Standing::Shared(worker),
+                    Some(worker) => Standing::Theirs(worker),
+                },
+            };
+            if standing.as_ref() != Some(&now) {
+                changed.push((adoptee.key.clone(), now.clone()));
+                *standing = Some(now);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+impl Queue {
+    /// Moves what there is room for; answers how much that was, and how much is left.
+    async fn adopt(&self, adoptee: &Adoptee) -> Result<(u64, u64), Error> {
+        let oldest = match adoptee.system {
+            System::Sidekiq => "RIGHT",
+            System::Resque => "LEFT",
+        };
+        let call = self.call(&scripts::ADOPT).key(adoptee.key.clone()).arg(oldest).arg(BATCH).arg(ROOM);
+        let mut words = call.words().await?;
+        Ok((words.number()?, words.number()?))
+    }
+
+    async fn clustered(&self) -> Result<bool, Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("INFO").arg("cluster");
+        let (info,): (String,) = self.ask(&pipe).await?;
+        Ok(info.contains("cluster_enabled:1"))
+    }
+
+    /// Why this key cannot be adopted at all.
+    async fn unfit(&self, adoptee: &Adoptee, clustered: bool) -> Result<Option<String>, Error> {
+        if clustered {
+            // Not even asked for: the answer would send us to another node.
+            return Ok(Some("in a Redis cluster this list is in another slot than the queue".to_owned()));
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("TYPE").arg(&adoptee.key);
+        let (kind,): (String,) = self.ask(&pipe).await?;
+        Ok(match kind.as_str() {
+            "list" | "none" => None,
+            other => Some(format!("its key holds a {other}, not a list")),
+        })
+    }
+
+    /// A worker of the list's own system that is alive and takes from it.
+    async fn foreign_worker(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
+        match adoptee.system {
+            System::Sidekiq => self.sidekiq_process(adoptee).await,
+            System::Resque => self.resque_worker(adoptee).await,
+        }
+    }
+
+    /// A process has a HASH that goes a minute after its last heartbeat; a quiet one takes nothing more.
+    async fn sidekiq_process(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
+        let (namespace, name) = adoptee.parts();
+        let mut pipe = redis::pipe();
+        pipe.cmd("SRANDMEMBER").arg(format!("{namespace}processes")).arg(WORKERS_MAX);
+        let (processes,): (Vec<String>,) = self.ask(&pipe).await?;
+        if processes.is_empty() {
+            return Ok(None);
+        }
+        let mut pipe = redis::pipe();
+        for process in &processes {
+            pipe.cmd("HMGET").arg(format!("{namespace}{process}")).arg(&["info", "quiet"]);
+        }
+        let rows: Vec<(Option<String>, Option<String>)> = self.ask(&pipe).await?;
+        let takes = |(info, quiet): &(Option<String>, Option<String>)| {
+            let info: Value =
+                info.as_deref().and_then(|info| serde_json::from_str(info).ok()).unwrap_or_default();
+            let queues =
+                info["queues"].as_array().is_some_and(|queues| queues.iter().any(|queue| queue == name));
+            queues && quiet.as_deref() != Some("true")
+        };
+        Ok(processes.into_iter().zip(rows).find(|(_, row)| takes(row)).map(|(process, _)| process))
+    }
+
+    /// A worker is named `host:pid:queue,queue`; one that dies stays listed, without a heartbeat.
+    async fn resque_worker(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
+        let (namespace, name) = adoptee.parts();
+        let mut pipe = redis::pipe();
+        pipe.cmd("SRANDMEMBER").arg(format!("{namespace}workers")).arg(WORKERS_MAX);
+        let (mut workers,): (Vec<String>,) = self.ask(&pipe).await?;
+        workers.retain(|worker| resque_takes(worker.rsplit(':').next().unwrap_or_default(), name));
+        if workers.is_empty() {
+            return Ok(None);
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME").cmd("HMGET").arg(format!("{namespace}workers:heartbeat")).arg(&workers);
+        let ((seconds, _), beats): ((i64, u64), Vec<Option<String>>) = self.ask(&pipe).await?;
+        // An old Resque has no heartbeats at all: such a worker is believed to be alive.
+        let alive = |beat: &Option<String>| {
+            let beat = beat.as_deref().and_then(|beat| OffsetDateTime::parse(beat, &Rfc3339).ok());
+            beat.is_none_or(|beat| seconds - beat.unix_timestamp() < RESQUE_SILENT.as_secs().cast_signed())
+        };
+        Ok(workers.into_iter().zip(beats).find(|(_, beat)| alive(beat)).map(|(worker, _)| worker))
+    }
+}
+
+/// Whether a worker with these queues takes from `name`: each is a name or a pattern with `*`, or excludes with `!`.
+fn resque_takes(queues: &str, name: &str) -> bool {
+    let fits = |pattern: &str| match pattern.split_once('*') {
+        Some((start, end)) => {
+            name.starts_with(start) && name.ends_with(end.rsplit('*').next().unwrap_or_default())
+        }
+        None => pattern == name,
+    };
+    let (excluded, taken): (Vec<&str>, Vec<&str>) =
+        queues.split(',').partition(|queue| queue.starts_with('!'));
+    taken.into_iter().any(fits) && !excluded.into_iter().any(|queue| fits(&queue[1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_named_with_its_system_and_its_key() {
+        for (text, parts) in [
+            ("sidekiq:queue:analysis", ("", "analysis")),
+            ("resque:resque:queue:analysis", ("resque:", "analysis")),
+            ("sidekiq:my:queue:a:b", ("my:", "a:b")),
+        ] {
+            let adoptee = Adoptee::try_from(text.to_owned()).unwrap();
+            assert_eq!(adoptee.parts(), parts, "{text}");
+            assert_eq!(String::from(adoptee), text);
+        }
+        for text in [
+            "",
+            "queue:analysis",
+            "sidekiq",
+            "sidekiq:",
+            "sidekiq:analysis",
+            "sidekiq:queue:",
+            "bull:queue:a",
+        ] {
+            let refused = Adoptee::try_from(text.to_owned()).unwrap_err();
+            assert!(refused.contains(&format!("{text:?}")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_resque_worker_takes_what_its_queues_say() {
+        for queues in ["analysis", "import,analysis", "*", "ana*", "*sis", "a*s*s"] {
+            assert!(resque_takes(queues, "analysis"), "{queues}");
+        }
+        for queues in ["", "import", "analysis2", "import*", "*,!analysis", "*,!ana*"] {
+            assert!(!resque_takes(queues, "analysis"), "{queues}");
+        }
+    }
+}
