@@ -51,6 +51,9 @@ pub(super) struct Plan {
     /// System calls that this kernel has not.
     #[cfg(feature = "test-hooks")]
     missing: &'static [libc::c_long],
+    /// Say hello as another build does.
+    #[cfg(feature = "test-hooks")]
+    pub(super) foreign: bool,
 }
 
 impl Plan {
@@ -65,6 +68,8 @@ impl Plan {
             fork: true,
             #[cfg(feature = "test-hooks")]
             missing: &[],
+            #[cfg(feature = "test-hooks")]
+            foreign: without.iter().any(|w| w == "build"),
         };
         #[cfg(feature = "test-hooks")]
         {

@@ -109,8 +109,8 @@ impl Pool {
     }
 
     /// The same with walls left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), or on a kernel that has not got
-    /// them (`kernel_landlock`, `kernel_seccomp`), to see what the others hold; and with `check` without asking whether
-    /// enough are left.
+    /// them (`kernel_landlock`, `kernel_seccomp`), to see what the others hold; with `check` without asking whether
+    /// enough are left, and with `build` from a zygote of another build.
     /// Only a program built with `test-hooks` leaves them out.
     ///
     /// # Errors

@@ -69,7 +69,10 @@ fn serve(work: Work) -> io::Result<()> {
         return Err(io::Error::other("only a worker starts a zygote"));
     }
     let mut zygote = Zygote::settle(work)?;
-    send(Answer::Hello { build: protocol::BUILD, features: zygote.features })?;
+    let build = protocol::BUILD;
+    #[cfg(feature = "test-hooks")]
+    let build = build.wrapping_add(zygote.plan.foreign.into());
+    send(Answer::Hello { build, features: zygote.features })?;
     while let Some((order, data)) = receive()? {
         match (order, data) {
             (Order::Start { job, limits }, Some(data)) => match zygote.start(job, limits, data)? {

@@ -91,6 +91,25 @@ async fn what_was_measured_is_said_of_every_ending_and_of_either_way_to_make_a_c
     }
 }
 
+/// The clock is the ceiling's, because a busy machine is no defect; the heap is the default.
+#[tokio::test]
+async fn the_largest_allowed_pair_is_analysed_within_the_default_heap() {
+    let files = Files::new();
+    // Unrelated pages of a megabyte, ten times over, up to the last byte that is allowed.
+    let file = |name, seed| {
+        let mut page = pages::pair(seed, 1_100_000).0.repeat(10);
+        page.truncate(10 << 20);
+        assert_eq!(page.len(), 10 << 20);
+        files.put(name, page)
+    };
+    let (a, b) = (file("a.html", 1), file("b.html", 2));
+    let json = diff(&[&a, &b, "--limits", "wall=60s", "-o", "json"]).await.ended(0).json();
+    let measured = &json["report"]["measured"];
+    assert!(measured["peak_heap_bytes"].as_u64().unwrap() <= 256 << 20, "{measured}");
+    assert_eq!(measured["limits"]["heap_bytes"], 256 << 20);
+    assert!(json["report"].get("missing").is_none(), "all three diffs were made");
+}
+
 #[tokio::test]
 async fn a_body_that_is_not_the_captured_one_is_one_here_too() {
     let files = Files::new();

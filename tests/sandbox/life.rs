@@ -187,6 +187,25 @@ async fn what_is_not_our_program_does_not_start() {
 }
 
 #[tokio::test]
+async fn a_fork_server_of_another_build_is_refused() {
+    let _process = shared().await;
+    let refused =
+        Pool::start_without(&config(), 1, PROGRAM.into(), &["build"]).await.map(|_| ()).unwrap_err();
+    assert_eq!(refused.kind, CannotSpawn);
+    assert!(refused.detail.contains("of another build"), "{}", refused.detail);
+}
+
+/// Run by hand, a fork-server has no worker to serve, and says so where a worker would read it.
+#[tokio::test]
+async fn a_fork_server_that_cannot_start_says_why() {
+    let _process = shared().await;
+    let zygote =
+        Command::new(PROGRAM).arg("--internal-zygote").arg("strict").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(zygote.status.code(), Some(71));
+    assert!(!zygote.stderr.is_empty() && zygote.stdout.is_empty(), "{zygote:?}");
+}
+
+#[tokio::test]
 async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
     let _process = shared().await;
     let start = async |isolation, without: &[&str]| {
