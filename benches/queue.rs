@@ -5,8 +5,12 @@
 //!
 //! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS]]]` (by default 20000, 32, 5) runs `bullmq-official` beside
 //! ours, in turn on the same server; it is built on first use, in `benches/peer` with a lock of its own.
+//!
+//! `cargo bench --bench queue -- --backlog [BACKLOG ...]` (by default 1000, 100000 and 1000000) times every step on its own.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
 
+#[path = "queue/backlog.rs"]
+mod backlog;
 #[path = "queue/peer.rs"]
 mod peer;
 
@@ -57,6 +61,10 @@ async fn main() {
         let redis = PrivateRedis::start(Options::default().tcp().set("maxmemory", "0")).unwrap();
         let number = |at: usize, default| sizes.get(at).copied().unwrap_or(default);
         return peer::compare(&redis, number(0, 20_000), number(1, 32), number(2, 5)).await;
+    }
+    if std::env::args().any(|arg| arg == "--backlog") {
+        let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };
+        return backlog::measure(&sizes, config).await;
     }
     let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.

@@ -86,12 +86,12 @@ async fn redis(queue: &Result<Queue, Error>) -> Vec<Finding> {
         Err(e) => return vec![finding(Level::Fail, "redis", e.to_string())],
     };
     match queue.preflight().await {
-        Ok(server) => server_findings(&server),
+        Ok(server) => server_findings(&server, queue.weight_at_ceilings()),
         Err(e) => vec![finding(Level::Fail, "redis", e.to_string())],
     }
 }
 
-fn server_findings(server: &Server) -> Vec<Finding> {
+fn server_findings(server: &Server, (weight, sum): (u64, String)) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut say = |level, what: String| findings.push(finding(level, "redis", what));
     let name = format!("{} {}", server.flavour, server.version);
@@ -108,7 +108,19 @@ fn server_findings(server: &Server) -> Vec<Finding> {
             Level::Warn,
             "maxmemory is not set: a full machine kills Redis; set it below the machine's memory".to_owned(),
         ),
-        limit => say(Level::Ok, format!("maxmemory {}", render::bytes(limit))),
+        limit if limit < weight => say(
+            Level::Warn,
+            format!(
+                "maxmemory {} is less than {sum} = {}: a backlog at its ceiling fills Redis, which stops all producers; \
+                 raise the one or lower the others",
+                render::bytes(limit),
+                render::bytes(weight)
+            ),
+        ),
+        limit => say(
+            Level::Ok,
+            format!("maxmemory {}, at the ceilings {}", render::bytes(limit), render::bytes(weight)),
+        ),
     }
     match server.aof {
         true => say(Level::Ok, "append-only file on".to_owned()),

@@ -13,7 +13,8 @@ fn levels(json: &Value, about: &str) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn a_good_redis_gets_a_clean_bill() {
-    let world = World::on(Options::default().persistent()).await;
+    let small = World::on(Options::default().persistent()).await.with("queue.backlog_max", "50000");
+    let world = small.with("queue.dead_max_bytes", "64 MiB");
     let json = world.run(&["doctor", "-o", "json"]).await.ended(0).json();
     let redis = levels(&json, "redis");
     assert!(redis.iter().all(|(level, _)| level == "ok"), "{redis:?}");
@@ -25,6 +26,15 @@ async fn a_good_redis_gets_a_clean_bill() {
     let isolation = levels(&json, "isolation");
     assert!(!isolation.is_empty() && isolation.iter().all(|(level, _)| level != "fail"), "{isolation:?}");
     world.run(&["doctor"]).await.ended(0).shows(&["ok", "noeviction"]);
+}
+
+#[tokio::test]
+async fn a_backlog_that_does_not_fit_into_redis_is_told_with_the_sum() {
+    let world = World::on(Options::default().persistent()).await.with("queue.backlog_max", "300000");
+    let json = world.run(&["doctor", "-o", "json"]).await.ended(0).json();
+    let warned: Vec<_> = levels(&json, "redis").into_iter().filter(|(level, _)| level == "warn").collect();
+    let [(_, what)] = &warned[..] else { panic!("{warned:?}") };
+    assert!(what.starts_with("maxmemory 256.0 MiB is less than queue.backlog_max 300000 x "), "{what}");
 }
 
 #[tokio::test]

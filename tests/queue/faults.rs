@@ -13,8 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, Priority};
-use wm_analyzer::queue::{Claim, Config, Queue, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Queue, Settled};
 
 use crate::world::*;
 
@@ -143,6 +144,25 @@ fn broken(mut words: Vec<Vec<u8>>, nth: u32, scripts: &HashMap<String, String>) 
     sent
 }
 
+/// A job that is inside at its host.
+async fn inside(queue: &Queue) -> Delivery {
+    let held = claimed(queue, "w").await;
+    assert_eq!(queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    held
+}
+
+/// A job that is not let in to the same.
+async fn turned_away(queue: &Queue) -> Delivery {
+    let held = claimed(queue, "w").await;
+    let entry = queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap();
+    assert_eq!(entry, Entry::HostFull { host: "a.test".into() });
+    held
+}
+
+fn in_line() -> Verdict {
+    Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host: "a.test".into() } }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
     Admit,
@@ -157,9 +177,14 @@ enum Deed {
     ReclaimForGood,
     Trim,
     Replay,
+    Enter,
+    WaitInLine,
+    FinishAndCall,
+    ReclaimAndCall,
+    LookAtTheLine,
 }
 
-const DEEDS: [Deed; 12] = [
+const DEEDS: [Deed; 17] = [
     Deed::Admit,
     Deed::Claim,
     Deed::ClaimAlone,
@@ -172,6 +197,11 @@ const DEEDS: [Deed; 12] = [
     Deed::ReclaimForGood,
     Deed::Trim,
     Deed::Replay,
+    Deed::Enter,
+    Deed::WaitInLine,
+    Deed::FinishAndCall,
+    Deed::ReclaimAndCall,
+    Deed::LookAtTheLine,
 ];
 
 impl Deed {
@@ -195,25 +225,25 @@ impl Deed {
             let held = claimed(&queue, "w").await;
             let _ = queue.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
         };
-        let at = Some(nth);
+        let nth_key = Some(nth);
         let outcome = match self {
             Self::Admit => {
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.enqueue(&[twin(&jobs[0]), job()]).await.map(drop)
             }
             Self::Claim => {
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.claim_many(&worker("w"), 3).await.map(drop)
             }
             Self::ClaimAlone => {
                 crash().await;
                 queue.upkeep().await.unwrap();
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.claim(&worker("w")).await.map(drop)
             }
             Self::Beat => {
                 let held = [claimed(&queue, "w").await, claimed(&queue, "w").await];
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.beat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
             }
             Self::Finish | Self::Schedule | Self::Bury => {
@@ -223,7 +253,7 @@ impl Deed {
                     Self::Schedule => retry(Duration::from_secs(60)),
                     _ => death(Kind::Gone, "a.test"),
                 };
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
             }
             Self::Promote => {
@@ -231,13 +261,13 @@ impl Deed {
                     let held = claimed(&queue, "w").await;
                     let _ = queue.settle(held, retry(Duration::ZERO)).await.unwrap();
                 }
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.upkeep().await.map(drop)
             }
             Self::Reclaim => {
                 crash().await;
                 crash().await;
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.upkeep().await.map(drop)
             }
             Self::ReclaimForGood => {
@@ -245,20 +275,49 @@ impl Deed {
                 crash().await;
                 queue.upkeep().await.unwrap();
                 crash().await;
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.upkeep().await.map(drop)
             }
             Self::Trim => {
                 bury().await;
                 bury().await;
                 let few = wire.queue(&Config { dead_max_count: 0, ..world.config.clone() }).await;
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 few.upkeep().await.map(drop)
             }
             Self::Replay => {
                 bury().await;
-                wire.fail_at(at);
+                wire.fail_at(nth_key);
                 over.replay(&[jobs[0].id.clone()]).await.map(drop)
+            }
+            Self::Enter => {
+                let held = claimed(&queue, "w").await;
+                wire.fail_at(nth_key);
+                over.enter(&held.lease(), &at("http://a.test/", "http://b.test/")).await.map(drop)
+            }
+            Self::WaitInLine => {
+                let _inside = inside(&queue).await;
+                let held = turned_away(&over).await;
+                wire.fail_at(nth_key);
+                over.settle(held, in_line()).await.map(drop).map_err(|unsettled| unsettled.source)
+            }
+            Self::FinishAndCall | Self::ReclaimAndCall | Self::LookAtTheLine => {
+                let held = inside(&over).await;
+                let waits = turned_away(&queue).await;
+                let id = waits.job.id.clone();
+                let _ = queue.settle(waits, in_line()).await.unwrap();
+                if self == Self::ReclaimAndCall {
+                    world.expire(&held.job.id).await;
+                } else if self == Self::LookAtTheLine {
+                    let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
+                }
+                let verdict = done(&held.job);
+                wire.fail_at(nth_key);
+                if self == Self::FinishAndCall {
+                    over.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
+                } else {
+                    over.upkeep().await.map(drop)
+                }
             }
         };
         wire.fail_at(None);
@@ -279,7 +338,8 @@ impl Deed {
 
 #[tokio::test]
 async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_done_whole_later() {
-    let world = World::new().await;
+    let mut world = World::new().await;
+    world.config.host_in_flight_max = 1;
     let wire = Faulty::to(&world).await;
     let mut failures = HashMap::new();
     for deed in DEEDS {
@@ -302,13 +362,15 @@ async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_
                     assert_eq!(queue.settle(*held, verdict).await.unwrap(), Settled::Settled);
                 }
                 let status = queue.status().await.unwrap();
-                status.leased + status.ready + status.solo == 0
+                let later = if deed == Deed::Schedule { 0 } else { status.scheduled };
+                status.leased + status.ready + status.solo + later == 0
             })
             .await;
         }
     }
     println!("undeclared keys at which each failed: {failures:?}");
-    for deed in ["Claim", "ClaimAlone", "Beat", "Promote", "Reclaim", "ReclaimForGood", "Trim"] {
+    let deeds = ["Claim", "ClaimAlone", "Beat", "Promote", "Reclaim", "ReclaimForGood", "Trim"];
+    for deed in deeds.into_iter().chain(["WaitInLine", "FinishAndCall", "ReclaimAndCall", "LookAtTheLine"]) {
         assert!(failures[deed] > 0, "{deed} never failed: {failures:?}");
     }
 }
