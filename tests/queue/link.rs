@@ -116,7 +116,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
         let queue = queue.clone();
         async move {
             while !matches!(queue.claim(&worker("waits")).await, Ok(Claim::Delivery(_))) {
-                queue.wait(Duration::from_secs(20)).await;
+                queue.wait(Duration::from_secs(2)).await;
             }
         }
     });
@@ -160,18 +160,22 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
 async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
     let (master, replica, sentinel) = watched().await;
     let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
-    let world = World::at(replica, &url).await;
+    let mut world = World::at(replica, &url).await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let held = claimed(&queue, "w").await;
     until("the replica is in step", async || world.state(&job.id).await.as_deref() == Some("leased")).await;
-    // No connection is cut: only the answers tell.
+    // Half a second is nothing: that is when the client itself would give up.
+    tell::<()>(&master, "CLIENT PAUSE 1200 ALL").await;
+    queue.status().await.unwrap();
+    // No connection is cut, and no sentinel helps: only the answers tell.
+    tell::<()>(&sentinel, "SENTINEL REMOVE m").await;
     tell::<()>(&world.redis, "REPLICAOF NO ONE").await;
     tell::<()>(&master, &format!("REPLICAOF 127.0.0.1 {}", world.redis.port())).await;
-    tell::<()>(&sentinel, "SENTINEL REMOVE m").await;
     tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", world.redis.port())).await;
     let said = settled_at_last(&queue, held).await;
     assert!(said.iter().any(|said| said.to_lowercase().contains("read")), "{said:?}");
+    world.look_again().await;
     assert_eq!(world.counter("done").await, 1);
     world.take_stock().await;
 }
