@@ -45,6 +45,8 @@ pub(crate) struct Db {
     pub(crate) authorizations: Vec<Option<String>>,
     /// Annotations by change and author.
     pub(crate) annotations: BTreeMap<(String, &'static str), Value>,
+    /// Changes whose annotation was replaced by a different one.
+    pub(crate) rewritten: Vec<String>,
     /// Requests under way, now and at most.
     pub(crate) under_way: (usize, usize),
 }
@@ -188,7 +190,10 @@ impl Db {
         if annotation["priority"].as_f64().is_none_or(|priority| priority > 1.0) {
             return (422, errors(422, "Validation failed: Priority must be less than or equal to 1"));
         }
-        self.annotations.insert((change.to_owned(), AUTHOR), annotation.clone());
+        let before = self.annotations.insert((change.to_owned(), AUTHOR), annotation.clone());
+        if before.is_some_and(|before| before != annotation) {
+            self.rewritten.push(change.to_owned());
+        }
         (200, json!({"links": {}, "data": {"annotation": annotation, "author": {"id": 1, "email": AUTHOR}}}))
     }
 

@@ -1,0 +1,91 @@
+//! A cgroup of our own with a limit of memory and of CPU, where this machine lets us make one; and what processes weigh.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// One period of the CPU's scheduler, in microseconds.
+const PERIOD_US: u64 = 100_000;
+
+/// The cage, empty again when it is dropped; or why there is none.
+pub(crate) struct Cage {
+    dirs: Vec<PathBuf>,
+    homes: Vec<PathBuf>,
+}
+
+impl Cage {
+    /// A cage of so many bytes and so much CPU.
+    pub(crate) fn make(bytes: u64, cpus: f64) -> Result<Self, String> {
+        let quota = (cpus * PERIOD_US as f64) as u64;
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
+        let mut cage = Self { dirs: Vec::new(), homes: Vec::new() };
+        let name = format!("wm-cage-{}", std::process::id());
+        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            let dir = cage.add("/sys/fs/cgroup", path_of(&own, ""), &name)?;
+            write(&dir, "memory.max", bytes)?;
+            write(&dir, "cpu.max", format!("{quota} {PERIOD_US}"))?;
+        } else {
+            let dir = cage.add("/sys/fs/cgroup/memory", path_of(&own, "memory"), &name)?;
+            write(&dir, "memory.limit_in_bytes", bytes)?;
+            let dir = cage.add("/sys/fs/cgroup/cpu", path_of(&own, "cpu"), &name)?;
+            write(&dir, "cpu.cfs_quota_us", quota)?;
+        }
+        Ok(cage)
+    }
+
+    fn add(&mut self, root: &str, path: Option<&str>, name: &str) -> Result<PathBuf, String> {
+        let home =
+            Path::new(root).join(path.ok_or("this process is in no such cgroup")?.trim_start_matches('/'));
+        let dir = home.join(name);
+        fs::create_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+        self.dirs.push(dir.clone());
+        self.homes.push(home);
+        Ok(dir)
+    }
+
+    /// Does this inside: what is spawned meanwhile stays inside.
+    pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> Result<T, String> {
+        let pid = std::process::id();
+        let entered = self.dirs.iter().try_for_each(|dir| write(dir, "cgroup.procs", pid));
+        let acted = entered.map(|()| act());
+        self.homes.iter().try_for_each(|home| write(home, "cgroup.procs", pid))?;
+        acted
+    }
+
+    /// The most memory that was in use inside.
+    pub(crate) fn peak_bytes(&self) -> Option<u64> {
+        let names = ["memory.peak", "memory.max_usage_in_bytes"];
+        let files = self.dirs.iter().flat_map(|dir| names.map(|name| dir.join(name)));
+        files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).next()
+    }
+}
+
+impl Drop for Cage {
+    fn drop(&mut self) {
+        for dir in &self.dirs {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+fn path_of<'a>(own: &'a str, controller: &str) -> Option<&'a str> {
+    own.lines().find_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        controllers.split(',').any(|one| one == controller).then_some(path)
+    })
+}
+
+fn write(dir: &Path, name: &str, value: impl ToString) -> Result<(), String> {
+    let file = dir.join(name);
+    fs::write(&file, value.to_string()).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// What these processes weigh together: each page once, by halves where two share it.
+pub(crate) fn weight_bytes(pids: &[u32]) -> u64 {
+    let one = |pid: &u32| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        Some(pss.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+    };
+    pids.iter().filter_map(one).sum()
+}

@@ -1,0 +1,265 @@
+//! The storm: workers and children killed, Redis restarted and frozen, wires cut, processes stopped, in any order; and
+//! in the end every job is accounted for once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::sleep;
+use uuid::Uuid;
+use wm_analyzer::demo::pages::{self, Rng};
+use wm_analyzer::demo::poison;
+use wm_analyzer::demo::redis::Options;
+use wm_analyzer::demo::site::{Body, Resource};
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::{Job, LimitsRequest};
+
+use crate::db::{Db, FakeDb};
+use crate::harness::{Worker, World};
+use crate::proxy::Proxy;
+use crate::small_pair;
+use crate::tally::{self, Account};
+
+/// Workers at a time: a crash leaves two to take over.
+const WORKERS: usize = 3;
+/// A heap that no honest page fits into.
+const TINY_HEAP: u64 = 2 << 20;
+/// How long the rest may take once the storm is over, on a machine that does other things too.
+const CALM_WITHIN: Duration = Duration::from_secs(180);
+
+/// What is to become of a job, chaos aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Good,
+    NoPage,
+    Gone,
+    TooLarge,
+    Bomb,
+}
+
+/// One kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    KillWorker,
+    KillChild,
+    StopWorker,
+    RollWorker,
+    RestartRedis,
+    FreezeRedis,
+    CutWires,
+}
+
+/// Drawn from as it stands: children and wires are the commonest to break.
+const FAULTS: [Fault; 10] = [
+    Fault::KillWorker,
+    Fault::KillWorker,
+    Fault::KillChild,
+    Fault::KillChild,
+    Fault::StopWorker,
+    Fault::RollWorker,
+    Fault::RestartRedis,
+    Fault::FreezeRedis,
+    Fault::CutWires,
+    Fault::CutWires,
+];
+
+struct Storm {
+    world: World,
+    db: FakeDb,
+    proxy: Proxy,
+    dice: Rng,
+    page: Uuid,
+    workers: Vec<Worker>,
+    leaving: Vec<Worker>,
+    jobs: Vec<(Job, Fate)>,
+    faults: BTreeMap<Fault, u32>,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_in_whatever_order_every_job_ends_once() {
+    weather(24, 12).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes of it: the same with thousands of jobs"]
+async fn whatever_breaks_for_minutes_every_job_of_thousands_ends_once() {
+    weather(400, 12).await;
+}
+
+async fn weather(faults: usize, jobs_per_fault: usize) {
+    let chosen = std::env::var("WM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = chosen.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
+    println!("WM_SEED={seed}");
+    let mut storm = Storm::brew(seed).await;
+    for _ in 0..faults {
+        storm.send(jobs_per_fault).await;
+        let pause = storm.dice.below(150) as u64;
+        sleep(Duration::from_millis(pause)).await;
+        let fault = FAULTS[storm.dice.below(FAULTS.len())];
+        storm.strike(fault).await;
+    }
+    storm.calm().await;
+}
+
+impl Storm {
+    async fn brew(seed: u64) -> Self {
+        let durable = Options::default().persistent().set("appendfsync", "always").tcp();
+        let world = World::on(durable).await;
+        let url = world.redis.url();
+        let proxy = Proxy::to(url.trim_start_matches("redis://").to_owned()).await;
+        let db = FakeDb::with(Db::default()).await;
+        let world = world
+            .with("queue.url", format!("redis://{}", proxy.address()))
+            // A lease is fifteen beats, and short enough that each fault is felt.
+            .with("queue.lease", "1500ms")
+            .with("queue.events_max", "1000000")
+            .with("queue.response_timeout", "1s")
+            .with("sandbox.wall", "6s")
+            .with("worker.drain", "7s")
+            .with("api.url", format!("http://{}", db.address))
+            .with("api.email", "analyst@db.test")
+            .with("api.password", "hunter2")
+            .with("api.post", "post");
+        let workers = (0..WORKERS).map(|_| world.worker()).collect();
+        let (dice, page) = (Rng::new(seed), Uuid::new_v4());
+        let (leaving, jobs, faults) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { world, db, proxy, dice, page, workers, leaving, jobs, faults }
+    }
+
+    /// Sends so many jobs, mostly good ones.
+    async fn send(&mut self, count: usize) {
+        let mut batch = Vec::new();
+        for _ in 0..count {
+            let n = self.jobs.len();
+            let fate = match self.dice.below(12) {
+                0 => Fate::NoPage,
+                1 => Fate::Gone,
+                2 => Fate::TooLarge,
+                3 => Fate::Bomb,
+                _ => Fate::Good,
+            };
+            let job = Job { page: Some(self.page), ..self.job(&format!("{fate:?}-{n}"), fate) };
+            batch.push(job.clone());
+            self.jobs.push((job, fate));
+        }
+        self.world.send(&batch).await;
+    }
+
+    fn job(&mut self, name: &str, fate: Fate) -> Job {
+        let html = |bytes: Vec<u8>| -> Resource { Body::html(bytes).into() };
+        match fate {
+            Fate::Good => {
+                let (from, to) = small_pair(self.jobs.len() as u64);
+                self.world.bodies(name, html(from), html(to))
+            }
+            Fate::NoPage => {
+                let pdf = || Body::raw(poison::pdf(3, 20_000)).header("content-type", "text/html");
+                self.world.bodies(name, pdf(), pdf())
+            }
+            Fate::Gone => {
+                let (from, _) = small_pair(5);
+                self.world.bodies(name, html(from), Resource::Status(404))
+            }
+            Fate::TooLarge => {
+                let (from, to) = pages::pair(6, 600_000);
+                let limits = LimitsRequest { wall_ms: None, heap_bytes: Some(TINY_HEAP) };
+                Job { limits, ..self.world.bodies(name, html(from), html(to)) }
+            }
+            Fate::Bomb => {
+                let (from, _) = small_pair(7);
+                self.world.bodies(name, poison::gzip_bomb(64 << 20), html(from))
+            }
+        }
+    }
+
+    async fn strike(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+        let one = self.dice.below(WORKERS);
+        match fault {
+            Fault::KillWorker => {
+                self.workers[one].signal(Signal::KILL);
+                self.workers[one] = self.world.worker();
+            }
+            Fault::KillChild => {
+                // One that loses a child before it works gives up, as it should where it cannot start.
+                let starting = self.workers[one].said("working").is_empty();
+                let children = self.workers[one].descendants();
+                if !starting && !children.is_empty() {
+                    let pid = children[self.dice.below(children.len())];
+                    // It may be gone by now.
+                    let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL);
+                }
+            }
+            Fault::StopWorker => {
+                // Up to twice its lease: some come back in time, others have lost all they had.
+                self.workers[one].signal(Signal::STOP);
+                let pause = self.dice.below(3_000) as u64;
+                sleep(Duration::from_millis(pause)).await;
+                self.workers[one].signal(Signal::CONT);
+            }
+            Fault::RollWorker => {
+                let leaving = std::mem::replace(&mut self.workers[one], self.world.worker());
+                leaving.signal(Signal::TERM);
+                self.leaving.push(leaving);
+            }
+            Fault::RestartRedis => self.world.redis.restart().unwrap(),
+            Fault::FreezeRedis => {
+                self.world.redis.freeze();
+                let pause = self.dice.below(1_500) as u64;
+                sleep(Duration::from_millis(pause)).await;
+                self.world.redis.thaw();
+            }
+            Fault::CutWires => self.proxy.cut(),
+        }
+    }
+
+    /// The storm is over: all that is left is worked off, everybody leaves, and the account is taken.
+    async fn calm(mut self) {
+        assert!(self.workers.iter_mut().all(Worker::runs), "a worker gave up");
+        tally::settled(&self.world, CALM_WITHIN).await;
+        for worker in self.leaving.iter_mut() {
+            let status = worker.ended().await;
+            assert_eq!(status.code(), Some(0), "{status}\n{}", worker.text());
+        }
+        for worker in self.workers.drain(..) {
+            worker.leave().await;
+        }
+        let accounts = tally::account(&self.world, self.jobs.iter().map(|(job, _)| job)).await;
+        let mut ends: BTreeMap<String, u32> = BTreeMap::new();
+        for (job, fate) in &self.jobs {
+            let account = &accounts[&job.id];
+            self.check(job, *fate, account).await;
+            let end = account.kind.map_or_else(|| account.end.clone(), |kind| kind.to_string());
+            *ends.entry(end).or_default() += 1;
+        }
+        assert_eq!(self.db.look(|db| db.rewritten.clone()), [""; 0], "two annotations that differ");
+        let again = accounts.values().filter(|account| account.runs > 1).count();
+        println!("{} jobs {ends:?}, {again} ran again; {:?}", self.jobs.len(), self.faults);
+    }
+
+    async fn check(&self, job: &Job, fate: Fate, account: &Account) {
+        let (id, end) = (&job.id, account.end.as_str());
+        if account.fell_to_chaos() {
+            return;
+        }
+        match fate {
+            Fate::Good => {
+                assert_eq!((end, account.kind), ("done", None), "{id}");
+                let report = self.world.report(job).await.expect("a report");
+                let change = format!("{}..{}", report["from"].as_str().unwrap(), job.to.uuid());
+                let posted = self.db.look(|db| db.annotations.keys().any(|(posted, _)| *posted == change));
+                assert!(posted, "{id} is done, and nobody was told");
+            }
+            Fate::NoPage => assert_eq!(end, "skipped", "{id}"),
+            Fate::Gone => assert_eq!(account.kind, Some(Kind::Gone), "{id}"),
+            Fate::TooLarge => assert_eq!(account.kind, Some(Kind::MemoryExceeded), "{id}"),
+            Fate::Bomb => assert_eq!(account.kind, Some(Kind::DecompressionBomb), "{id}"),
+        }
+        let poison = matches!(fate, Fate::TooLarge | Fate::Bomb);
+        assert!(
+            !poison || account.returns > 0 || account.runs == 1,
+            "{id}: poison ran {} times",
+            account.runs
+        );
+    }
+}

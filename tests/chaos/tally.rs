@@ -1,0 +1,98 @@
+//! The account at the end: what became of each job, in the eyes of Redis and of the site.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::{Job, JobId};
+use wm_analyzer::queue::{DeadFilter, DeadLetter};
+
+use crate::harness::World;
+
+/// Ways in which a delivery comes back, each of which is a reason to run a job once more.
+const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
+/// Ways in which a job ends, one of which it ends in once.
+const ENDS: [&str; 3] = ["done", "skipped", "buried"];
+/// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves.
+const LEFT: [&str; 12] =
+    ["audit", "dead", "done", "events", "job", "meta", "report", "seq", "stats", "wake", "worker", "workers"];
+
+/// What became of one job.
+pub(crate) struct Account {
+    /// `done`, `skipped` or `buried`.
+    pub(crate) end: String,
+    /// How often the site was asked for its older version.
+    pub(crate) runs: u64,
+    /// How often a delivery of it came back.
+    pub(crate) returns: u64,
+    /// Why it was buried, where it was.
+    pub(crate) kind: Option<Kind>,
+}
+
+impl Account {
+    /// Buried, for a reason that chaos is to blame for: whoever had it was killed, and more than once.
+    pub(crate) fn fell_to_chaos(&self) -> bool {
+        let killed =
+            [Kind::CrashLoop, Kind::KilledFromOutside, Kind::Crashed, Kind::ZygoteLost, Kind::Stranded];
+        self.returns > 0 && self.kind.is_some_and(|kind| killed.contains(&kind))
+    }
+}
+
+/// Waits until nothing waits or runs any more.
+pub(crate) async fn settled(world: &World, patience: Duration) {
+    let end = Instant::now() + patience;
+    loop {
+        let status = world.queue.status().await;
+        if status.as_ref().is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0) {
+            return;
+        }
+        assert!(Instant::now() < end, "not all is settled: {status:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Takes the account: every job ended once, ran no more often than its returns allow, and left nothing behind.
+pub(crate) async fn account(world: &World, jobs: impl Iterator<Item = &Job>) -> BTreeMap<JobId, Account> {
+    let mut stories: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for event in world.queue.events("0", 1_000_000).await.unwrap() {
+        stories.entry(event.id).or_default().push(event.what);
+    }
+    let mut dead: BTreeMap<String, DeadLetter> = BTreeMap::new();
+    for letter in world.queue.dead(&DeadFilter::default(), 100_000).await.unwrap() {
+        assert!(dead.insert(letter.id.to_string(), letter).is_none(), "buried twice");
+    }
+    let mut accounts = BTreeMap::new();
+    for job in jobs {
+        let story = stories.remove(job.id.as_str()).unwrap_or_default();
+        let count = |of: &[&str]| story.iter().filter(|what| of.contains(&what.as_str())).count() as u64;
+        let end = story.last().cloned().unwrap_or_default();
+        assert!(count(&ENDS) == 1 && ENDS.contains(&end.as_str()), "{}: {story:?}", job.id);
+        let (runs, returns) = (world.site.hits(&format!("/{}/from", job.id)), count(&RETURNS));
+        assert!(runs <= 1 + returns, "{}: {runs} runs, but {story:?}", job.id);
+        let letter = dead.remove(job.id.as_str());
+        assert_eq!(letter.is_some(), end == "buried", "{}: {story:?}", job.id);
+        let kind = letter.and_then(|letter| letter.reason).map(|reason| reason.kind);
+        accounts.insert(job.id.clone(), Account { end, runs, returns, kind });
+    }
+    assert!(dead.is_empty(), "dead, and nobody sent them: {:?}", dead.keys());
+    nothing_is_left(world, &accounts).await;
+    accounts
+}
+
+/// No lease, no turn, no lock, no permit; of jobs only those that are dead.
+async fn nothing_is_left(world: &World, accounts: &BTreeMap<JobId, Account>) {
+    let prefix = crate::harness::key("");
+    let mut odd = BTreeSet::new();
+    for key in world.keys("*").await {
+        let (name, rest) = key[prefix.len()..].split_once(':').unwrap_or((&key[prefix.len()..], ""));
+        let buried = || {
+            let id = JobId::parse(rest).ok();
+            id.and_then(|id| accounts.get(&id)).is_some_and(|account| account.end == "buried")
+        };
+        if !LEFT.contains(&name) || (name == "job" && !buried()) {
+            odd.insert(key);
+        }
+    }
+    assert!(odd.is_empty(), "left behind: {odd:?}");
+}
