@@ -4,6 +4,7 @@
 //! them long. What was chosen at random follows from a seed that is printed; `WM_SEED=...` chooses it again.
 
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
+#![expect(clippy::print_stdout, reason = "the seed and what was counted are for whoever runs it")]
 
 #[path = "api/db.rs"]
 #[expect(dead_code, reason = "shared with the tests of api/, which look at more of it")]

@@ -161,6 +161,7 @@ impl Bystander {
 
 #[test]
 #[ignore = "no test: what the others run beside the worker, until its input ends"]
+#[expect(clippy::disallowed_methods, reason = "a process of its own, with no runtime to stall")]
 fn the_process_beside_it() {
     if std::env::var_os(BYSTANDER).is_none() {
         return;
