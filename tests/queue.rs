@@ -11,6 +11,8 @@ mod acl;
 mod admission;
 #[path = "queue/adopting.rs"]
 mod adopting;
+#[path = "queue/breaker.rs"]
+mod breaker;
 #[path = "queue/clients.rs"]
 mod clients;
 #[path = "queue/crashes.rs"]

@@ -260,8 +260,9 @@ mod tests {
 
     #[test]
     fn the_built_in_default_passes_its_own_checks() {
-        if let Err(errors) = Loaded::load(&Sources::default()) {
-            panic!("{errors:#?}");
+        match Loaded::load(&Sources::default()) {
+            Ok(loaded) => assert_eq!(loaded.config.queue.name, crate::queue::DEFAULT_NAME),
+            Err(errors) => panic!("{errors:#?}"),
         }
     }
 

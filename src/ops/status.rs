@@ -19,15 +19,16 @@ pub async fn run(queue: &Queue, json: bool) -> Result<Exit, Error> {
     if json {
         render::json(&status);
     } else {
-        tell(queue.name(), &status);
+        tell(queue, &status);
         if stalled {
-            render::note(styled(BAD, "jobs wait and no worker lives: start one with wm-analyzer work"));
+            let start = queue.command("work");
+            render::note(styled(BAD, format!("jobs wait and no worker lives: start one with {start}")));
         }
     }
     Ok(if stalled { Exit::Failed } else { Exit::Ok })
 }
 
-fn tell(name: &str, status: &Status) {
+fn tell(queue: &Queue, status: &Status) {
     let state = match &status.paused {
         None => styled(GOOD, "running"),
         Some(paused) => {
@@ -38,7 +39,7 @@ fn tell(name: &str, status: &Status) {
             )
         }
     };
-    render::line(format!("{}  {state}", styled(BOLD, name)));
+    render::line(format!("{}  {state}", styled(BOLD, queue.name())));
     let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::ago);
     let row = [status.inbox, status.ready, status.scheduled, status.solo, status.leased, status.dead];
     let mut row: Vec<String> = row.iter().map(u64::to_string).collect();
@@ -51,19 +52,21 @@ fn tell(name: &str, status: &Status) {
     for seen in &status.workers {
         let info = &seen.info;
         render::line(format!(
-            "worker  {}  {} of {} slots busy  {}  beat {} ago",
+            "worker  {}  {} of {} slots busy  {}{}  beat {} ago",
             plain(info.id.as_str(), 100),
             info.busy,
             info.slots,
             plain(&info.phase, 20),
+            breakers(&info.breakers),
             render::ago(Duration::from_millis(seen.beat_age_ms)),
         ));
     }
     let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
     if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
         render::note(format!(
-            "hint: {count} of {} dead are {kind}: wm-analyzer dead ls --kind {kind}",
-            status.dead
+            "hint: {count} of {} dead are {kind}: {}",
+            status.dead,
+            queue.command(&format!("dead ls --kind {kind}"))
         ));
     }
     let ceiling = status.backlog_max;
@@ -73,6 +76,13 @@ fn tell(name: &str, status: &Status) {
             format!("the backlog is at its ceiling of {ceiling}: the inbox waits, enqueue refuses"),
         ));
     }
+}
+
+/// `  breaker api open`, or nothing where all are closed.
+fn breakers(open: &BTreeMap<String, String>) -> String {
+    let each = open.iter().map(|(thing, state)| format!("breaker {} {}", plain(thing, 20), plain(state, 20)));
+    let each: Vec<String> = each.collect();
+    if each.is_empty() { String::new() } else { format!("  {}", styled(BAD, each.join(", "))) }
 }
 
 fn counts(today: &BTreeMap<String, u64>) -> String {

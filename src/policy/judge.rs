@@ -90,12 +90,15 @@ fn sentence(
         Remedy::RunOnceMore if failure.kind == Kind::ZygoteLost => bury(Kind::Crashed, failure),
         Remedy::RunOnceMore => bury(failure.kind, failure),
         Remedy::PutOff => match house {
+            // The breaker waits for what is down, and as long as that asks; the job has only to be there afterwards.
             House::Burning => {
-                let because = Holdup::BreakerOpen(failure);
-                Verdict::Postpone { after: delay(counts.postponements + 1), because }
+                let after = full_jitter(config.probe_max, config.probe_max, 1, chance);
+                Verdict::Postpone { after, because: Holdup::BreakerOpen(failure) }
             }
             House::Sound if may_wait(counts, config) => {
-                Verdict::Postpone { after: delay(counts.postponements + 1), because: Holdup::Ours(failure) }
+                let after =
+                    full_jitter(config.backoff_base, config.backoff_max, counts.postponements + 1, chance);
+                Verdict::Postpone { after, because: Holdup::Ours(failure) }
             }
             House::Sound => bury(Kind::Stranded, failure),
         },
@@ -179,6 +182,8 @@ mod tests {
             backoff_max: Duration::from_secs(60),
             postponements: 2,
             postponed_max: Duration::from_secs(600),
+            probe_base: Duration::from_secs(1),
+            probe_max: Duration::from_secs(7),
         }
     }
 
@@ -281,6 +286,20 @@ mod tests {
         let after = |verdict| if let Verdict::Retry { after, .. } = verdict { after.as_secs() } else { 0 };
         assert_eq!(after(judged(asking(30), Counts::default())), 30);
         assert_eq!(after(judged(asking(86_400), Counts::default())), 60);
+    }
+
+    #[test]
+    fn a_pause_that_our_own_app_asks_for_is_the_breakers_to_keep_and_not_the_jobs() {
+        let asking = Failure {
+            retry_after: Some(Duration::from_secs(60)),
+            ..Failure::new(Kind::ApiUnavailable, "429")
+        };
+        for house in [House::Sound, House::Burning] {
+            let verdict = judged_in(house, asking.clone(), Counts::default());
+            let Verdict::Postpone { after, .. } = verdict else { panic!("{verdict:?}") };
+            let most = if house == House::Sound { config().backoff_base } else { config().probe_max };
+            assert_eq!(after, most);
+        }
     }
 
     #[test]

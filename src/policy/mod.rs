@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod backoff;
+pub mod breaker;
 pub mod judge;
 
 use std::time::Duration;
@@ -27,4 +28,17 @@ pub struct Config {
     /// How long those postponements may put a job off, all together, before it is buried as `stranded`.
     #[serde(with = "crate::job::duration")]
     pub postponed_max: Duration,
+    /// The pause after a failure of ours before one job is tried, at most; doubles with each that fails.
+    #[serde(with = "crate::job::duration")]
+    pub probe_base: Duration,
+    /// The longest such pause.
+    #[serde(with = "crate::job::duration")]
+    pub probe_max: Duration,
+}
+
+impl Config {
+    /// The pauses of a breaker.
+    pub fn probes(&self) -> breaker::Pauses {
+        breaker::Pauses { base: self.probe_base, max: self.probe_max }
+    }
 }

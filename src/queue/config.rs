@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use super::address::redacted;
 use super::adopt::Adoptee;
 
+/// The queue that is meant where none is named: `queue.name` as it is built in.
+pub const DEFAULT_NAME: &str = "analysis";
+
 /// Where the queue is, and its limits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

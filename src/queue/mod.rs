@@ -44,7 +44,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub use self::address::redacted;
 pub use self::admission::Admission;
 pub use self::adopt::{Adopted, Adoptee, Adopter, Standing};
-pub use self::config::Config;
+pub use self::config::{Config, DEFAULT_NAME};
 pub use self::control::Paused;
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
 pub use self::delivery::{CLAIM_MOST, Claim, Delivery, LeaseRef};
@@ -130,6 +130,14 @@ impl Queue {
     /// The queue's name.
     pub fn name(&self) -> &str {
         &self.inner.config.name
+    }
+
+    /// A command of ours as it is typed, with this queue's name where that is not what is meant anyway.
+    pub fn command(&self, words: &str) -> String {
+        match self.name() {
+            DEFAULT_NAME => format!("wm-analyzer {words}"),
+            name => format!("wm-analyzer {words} -Q {name}"),
+        }
     }
 
     /// How long a delivery is ours without a beat.

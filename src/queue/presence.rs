@@ -2,6 +2,8 @@
 //!
 //! Invariant: one beat renews everything that is in hand at one moment, and names what is not in hand any more.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -69,6 +71,8 @@ pub struct Presence {
     pub slots: u32,
     /// Jobs it runs now.
     pub busy: u32,
+    /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
+    pub breakers: BTreeMap<String, String>,
 }
 
 /// The answer to a beat.
@@ -135,6 +139,8 @@ impl Queue {
             .arg(worker.slots)
             .arg("busy")
             .arg(worker.busy)
+            .arg("breakers")
+            .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
             .words()
             .await?;
         while let Some(id) = words.next() {

@@ -144,6 +144,7 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
         phase: text("phase"),
         slots: text("slots").parse().unwrap_or(0),
         busy: text("busy").parse().unwrap_or(0),
+        breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
     };
     Some(WorkerSeen { info, beat_age_ms: now.saturating_sub(beat) })
 }

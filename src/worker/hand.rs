@@ -87,7 +87,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
     let mut outage = Outage::default();
     loop {
         let mut pause = shared.worker.config.beat;
-        let info = shared.observer.worker_info(shared.phases().now());
+        let info = shared.observer.worker_info(shared.phases().now(), shared.fire.states());
         match shared.worker.queue.beat(&info, &shared.hand.leases()).await {
             Ok(beat) => {
                 outage.over();

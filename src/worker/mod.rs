@@ -6,6 +6,7 @@
 //! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
 //! lost. A task that panics leaves by the lease running out.
 
+mod fire;
 mod hand;
 mod observe;
 mod outage;
@@ -23,12 +24,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use self::fire::Fire;
 use self::hand::{Halt, Hand};
 use self::observe::Observer;
-use self::outage::Outage;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
+use crate::policy::breaker::{MayClaim, Thing};
 use crate::queue::{self, CLAIM_MOST, Claim, Queue, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
@@ -103,6 +105,7 @@ struct Shared {
     observer: Observer,
     /// Payloads in adopted lists that are still to be moved; unknown before the first look.
     adoptable: AtomicU64,
+    fire: Fire,
 }
 
 impl Worker {
@@ -113,6 +116,7 @@ impl Worker {
             worker: self,
             hand: Hand::default(),
             observer,
+            fire: Fire::default(),
             adoptable: AtomicU64::new(u64::MAX),
         });
         let mut background = JoinSet::new();
@@ -140,7 +144,6 @@ impl Shared {
     }
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
-        let mut outage = Outage::default();
         let mut fit = false;
         while self.phases().now() == Phase::Running {
             reap(tasks);
@@ -148,10 +151,11 @@ impl Shared {
                 slot = self.worker.pool.acquire() => slot,
                 () = self.phases().reached(Phase::Quiet) => break,
             };
-            let mut slots = self.and_what_is_free(slot);
+            let Some(mut slots) = self.may_claim_for(slot, tasks).await else { continue };
+            let begun = std::time::Instant::now();
             match self.claim(&mut fit, slots.len()).await {
                 Ok(claims) => {
-                    outage.over();
+                    self.worked(Thing::Redis, begun);
                     self.observer.redis_up();
                     slots.truncate(claims.len());
                     if self.take_all(claims, slots, tasks).await == Took::Everything {
@@ -162,7 +166,7 @@ impl Shared {
                     drop(slots);
                     fit = false;
                     self.observer.redis_down(&e.to_string());
-                    self.rest(outage.wait()).await;
+                    self.failed(Thing::Redis, begun, Duration::ZERO, &e.to_string());
                 }
             }
         }
@@ -177,10 +181,25 @@ impl Shared {
         self.worker.queue.claim_many(&self.worker.id, most).await
     }
 
-    /// The slot that was waited for and all that are free besides: one claim for all of them.
-    fn and_what_is_free(&self, slot: Slot) -> Vec<Slot> {
-        let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
-        std::iter::once(slot).chain(free).take(CLAIM_MOST).collect()
+    /// The slots that may be claimed for: all that are free, or one and with empty hands where something of ours must
+    /// first prove itself; `None` once it was waited for that.
+    async fn may_claim_for(&self, slot: Slot, tasks: &mut JoinSet<()>) -> Option<Vec<Slot>> {
+        match self.fire.may_claim() {
+            MayClaim::Freely => {
+                let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
+                return Some(std::iter::once(slot).chain(free).take(CLAIM_MOST).collect());
+            }
+            MayClaim::OneByOne if tasks.is_empty() => return Some(vec![slot]),
+            MayClaim::OneByOne => {
+                drop(slot);
+                self.rest_or_one_ends(tasks).await;
+            }
+            MayClaim::NotFor(pause) => {
+                drop(slot);
+                self.rest(pause).await;
+            }
+        }
+        None
     }
 
     async fn take_all(
@@ -222,10 +241,7 @@ impl Shared {
             Claim::Buried(buried) => self.observer.buried(&buried),
             Claim::Solo => {
                 drop(slot);
-                tokio::select! {
-                    Some(ended) = tasks.join_next() => note_panic(ended),
-                    () = self.rest(IDLE_WAIT) => {}
-                }
+                self.rest_or_one_ends(tasks).await;
             }
             Claim::Empty | Claim::Paused | Claim::Full => {
                 drop(slot);
@@ -245,6 +261,14 @@ impl Shared {
         // Asked first: what is moved meanwhile stands in the inbox then.
         let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
         adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
+    }
+
+    /// Waits until a job in hand ends, but not for long.
+    async fn rest_or_one_ends(&self, tasks: &mut JoinSet<()>) {
+        tokio::select! {
+            Some(ended) = tasks.join_next() => note_panic(ended),
+            () = self.rest(IDLE_WAIT) => {}
+        }
     }
 
     /// Waits, but not past the moment somebody asks us to stop.

@@ -4,6 +4,7 @@
 //!
 //! Invariant: every verdict has exactly one line and one count, by an exhaustive match.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::job::report::Report;
 use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::Spent;
-use crate::queue::{Buried, Delivery, Presence, Status};
+use crate::policy::breaker::Thing;
+use crate::queue::{Buried, Delivery, Presence, Queue, Status};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -35,16 +37,12 @@ struct Subject {
     from: Option<Uuid>,
     to: Option<Uuid>,
     replayed: bool,
-    /// Named by uuid: a report on it means that the db app answered.
-    looked_up: bool,
 }
 
 impl Subject {
     fn of(job: &Job, replays: u32) -> Self {
         let from = job.from.given().map(VersionRef::uuid);
-        let looked_up =
-            !matches!((job.from.given(), &job.to), (Some(VersionRef::Whole(_)), VersionRef::Whole(_)));
-        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0, looked_up }
+        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
     }
 
     fn pair(&self) -> String {
@@ -116,21 +114,21 @@ pub(super) struct Observer {
     metrics: Arc<Metrics>,
     alerts: Alerts,
     pool: Pool,
-    queue: String,
-    posts: bool,
+    queue: Queue,
     info: Presence,
     redis_answers: Arc<AtomicBool>,
+    redis_told: AtomicBool,
     respawns_told: AtomicU64,
 }
 
 impl Observer {
     pub(super) fn new(worker: &Worker) -> Self {
+        Thing::ALL.into_iter().for_each(|thing| worker.metrics.breaker(thing.as_str(), false));
         Self {
             metrics: Arc::clone(&worker.metrics),
             alerts: worker.alerts.clone(),
             pool: worker.pool.clone(),
-            queue: worker.queue.name().to_owned(),
-            posts: worker.pipeline.api.as_ref().is_some_and(|api| api.posts()),
+            queue: worker.queue.clone(),
             info: Presence {
                 id: worker.id.clone(),
                 host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
@@ -139,21 +137,23 @@ impl Observer {
                 phase: Phase::Running.as_str().to_owned(),
                 slots: number(worker.pool.stats().slots),
                 busy: 0,
+                breakers: BTreeMap::new(),
             },
             redis_answers: Arc::clone(&worker.redis_answers),
+            redis_told: AtomicBool::new(false),
             respawns_told: AtomicU64::new(0),
         }
     }
 
     /// How this worker presents itself to the others.
-    pub(super) fn worker_info(&self, phase: Phase) -> Presence {
+    pub(super) fn worker_info(&self, phase: Phase, breakers: BTreeMap<String, String>) -> Presence {
         let stats = self.pool.stats();
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
         let untold =
             stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
         (0..untold).for_each(|_| self.metrics.zygote_respawned());
         self.metrics.alerts(self.alerts.counts());
-        Presence { phase: phase.as_str().to_owned(), busy: number(stats.busy), ..self.info.clone() }
+        Presence { phase: phase.as_str().to_owned(), busy: number(stats.busy), breakers, ..self.info.clone() }
     }
 
     /// Tells what became of a delivery.
@@ -173,7 +173,7 @@ impl Observer {
             Told::Done { approximate, priority, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall(*child);
-                self.well(subject);
+                self.alerts.recovered(Trouble::Killed);
                 let child_ms = u64::try_from(child.as_millis()).unwrap_or(u64::MAX);
                 info!(%job, pair, priority, approximate, child_ms, "done");
             }
@@ -187,7 +187,6 @@ impl Observer {
                 info!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "will try again");
             }
             Told::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
-                self.trouble(failure);
                 let kind = failure.kind;
                 warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
             }
@@ -207,7 +206,7 @@ impl Observer {
         let replayed = buried.reason.counts.replays > 0;
         let (from, to) = (ends.next().flatten(), ends.next().flatten());
         self.metrics.job(Ending::Dead);
-        let subject = Subject { job: buried.id.clone(), from, to, replayed, looked_up: false };
+        let subject = Subject { job: buried.id.clone(), from, to, replayed };
         self.dead(&subject, &buried.reason);
     }
 
@@ -216,7 +215,7 @@ impl Observer {
         let job = &subject.job;
         let detail = plain(&reason.failure.detail, DETAIL_BYTES);
         self.alerts.dead_letter(&DeadLetterAlert {
-            queue: self.queue.clone(),
+            queue: self.queue.name().to_owned(),
             job_id: job.to_string(),
             from: subject.from,
             to: subject.to,
@@ -225,7 +224,7 @@ impl Observer {
             stage: reason.stage,
             detail: detail.clone(),
             limit: limit_hit(reason),
-            command: format!("wm-analyzer dead show {job}"),
+            command: self.queue.command(&format!("dead show {job}")),
             replayed: subject.replayed,
         });
         error!(%job, pair = subject.pair(), kind = %reason.kind, stage = %reason.stage, detail, "dead letter");
@@ -233,25 +232,28 @@ impl Observer {
 
     /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
     fn doubt(&self, failure: &Failure) {
-        if matches!(failure.kind, Kind::KilledFromOutside | Kind::ZygoteLost) {
-            self.alerts.trouble(Trouble::Spawn, &plain(&failure.detail, DETAIL_BYTES));
+        if failure.kind == Kind::KilledFromOutside {
+            self.alerts.trouble(Trouble::Killed, &plain(&failure.detail, DETAIL_BYTES));
         }
     }
 
-    fn trouble(&self, failure: &Failure) {
-        let what = match failure.kind.stage() {
-            Stage::Resolve | Stage::Deliver => Trouble::Api,
-            Stage::Ingest | Stage::Fetch | Stage::Analyse | Stage::Queue => Trouble::Spawn,
-        };
-        self.alerts.trouble(what, &plain(&failure.detail, DETAIL_BYTES));
+    /// Something of ours failed: nothing more is claimed until a probe goes through. One alert, however long it lasts.
+    pub(super) fn breaker_opened(&self, thing: Thing, why: &str) {
+        let why = plain(why, DETAIL_BYTES);
+        self.metrics.breaker(thing.as_str(), true);
+        if let Some(what) = trouble_of(thing) {
+            self.alerts.trouble(what, &format!("{why}; nothing is claimed until a probe goes through"));
+        }
+        error!(thing = thing.as_str(), why, "breaker open: nothing is claimed until a probe goes through");
     }
 
-    /// A report is there: whatever it needed works again, if it did not.
-    fn well(&self, subject: &Subject) {
-        self.alerts.recovered(Trouble::Spawn);
-        if self.posts || subject.looked_up {
-            self.alerts.recovered(Trouble::Api);
+    /// It works again.
+    pub(super) fn breaker_closed(&self, thing: Thing) {
+        self.metrics.breaker(thing.as_str(), false);
+        if let Some(what) = trouble_of(thing) {
+            self.alerts.recovered(what);
         }
+        info!(thing = thing.as_str(), "breaker closed: claiming as ever");
     }
 
     /// A delivery that is no longer ours: nothing was written.
@@ -272,11 +274,13 @@ impl Observer {
         info!(%job, "handed back");
     }
 
-    /// Redis cannot be reached: one line at the change, one alert a minute.
+    /// Redis cannot be reached: one line and one alert at the change.
     pub(super) fn redis_down(&self, why: &str) {
         let why = plain(why, DETAIL_BYTES);
         self.metrics.redis_up(false);
-        self.alerts.trouble(Trouble::Redis, &why);
+        if !self.redis_told.swap(true, Ordering::Relaxed) {
+            self.alerts.trouble(Trouble::Redis, &why);
+        }
         match self.redis_answers.swap(false, Ordering::Relaxed) {
             true => error!(error = why, "Redis cannot be reached: what runs goes on, nothing new is claimed"),
             false => debug!(error = why, "Redis still cannot be reached"),
@@ -286,7 +290,9 @@ impl Observer {
     /// Redis answered.
     pub(super) fn redis_up(&self) {
         self.metrics.redis_up(true);
-        self.alerts.recovered(Trouble::Redis);
+        if self.redis_told.swap(false, Ordering::Relaxed) {
+            self.alerts.recovered(Trouble::Redis);
+        }
         if !self.redis_answers.swap(true, Ordering::Relaxed) {
             info!("Redis answers");
         }
@@ -295,6 +301,7 @@ impl Observer {
     /// Redis answers, and knows nothing of what it was given before.
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
+        self.redis_told.store(true, Ordering::Relaxed);
         self.alerts.trouble(Trouble::Redis, LOST);
         error!("{LOST}");
     }
@@ -311,6 +318,15 @@ impl Observer {
             oldest_ready_age: status.oldest_ready().unwrap_or_default(),
         });
         self.metrics.paused(status.paused.is_some());
+    }
+}
+
+/// What an open breaker is told as. Of Redis more is known than claims know: `redis_down` tells that.
+fn trouble_of(thing: Thing) -> Option<Trouble> {
+    match thing {
+        Thing::Redis => None,
+        Thing::Api => Some(Trouble::Api),
+        Thing::Spawn => Some(Trouble::Spawn),
     }
 }
 

@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use crate::policy::backoff::full_jitter;
+use crate::policy::breaker::Pauses;
 
 /// The most that the first wait may be: a connection that was merely cut is mended by then.
 const FIRST: Duration = Duration::from_millis(100);
 /// The most that any wait may be: so much longer than Redis itself is a worker away.
 const LONGEST: Duration = Duration::from_secs(5);
+
+/// The same for the breaker that guards claims.
+pub(super) const PAUSES: Pauses = Pauses { base: FIRST, max: LONGEST };
 
 /// The tries that failed since Redis last answered.
 #[derive(Debug, Default)]

@@ -1,5 +1,6 @@
 //! One delivery's life in this process: its way through the pipeline, its verdict, and the settling of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -27,8 +28,9 @@ enum Ending {
 /// Works on one delivery until it is settled, handed back, or lost.
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     let (_grip, halted) = shared.hand.take(delivery.job.id.clone(), delivery.lease());
-    let lease = delivery.lease();
-    let pass = Leased { queue: &shared.worker.queue, lease };
+    let begun = std::time::Instant::now();
+    let pass =
+        Leased { queue: &shared.worker.queue, lease: delivery.lease(), unsure: AtomicBool::new(false) };
     let pipeline = &shared.worker.pipeline;
     let ending = tokio::select! {
         walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, &pass) => Ending::Walked(walk),
@@ -36,7 +38,14 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     };
     drop(slot);
     match ending {
-        Ending::Walked(walk) => conclude(shared, delivery, walk).await,
+        Ending::Walked(walk) => {
+            // A lease that could not be confirmed says nothing of the app that was therefore not asked.
+            let house = match pass.unsure.into_inner() {
+                true => shared.fire.house(),
+                false => shared.testify(&delivery.job, &walk, begun),
+            };
+            conclude(shared, delivery, walk, house).await;
+        }
         Ending::Halted(Halt::Cancelled) => {
             forgo(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while it ran")).await;
         }
@@ -49,11 +58,20 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
 struct Leased<'a> {
     queue: &'a Queue,
     lease: LeaseRef,
+    /// Set when the queue could not say that the job is ours.
+    unsure: AtomicBool,
+}
+
+impl Leased<'_> {
+    fn unsure(&self, therefore: &str, why: String) -> Failure {
+        self.unsure.store(true, Ordering::Relaxed);
+        Failure::new(Kind::ApiUnavailable, format!("{therefore}: {why}"))
+    }
 }
 
 impl Pass for Leased<'_> {
     async fn enter(&self, pair: &PagePair) -> Result<(), TurnedBack> {
-        let no = |why| Err(unsure("nothing was fetched", why).into());
+        let no = |why| Err(self.unsure("nothing was fetched", why).into());
         match self.queue.enter(&self.lease, pair).await {
             Ok(Entry::Entered) => Ok(()),
             Ok(Entry::Suspect) => Err(TurnedBack::HeldUp(Holdup::Suspect)),
@@ -66,29 +84,27 @@ impl Pass for Leased<'_> {
     async fn confirm(&self) -> Result<(), Failure> {
         match self.queue.confirm(&self.lease).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(unsure("nothing was posted", "the lease was lost".to_owned())),
-            Err(e) => Err(unsure("nothing was posted", format!("the lease could not be confirmed: {e}"))),
+            Ok(false) => Err(self.unsure("nothing was posted", "the lease was lost".to_owned())),
+            Err(e) => {
+                Err(self.unsure("nothing was posted", format!("the lease could not be confirmed: {e}")))
+            }
         }
     }
 }
 
-fn unsure(therefore: &str, why: String) -> Failure {
-    Failure::new(Kind::ApiUnavailable, format!("{therefore}: {why}"))
-}
-
 /// Settles what nobody needs any more.
 pub(super) async fn forgo(shared: &Shared, delivery: Delivery, skip: Skip) {
-    conclude(shared, delivery, Walk::of(Outcome::Skipped(skip))).await;
+    conclude(shared, delivery, Walk::of(Outcome::Skipped(skip)), House::Sound).await;
 }
 
-async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk) {
+async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk, house: House) {
     let worker = &shared.worker;
     let fetched_bytes = walk.bodies.iter().map(|body| body.wire_bytes).sum();
     let evidence =
         Evidence { bodies: walk.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
     let chance = fastrand::f64();
     let verdict = match walk.ending {
-        Ok(outcome) => judge(outcome, &delivery.counts, House::Sound, evidence, &worker.policy, chance),
+        Ok(outcome) => judge(outcome, &delivery.counts, house, evidence, &worker.policy, chance),
         // When it goes on is not ours to say: it is called.
         Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
     };

@@ -30,7 +30,7 @@ const FIELDS: [&str; 12] = [
 ];
 
 /// A version that the app knows, whose body is at the site.
-fn known(world: &World, page: Uuid, name: &str, body: Vec<u8>) -> (Uuid, Value) {
+pub(crate) fn known(world: &World, page: Uuid, name: &str, body: Vec<u8>) -> (Uuid, Value) {
     let uuid = Uuid::new_v4();
     let url = world.site.put(&format!("/{name}"), Body::html(body));
     let mut version = version(uuid, page);
@@ -40,7 +40,7 @@ fn known(world: &World, page: Uuid, name: &str, body: Vec<u8>) -> (Uuid, Value) 
 }
 
 /// An app that knows a page with two versions, and a world that uses it.
-async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
+pub(crate) async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
     let world = World::new().await;
     let page = Uuid::new_v4();
     let (old, new) = pages::pair(5, 20_000);
@@ -64,7 +64,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
+pub(crate) fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
     Job {
         id: JobId::parse(id).unwrap(),
         from: from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from))),

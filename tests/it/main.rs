@@ -23,6 +23,7 @@ mod wire;
 
 mod alerts;
 mod annotations;
+mod breaker;
 mod ceilings;
 mod configuration;
 mod crashes;

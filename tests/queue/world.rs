@@ -212,6 +212,7 @@ pub fn info(name: &str) -> Presence {
         phase: "running".into(),
         slots: 2,
         busy: 1,
+        breakers: Default::default(),
     }
 }
 

@@ -204,12 +204,12 @@ async fn show(queue: &Queue, id: &str, json: bool) -> Result<Exit, Error> {
     if json {
         render::json(&as_json(&letter));
     } else {
-        tell(&letter);
+        tell(queue, &letter);
     }
     Ok(Exit::Ok)
 }
 
-fn tell(letter: &DeadLetter) {
+fn tell(queue: &Queue, letter: &DeadLetter) {
     render::line(format!("{}  {}", styled(BAD, kind(letter)), styled(BOLD, &letter.id)));
     field("because", detail(letter, 500));
     field("died", age(letter, OffsetDateTime::now_utc()));
@@ -226,7 +226,7 @@ fn tell(letter: &DeadLetter) {
     if let Some(command) = reproduction(letter) {
         render::note(format!("\nreproduce it here:  {command}"));
     }
-    render::note(format!("put it back:        wm-analyzer dead replay {}", letter.id));
+    render::note(format!("put it back:        {}", queue.command(&format!("dead replay {}", letter.id))));
 }
 
 fn field(name: &str, value: String) {

@@ -79,6 +79,7 @@ pub const CATALOGUE: &[Entry] = &[
     entry("queue_paused", Type::Gauge, "1 while the queue hands out nothing"),
     entry("worker_slots", Type::Gauge, "Jobs that this worker can run at once, by state"),
     entry("redis_up", Type::Gauge, "1 if Redis answered when it was last asked"),
+    entry("breaker_open", Type::Gauge, "1 while a failure of ours keeps this worker from claiming, by thing"),
     entry("isolation", Type::Gauge, "1 for each kind of isolation that holds the children, by name"),
     entry("last_success_timestamp_seconds", Type::Gauge, "When this worker last analysed a pair, 0 if never"),
     entry("alerts_sent", Type::Counter, "Alert events that Sentry took"),

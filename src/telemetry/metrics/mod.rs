@@ -60,6 +60,7 @@ pub struct Metrics {
     queue_paused: Gauge,
     slots: Gauges,
     redis_up: Gauge,
+    breakers: Gauges,
     isolation: Gauges,
     last_success: Seconds,
     alerts: [Counter; 3],
@@ -89,6 +90,7 @@ impl Metrics {
             queue_paused: Gauge::default(),
             slots: Gauges::default(),
             redis_up: Gauge::default(),
+            breakers: Gauges::default(),
             isolation: Gauges::default(),
             last_success: Seconds::default(),
             alerts: array::from_fn(|_| Counter::default()),
@@ -118,6 +120,7 @@ impl Metrics {
         self.register("queue_paused", self.queue_paused.clone());
         self.register("worker_slots", self.slots.clone());
         self.register("redis_up", self.redis_up.clone());
+        self.register("breaker_open", self.breakers.clone());
         self.register("isolation", self.isolation.clone());
         self.register("last_success_timestamp_seconds", self.last_success.clone());
         let alerts = ["alerts_sent", "alerts_suppressed", "alerts_failed"];
@@ -215,6 +218,11 @@ impl Metrics {
         self.redis_up.set(up.into());
     }
 
+    /// Whether the breaker of a thing of ours (`redis`, `api`, `spawn`) is not closed.
+    pub fn breaker(&self, thing: &'static str, open: bool) {
+        self.breakers.get_or_create(&[("thing", thing)]).set(open.into());
+    }
+
     /// Whether one kind of isolation (`seccomp`, `landlock`, …) holds the children.
     pub fn isolation(&self, name: &'static str, in_force: bool) {
         self.isolation.get_or_create(&[("name", name)]).set(in_force.into());
@@ -281,6 +289,7 @@ mod tests {
         metrics.paused(true);
         metrics.slots(4, 3);
         metrics.redis_up(true);
+        metrics.breaker("api", true);
         metrics.isolation("seccomp", true);
         metrics.alerts(AlertCounts { sent: 2, suppressed: 9, failed: 1, untold: 3 });
     }
@@ -329,6 +338,7 @@ mod tests {
             r#"worker_slots{queue="analysis",state="busy"} 3"#,
             r#"worker_slots{queue="analysis",state="free"} 1"#,
             r#"redis_up{queue="analysis"} 1"#,
+            r#"breaker_open{queue="analysis",thing="api"} 1"#,
             r#"isolation{queue="analysis",name="seccomp"} 1"#,
             r#"alerts_sent_total{queue="analysis"} 2"#,
             r#"alerts_suppressed_total{queue="analysis"} 9"#,

@@ -77,10 +77,12 @@ pub enum Trouble {
     Api,
     /// Children cannot be started.
     Spawn,
+    /// Somebody else kills our children: the kernel, for want of memory, as a rule.
+    Killed,
 }
 
 impl Trouble {
-    const ALL: [Self; 3] = [Self::Redis, Self::Api, Self::Spawn];
+    const ALL: [Self; 4] = [Self::Redis, Self::Api, Self::Spawn, Self::Killed];
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
@@ -88,6 +90,7 @@ impl Trouble {
             Self::Redis => "redis",
             Self::Api => "api",
             Self::Spawn => "spawn",
+            Self::Killed => "killed",
         }
     }
 
@@ -96,6 +99,7 @@ impl Trouble {
             Self::Redis => "Redis is down",
             Self::Api => "the db app's API is down",
             Self::Spawn => "children cannot be started",
+            Self::Killed => "children are killed from outside (is the container too small?)",
         }
     }
 
@@ -104,6 +108,7 @@ impl Trouble {
             Self::Redis => "Redis answers",
             Self::Api => "the db app's API answers",
             Self::Spawn => "children can be started",
+            Self::Killed => "children live to their end",
         }
     }
 }

@@ -25,13 +25,15 @@ pub(crate) use self::gate::Gate;
 pub(crate) use self::process::{Ran, Worker, lives, run};
 
 /// The rhythm of production, some twenty times as fast; two slots, because the machines of tests have two CPUs.
-pub(crate) const TIMINGS: [(&str, &str); 7] = [
+pub(crate) const TIMINGS: [(&str, &str); 9] = [
     ("sandbox.slots", "2"),
     ("worker.beat", "100ms"),
     ("worker.ingest_every", "20ms"),
     ("worker.upkeep_every", "50ms"),
     ("policy.backoff_base", "20ms"),
     ("policy.backoff_max", "2h"),
+    ("policy.probe_base", "20ms"),
+    ("policy.probe_max", "300ms"),
     ("web.bind", "127.0.0.1:0"),
 ];
 /// A moment that has not come by then does not come; generous, for a machine that does other things too.

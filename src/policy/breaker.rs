@@ -1,0 +1,366 @@
+//! Breakers: when something of ours fails we claim nothing more, and then one job at a time, until one goes through.
+//!
+//! A failure opens the breaker of its thing, for a time drawn below a ceiling that doubles with every probe that fails.
+//! When that time is over it is half open: one job at a time is claimed, with nothing beside it. The first that comes
+//! through closes it.
+//!
+//! Invariant: while a breaker is not closed, its thing is asked at most once in each pause by jobs that are claimed
+//! then, however many wait; and nothing that is put off meanwhile is counted against a job.
+//!
+//! # Why
+//! - The first failure opens it. A pause of a second costs little; counting to five would burn five jobs.
+//! - That first failure is counted against its job, and no other: a job that alone makes the db app fail is stranded in
+//!   the end like any other, because whatever comes through between its tries closes the breaker.
+//! - A job is the probe, not a ping: an app in read-only mode answers every ping.
+//! - Only what was begun after the pause is heard. What was in hand when the fire broke out asked before it.
+
+use std::time::{Duration, Instant};
+
+use super::backoff::full_jitter;
+use super::judge::House;
+use crate::job::failure::Kind;
+
+/// Something of ours that all jobs need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Thing {
+    /// The queue's own Redis.
+    Redis,
+    /// The db app's API.
+    Api,
+    /// The starting of children.
+    Spawn,
+}
+
+impl Thing {
+    /// Every thing.
+    pub const ALL: [Self; 3] = [Self::Redis, Self::Api, Self::Spawn];
+
+    /// The label, the same everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Api => "api",
+            Self::Spawn => "spawn",
+        }
+    }
+}
+
+/// The thing of ours that failed, where it was one: what a site does never feeds a breaker.
+pub fn culprit(kind: Kind) -> Option<Thing> {
+    match kind {
+        Kind::ApiRefused | Kind::ApiUnavailable => Some(Thing::Api),
+        Kind::CannotSpawn | Kind::ZygoteLost => Some(Thing::Spawn),
+        Kind::Decode
+        | Kind::UnsupportedVersion
+        | Kind::BadReference
+        | Kind::VersionMissing
+        | Kind::Rejected
+        | Kind::ForbiddenAddress
+        | Kind::TooManyRedirects
+        | Kind::TooLarge
+        | Kind::Gone
+        | Kind::Refused
+        | Kind::Timeout
+        | Kind::Dns
+        | Kind::Connect
+        | Kind::Tls
+        | Kind::Upstream
+        | Kind::Truncated
+        | Kind::DecompressionBomb
+        | Kind::HashMismatch
+        | Kind::WallExceeded
+        | Kind::CpuExceeded
+        | Kind::MemoryExceeded
+        | Kind::StackOverflow
+        | Kind::Panicked
+        | Kind::BadReply
+        | Kind::ReplyTooLarge
+        | Kind::ForbiddenSyscall
+        | Kind::Crashed
+        | Kind::KilledFromOutside
+        | Kind::CrashLoop
+        | Kind::Exhausted
+        | Kind::Stranded => None,
+    }
+}
+
+/// How a breaker stands at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// All is well, as far as we know.
+    Closed,
+    /// It failed: nothing is tried.
+    Open,
+    /// It is time to try one.
+    HalfOpen,
+}
+
+impl State {
+    /// The label, the same everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// How many jobs may be claimed now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayClaim {
+    /// As many as there are slots.
+    Freely,
+    /// One, and only with empty hands: it is a probe.
+    OneByOne,
+    /// None, for so long.
+    NotFor(Duration),
+}
+
+/// How long a breaker stays open: at most `base` at first, at most `max` ever.
+#[derive(Debug, Clone, Copy)]
+pub struct Pauses {
+    /// The ceiling of the first; it doubles with each probe that fails.
+    pub base: Duration,
+    /// The highest ceiling.
+    pub max: Duration,
+}
+
+/// The breaker of one thing.
+#[derive(Debug, Default)]
+struct Breaker(Option<Fire>);
+
+#[derive(Debug)]
+struct Fire {
+    /// Failures in a row; the ceiling of the pause grows with them.
+    failures: u32,
+    /// When it is time for a probe.
+    until: Instant,
+}
+
+impl Breaker {
+    fn state(&self, now: Instant) -> State {
+        match &self.0 {
+            None => State::Closed,
+            Some(fire) if now < fire.until => State::Open,
+            Some(_) => State::HalfOpen,
+        }
+    }
+
+    fn hears(&self, begun: Instant) -> bool {
+        self.0.as_ref().is_none_or(|fire| begun >= fire.until)
+    }
+}
+
+/// One breaker per thing.
+#[derive(Debug, Default)]
+pub struct Breakers([Breaker; Thing::ALL.len()]);
+
+impl Breakers {
+    /// Hears that a thing failed something that was begun at `begun`, and perhaps `asked` for a pause. `chance` (0 to 1)
+    /// spreads the pauses. True when the breaker was closed until now.
+    pub fn failed(
+        &mut self,
+        thing: Thing,
+        begun: Instant,
+        now: Instant,
+        asked: Duration,
+        pauses: Pauses,
+        chance: f64,
+    ) -> bool {
+        let breaker = &mut self.0[thing as usize];
+        if !breaker.hears(begun) {
+            return false;
+        }
+        let failures = breaker.0.as_ref().map_or(0, |fire| fire.failures).saturating_add(1);
+        let pause = full_jitter(pauses.base, pauses.max, failures, chance);
+        let until = now + pause.max(asked.min(pauses.max));
+        breaker.0.replace(Fire { failures, until }).is_none()
+    }
+
+    /// Hears that a thing did what was begun at `begun`. True when that closes its breaker.
+    pub fn worked(&mut self, thing: Thing, begun: Instant) -> bool {
+        let breaker = &mut self.0[thing as usize];
+        breaker.hears(begun) && breaker.0.take().is_some()
+    }
+
+    /// How a thing's breaker stands.
+    pub fn state(&self, thing: Thing, now: Instant) -> State {
+        self.0[thing as usize].state(now)
+    }
+
+    /// How many jobs may be claimed.
+    pub fn may_claim(&self, now: Instant) -> MayClaim {
+        let pause = self.0.iter().filter_map(|breaker| breaker.0.as_ref()?.until.checked_duration_since(now));
+        if let Some(pause) = pause.filter(|pause| !pause.is_zero()).max() {
+            return MayClaim::NotFor(pause);
+        }
+        // Redis needs no job for a probe: the claim itself is one.
+        let by_job = [Thing::Api, Thing::Spawn];
+        match by_job.iter().any(|thing| self.state(*thing, now) == State::HalfOpen) {
+            true => MayClaim::OneByOne,
+            false => MayClaim::Freely,
+        }
+    }
+
+    /// How our house stands: sound only while every breaker is closed.
+    pub fn house(&self) -> House {
+        match self.0.iter().all(|breaker| breaker.0.is_none()) {
+            true => House::Sound,
+            false => House::Burning,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::job::failure::{Blame, Failure};
+    use crate::job::outcome::{Counts, Outcome};
+    use crate::job::verdict::{Holdup, Verdict};
+    use crate::policy::Config;
+    use crate::policy::judge::{Evidence, judge};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn config() -> Config {
+        Config {
+            attempts: 5,
+            backoff_base: 30 * SECOND,
+            backoff_max: 3600 * SECOND,
+            postponements: 50,
+            postponed_max: 86_400 * SECOND,
+            probe_base: SECOND,
+            probe_max: 60 * SECOND,
+        }
+    }
+
+    fn fails(breakers: &mut Breakers, thing: Thing, begun: Instant, now: Instant) -> bool {
+        breakers.failed(thing, begun, now, Duration::ZERO, config().probes(), 1.0)
+    }
+
+    #[test]
+    fn only_what_is_ours_feeds_a_breaker() {
+        for kind in Kind::ALL {
+            assert!(culprit(kind).is_none() || kind.blame() == Blame::Us, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_failure_shuts_it_then_one_at_a_time_may_try_and_the_first_success_opens_the_gate() {
+        let (mut breakers, start) = (Breakers::default(), Instant::now());
+        assert_eq!(breakers.may_claim(start), MayClaim::Freely);
+        assert!(fails(&mut breakers, Thing::Api, start, start));
+        assert_eq!(breakers.may_claim(start), MayClaim::NotFor(SECOND));
+        assert_eq!((breakers.state(Thing::Api, start), breakers.house()), (State::Open, House::Burning));
+        let later = start + SECOND;
+        assert_eq!(breakers.may_claim(later), MayClaim::OneByOne);
+        assert_eq!((breakers.state(Thing::Api, later), breakers.house()), (State::HalfOpen, House::Burning));
+        assert!(breakers.worked(Thing::Api, later));
+        assert_eq!((breakers.may_claim(later), breakers.house()), (MayClaim::Freely, House::Sound));
+        assert!(!breakers.worked(Thing::Api, later), "told once");
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_begin_anew_after_a_success() {
+        let (mut breakers, mut now) = (Breakers::default(), Instant::now());
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            fails(&mut breakers, Thing::Spawn, now, now);
+            let MayClaim::NotFor(pause) = breakers.may_claim(now) else { panic!("it is open") };
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(breakers.worked(Thing::Spawn, now));
+        assert!(fails(&mut breakers, Thing::Spawn, now, now));
+        assert_eq!(breakers.may_claim(now), MayClaim::NotFor(SECOND));
+    }
+
+    /// Jobs as the queue holds them: the first in line is claimed, what is put off comes back to its old place.
+    struct Line {
+        ready: BTreeSet<usize>,
+        due: BTreeSet<(Instant, usize)>,
+        counts: Vec<Counts>,
+    }
+
+    #[test]
+    fn a_db_app_that_is_down_for_two_days_kills_none_of_ten_thousand_jobs() {
+        let (config, start, mut dice) = (config(), Instant::now(), fastrand::Rng::with_seed(7));
+        let (mut breakers, mut now, mut probes) = (Breakers::default(), start, 0);
+        let ready = (0..10_000).collect();
+        let mut line = Line { ready, due: BTreeSet::new(), counts: vec![Counts::default(); 10_000] };
+        while now < start + 48 * 3600 * SECOND {
+            let later = line.due.split_off(&(now, usize::MAX));
+            line.ready.extend(std::mem::replace(&mut line.due, later).into_iter().map(|(_, job)| job));
+            let hands = match breakers.may_claim(now) {
+                MayClaim::Freely => 4,
+                MayClaim::OneByOne => 1,
+                MayClaim::NotFor(pause) => {
+                    now += pause;
+                    continue;
+                }
+            };
+            for _ in 0..hands {
+                let job = line.ready.pop_first().expect("ten thousand are not all put off");
+                let (house, failure) = (breakers.house(), Failure::new(Kind::ApiUnavailable, "down"));
+                breakers.failed(Thing::Api, now, now, Duration::ZERO, config.probes(), dice.f64());
+                let (outcome, evidence) = (Outcome::Failed(failure), Evidence::default());
+                match judge(outcome, &line.counts[job], house, evidence, &config, dice.f64()) {
+                    Verdict::Postpone { after, because } => {
+                        if matches!(because, Holdup::Ours(_)) {
+                            line.counts[job].postponements += 1;
+                        }
+                        line.counts[job].deliveries += 1;
+                        line.due.insert((now + after, job));
+                    }
+                    verdict => panic!("job {job}: {verdict:?}"),
+                }
+                probes += 1;
+            }
+        }
+        assert_eq!(line.ready.len() + line.due.len(), 10_000);
+        assert_eq!(
+            line.counts.iter().map(|counts| counts.postponements).sum::<u32>(),
+            1,
+            "that of the first"
+        );
+        assert!((2_880..8_000).contains(&probes), "{probes} probes: two a minute, drawn");
+        let most = line.counts.iter().map(|counts| counts.deliveries).max().unwrap();
+        assert!(most > 10 * config.postponements, "{most}: the same few jobs were tried again and again");
+    }
+
+    #[test]
+    fn what_was_begun_before_the_fire_neither_feeds_it_nor_puts_it_out() {
+        let (mut breakers, start) = (Breakers::default(), Instant::now());
+        fails(&mut breakers, Thing::Api, start, start);
+        let later = start + 2 * SECOND;
+        assert!(!fails(&mut breakers, Thing::Api, start, later));
+        assert_eq!(breakers.may_claim(later), MayClaim::OneByOne, "not shut anew");
+        assert!(!breakers.worked(Thing::Api, start));
+        assert_eq!(breakers.house(), House::Burning);
+    }
+
+    #[test]
+    fn a_pause_that_was_asked_for_is_kept_up_to_the_bound() {
+        let start = Instant::now();
+        for (asked, kept) in [(0, 1), (30, 30), (86_400, 60)] {
+            let mut breakers = Breakers::default();
+            breakers.failed(Thing::Api, start, start, asked * SECOND, config().probes(), 1.0);
+            assert_eq!(breakers.may_claim(start), MayClaim::NotFor(kept * SECOND));
+        }
+    }
+
+    #[test]
+    fn each_thing_has_its_own_and_the_longest_pause_holds() {
+        let (mut breakers, start) = (Breakers::default(), Instant::now());
+        fails(&mut breakers, Thing::Redis, start, start);
+        breakers.failed(Thing::Api, start, start, 9 * SECOND, config().probes(), 0.0);
+        assert_eq!(breakers.may_claim(start), MayClaim::NotFor(9 * SECOND));
+        assert!(breakers.worked(Thing::Api, start + 9 * SECOND));
+        assert_eq!(breakers.may_claim(start + 9 * SECOND), MayClaim::Freely, "a claim is Redis' own probe");
+        assert_eq!(breakers.house(), House::Burning, "and it has not been made yet");
+    }
+}

@@ -1,0 +1,113 @@
+//! When our own house burns: claims stop, one job at a time finds out when to go on, and no job pays for it.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+use wm_analyzer::demo::pages;
+use wm_analyzer::job::Job;
+
+use crate::annotations::{known, named, world_with_app};
+use crate::db::FakeDb;
+use crate::harness::{World, until};
+
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// So many jobs, each about a pair of its own, all to be looked up.
+fn jobs(world: &World, db: &FakeDb, page: Uuid, from: Uuid, count: usize) -> Vec<Job> {
+    let one = |n: usize| {
+        let (to, version) = known(world, page, &format!("to-{n}"), pages::pair(n as u64, 4_000).1);
+        db.look(|db| db.versions.push(version));
+        named(&format!("job-{n}"), Some(from), to)
+    };
+    (0..count).map(one).collect()
+}
+
+/// What was counted against these jobs, all together.
+async fn counted(world: &World, jobs: &[Job]) -> u32 {
+    let mut sum = 0;
+    for job in jobs {
+        let field = world.field(&job.id, "postponements").await;
+        sum += field.map_or(0, |count| count.parse::<u32>().unwrap());
+    }
+    sum
+}
+
+async fn times_put_off(world: &World) -> usize {
+    world.events().await.iter().filter(|event| event.what == "postponed").count()
+}
+
+#[tokio::test]
+async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_alert() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let pause = format!("{}ms", PAUSE.as_millis());
+    let world = world.with("policy.probe_base", &pause).with("policy.probe_max", &pause);
+    let jobs = jobs(&world, &db, page, from, 12);
+    // It asks for an hour, and gets the longest pause that there is: so no pause is shorter.
+    db.look(|db| db.instead = Some((503, vec![("retry-after", "3600".into())], "down".to_owned())));
+    let start = Instant::now();
+    let worker = world.worker();
+    world.send(&jobs).await;
+    until("some probes failed", async || times_put_off(&world).await >= 6).await;
+
+    // Two slots were full when it began; after that it was one probe in each pause.
+    let probes = start.elapsed().as_millis() / PAUSE.as_millis() + 1;
+    let seen = times_put_off(&world).await as u128;
+    assert!(seen <= 2 + probes, "{seen} claims in {probes} pauses");
+    let requests = db.calls() as u128;
+    assert!(requests <= 2 * (2 + probes + 1), "{requests} requests in {probes} pauses, two for each claim");
+    assert_eq!(counted(&world, &jobs).await, 1, "the failure that opened it is counted, and no other");
+    let status = world.queue.status().await.unwrap();
+    assert_eq!((status.backlog() + status.leased + status.inbox, status.dead), (12, 0));
+    let shown = world.run(&["status"]).await.ended(0);
+    assert!(
+        shown.out.contains("breaker api open") || shown.out.contains("breaker api half_open"),
+        "{shown:?}"
+    );
+    let json = world.run(&["status", "-o", "json"]).await.ended(0).json();
+    assert!(json["workers"][0]["breakers"]["api"].as_str().unwrap().contains("open"), "{json}");
+    assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 1.0);
+    assert_eq!(worker.number("breaker_open{thing=\"spawn\"}").await, 0.0);
+    assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
+
+    db.look(|db| db.instead = None);
+    for job in &jobs {
+        world.until_it_is(&job.id, "done").await;
+    }
+    assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 0.0);
+    until("status says so", async || world.queue.status().await.unwrap().workers[0].info.breakers.is_empty())
+        .await;
+    assert_eq!(world.dead().await.len(), 0);
+    worker.leave().await;
+    let told: Vec<String> =
+        world.ingest.events().iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("nothing is claimed until a probe goes through"), "{}", told[0]);
+    assert!(told[1].starts_with("over: the db app's API answers again"), "{}", told[1]);
+}
+
+#[tokio::test]
+async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_the_same() {
+    for refusal in ["read-only", "credentials"] {
+        let (world, db, page, [from, _]) = world_with_app().await;
+        let world = world.with("policy.probe_base", "100ms").with("policy.probe_max", "100ms");
+        let jobs = jobs(&world, &db, page, from, 5);
+        let authorization = db.look(|db| match refusal {
+            "read-only" => {
+                db.read_only = true;
+                db.authorization.clone()
+            }
+            _ => db.authorization.replace("Basic changed".to_owned()),
+        });
+        let worker = world.worker();
+        world.send(&jobs).await;
+        until("some probes failed", async || times_put_off(&world).await >= 6).await;
+        assert_eq!(counted(&world, &jobs).await, 1, "{refusal}: what still works closed the breaker");
+        assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]], "{refusal}");
+        db.look(|db| (db.read_only, db.authorization) = (false, authorization));
+        for job in &jobs {
+            world.until_it_is(&job.id, "done").await;
+        }
+        assert_eq!(db.look(|db| db.annotations.len()), 5);
+        worker.leave().await;
+    }
+}
