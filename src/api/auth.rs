@@ -47,6 +47,11 @@ impl Auth {
         Ok(Self { secrets: secrets.map(SecretString::from).collect(), header })
     }
 
+    /// Are we anybody?
+    pub(super) fn is_somebody(&self) -> bool {
+        self.header.is_some()
+    }
+
     /// Puts our header on a request.
     pub(super) fn sign(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.header {

@@ -97,6 +97,11 @@ impl Caller {
         &self.base
     }
 
+    /// Are our calls signed?
+    pub(super) fn signs(&self) -> bool {
+        self.auth.is_somebody()
+    }
+
     /// Looks something up.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         let url = self.url(path)?;

@@ -16,6 +16,7 @@
 mod auth;
 mod cache;
 mod call;
+mod list;
 mod version;
 
 use std::time::Duration;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 
 use self::cache::Cache;
 use self::call::Caller;
+pub use self::list::{Chunk, Listed, Span};
 use self::version::{Previous, Record};
 use crate::job::failure::{Failure, Kind};
 use crate::job::outcome::{Skip, SkipReason, Stop};

@@ -85,7 +85,8 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
     })
 }
 
-fn uuid(data: &Value, field: &str) -> Option<Uuid> {
+/// A field that holds a uuid.
+pub(super) fn uuid(data: &Value, field: &str) -> Option<Uuid> {
     Uuid::parse_str(data.get(field)?.as_str()?).ok()
 }
 

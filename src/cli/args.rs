@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::schema::Schema;
 use crate::config::Config;
@@ -55,6 +57,11 @@ pub enum Command {
     /// Put jobs into the queue: from a file of JSON lines, from standard input (-), or one pair by uuid.
     #[command(after_help = "Example: wm-analyzer enqueue jobs.jsonl")]
     Enqueue(Enqueue),
+    /// Walk the versions that the db app knows, and enqueue those that nobody compared with the one before them.
+    #[command(
+        after_help = "Example: wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json"
+    )]
+    Backfill(Backfill),
     /// What is waiting, running and dead, on one screen.
     Status,
     /// Pause, resume or drain the queue.
@@ -133,6 +140,29 @@ pub struct Enqueue {
     /// Read and check everything, enqueue nothing.
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Arguments of `backfill`.
+#[derive(Debug, Args)]
+pub struct Backfill {
+    /// Captured not before: 2018-10-01, or 2018-10-01T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: OffsetDateTime,
+    /// Captured not after (default: now, or what the cursor says).
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<OffsetDateTime>,
+    /// Keep in this file how far it came, and go on from there.
+    #[arg(long, value_name = "FILE")]
+    pub cursor: Option<PathBuf>,
+    /// Compare with the page's earliest version, too.
+    #[arg(long)]
+    pub compare_earliest: bool,
+    /// Also what has a change in the app, or was analysed before.
+    #[arg(long)]
+    pub again: bool,
+    /// How.
+    #[command(flatten)]
+    pub bulk: Bulk,
 }
 
 /// `queue ...`
@@ -287,6 +317,14 @@ impl Enqueue {
     }
 }
 
+impl Backfill {
+    /// As `ops` takes it.
+    pub fn options(self) -> ops::backfill::Options {
+        let Self { since, until, cursor, compare_earliest, again, bulk: Bulk { dry_run, rate, yes } } = self;
+        ops::backfill::Options { since, until, rate, cursor, compare_earliest, again, dry_run, yes }
+    }
+}
+
 impl Queue {
     /// As `ops` takes it.
     pub fn action(self) -> ops::queue::Action {
@@ -376,6 +414,13 @@ fn heap_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads a day, which begins at midnight UTC, or a moment.
+fn moment(text: &str) -> Result<OffsetDateTime, String> {
+    let day = format!("{text}T00:00:00Z");
+    let read = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
+    read(text).or_else(|| read(&day)).ok_or_else(|| "write 2018-10-01, or 2018-10-01T12:00:00Z".to_owned())
+}
+
 /// Reads `20`, `20/s` or `0.5/s`.
 fn per_second(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
@@ -405,6 +450,15 @@ mod tests {
         );
         for bad in ["wall", "wall=fast", "cpu=1s", "wall=0s", "heap=0"] {
             assert!(limits(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_day_or_a_time_of_it() {
+        assert_eq!(moment("2018-10-01"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
+        assert_eq!(moment("2018-10-01T02:00:00+02:00"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
+        for bad in ["", "yesterday", "2018-13-01", "1538352000"] {
+            assert!(moment(bad).is_err(), "{bad}");
         }
     }
 

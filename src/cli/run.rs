@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Cli, Command, ConfigCommand, Output};
+use crate::api::Api;
 use crate::config::assemble::{self, build, executable};
 use crate::config::{Config, Loaded, Sources};
 use crate::demo;
@@ -65,6 +66,7 @@ async fn command(cli: Cli, config: Config) -> Exit {
         Command::Work(args) => told(work(&config, args.until_empty).await),
         Command::Demo(args) => demo::story::run(args.pairs, json).await,
         Command::Enqueue(args) => enqueue(&args.options(), &config, json).await,
+        Command::Backfill(args) => backfill(&args.options(), &config, json).await,
         Command::Status => match open(&config).await {
             Ok(queue) => asked(ops::status::run(&queue, json).await),
             Err(exit) => exit,
@@ -129,6 +131,20 @@ async fn dead(action: ops::dead::Action, config: &Config, json: bool) -> Exit {
 async fn enqueue(options: &ops::enqueue::Options, config: &Config, json: bool) -> Exit {
     match open(config).await {
         Ok(queue) => asked(ops::enqueue::run(&queue, options, json).await),
+        Err(exit) => exit,
+    }
+}
+
+async fn backfill(options: &ops::backfill::Options, config: &Config, json: bool) -> Exit {
+    let api = match Api::new(&config.api) {
+        Ok(Some(api)) => api,
+        Ok(None) => {
+            return told(Err((Exit::Config, "api.url is not set: there is no app to ask".to_owned())));
+        }
+        Err(e) => return told(Err((Exit::Config, e.to_string()))),
+    };
+    match open(config).await {
+        Ok(queue) => asked(ops::backfill::run(&queue, &api, options, json).await),
         Err(exit) => exit,
     }
 }

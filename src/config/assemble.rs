@@ -22,8 +22,8 @@ use crate::worker::shutdown::Phases;
 
 /// Largest step list of one diff in a stored report: three of them, and the rest, fit the report's 256 KiB.
 const STORED_STEPS_BYTES: u64 = 64 << 10;
-/// Largest step list of one diff that `diff` shows: three of them, escaped twice over, fit the child's reply.
-const SHOWN_STEPS_BYTES: u64 = 2 << 20;
+/// Largest step list of one diff that `diff` shows: three of them, and the rest, fit the child's reply.
+const SHOWN_STEPS_BYTES: u64 = 4 << 20;
 
 /// The executable that children are made of: this very file, also after an upgrade has replaced it on disk.
 pub fn executable() -> PathBuf {

@@ -3,6 +3,7 @@
 //! Rules: stdout is data and stderr is talk; JSON for programs; every bulk action says what it will touch before, what
 //! it touched after, and how to go back. Nothing here decides what becomes of a job.
 
+pub mod backfill;
 pub mod dead;
 pub mod diff;
 pub mod doctor;

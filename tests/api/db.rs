@@ -12,6 +12,7 @@ use axum::http::{Request, Response};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use url::form_urlencoded;
 use uuid::Uuid;
 
 /// Whose annotations they are.
@@ -47,6 +48,14 @@ pub(crate) struct Db {
     pub(crate) annotations: BTreeMap<(String, &'static str), Value>,
     /// Changes whose annotation was replaced by a different one.
     pub(crate) rewritten: Vec<String>,
+    /// The most versions of one chunk; 0 for the app's own bound.
+    pub(crate) max_chunk: usize,
+    /// Changes that the app holds, by the uuid of their newer version.
+    pub(crate) changes: Vec<String>,
+    /// Answer the list with this instead, so many times, once so many chunks were given.
+    pub(crate) trouble: Option<(usize, usize, Canned)>,
+    /// Chunks given.
+    pub(crate) chunks: usize,
     /// Requests under way, now and at most.
     pub(crate) under_way: (usize, usize),
 }
@@ -131,9 +140,10 @@ async fn answer(State(db): State<Arc<Mutex<Db>>>, request: Request<Body>) -> Res
 }
 
 impl Db {
-    fn find(&self, path: &str, query: &str) -> (u16, Value) {
+    fn find(&mut self, path: &str, query: &str) -> (u16, Value) {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments[..] {
+            ["api", "v0", "versions"] => self.list(query),
             ["api", "v0", "versions", uuid] => self.show(uuid),
             ["api", "v0", "pages", page, "versions"] => {
                 assert_eq!(query, "different=false&sort=capture_time:asc&chunk_size=1");
@@ -153,6 +163,58 @@ impl Db {
             }
             _ => (404, json!({"status": 404, "error": "Not Found"})),
         }
+    }
+
+    /// A chunk of the versions in their order of capture, the place of the next one in its link, and changes for those
+    /// who are logged in.
+    fn list(&mut self, query: &str) -> (u16, Value) {
+        if let Some((after, times, (status, _, body))) = &mut self.trouble
+            && self.chunks >= *after
+            && *times > 0
+        {
+            *times -= 1;
+            return (*status, serde_json::from_str(body).unwrap());
+        }
+        let asked: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let changes = asked.get("include_change_from_previous").map(String::as_str) == Some("true");
+        if changes && self.authorization.is_none() {
+            return (403, errors(403, "You must be logged in to use include_change_from_previous."));
+        }
+        assert_eq!((asked["different"].as_str(), asked["sort"].as_str()), ("true", "capture_time:asc"));
+        let (since, until) = asked["capture_time"].split_once("..").unwrap();
+        let place = asked.get("chunk").map(|chunk| chunk.split_once(',').unwrap());
+        let key = |v: &Value| {
+            let time = v["capture_time"].as_str().unwrap()[..19].to_owned() + "Z";
+            (time, v["uuid"].as_str().unwrap().to_owned())
+        };
+        let mut found: Vec<&Value> = self.versions.iter().filter(|v| v["different"] == true).collect();
+        found.retain(|v| key(v).0.as_str() >= since && key(v).0.as_str() <= until);
+        found.retain(|v| place.is_none_or(|(time, uuid)| key(v) > (time.to_owned(), uuid.to_owned())));
+        found.sort_by_key(|v| key(v));
+        let most = if self.max_chunk == 0 { 1000 } else { self.max_chunk };
+        let size = asked["chunk_size"].parse::<usize>().unwrap().clamp(1, most);
+        let chunk: Vec<Value> = found.into_iter().take(size).cloned().collect();
+        let next = (chunk.len() == size).then(|| {
+            let (time, uuid) = key(&chunk[size - 1]);
+            let query = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs(asked.iter().filter(|(name, _)| *name != "chunk"))
+                .append_pair("chunk", &format!("{time},{uuid}"))
+                .finish();
+            format!("https://elsewhere.test/api/v0/versions?{query}")
+        });
+        let data: Vec<Value> = chunk
+            .into_iter()
+            .map(|mut version| {
+                if changes {
+                    let known = self.changes.iter().any(|uuid| version["uuid"] == uuid.as_str());
+                    version["change_from_previous"] =
+                        if known { json!({"priority": 0.5}) } else { Value::Null };
+                }
+                version
+            })
+            .collect();
+        self.chunks += 1;
+        (200, json!({"links": {"first": "https://elsewhere.test/", "next": next}, "meta": {}, "data": data}))
     }
 
     fn show(&self, uuid: &str) -> (u16, Value) {

@@ -25,6 +25,7 @@ mod alerts;
 mod annotations;
 mod breaker;
 mod ceilings;
+mod backfill;
 mod configuration;
 mod crashes;
 mod dead_letters;
