@@ -88,6 +88,7 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<Fetched> {
             to: side(&pair.to, &bodies.to),
             max_decoded_bytes: config.sandbox.max_decoded.as_u64(),
             max_ops_bytes: 64 << 10,
+            max_passages: 0,
         };
         let order = serde_json::to_vec(&order).unwrap();
         all.push(Fetched { order, from: bodies.from.bytes, to: bodies.to.bytes });

@@ -18,6 +18,7 @@ mod decode;
 mod diff;
 mod linear;
 mod links;
+mod passages;
 mod score;
 mod size;
 mod text;
@@ -26,9 +27,11 @@ mod tree;
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::job::outcome::{Skip, SkipReason};
 use crate::job::page::Side;
-use crate::job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, Missing, Op};
+use crate::job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, Missing, Op, Passage};
 
 use self::decode::Decoded;
 use self::diff::Script;
@@ -44,6 +47,17 @@ const MAX_DIFF: Duration = Duration::from_secs(2);
 const FINISHING_SHARE: u32 = 6;
 /// The largest page: places in its text are kept as 32 bits, and decoding may make it three times as long.
 pub const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
+
+/// The most passages of one report, so that they fit into what is stored of it.
+pub const MAX_PASSAGES: u16 = 100;
+
+/// What reports quote.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Changed passages that are quoted, at most [`MAX_PASSAGES`].
+    pub passages: u16,
+}
 
 /// One page, as the analysis sees it.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +79,8 @@ pub struct Options {
     pub soft_deadline: Instant,
     /// Steps of a diff that are larger than this, as JSON, are left out; counts and hashes are not.
     pub max_ops_bytes: usize,
+    /// Changed passages that are quoted.
+    pub max_passages: usize,
 }
 
 /// What was found.
@@ -78,6 +94,8 @@ pub struct Analysed {
     pub approximate: bool,
     /// Diffs that two such pages have not.
     pub missing: Vec<Missing>,
+    /// The first passages that changed, of the visible text, or of the source where there is no text.
+    pub passages: Vec<Passage>,
     /// What was left out for its size, e.g. `html_source_dmp.diff`.
     pub omitted: Vec<String>,
     /// The character encodings that were used, older first.
@@ -101,7 +119,7 @@ pub fn analyse(
 
     let budget = options.soft_deadline.saturating_duration_since(Instant::now());
     let search_deadline = options.soft_deadline - budget / FINISHING_SHARE;
-    let mut findings = Findings::new(options.max_ops_bytes, search_deadline);
+    let mut findings = Findings::new(options, search_deadline);
     let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
     if from.html_like && to.html_like {
         phase("text");
@@ -114,6 +132,7 @@ pub fn analyse(
     }
     phase("diff");
     let script = diff::diff(&old.text, &new.text, findings.deadline(1));
+    findings.quote(&script);
     let (weight, diff) = findings.weigh(&script, "html_source_dmp", false);
     (findings.weights.source, findings.diffs.html_source_dmp) = (Some(weight), Some(diff));
 
@@ -123,6 +142,7 @@ pub fn analyse(
         diffs: findings.diffs,
         approximate: findings.approximate,
         missing: findings.missing,
+        passages: findings.passages.unwrap_or_default(),
         omitted: findings.omitted,
         encodings,
     })
@@ -139,23 +159,28 @@ fn decoded(page: Page<'_>, side: Side) -> Result<Decoded<'_>, Skip> {
 /// What has been found so far.
 struct Findings {
     max_ops_bytes: usize,
+    max_passages: usize,
     search_deadline: Instant,
     weights: Weights,
     diffs: Diffs,
     approximate: bool,
     missing: Vec<Missing>,
+    /// `None` until the first text was compared, which is the one that is quoted.
+    passages: Option<Vec<Passage>>,
     omitted: Vec<String>,
 }
 
 impl Findings {
-    fn new(max_ops_bytes: usize, search_deadline: Instant) -> Self {
+    fn new(options: &Options, search_deadline: Instant) -> Self {
         Self {
-            max_ops_bytes,
+            max_ops_bytes: options.max_ops_bytes,
+            max_passages: options.max_passages,
             search_deadline,
             weights: Weights::default(),
             diffs: Diffs::default(),
             approximate: false,
             missing: Vec::new(),
+            passages: None,
             omitted: Vec::new(),
         }
     }
@@ -181,10 +206,23 @@ impl Findings {
 
         phase("diff");
         let script = diff::diff(&old.text, &new.text, self.deadline(2));
+        self.quote(&script);
         let (weight, diff) = self.weigh(&script, "html_text_dmp", simplified);
         let error_page = score::looks_like_error(&weight, &old.text, &new.text);
         (self.weights.text, self.diffs.html_text_dmp) = (Some(weight), Some(diff));
         error_page
+    }
+
+    /// Quotes what changed, where that is asked for and nothing was quoted yet.
+    fn quote(&mut self, script: &Script<'_>) {
+        if self.max_passages == 0 || self.passages.is_some() {
+            return;
+        }
+        let (passages, more) = passages::passages(script, self.max_passages);
+        if more {
+            self.omitted.push("passages".to_owned());
+        }
+        self.passages = Some(passages);
     }
 
     /// Weighs a script, and keeps its steps if they are not too large.

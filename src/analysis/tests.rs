@@ -12,7 +12,8 @@ fn page(bytes: &[u8]) -> Page<'_> {
 }
 
 fn analysed_within(from: &str, to: &str, budget: Duration) -> Analysed {
-    let options = Options { soft_deadline: Instant::now() + budget, max_ops_bytes: 1_000_000 };
+    let options =
+        Options { soft_deadline: Instant::now() + budget, max_ops_bytes: 1_000_000, max_passages: 0 };
     analyse(page(from.as_bytes()), page(to.as_bytes()), &options, |_| {}).unwrap()
 }
 
@@ -119,8 +120,31 @@ fn identical_and_empty_pages_have_no_changes() {
 }
 
 #[test]
+fn passages_are_quoted_of_the_text_or_else_of_the_source_and_only_where_asked_for() {
+    let soft_deadline = Instant::now() + Duration::from_secs(60);
+    let options = Options { soft_deadline, max_ops_bytes: 1000, max_passages: 1 };
+    let (old, new) = (b"<p class=a>The old text." as &[u8], b"<p class=b>The new text." as &[u8]);
+    let found = analyse(page(old), page(new), &options, |_| {}).unwrap();
+    let [passage] = &found.passages[..] else { panic!("{:?}", found.passages) };
+    assert_eq!(
+        [&*passage.before, &*passage.removed, &*passage.added, &*passage.after],
+        ["The ", "old", "new", " text."]
+    );
+    assert!(found.omitted.is_empty());
+    let json = |bytes| Page { html_like: false, ..page(bytes) };
+    let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
+    assert_eq!((&*found.passages[0].before, &*found.passages[0].added), ("{\"a\":", "2"));
+    let none = Options { max_passages: 0, ..options };
+    assert!(analyse(page(old), page(new), &none, |_| {}).unwrap().passages.is_empty());
+}
+
+#[test]
 fn what_is_not_html_has_only_a_source_diff_and_says_so() {
-    let options = Options { soft_deadline: Instant::now() + Duration::from_secs(60), max_ops_bytes: 1000 };
+    let options = Options {
+        soft_deadline: Instant::now() + Duration::from_secs(60),
+        max_ops_bytes: 1000,
+        max_passages: 0,
+    };
     let json = |bytes| Page { html_like: false, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
     assert!(found.diffs.html_text_dmp.is_none() && found.annotation.text.is_none());
@@ -131,7 +155,11 @@ fn what_is_not_html_has_only_a_source_diff_and_says_so() {
 
 #[test]
 fn an_error_page_caps_the_priority_by_status_or_by_words() {
-    let options = Options { soft_deadline: Instant::now() + Duration::from_secs(60), max_ops_bytes: 1000 };
+    let options = Options {
+        soft_deadline: Instant::now() + Duration::from_secs(60),
+        max_ops_bytes: 1000,
+        max_passages: 0,
+    };
     let failed = Page { status: Some(503), ..page(b"<p>quite another text") };
     let found = analyse(page(b"<p>0123456789"), failed, &options, |_| {}).unwrap();
     assert_eq!(found.annotation.priority, 0.1);
@@ -142,7 +170,11 @@ fn an_error_page_caps_the_priority_by_status_or_by_words() {
 
 #[test]
 fn steps_that_are_too_large_are_left_out_and_named_but_counted() {
-    let options = Options { soft_deadline: Instant::now() + Duration::from_secs(60), max_ops_bytes: 100 };
+    let options = Options {
+        soft_deadline: Instant::now() + Duration::from_secs(60),
+        max_ops_bytes: 100,
+        max_passages: 0,
+    };
     let long = format!("<p>{}", "word ".repeat(100));
     let found = analyse(page(b"<p>x"), page(long.as_bytes()), &options, |_| {}).unwrap();
     assert_eq!(found.omitted, ["html_text_dmp.diff", "html_source_dmp.diff"]);
@@ -167,7 +199,11 @@ fn text_in_any_encoding_is_compared_as_text() {
     let mut latin = b"<meta charset=ISO-8859-1><p>B\xf6rse \x96 \x93\xc4rger\x94".to_vec();
     let mut utf16: Vec<u8> = vec![0xFF, 0xFE];
     utf16.extend(utf8.encode_utf16().flat_map(u16::to_le_bytes));
-    let options = Options { soft_deadline: Instant::now() + Duration::from_secs(60), max_ops_bytes: 1000 };
+    let options = Options {
+        soft_deadline: Instant::now() + Duration::from_secs(60),
+        max_ops_bytes: 1000,
+        max_passages: 0,
+    };
     for (bytes, encoding) in [(&mut latin, "windows-1252"), (&mut utf16, "UTF-16LE")] {
         let other = Page { content_type: None, ..page(bytes) };
         let found = analyse(page(utf8.as_bytes()), other, &options, |_| {}).unwrap();
@@ -179,7 +215,11 @@ fn text_in_any_encoding_is_compared_as_text() {
 #[test]
 fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let options = Options { soft_deadline: Instant::now() + Duration::from_secs(60), max_ops_bytes: 1000 };
+    let options = Options {
+        soft_deadline: Instant::now() + Duration::from_secs(60),
+        max_ops_bytes: 1000,
+        max_passages: 0,
+    };
     let skip = analyse(page(b"<p>x"), page(&noise), &options, |_| {}).unwrap_err();
     assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::To)));
 }

@@ -66,7 +66,9 @@ impl Api {
 
 fn path(span: Span, from: Option<&str>, logged_in: bool) -> String {
     let time = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
-    let mut query = form_urlencoded::Serializer::new("versions?".to_owned());
+    let list = "versions?".to_owned();
+    let at = list.len();
+    let mut query = form_urlencoded::Serializer::for_suffix(list, at);
     query
         .append_pair("capture_time", &format!("{}..{}", time(span.since), time(span.until)))
         .append_pair("different", "true")

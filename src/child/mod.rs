@@ -70,8 +70,11 @@ fn carry_out(
     let declared = [order.from.declared(), order.to.declared()];
     let [old, new] = sniff::by_content(&from.bytes, &to.bytes, declared)?;
 
-    let options =
-        Options { soft_deadline, max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX) };
+    let options = Options {
+        soft_deadline,
+        max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX),
+        max_passages: order.max_passages.into(),
+    };
     let analysed = analysis::analyse(from.page(old), to.page(new), &options, phase)?;
     Ok(report(order, [from, to], [old, new], analysed))
 }
@@ -177,6 +180,7 @@ fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], an
         diffs: analysed.diffs,
         approximate: analysed.approximate,
         missing: analysed.missing,
+        passages: analysed.passages,
         omitted: analysed.omitted,
         bodies: vec![from.facts(old, old_encoding), to.facts(new, new_encoding)],
         timings: None,
@@ -210,7 +214,14 @@ mod tests {
     }
 
     fn order(from: SideOrder, to: SideOrder) -> Order {
-        Order { page: None, from, to, max_decoded_bytes: 1_000_000, max_ops_bytes: 1_000_000 }
+        Order {
+            page: None,
+            from,
+            to,
+            max_decoded_bytes: 1_000_000,
+            max_ops_bytes: 1_000_000,
+            max_passages: 0,
+        }
     }
 
     fn answer_to(order: &Order, from: &[u8], to: &[u8]) -> Answer {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::Config;
+use crate::analysis;
 use crate::api::{Api, Post};
 use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
@@ -94,6 +95,7 @@ impl Config {
             ceiling: Limits::ceiling(&self.sandbox),
             max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
             max_steps_bytes,
+            max_passages: self.analysis.passages.min(analysis::MAX_PASSAGES),
         })
     }
 

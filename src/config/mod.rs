@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub use self::layers::{ALIASES, DEFAULT, Sources};
-use crate::{api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
+use crate::{analysis, api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
 
 /// Keys whose values are never shown.
 const SECRETS: [&str; 3] = ["sentry.dsn", "api.password", "api.token"];
@@ -40,6 +40,8 @@ pub struct Config {
     pub fetch: fetch::Config,
     /// The db app.
     pub api: api::Config,
+    /// What reports quote.
+    pub analysis: analysis::Config,
     /// The child's limits.
     pub sandbox: sandbox::Config,
     /// Logs.
@@ -116,6 +118,7 @@ fn read(figment: &Figment, errors: &mut Vec<String>) -> Option<Config> {
     let filter = section(figment, "filter", errors);
     let fetch = section(figment, "fetch", errors);
     let api = section(figment, "api", errors);
+    let analysis = section(figment, "analysis", errors);
     let sandbox = section(figment, "sandbox", errors);
     let log = section(figment, "log", errors);
     let sentry = section(figment, "sentry", errors);
@@ -127,6 +130,7 @@ fn read(figment: &Figment, errors: &mut Vec<String>) -> Option<Config> {
         filter: filter?,
         fetch: fetch?,
         api: api?,
+        analysis: analysis?,
         sandbox: sandbox?,
         log: log?,
         sentry: sentry?,

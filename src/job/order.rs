@@ -23,6 +23,8 @@ pub struct Order {
     pub max_decoded_bytes: u64,
     /// Steps of a diff that are larger than this, as JSON, are left out of the report.
     pub max_ops_bytes: u64,
+    /// Changed passages that are quoted.
+    pub max_passages: u16,
 }
 
 /// What is known of one body.

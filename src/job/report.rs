@@ -139,6 +139,19 @@ pub struct LinksNumbers {
     pub links_diff_ratio: f64,
 }
 
+/// A passage that changed, quoted: long ones are cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passage {
+    /// What stands before it.
+    pub before: String,
+    /// What stood there.
+    pub removed: String,
+    /// What stands there now.
+    pub added: String,
+    /// What stands behind it.
+    pub after: String,
+}
+
 /// What was known of one body.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BodyFacts {
@@ -244,6 +257,9 @@ pub struct Report {
     /// Diffs that could not be made, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+    /// The first passages that changed, of the visible text or else of the source; none unless they are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passages: Vec<Passage>,
     /// Names of what did not fit, e.g. `html_source_dmp.diff`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,

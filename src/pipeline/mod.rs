@@ -37,6 +37,8 @@ pub struct Pipeline {
     pub max_decoded_bytes: u64,
     /// Largest step list of one diff, as JSON bytes, that a report carries.
     pub max_steps_bytes: u64,
+    /// Changed passages that a report quotes.
+    pub max_passages: u16,
 }
 
 /// The right to go on, asked at the two places where a job's way leads out of this house.
@@ -182,6 +184,7 @@ impl Pipeline {
             to: side_order(&pair.to, &bodies.to),
             max_decoded_bytes: self.max_decoded_bytes,
             max_ops_bytes: self.max_steps_bytes,
+            max_passages: self.max_passages,
         };
         let options = serde_json::to_vec(&order).map_err(|e| Failure::new(Kind::BadReply, e.to_string()))?;
         let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };

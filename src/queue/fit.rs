@@ -16,6 +16,7 @@ const DETAIL_MAX_CHARS: usize = 4096;
 type Part = (&'static str, fn(&mut Report));
 
 const BODIES: Part = ("bodies", |report| report.bodies.clear());
+const PASSAGES: Part = ("passages", |report| report.passages.clear());
 const MISSING: Part = ("missing", |report| report.missing.clear());
 
 /// The report as JSON of at most [`REPORT_MAX_BYTES`]: the steps of the largest diff are left out first, then the next.
@@ -30,6 +31,7 @@ fn fit(report: &Report, max: usize) -> String {
     }
     let mut report = report.clone();
     let mut parts = diffs_by_size(&report);
+    parts.extend((!report.passages.is_empty()).then_some(PASSAGES));
     parts.extend([BODIES, MISSING]);
     for (name, leave_out) in parts {
         leave_out(&mut report);
@@ -131,6 +133,7 @@ mod tests {
             diffs: Diffs { html_text_dmp: steps(text), html_source_dmp: steps(source), links_json: None },
             approximate: false,
             missing: Vec::new(),
+            passages: Vec::new(),
             omitted: Vec::new(),
             bodies: vec![body(url)],
             timings: None,

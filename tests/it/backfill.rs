@@ -12,8 +12,8 @@ use crate::harness::World;
 const BASIC: &str = "Basic YW5hbHlzdEBkYi50ZXN0Omh1bnRlcjI=";
 const OCTOBER: [&str; 5] = ["backfill", "--since", "2018-10-01", "--until", "2018-11-01"];
 
-/// An app with nine versions, one a day from the 28th of September on, in chunks of two. Of the six of October one does
-/// not differ and one has a change: four are to be enqueued.
+/// An app with nine versions, one a day from the 28th of September on, in chunks of two. Of the six of October one
+/// does not differ and one has a change: four are to be enqueued.
 async fn world_with_history() -> (World, FakeDb, Vec<String>) {
     let page = Uuid::new_v4();
     let days = ["09-28", "09-29", "09-30", "10-01", "10-02", "10-03", "10-04", "10-05", "10-06"];

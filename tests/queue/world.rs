@@ -288,6 +288,7 @@ pub fn report(job: &Job) -> Report {
         diffs: Diffs::default(),
         approximate: false,
         missing: Vec::new(),
+        passages: Vec::new(),
         omitted: Vec::new(),
         bodies: Vec::new(),
         timings: None,
