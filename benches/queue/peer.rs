@@ -129,6 +129,7 @@ fn report(job: &Job) -> Report {
         diffs: Diffs::default(),
         approximate: false,
         missing: Vec::new(),
+        passages: Vec::new(),
         omitted: Vec::new(),
         bodies: Vec::new(),
         timings: None,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::schema::Schema;
+use super::values::{heap_bytes, limits, moment, per_second, sha256, wall_ms};
 use crate::config::Config;
 use crate::job::LimitsRequest;
 use crate::ops;
@@ -376,60 +376,6 @@ impl Health {
     }
 }
 
-/// Reads `wall=2s,heap=64MiB`.
-fn limits(text: &str) -> Result<LimitsRequest, String> {
-    let mut limits = LimitsRequest::default();
-    for word in text.split(',').filter(|word| !word.is_empty()) {
-        let (name, value) =
-            word.split_once('=').ok_or_else(|| format!("{word:?}: write wall=2s or heap=64MiB"))?;
-        match name.trim() {
-            "wall" => limits.wall_ms = Some(wall_ms(value).map_err(|e| format!("{word:?}: {e}"))?),
-            "heap" => limits.heap_bytes = Some(heap_bytes(value).map_err(|e| format!("{word:?}: {e}"))?),
-            other => return Err(format!("no limit {other:?}: there are wall and heap")),
-        }
-    }
-    Ok(limits)
-}
-
-/// Reads a SHA-256 in hex.
-fn sha256(text: &str) -> Result<String, String> {
-    let is_hash = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_hash { Ok(text.to_owned()) } else { Err("a SHA-256 has 64 hex digits".to_owned()) }
-}
-
-/// Reads `2s`.
-fn wall_ms(text: &str) -> Result<u64, String> {
-    let wall = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) {
-        0 => Err("nothing is done in no time".to_owned()),
-        ms => Ok(ms),
-    }
-}
-
-/// Reads `64MiB`.
-fn heap_bytes(text: &str) -> Result<u64, String> {
-    match text.parse::<bytesize::ByteSize>()?.as_u64() {
-        0 => Err("nothing is done with no memory".to_owned()),
-        bytes => Ok(bytes),
-    }
-}
-
-/// Reads a day, which begins at midnight UTC, or a moment.
-fn moment(text: &str) -> Result<OffsetDateTime, String> {
-    let day = format!("{text}T00:00:00Z");
-    let read = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
-    read(text).or_else(|| read(&day)).ok_or_else(|| "write 2018-10-01, or 2018-10-01T12:00:00Z".to_owned())
-}
-
-/// Reads `20`, `20/s` or `0.5/s`.
-fn per_second(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix("/s").unwrap_or(text);
-    match number.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
-        _ => Err("write a rate such as 20/s".to_owned()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,35 +384,5 @@ mod tests {
     #[test]
     fn the_tree_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn limits_are_read_as_people_write_them() {
-        let both = LimitsRequest { wall_ms: Some(2000), heap_bytes: Some(64 << 20) };
-        assert_eq!(limits("wall=2s,heap=64MiB"), Ok(both));
-        assert_eq!(
-            limits("wall=1500ms,heap=123"),
-            Ok(LimitsRequest { wall_ms: Some(1500), heap_bytes: Some(123) })
-        );
-        for bad in ["wall", "wall=fast", "cpu=1s", "wall=0s", "heap=0"] {
-            assert!(limits(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_moment_is_a_day_or_a_time_of_it() {
-        assert_eq!(moment("2018-10-01"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
-        assert_eq!(moment("2018-10-01T02:00:00+02:00"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
-        for bad in ["", "yesterday", "2018-13-01", "1538352000"] {
-            assert!(moment(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_rate_is_a_positive_number_a_second() {
-        assert_eq!(per_second("20/s"), Ok(20.0));
-        for bad in ["0", "-1/s", "fast", "inf"] {
-            assert!(per_second(bad).is_err(), "{bad}");
-        }
     }
 }
