@@ -55,6 +55,8 @@ pub enum SkipReason {
     SameVersion,
     /// The newer version is its page's first: there is nothing to compare it with.
     NoPrevious,
+    /// This pair was analysed before, as only resolving could tell.
+    AlreadyDone,
     /// A body is not kept at an http or https address, or there is none.
     NotHttp,
     /// A declared media type is not one of pages.
@@ -77,9 +79,10 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SameVersion,
         Self::NoPrevious,
+        Self::AlreadyDone,
         Self::NotHttp,
         Self::MediaType,
         Self::MediaTypeUnknown,
@@ -96,6 +99,7 @@ impl SkipReason {
         match self {
             Self::SameVersion => "same_version",
             Self::NoPrevious => "no_previous",
+            Self::AlreadyDone => "already_done",
             Self::NotHttp => "not_http",
             Self::MediaType => "media_type",
             Self::MediaTypeUnknown => "media_type_unknown",

@@ -1,6 +1,7 @@
 //! Admitting jobs, and the names by which a pair is known: `unique` while it is live, `done` afterwards.
 //!
-//! A pair whose older version is only a place in the page's history has no `done`: which pair it is only resolving tells.
+//! A pair whose older version is only a place in the page's history has no `done` here: which pair it is only
+//! resolving tells, and then [`Queue::is_done`] is asked.
 
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
@@ -8,6 +9,7 @@ use time::OffsetDateTime;
 use super::Queue;
 use super::error::Error;
 use super::scripts;
+use crate::job::page::PagePair;
 use crate::job::report::ANALYSIS_VERSION;
 use crate::job::{Job, JobId, Priority};
 
@@ -113,6 +115,19 @@ impl Queue {
             });
         }
         Ok(answers)
+    }
+
+    /// Was this pair analysed before? To be asked once a job is resolved that named a place in a page's history, because
+    /// admitting it could not tell. It takes no lease: who is told so settles a skip, and that takes one.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn is_done(&self, pair: &PagePair) -> Result<bool, Error> {
+        let done = self.done_name(&format!("{}..{}", pair.from.uuid, pair.to.uuid), ANALYSIS_VERSION);
+        let mut pipe = redis::pipe();
+        pipe.cmd("EXISTS").arg(self.inner.keys.done(&done));
+        let (is_done,): (bool,) = self.ask(&pipe).await?;
+        Ok(is_done)
     }
 
     /// The name of a finished analysis of `pair`: another version of the analysis, or another sink, is not the same.

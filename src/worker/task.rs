@@ -29,8 +29,12 @@ enum Ending {
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     let (_grip, halted) = shared.hand.take(delivery.job.id.clone(), delivery.lease());
     let begun = std::time::Instant::now();
-    let pass =
-        Leased { queue: &shared.worker.queue, lease: delivery.lease(), unsure: AtomicBool::new(false) };
+    let pass = Leased {
+        queue: &shared.worker.queue,
+        lease: delivery.lease(),
+        unresolved: delivery.job.from.given().is_none() && !delivery.job.again,
+        unsure: AtomicBool::new(false),
+    };
     let pipeline = &shared.worker.pipeline;
     let ending = tokio::select! {
         walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, &pass) => Ending::Walked(walk),
@@ -58,6 +62,8 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
 struct Leased<'a> {
     queue: &'a Queue,
     lease: LeaseRef,
+    /// Did the job name a place in a page's history, so that only now it is known whether its pair was done before?
+    unresolved: bool,
     /// Set when the queue could not say that the job is ours.
     unsure: AtomicBool,
 }
@@ -72,6 +78,13 @@ impl Leased<'_> {
 impl Pass for Leased<'_> {
     async fn enter(&self, pair: &PagePair) -> Result<(), TurnedBack> {
         let no = |why| Err(self.unsure("nothing was fetched", why).into());
+        if self.unresolved {
+            match self.queue.is_done(pair).await {
+                Ok(true) => return Err(already_done(pair).into()),
+                Ok(false) => {}
+                Err(e) => return no(format!("the queue could not be asked: {e}")),
+            }
+        }
         match self.queue.enter(&self.lease, pair).await {
             Ok(Entry::Entered) => Ok(()),
             Ok(Entry::Suspect) => Err(TurnedBack::HeldUp(Holdup::Suspect)),
@@ -90,6 +103,14 @@ impl Pass for Leased<'_> {
             }
         }
     }
+}
+
+fn already_done(pair: &PagePair) -> Skip {
+    let pair = format!("{}..{}", pair.from.uuid, pair.to.uuid);
+    Skip::new(
+        SkipReason::AlreadyDone,
+        format!("{pair} was analysed before: its report is there, and `again` asks anew"),
+    )
 }
 
 /// Settles what nobody needs any more.

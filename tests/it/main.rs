@@ -23,9 +23,9 @@ mod wire;
 
 mod alerts;
 mod annotations;
+mod backfill;
 mod breaker;
 mod ceilings;
-mod backfill;
 mod configuration;
 mod crashes;
 mod dead_letters;
@@ -38,6 +38,7 @@ mod payloads;
 mod poison;
 mod probes;
 mod queue;
+mod rails;
 mod retries;
 mod schemas;
 mod skips;

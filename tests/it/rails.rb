@@ -1,0 +1,17 @@
+# The db app's job behind the README's adapter, enqueued for each version that is named on standard input.
+GlobalID.app = "webpage-versions-db"
+ActiveJob::Base.logger = Logger.new(nil)
+
+Version = Struct.new(:id) do
+  include GlobalID::Identification
+end
+
+class AnalyzeChangeJob < ActiveJob::Base
+  self.queue_adapter = WmAnalysisAdapter.new
+  queue_as :analysis
+
+  def perform(to_version, from_version = nil, compare_earliest: true) = raise("not here")
+end
+
+jobs = ENV.fetch("VERSIONS").split.map { |uuid| AnalyzeChangeJob.new(Version.new(uuid)) }
+AnalyzeChangeJob.queue_adapter.enqueue_all(jobs)

@@ -1,0 +1,111 @@
+//! The whole way of the db app's own job: a Ruby process enqueues it with ActiveJob, and the app has its annotation.
+
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+use wm_analyzer::demo::pages;
+use wm_analyzer::demo::site::Body;
+
+use crate::db::{Db, FakeDb, version};
+use crate::harness::{World, until};
+
+/// Pages, each with two versions.
+const PAGES: usize = 100;
+const README: &str = include_str!("../../README.md");
+const PRODUCER: &str = include_str!("rails.rb");
+const GEMS: &str =
+    "require 'active_job'; require 'active_support/all'; require 'global_id'; require 'redis'\n";
+
+/// Is there a Ruby that can play the app? Where peers are required, there must be.
+fn has_ruby() -> bool {
+    let ruby = Command::new("ruby").args(["-e", GEMS]).stderr(Stdio::null()).status();
+    let has = ruby.is_ok_and(|status| status.success());
+    assert!(has || std::env::var("WM_REQUIRE_PEERS").as_deref() != Ok("1"), "ruby, its activejob and redis");
+    has
+}
+
+/// Lets the app enqueue its job for these versions, through the adapter as the README shows it.
+fn enqueue(world: &World, versions: &[Uuid]) {
+    let mut blocks = README.split("\n```ruby\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let adapter = blocks.find(|block| block.contains("class WmAnalysisAdapter")).unwrap();
+    let versions: Vec<String> = versions.iter().map(Uuid::to_string).collect();
+    let ran = Command::new("ruby")
+        .args(["-e", &format!("{GEMS}{adapter}\n{PRODUCER}")])
+        .env("ANALYSIS_REDIS_URL", format!("unix://{}", world.redis.socket().display()))
+        .env("VERSIONS", versions.join(" "))
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// An app with many pages of two versions each, and the newer version of each.
+async fn world_with_pages() -> (World, FakeDb, Vec<Uuid>) {
+    let world = World::new().await;
+    let (mut versions, mut newer) = (Vec::new(), Vec::new());
+    for n in 0..PAGES {
+        let page = Uuid::new_v4();
+        let (old, new) = pages::pair(n as u64, 3_000);
+        for (side, body) in [("old", old), ("new", new)] {
+            let mut version = version(Uuid::new_v4(), page);
+            version["body_url"] = world.site.put(&format!("/{n}/{side}"), Body::html(body)).as_str().into();
+            version["body_hash"] = Value::Null;
+            versions.push(version);
+        }
+        newer.push(versions.last().unwrap()["uuid"].as_str().unwrap().parse().unwrap());
+    }
+    let db = FakeDb::with(Db { versions, ..Db::default() }).await;
+    let world = world.with("api.url", format!("http://{}", db.address)).with("api.post", "post");
+    (world, db, newer)
+}
+
+#[tokio::test]
+async fn a_hundred_jobs_of_a_rails_app_are_a_hundred_annotations_however_often_they_are_sent() {
+    if !has_ruby() {
+        return println!("SKIPPED: no ruby");
+    }
+    let (world, db, newer) = world_with_pages().await;
+    let _worker = world.worker();
+    let today = async |what: &str| {
+        let status = world.queue.status().await.unwrap();
+        status.today.get(what).copied().unwrap_or_default() as usize
+    };
+
+    // Each asks for a comparison with its page's earliest version, too: here that is the one before it.
+    enqueue(&world, &newer);
+    until("all are done", async || today("done").await == PAGES).await;
+    until("and not twice", async || today("skipped:already_done").await == PAGES).await;
+    let annotations = db.look(|db| db.annotations.clone());
+    assert_eq!(annotations.len(), PAGES);
+    assert!(annotations.values().all(|annotation| annotation.as_object().unwrap().len() == 12));
+
+    enqueue(&world, &newer);
+    until("all are answered", async || today("skipped:already_done").await == 3 * PAGES).await;
+    assert_eq!(today("done").await, PAGES, "nothing was analysed again");
+    let posts = db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
+    assert_eq!((db.look(|db| db.annotations.len()), posts), (PAGES, PAGES));
+    assert_eq!((0..PAGES).map(|n| world.site.hits(&format!("/{n}/new"))).sum::<u64>(), PAGES as u64);
+    assert_eq!(world.dead().await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_pair_that_only_resolving_names_is_not_analysed_again_unless_that_is_asked_for() {
+    let (world, db, newer) = world_with_pages().await;
+    let _worker = world.worker();
+    let job = |id: &str, more: Value| {
+        let mut job = json!({"v": 1, "id": id, "to": newer[0]});
+        job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        job.to_string()
+    };
+    let posts = || db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
+    for (id, more, ends, posted) in [
+        ("first", json!({}), "done", 1),
+        ("second", json!({}), "skipped", 1),
+        ("earliest", json!({"from": "earliest"}), "skipped", 1),
+        ("on-purpose", json!({"again": true}), "done", 2),
+    ] {
+        world.push(&[job(id, more).as_bytes()]).await;
+        world.until_it_is(&wm_analyzer::job::JobId::parse(id).unwrap(), ends).await;
+        assert_eq!(posts(), posted, "{id}");
+    }
+}
