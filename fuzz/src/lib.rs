@@ -57,7 +57,14 @@ pub fn decode(bytes: &[u8]) {
     let newer = newer % 2 == 1;
     let [from, to] = if newer { [SideOrder::default(), side] } else { [side, SideOrder::default()] };
     let [a, b] = if newer { [PAGE, body] } else { [body, PAGE] };
-    let order = Order { page: None, from, to, max_decoded_bytes: MAX_DECODED, max_ops_bytes: 1 << 20 };
+    let order = Order {
+        page: None,
+        from,
+        to,
+        max_decoded_bytes: MAX_DECODED,
+        max_ops_bytes: 1 << 20,
+        max_passages: 20,
+    };
     let order = serde_json::to_vec(&order).expect("an order is JSON");
     let answer = child::answer(&order, a.to_vec(), b.to_vec(), far(), |_| {});
     match serde_json::from_slice(&answer).expect("an answer is one") {
@@ -202,7 +209,7 @@ fn far() -> Instant {
 fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<Analysed, ()> {
     let content_type = Some("text/html; charset=utf-8");
     let page = |text| Page { bytes: str::as_bytes(text), content_type, status: Some(200), html_like };
-    let options = Options { soft_deadline: deadline, max_ops_bytes: usize::MAX };
+    let options = Options { soft_deadline: deadline, max_ops_bytes: usize::MAX, max_passages: 20 };
     analyse(page(from), page(to), &options, |_| {}).map_err(|skip| {
         assert_eq!(skip.reason, SkipReason::Undecodable);
     })

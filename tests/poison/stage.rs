@@ -48,6 +48,7 @@ pub(crate) fn request(pipeline: &Pipeline, [from, to]: [Body; 2]) -> Request {
         to: side(&to),
         max_decoded_bytes: pipeline.max_decoded_bytes,
         max_ops_bytes: pipeline.max_steps_bytes,
+        max_passages: pipeline.max_passages,
     };
     Request { options: serde_json::to_vec(&order).unwrap(), a: from.bytes, b: to.bytes }
 }
