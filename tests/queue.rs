@@ -33,6 +33,8 @@ mod inbox;
 mod link;
 #[path = "queue/many.rs"]
 mod many;
+#[path = "queue/model.rs"]
+mod model;
 #[path = "support/peers.rs"]
 mod peers;
 #[path = "queue/random.rs"]

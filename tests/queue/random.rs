@@ -88,7 +88,6 @@ impl Game {
     async fn enqueue(&mut self, who: usize) {
         let job = match (self.dice.below(4), self.last.pop()) {
             (0, Some(job)) => twin(&job),
-            (1, Some(job)) => job,
             _ => job(),
         };
         match self.players[who].queue.enqueue(std::slice::from_ref(&job)).await.unwrap().pop().unwrap() {
