@@ -271,6 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_for_the_db_app_is_sound_and_posts() {
+        let text = include_str!("../../config/web-monitoring-db.toml").to_owned();
+        let mut sources = env(&[("WEB_MONITORING_DB_URL", "https://db.example.org")]);
+        sources.texts = vec![("web-monitoring-db.toml".to_owned(), text)];
+        let loaded = Loaded::load(&sources).unwrap_or_else(|errors| panic!("{errors:#?}"));
+        assert!(
+            loaded.show(true).contains("post = \"post\"  # web-monitoring-db.toml"),
+            "{}",
+            loaded.show(true)
+        );
+    }
+
+    #[test]
     fn every_key_of_the_default_is_explained() {
         let mut previous = "";
         for line in DEFAULT.lines() {

@@ -89,6 +89,25 @@ async fn a_hundred_jobs_of_a_rails_app_are_a_hundred_annotations_however_often_t
 }
 
 #[tokio::test]
+async fn a_worker_empties_an_adopted_list_before_it_calls_anything_empty() {
+    const LIST: &str = "resque:queue:analysis";
+    let (world, db, newer) = world_with_pages().await;
+    let world = world.with("queue.adopt", format!("resque:{LIST}"));
+    for to in &newer[..10] {
+        let version = format!("gid://webpage-versions-db/Version/{to}");
+        let job = json!({"job_class": "AnalyzeChangeJob", "job_id": Uuid::new_v4(), "queue_name": "analysis",
+            "arguments": [{"_aj_globalid": version}, null, false]});
+        let wrapper = "ActiveJob::QueueAdapters::ResqueAdapter::JobWrapper";
+        let pushed = json!({"class": wrapper, "args": [job]}).to_string();
+        world.ask::<u64>("RPUSH", &[LIST, &pushed]).await;
+    }
+    let ran = world.run(&["work", "--until-empty"]).await;
+    ran.ended(0);
+    assert_eq!(db.look(|db| db.annotations.len()), 10);
+    assert_eq!(world.ask::<u64>("LLEN", LIST).await, 0);
+}
+
+#[tokio::test]
 async fn a_pair_that_only_resolving_names_is_not_analysed_again_unless_that_is_asked_for() {
     let (world, db, newer) = world_with_pages().await;
     let _worker = world.worker();
