@@ -177,7 +177,12 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let counts = tokio::task::spawn_blocking(|| guard.close()).await;
     let untold = counts.map(|counts| counts.untold).unwrap_or_default();
     tracing::info!(released = ended.released, alerts_untold = untold, "stopped");
-    Ok(())
+    match ended.fallen {
+        None => Ok(()),
+        Some(task) => {
+            Err((Exit::Failed, format!("this worker's {task} has ended, see the log: start it anew")))
+        }
+    }
 }
 
 /// Redis must be one that keeps what it is given. One that cannot be reached yet is waited for, not refused.

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
-use crate::queue::{Error, Queue, Status};
+use crate::queue::{DEAD_NEARLY_FULL, Error, Queue, Status};
 
 /// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and no worker lives.
 ///
@@ -67,6 +67,16 @@ fn tell(queue: &Queue, status: &Status) {
             "hint: {count} of {} dead are {kind}: {}",
             status.dead,
             queue.command(&format!("dead ls --kind {kind}"))
+        ));
+    }
+    if status.dead_filled() >= DEAD_NEARLY_FULL || status.evicted_today() > 0 {
+        render::note(styled(
+            WARN,
+            format!(
+                "the dead letters are at {:.0} % of their cap, {} were forgotten today: replay or discard some",
+                status.dead_filled() * 100.0,
+                status.evicted_today()
+            ),
         ));
     }
     let ceiling = status.backlog_max;

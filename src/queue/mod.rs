@@ -56,7 +56,7 @@ pub use self::inbox::Ingested;
 pub use self::presence::{Beat, Presence, WorkerId};
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
-pub use self::status::{Status, WorkerSeen};
+pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
 pub use self::upkeep::{Buried, Upkeep};
 
 use self::finish::Finishes;

@@ -16,6 +16,9 @@ use crate::job::failure::Kind;
 /// Workers that a status names.
 const WORKERS_MAX: usize = 500;
 
+/// The share of a cap of the dead letters at which somebody should look, before the oldest are forgotten.
+pub const DEAD_NEARLY_FULL: f64 = 0.8;
+
 /// A worker and when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerSeen {
@@ -155,8 +158,27 @@ impl Status {
         self.ready + self.scheduled + self.solo
     }
 
+    /// Waiting jobs as a share of the backlog's ceiling.
+    pub fn backlog_filled(&self) -> f64 {
+        share(self.backlog(), self.backlog_max)
+    }
+
+    /// Dead letters as a share of the nearer of their caps, count or bytes.
+    pub fn dead_filled(&self) -> f64 {
+        share(self.dead, self.dead_max_count).max(share(self.dead_bytes, self.dead_max_bytes))
+    }
+
+    /// Dead letters that were forgotten today because of a cap.
+    pub fn evicted_today(&self) -> u64 {
+        self.today.get("evicted").copied().unwrap_or(0)
+    }
+
     /// How long the next job in line has waited.
     pub fn oldest_ready(&self) -> Option<Duration> {
         self.oldest_ready_ms.map(Duration::from_millis)
     }
+}
+
+fn share(of: u64, most: u64) -> f64 {
+    of as f64 / most.max(1) as f64
 }

@@ -6,6 +6,8 @@
 //! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
 //! lost. A task that panics leaves by the lease running out.
 
+mod background;
+mod brim;
 mod fire;
 mod hand;
 mod observe;
@@ -24,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use self::background::{Background, Fallen};
 use self::fire::Fire;
 use self::hand::{Halt, Hand};
 use self::observe::Observer;
@@ -96,6 +99,8 @@ pub struct Worker {
 pub struct Ended {
     /// Deliveries that were handed back because there was no time left for them.
     pub released: usize,
+    /// The task without which it could not go on, where one ended: it is to be started anew.
+    pub fallen: Option<&'static str>,
 }
 
 /// What all tasks of one worker share.
@@ -109,7 +114,7 @@ struct Shared {
 }
 
 impl Worker {
-    /// Works until told to stop, and lets go in order.
+    /// Works until told to stop, or until it cannot go on, and lets go in order.
     pub async fn run(self) -> Ended {
         let observer = Observer::new(&self);
         let shared = Arc::new(Shared {
@@ -119,14 +124,12 @@ impl Worker {
             fire: Fire::default(),
             adoptable: AtomicU64::new(u64::MAX),
         });
-        let mut background = JoinSet::new();
-        background.spawn(hand::beat(Arc::clone(&shared)));
-        background.spawn(upkeep::ingest(Arc::clone(&shared)));
-        background.spawn(upkeep::promote_and_reclaim(Arc::clone(&shared)));
+        let mut background = Background::default();
+        background.start("beat", hand::beat(Arc::clone(&shared)));
+        background.start("ingest", upkeep::ingest(Arc::clone(&shared)));
+        background.start("upkeep", upkeep::promote_and_reclaim(Arc::clone(&shared)));
 
-        let mut tasks = JoinSet::new();
-        shared.claim_until_quiet(&mut tasks).await;
-        let ended = shared.let_go(&mut tasks).await;
+        let ended = shared.work(&mut background).await;
 
         background.shutdown().await;
         let goodbye = timeout(GOODBYE, shared.worker.queue.leave(&shared.worker.id)).await;
@@ -141,6 +144,24 @@ impl Worker {
 impl Shared {
     fn phases(&self) -> &Phases {
         &self.worker.phases
+    }
+
+    /// Claims and lets go; where a task ends that must not, lets go at once.
+    async fn work(self: &Arc<Self>, background: &mut Background) -> Ended {
+        let mut tasks = JoinSet::new();
+        let work = async {
+            self.claim_until_quiet(&mut tasks).await;
+            self.let_go(&mut tasks).await
+        };
+        tokio::pin!(work);
+        let Fallen { task, why } = tokio::select! {
+            ended = &mut work => return ended,
+            fallen = background.fallen() => fallen,
+        };
+        self.observer.fell(task, &why);
+        // No drain: perhaps nobody renews the leases any more, and what is handed back is charged with nothing.
+        self.phases().advance(Phase::Stopped);
+        Ended { fallen: Some(task), ..work.await }
     }
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
@@ -297,7 +318,7 @@ impl Shared {
                 "some jobs could not be handed back: their leases will run out"
             );
         }
-        Ended { released }
+        Ended { released, fallen: None }
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::Worker;
+use super::brim::{Brim, Turn};
 use super::shutdown::Phase;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::Skip;
@@ -21,7 +22,7 @@ use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::Spent;
 use crate::policy::breaker::Thing;
-use crate::queue::{Buried, Delivery, Presence, Queue, Status};
+use crate::queue::{Buried, DEAD_NEARLY_FULL, Delivery, Presence, Queue, Status};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -119,6 +120,8 @@ pub(super) struct Observer {
     redis_answers: Arc<AtomicBool>,
     redis_told: AtomicBool,
     respawns_told: AtomicU64,
+    dead_letters: Brim,
+    backlog: Brim,
 }
 
 impl Observer {
@@ -142,6 +145,8 @@ impl Observer {
             redis_answers: Arc::clone(&worker.redis_answers),
             redis_told: AtomicBool::new(false),
             respawns_told: AtomicU64::new(0),
+            dead_letters: Brim::at(DEAD_NEARLY_FULL),
+            backlog: Brim::at(1.0),
         }
     }
 
@@ -306,7 +311,20 @@ impl Observer {
         error!("{LOST}");
     }
 
-    /// Shows the queue's counts as gauges.
+    /// Dead letters were forgotten because of a cap.
+    pub(super) fn evicted(&self, letters: u64) {
+        self.metrics.evicted(letters);
+        warn!(letters, "dead letters forgotten: they are more, bigger or older than the caps allow");
+    }
+
+    /// A task without which this worker is none has ended: it leaves.
+    pub(super) fn fell(&self, task: &'static str, why: &str) {
+        let why = plain(why, DETAIL_BYTES);
+        self.alerts.trouble(Trouble::Task, &format!("{task}: {why}"));
+        error!(task, why, "a task that must not end has ended: leaving, to be started anew");
+    }
+
+    /// Shows the queue's counts as gauges, and tells of what has no room left.
     pub(super) fn look(&self, status: &Status) {
         self.redis_up();
         self.metrics.queue(&QueueDepths {
@@ -316,8 +334,40 @@ impl Observer {
             dead: status.dead,
             inbox: status.inbox,
             oldest_ready_age: status.oldest_ready().unwrap_or_default(),
+            backlog_filled: status.backlog_filled(),
+            dead_filled: status.dead_filled(),
         });
         self.metrics.paused(status.paused.is_some());
+        self.turned(Trouble::DeadLetters, self.dead_letters.turn(status.dead_filled()), || {
+            let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;
+            let look = self.queue.command("dead ls");
+            format!(
+                "{dead} letters of {dead_max_count}, {dead_bytes} bytes of {dead_max_bytes}; at a cap the oldest are \
+                 forgotten: replay or discard some ({look})"
+            )
+        });
+        self.turned(Trouble::Backlog, self.backlog.turn(status.backlog_filled()), || {
+            format!(
+                "{} jobs wait of {}: the inbox waits, enqueue refuses",
+                status.backlog(),
+                status.backlog_max
+            )
+        });
+    }
+
+    fn turned(&self, what: Trouble, turn: Option<Turn>, detail: impl FnOnce() -> String) {
+        match turn {
+            Some(Turn::Full) => {
+                let detail = detail();
+                self.alerts.trouble(what, &detail);
+                warn!(what = what.as_str(), detail, "nearly no room left");
+            }
+            Some(Turn::Room) => {
+                self.alerts.recovered(what);
+                info!(what = what.as_str(), "there is room again");
+            }
+            None => {}
+        }
     }
 }
 

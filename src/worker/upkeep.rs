@@ -84,6 +84,9 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
             Ok(upkeep) => {
                 outage.over();
                 upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
+                if upkeep.evicted > 0 {
+                    shared.observer.evicted(upkeep.evicted);
+                }
                 if upkeep.reclaimed > 0 {
                     info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
                 }

@@ -113,3 +113,89 @@ async fn no_secret_reaches_an_alert_a_log_line_or_a_terminal() {
         assert!(text.len() > 100 && !text.contains("hunter2"), "{place}: {text}");
     }
 }
+
+/// What was told of one trouble so far, in order.
+fn told(world: &World, what: &str) -> Vec<Value> {
+    let events = world.ingest.events().into_iter();
+    events.filter(|event| event["fingerprint"] == serde_json::json!(["trouble", what])).collect()
+}
+
+#[tokio::test]
+async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_counted_and_shown() {
+    let world = World::new().await.with("queue.dead_max_count", "5");
+    let mut worker = world.worker();
+    let gone: Vec<Job> = (0..9).map(|n| by_uuid(&format!("gone-{n}"))).collect();
+    world.send(&gone[..3]).await;
+    world.until_dead(3).await;
+    until("it is seen", async || worker.number("queue_dead_filled_ratio").await == 0.6).await;
+    world.send(&gone[3..4]).await;
+    until("an alert", async || told(&world, "dead_letters").len() == 1).await;
+    let first = told(&world, "dead_letters").remove(0);
+    assert!(text(&first).starts_with("trouble: the dead letters near their cap"), "{}", text(&first));
+    assert!(text(&first).contains("4 letters of 5"), "{}", text(&first));
+    assert_eq!(worker.number("dead_letters_evicted_total").await, 0.0);
+    world.run(&["status"]).await.ended(0).told(&["at 80 % of their cap, 0 were forgotten today"]);
+
+    world.send(&gone[4..]).await;
+    until("four are forgotten", async || worker.number("dead_letters_evicted_total").await == 4.0).await;
+    until("five are left", async || world.dead().await.len() == 5).await;
+    until("it is seen", async || worker.number("queue_dead_filled_ratio").await == 1.0).await;
+    let status = world.run(&["status"]).await.ended(0);
+    let status = status.told(&["at 100 % of their cap, 4 were forgotten today"]).shows(&["evicted 4"]);
+    assert!(!status.err.contains("ceiling"), "{status:?}");
+
+    world.run(&["dead", "discard", "--yes"]).await.ended(0);
+    until("there is room", async || worker.number("queue_dead_filled_ratio").await == 0.0).await;
+    worker.until_said("there is room again").await;
+    assert_eq!(told(&world, "dead_letters").len(), 1, "once, however long it stayed so");
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    let all = told(&world, "dead_letters");
+    assert_eq!(all.len(), 2, "{all:#?}");
+    assert!(text(&all[1]).starts_with("over: there is room for dead letters again"), "{}", text(&all[1]));
+    assert_eq!(told(&world, "backlog"), [Value::Null; 0]);
+}
+
+#[tokio::test]
+async fn dead_letters_near_their_cap_of_bytes_are_an_alert_too() {
+    let world = World::new().await;
+    let _worker = world.worker();
+    world.send(&[by_uuid("gone-0")]).await;
+    world.until_dead(1).await;
+    let bytes = world.queue.status().await.unwrap().dead_bytes;
+    // The next is of the same size, or nearly.
+    let tight = world.worker_with(&[("queue.dead_max_bytes", &format!("{}", bytes * 9 / 4))]);
+    tight.until_said("working").await;
+    world.send(&[by_uuid("gone-1")]).await;
+    until("an alert", async || told(&world, "dead_letters").len() == 1).await;
+    assert_eq!(world.dead().await.len(), 2, "before anything is forgotten");
+}
+
+#[tokio::test]
+async fn a_backlog_at_its_ceiling_is_one_alert_nothing_is_let_in_and_it_ends_when_there_is_room() {
+    let world = World::new().await.with("queue.backlog_max", "10");
+    world.run(&["queue", "pause", "--reason", "to fill it"]).await.ended(0);
+    let mut worker = world.worker();
+    let jobs: Vec<Job> = (0..14).map(|n| world.pair(&format!("pair-{n}"), 4_000)).collect();
+    world.send(&jobs[..9]).await;
+    until("nine are in", async || worker.number("queue_backlog_filled_ratio").await == 0.9).await;
+    world.send(&jobs[9..]).await;
+    until("an alert", async || told(&world, "backlog").len() == 1).await;
+    let first = told(&world, "backlog").remove(0);
+    assert!(text(&first).contains("nothing is let in"), "{}", text(&first));
+    assert!(text(&first).contains("10 jobs wait of 10"), "{}", text(&first));
+    assert_eq!(worker.number("queue_backlog_filled_ratio").await, 1.0);
+    until("four are seen to wait outside", async || worker.number("queue_inbox").await == 4.0).await;
+    assert_eq!(worker.said("nearly no room left").len(), 1, "not with every look");
+
+    world.run(&["queue", "resume"]).await.ended(0);
+    for job in &jobs {
+        world.until_it_is(&job.id, "done").await;
+    }
+    worker.until_said("there is room again").await;
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    let all = told(&world, "backlog");
+    assert_eq!(all.len(), 2, "{all:#?}");
+    assert!(text(&all[1]).starts_with("over: there is room in the backlog again"), "{}", text(&all[1]));
+}

@@ -139,3 +139,25 @@ async fn a_worker_leaves_by_its_deadline_though_redis_is_away() {
     assert_eq!(worker.ended().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
+
+#[tokio::test]
+async fn a_redis_lost_while_draining_holds_nobody_up_and_its_job_is_run_again_without_blame() {
+    let world = World::on(Options::default().persistent().set("appendfsync", "always")).await;
+    let mut world =
+        world.with("sandbox.wall", "500ms").with("worker.drain", "600ms").with("queue.lease", "2s");
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    worker.signal(Signal::TERM);
+    worker.until_said("draining").await;
+    world.redis.kill();
+    let start = Instant::now();
+    assert_eq!(worker.ended().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+
+    gate.open();
+    world.redis.restart().unwrap();
+    world.look_again();
+    let _next = world.worker();
+    world.until_it_is(&held.id, "done").await;
+    assert_eq!(world.dead().await, []);
+}

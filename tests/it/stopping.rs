@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use wm_analyzer::demo::pages;
+use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::Job;
 
-use crate::harness::{Gate, Worker, World, job, until};
+use crate::harness::{Gate, Worker, World, job, lives, until};
 
 /// A worker with one job in hand that waits at the gate.
 async fn holding(world: &World, gate: &Gate) -> (Worker, Job) {
@@ -14,6 +16,11 @@ async fn holding(world: &World, gate: &Gate) -> (Worker, Job) {
     let worker = world.worker();
     gate.until_asked(1).await;
     (worker, held)
+}
+
+/// One of the processes below a worker is told so.
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
 }
 
 /// The job is where it was before it was claimed, and was handed back once.
@@ -124,4 +131,73 @@ async fn until_empty_works_off_what_there_is_and_ends() {
         assert_eq!(world.story(&job.id).await, ["done"]);
     }
     assert!(world.queue.status().await.unwrap().workers.is_empty(), "a worker that left is not shown");
+}
+
+/// Pages that are work for seconds.
+fn heavy(world: &World) -> Job {
+    let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
+    world.bodies("held", page(1), page(2))
+}
+
+#[tokio::test]
+async fn a_child_that_will_not_die_does_not_keep_its_worker_from_leaving_and_is_gone_with_it() {
+    let world = World::new().await;
+    let held = heavy(&world);
+    let mut worker = world.worker();
+    worker.until_said("working").await;
+    let zygotes = worker.descendants().len();
+    world.send(std::slice::from_ref(&held)).await;
+    until("a child is at work", async || worker.descendants().len() > zygotes).await;
+    let below = worker.descendants();
+    below.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    worker.signal(Signal::TERM);
+    worker.until_said("draining").await;
+    let start = Instant::now();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    was_released(&world, &held, "ready").await;
+    until("nothing of it is left", async || !below.iter().any(|pid| lives(*pid))).await;
+}
+
+#[tokio::test]
+async fn fork_servers_that_do_not_answer_do_not_hold_up_the_drain_deadline() {
+    let world = World::new().await.with("sandbox.wall", "500ms").with("worker.drain", "600ms");
+    let gate = Gate::shut().await;
+    let (mut worker, held) = holding(&world, &gate).await;
+    let below = worker.descendants();
+    assert_eq!(below.len(), 2, "as many as slots");
+    below.iter().for_each(|pid| signal(*pid, Signal::STOP));
+    gate.open();
+    let start = Instant::now();
+    worker.signal(Signal::TERM);
+    assert_eq!(worker.ended().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    was_released(&world, &held, "ready").await;
+    until("nothing of it is left", async || !below.iter().any(|pid| lives(*pid))).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_loses_its_beat_its_inbox_or_its_upkeep_says_so_hands_back_and_ends_with_an_error() {
+    for task in ["beat", "ingest", "upkeep"] {
+        let world = World::new().await;
+        let falls = tempfile::tempdir().unwrap();
+        let file = falls.path().join("now");
+        let gate = Gate::shut().await;
+        let held = job("held", gate.url("/a"), world.page());
+        world.send(std::slice::from_ref(&held)).await;
+        let mut worker = world.worker_that_loses(task, &file);
+        gate.until_asked(1).await;
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(worker.ended().await.code(), Some(1), "so that it is started anew");
+        was_released(&world, &held, "ready").await;
+        let said = worker.said("a task that must not end has ended: leaving, to be started anew");
+        assert_eq!((said.len(), said[0]["task"].as_str()), (1, Some(task)));
+        assert!(said[0]["why"].as_str().unwrap().contains("on purpose"), "{said:?}");
+        assert_eq!(world.ingest.fingerprints(), [["trouble", "task"]]);
+        assert!(world.queue.status().await.unwrap().workers.is_empty(), "it said goodbye");
+        gate.open();
+        let _next = world.worker();
+        world.until_it_is(&held.id, "done").await;
+    }
 }

@@ -72,7 +72,7 @@ impl From<&Verdict> for Ending {
 }
 
 /// How full the queue is: the same for every worker of it, so rules take `max by(queue)`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct QueueDepths {
     /// Jobs that could be claimed now.
     pub ready: u64,
@@ -86,4 +86,8 @@ pub struct QueueDepths {
     pub inbox: u64,
     /// How long the oldest ready job has waited; zero when none is ready.
     pub oldest_ready_age: Duration,
+    /// Waiting jobs as a share of the backlog's ceiling.
+    pub backlog_filled: f64,
+    /// Dead letters as a share of the nearer of their caps.
+    pub dead_filled: f64,
 }

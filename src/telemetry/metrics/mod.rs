@@ -49,6 +49,7 @@ pub struct Metrics {
     jobs: Counters,
     skips: Counters,
     dead_letters: Counters,
+    dead_letters_evicted: Counter,
     stage_seconds: StageTimes,
     wait_seconds: Histogram,
     child_wall_seconds: Histogram,
@@ -57,6 +58,7 @@ pub struct Metrics {
     zygotes_respawned: Counter,
     queue_jobs: [Gauge; 5],
     queue_oldest: Seconds,
+    queue_filled: [Gauge<f64, AtomicU64>; 2],
     queue_paused: Gauge,
     slots: Gauges,
     redis_up: Gauge,
@@ -77,6 +79,7 @@ impl Metrics {
             jobs: counters("outcome", Ending::ALL.map(Ending::as_str)),
             skips: counters("reason", SkipReason::ALL.map(SkipReason::as_str)),
             dead_letters: counters("kind", Kind::ALL.map(Kind::as_str)),
+            dead_letters_evicted: Counter::default(),
             stage_seconds: StageTimes::new_with_constructor(work_seconds),
             wait_seconds: Histogram::new([
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
@@ -87,6 +90,7 @@ impl Metrics {
             zygotes_respawned: Counter::default(),
             queue_jobs: array::from_fn(|_| Gauge::default()),
             queue_oldest: Seconds::default(),
+            queue_filled: array::from_fn(|_| Gauge::default()),
             queue_paused: Gauge::default(),
             slots: Gauges::default(),
             redis_up: Gauge::default(),
@@ -106,6 +110,7 @@ impl Metrics {
         self.register("jobs", self.jobs.clone());
         self.register("skips", self.skips.clone());
         self.register("dead_letters", self.dead_letters.clone());
+        self.register("dead_letters_evicted", self.dead_letters_evicted.clone());
         self.register("stage_seconds", self.stage_seconds.clone());
         self.register("job_wait_seconds", self.wait_seconds.clone());
         self.register("child_wall_seconds", self.child_wall_seconds.clone());
@@ -117,6 +122,10 @@ impl Metrics {
             self.register(name, gauge);
         }
         self.register("queue_oldest_ready_age_seconds", self.queue_oldest.clone());
+        let filled = ["queue_backlog_filled_ratio", "queue_dead_filled_ratio"];
+        for (name, gauge) in filled.into_iter().zip(self.queue_filled.clone()) {
+            self.register(name, gauge);
+        }
         self.register("queue_paused", self.queue_paused.clone());
         self.register("worker_slots", self.slots.clone());
         self.register("redis_up", self.redis_up.clone());
@@ -163,6 +172,11 @@ impl Metrics {
         self.dead_letters.get_or_create(&[("kind", kind.as_str())]).inc();
     }
 
+    /// So many dead letters were forgotten because of a cap.
+    pub fn evicted(&self, letters: u64) {
+        self.dead_letters_evicted.inc_by(letters);
+    }
+
     /// How long one stage of one job took.
     pub fn stage_seconds(&self, stage: Stage, took: Duration) {
         self.stage_seconds.get_or_create(&[("stage", stage.as_str())]).observe(took.as_secs_f64());
@@ -195,11 +209,14 @@ impl Metrics {
 
     /// How full the queue is.
     pub fn queue(&self, depths: &QueueDepths) {
-        let QueueDepths { ready, leased, scheduled, dead, inbox, oldest_ready_age } = *depths;
+        let QueueDepths { ready, leased, scheduled, dead, inbox, .. } = *depths;
         for (gauge, jobs) in self.queue_jobs.iter().zip([ready, leased, scheduled, dead, inbox]) {
             gauge.set(whole(jobs));
         }
-        self.queue_oldest.set(oldest_ready_age.as_secs_f64());
+        self.queue_oldest.set(depths.oldest_ready_age.as_secs_f64());
+        for (gauge, share) in self.queue_filled.iter().zip([depths.backlog_filled, depths.dead_filled]) {
+            gauge.set(share);
+        }
     }
 
     /// Whether the queue hands out nothing.
@@ -285,7 +302,10 @@ mod tests {
             dead: 4,
             inbox: 5,
             oldest_ready_age,
+            backlog_filled: 0.25,
+            dead_filled: 0.75,
         });
+        metrics.evicted(6);
         metrics.paused(true);
         metrics.slots(4, 3);
         metrics.redis_up(true);
@@ -321,6 +341,7 @@ mod tests {
             r#"jobs_total{queue="analysis",outcome="done"} 1"#,
             r#"skips_total{queue="analysis",reason="media_type"} 1"#,
             r#"dead_letters_total{queue="analysis",kind="wall_exceeded"} 1"#,
+            r#"dead_letters_evicted_total{queue="analysis"} 6"#,
             r#"stage_seconds_bucket{queue="analysis",le="0.03",stage="fetch"} 1"#,
             r#"stage_seconds_bucket{queue="analysis",le="0.01",stage="fetch"} 0"#,
             r#"job_wait_seconds_sum{queue="analysis"} 2.0"#,
@@ -334,6 +355,8 @@ mod tests {
             r#"queue_dead{queue="analysis"} 4"#,
             r#"queue_inbox{queue="analysis"} 5"#,
             r#"queue_oldest_ready_age_seconds{queue="analysis"} 1.5"#,
+            r#"queue_backlog_filled_ratio{queue="analysis"} 0.25"#,
+            r#"queue_dead_filled_ratio{queue="analysis"} 0.75"#,
             r#"queue_paused{queue="analysis"} 1"#,
             r#"worker_slots{queue="analysis",state="busy"} 3"#,
             r#"worker_slots{queue="analysis",state="free"} 1"#,

@@ -68,7 +68,7 @@ pub enum Error {
     Thread(#[from] std::io::Error),
 }
 
-/// Something that all jobs need and that is down.
+/// Something that all jobs need and that is down or full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Trouble {
     /// Redis does not answer.
@@ -79,10 +79,17 @@ pub enum Trouble {
     Spawn,
     /// Somebody else kills our children: the kernel, for want of memory, as a rule.
     Killed,
+    /// The dead letters near a cap, at which the oldest are forgotten.
+    DeadLetters,
+    /// The backlog is at its ceiling: nothing is let in.
+    Backlog,
+    /// A task that a worker cannot do without has ended: the worker leaves.
+    Task,
 }
 
 impl Trouble {
-    const ALL: [Self; 4] = [Self::Redis, Self::Api, Self::Spawn, Self::Killed];
+    const ALL: [Self; 7] =
+        [Self::Redis, Self::Api, Self::Spawn, Self::Killed, Self::DeadLetters, Self::Backlog, Self::Task];
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
@@ -91,6 +98,9 @@ impl Trouble {
             Self::Api => "api",
             Self::Spawn => "spawn",
             Self::Killed => "killed",
+            Self::DeadLetters => "dead_letters",
+            Self::Backlog => "backlog",
+            Self::Task => "task",
         }
     }
 
@@ -100,6 +110,9 @@ impl Trouble {
             Self::Api => "the db app's API is down",
             Self::Spawn => "children cannot be started",
             Self::Killed => "children are killed from outside (is the container too small?)",
+            Self::DeadLetters => "the dead letters near their cap",
+            Self::Backlog => "the backlog is at its ceiling and nothing is let in",
+            Self::Task => "a worker has lost one of its tasks and leaves",
         }
     }
 
@@ -109,6 +122,9 @@ impl Trouble {
             Self::Api => "the db app's API answers",
             Self::Spawn => "children can be started",
             Self::Killed => "children live to their end",
+            Self::DeadLetters => "there is room for dead letters",
+            Self::Backlog => "there is room in the backlog",
+            Self::Task => "the worker has all its tasks",
         }
     }
 }

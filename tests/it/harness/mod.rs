@@ -4,6 +4,7 @@ mod gate;
 mod process;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -86,6 +87,13 @@ impl World {
     /// A worker of the same queue that is set otherwise.
     pub(crate) fn worker_with(&self, settings: &[(&str, &str)]) -> Worker {
         Worker::start(&self.but(settings))
+    }
+
+    /// A worker of which one task (`beat`, `ingest`, `upkeep`) panics once this file is there.
+    pub(crate) fn worker_that_loses(&self, task: &str, file: &Path) -> Worker {
+        let mut settings = self.settings.clone();
+        settings.insert(format!("WM_TEST_FALLS_{task}"), file.to_str().unwrap().to_owned());
+        Worker::start(&settings)
     }
 
     /// A command that is set otherwise.
