@@ -112,6 +112,11 @@ impl Fetcher {
         self.has_roots
     }
 
+    /// How long a body may take, and so both of a pair, which are fetched at once.
+    pub fn patience(&self) -> Duration {
+        self.config.total_timeout
+    }
+
     /// Fetches both bodies at once; where one fails, the other is given up.
     ///
     /// # Errors

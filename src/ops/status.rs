@@ -7,7 +7,10 @@ use time::OffsetDateTime;
 
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
-use crate::queue::{DEAD_NEARLY_FULL, Error, Queue, Status};
+use crate::queue::{DEAD_NEARLY_FULL, Error, Queue, Running, Status, WorkerSeen};
+
+/// Jobs that are shown of one worker: with a few workers it is still one screen.
+const JOBS_SHOWN: usize = 8;
 
 /// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and no worker lives.
 ///
@@ -49,18 +52,7 @@ fn tell(queue: &Queue, status: &Status) {
     if !status.today.is_empty() {
         render::line(format!("today   {}", counts(&status.today)));
     }
-    for seen in &status.workers {
-        let info = &seen.info;
-        render::line(format!(
-            "worker  {}  {} of {} slots busy  {}{}  beat {} ago",
-            plain(info.id.as_str(), 100),
-            info.busy,
-            info.slots,
-            plain(&info.phase, 20),
-            breakers(&info.breakers),
-            render::ago(Duration::from_millis(seen.beat_age_ms)),
-        ));
-    }
+    status.workers.iter().for_each(tell_worker);
     let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
     if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
         render::note(format!(
@@ -86,6 +78,41 @@ fn tell(queue: &Queue, status: &Status) {
             format!("the backlog is at its ceiling of {ceiling}: the inbox waits, enqueue refuses"),
         ));
     }
+}
+
+/// The worker on one line, and a line for each job that it runs, as far as they fit.
+fn tell_worker(seen: &WorkerSeen) {
+    let info = &seen.info;
+    render::line(format!(
+        "worker  {}  {} of {} slots busy  {}{}  beat {} ago",
+        plain(info.id.as_str(), 100),
+        info.busy,
+        info.slots,
+        plain(&info.phase, 20),
+        breakers(&info.breakers),
+        render::ago(Duration::from_millis(seen.beat_age_ms)),
+    ));
+    info.running.iter().take(JOBS_SHOWN).for_each(|job| render::line(running(job)));
+    if info.running.len() > JOBS_SHOWN {
+        render::line(format!("  and {} more", info.running.len() - JOBS_SHOWN));
+    }
+}
+
+/// `  job-7  fetch for 12s of 30s (40 %), claimed 14s ago`, with the pair behind it.
+fn running(job: &Running) -> String {
+    let ago = |ms| render::ago(Duration::from_millis(ms));
+    let limit = job.limit_ms.zip(job.percent());
+    let limit =
+        limit.map_or_else(String::new, |(limit, percent)| format!(" of {} ({percent} %)", ago(limit)));
+    format!(
+        "  {}  {} for {}{limit}, claimed {} ago  {}..{}",
+        plain(job.id.as_str(), 128),
+        job.stage,
+        ago(job.stage_ms),
+        ago(job.running_ms),
+        job.from.map_or_else(String::new, |from| from.to_string()),
+        job.to,
+    )
 }
 
 /// `  breaker api open`, or nothing where all are closed.

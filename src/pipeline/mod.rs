@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use crate::api::{self, Api};
 use crate::fetch::Fetcher;
 use crate::filter::address;
-use crate::job::failure::{Failure, Kind};
+use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::order::{Answer, Order, SideOrder};
 use crate::job::outcome::{Outcome, Skip, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Version};
@@ -45,6 +45,8 @@ pub struct Pipeline {
 pub trait Pass {
     /// Before its hosts are visited: stops what must not run beside others, or would be one visitor too many.
     fn enter(&self, pair: &PagePair) -> impl Future<Output = Result<(), TurnedBack>> + Send;
+    /// The job has come to another slow room, where it may stay for so long: told, not asked.
+    fn reaches(&self, stage: Stage, limit: Option<Duration>);
     /// Right before something is written outside: fails where the job is no longer ours.
     fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -143,8 +145,10 @@ impl Pipeline {
         let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
         address::by_address(&pair, &self.filter)?;
         pass.enter(&pair).await?;
+        pass.reaches(Stage::Fetch, Some(self.fetcher.patience()));
         let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;
         *seen = facts(&pair, &bodies);
+        pass.reaches(Stage::Analyse, Some(limits.wall));
         let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
         self.deliver(&pair, &report, pass).await?;
         Ok(report)
@@ -161,6 +165,7 @@ impl Pipeline {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
         // A partial annotation looks like one of a page without links or text: the report says what is missing.
         if report.missing.is_empty() || api.posts_partial() {
+            pass.reaches(Stage::Deliver, None);
             pass.confirm().await?;
             api.annotate(pair, &report.annotation).await?;
         }

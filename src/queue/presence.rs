@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Queue;
@@ -12,9 +12,12 @@ use super::delivery::LeaseRef;
 use super::error::Error;
 use super::scripts::{self, millis};
 use crate::job::JobId;
+use crate::job::failure::Stage;
 
 /// Leases that one script renews.
 const BATCH: usize = 500;
+/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 25 KiB of each beat.
+const RUNNING_MAX: usize = 64;
 
 /// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -73,6 +76,41 @@ pub struct Presence {
     pub busy: u32,
     /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
     pub breakers: BTreeMap<String, String>,
+    /// What it runs, the longest first; no more than the first 64 are told.
+    pub running: Vec<Running>,
+}
+
+/// A job in a worker's hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The job.
+    pub id: JobId,
+    /// The older version, where the job names it.
+    pub from: Option<Uuid>,
+    /// The newer version.
+    pub to: Uuid,
+    /// Time since it was claimed, in milliseconds.
+    pub running_ms: u64,
+    /// Where on its way it is.
+    pub stage: Stage,
+    /// Time since it came there, in milliseconds.
+    pub stage_ms: u64,
+    /// How long it may stay there, where that is limited; in the child, where it may have waited for memory first, this
+    /// is its wall clock.
+    pub limit_ms: Option<u64>,
+}
+
+impl Running {
+    /// How much of its limit is gone, in percent.
+    pub fn percent(&self) -> Option<u64> {
+        self.limit_ms.map(|limit| self.stage_ms.saturating_mul(100) / limit.max(1))
+    }
+
+    /// The same so much later, if nothing has changed.
+    pub(super) fn later(self, ms: u64) -> Self {
+        let [running_ms, stage_ms] = [self.running_ms, self.stage_ms].map(|time| time.saturating_add(ms));
+        Self { running_ms, stage_ms, ..self }
+    }
 }
 
 /// The answer to a beat.
@@ -120,6 +158,7 @@ impl Queue {
 
     async fn beat_batch(&self, worker: &Presence, leases: &[LeaseRef], beat: &mut Beat) -> Result<(), Error> {
         let keys = &self.inner.keys;
+        let told = &worker.running[..worker.running.len().min(RUNNING_MAX)];
         let mut call = self
             .call(&scripts::BEAT)
             .key(keys.workers())
@@ -141,6 +180,8 @@ impl Queue {
             .arg(worker.busy)
             .arg("breakers")
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
+            .arg("running")
+            .arg(serde_json::to_string(told).unwrap_or_default())
             .words()
             .await?;
         while let Some(id) = words.next() {

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::Queue;
 use super::control::{Fields, Paused, paused_of};
 use super::error::Error;
-use super::presence::{Presence, WorkerId};
+use super::presence::{Presence, Running, WorkerId};
 use crate::job::JobId;
 use crate::job::failure::Kind;
 
@@ -22,7 +22,7 @@ pub const DEAD_NEARLY_FULL: f64 = 0.8;
 /// A worker and when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerSeen {
-    /// What it said of itself.
+    /// What it said of itself; what it ran then is shown as running still.
     #[serde(flatten)]
     pub info: Presence,
     /// Time since its last beat in milliseconds.
@@ -139,6 +139,8 @@ impl Queue {
 fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
     let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
     let beat: u64 = text("beat_ms").parse().ok()?;
+    let beat_age_ms = now.saturating_sub(beat);
+    let running: Vec<Running> = serde_json::from_str(&text("running")).unwrap_or_default();
     let info = Presence {
         id: WorkerId::parse(id).ok()?,
         host: text("host"),
@@ -148,8 +150,9 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
         slots: text("slots").parse().unwrap_or(0),
         busy: text("busy").parse().unwrap_or(0),
         breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
+        running: running.into_iter().map(|job| job.later(beat_age_ms)).collect(),
     };
-    Some(WorkerSeen { info, beat_age_ms: now.saturating_sub(beat) })
+    Some(WorkerSeen { info, beat_age_ms })
 }
 
 impl Status {

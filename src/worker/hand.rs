@@ -1,18 +1,22 @@
-//! What is in hand: the leases of running jobs, renewed by one beat, and the way to stop each of them.
+//! What is in hand: the leases of running jobs, renewed by one beat, where each job is, and the way to stop it.
 //!
 //! Invariant: a job that runs is in hand until its task ends, whatever way it ends.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::warn;
+use uuid::Uuid;
 
 use super::Shared;
 use super::outage::Outage;
-use crate::job::JobId;
-use crate::queue::LeaseRef;
+use crate::job::failure::Stage;
+use crate::job::{JobId, VersionRef};
+use crate::queue::{Delivery, LeaseRef, Presence, Running};
 
 /// Why a running job is stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +32,57 @@ pub(super) enum Halt {
 struct Held {
     lease: LeaseRef,
     halt: Option<oneshot::Sender<Halt>>,
+    from: Option<Uuid>,
+    to: Uuid,
+    since: Instant,
+    place: Place,
+}
+
+/// Where a job is, since when, and how long it may stay.
+struct Place {
+    stage: Stage,
+    since: Instant,
+    limit: Option<Duration>,
+}
+
+impl Place {
+    fn new(stage: Stage, limit: Option<Duration>) -> Self {
+        Self { stage, since: Instant::now(), limit }
+    }
+}
+
+impl Held {
+    fn running(&self, id: &JobId) -> Running {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Running {
+            id: id.clone(),
+            from: self.from,
+            to: self.to,
+            running_ms: millis(self.since.elapsed()),
+            stage: self.place.stage,
+            stage_ms: millis(self.place.since.elapsed()),
+            limit_ms: self.place.limit.map(millis),
+        }
+    }
 }
 
 /// The jobs in hand, by id. A std mutex: held for map operations only, never across an await.
 #[derive(Default)]
 pub(super) struct Hand(Mutex<HashMap<JobId, Held>>);
 
-/// Takes a job out of the hand when its task ends, however it ends.
+/// Takes a job out of the hand when its task ends, however it ends; until then, says where it is.
 pub(super) struct Grip<'a> {
     hand: &'a Hand,
     id: JobId,
+}
+
+impl Grip<'_> {
+    /// The job has come to another stage, where it may stay for so long.
+    pub(super) fn reaches(&self, stage: Stage, limit: Option<Duration>) {
+        if let Some(held) = self.hand.jobs().get_mut(&self.id) {
+            held.place = Place::new(stage, limit);
+        }
+    }
 }
 
 impl Drop for Grip<'_> {
@@ -53,10 +98,18 @@ impl Hand {
     }
 
     /// Takes a job in hand; the receiver hears if it must stop.
-    pub(super) fn take(&self, id: JobId, lease: LeaseRef) -> (Grip<'_>, oneshot::Receiver<Halt>) {
-        let (halt, stopped) = oneshot::channel();
-        self.jobs().insert(id.clone(), Held { lease, halt: Some(halt) });
-        (Grip { hand: self, id }, stopped)
+    pub(super) fn take(&self, delivery: &Delivery) -> (Grip<'_>, oneshot::Receiver<Halt>) {
+        let (job, (halt, stopped)) = (&delivery.job, oneshot::channel());
+        let held = Held {
+            lease: delivery.lease(),
+            halt: Some(halt),
+            from: job.from.given().map(VersionRef::uuid),
+            to: job.to.uuid(),
+            since: Instant::now(),
+            place: Place::new(Stage::Resolve, None),
+        };
+        self.jobs().insert(job.id.clone(), held);
+        (Grip { hand: self, id: job.id.clone() }, stopped)
     }
 
     /// How many.
@@ -66,6 +119,13 @@ impl Hand {
 
     fn leases(&self) -> Vec<LeaseRef> {
         self.jobs().values().map(|held| held.lease.clone()).collect()
+    }
+
+    /// What runs, the longest first.
+    fn running(&self) -> Vec<Running> {
+        let mut running: Vec<_> = self.jobs().iter().map(|(id, held)| held.running(id)).collect();
+        running.sort_unstable_by_key(|job| Reverse(job.running_ms));
+        running
     }
 
     fn halt(&self, id: &JobId, why: Halt) {
@@ -87,7 +147,12 @@ pub(super) async fn beat(shared: Arc<Shared>) {
     let mut outage = Outage::default();
     loop {
         let mut pause = shared.worker.config.beat;
-        let info = shared.observer.worker_info(shared.phases().now(), shared.fire.states());
+        let info = Presence {
+            phase: shared.phases().now().as_str().to_owned(),
+            breakers: shared.fire.states(),
+            running: shared.hand.running(),
+            ..shared.observer.worker_info()
+        };
         match shared.worker.queue.beat(&info, &shared.hand.leases()).await {
             Ok(beat) => {
                 outage.over();

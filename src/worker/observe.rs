@@ -141,6 +141,7 @@ impl Observer {
                 slots: number(worker.pool.stats().slots),
                 busy: 0,
                 breakers: BTreeMap::new(),
+                running: Vec::new(),
             },
             redis_answers: Arc::clone(&worker.redis_answers),
             redis_told: AtomicBool::new(false),
@@ -150,15 +151,15 @@ impl Observer {
         }
     }
 
-    /// How this worker presents itself to the others.
-    pub(super) fn worker_info(&self, phase: Phase, breakers: BTreeMap<String, String>) -> Presence {
+    /// What this worker tells the others of itself and its slots.
+    pub(super) fn worker_info(&self) -> Presence {
         let stats = self.pool.stats();
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
         let untold =
             stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
         (0..untold).for_each(|_| self.metrics.zygote_respawned());
         self.metrics.alerts(self.alerts.counts());
-        Presence { phase: phase.as_str().to_owned(), busy: number(stats.busy), breakers, ..self.info.clone() }
+        Presence { busy: number(stats.busy), ..self.info.clone() }
     }
 
     /// Tells what became of a delivery.

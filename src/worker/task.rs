@@ -7,10 +7,10 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Shared;
-use super::hand::Halt;
+use super::hand::{Grip, Halt};
 use super::observe::Account;
 use super::outage::Outage;
-use crate::job::failure::{Failure, Kind};
+use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::{Outcome, Skip, SkipReason};
 use crate::job::page::PagePair;
 use crate::job::verdict::{Holdup, Verdict};
@@ -27,10 +27,11 @@ enum Ending {
 
 /// Works on one delivery until it is settled, handed back, or lost.
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
-    let (_grip, halted) = shared.hand.take(delivery.job.id.clone(), delivery.lease());
+    let (grip, halted) = shared.hand.take(&delivery);
     let begun = std::time::Instant::now();
     let pass = Leased {
         queue: &shared.worker.queue,
+        grip: &grip,
         lease: delivery.lease(),
         unresolved: delivery.job.from.given().is_none() && !delivery.job.again,
         unsure: AtomicBool::new(false),
@@ -41,6 +42,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
         Ok(halt) = halted => Ending::Halted(halt),
     };
     drop(slot);
+    grip.reaches(Stage::Queue, None);
     match ending {
         Ending::Walked(walk) => {
             // A lease that could not be confirmed says nothing of the app that was therefore not asked.
@@ -61,6 +63,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
 /// The pass of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
 struct Leased<'a> {
     queue: &'a Queue,
+    grip: &'a Grip<'a>,
     lease: LeaseRef,
     /// Did the job name a place in a page's history, so that only now it is known whether its pair was done before?
     unresolved: bool,
@@ -92,6 +95,10 @@ impl Pass for Leased<'_> {
             Ok(Entry::Lost) => no("the lease was lost".to_owned()),
             Err(e) => no(format!("the queue could not be asked: {e}")),
         }
+    }
+
+    fn reaches(&self, stage: Stage, limit: Option<Duration>) {
+        self.grip.reaches(stage, limit);
     }
 
     async fn confirm(&self) -> Result<(), Failure> {

@@ -34,6 +34,24 @@ async fn a_dead_letter_is_one_alert_with_what_its_reader_needs() {
 }
 
 #[tokio::test]
+async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() {
+    let world = World::new().await;
+    let job = world.bodies("gone", Resource::Status(404), Resource::Status(404));
+    let world = world.with("queue.name", "bulk");
+    world.feed(&["enqueue", "-"], job.encode()).await.ended(0);
+    world.run(&["status"]).await.ended(1).told(&["start one with wm-analyzer work -Q bulk"]);
+    let _worker = world.worker();
+    until("an alert", async || world.ingest.alerts() == 1).await;
+    let event = world.ingest.events().remove(0);
+    assert!(text(&event).contains("show it: wm-analyzer dead show gone -Q bulk"), "{}", text(&event));
+    world.run(&["status"]).await.ended(0).told(&["wm-analyzer dead ls --kind gone -Q bulk"]);
+    // Typed as it is told, where nothing else names the queue.
+    let world = world.with("queue.name", "analysis");
+    world.run(&["dead", "show", "gone", "-Q", "bulk"]).await.ended(0);
+    world.run(&["dead", "show", "gone"]).await.ended(3);
+}
+
+#[tokio::test]
 async fn thirty_dead_letters_of_a_kind_are_one_alert_at_once_and_one_that_stands_for_the_rest() {
     let world = World::new().await;
     let jobs: Vec<Job> = (0..30).map(|n| by_uuid(&format!("burst-{n}"))).collect();

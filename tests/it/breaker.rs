@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wm_analyzer::demo::pages;
-use wm_analyzer::job::Job;
+use wm_analyzer::job::{Job, Priority};
 
 use crate::annotations::{known, named, world_with_app};
 use crate::db::FakeDb;
@@ -98,15 +98,24 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
             }
             _ => db.authorization.replace("Basic changed".to_owned()),
         });
+        // The oldest version of the page: looked up, and skipped. That shows an app that answers, not one that writes.
+        let first = Job { priority: Priority::High, ..named("first", None, from) };
         let worker = world.worker();
         world.send(&jobs).await;
-        until("some probes failed", async || times_put_off(&world).await >= 6).await;
+        until("the breaker is open", async || times_put_off(&world).await >= 2).await;
+        world.send(std::slice::from_ref(&first)).await;
+        if refusal == "read-only" {
+            world.until_it_is(&first.id, "skipped").await;
+        }
+        let enough = times_put_off(&world).await + 4;
+        until("some probes failed", async || times_put_off(&world).await >= enough).await;
         assert_eq!(counted(&world, &jobs).await, 1, "{refusal}: what still works closed the breaker");
         assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]], "{refusal}");
         db.look(|db| (db.read_only, db.authorization) = (false, authorization));
         for job in &jobs {
             world.until_it_is(&job.id, "done").await;
         }
+        world.until_it_is(&first.id, "skipped").await;
         assert_eq!(db.look(|db| db.annotations.len()), 5);
         worker.leave().await;
     }

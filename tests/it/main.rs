@@ -39,6 +39,7 @@ mod poison;
 mod probes;
 mod queue;
 mod rails;
+mod registry;
 mod retries;
 mod schemas;
 mod skips;

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use wm_analyzer::job::failure::Kind;
+use uuid::Uuid;
+use wm_analyzer::job::failure::{Kind, Stage};
 use wm_analyzer::job::outcome::{Counts, Skip, SkipReason};
 use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Queue, REPORT_MAX_BYTES, Replayed, Settled};
+use wm_analyzer::queue::{Claim, Presence, Queue, REPORT_MAX_BYTES, Replayed, Running, Settled};
 
 use crate::world::*;
 
@@ -319,4 +320,36 @@ async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
     let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored.omitted, ["html_source_dmp.diff"]);
     assert_eq!(stored.diffs.html_source_dmp.unwrap().change_count, 3);
+}
+
+#[tokio::test]
+async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let running = |n: u64| Running {
+        id: JobId::parse(&format!("job-{n}")).unwrap(),
+        from: None,
+        to: Uuid::nil(),
+        running_ms: 10_000 - n,
+        stage: Stage::Fetch,
+        stage_ms: 6_000,
+        limit_ms: Some(30_000),
+    };
+    let told: Vec<Running> = (0..70).map(running).collect();
+    queue.beat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
+    let mut seen = queue.status().await.unwrap().workers.remove(0);
+    until("time has gone by", async || {
+        seen = queue.status().await.unwrap().workers.remove(0);
+        seen.beat_age_ms > 0
+    })
+    .await;
+    let age = seen.beat_age_ms;
+    let later = |job: &Running| Running {
+        running_ms: job.running_ms + age,
+        stage_ms: job.stage_ms + age,
+        ..job.clone()
+    };
+    assert_eq!(seen.info.running, told[..64].iter().map(later).collect::<Vec<_>>());
+    assert_eq!(told[0].percent(), Some(20));
+    assert_eq!(Running { limit_ms: None, ..told[0].clone() }.percent(), None);
 }

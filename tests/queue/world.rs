@@ -213,6 +213,7 @@ pub fn info(name: &str) -> Presence {
         slots: 2,
         busy: 1,
         breakers: Default::default(),
+        running: Vec::new(),
     }
 }
 

@@ -1,0 +1,114 @@
+//! What workers tell of themselves: what runs, since when, how near its limit; and who is gone. And ending what runs.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use wm_analyzer::demo::pages;
+use wm_analyzer::demo::site::Body;
+use wm_analyzer::job::Job;
+
+use crate::harness::{Gate, World, job, key, lives, until};
+
+/// A wall clock that no test waits for.
+const WALL: Duration = Duration::from_secs(20);
+
+/// What the only worker runs, as a program reads it.
+async fn running(world: &World) -> Vec<Value> {
+    let status = world.run(&["status", "-o", "json"]).await.ended(0).json();
+    status["workers"][0]["running"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn jobs_that_hang_at_their_site_are_shown_with_their_times_and_limit_the_longest_first() {
+    let world = World::new().await.with("sandbox.slots", "10").with("fetch.total_timeout", "40s");
+    let gate = Gate::shut().await;
+    let worker = world.worker();
+    let hung = job("hung", gate.url("/a"), world.page());
+    world.send(std::slice::from_ref(&hung)).await;
+    gate.until_asked(1).await;
+    let others: Vec<Job> = (0..9).map(|n| job(&format!("other-{n}"), gate.url("/a"), world.page())).collect();
+    world.send(&others).await;
+    until("all are shown at the gate", async || {
+        let shown = running(&world).await;
+        shown.len() == 10 && shown.iter().all(|job| job["stage"] == "fetch")
+    })
+    .await;
+
+    let shown = running(&world).await;
+    let number = |job: &Value, name: &str| job[name].as_u64().unwrap_or_else(|| panic!("{name}: {job}"));
+    let first = &shown[0];
+    assert_eq!((first["id"].as_str(), number(first, "limit_ms")), (Some("hung"), 40_000));
+    assert_eq!(first["from"], hung.from.given().unwrap().uuid().to_string());
+    assert_eq!(first["to"], hung.to.uuid().to_string());
+    assert!(0 < number(first, "stage_ms") && number(first, "stage_ms") <= number(first, "running_ms"));
+    assert!(shown.is_sorted_by_key(|job| u64::MAX - number(job, "running_ms")), "{shown:#?}");
+    until("its time goes on", async || {
+        let now = running(&world).await;
+        number(&now[0], "stage_ms") >= 1_000 + number(first, "stage_ms")
+    })
+    .await;
+    let text =
+        world.run(&["status"]).await.ended(0).shows(&["  hung  fetch for ", "s of 40s (", "and 2 more"]);
+    assert_eq!(text.out.matches(" of 40s (").count(), 8, "{text:?}");
+
+    gate.open();
+    for job in others.iter().chain([&hung]) {
+        world.until_it_is(&job.id, "done").await;
+    }
+    until("nothing runs", async || running(&world).await.is_empty()).await;
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_was_killed_is_shown_no_more_once_its_time_is_over() {
+    let world = World::new().await.with("queue.worker_ttl", "2s");
+    let (victim, survivor) = (world.worker(), world.worker());
+    let seen = async || -> Vec<u32> {
+        world.queue.status().await.unwrap().workers.iter().map(|worker| worker.info.pid).collect()
+    };
+    until("both are shown", async || seen().await.len() == 2).await;
+    victim.signal(Signal::KILL);
+    until("one is gone", async || seen().await == [survivor.pid()]).await;
+    let entries =
+        async || (world.ask::<u64>("ZCARD", key("workers")).await, world.keys("worker:*").await.len());
+    until("and leaves nothing", async || entries().await == (1, 1)).await;
+}
+
+#[tokio::test]
+async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
+    let world = World::new().await.with("sandbox.wall", format!("{}s", WALL.as_secs()));
+    let worker = world.worker();
+    worker.until_said("working").await;
+    let before = worker.descendants();
+    let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
+    let heavy = world.bodies("heavy", page(1), page(2));
+    world.send(std::slice::from_ref(&heavy)).await;
+    let fresh = || worker.descendants().into_iter().find(|pid| !before.contains(pid));
+    until("it has a child", async || fresh().is_some()).await;
+    let child = fresh().expect("it is at work for long");
+    // Stopped, it ends by nothing but a kill.
+    kill_process(Pid::from_raw(child.cast_signed()).unwrap(), Signal::STOP).unwrap();
+    until("it is shown in its child", async || {
+        let shown = running(&world).await;
+        shown.iter().any(|job| job["id"] == "heavy" && job["stage"] == "analyse")
+    })
+    .await;
+    assert_eq!(running(&world).await[0]["limit_ms"], WALL.as_millis() as u64);
+    assert!(lives(child));
+
+    let start = Instant::now();
+    assert!(world.queue.cancel(&heavy.id).await.unwrap());
+    world.until_it_is(&heavy.id, "skipped").await;
+    until("its child is gone", async || !lives(child)).await;
+    assert!(start.elapsed() < WALL / 2, "{:?}: not by its wall clock", start.elapsed());
+    let events = world.events().await;
+    let told: Vec<_> = events.iter().map(|event| (event.what.as_str(), event.why.as_str())).collect();
+    assert_eq!(told, [("skipped", "cancelled")]);
+
+    let next = world.pair("next", 4_000);
+    world.send(std::slice::from_ref(&next)).await;
+    world.until_it_is(&next.id, "done").await;
+    assert_eq!((worker.descendants(), world.dead().await.len()), (before, 0));
+    worker.leave().await;
+}
