@@ -54,10 +54,11 @@ async fn pause(queue: &Queue, reason: &str, json: bool) -> Result<Exit, Error> {
     } else {
         let name = queue.name();
         render::note(format!(
-            "paused {name} ({}): {} running finish, {} wait. Undo: wm-analyzer queue resume",
+            "paused {name} ({}): {} running finish, {} wait. Undo: {}",
             plain(reason, 200),
             status.leased,
-            status.ready
+            status.ready,
+            queue.command("queue resume")
         ));
     }
     Ok(Exit::Ok)
@@ -71,10 +72,11 @@ async fn resume(queue: &Queue, json: bool) -> Result<Exit, Error> {
     }
     match was {
         Some(was) => render::note(format!(
-            "resumed {} (paused by {}: {}). Undo: wm-analyzer queue pause --reason ...",
+            "resumed {} (paused by {}: {}). Undo: {}",
             queue.name(),
             plain(&was.by, 100),
-            plain(&was.reason, 200)
+            plain(&was.reason, 200),
+            queue.command("queue pause --reason ...")
         )),
         None => render::note(format!("{} was not paused: nothing changed", queue.name())),
     }
@@ -92,8 +94,8 @@ async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Err
                     &serde_json::json!({ "drained": true, "waited_ms": start.elapsed().as_millis() as u64 }),
                 );
             } else {
-                let waited = render::ago(start.elapsed());
-                render::note(format!("drained after {waited}: nothing runs. Undo: wm-analyzer queue resume"));
+                let (waited, undo) = (render::ago(start.elapsed()), queue.command("queue resume"));
+                render::note(format!("drained after {waited}: nothing runs. Undo: {undo}"));
             }
             return Ok(Exit::Ok);
         }

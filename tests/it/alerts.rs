@@ -45,10 +45,21 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     let event = world.ingest.events().remove(0);
     assert!(text(&event).contains("show it: wm-analyzer dead show gone -Q bulk"), "{}", text(&event));
     world.run(&["status"]).await.ended(0).told(&["wm-analyzer dead ls --kind gone -Q bulk"]);
+    for (args, undo) in [
+        (&["queue", "drain"][..], "Undo: wm-analyzer queue resume -Q bulk"),
+        (&["queue", "pause", "--reason", "why"], "Undo: wm-analyzer queue resume -Q bulk"),
+        (&["queue", "resume"], "Undo: wm-analyzer queue pause --reason ... -Q bulk"),
+        (&["dead", "replay", "gone", "--yes"], "to stop them: wm-analyzer queue pause --reason ... -Q bulk"),
+    ] {
+        world.run(args).await.ended(0).told(&[undo]);
+    }
+    until("it died again", async || world.run(&["dead", "show", "gone"]).await.code == Some(0)).await;
     // Typed as it is told, where nothing else names the queue.
     let world = world.with("queue.name", "analysis");
     world.run(&["dead", "show", "gone", "-Q", "bulk"]).await.ended(0);
     world.run(&["dead", "show", "gone"]).await.ended(3);
+    let discarded = world.run(&["dead", "discard", "gone", "-Q", "bulk", "--yes"]).await.ended(0);
+    discarded.told(&["undo with wm-analyzer enqueue FILE -Q bulk"]);
 }
 
 #[tokio::test]

@@ -102,7 +102,7 @@ pub async fn run(queue: &Queue, api: &Api, options: &Options, json: bool) -> Res
         ended = walk.on(&mut cursor) => ended,
         _ = tokio::signal::ctrl_c() => Err(Ended::Interrupted),
     };
-    conclude(&cursor, options, ended, json)
+    conclude(queue, &cursor, options, ended, json)
 }
 
 fn begin(queue: &Queue, options: &Options) -> Result<Cursor, String> {
@@ -237,7 +237,13 @@ impl Walk<'_> {
     }
 }
 
-fn conclude(cursor: &Cursor, options: &Options, ended: Result<(), Ended>, json: bool) -> Result<Exit, Error> {
+fn conclude(
+    queue: &Queue,
+    cursor: &Cursor,
+    options: &Options,
+    ended: Result<(), Ended>,
+    json: bool,
+) -> Result<Exit, Error> {
     if json {
         render::json(
             &serde_json::json!({ "finished": cursor.finished, "dry_run": options.dry_run, "count": cursor.count }),
@@ -259,9 +265,9 @@ fn conclude(cursor: &Cursor, options: &Options, ended: Result<(), Ended>, json: 
             return Ok(Exit::Ok);
         }
         Ok(()) => {
-            render::note(
-                "To hold what waits: wm-analyzer queue pause --reason ... In the app a repeat overwrites, so that there is nothing to undo",
-            );
+            let hold = queue.command("queue pause --reason ...");
+            render::note(format!("To hold what waits: {hold}"));
+            render::note("In the app a repeat overwrites, so that there is nothing to undo");
             return Ok(Exit::Ok);
         }
         Err(Ended::Queue(error)) => {

@@ -92,7 +92,7 @@ pub(super) async fn touch(
         }
     }
     let touched = carry_out(queue, &letters, bulk.rate, verb).await?;
-    conclude(&touched, verb, json);
+    conclude(queue, &touched, verb, json);
     Ok(if touched.done == touched.selected { Exit::Ok } else { Exit::Failed })
 }
 
@@ -147,7 +147,7 @@ async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb)
     Ok(touched)
 }
 
-fn conclude(touched: &Touched, verb: Verb, json: bool) {
+fn conclude(queue: &Queue, touched: &Touched, verb: Verb, json: bool) {
     if json && verb != Verb::Discard {
         render::json(touched);
         return;
@@ -167,10 +167,12 @@ fn conclude(touched: &Touched, verb: Verb, json: bool) {
     let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
     match verb {
         Verb::Replay(_) => render::note(format!(
-            "replayed {done} of {selected}{rest}. What dies again comes back here; to stop them: wm-analyzer queue pause --reason ..."
+            "replayed {done} of {selected}{rest}. What dies again comes back here; to stop them: {}",
+            queue.command("queue pause --reason ...")
         )),
         Verb::Discard => render::note(format!(
-            "discarded {done} of {selected}{rest}. Their payloads are on stdout: keep them, and undo with wm-analyzer enqueue FILE"
+            "discarded {done} of {selected}{rest}. Their payloads are on stdout: keep them, and undo with {}",
+            queue.command("enqueue FILE")
         )),
     }
 }
