@@ -177,6 +177,7 @@ async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_count
     until("there is room", async || worker.number("queue_dead_filled_ratio").await == 0.0).await;
     worker.until_said("there is room again").await;
     assert_eq!(told(&world, "dead_letters").len(), 1, "once, however long it stayed so");
+    assert_eq!(worker.said("nearly no room left").len(), 1, "not with every look");
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended().await.code(), Some(0));
     let all = told(&world, "dead_letters");
@@ -208,13 +209,14 @@ async fn a_backlog_at_its_ceiling_is_one_alert_nothing_is_let_in_and_it_ends_whe
     let jobs: Vec<Job> = (0..14).map(|n| world.pair(&format!("pair-{n}"), 4_000)).collect();
     world.send(&jobs[..9]).await;
     until("nine are in", async || worker.number("queue_backlog_filled_ratio").await == 0.9).await;
-    world.send(&jobs[9..]).await;
+    world.send(&jobs[9..12]).await;
     until("an alert", async || told(&world, "backlog").len() == 1).await;
     let first = told(&world, "backlog").remove(0);
     assert!(text(&first).contains("nothing is let in"), "{}", text(&first));
     assert!(text(&first).contains("10 jobs wait of 10"), "{}", text(&first));
     assert_eq!(worker.number("queue_backlog_filled_ratio").await, 1.0);
-    until("four are seen to wait outside", async || worker.number("queue_inbox").await == 4.0).await;
+    world.send(&jobs[12..]).await;
+    until("it looks again, and four wait outside", async || worker.number("queue_inbox").await == 4.0).await;
     assert_eq!(worker.said("nearly no room left").len(), 1, "not with every look");
 
     world.run(&["queue", "resume"]).await.ended(0);
