@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::schema::Schema;
 use super::values::{heap_bytes, limits, moment, per_second, sha256, wall_ms};
 use crate::config::Config;
-use crate::job::LimitsRequest;
+use crate::job::{JobId, LimitsRequest};
 use crate::ops;
 use crate::sandbox::Limits;
 
@@ -185,6 +185,12 @@ pub enum Queue {
         #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
         timeout: std::time::Duration,
     },
+    /// Jobs that nobody wants any more: a running one is stopped, a waiting one is skipped when its turn comes.
+    Cancel {
+        /// Job ids.
+        #[arg(required = true, num_args = 1..=1000, value_parser = JobId::parse)]
+        ids: Vec<JobId>,
+    },
 }
 
 /// Which dead letters.
@@ -332,6 +338,7 @@ impl Queue {
             Self::Pause { reason } => ops::queue::Action::Pause { reason },
             Self::Resume => ops::queue::Action::Resume,
             Self::Drain { reason, timeout } => ops::queue::Action::Drain { reason, timeout },
+            Self::Cancel { ids } => ops::queue::Action::Cancel { ids },
         }
     }
 }

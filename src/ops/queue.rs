@@ -1,9 +1,10 @@
-//! `queue pause | resume | drain`: the shared switch, and waiting until nothing runs.
+//! `queue pause | resume | drain | cancel`: the shared switch, waiting until nothing runs, and what nobody wants any more.
 
 use std::time::{Duration, Instant};
 
 use super::Exit;
 use super::render::{self, plain};
+use crate::job::JobId;
 use crate::queue::{Error, Queue};
 
 /// How often a drain looks.
@@ -27,6 +28,11 @@ pub enum Action {
         /// Give up waiting after this long.
         timeout: Duration,
     },
+    /// Mark jobs as not wanted any more.
+    Cancel {
+        /// Which.
+        ids: Vec<JobId>,
+    },
 }
 
 /// Carries it out.
@@ -41,6 +47,7 @@ pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Erro
             pause(queue, &reason, false).await?;
             drain(queue, timeout, json).await
         }
+        Action::Cancel { ids } => cancel(queue, &ids, json).await,
     }
 }
 
@@ -113,4 +120,28 @@ async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Err
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+async fn cancel(queue: &Queue, ids: &[JobId], json: bool) -> Result<Exit, Error> {
+    let (mut cancelled, mut unknown) = (Vec::new(), Vec::new());
+    for id in ids {
+        match queue.cancel(id).await? {
+            true => cancelled.push(id),
+            false => unknown.push(id),
+        }
+    }
+    if json {
+        render::json(&serde_json::json!({ "cancelled": cancelled, "not_live": unknown }));
+    } else {
+        for id in &unknown {
+            render::note(format!("{id} is not in {}, or not alive any more", queue.name()));
+        }
+        render::note(format!(
+            "cancelled {} of {}: a running one is stopped within a beat, a waiting one is skipped when its turn comes. \
+             Undo: enqueue it again",
+            cancelled.len(),
+            ids.len()
+        ));
+    }
+    Ok(if cancelled.is_empty() { Exit::NothingMatched } else { Exit::Ok })
 }

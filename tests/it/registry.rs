@@ -98,13 +98,15 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     assert!(lives(child));
 
     let start = Instant::now();
-    assert!(world.queue.cancel(&heavy.id).await.unwrap());
+    let cancelled = world.run(&["queue", "cancel", heavy.id.as_str(), "nobody"]).await.ended(0);
+    cancelled.told(&["cancelled 1 of 2", "nobody is not in analysis", "Undo: enqueue it again"]);
     world.until_it_is(&heavy.id, "skipped").await;
     until("its child is gone", async || !lives(child)).await;
     assert!(start.elapsed() < WALL / 2, "{:?}: not by its wall clock", start.elapsed());
     let events = world.events().await;
     let told: Vec<_> = events.iter().map(|event| (event.what.as_str(), event.why.as_str())).collect();
     assert_eq!(told, [("skipped", "cancelled")]);
+    world.run(&["queue", "cancel", heavy.id.as_str(), "-o", "json"]).await.ended(3);
 
     let next = world.pair("next", 4_000);
     world.send(std::slice::from_ref(&next)).await;
