@@ -8,6 +8,8 @@
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run has nothing to say")]
 
 use std::hint::black_box;
+use std::io::Read as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -15,9 +17,14 @@ use wm_analyzer::sandbox::{Config, Isolation, Limits, Pool, ProcessModel, Reques
 
 const MIB: u64 = 1 << 20;
 const BATCHES: usize = 5;
+/// Set where this program is run as the process beside the children.
+const BYSTANDER: &str = "WM_BYSTANDER";
 
 #[tokio::main]
 async fn main() {
+    if std::env::var_os(BYSTANDER).is_some() {
+        return bystander();
+    }
     let pool = start(ProcessModel::ForkServer, 2).await;
     println!("isolation in force: {}\n", pool.isolation().join(" "));
     println!("{:<58} {:>9} {:>9}", "ratio", "measured", "at most");
@@ -255,14 +262,11 @@ async fn neighbours(pool: &Pool) {
     }
 }
 
-/// Good jobs a second over 160 jobs on all slots, and the times of a bystander's millisecond of work: a thread of its
-/// own, which to the scheduler is what a process is.
+/// Good jobs a second over 160 jobs on all slots, and the times of the millisecond of work of a process beside them.
 async fn good_jobs(pool: &Pool, poison: bool) -> (f64, Vec<f64>) {
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let bystander = std::thread::spawn({
-        let stop = stop.clone();
-        move || bystander(&stop)
-    });
+    let this = std::env::current_exe().unwrap();
+    let beside = Command::new(this).env(BYSTANDER, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut beside = beside.unwrap();
     let began = Instant::now();
     let mut jobs = tokio::task::JoinSet::new();
     let (a, b) = texts(1_000_000);
@@ -283,18 +287,21 @@ async fn good_jobs(pool: &Pool, poison: bool) -> (f64, Vec<f64>) {
     }
     let good: u32 = jobs.join_all().await.into_iter().sum();
     let took = began.elapsed().as_secs_f64();
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    (f64::from(good) / took, bystander.join().unwrap())
+    drop(beside.stdin.take());
+    let said = beside.wait_with_output().unwrap();
+    let times = String::from_utf8(said.stdout).unwrap();
+    (f64::from(good) / took, times.lines().map(|time| time.parse().unwrap()).collect())
 }
 
-/// Times a fixed piece of work again and again, with a rest in between.
-fn bystander(stop: &std::sync::atomic::AtomicBool) -> Vec<f64> {
+/// Times a fixed piece of work again and again, with a rest in between, until its input ends; then says the times.
+fn bystander() {
+    let ended = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let mut times = Vec::new();
-    while !stop.load(std::sync::atomic::Ordering::Relaxed) || times.is_empty() {
+    while !ended.is_finished() || times.is_empty() {
         let began = Instant::now();
         black_box((0..1_000_000_u64).fold(0, |sum, i| black_box(sum ^ i)));
         times.push(micros(began));
         std::thread::park_timeout(Duration::from_millis(2));
     }
-    times
+    times.iter().for_each(|time| println!("{time}"));
 }

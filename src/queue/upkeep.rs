@@ -49,13 +49,21 @@ impl Queue {
     /// Does one round of upkeep.
     ///
     /// # Errors
-    /// Those of Redis; what was done before is done.
+    /// Those of Redis; what was done before is done, and not told: see [`Queue::keep_up`].
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         let mut upkeep = Upkeep::default();
-        self.reclaim(&mut upkeep).await?;
-        self.promote(&mut upkeep).await?;
-        self.trim(&mut upkeep).await?;
+        self.keep_up(&mut upkeep).await?;
         Ok(upkeep)
+    }
+
+    /// The same, telling what was done even where a later step fails: a burial that is told to nobody is no alert.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn keep_up(&self, done: &mut Upkeep) -> Result<(), Error> {
+        self.reclaim(done).await?;
+        self.promote(done).await?;
+        self.trim(done).await
     }
 
     async fn promote(&self, upkeep: &mut Upkeep) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::outage::Outage;
-use crate::queue::{Adopter, Ingested, Standing};
+use crate::queue::{Adopter, Ingested, Standing, Upkeep};
 use crate::telemetry::plain;
 
 /// How often workers of another system are looked for on lists that are adopted: they come with a deploy, not by the second.
@@ -80,23 +80,21 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
 pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
     let mut outage = Outage::default();
     loop {
-        match shared.worker.queue.upkeep().await {
-            Ok(upkeep) => {
-                outage.over();
-                upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
-                if upkeep.evicted > 0 {
-                    shared.observer.evicted(upkeep.evicted);
-                }
-                if upkeep.reclaimed > 0 {
-                    info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
-                }
-            }
-            Err(e) => {
-                shared.observer.redis_down(&e.to_string());
-                sleep(outage.wait()).await;
-                continue;
-            }
+        let mut upkeep = Upkeep::default();
+        let kept_up = shared.worker.queue.keep_up(&mut upkeep).await;
+        upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
+        if upkeep.evicted > 0 {
+            shared.observer.evicted(upkeep.evicted);
         }
+        if upkeep.reclaimed > 0 {
+            info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
+        }
+        if let Err(e) = kept_up {
+            shared.observer.redis_down(&e.to_string());
+            sleep(outage.wait()).await;
+            continue;
+        }
+        outage.over();
         if let Ok(true) = shared.worker.queue.forgot().await {
             shared.observer.forgotten();
         }

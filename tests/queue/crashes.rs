@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::queue::{Claim, Queue, Settled};
+use wm_analyzer::queue::{Claim, Queue, Settled, Upkeep};
 
 use crate::world::*;
 
@@ -56,6 +56,22 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
 
     let _ = queue.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(world.take_stock().await[job.id.as_str()], "solo", "what crashed runs alone when replayed");
+}
+
+#[tokio::test]
+async fn a_burial_is_told_though_a_later_step_of_the_same_round_fails() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    dies_with(claimed(&queue, "killed").await);
+    world.expire(&job.id).await;
+    queue.upkeep().await.unwrap();
+    dies_with(claimed(&queue, "killed").await);
+    world.expire(&job.id).await;
+    let _: () = world.ask("SET", &[key("scheduled"), "no ZSET".to_owned()]).await;
+    let mut done = Upkeep::default();
+    queue.keep_up(&mut done).await.unwrap_err();
+    assert_eq!(done.buried.iter().map(|buried| &buried.id).collect::<Vec<_>>(), [&job.id]);
 }
 
 #[tokio::test]
