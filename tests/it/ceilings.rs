@@ -30,9 +30,12 @@ async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
     assert_eq!(gate.asked(), 4, "two jobs are inside, all the others wait");
     let waiting = world.queue.status().await.unwrap().scheduled;
     assert_eq!(waiting, 28, "and not by going round");
-    for waits in &behind(&gate, 30)[2..] {
-        assert_eq!(world.field(&waits.id, "deliveries").await.as_deref(), Some("0"), "{}", waits.id);
+    // Which two came first is chance.
+    let mut handed_out = 0;
+    for job in &behind(&gate, 30) {
+        handed_out += world.field(&job.id, "deliveries").await.unwrap().parse::<u32>().unwrap();
     }
+    assert_eq!(handed_out, 2, "waiting counts as nothing");
 
     gate.open();
     until("all are done", async || done(&world).await == rest.len() + 30).await;
