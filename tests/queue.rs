@@ -37,10 +37,10 @@ mod many;
 mod model;
 #[path = "support/peers.rs"]
 mod peers;
-#[path = "queue/random.rs"]
-mod random;
 #[path = "queue/states.rs"]
 mod states;
+#[path = "queue/stock.rs"]
+mod stock;
 #[path = "queue/trouble.rs"]
 mod trouble;
 #[path = "queue/wire.rs"]

@@ -16,6 +16,7 @@ use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, Queue, WorkerId};
 
+use crate::stock::Stock;
 use crate::wire::Wire;
 
 /// A server and an eye on it.
@@ -119,30 +120,6 @@ impl World {
         sum
     }
 
-    /// Whoever has a permit is in someone's hands, and whoever waits in a line is scheduled and knows it.
-    async fn take_stock_of_hosts(&self, states: &BTreeMap<String, String>) {
-        for permits in self.ask::<Vec<String>>("KEYS", key("host:*")).await {
-            for id in self.ask::<Vec<String>>("SMEMBERS", &permits).await {
-                assert_eq!(states.get(&id).map(String::as_str), Some("leased"), "{permits}: {id}");
-            }
-        }
-        let prefix = key("line:");
-        let mut waiting = 0;
-        for line in self.ask::<Vec<String>>("KEYS", format!("{prefix}*")).await {
-            for id in self.ask::<Vec<String>>("ZRANGE", &[&line, "0", "-1"]).await {
-                assert_eq!(states.get(&id).map(String::as_str), Some("scheduled"), "{line}: {id}");
-                let host = self.field(&JobId::parse(&id).unwrap(), "line").await;
-                assert_eq!(host.as_deref(), Some(&line[prefix.len()..]), "{id}");
-                waiting += 1;
-            }
-        }
-        let mut lined = 0;
-        for id in states.keys() {
-            lined += usize::from(self.field(&JobId::parse(id).unwrap(), "line").await.is_some());
-        }
-        assert_eq!(waiting, lined, "all who wait for a host stand in its line");
-    }
-
     /// Types and ids of all events.
     pub async fn events(&self) -> Vec<(String, String)> {
         let events: Vec<(String, HashMap<String, String>)> =
@@ -150,42 +127,9 @@ impl World {
         events.into_iter().map(|(_, fields)| (fields["type"].clone(), fields["id"].clone())).collect()
     }
 
-    /// Every job is in exactly one place, the one its state says; every lock names a live job; the dead are counted.
+    /// The state of every job, seen to be in exactly one place; see [`Stock::check`].
     pub async fn take_stock(&self) -> BTreeMap<String, String> {
-        let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-        for place in ["ready", "scheduled", "lease", "solo", "dead"] {
-            let ids: Vec<String> = self.ask("ZRANGE", &[&key(place), "0", "-1"]).await;
-            for id in ids {
-                places.entry(id).or_default().push(if place == "lease" { "leased" } else { place });
-            }
-        }
-        let prefix = key("job:");
-        let jobs: Vec<String> = self.ask("KEYS", format!("{prefix}*")).await;
-        let (mut states, mut dead_bytes) = (BTreeMap::new(), 0);
-        for job in jobs {
-            let id = JobId::parse(&job[prefix.len()..]).unwrap();
-            let state = self.state(&id).await.expect("a state");
-            assert_eq!(places.remove(id.as_str()).as_deref(), Some(&[state.as_str()][..]), "{id}");
-            assert_eq!(self.field(&id, "token").await.is_some(), state == "leased", "{id}: {state}");
-            if state == "dead" {
-                dead_bytes += self.field(&id, "size").await.unwrap().parse::<u64>().unwrap();
-                let kind = self.field(&id, "kind").await.unwrap();
-                let index = key(&format!("dead:kind:{kind}"));
-                assert!(self.ask::<Option<f64>>("ZSCORE", &[&index, id.as_str()]).await.is_some());
-            } else {
-                let lock = key(&format!("unique:{}", self.field(&id, "unique").await.unwrap()));
-                assert_eq!(self.ask::<Option<String>>("GET", &lock).await.as_deref(), Some(id.as_str()));
-            }
-            states.insert(id.to_string(), state);
-        }
-        assert!(places.is_empty(), "places without a job: {places:?}");
-        self.take_stock_of_hosts(&states).await;
-        let counted: Option<u64> = self.ask("HGET", &[&key("meta"), "dead_bytes"]).await;
-        assert_eq!(counted.unwrap_or(0), dead_bytes, "bytes of the dead");
-        let live = states.values().filter(|state| *state != "dead").count();
-        let locks: Vec<String> = self.ask("KEYS", key("unique:*")).await;
-        assert_eq!(locks.len(), live, "locks");
-        states
+        Stock::of(self).await.check()
     }
 }
 

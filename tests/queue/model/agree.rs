@@ -1,0 +1,137 @@
+//! The model and Redis hold the same; and in the end Redis holds nothing that is of no use any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wm_analyzer::job::JobId;
+
+use super::Op;
+use super::case::{Case, WORKERS};
+use super::machine::{HOSTS, How, Mine, PAIRS, State};
+use crate::stock::Stock;
+use crate::world::key;
+
+/// What may be left when every job is gone: memories, each with an end or a cap.
+const STAYS: [&str; 11] = [
+    "audit", "done:", "events", "meta", "report:", "seq", "stats:", "suspect:", "wake", "worker:", "workers",
+];
+
+impl Case<'_> {
+    /// Both hold the same jobs in the same places with the same counts; and the key space is whole.
+    pub async fn agree(&self) {
+        let stock = Stock::of(self.world).await;
+        let now = self.world.now_ms().await;
+        let ours: BTreeMap<String, String> =
+            self.model.jobs.iter().map(|(id, mine)| (id.to_string(), mine.state.name().to_owned())).collect();
+        assert_eq!(stock.check(), ours, "states: Redis, the model");
+        for (id, mine) in &self.model.jobs {
+            agree_on(&stock.fields(&format!("job:{id}")), id, mine);
+        }
+        self.agree_on_orders(&stock, now);
+        self.agree_on_suspects(&stock, now);
+        let mut tallies: BTreeMap<String, u64> = BTreeMap::new();
+        for day in stock.names("stats:") {
+            for (name, count) in stock.pairs(&format!("stats:{day}")) {
+                *tallies.entry(name.to_owned()).or_default() += count.parse::<u64>().unwrap();
+            }
+        }
+        assert_eq!(tallies, self.model.tallies, "what is counted");
+        let seq = stock.text("seq").map_or(0, |text| text.parse().unwrap());
+        assert_eq!((seq, !stock.held("paused").is_empty()), (self.model.places, self.model.paused));
+    }
+
+    /// Who is next, for a worker and at each host; who is inside; whose time has come; and nobody's lease is over.
+    fn agree_on_orders(&self, stock: &Stock, now: u64) {
+        let ids = |zset: &str| -> Vec<JobId> { stock.pairs(zset).map(|(id, _)| parsed(id)).collect() };
+        let over = |zset: &str| -> Vec<JobId> {
+            let over = stock.pairs(zset).filter(|(_, moment)| moment.parse::<u64>().unwrap() <= now);
+            let mut over: Vec<_> = over.map(|(id, _)| parsed(id)).collect();
+            over.sort();
+            over
+        };
+        assert_eq!(ids("ready"), self.model.ready());
+        for host in HOSTS {
+            assert_eq!(ids(&format!("line:{host}")), self.model.line(host), "the line of {host}");
+            let inside = stock.held(&format!("host:{host}")).iter().map(|id| parsed(id));
+            let ours = self.model.inside.get(host).cloned().unwrap_or_default();
+            assert_eq!(inside.collect::<BTreeSet<_>>(), ours, "inside {host}");
+        }
+        assert_eq!(
+            over("scheduled"),
+            self.model.in_state(|state| state == State::Scheduled { due: true }),
+            "due"
+        );
+        assert_eq!(over("lease"), [], "all are renewed");
+    }
+
+    fn agree_on_suspects(&self, stock: &Stock, now: u64) {
+        let turn = self.model.turn.as_ref().map(|(who, id)| match id {
+            Some(id) => format!("{}|{id}", WORKERS[*who]),
+            None => WORKERS[*who].to_owned(),
+        });
+        assert_eq!(stock.text("solo_turn"), turn.as_deref(), "the turn");
+        let rest =
+            stock.fields("meta").get("solo_rest_ms").is_some_and(|until| until.parse::<u64>().unwrap() > now);
+        assert_eq!(rest, self.model.rest, "the others have their time");
+        let name = |content: &usize| self.names[*content].as_deref().expect("it was asked for");
+        let suspects: BTreeSet<_> = self.model.suspects.keys().map(name).collect();
+        assert_eq!(stock.names("suspect:").collect::<BTreeSet<_>>(), suspects, "suspects");
+    }
+
+    /// Everything is done that can be. Then what went in is what came out, and only memories are left.
+    pub async fn end(&mut self) {
+        self.step(&Op::Resume).await;
+        // There are no more live jobs than pairs, and with each round one leaves at least.
+        for _ in 0..=PAIRS {
+            for who in 0..WORKERS.len() {
+                for id in self.model.held_by(who) {
+                    self.settle(who, &id, How::Done).await;
+                }
+            }
+            self.step(&Op::TurnRunsOut).await;
+            self.step(&Op::Rested).await;
+            self.step(&Op::Due).await;
+            self.step(&Op::Claim { who: 0, most: 10 }).await;
+        }
+        let dead = self.model.in_state(|_| true);
+        assert_eq!(self.model.in_state(|state| state == State::Dead), dead, "only the dead are left");
+        for _ in dead {
+            self.step(&Op::Discard(0)).await;
+        }
+        self.agree().await;
+        let gone = ["done", "skipped", "discarded"].map(|how| self.model.tallies.get(how).copied());
+        let admitted = self.model.tallies.get("admitted").copied();
+        assert_eq!(gone.into_iter().flatten().sum::<u64>(), admitted.unwrap_or(0));
+        for left in self.world.ask::<Vec<String>>("KEYS", "*").await {
+            let name = left.strip_prefix(&key("")).expect("a key of this queue");
+            assert!(STAYS.iter().any(|stays| name.starts_with(stays)), "left: {left}");
+        }
+    }
+}
+
+fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
+    let counts = &mine.counts;
+    let wanted = [
+        ("deliveries", counts.deliveries.into()),
+        ("failures", counts.failures.into()),
+        ("doubts", counts.doubts.into()),
+        ("crashes", counts.crashes.into()),
+        ("postponements", counts.postponements.into()),
+        ("put_off_ms", counts.put_off_ms),
+        ("releases", counts.releases.into()),
+        ("replays", counts.replays.into()),
+        ("score", mine.place),
+    ];
+    for (name, wanted) in wanted {
+        assert_eq!(job.get(name).map_or(0, |text| text.parse().unwrap()), wanted, "{id}: {name}");
+    }
+    let said = ["cancel", "suspect"].map(|name| job.contains_key(name));
+    assert_eq!(said, [mine.cancelled, mine.suspect], "{id}: cancelled, suspect");
+    assert_eq!(job.get("line").copied(), mine.line, "{id}: in a line");
+    if let State::Leased { by } = mine.state {
+        assert_eq!(job["worker"], WORKERS[by]);
+    }
+}
+
+fn parsed(id: &str) -> JobId {
+    JobId::parse(id).unwrap()
+}

@@ -1,0 +1,333 @@
+//! One case: each operation is carried out on the model and on the real thing, and both must answer alike.
+
+use std::time::Duration;
+
+use time::OffsetDateTime;
+use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::page::PagePair;
+use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::{Job, JobId, Priority};
+use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Queue, Settled};
+
+use super::Op;
+use super::machine::*;
+use crate::world::*;
+
+pub const WORKERS: [&str; 2] = ["ada", "bob"];
+const LATER: Duration = Duration::from_millis(LATER_MS);
+/// So many places are given to jobs that are none of this case's.
+const OTHERS: u64 = 60_000;
+
+/// The model, and the real thing beside it.
+pub struct Case<'w> {
+    pub world: &'w World,
+    pub model: Machine,
+    pub config: Config,
+    pub queues: Vec<Queue>,
+    jobs: Vec<Job>,
+    addresses: [[String; 2]; CONTENTS.len()],
+    /// What the queue calls each content, once it was told of it.
+    pub names: [Option<String>; CONTENTS.len()],
+    pub hands: Vec<Vec<Delivery>>,
+    /// Deliveries that somebody still believes in, whose leases are gone.
+    ghosts: Vec<(usize, Delivery)>,
+}
+
+impl<'w> Case<'w> {
+    pub async fn begin(world: &'w World, limits: Limits) -> Self {
+        world.ask::<()>("FLUSHDB", &[""; 0]).await;
+        let config = Config {
+            backlog_max: limits.backlog as u64,
+            in_flight_max: limits.in_flight as u32,
+            host_in_flight_max: limits.at_host as u32,
+            crashes_max: CRASHES_MAX,
+            releases_solo: RELEASES_SOLO,
+            ..world.config.clone()
+        };
+        let mut queues = Vec::new();
+        for _ in WORKERS {
+            queues.push(Queue::connect(&config).await.unwrap());
+        }
+        let address = |host: Option<&&str>| format!("http://{}/{}", host.unwrap(), uuid::Uuid::new_v4());
+        Self {
+            world,
+            model: Machine::new(limits),
+            config,
+            queues,
+            jobs: (0..PAIRS).map(|_| job()).collect(),
+            addresses: CONTENTS.map(|hosts| [address(hosts.first()), address(hosts.last())]),
+            names: Default::default(),
+            hands: WORKERS.map(|_| Vec::new()).into(),
+            ghosts: Vec::new(),
+        }
+    }
+
+    pub async fn step(&mut self, op: &Op) {
+        match *op {
+            Op::Enqueue(ask) => self.enqueue(JobId::fresh(), ask).await,
+            Op::SendAgain(which) => {
+                if let Some(id) = pick(self.model.in_state(|_| true), which) {
+                    let pair = self.model.jobs[&id].pair;
+                    let (priority, never) = (Priority::Normal, When::Never);
+                    let ask = Ask { pair, again: false, priority, run_at: never, expires_at: never };
+                    self.enqueue(id, ask).await;
+                }
+            }
+            Op::OthersCameAndWent => {
+                self.model.places += OTHERS;
+                let _: u64 = self.world.ask("INCRBY", &[&key("seq"), &OTHERS.to_string()]).await;
+            }
+            Op::Claim { who, most } => self.claim(who, most).await,
+            Op::Enter(who) => {
+                for id in self.model.held_by(who) {
+                    self.enter(who, &id).await;
+                }
+            }
+            Op::Beat(who) => self.beat(who).await,
+            Op::Confirm(which) => {
+                if let Some((who, id)) = self.pick_held(which) {
+                    self.world.expire(&id).await;
+                    assert!(self.queues[who].confirm(&self.held(who, &id).lease()).await.unwrap());
+                }
+            }
+            Op::Settle { which, how } => {
+                if let Some((who, id)) = self.pick_held(which) {
+                    self.settle(who, &id, how).await;
+                }
+            }
+            Op::Stale { which, how } => self.stale(which, how).await,
+            Op::Crash(who) => self.crash(who).await,
+            Op::TurnRunsOut => {
+                self.model.turn = None;
+                let _: u64 = self.world.ask("DEL", key("solo_turn")).await;
+            }
+            Op::Rested => {
+                self.model.rest = false;
+                let _: u64 = self.world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+            }
+            Op::Due => {
+                for id in self.model.in_state(|state| matches!(state, State::Scheduled { .. })) {
+                    self.model.mine(&id).state = State::Scheduled { due: true };
+                    let _: u64 = self.world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
+                }
+                self.upkeep(&[]).await;
+            }
+            Op::NewBuild => {
+                self.model.suspects.values_mut().for_each(|older| *older = true);
+                for suspect in self.world.ask::<Vec<String>>("KEYS", key("suspect:*")).await {
+                    self.world.ask::<()>("SET", &[&suspect, "0.0.1"]).await;
+                }
+            }
+            Op::Cancel(which) => {
+                if let Some(id) = pick(self.model.in_state(|_| true), which) {
+                    assert_eq!(self.queues[0].cancel(&id).await.unwrap(), self.model.cancel(&id));
+                }
+            }
+            Op::Replay(which) => {
+                if let Some(id) = pick(self.model.in_state(|state| state == State::Dead), which) {
+                    let told = self.queues[0].replay(std::slice::from_ref(&id)).await.unwrap();
+                    assert_eq!(told, [(id.clone(), self.model.replay(&id))]);
+                }
+            }
+            Op::Discard(which) => {
+                if let Some(id) = pick(self.model.in_state(|state| state == State::Dead), which) {
+                    self.model.discard(&id);
+                    assert_eq!(self.queues[0].discard(&[id]).await.unwrap(), 1);
+                }
+            }
+            Op::Pause => {
+                self.model.paused = true;
+                self.queues[0].pause("ada", "to see").await.unwrap();
+            }
+            Op::Resume => {
+                self.model.paused = false;
+                let _ = self.queues[0].resume("ada").await.unwrap();
+            }
+            Op::FlushScripts => self.world.ask::<()>("SCRIPT", "FLUSH").await,
+        }
+    }
+
+    fn pick_held(&self, which: usize) -> Option<(usize, JobId)> {
+        let held =
+            (0..WORKERS.len()).flat_map(|who| self.model.held_by(who).into_iter().map(move |id| (who, id)));
+        pick(held.collect(), which)
+    }
+
+    fn held(&self, who: usize, id: &JobId) -> &Delivery {
+        self.hands[who].iter().find(|delivery| delivery.job.id == *id).expect("in hand")
+    }
+
+    async fn enqueue(&mut self, id: JobId, ask: Ask) {
+        let moment = |when| match when {
+            When::Never => None,
+            When::Past => Some(OffsetDateTime::now_utc() - LATER),
+            When::Later => Some(OffsetDateTime::now_utc() + LATER),
+        };
+        let job = Job {
+            id: id.clone(),
+            again: ask.again,
+            priority: ask.priority,
+            run_at: moment(ask.run_at),
+            expires_at: moment(ask.expires_at),
+            ..self.jobs[ask.pair].clone()
+        };
+        assert_eq!(self.queues[0].enqueue(&[job]).await.unwrap(), [self.model.enqueue(&id, ask)]);
+    }
+
+    pub async fn claim(&mut self, who: usize, most: usize) {
+        let claims = self.queues[who].claim_many(&worker(WORKERS[who]), most).await.unwrap();
+        let told = self.model.claim(who, most);
+        match (&told, &claims[..]) {
+            (Told::Paused, [Claim::Paused])
+            | (Told::Full, [Claim::Full])
+            | (Told::Solo, [Claim::Solo])
+            | (Told::Empty, [Claim::Empty]) => {}
+            (Told::Alone | Told::Jobs(_), _) => {
+                let mut ids = Vec::new();
+                for claim in claims {
+                    ids.push(self.takes(who, claim, matches!(told, Told::Alone)).await);
+                }
+                match told {
+                    Told::Jobs(expected) => assert_eq!(ids, expected, "in their order"),
+                    _ => assert_eq!(ids.len(), 1, "one suspect at a time"),
+                }
+            }
+            _ => panic!("{told:?}, but {claims:?}"),
+        }
+    }
+
+    /// Takes what was claimed into the hand; answers its id.
+    async fn takes(&mut self, who: usize, claim: Claim, alone: bool) -> JobId {
+        let (delivery, foregone) = match claim {
+            Claim::Delivery(delivery) => (delivery, None),
+            Claim::Foregone(delivery, skip) => (delivery, Some(skip.reason)),
+            other => panic!("{other:?}"),
+        };
+        let id = delivery.job.id.clone();
+        if alone {
+            assert_eq!(self.model.jobs[&id].state, State::Solo);
+            self.model.took(&id, who);
+            // As if it ran for long: what its worker owes the others afterwards is then more than a moment.
+            let _: u64 = self.world.ask("HSET", &[&key(&format!("job:{id}")), "claimed_ms", "1"]).await;
+        }
+        let mine = &self.model.jobs[&id];
+        let unwanted = if mine.cancelled {
+            Some(SkipReason::Cancelled)
+        } else {
+            mine.expired.then_some(SkipReason::Expired)
+        };
+        assert_eq!((delivery.is_solo(), foregone), (alone, unwanted), "{id}");
+        assert_eq!(delivery.counts, mine.counts, "{id}");
+        self.hands[who].push(*delivery);
+        id
+    }
+
+    /// What is compared, under uuids that it never had before.
+    fn content(&self, content: usize) -> PagePair {
+        let [from, to] = &self.addresses[content];
+        at(from, to)
+    }
+
+    /// Asks to go in, and waits where that is refused.
+    async fn enter(&mut self, who: usize, id: &JobId) {
+        self.world.expire(id).await;
+        let content = self.model.jobs[id].pair % CONTENTS.len();
+        let lease = self.held(who, id).lease();
+        let told = self.queues[who].enter(&lease, &self.content(content)).await.unwrap();
+        assert_eq!(told, self.model.enter(id));
+        let name = self.world.field(id, "content").await.expect("it stands there before it runs");
+        assert_eq!(*self.names[content].get_or_insert(name.clone()), name, "one name for one content");
+        match told {
+            Entry::Entered => {}
+            Entry::Suspect => self.settle(who, id, How::WaitAlone).await,
+            Entry::HostFull { host } => {
+                let host = HOSTS.iter().find(|known| **known == host).expect("a host of ours");
+                self.settle(who, id, How::WaitFor(host)).await;
+            }
+            Entry::Lost => panic!("{id} is held"),
+        }
+    }
+
+    async fn beat(&mut self, who: usize) {
+        let mut leases = Vec::new();
+        for delivery in &self.hands[who] {
+            self.world.expire(&delivery.job.id).await;
+            leases.push(delivery.lease());
+        }
+        let ghosts = self.ghosts.iter().filter(|(by, _)| *by == who).map(|(_, ghost)| ghost.lease());
+        let ghosts: Vec<_> = ghosts.collect();
+        leases.extend_from_slice(&ghosts);
+        let beat = self.queues[who].beat(&info(WORKERS[who]), &leases).await.unwrap();
+        assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
+        let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
+        let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
+        assert_eq!(beat.cancelled, cancelled);
+    }
+
+    pub async fn settle(&mut self, who: usize, id: &JobId, how: How) {
+        let at = self.hands[who].iter().position(|delivery| delivery.job.id == *id).expect("in hand");
+        let delivery = self.hands[who].swap_remove(at);
+        assert_eq!(carry_out(&self.queues[who], delivery, how).await, Settled::Settled);
+        self.model.settle(id, how);
+    }
+
+    /// Somebody whose lease is gone does not know it. Nothing that it tries changes anything.
+    async fn stale(&mut self, which: usize, how: How) {
+        if self.ghosts.is_empty() {
+            return;
+        }
+        let (who, ghost) = self.ghosts.swap_remove(which % self.ghosts.len());
+        let (queue, lease) = (&self.queues[who], ghost.lease());
+        assert!(!queue.confirm(&lease).await.unwrap());
+        assert_eq!(queue.enter(&lease, &self.content(0)).await.unwrap(), Entry::Lost);
+        assert_eq!(carry_out(queue, ghost, how).await, Settled::Superseded);
+    }
+
+    /// A worker vanishes, and another process takes its name. Whoever it was may still believe in its leases.
+    async fn crash(&mut self, who: usize) {
+        let held = std::mem::take(&mut self.hands[who]);
+        let ids: Vec<_> = held.iter().map(|delivery| delivery.job.id.clone()).collect();
+        for id in &ids {
+            self.world.expire(id).await;
+        }
+        self.ghosts.extend(held.into_iter().map(|delivery| (who, delivery)));
+        self.queues[who] = Queue::connect(&self.config).await.unwrap();
+        self.upkeep(&ids).await;
+    }
+
+    /// Takes over what these leases held, in the order in which the script finds them, and promotes what is due.
+    pub async fn upkeep(&mut self, ran_out: &[JobId]) {
+        let mut ran_out = ran_out.to_vec();
+        ran_out.sort();
+        let reclaimed = ran_out.len() as u64;
+        ran_out.retain(|id| self.model.reclaim(id));
+        let promoted = self.model.promote();
+        let upkeep = self.queues[0].upkeep().await.unwrap();
+        let buried: Vec<_> = upkeep.buried.into_iter().map(|buried| buried.id).collect();
+        assert_eq!((upkeep.reclaimed, buried, upkeep.promoted), (reclaimed, ran_out, promoted));
+    }
+}
+
+fn pick<T>(mut among: Vec<T>, which: usize) -> Option<T> {
+    (!among.is_empty()).then(|| among.swap_remove(which % among.len()))
+}
+
+async fn carry_out(queue: &Queue, delivery: Delivery, how: How) -> Settled {
+    let postpone = |because| Verdict::Postpone { after: LATER, because };
+    let verdict = match how {
+        How::Done => done(&delivery.job),
+        How::Skip(reason) => Verdict::Skip(Skip::new(reason, "")),
+        How::Retry => retry(LATER),
+        How::Doubt => {
+            Verdict::Retry { after: LATER, failure: Failure::new(Kind::Crashed, "by another signal") }
+        }
+        How::Postpone => postpone(Holdup::Ours(failure())),
+        How::BreakerOpen => postpone(Holdup::BreakerOpen(failure())),
+        How::WaitAlone => postpone(Holdup::Suspect),
+        How::WaitFor(host) => postpone(Holdup::HostFull { host: host.to_owned() }),
+        How::Die => death(Kind::Gone, "a.test"),
+        How::Release => return queue.release(delivery).await.unwrap(),
+    };
+    queue.settle(delivery, verdict).await.unwrap()
+}

@@ -1,0 +1,291 @@
+//! The queue's state machine in plain Rust: what may happen. One method per script, which answers what the script must
+//! answer and moves the jobs as it must. No server, no clock: what time does is an operation too.
+
+use wm_analyzer::job::outcome::{Counts, SkipReason};
+use wm_analyzer::job::{JobId, Priority};
+use wm_analyzer::queue::{Admission, Entry, Replayed};
+
+use super::machine::*;
+
+impl Machine {
+    fn tally(&mut self, what: &str) {
+        *self.tallies.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn backlog_full(&self) -> bool {
+        let waits = |state| matches!(state, State::Ready | State::Scheduled { .. } | State::Solo);
+        self.in_state(waits).len() >= self.limits.backlog
+    }
+
+    pub fn enqueue(&mut self, id: &JobId, ask: Ask) -> Admission {
+        if self.backlog_full() {
+            return Admission::Full;
+        }
+        if self.jobs.contains_key(id) {
+            self.tally("same_id");
+            return Admission::SameId;
+        }
+        if self.done[ask.pair] && !ask.again {
+            self.tally("already_done");
+            return Admission::AlreadyDone;
+        }
+        if let Some(holder) = self.holder(ask.pair) {
+            self.tally("duplicate");
+            return Admission::Duplicate { holder };
+        }
+        self.tally("admitted");
+        self.places += 1;
+        let set_back = match ask.priority {
+            Priority::High => 0,
+            Priority::Normal => 10_000,
+            Priority::Low => 100_000,
+        };
+        let mine = Mine {
+            pair: ask.pair,
+            state: if ask.run_at == When::Later { State::Scheduled { due: false } } else { State::Ready },
+            counts: Counts::default(),
+            cancelled: false,
+            expired: ask.expires_at == When::Past,
+            suspect: false,
+            line: None,
+            place: self.places + set_back,
+            set_back,
+            hosts: &[],
+            entered: false,
+        };
+        self.jobs.insert(id.clone(), mine);
+        Admission::Admitted { id: id.clone() }
+    }
+
+    /// Suspects wait in no order that a test may rely on: which one it was is for the caller to say, to `took`.
+    pub fn claim(&mut self, who: usize, most: usize) -> Told {
+        if self.paused {
+            return Told::Paused;
+        }
+        let leased = self.in_state(|state| matches!(state, State::Leased { .. })).len();
+        let most = match self.limits.in_flight {
+            0 => most,
+            max => most.min(max.saturating_sub(leased)),
+        };
+        if most == 0 {
+            return Told::Full;
+        }
+        let none_suspect = self.in_state(|state| state == State::Solo).is_empty();
+        match &self.turn {
+            Some((holder, Some(_))) if *holder == who => return Told::Solo,
+            Some((holder, _)) if *holder != who => {}
+            _ if none_suspect => self.turn = None,
+            None if self.rest => {}
+            _ if self.held_by(who).is_empty() => return Told::Alone,
+            _ => {
+                self.turn = Some((who, None));
+                return Told::Solo;
+            }
+        }
+        let mut ids = self.ready();
+        ids.truncate(most);
+        for id in &ids {
+            self.took(id, who);
+        }
+        if ids.is_empty() { Told::Empty } else { Told::Jobs(ids) }
+    }
+
+    pub fn took(&mut self, id: &JobId, who: usize) {
+        if self.jobs[id].state == State::Solo {
+            self.turn = Some((who, Some(id.clone())));
+        }
+        let mine = self.mine(id);
+        mine.state = State::Leased { by: who };
+        mine.counts.deliveries += 1;
+        mine.entered = false;
+    }
+
+    fn has_room(&self, host: &str, id: &JobId) -> bool {
+        let others = self.inside.get(host).into_iter().flatten().filter(|other| *other != id).count();
+        self.limits.at_host == 0 || others < self.limits.at_host
+    }
+
+    pub fn enter(&mut self, id: &JobId) -> Entry {
+        let content = self.jobs[id].pair % CONTENTS.len();
+        let alone = self.turn.as_ref().is_some_and(|(_, runs)| runs.as_ref() == Some(id));
+        let hosts = if self.limits.at_host == 0 { &[] } else { CONTENTS[content] };
+        self.mine(id).hosts = hosts;
+        match self.suspects.get(&content) {
+            Some(true) => drop(self.suspects.remove(&content)),
+            Some(false) if !alone => {
+                self.mine(id).suspect = true;
+                return Entry::Suspect;
+            }
+            Some(false) | None => {}
+        }
+        if let Some(host) = hosts.iter().find(|host| !self.has_room(host, id)) {
+            return Entry::HostFull { host: (*host).to_owned() };
+        }
+        for host in hosts {
+            self.inside.entry(host).or_default().insert(id.clone());
+        }
+        self.mine(id).entered = true;
+        Entry::Entered
+    }
+
+    /// What every way out of a lease begins with: the permits come free, whoever is next is called, the turn is over.
+    fn leave(&mut self, id: &JobId) {
+        for host in self.jobs[id].hosts {
+            self.inside.entry(host).or_default().remove(id);
+            if self.inside[host].len() < self.limits.at_host
+                && let Some(next) = self.line(host).first()
+            {
+                self.park(next);
+            }
+        }
+        if self.turn.as_ref().is_some_and(|(_, runs)| runs.as_ref() == Some(id)) {
+            self.turn = None;
+            self.rest = true;
+        }
+    }
+
+    /// Where a job waits: a suspect for its turn alone, everything else at its old place.
+    fn park(&mut self, id: &JobId) {
+        let mine = self.mine(id);
+        let alone = mine.counts.crashes > 0 || mine.counts.releases >= RELEASES_SOLO || mine.suspect;
+        mine.state = if alone { State::Solo } else { State::Ready };
+        mine.line = None;
+    }
+
+    pub fn settle(&mut self, id: &JobId, how: How) {
+        let full = matches!(how, How::WaitFor(host) if !self.has_room(host, id));
+        self.leave(id);
+        match how {
+            How::Done => {
+                self.done[self.jobs[id].pair] = true;
+                self.end(id, "done", true);
+            }
+            How::Skip(reason) => {
+                self.tally(&format!("skipped:{}", reason.as_str()));
+                self.end(id, "skipped", reason != SkipReason::Cancelled);
+            }
+            How::Retry => self.put_off(id, "retried").failures += 1,
+            How::Doubt => self.put_off(id, "retried").doubts += 1,
+            How::Postpone => {
+                let counts = self.put_off(id, "postponed");
+                counts.postponements += 1;
+                counts.put_off_ms += LATER_MS;
+            }
+            How::BreakerOpen => _ = self.put_off(id, "postponed"),
+            How::WaitAlone => self.hand_back(id, "suspect"),
+            How::WaitFor(host) if full => {
+                self.put_off(id, "host_full").deliveries -= 1;
+                self.mine(id).line = Some(host);
+            }
+            How::WaitFor(_) => self.hand_back(id, "host_full"),
+            How::Die => self.bury(id, "gone"),
+            How::Release => {
+                self.mine(id).counts.releases += 1;
+                self.hand_back(id, "released");
+            }
+        }
+    }
+
+    /// A job is gone; where its delivery went all the way in, its content has survived.
+    fn end(&mut self, id: &JobId, how: &str, survived: bool) {
+        self.tally(how);
+        let Some(mine) = self.jobs.remove(id) else { return };
+        if mine.entered && survived {
+            self.suspects.remove(&(mine.pair % CONTENTS.len()));
+        }
+    }
+
+    fn put_off(&mut self, id: &JobId, why: &str) -> &mut Counts {
+        self.tally(why);
+        let mine = self.mine(id);
+        mine.state = State::Scheduled { due: false };
+        &mut mine.counts
+    }
+
+    /// As if it had never been handed out.
+    fn hand_back(&mut self, id: &JobId, why: &str) {
+        self.tally(why);
+        self.mine(id).counts.deliveries -= 1;
+        self.park(id);
+    }
+
+    fn bury(&mut self, id: &JobId, kind: &str) {
+        self.tally("dead");
+        self.tally(&format!("dead:{kind}"));
+        self.mine(id).state = State::Dead;
+    }
+
+    /// A lease ran out. Answers whether that buried the job.
+    pub fn reclaim(&mut self, id: &JobId) -> bool {
+        self.tally("reclaimed");
+        self.leave(id);
+        let mine = self.mine(id);
+        mine.counts.crashes += 1;
+        let (content, entered) = (mine.pair % CONTENTS.len(), mine.entered);
+        let buried = mine.counts.crashes >= CRASHES_MAX;
+        if entered {
+            self.suspects.insert(content, false);
+        }
+        if buried {
+            self.bury(id, "crash_loop");
+        } else {
+            self.park(id);
+        }
+        buried
+    }
+
+    /// Answers how many are back from where they waited for their time.
+    pub fn promote(&mut self) -> u64 {
+        let mut promoted = 0;
+        for id in self.in_state(|state| state == State::Scheduled { due: true }) {
+            let mine = &self.jobs[&id];
+            let unwanted = mine.cancelled || mine.expired;
+            if mine.line.is_some_and(|host| !unwanted && !self.has_room(host, &id)) {
+                self.mine(&id).state = State::Scheduled { due: false };
+            } else {
+                self.park(&id);
+                promoted += 1;
+            }
+        }
+        promoted
+    }
+
+    pub fn cancel(&mut self, id: &JobId) -> bool {
+        let mine = self.mine(id);
+        if mine.state == State::Dead {
+            return false;
+        }
+        mine.cancelled = true;
+        if matches!(mine.state, State::Scheduled { .. }) {
+            mine.state = State::Scheduled { due: true };
+        }
+        self.tally("cancelled");
+        true
+    }
+
+    /// A new place and a new budget; but what crashed before runs alone.
+    pub fn replay(&mut self, id: &JobId) -> Replayed {
+        if self.backlog_full() {
+            return Replayed::Full;
+        }
+        if let Some(holder) = self.holder(self.jobs[id].pair) {
+            return Replayed::Duplicate { holder };
+        }
+        self.tally("replayed");
+        self.places += 1;
+        let places = self.places;
+        let mine = self.mine(id);
+        mine.place = places + mine.set_back;
+        let Counts { deliveries, crashes, replays, .. } = mine.counts;
+        mine.counts =
+            Counts { deliveries, crashes: crashes.min(1), replays: replays + 1, ..Counts::default() };
+        (mine.cancelled, mine.suspect) = (false, false);
+        self.park(id);
+        Replayed::Replayed
+    }
+
+    pub fn discard(&mut self, id: &JobId) {
+        self.tally("discarded");
+        self.jobs.remove(id);
+    }
+}
