@@ -35,6 +35,8 @@ mod link;
 mod many;
 #[path = "queue/model.rs"]
 mod model;
+#[path = "queue/outage.rs"]
+mod outage;
 #[path = "support/peers.rs"]
 mod peers;
 #[path = "queue/states.rs"]

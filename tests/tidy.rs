@@ -36,7 +36,8 @@ const DOORS: [(&str, &str); 4] =
     [("redis", "queue"), ("deadpool_redis", "queue"), ("sentry", "telemetry"), ("backoff", "policy")];
 
 /// Where a new variant must be judged by a person, so no arm may swallow it.
-const JUDGES: [&str; 3] = ["src/policy/judge.rs", "src/job/failure.rs", "src/worker/observe.rs"];
+const JUDGES: [&str; 4] =
+    ["src/policy/judge.rs", "src/job/failure.rs", "src/worker/observe.rs", "src/worker/account.rs"];
 
 /// Names that say nothing.
 const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];

@@ -180,6 +180,16 @@ impl Keys {
         self.key("workers")
     }
 
+    /// ZSET of the workers that see an outage, by the moment until which their word counts; lives for a lease.
+    pub(super) fn outage(&self, what: &str) -> String {
+        self.key(&format!("outage:{what}"))
+    }
+
+    /// STRING with the worker that is to tell of an outage, `*` once it is told; lives for a lease.
+    pub(super) fn teller(&self, what: &str) -> String {
+        self.key(&format!("teller:{what}"))
+    }
+
     /// HASH of one worker's entry.
     pub(super) fn worker(&self, id: &str) -> String {
         self.key(&format!("worker:{id}"))

@@ -57,6 +57,7 @@ scripts! {
     REPLAY = "replay";
     DISCARD = "discard";
     CANCEL = "cancel";
+    OUTAGE = "outage";
 }
 
 /// One call of one script, with the queue's fixed keys and limits filled in.

@@ -166,6 +166,7 @@ pub(super) async fn beat(shared: Arc<Shared>) {
                 pause = pause.min(outage.wait());
             }
         }
+        shared.observer.agree().await;
         sleep(pause).await;
     }
 }

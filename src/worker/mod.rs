@@ -6,6 +6,7 @@
 //! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
 //! lost. A task that panics leaves by the lease running out.
 
+mod account;
 mod background;
 mod brim;
 mod fire;
@@ -14,6 +15,7 @@ mod observe;
 mod outage;
 pub mod shutdown;
 mod task;
+mod trouble;
 mod upkeep;
 
 use std::sync::Arc;
@@ -132,7 +134,11 @@ impl Worker {
         let ended = shared.work(&mut background).await;
 
         background.shutdown().await;
-        let goodbye = timeout(GOODBYE, shared.worker.queue.leave(&shared.worker.id)).await;
+        let goodbye = timeout(GOODBYE, async {
+            shared.observer.agree().await;
+            shared.worker.queue.leave(&shared.worker.id).await
+        });
+        let goodbye = goodbye.await;
         if !matches!(goodbye, Ok(Ok(()))) {
             warn!("could not say goodbye: this worker is shown until its entry's time is over");
         }

@@ -7,22 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::Worker;
+use super::account::{Account, Subject, Told, limit_hit};
 use super::brim::{Brim, Turn};
 use super::shutdown::Phase;
+use super::trouble::Troubles;
+use crate::job::JobId;
 use crate::job::failure::{Failure, Kind, Stage};
-use crate::job::outcome::Skip;
-use crate::job::report::Report;
-use crate::job::verdict::{DeathReason, Holdup, Verdict};
-use crate::job::{Job, JobId, VersionRef};
-use crate::pipeline::Spent;
+use crate::job::verdict::{DeathReason, Holdup};
 use crate::policy::breaker::Thing;
-use crate::queue::{Buried, DEAD_NEARLY_FULL, Delivery, Presence, Queue, Status};
+use crate::queue::{Buried, DEAD_NEARLY_FULL, Presence, Queue, Status};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -31,89 +29,11 @@ use crate::telemetry::sentry::{Alerts, DeadLetterAlert, Trouble};
 /// The longest piece of hostile text in a log line or an alert, in bytes.
 const DETAIL_BYTES: usize = 500;
 
-/// Which job something is told of.
-#[derive(Debug, Clone)]
-struct Subject {
-    job: JobId,
-    from: Option<Uuid>,
-    to: Option<Uuid>,
-    replayed: bool,
-}
-
-impl Subject {
-    fn of(job: &Job, replays: u32) -> Self {
-        let from = job.from.given().map(VersionRef::uuid);
-        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
-    }
-
-    fn pair(&self) -> String {
-        let text = |uuid: Option<Uuid>| uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
-        format!("{}..{}", text(self.from), text(self.to))
-    }
-}
-
-/// What is told of one delivery once it is settled.
-pub(super) struct Account {
-    subject: Subject,
-    waited: Duration,
-    spent: Spent,
-    fetched_bytes: u64,
-    ending: Ending,
-    told: Told,
-}
-
-enum Told {
-    Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
-    Skipped(Skip),
-    Retried { after: Duration, failure: Failure },
-    Postponed { after: Duration, because: Holdup },
-    Dead(Box<DeathReason>),
-}
-
-impl Account {
-    /// Notes what must be told of a verdict before settling consumes it.
-    pub(super) fn of(delivery: &Delivery, verdict: &Verdict, spent: Spent, fetched_bytes: u64) -> Self {
-        let told = match verdict {
-            Verdict::Done(report) => Told::done(report),
-            Verdict::Skip(skip) => Told::Skipped(skip.clone()),
-            Verdict::Retry { after, failure } => Told::Retried { after: *after, failure: failure.clone() },
-            Verdict::Postpone { after, because } => {
-                Told::Postponed { after: *after, because: because.clone() }
-            }
-            Verdict::DeadLetter(reason) => Told::Dead(reason.clone()),
-        };
-        Self {
-            subject: Subject::of(&delivery.job, delivery.counts.replays),
-            waited: delivery.age,
-            spent,
-            fetched_bytes,
-            ending: Ending::from(verdict),
-            told,
-        }
-    }
-
-    /// The job it is about.
-    pub(super) fn job(&self) -> &JobId {
-        &self.subject.job
-    }
-}
-
-impl Told {
-    fn done(report: &Report) -> Self {
-        let measured = report.measured.clone().unwrap_or_default();
-        Self::Done {
-            approximate: report.approximate,
-            priority: report.annotation.priority,
-            peak_heap_bytes: measured.peak_heap_bytes,
-            child: Duration::from_millis(measured.wall_ms),
-        }
-    }
-}
-
 /// The worker's mouth.
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
     alerts: Alerts,
+    troubles: Troubles,
     pool: Pool,
     queue: Queue,
     info: Presence,
@@ -130,6 +50,7 @@ impl Observer {
         Self {
             metrics: Arc::clone(&worker.metrics),
             alerts: worker.alerts.clone(),
+            troubles: Troubles::new(worker.alerts.clone(), worker.queue.clone(), worker.id.clone()),
             pool: worker.pool.clone(),
             queue: worker.queue.clone(),
             info: Presence {
@@ -243,12 +164,18 @@ impl Observer {
         }
     }
 
-    /// Something of ours failed: nothing more is claimed until a probe goes through. One alert, however long it lasts.
+    /// Tells the other workers what we see of troubles that they share, and alerts where that falls to us.
+    pub(super) async fn agree(&self) {
+        self.troubles.agree(self.redis_answers.load(Ordering::Relaxed)).await;
+    }
+
+    /// Something of ours failed: nothing more is claimed until a probe goes through. One alert of one worker, however long
+    /// it lasts and however many see it.
     pub(super) fn breaker_opened(&self, thing: Thing, why: &str) {
         let why = plain(why, DETAIL_BYTES);
         self.metrics.breaker(thing.as_str(), true);
         if let Some(what) = trouble_of(thing) {
-            self.alerts.trouble(what, &format!("{why}; nothing is claimed until a probe goes through"));
+            self.troubles.begins(what, format!("{why}; nothing is claimed until a probe goes through"));
         }
         error!(thing = thing.as_str(), why, "breaker open: nothing is claimed until a probe goes through");
     }
@@ -257,7 +184,7 @@ impl Observer {
     pub(super) fn breaker_closed(&self, thing: Thing) {
         self.metrics.breaker(thing.as_str(), false);
         if let Some(what) = trouble_of(thing) {
-            self.alerts.recovered(what);
+            self.troubles.ends(what);
         }
         info!(thing = thing.as_str(), "breaker closed: claiming as ever");
     }
@@ -280,7 +207,7 @@ impl Observer {
         info!(%job, "handed back");
     }
 
-    /// Redis cannot be reached: one line and one alert at the change.
+    /// Redis cannot be reached: one line and one alert at the change, of each worker, for there is nobody to agree by.
     pub(super) fn redis_down(&self, why: &str) {
         let why = plain(why, DETAIL_BYTES);
         self.metrics.redis_up(false);
@@ -360,11 +287,11 @@ impl Observer {
         match turn {
             Some(Turn::Full) => {
                 let detail = detail();
-                self.alerts.trouble(what, &detail);
                 warn!(what = what.as_str(), detail, "nearly no room left");
+                self.troubles.begins(what, detail);
             }
             Some(Turn::Room) => {
-                self.alerts.recovered(what);
+                self.troubles.ends(what);
                 info!(what = what.as_str(), "there is room again");
             }
             None => {}
@@ -383,17 +310,4 @@ fn trouble_of(thing: Thing) -> Option<Trouble> {
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-/// The limit that was hit, in words, where the kind says that one was.
-fn limit_hit(reason: &DeathReason) -> Option<String> {
-    let limits = reason.failure.measured.as_ref()?.limits;
-    let hit = [
-        (Kind::WallExceeded, "wall", limits.wall_ms, "ms"),
-        (Kind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),
-        (Kind::MemoryExceeded, "heap", limits.heap_bytes, "bytes"),
-        (Kind::ReplyTooLarge, "reply", limits.reply_bytes, "bytes"),
-    ];
-    let (_, name, value, unit) = hit.into_iter().find(|(kind, ..)| *kind == reason.kind)?;
-    Some(format!("{name} {value} {unit}"))
 }

@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Shared;
+use super::account::Account;
 use super::hand::{Grip, Halt};
-use super::observe::Account;
 use super::outage::Outage;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::{Outcome, Skip, SkipReason};

@@ -14,9 +14,12 @@ use crate::harness::World;
 const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 /// Ways in which a job ends, one of which it ends in once.
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
-/// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves.
-const LEFT: [&str; 12] =
-    ["audit", "dead", "done", "events", "job", "meta", "report", "seq", "stats", "wake", "worker", "workers"];
+/// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
+/// lease, of an outage.
+const LEFT: [&str; 14] = [
+    "audit", "dead", "done", "events", "job", "meta", "outage", "report", "seq", "stats", "teller", "wake",
+    "worker", "workers",
+];
 
 /// What became of one job.
 pub(crate) struct Account {

@@ -1,14 +1,17 @@
 //! When our own house burns: claims stop, one job at a time finds out when to go on, and no job pays for it.
 
+use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use uuid::Uuid;
 use wm_analyzer::demo::pages;
 use wm_analyzer::job::{Job, Priority};
 
 use crate::annotations::{known, named, world_with_app};
 use crate::db::FakeDb;
-use crate::harness::{World, until};
+use crate::harness::{World, key, until};
 
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -119,4 +122,81 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
         assert_eq!(db.look(|db| db.annotations.len()), 5);
         worker.leave().await;
     }
+}
+
+/// Until when the word of each worker counts that sees the app's outage.
+async fn seen(world: &World) -> BTreeMap<String, f64> {
+    let words: Vec<(String, f64)> = world.ask("ZRANGE", &[&key("outage:api"), "0", "-1", "WITHSCORES"]).await;
+    words.into_iter().collect()
+}
+
+/// Waits until so many workers see the outage, and each has twice heard what the others know.
+async fn until_agreed(world: &World, workers: usize) {
+    until("all see it", async || seen(world).await.len() == workers).await;
+    for _ in 0..2 {
+        let before = seen(world).await;
+        let again = async || {
+            seen(world).await.iter().all(|(worker, word)| before.get(worker).is_none_or(|b| word > b))
+        };
+        until("each has spoken again", again).await;
+    }
+}
+
+/// How often it was told that the app is down.
+fn outages_told(world: &World) -> usize {
+    let events = world.ingest.events();
+    events
+        .iter()
+        .filter(|e| e["message"].as_str().unwrap().starts_with("trouble: the db app's API is down"))
+        .count()
+}
+
+#[tokio::test]
+async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let world = world.with("sentry.window", "50ms");
+    let workers = [world.worker(), world.worker()];
+    for outage in 1..=2 {
+        db.look(|db| db.instead = Some((503, Vec::new(), "down".to_owned())));
+        let jobs = jobs(&world, &db, page, from, 12);
+        let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { again: true, ..job }).collect();
+        world.send(&jobs).await;
+        until_agreed(&world, workers.len()).await;
+        until("somebody told", async || outages_told(&world) == outage).await;
+        until_agreed(&world, workers.len()).await;
+        assert_eq!(outages_told(&world), outage, "one alert, however many see it and however long it lasts");
+        for worker in &workers {
+            assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 1.0);
+        }
+        db.look(|db| db.instead = None);
+        until("all is done", async || world.queue.status().await.unwrap().backlog() == 0).await;
+        until("all know that it is over", async || world.keys("teller:*").await.is_empty()).await;
+        assert_eq!(seen(&world).await, BTreeMap::new());
+    }
+    for worker in workers {
+        worker.leave().await;
+    }
+    assert_eq!(outages_told(&world), 2);
+    assert_eq!(world.dead().await.len(), 0);
+}
+
+#[tokio::test]
+async fn an_alert_is_not_lost_with_the_worker_that_was_to_send_it() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let world = world.with("queue.lease", "2s");
+    db.look(|db| db.instead = Some((503, Vec::new(), "down".to_owned())));
+    // A Sentry that never answers: what is sent there is not told.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let victim =
+        world.worker_with(&[("sentry.dsn", &format!("http://key@{}/1", deaf.local_addr().unwrap()))]);
+    world.send(&jobs(&world, &db, page, from, 6)).await;
+    until_agreed(&world, 1).await;
+    let heir = world.worker();
+    until_agreed(&world, 2).await;
+    assert_eq!(world.ingest.alerts(), 0, "it is another's to tell");
+    victim.signal(Signal::KILL);
+    until("the heir tells", async || outages_told(&world) == 1).await;
+    until_agreed(&world, 1).await;
+    assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
+    heir.leave().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Queue, Settled};
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Queue, Settled, Sight};
 
 use crate::world::*;
 
@@ -41,6 +41,9 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Queue) {
     queue.upkeep().await.unwrap();
     world.expire(&lost.id).await;
     assert_eq!(queue.upkeep().await.unwrap().reclaimed, 1);
+    for sight in [Sight::Lasts, Sight::Over] {
+        let _ = queue.outage("api", &worker("w"), sight, true).await.unwrap();
+    }
     queue.wait(Duration::from_millis(20)).await;
     queue.leave(&worker("w")).await.unwrap();
     world.take_stock().await;

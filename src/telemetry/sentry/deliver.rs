@@ -190,14 +190,14 @@ fn land(landed: Landed, shared: &Shared) -> Instant {
     let Landed { telling, answer } = landed;
     let (why, quiet) = match answer {
         Answer::Taken => {
-            shared.book(telling.count, None);
+            shared.taken(&telling);
             return Instant::now();
         }
         Answer::Failed(why) => (why, Duration::ZERO),
         Answer::Limited(time) => (format!("Sentry asks for {} s of silence", time.as_secs()), time),
     };
     tracing::warn!(why, stands_for = telling.count, "an alert was not delivered: it is told again later");
-    shared.book(telling.count, Some(telling));
+    shared.given_back(telling);
     Instant::now() + quiet
 }
 

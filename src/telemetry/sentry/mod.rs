@@ -190,6 +190,16 @@ impl Alerts {
         }
     }
 
+    /// Whether alerts go anywhere.
+    pub fn are_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether Sentry took an event of the trouble that lasts now.
+    pub fn told(&self, what: Trouble) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.told(what))
+    }
+
     /// What became of the alerts so far; all zero when alerts are off.
     pub fn counts(&self) -> AlertCounts {
         self.0.as_ref().map_or_else(AlertCounts::default, |shared| shared.counts())

@@ -44,10 +44,20 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct State {
     gate: Gate<Key, Sample>,
-    outages: [Option<(Instant, String)>; Trouble::ALL.len()],
+    outages: [Option<Outage>; Trouble::ALL.len()],
     counts: AlertCounts,
     /// Occurrences in events that are on their way.
     in_flight: u64,
+}
+
+/// A trouble that lasts.
+#[derive(Debug)]
+struct Outage {
+    since: Instant,
+    /// Its latest failure.
+    detail: String,
+    /// Sentry took an event of it.
+    told: bool,
 }
 
 impl Shared {
@@ -83,19 +93,25 @@ impl Shared {
     pub(super) fn fails(&self, what: Trouble, detail: &str) {
         let detail = safe_detail(detail);
         let mut state = self.lock();
-        let (since, last) =
-            state.outages[what as usize].get_or_insert_with(|| (Instant::now(), String::new()));
-        last.clone_from(&detail);
-        let report = TroubleReport { what, detail, seconds: since.elapsed().as_secs(), over: false };
+        let begins = || Outage { since: Instant::now(), detail: String::new(), told: false };
+        let outage = state.outages[what as usize].get_or_insert_with(begins);
+        outage.detail.clone_from(&detail);
+        let seconds = outage.since.elapsed().as_secs();
+        let report = TroubleReport { what, detail, seconds, over: false };
         self.note_in(&mut state, Key::Trouble(what), Sample::Trouble(report), 1);
     }
 
     /// Ends an outage, if there is one.
     pub(super) fn works(&self, what: Trouble) {
         let mut state = self.lock();
-        let Some((since, detail)) = state.outages[what as usize].take() else { return };
+        let Some(Outage { since, detail, .. }) = state.outages[what as usize].take() else { return };
         let report = TroubleReport { what, detail, seconds: since.elapsed().as_secs(), over: true };
         self.note_in(&mut state, Key::Trouble(what), Sample::Trouble(report), 0);
+    }
+
+    /// Whether an event of the outage that lasts now was taken.
+    pub(super) fn told(&self, what: Trouble) -> bool {
+        self.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.told)
     }
 
     /// Takes one telling that is due, or says how long until one is.
@@ -114,17 +130,25 @@ impl Shared {
         all
     }
 
-    /// Books the end of a delivery that stood for `count`: taken, or given back.
-    pub(super) fn book(&self, count: u64, given_back: Option<Telling<Key, Sample>>) {
+    /// Books a delivery that Sentry took.
+    pub(super) fn taken(&self, telling: &Telling<Key, Sample>) {
         let mut state = self.lock();
-        state.in_flight -= count;
-        match given_back {
-            None => state.counts.sent += 1,
-            Some(telling) => {
-                state.counts.failed += 1;
-                state.gate.put_back(telling);
-            }
+        state.in_flight -= telling.count;
+        state.counts.sent += 1;
+        // The end of one outage may arrive during the next, which it does not tell of.
+        if let Sample::Trouble(TroubleReport { what, over: false, .. }) = telling.latest
+            && let Some(outage) = &mut state.outages[what as usize]
+        {
+            outage.told = true;
         }
+    }
+
+    /// Books a delivery that failed; what it stood for waits again.
+    pub(super) fn given_back(&self, telling: Telling<Key, Sample>) {
+        let mut state = self.lock();
+        state.in_flight -= telling.count;
+        state.counts.failed += 1;
+        state.gate.put_back(telling);
     }
 
     /// The books as they stand.

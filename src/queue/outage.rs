@@ -1,0 +1,61 @@
+//! Workers that see the same outage agree who tells people: one of them, once, and again once it is over and comes back.
+//!
+//! Invariant: whoever is to tell has a lease's time to say that it is told; then it is another's turn. So an alert is not
+//! lost with the worker that was to send it, and workers that come later in the same outage stay silent.
+
+use super::Queue;
+use super::error::Error;
+use super::presence::WorkerId;
+use super::scripts;
+
+/// What a worker says of an outage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// It lasts; to be said again with each beat.
+    Lasts,
+    /// It is over, as far as this worker knows.
+    Over,
+}
+
+/// Who is to tell people.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Teller {
+    /// Whoever asked.
+    Us,
+    /// Another worker, which has not said yet that it did.
+    Another,
+    /// Nobody any more: it is told, or it is over.
+    Nobody,
+}
+
+impl Queue {
+    /// Says what `worker` sees of the outage of `what`, and whether its own alert of it has arrived. `what` is a word of
+    /// ours, so that there are few.
+    ///
+    /// # Errors
+    /// Those of Redis; then nothing is agreed.
+    pub async fn outage(
+        &self,
+        what: &'static str,
+        worker: &WorkerId,
+        sight: Sight,
+        told: bool,
+    ) -> Result<Teller, Error> {
+        let mut words = self
+            .call(&scripts::OUTAGE)
+            .key(self.inner.keys.outage(what))
+            .key(self.inner.keys.teller(what))
+            .arg(worker.as_str())
+            .arg(u8::from(sight == Sight::Lasts))
+            .arg(u8::from(told))
+            .words()
+            .await?;
+        match words.text()?.as_str() {
+            "us" => Ok(Teller::Us),
+            "another" => Ok(Teller::Another),
+            "nobody" => Ok(Teller::Nobody),
+            odd => Err(words.odd(odd)),
+        }
+    }
+}

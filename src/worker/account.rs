@@ -1,0 +1,110 @@
+//! What is told of one delivery once it is settled, noted before settling consumes it.
+//!
+//! It words nothing: `observe` does.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::job::failure::{Failure, Kind};
+use crate::job::outcome::Skip;
+use crate::job::report::Report;
+use crate::job::verdict::{DeathReason, Holdup, Verdict};
+use crate::job::{Job, JobId, VersionRef};
+use crate::pipeline::Spent;
+use crate::queue::Delivery;
+use crate::telemetry::metrics::Ending;
+
+/// Which job something is told of.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) job: JobId,
+    pub(super) from: Option<Uuid>,
+    pub(super) to: Option<Uuid>,
+    pub(super) replayed: bool,
+}
+
+impl Subject {
+    fn of(job: &Job, replays: u32) -> Self {
+        let from = job.from.given().map(VersionRef::uuid);
+        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
+    }
+
+    /// Its pair in words.
+    pub(super) fn pair(&self) -> String {
+        let text = |uuid: Option<Uuid>| uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+        format!("{}..{}", text(self.from), text(self.to))
+    }
+}
+
+/// What is told of one delivery once it is settled.
+pub(super) struct Account {
+    pub(super) subject: Subject,
+    pub(super) waited: Duration,
+    pub(super) spent: Spent,
+    pub(super) fetched_bytes: u64,
+    pub(super) ending: Ending,
+    pub(super) told: Told,
+}
+
+/// The verdict, as far as it is told.
+pub(super) enum Told {
+    Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
+    Skipped(Skip),
+    Retried { after: Duration, failure: Failure },
+    Postponed { after: Duration, because: Holdup },
+    Dead(Box<DeathReason>),
+}
+
+impl Account {
+    /// Notes what must be told of a verdict before settling consumes it.
+    pub(super) fn of(delivery: &Delivery, verdict: &Verdict, spent: Spent, fetched_bytes: u64) -> Self {
+        let told = match verdict {
+            Verdict::Done(report) => Told::done(report),
+            Verdict::Skip(skip) => Told::Skipped(skip.clone()),
+            Verdict::Retry { after, failure } => Told::Retried { after: *after, failure: failure.clone() },
+            Verdict::Postpone { after, because } => {
+                Told::Postponed { after: *after, because: because.clone() }
+            }
+            Verdict::DeadLetter(reason) => Told::Dead(reason.clone()),
+        };
+        Self {
+            subject: Subject::of(&delivery.job, delivery.counts.replays),
+            waited: delivery.age,
+            spent,
+            fetched_bytes,
+            ending: Ending::from(verdict),
+            told,
+        }
+    }
+
+    /// The job it is about.
+    pub(super) fn job(&self) -> &JobId {
+        &self.subject.job
+    }
+}
+
+impl Told {
+    fn done(report: &Report) -> Self {
+        let measured = report.measured.clone().unwrap_or_default();
+        Self::Done {
+            approximate: report.approximate,
+            priority: report.annotation.priority,
+            peak_heap_bytes: measured.peak_heap_bytes,
+            child: Duration::from_millis(measured.wall_ms),
+        }
+    }
+}
+
+/// The limit that was hit, in words, where the kind says that one was.
+pub(super) fn limit_hit(reason: &DeathReason) -> Option<String> {
+    let limits = reason.failure.measured.as_ref()?.limits;
+    let hit = [
+        (Kind::WallExceeded, "wall", limits.wall_ms, "ms"),
+        (Kind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),
+        (Kind::MemoryExceeded, "heap", limits.heap_bytes, "bytes"),
+        (Kind::ReplyTooLarge, "reply", limits.reply_bytes, "bytes"),
+    ];
+    let (_, name, value, unit) = hit.into_iter().find(|(kind, ..)| *kind == reason.kind)?;
+    Some(format!("{name} {value} {unit}"))
+}
