@@ -11,7 +11,8 @@
 //! - The first failure opens it. A pause of a second costs little; counting to five would burn five jobs.
 //! - That first failure is counted against its job, and no other: a job that alone makes the db app fail is stranded in
 //!   the end like any other, because whatever comes through between its tries closes the breaker.
-//! - A job is the probe, not a ping: an app in read-only mode answers every ping.
+//! - A job is the probe, not a ping: an app in read-only mode answers every ping. It is another job each time, because
+//!   the judge puts one that failed off for longer than a pause: what is itself the cause must not be asked for ever.
 //! - Only what was begun after the pause is heard. What was in hand when the fire broke out asked before it.
 
 use std::time::{Duration, Instant};
@@ -279,57 +280,127 @@ mod tests {
         assert_eq!(breakers.may_claim(now), MayClaim::NotFor(SECOND));
     }
 
-    /// Jobs as the queue holds them: the first in line is claimed, what is put off comes back to its old place.
+    /// Jobs as the queue holds them, and one worker: the first in line is claimed, what is put off comes back to its old
+    /// place.
     struct Line {
         ready: BTreeSet<usize>,
         due: BTreeSet<(Instant, usize)>,
         counts: Vec<Counts>,
+        done: usize,
+        dead: Vec<(usize, Kind)>,
+        breakers: Breakers,
+        now: Instant,
+        dice: fastrand::Rng,
+        tries: u32,
+    }
+
+    impl Line {
+        fn of(jobs: usize) -> Self {
+            Self {
+                ready: (0..jobs).collect(),
+                due: BTreeSet::new(),
+                counts: vec![Counts::default(); jobs],
+                done: 0,
+                dead: Vec::new(),
+                breakers: Breakers::default(),
+                now: Instant::now(),
+                dice: fastrand::Rng::with_seed(7),
+                tries: 0,
+            }
+        }
+
+        /// Waits out a pause, or claims with what hands it may, and for that time passes.
+        fn turn(&mut self, took: Duration, fails: impl Fn(usize) -> bool) {
+            let later = self.due.split_off(&(self.now, usize::MAX));
+            self.ready.extend(std::mem::replace(&mut self.due, later).into_iter().map(|(_, job)| job));
+            let hands = match self.breakers.may_claim(self.now) {
+                MayClaim::Freely => 4,
+                MayClaim::OneByOne => 1,
+                MayClaim::NotFor(pause) => {
+                    self.now += pause;
+                    return;
+                }
+            };
+            let begun = self.now;
+            self.now += took;
+            for _ in 0..hands {
+                let Some(job) = self.ready.pop_first() else { return };
+                self.tries += 1;
+                self.counts[job].deliveries += 1;
+                if fails(job) {
+                    self.fails(job, begun);
+                } else {
+                    self.breakers.worked(Thing::Api, begun);
+                    self.done += 1;
+                }
+            }
+        }
+
+        fn fails(&mut self, job: usize, begun: Instant) {
+            let (config, house) = (config(), self.breakers.house());
+            let chance = self.dice.f64();
+            self.breakers.failed(Thing::Api, begun, self.now, Duration::ZERO, config.probes(), chance);
+            let outcome = Outcome::Failed(Failure::new(Kind::ApiUnavailable, "down"));
+            let counts = &mut self.counts[job];
+            match judge(outcome, counts, house, Evidence::default(), &config, self.dice.f64()) {
+                Verdict::Postpone { after, because } => {
+                    if matches!(because, Holdup::Ours(_)) {
+                        counts.postponements += 1;
+                        counts.put_off_ms += u64::try_from(after.as_millis()).unwrap();
+                    }
+                    self.due.insert((self.now + after, job));
+                }
+                Verdict::DeadLetter(reason) => self.dead.push((job, reason.kind)),
+                verdict => panic!("job {job}: {verdict:?}"),
+            }
+        }
     }
 
     #[test]
     fn a_db_app_that_is_down_for_two_days_kills_none_of_ten_thousand_jobs() {
-        let (config, start, mut dice) = (config(), Instant::now(), fastrand::Rng::with_seed(7));
-        let (mut breakers, mut now, mut probes) = (Breakers::default(), start, 0);
-        let ready = (0..10_000).collect();
-        let mut line = Line { ready, due: BTreeSet::new(), counts: vec![Counts::default(); 10_000] };
-        while now < start + 48 * 3600 * SECOND {
-            let later = line.due.split_off(&(now, usize::MAX));
-            line.ready.extend(std::mem::replace(&mut line.due, later).into_iter().map(|(_, job)| job));
-            let hands = match breakers.may_claim(now) {
-                MayClaim::Freely => 4,
-                MayClaim::OneByOne => 1,
-                MayClaim::NotFor(pause) => {
-                    now += pause;
-                    continue;
-                }
-            };
-            for _ in 0..hands {
-                let job = line.ready.pop_first().expect("ten thousand are not all put off");
-                let (house, failure) = (breakers.house(), Failure::new(Kind::ApiUnavailable, "down"));
-                breakers.failed(Thing::Api, now, now, Duration::ZERO, config.probes(), dice.f64());
-                let (outcome, evidence) = (Outcome::Failed(failure), Evidence::default());
-                match judge(outcome, &line.counts[job], house, evidence, &config, dice.f64()) {
-                    Verdict::Postpone { after, because } => {
-                        if matches!(because, Holdup::Ours(_)) {
-                            line.counts[job].postponements += 1;
-                        }
-                        line.counts[job].deliveries += 1;
-                        line.due.insert((now + after, job));
-                    }
-                    verdict => panic!("job {job}: {verdict:?}"),
-                }
-                probes += 1;
-            }
+        let mut line = Line::of(10_000);
+        let start = line.now;
+        while line.now < start + 48 * 3600 * SECOND {
+            line.turn(Duration::ZERO, |_| true);
         }
-        assert_eq!(line.ready.len() + line.due.len(), 10_000);
-        assert_eq!(
-            line.counts.iter().map(|counts| counts.postponements).sum::<u32>(),
-            1,
-            "that of the first"
-        );
-        assert!((2_880..8_000).contains(&probes), "{probes} probes: two a minute, drawn");
+        assert_eq!((line.ready.len() + line.due.len(), line.dead.len()), (10_000, 0));
+        let counted: u32 = line.counts.iter().map(|counts| counts.postponements).sum();
+        assert_eq!(counted, 1, "that of the first");
+        assert!((2_880..8_000).contains(&line.tries), "{} probes: two a minute, drawn", line.tries);
         let most = line.counts.iter().map(|counts| counts.deliveries).max().unwrap();
-        assert!(most > 10 * config.postponements, "{most}: the same few jobs were tried again and again");
+        assert!(most > config().postponements, "{most}: the same jobs were tried again and again");
+    }
+
+    #[test]
+    fn jobs_at_the_front_that_are_themselves_what_fails_hold_up_no_others_and_are_stranded() {
+        const BAD: usize = 10;
+        let mut line = Line::of(400);
+        let start = line.now;
+        let (mut next, mut longest) = (start, Duration::ZERO);
+        while line.dead.len() < BAD {
+            let turn = line.now;
+            assert!(turn < start + 30 * 86_400 * SECOND, "{} of {BAD} are stranded", line.dead.len());
+            // One more comes each minute.
+            while next <= turn {
+                line.ready.insert(line.counts.len());
+                line.counts.push(Counts::default());
+                next += 60 * SECOND;
+            }
+            let before = line.done;
+            line.turn(SECOND, |job| job < BAD);
+            if line.done > before {
+                longest = Duration::ZERO;
+            }
+            longest += line.now - turn;
+            assert!(
+                longest < 3600 * SECOND,
+                "nothing came through for {longest:?}, {:?} after",
+                turn - start
+            );
+        }
+        assert!(line.dead.iter().all(|(job, kind)| *job < BAD && *kind == Kind::Stranded), "{:?}", line.dead);
+        let waiting = line.counts.len() - line.done - BAD;
+        assert!(waiting < 60, "{waiting} of {} wait still", line.counts.len());
     }
 
     #[test]

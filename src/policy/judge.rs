@@ -90,10 +90,11 @@ fn sentence(
         Remedy::RunOnceMore if failure.kind == Kind::ZygoteLost => bury(Kind::Crashed, failure),
         Remedy::RunOnceMore => bury(failure.kind, failure),
         Remedy::PutOff => match house {
-            // The breaker waits for what is down, and as long as that asks; the job has only to be there afterwards.
+            // Longer than any pause, so that the next probe is another job; and longer each time, so that jobs which are
+            // themselves what fails, be they many and first in line, leave the probing to others.
             House::Burning => {
-                let after = full_jitter(config.probe_max, config.probe_max, 1, chance);
-                Verdict::Postpone { after, because: Holdup::BreakerOpen(failure) }
+                let more = full_jitter(config.probe_max, config.backoff_max, counts.deliveries, chance);
+                Verdict::Postpone { after: config.probe_max + more, because: Holdup::BreakerOpen(failure) }
             }
             House::Sound if may_wait(counts, config) => {
                 let after =
@@ -297,9 +298,25 @@ mod tests {
         for house in [House::Sound, House::Burning] {
             let verdict = judged_in(house, asking.clone(), Counts::default());
             let Verdict::Postpone { after, .. } = verdict else { panic!("{verdict:?}") };
-            let most = if house == House::Sound { config().backoff_base } else { config().probe_max };
+            let most = if house == House::Sound { config().backoff_base } else { 2 * config().probe_max };
             assert_eq!(after, most);
         }
+    }
+
+    #[test]
+    fn a_probe_that_failed_is_away_for_longer_than_any_pause_and_longer_each_time() {
+        let config = config();
+        let after = |deliveries, chance| {
+            let counts = Counts { deliveries, ..Counts::default() };
+            let failure = Outcome::Failed(Failure::new(Kind::ApiUnavailable, ""));
+            match judge(failure, &counts, House::Burning, Evidence::default(), &config, chance) {
+                Verdict::Postpone { after, because: Holdup::BreakerOpen(_) } => after,
+                verdict => panic!("{verdict:?}"),
+            }
+        };
+        assert!((1..1000).all(|n| after(n, 0.0) > config.probe_max));
+        let most = [1, 2, 3, 4, 5, 1000].map(|n| (after(n, 1.0) - config.probe_max).as_secs());
+        assert_eq!(most, [7, 14, 28, 56, 60, 60]);
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub(crate) struct Db {
     pub(crate) refuse_posts: Option<(u16, String)>,
     /// Where `versions/<uuid>/raw` redirects to.
     pub(crate) raw: BTreeMap<String, String>,
+    /// Fail wherever one of these versions is asked for.
+    pub(crate) broken: Vec<Uuid>,
     /// Answer everything with this instead.
     pub(crate) instead: Option<Canned>,
     /// Wait this long before each answer.
@@ -218,6 +220,9 @@ impl Db {
     }
 
     fn show(&self, uuid: &str) -> (u16, Value) {
+        if self.broken.iter().any(|broken| broken.to_string() == uuid) {
+            return (500, errors(500, "Internal Server Error"));
+        }
         let Some(at) = self.position(uuid) else {
             return (404, errors(404, &format!("Couldn't find Version with 'uuid'={uuid}")));
         };

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use uuid::Uuid;
 use wm_analyzer::demo::pages;
-use wm_analyzer::job::{Job, Priority};
+use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::{Job, JobId, Priority};
 
 use crate::annotations::{known, named, world_with_app};
 use crate::db::FakeDb;
@@ -44,6 +45,7 @@ async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_ale
     let (world, db, page, [from, _]) = world_with_app().await;
     let pause = format!("{}ms", PAUSE.as_millis());
     let world = world.with("policy.probe_base", &pause).with("policy.probe_max", &pause);
+    let world = world.with("policy.backoff_max", "1s");
     let jobs = jobs(&world, &db, page, from, 12);
     // It asks for an hour, and gets the longest pause that there is: so no pause is shorter.
     db.look(|db| db.instead = Some((503, vec![("retry-after", "3600".into())], "down".to_owned())));
@@ -93,6 +95,7 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
     for refusal in ["read-only", "credentials"] {
         let (world, db, page, [from, _]) = world_with_app().await;
         let world = world.with("policy.probe_base", "100ms").with("policy.probe_max", "100ms");
+        let world = world.with("policy.backoff_max", "1s");
         let jobs = jobs(&world, &db, page, from, 5);
         let authorization = db.look(|db| match refusal {
             "read-only" => {
@@ -154,7 +157,7 @@ fn outages_told(world: &World) -> usize {
 #[tokio::test]
 async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another() {
     let (world, db, page, [from, _]) = world_with_app().await;
-    let world = world.with("sentry.window", "50ms");
+    let world = world.with("sentry.window", "50ms").with("policy.backoff_max", "1s");
     let workers = [world.worker(), world.worker()];
     for outage in 1..=2 {
         db.look(|db| db.instead = Some((503, Vec::new(), "down".to_owned())));
@@ -199,4 +202,36 @@ async fn an_alert_is_not_lost_with_the_worker_that_was_to_send_it() {
     until_agreed(&world, 1).await;
     assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
     heir.leave().await;
+}
+
+#[tokio::test]
+async fn jobs_at_the_front_that_make_the_app_fail_hold_up_no_others_and_are_stranded_in_the_end() {
+    const BAD: usize = 10;
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let world = world.with("policy.postponements", "1").with("policy.probe_max", "100ms");
+    let world = world.with("policy.backoff_max", "5s");
+    let all = jobs(&world, &db, page, from, BAD + 30);
+    let (bad, good) = all.split_at(BAD);
+    let bad: Vec<Job> = bad.iter().map(|job| Job { priority: Priority::High, ..job.clone() }).collect();
+    db.look(|db| db.broken = bad.iter().map(|job| job.to.uuid()).collect());
+    let worker = world.worker();
+    world.send(&bad).await;
+    until("the app fails", async || times_put_off(&world).await >= 2).await;
+    world.send(&good[..10]).await;
+    for job in &good[..10] {
+        world.until_it_is(&job.id, "done").await;
+    }
+    // What still waits is tried in a sound house only while others come through.
+    let mut turns = good[10..].iter().cycle();
+    until("all of them are stranded", async || {
+        let next = turns.next().unwrap();
+        let next = Job { id: JobId::fresh(), again: true, ..next.clone() };
+        world.send(std::slice::from_ref(&next)).await;
+        world.until_it_is(&next.id, "done").await;
+        world.dead().await.len() == BAD
+    })
+    .await;
+    let dead = world.dead().await;
+    assert!(dead.iter().all(|letter| letter.reason.as_ref().unwrap().kind == Kind::Stranded), "{dead:?}");
+    worker.leave().await;
 }

@@ -20,12 +20,12 @@ const JOBS: usize = 500;
 const OUTAGE: Duration = Duration::from_secs(2 * 3600);
 const SLOTS: usize = 4;
 
-/// As `config/default.toml` has it.
+/// As `config/default.toml` has it, but for the postponements: fewer than the times that a job is tried here.
 const POLICY: Config = Config {
     attempts: 5,
     backoff_base: Duration::from_secs(30),
     backoff_max: Duration::from_secs(3600),
-    postponements: 50,
+    postponements: 3,
     postponed_max: Duration::from_secs(22 * 3600),
     probe_base: Duration::from_secs(1),
     probe_max: Duration::from_secs(60),
