@@ -59,7 +59,7 @@ pub use self::presence::{Beat, Presence, Running, WorkerId};
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
 pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
-pub use self::upkeep::{Buried, Upkeep};
+pub use self::upkeep::{Buried, Evicted, Upkeep};
 
 use self::finish::Finishes;
 use self::keys::Keys;

@@ -171,7 +171,7 @@ impl Status {
         share(self.dead, self.dead_max_count).max(share(self.dead_bytes, self.dead_max_bytes))
     }
 
-    /// Dead letters that were forgotten today because of a cap.
+    /// Dead letters that were forgotten today because they were too many or too big, not too old.
     pub fn evicted_today(&self) -> u64 {
         self.today.get("evicted").copied().unwrap_or(0)
     }

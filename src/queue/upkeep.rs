@@ -30,6 +30,24 @@ pub struct Buried {
     pub reason: DeathReason,
 }
 
+/// Dead letters that were forgotten, by the cap that each was beyond.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Evicted {
+    /// They had grown as old as they may: as it is meant to be.
+    pub by_age: u64,
+    /// They were too many.
+    pub by_count: u64,
+    /// All of them together were too big.
+    pub by_bytes: u64,
+}
+
+impl Evicted {
+    /// Those that somebody might still have wanted.
+    pub fn untimely(&self) -> u64 {
+        self.by_count + self.by_bytes
+    }
+}
+
 /// What upkeep did.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Upkeep {
@@ -39,8 +57,8 @@ pub struct Upkeep {
     pub reclaimed: u64,
     /// Jobs that were buried as `crash_loop`.
     pub buried: Vec<Buried>,
-    /// Dead letters that were forgotten because of a cap.
-    pub evicted: u64,
+    /// Dead letters that were forgotten.
+    pub evicted: Evicted,
     /// True while nobody is blamed, because nobody kept time.
     pub calm: bool,
 }
@@ -108,16 +126,20 @@ impl Queue {
     async fn trim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
         let config = &self.inner.config;
         for _ in 0..ROUNDS {
-            let evicted: Vec<String> = self
+            let mut words = self
                 .call(&scripts::TRIM)
                 .arg(config.dead_max_count)
                 .arg(millis(config.dead_max_age))
                 .arg(config.dead_max_bytes.as_u64())
                 .arg(TRIM_BATCH)
-                .run()
+                .words()
                 .await?;
-            upkeep.evicted += evicted.len() as u64;
-            if evicted.len() < TRIM_BATCH as usize {
+            let [age, count, bytes] = [words.number::<u64>()?, words.number()?, words.number()?];
+            let evicted = &mut upkeep.evicted;
+            evicted.by_age += age;
+            evicted.by_count += count;
+            evicted.by_bytes += bytes;
+            if age + count + bytes < u64::from(TRIM_BATCH) {
                 break;
             }
         }

@@ -20,7 +20,7 @@ use crate::job::JobId;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::verdict::{DeathReason, Holdup};
 use crate::policy::breaker::Thing;
-use crate::queue::{Buried, DEAD_NEARLY_FULL, Presence, Queue, Status};
+use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Queue, Status};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -239,10 +239,18 @@ impl Observer {
         error!("{LOST}");
     }
 
-    /// Dead letters were forgotten because of a cap.
-    pub(super) fn evicted(&self, letters: u64) {
-        self.metrics.evicted(letters);
-        warn!(letters, "dead letters forgotten: they are more, bigger or older than the caps allow");
+    /// Dead letters were forgotten, or none.
+    pub(super) fn evicted(&self, evicted: Evicted) {
+        let Evicted { by_age, by_count, by_bytes } = evicted;
+        for (cap, letters) in [("age", by_age), ("count", by_count), ("bytes", by_bytes)] {
+            self.metrics.evicted(cap, letters);
+        }
+        if evicted.untimely() > 0 {
+            warn!(by_count, by_bytes, "dead letters forgotten: they are more or bigger than the caps allow");
+        }
+        if by_age > 0 {
+            info!(letters = by_age, "dead letters forgotten: they are as old as they may be");
+        }
     }
 
     /// A task without which this worker is none has ended: it leaves.

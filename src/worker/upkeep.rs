@@ -83,9 +83,7 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
         let mut upkeep = Upkeep::default();
         let kept_up = shared.worker.queue.keep_up(&mut upkeep).await;
         upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
-        if upkeep.evicted > 0 {
-            shared.observer.evicted(upkeep.evicted);
-        }
+        shared.observer.evicted(upkeep.evicted);
         if upkeep.reclaimed > 0 {
             info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
         }

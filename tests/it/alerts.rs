@@ -162,11 +162,14 @@ async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_count
     let first = told(&world, "dead_letters").remove(0);
     assert!(text(&first).starts_with("trouble: the dead letters near their cap"), "{}", text(&first));
     assert!(text(&first).contains("4 letters of 5"), "{}", text(&first));
-    assert_eq!(worker.number("dead_letters_evicted_total").await, 0.0);
+    assert_eq!(worker.number("dead_letters_evicted_total{cap=\"count\"}").await, 0.0);
     world.run(&["status"]).await.ended(0).told(&["at 80 % of their cap, 0 were forgotten today"]);
 
     world.send(&gone[4..]).await;
-    until("four are forgotten", async || worker.number("dead_letters_evicted_total").await == 4.0).await;
+    until("four are forgotten", async || {
+        worker.number("dead_letters_evicted_total{cap=\"count\"}").await == 4.0
+    })
+    .await;
     until("five are left", async || world.dead().await.len() == 5).await;
     until("it is seen", async || worker.number("queue_dead_filled_ratio").await == 1.0).await;
     let status = world.run(&["status"]).await.ended(0);

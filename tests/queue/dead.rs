@@ -85,8 +85,14 @@ async fn replay_onto_a_live_pair_answers_the_holder_and_leaves_the_letter() {
     assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
 }
 
+/// How many dead letters one upkeep forgets because of their age, of their number, and of their bytes.
+async fn evicted(queue: &Queue) -> [u64; 3] {
+    let evicted = queue.upkeep().await.unwrap().evicted;
+    [evicted.by_age, evicted.by_count, evicted.by_bytes]
+}
+
 #[tokio::test]
-async fn dead_letters_are_trimmed_oldest_first_and_counted() {
+async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_beyond() {
     let mut world = World::new().await;
     let queue = world.queue().await;
     let mut ids = Vec::new();
@@ -101,22 +107,24 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted() {
         ids.iter().map(|id| left.contains(id)).collect::<Vec<_>>()
     };
 
-    assert_eq!(queue.upkeep().await.unwrap().evicted, 0, "exactly at no cap");
+    assert_eq!(evicted(&queue).await, [0; 3], "exactly at no cap");
     world.config.dead_max_count = 4;
     let by_count = world.queue().await;
-    assert_eq!(by_count.upkeep().await.unwrap().evicted, 1);
+    assert_eq!(evicted(&by_count).await, [0, 1, 0]);
     assert_eq!(left(&queue).await, [false, true, true, true, true]);
-    assert_eq!(by_count.upkeep().await.unwrap().evicted, 0, "exactly at the cap");
+    assert_eq!(evicted(&by_count).await, [0; 3], "exactly at the cap");
 
     world.config.dead_max_bytes = bytesize::ByteSize::b(size * 3 + size / 2);
-    assert_eq!(world.queue().await.upkeep().await.unwrap().evicted, 1);
+    assert_eq!(evicted(&world.queue().await).await, [0, 0, 1]);
     assert_eq!(left(&queue).await, [false, false, true, true, true]);
 
     world.config.dead_max_age = Duration::from_millis(7_500);
     let by_age = world.queue().await;
-    until("the third is older than 7.5 s", async || by_age.upkeep().await.unwrap().evicted == 1).await;
+    until("the third is older than 7.5 s", async || evicted(&by_age).await[0] > 0).await;
     assert_eq!(left(&queue).await[..3], [false, false, false]);
-    assert!(world.counter("evicted").await >= 3);
+    assert_eq!(world.counter("evicted").await, 2);
+    assert!(world.counter("outlived").await >= 1);
+    assert_eq!(queue.status().await.unwrap().evicted_today(), 2, "of old age nobody needs to be told");
     world.take_stock().await;
 }
 

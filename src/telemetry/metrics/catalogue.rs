@@ -64,7 +64,7 @@ pub const CATALOGUE: &[Entry] = &[
     entry("jobs", Type::Counter, "Deliveries that left this worker, by outcome"),
     entry("skips", Type::Counter, "Jobs that were rightly not analysed, by reason"),
     entry("dead_letters", Type::Counter, "Jobs that were buried, by kind of failure"),
-    entry("dead_letters_evicted", Type::Counter, "Dead letters that this worker forgot because of a cap"),
+    entry("dead_letters_evicted", Type::Counter, "Dead letters that this worker forgot, by which cap"),
     entry("stage_seconds", Type::Histogram, "How long one stage of a job took, by stage"),
     entry("job_wait_seconds", Type::Histogram, "How long a job had been ready when it was claimed"),
     entry("child_wall_seconds", Type::Histogram, "How long a sandboxed child ran"),

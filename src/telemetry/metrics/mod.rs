@@ -49,7 +49,7 @@ pub struct Metrics {
     jobs: Counters,
     skips: Counters,
     dead_letters: Counters,
-    dead_letters_evicted: Counter,
+    dead_letters_evicted: Counters,
     stage_seconds: StageTimes,
     wait_seconds: Histogram,
     child_wall_seconds: Histogram,
@@ -79,7 +79,7 @@ impl Metrics {
             jobs: counters("outcome", Ending::ALL.map(Ending::as_str)),
             skips: counters("reason", SkipReason::ALL.map(SkipReason::as_str)),
             dead_letters: counters("kind", Kind::ALL.map(Kind::as_str)),
-            dead_letters_evicted: Counter::default(),
+            dead_letters_evicted: counters("cap", ["age", "count", "bytes"]),
             stage_seconds: StageTimes::new_with_constructor(work_seconds),
             wait_seconds: Histogram::new([
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
@@ -172,9 +172,9 @@ impl Metrics {
         self.dead_letters.get_or_create(&[("kind", kind.as_str())]).inc();
     }
 
-    /// So many dead letters were forgotten because of a cap.
-    pub fn evicted(&self, letters: u64) {
-        self.dead_letters_evicted.inc_by(letters);
+    /// So many dead letters were forgotten because of a cap: `age`, `count` or `bytes`.
+    pub fn evicted(&self, cap: &'static str, letters: u64) {
+        self.dead_letters_evicted.get_or_create(&[("cap", cap)]).inc_by(letters);
     }
 
     /// How long one stage of one job took.
@@ -305,7 +305,7 @@ mod tests {
             backlog_filled: 0.25,
             dead_filled: 0.75,
         });
-        metrics.evicted(6);
+        metrics.evicted("bytes", 6);
         metrics.paused(true);
         metrics.slots(4, 3);
         metrics.redis_up(true);
@@ -341,7 +341,8 @@ mod tests {
             r#"jobs_total{queue="analysis",outcome="done"} 1"#,
             r#"skips_total{queue="analysis",reason="media_type"} 1"#,
             r#"dead_letters_total{queue="analysis",kind="wall_exceeded"} 1"#,
-            r#"dead_letters_evicted_total{queue="analysis"} 6"#,
+            r#"dead_letters_evicted_total{queue="analysis",cap="age"} 0"#,
+            r#"dead_letters_evicted_total{queue="analysis",cap="bytes"} 6"#,
             r#"stage_seconds_bucket{queue="analysis",le="0.03",stage="fetch"} 1"#,
             r#"stage_seconds_bucket{queue="analysis",le="0.01",stage="fetch"} 0"#,
             r#"job_wait_seconds_sum{queue="analysis"} 2.0"#,
