@@ -98,14 +98,18 @@ fn tell_worker(seen: &WorkerSeen) {
     }
 }
 
-/// `  job-7  fetch for 12s of 30s (40 %), claimed 14s ago`, with the pair behind it.
+/// `  job-7  analyse for 2s of 10s (20 %), heap 96.0 MiB of 256.0 MiB (37 %), claimed 14s ago`, with the pair behind it.
 fn running(job: &Running) -> String {
     let ago = |ms| render::ago(Duration::from_millis(ms));
     let limit = job.limit_ms.zip(job.percent());
     let limit =
         limit.map_or_else(String::new, |(limit, percent)| format!(" of {} ({percent} %)", ago(limit)));
+    let heap = job.heap.map_or_else(String::new, |heap| {
+        let [held, limit] = [heap.bytes, heap.limit_bytes].map(render::bytes);
+        format!(", heap {held} of {limit} ({} %)", heap.percent())
+    });
     format!(
-        "  {}  {} for {}{limit}, claimed {} ago  {}..{}",
+        "  {}  {} for {}{limit}{heap}, claimed {} ago  {}..{}",
         plain(job.id.as_str(), 128),
         job.stage,
         ago(job.stage_ms),

@@ -55,7 +55,7 @@ pub use self::events::Event;
 pub use self::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::inbox::Ingested;
 pub use self::outage::{Sight, Teller};
-pub use self::presence::{Beat, Presence, Running, WorkerId};
+pub use self::presence::{Beat, Heap, Presence, Running, WorkerId};
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
 pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};

@@ -16,7 +16,7 @@ use crate::job::failure::Stage;
 
 /// Leases that one script renews.
 const BATCH: usize = 500;
-/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 25 KiB of each beat.
+/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each beat.
 const RUNNING_MAX: usize = 64;
 
 /// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
@@ -98,6 +98,24 @@ pub struct Running {
     /// How long it may stay there, where that is limited; in the child, where it may have waited for memory first, this
     /// is its wall clock.
     pub limit_ms: Option<u64>,
+    /// What its child holds of the heap that it may have, while there is a child.
+    pub heap: Option<Heap>,
+}
+
+/// How near a child is to the end of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heap {
+    /// What it holds: resident, and nobody else's.
+    pub bytes: u64,
+    /// The budget.
+    pub limit_bytes: u64,
+}
+
+impl Heap {
+    /// How much of it is gone, in percent.
+    pub fn percent(&self) -> u64 {
+        self.bytes.saturating_mul(100) / self.limit_bytes.max(1)
+    }
 }
 
 impl Running {

@@ -151,6 +151,11 @@ impl Handle {
         Ok(())
     }
 
+    /// The zygote itself, whose only child is the job.
+    pub(super) fn pid(&self) -> Pid {
+        self.group
+    }
+
     /// Asks for the running job's end; where even that is impossible, kills the zygote with it.
     pub(super) fn cancel(&mut self) {
         if let Some((job, _)) = self.unreported

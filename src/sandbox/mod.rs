@@ -36,6 +36,7 @@ mod job;
 mod kernel;
 mod limits;
 pub mod machine;
+mod meter;
 mod oom;
 mod pool;
 mod protocol;
@@ -50,6 +51,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::board::phase;
 pub use self::limits::Limits;
+pub use self::meter::{HeapUse, Meter};
 pub use self::pool::{Pool, Slot, Stats};
 pub use self::zygote::zygote_main;
 use crate::job::report::Measured;

@@ -27,6 +27,7 @@ use super::classify::{self, Seen};
 use super::features::Features;
 use super::handle::{Handle, Recipe};
 use super::limits::{Limits, millis};
+use super::meter::Meter;
 use super::{Config, ProcessModel, Reply, Request, board, oom};
 use crate::job::failure::{Failure, Kind};
 use crate::job::report::Measured;
@@ -64,6 +65,7 @@ pub struct Slot {
     pool: Arc<Shared>,
     zygote: Option<Handle>,
     room: Option<OwnedSemaphorePermit>,
+    meter: Meter,
     // Dropped last: whoever gets it finds the zygote in `idle`.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -225,7 +227,12 @@ impl Slot {
         room: Option<OwnedSemaphorePermit>,
     ) -> Self {
         let zygote = permit.as_ref().and_then(|_| pool.idle().pop());
-        Self { pool: Arc::clone(pool), zygote, room, _permit: permit }
+        Self { pool: Arc::clone(pool), zygote, room, meter: Meter::default(), _permit: permit }
+    }
+
+    /// Tells what the slot's job holds while it runs.
+    pub fn meter(&self) -> Meter {
+        self.meter.clone()
     }
 
     /// Waits until there is room for a job with these limits.
@@ -264,7 +271,9 @@ impl Slot {
         self.begin(&limits, theirs).await?;
         let Some(zygote) = &mut self.zygote else { return Err(closed()) };
         self.pool.jobs.fetch_add(1, Relaxed);
+        let metered = self.meter.starts(zygote.pid(), limits.heap_bytes);
         let (said, seen) = call::converse(zygote, ours, request, &limits).await;
+        drop(metered);
         let measured = Measured { stderr: zygote.last_words(), ..measure(&seen, &limits, zygote.features) };
         self.pool.peak_heap_bytes.fetch_max(measured.peak_heap_bytes, Relaxed);
         self.pool.longest_ms.fetch_max(measured.wall_ms, Relaxed);

@@ -16,7 +16,8 @@ use super::Shared;
 use super::outage::Outage;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
-use crate::queue::{Delivery, LeaseRef, Presence, Running};
+use crate::queue::{Delivery, Heap, LeaseRef, Presence, Running};
+use crate::sandbox::{HeapUse, Meter};
 
 /// Why a running job is stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,7 @@ struct Held {
     to: Uuid,
     since: Instant,
     place: Place,
+    meter: Meter,
 }
 
 /// Where a job is, since when, and how long it may stay.
@@ -62,6 +64,7 @@ impl Held {
             stage: self.place.stage,
             stage_ms: millis(self.place.since.elapsed()),
             limit_ms: self.place.limit.map(millis),
+            heap: None,
         }
     }
 }
@@ -98,7 +101,7 @@ impl Hand {
     }
 
     /// Takes a job in hand; the receiver hears if it must stop.
-    pub(super) fn take(&self, delivery: &Delivery) -> (Grip<'_>, oneshot::Receiver<Halt>) {
+    pub(super) fn take(&self, delivery: &Delivery, meter: Meter) -> (Grip<'_>, oneshot::Receiver<Halt>) {
         let (job, (halt, stopped)) = (&delivery.job, oneshot::channel());
         let held = Held {
             lease: delivery.lease(),
@@ -107,6 +110,7 @@ impl Hand {
             to: job.to.uuid(),
             since: Instant::now(),
             place: Place::new(Stage::Resolve, None),
+            meter,
         };
         self.jobs().insert(job.id.clone(), held);
         (Grip { hand: self, id: job.id.clone() }, stopped)
@@ -123,7 +127,13 @@ impl Hand {
 
     /// What runs, the longest first.
     fn running(&self) -> Vec<Running> {
-        let mut running: Vec<_> = self.jobs().iter().map(|(id, held)| held.running(id)).collect();
+        let held: Vec<_> =
+            self.jobs().iter().map(|(id, held)| (held.running(id), held.meter.clone())).collect();
+        // The kernel is asked with the map let go.
+        let heap =
+            |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
+        let metered = held.into_iter().map(|(job, meter)| Running { heap: heap(meter), ..job });
+        let mut running: Vec<_> = metered.collect();
         running.sort_unstable_by_key(|job| Reverse(job.running_ms));
         running
     }

@@ -27,7 +27,7 @@ enum Ending {
 
 /// Works on one delivery until it is settled, handed back, or lost.
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
-    let (grip, halted) = shared.hand.take(&delivery);
+    let (grip, halted) = shared.hand.take(&delivery, slot.meter());
     let begun = std::time::Instant::now();
     let pass = Leased {
         queue: &shared.worker.queue,

@@ -95,6 +95,10 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     })
     .await;
     assert_eq!(running(&world).await[0]["limit_ms"], WALL.as_millis() as u64);
+    let heap = running(&world).await[0]["heap"].clone();
+    assert_eq!(heap["limit_bytes"], 256 << 20);
+    assert!((1..256 << 20).contains(&heap["bytes"].as_u64().unwrap()), "{heap}");
+    world.run(&["status"]).await.ended(0).shows(&["  heavy  analyse for ", ", heap ", " of 256.0 MiB ("]);
     assert!(lives(child));
 
     let start = Instant::now();

@@ -9,7 +9,7 @@ use wm_analyzer::job::outcome::{Counts, Skip, SkipReason};
 use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Presence, Queue, REPORT_MAX_BYTES, Replayed, Running, Settled};
+use wm_analyzer::queue::{Claim, Heap, Presence, Queue, REPORT_MAX_BYTES, Replayed, Running, Settled};
 
 use crate::world::*;
 
@@ -334,6 +334,7 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         stage: Stage::Fetch,
         stage_ms: 6_000,
         limit_ms: Some(30_000),
+        heap: (n < 3).then_some(Heap { bytes: 64 << 20, limit_bytes: 256 << 20 }),
     };
     let told: Vec<Running> = (0..70).map(running).collect();
     queue.beat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
@@ -350,6 +351,6 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         ..job.clone()
     };
     assert_eq!(seen.info.running, told[..64].iter().map(later).collect::<Vec<_>>());
-    assert_eq!(told[0].percent(), Some(20));
+    assert_eq!((told[0].percent(), told[0].heap.unwrap().percent()), (Some(20), 25));
     assert_eq!(Running { limit_ms: None, ..told[0].clone() }.percent(), None);
 }

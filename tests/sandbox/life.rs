@@ -314,3 +314,24 @@ async fn a_worker_to_be_killed() {
     println!("zygote {}", zygote_of(&mut slot).await);
     let _ = slot.run(act("spin"), patient()).await;
 }
+
+#[tokio::test]
+async fn what_a_running_job_holds_of_its_heap_can_be_read_from_outside() {
+    let _process = shared().await;
+    let pool = pool(1).await;
+    let mut slot = pool.acquire().await;
+    let meter = slot.meter();
+    assert_eq!(meter.read(), None, "nothing runs");
+    let held = 40 * MIB;
+    let run = slot.run(act(&format!("resident_then_spin {held}")), patient());
+    let read = async {
+        wait_until("it holds 40 MiB", || meter.read().is_some_and(|heap| heap.bytes >= held)).await;
+        meter.read().unwrap()
+    };
+    let heap = tokio::select! { ended = run => panic!("{ended:?}"), heap = read => heap };
+    assert_eq!(heap.limit_bytes, 64 * MIB);
+    assert!((held..held + 8 * MIB).contains(&heap.bytes), "{} MiB", heap.bytes / MIB);
+    assert_eq!(meter.read(), None, "it runs no more");
+    drop(slot);
+    pool.shutdown().await;
+}
