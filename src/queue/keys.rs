@@ -10,13 +10,14 @@
 //! | `score` | always | its place in `ready`, kept through retry, release and solo |
 //! | `enq_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
 //! | `next`, `next_unique` | live, until it ends | the payload of the job that follows it, and that one's lock |
-//! | `deliveries` `failures` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
+//! | `deliveries` `failures` `doubts` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
 //! | `token` `worker` `claimed_ms` | leased | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
 //! | `content` `build` `hosts` `entered` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
 //! | `suspect` | until replayed | its content crashed a worker before: it runs alone |
 //! | `line` | scheduled, waiting for a host | that host |
 //! | `last` `put_off_ms` | after a retry | the last failure; how long counted postponements put it off |
+//! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
 //! | `cancel` | once asked for | nobody wants it any more |
 //! | `died_ms` `kind` `reason` `size` | dead | the evidence, and what it weighs |
 //! | `raw` `raw_length` `raw_hash` | dead, undecodable | the first 64 KiB of what was no job |

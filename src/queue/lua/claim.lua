@@ -69,10 +69,7 @@ local function solo()
   if turn and string.sub(turn, 1, #worker + 1) == worker .. '|' then return { 'solo' } end
   if turn and turn ~= worker then return nil end
   local ids, jobs = first(SOLO, NOW, 1)
-  if not ids[1] then
-    if turn then redis.call('DEL', SOLO_TURN) end
-    return nil
-  end
+  if not ids[1] then return nil end
   if not turn and NOW < tonumber(redis.call('HGET', META, 'solo_rest_ms') or 0) then return nil end
   if hands == 0 then return take(ids, jobs, SOLO, true) end
   redis.call('DEL', SOLO_TURN) -- a write that is allowed at maxmemory, so that the next one is too
