@@ -29,6 +29,8 @@ mod faults;
 mod follow_up;
 #[path = "queue/inbox.rs"]
 mod inbox;
+#[path = "queue/lines.rs"]
+mod lines;
 #[path = "queue/link.rs"]
 mod link;
 #[path = "queue/many.rs"]

@@ -15,12 +15,12 @@ fn alone() -> Verdict {
     Verdict::Postpone { after: Duration::ZERO, because: Holdup::Suspect }
 }
 
-fn full(host: &str) -> Verdict {
+pub fn full(host: &str) -> Verdict {
     Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host: host.to_owned() } }
 }
 
 /// A job that is in someone's hands and has gone in.
-async fn inside(queue: &Queue, name: &str, pair: &PagePair) -> Delivery {
+pub async fn inside(queue: &Queue, name: &str, pair: &PagePair) -> Delivery {
     enqueued(queue).await;
     let delivery = claimed(queue, name).await;
     assert_eq!(queue.enter(&delivery.lease(), pair).await.unwrap(), Entry::Entered);
@@ -28,7 +28,7 @@ async fn inside(queue: &Queue, name: &str, pair: &PagePair) -> Delivery {
 }
 
 /// A job that found `host` full and waits for it.
-async fn in_line(queue: &Queue, host: &str) -> JobId {
+pub async fn in_line(queue: &Queue, host: &str) -> JobId {
     let id = enqueued(queue).await.id;
     let delivery = claimed(queue, "w").await;
     assert_eq!(delivery.job.id, id);

@@ -6,7 +6,7 @@ use wm_analyzer::job::JobId;
 
 use super::Op;
 use super::case::{Case, WORKERS};
-use super::machine::{HOSTS, How, Mine, PAIRS, State};
+use super::machine::{HOSTS, How, LEASE_MS, Mine, PAIRS, State};
 use crate::stock::Stock;
 use crate::world::key;
 
@@ -14,10 +14,18 @@ use crate::world::key;
 const STAYS: [&str; 11] = [
     "audit", "done:", "events", "meta", "report:", "seq", "stats:", "suspect:", "wake", "worker:", "workers",
 ];
+/// What a job may have, as `keys.rs` says.
+#[rustfmt::skip]
+const FIELDS: [&str; 30] = [
+    "payload", "state", "score", "enq_ms", "expires_ms", "unique",
+    "deliveries", "failures", "doubts", "crashes", "postponements", "put_off_ms", "releases", "replays",
+    "token", "worker", "claimed_ms", "settled", "content", "build", "hosts", "entered",
+    "suspect", "line", "last", "cancel", "died_ms", "kind", "reason", "size",
+];
 
 impl Case<'_> {
     /// Both hold the same jobs in the same places with the same counts; and the key space is whole.
-    pub async fn agree(&self) {
+    pub async fn agree(&mut self) {
         let stock = Stock::of(self.world).await;
         let now = self.world.now_ms().await;
         let ours: BTreeMap<String, String> =
@@ -37,6 +45,10 @@ impl Case<'_> {
         assert_eq!(tallies, self.model.tallies, "what is counted");
         let seq = stock.text("seq").map_or(0, |text| text.parse().unwrap());
         assert_eq!((seq, !stock.held("paused").is_empty()), (self.model.places, self.model.paused));
+        let told = stock.held("wake").len();
+        assert!(told <= 1 && told >= usize::from(self.model.woken), "{told} told, {}", self.model.woken);
+        self.model.woken = false;
+        let _: u64 = self.world.ask("DEL", key("wake")).await;
     }
 
     /// Who is next, for a worker and at each host; who is inside; whose time has come; and nobody's lease is over.
@@ -69,9 +81,10 @@ impl Case<'_> {
             None => WORKERS[*who].to_owned(),
         });
         assert_eq!(stock.text("solo_turn"), turn.as_deref(), "the turn");
-        let rest =
-            stock.fields("meta").get("solo_rest_ms").is_some_and(|until| until.parse::<u64>().unwrap() > now);
-        assert_eq!(rest, self.model.rest, "the others have their time");
+        let rest = stock.fields("meta").get("solo_rest_ms").map(|until| until.parse::<u64>().unwrap());
+        let rest = rest.filter(|until| *until > now);
+        assert_eq!(rest.is_some(), self.model.rest, "the others have their time");
+        assert!(rest.is_none_or(|until| until <= now + LEASE_MS), "one lease at most: {rest:?}");
         let name = |content: &usize| self.names[*content].as_deref().expect("it was asked for");
         let suspects: BTreeSet<_> = self.model.suspects.keys().map(name).collect();
         assert_eq!(stock.names("suspect:").collect::<BTreeSet<_>>(), suspects, "suspects");
@@ -109,6 +122,8 @@ impl Case<'_> {
 }
 
 fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
+    let strange = job.keys().find(|field| !FIELDS.contains(*field));
+    assert_eq!(strange, None, "{id}: a field that nobody knows");
     let counts = &mine.counts;
     let wanted = [
         ("deliveries", counts.deliveries.into()),

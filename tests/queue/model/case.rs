@@ -43,6 +43,7 @@ impl<'w> Case<'w> {
             host_in_flight_max: limits.at_host as u32,
             crashes_max: CRASHES_MAX,
             releases_solo: RELEASES_SOLO,
+            lease: Duration::from_millis(LEASE_MS),
             ..world.config.clone()
         };
         let mut queues = Vec::new();
@@ -141,7 +142,7 @@ impl<'w> Case<'w> {
                 self.queues[0].pause("ada", "to see").await.unwrap();
             }
             Op::Resume => {
-                self.model.paused = false;
+                (self.model.paused, self.model.woken) = (false, true);
                 let _ = self.queues[0].resume("ada").await.unwrap();
             }
             Op::FlushScripts => self.world.ask::<()>("SCRIPT", "FLUSH").await,
@@ -238,6 +239,9 @@ impl<'w> Case<'w> {
         assert_eq!(told, self.model.enter(id));
         let name = self.world.field(id, "content").await.expect("it stands there before it runs");
         assert_eq!(*self.names[content].get_or_insert(name.clone()), name, "one name for one content");
+        if told != Entry::Entered {
+            self.agree().await;
+        }
         match told {
             Entry::Entered => {}
             Entry::Suspect => self.settle(who, id, How::WaitAlone).await,
@@ -258,11 +262,15 @@ impl<'w> Case<'w> {
         let ghosts = self.ghosts.iter().filter(|(by, _)| *by == who).map(|(_, ghost)| ghost.lease());
         let ghosts: Vec<_> = ghosts.collect();
         leases.extend_from_slice(&ghosts);
+        let _: u64 = self.world.ask("PEXPIRE", &[&key("solo_turn"), "45000"]).await;
         let beat = self.queues[who].beat(&info(WORKERS[who]), &leases).await.unwrap();
         assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
         let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
         assert_eq!(beat.cancelled, cancelled);
+        let turn_lasts: i64 = self.world.ask("PTTL", key("solo_turn")).await;
+        let runs = matches!(self.model.turn, Some((by, Some(_))) if by == who);
+        assert_eq!(turn_lasts > 45_000, runs, "as long as the lease of the suspect that it is for");
     }
 
     pub async fn settle(&mut self, who: usize, id: &JobId, how: How) {

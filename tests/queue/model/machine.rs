@@ -20,6 +20,7 @@ pub const HOSTS: [&str; 2] = ["a.test", "b.test"];
 pub const CONTENTS: [&[&str]; 3] = [&[HOSTS[0]], &HOSTS, &[HOSTS[1]]];
 pub const CRASHES_MAX: u32 = 2;
 pub const RELEASES_SOLO: u32 = 3;
+pub const LEASE_MS: u64 = 90_000;
 /// What a job is put off by where nothing but a test makes its time come.
 pub const LATER_MS: u64 = 3_600_000;
 
@@ -115,6 +116,8 @@ pub struct Machine {
     /// After a suspect ran, the others have their time.
     pub rest: bool,
     pub paused: bool,
+    /// Whoever has nothing to do was told that there may be something now.
+    pub woken: bool,
     pub places: u64,
     pub tallies: BTreeMap<String, u64>,
 }
@@ -130,6 +133,7 @@ impl Machine {
             turn: None,
             rest: false,
             paused: false,
+            woken: false,
             places: 0,
             tallies: BTreeMap::new(),
         }

@@ -53,6 +53,7 @@ impl Machine {
             hosts: &[],
             entered: false,
         };
+        self.woken |= mine.state == State::Ready;
         self.jobs.insert(id.clone(), mine);
         Admission::Admitted { id: id.clone() }
     }
@@ -74,7 +75,7 @@ impl Machine {
         match &self.turn {
             Some((holder, Some(_))) if *holder == who => return Told::Solo,
             Some((holder, _)) if *holder != who => {}
-            _ if none_suspect => self.turn = None,
+            _ if none_suspect => {}
             None if self.rest => {}
             _ if self.held_by(who).is_empty() => return Told::Alone,
             _ => {
@@ -87,6 +88,7 @@ impl Machine {
         for id in &ids {
             self.took(id, who);
         }
+        self.woken |= !ids.is_empty() && !self.ready().is_empty();
         if ids.is_empty() { Told::Empty } else { Told::Jobs(ids) }
     }
 
@@ -150,6 +152,7 @@ impl Machine {
         let alone = mine.counts.crashes > 0 || mine.counts.releases >= RELEASES_SOLO || mine.suspect;
         mine.state = if alone { State::Solo } else { State::Ready };
         mine.line = None;
+        self.woken = true;
     }
 
     pub fn settle(&mut self, id: &JobId, how: How) {
