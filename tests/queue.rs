@@ -41,6 +41,8 @@ mod model;
 mod outage;
 #[path = "support/peers.rs"]
 mod peers;
+#[path = "support/sentinel.rs"]
+mod sentinel;
 #[path = "queue/states.rs"]
 mod states;
 #[path = "queue/stock.rs"]
@@ -51,3 +53,5 @@ mod trouble;
 mod wire;
 #[path = "queue/world.rs"]
 mod world;
+
+use self::world::until;

@@ -22,7 +22,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 use crate::web::health::{self, Probe, Probes};
 use crate::worker::Worker;
-use crate::worker::shutdown::Phase;
+use crate::worker::shutdown::{Phase, Phases};
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
@@ -152,6 +152,10 @@ async fn backfill(options: &ops::backfill::Options, config: &Config, json: bool)
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
 async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> {
     logs::init(&config.log).map_err(|e| (Exit::Config, e.to_string()))?;
+    // From here on: whoever is told to leave while it starts must not die of it with its first jobs in hand.
+    let phases = Phases::default();
+    let following = phases.clone().follow_signals().map_err(|e| (Exit::Failed, e.to_string()))?;
+    let signals = tokio::spawn(following);
     let (alerts, guard) =
         Alerts::start(&config.sentry, &build()).map_err(|e| (Exit::Config, e.to_string()))?;
     let slots = config.slots().map_err(|what| (Exit::Config, what))?;
@@ -163,10 +167,9 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let worker = config
         .worker(queue, pool, alerts, Arc::clone(&metrics), until_empty)
         .map_err(|what| (Exit::Config, what))?;
-    let phases = worker.phases.clone();
+    let worker = Worker { phases: phases.clone(), ..worker };
     let stopped = CancellationToken::new();
     serve(config, &worker, metrics, stopped.clone()).await?;
-    let signals = tokio::spawn(phases.clone().follow_signals());
     tracing::info!(worker = %worker.id, slots, queue = worker.queue.name(), build = build(), "working");
 
     let ended = worker.run().await;

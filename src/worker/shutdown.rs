@@ -72,21 +72,23 @@ impl Phases {
         let _ = self.0.subscribe().wait_for(|(now, _)| *now >= phase).await;
     }
 
-    /// Listens to the signals for ever.
+    /// Listens to the signals from now on; what is answered follows them for ever.
     ///
     /// # Errors
     /// Where the process may not listen to signals.
-    pub async fn follow_signals(self) -> io::Result<()> {
+    pub fn follow_signals(self) -> io::Result<impl Future<Output = ()> + Send + 'static> {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut stop = signal(SignalKind::from_raw(SIGTSTP))?;
-        loop {
-            tokio::select! {
-                () = heard(&mut term) => self.leave(),
-                () = heard(&mut interrupt) => self.leave(),
-                () = heard(&mut stop) => { self.advance(Phase::Quiet); }
+        Ok(async move {
+            loop {
+                tokio::select! {
+                    () = heard(&mut term) => self.leave(),
+                    () = heard(&mut interrupt) => self.leave(),
+                    () = heard(&mut stop) => { self.advance(Phase::Quiet); }
+                }
             }
-        }
+        })
     }
 
     fn leave(&self) {

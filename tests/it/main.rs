@@ -18,20 +18,26 @@ mod db;
 mod harness;
 #[path = "../support/peers.rs"]
 mod peers;
+#[path = "../support/sentinel.rs"]
+mod sentinel;
 #[path = "../support/wire.rs"]
 mod wire;
+
+use self::harness::until;
 
 mod alerts;
 mod annotations;
 mod backfill;
 mod breaker;
 mod ceilings;
+mod clocks;
 mod configuration;
 mod crashes;
 mod dead_letters;
 mod demo;
 mod diff;
 mod doctor;
+mod failover;
 mod grants;
 mod outages;
 mod payloads;

@@ -54,6 +54,24 @@ async fn term_lets_what_is_in_hand_finish_and_claims_nothing_more() {
 }
 
 #[tokio::test]
+async fn who_is_told_to_leave_while_it_starts_leaves_in_order() {
+    let world = World::new().await;
+    world.redis.freeze();
+    let mut worker = world.worker();
+    // SIGTERM is the 15th bit of the signals that the process catches.
+    until("it hears", async || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:\t")).unwrap();
+        u64::from_str_radix(caught, 16).unwrap() & 1 << 14 != 0
+    })
+    .await;
+    assert!(worker.said("working").is_empty(), "it is still starting");
+    worker.signal(Signal::TERM);
+    world.redis.thaw();
+    assert_eq!(worker.ended().await.code(), Some(0), "{}", worker.text());
+}
+
+#[tokio::test]
 async fn what_is_not_finished_by_the_drain_deadline_is_handed_back_uncounted() {
     let world = World::new().await.with("sandbox.wall", "500ms").with("worker.drain", "600ms");
     let gate = Gate::shut().await;

@@ -222,6 +222,26 @@ async fn after_the_clock_went_back_nobody_is_blamed_and_no_lease_lasts_for_ever(
     assert_calm_until_the_beats_are_back(&world, &queue, held).await;
 }
 
+#[tokio::test]
+async fn after_the_clock_went_back_a_suspect_waits_neither_for_it_nor_for_a_turn_that_was_somebodys() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let suspect = enqueued(&queue).await;
+    dies_with(claimed(&queue, "dead").await);
+    world.expire(&suspect.id).await;
+    queue.upkeep().await.unwrap();
+    let hour = world.now_ms().await + 3_600_000;
+    let (ahead, far) = (hour.to_string(), (hour + 90_000).to_string());
+    let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead, "solo_rest_ms", &far]).await;
+    let _: u64 = world.ask("ZADD", &[&key("solo"), "XX", &ahead, suspect.id.as_str()]).await;
+    let _: () = world.ask("SET", &[&key("solo_turn"), "gone", "PXAT", &far]).await;
+    assert!(queue.upkeep().await.unwrap().calm);
+    let left: u64 = world.ask("PTTL", key("solo_turn")).await;
+    assert!(left <= 90_000, "one lease from now, not an hour: {left}");
+    let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over
+    assert!(claimed(&queue, "w").await.is_solo());
+}
+
 async fn several_deliveries(world: &World, queue: &Queue) -> Vec<wm_analyzer::queue::Delivery> {
     let mut held = Vec::new();
     for _ in 0..5 {

@@ -3,30 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use redis::FromRedisValue;
-use redis::aio::MultiplexedConnection;
 use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::{Claim, Config, Delivery, Error, Queue, Settled};
 
 use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
+use crate::sentinel::{tell, watched};
 use crate::world::*;
 
 const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
 /// Between two tries of somebody who has all the time in the world.
 const AGAIN: Duration = Duration::from_millis(50);
-
-async fn eye_on(redis: &PrivateRedis) -> MultiplexedConnection {
-    let url = format!("redis+unix://{}", redis.socket().display());
-    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
-}
-
-async fn tell<T: FromRedisValue>(redis: &PrivateRedis, command: &str) -> T {
-    let mut words = command.split(' ');
-    let mut cmd = redis::cmd(words.next().unwrap());
-    let answer = cmd.arg(words.collect::<Vec<_>>()).query_async(&mut eye_on(redis).await).await;
-    answer.unwrap_or_else(|e| panic!("{command}: {e}"))
-}
 
 async fn works(queue: &Queue) {
     let job = enqueued(queue).await;
@@ -81,27 +68,6 @@ async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
     let url = redis.url().replace("127.0.0.1", "localhost");
     let other_name = Queue::connect(&Config { url: url.into(), ..trusting }).await.unwrap();
     assert!(other_name.status().await.unwrap_err().to_string().contains("certificate"), "the name counts");
-}
-
-/// A master, a replica that is in step with it, and a sentinel that looks after both.
-async fn watched() -> (PrivateRedis, PrivateRedis, PrivateRedis) {
-    let data = || PrivateRedis::start(Options::default().tcp().set("repl-diskless-sync-delay", "0")).unwrap();
-    let (master, replica) = (data(), data());
-    let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
-    tell::<()>(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port())).await;
-    until("the replica follows", async || {
-        tell::<String>(&replica, "INFO replication").await.contains("master_link_status:up")
-    })
-    .await;
-    tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", master.port())).await;
-    for setting in ["down-after-milliseconds 300", "failover-timeout 2000"] {
-        tell::<()>(&sentinel, &format!("SENTINEL SET m {setting}")).await;
-    }
-    until("the sentinel knows the replica", async || {
-        tell::<redis::Value>(&sentinel, "SENTINEL REPLICAS m").await != redis::Value::Array(Vec::new())
-    })
-    .await;
-    (master, replica, sentinel)
 }
 
 #[tokio::test]

@@ -201,7 +201,7 @@ impl PrivateRedis {
 
     fn launch(&mut self) -> Result<(), Error> {
         let log = File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
-        let mut words = self.server.words();
+        let mut words = [self.options.words(), self.server.words()].concat();
         let (port, tls_port) = match self.options.listen {
             Listen::Socket => (0, 0),
             Listen::Tls => (0, self.port),

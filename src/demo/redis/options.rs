@@ -2,6 +2,8 @@
 //!
 //! It starts nothing. Invariant: the defaults keep nothing on disk and evict nothing.
 
+use std::ffi::OsString;
+
 /// Where a server listens besides its unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Listen {
@@ -19,6 +21,7 @@ pub(super) enum Listen {
 pub struct Options {
     pub(super) listen: Listen,
     config: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -33,7 +36,7 @@ impl Default for Options {
             ("loglevel", "warning"),
         ];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        Self { listen: Listen::Socket, config }
+        Self { listen: Listen::Socket, config, environment: Vec::new() }
     }
 }
 
@@ -68,7 +71,7 @@ impl Options {
     pub fn sentinel() -> Self {
         let config = [("unixsocketperm", "700"), ("loglevel", "warning")];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
-        Self { listen: Listen::Sentinel, config }
+        Self { listen: Listen::Sentinel, config, environment: Vec::new() }
     }
 
     /// Keeps an append-only file, so that [`restart`](super::PrivateRedis::restart) finds again what was there.
@@ -82,6 +85,20 @@ impl Options {
     pub fn set(mut self, directive: &str, value: &str) -> Self {
         self.config.push((directive.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Sets a variable of the server's environment; the rest of that is ours.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How the command line begins that sets those variables, for the server and for no shell before it.
+    pub(super) fn words(&self) -> Vec<OsString> {
+        let variables = self.environment.iter().map(|(name, value)| format!("{name}={value}").into());
+        let env = (!self.environment.is_empty()).then(|| OsString::from("env"));
+        env.into_iter().chain(variables).collect()
     }
 
     /// Directives and values, in the order in which they hold.

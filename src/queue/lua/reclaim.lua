@@ -20,6 +20,9 @@ if trouble and NOW < tick then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASE, NOW + LEASE_MS, '+inf', 'LIMIT', 0, 500)) do
     redis.call('ZADD', LEASE, 'XX', NOW + LEASE_MS, id)
   end
+  -- Nor does a turn, or the rest after one, last until the clock is where it was.
+  redis.call('PEXPIRE', SOLO_TURN, LEASE_MS)
+  redis.call('HDEL', META, 'solo_rest_ms')
 end
 if NOW < calm then return { 'calm', '0' } end
 

@@ -62,10 +62,16 @@ impl World {
     pub(crate) async fn on(options: Options) -> Self {
         let started = tokio::task::spawn_blocking(|| PrivateRedis::start(options)).await.unwrap();
         let redis = started.unwrap_or_else(|e| panic!("{e}"));
+        let url = redis.url();
+        Self::at(redis, url).await
+    }
+
+    /// A world around this Redis, whose workers and commands find theirs by `url`.
+    pub(crate) async fn at(redis: PrivateRedis, url: String) -> Self {
         let (site, ingest) = (Site::start().await.unwrap(), Ingest::start().await.unwrap());
         let mut settings: BTreeMap<_, _> =
             TIMINGS.iter().map(|(key, value)| (variable(key), (*value).to_owned())).collect();
-        settings.insert(variable("queue.url"), redis.url());
+        settings.insert(variable("queue.url"), url);
         settings.insert(variable("sentry.dsn"), ingest.dsn());
         settings.insert(variable("fetch.allow_networks"), "127.0.0.0/8".to_owned());
         let queue = config(&settings).queue().await.unwrap();
@@ -91,9 +97,14 @@ impl World {
 
     /// A worker of which one task (`beat`, `ingest`, `upkeep`) panics once this file is there.
     pub(crate) fn worker_that_loses(&self, task: &str, file: &Path) -> Worker {
-        let mut settings = self.settings.clone();
-        settings.insert(format!("WM_TEST_FALLS_{task}"), file.to_str().unwrap().to_owned());
-        Worker::start(&settings)
+        self.worker_in(&[(&format!("WM_TEST_FALLS_{task}"), file.to_str().unwrap())])
+    }
+
+    /// A worker with these variables in its environment.
+    pub(crate) fn worker_in(&self, variables: &[(&str, &str)]) -> Worker {
+        let mut all = self.settings.clone();
+        all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Worker::start(&all)
     }
 
     /// A command that is set otherwise.
