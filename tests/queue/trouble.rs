@@ -182,6 +182,7 @@ async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     let _ = queue.enqueue(&jobs).await.unwrap();
     let held = claimed(&queue, "w").await;
     let World { mut redis, .. } = world;
+    redis.kill();
     let restarted = tokio::task::spawn_blocking(move || redis.restart().map(|()| redis));
     let (mut held, mut verdict) = (held, done(&jobs[0]));
     let mut said = Vec::new();
