@@ -16,7 +16,7 @@ use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, LimitsRequest};
 
 use crate::db::{Db, FakeDb};
-use crate::harness::{Worker, World};
+use crate::harness::{Gate, Worker, World, job};
 use crate::proxy::Proxy;
 use crate::small_pair;
 use crate::tally::{self, Account};
@@ -36,6 +36,7 @@ enum Fate {
     Gone,
     TooLarge,
     Bomb,
+    Deadly,
 }
 
 /// One kind of fault.
@@ -68,6 +69,8 @@ struct Storm {
     world: World,
     db: FakeDb,
     proxy: Proxy,
+    /// Nothing comes back from there.
+    gate: Gate,
     dice: Rng,
     page: Uuid,
     workers: Vec<Worker>,
@@ -99,6 +102,7 @@ async fn weather(faults: usize, jobs_per_fault: usize) {
         let fault = FAULTS[storm.dice.below(FAULTS.len())];
         storm.strike(fault).await;
     }
+    storm.kill_whoever_takes_one().await;
     storm.calm().await;
 }
 
@@ -108,7 +112,7 @@ impl Storm {
         let world = World::on(durable).await;
         let url = world.redis.url();
         let proxy = Proxy::to(url.trim_start_matches("redis://").to_owned()).await;
-        let db = FakeDb::with(Db::default()).await;
+        let (db, gate) = (FakeDb::with(Db::default()).await, Gate::shut().await);
         let world = world
             .with("queue.url", format!("redis://{}", proxy.address()))
             // A lease is fifteen beats, and short enough that each fault is felt.
@@ -124,7 +128,7 @@ impl Storm {
         let workers = (0..WORKERS).map(|_| world.worker()).collect();
         let (dice, page) = (Rng::new(seed), Uuid::new_v4());
         let (leaving, jobs, faults) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { world, db, proxy, dice, page, workers, leaving, jobs, faults }
+        Self { world, db, proxy, gate, dice, page, workers, leaving, jobs, faults }
     }
 
     /// Sends so many jobs, mostly good ones.
@@ -170,6 +174,7 @@ impl Storm {
                 let (from, _) = small_pair(7);
                 self.world.bodies(name, poison::gzip_bomb(64 << 20), html(from))
             }
+            Fate::Deadly => job(name, self.gate.url("/"), self.world.page()),
         }
     }
 
@@ -214,6 +219,25 @@ impl Storm {
         }
     }
 
+    /// A job that its workers do not survive: one takes it beside others, one alone, and there is no third.
+    async fn kill_whoever_takes_one(&mut self) {
+        tally::settled(&self.world, CALM_WITHIN).await;
+        let deadly = Job { page: Some(self.page), ..self.job("Deadly", Fate::Deadly) };
+        self.world.send(std::slice::from_ref(&deadly)).await;
+        self.send(12).await;
+        for death in 1..=2 {
+            self.gate.until_asked(death).await;
+            let holder = self.world.field(&deadly.id, "worker").await.unwrap();
+            let has_it = |worker: &Worker| holder.split(':').any(|part| part == worker.pid().to_string());
+            let one = self.workers.iter().position(has_it).expect("one of these has it");
+            self.workers[one].signal(Signal::KILL);
+            self.workers[one] = self.world.worker();
+        }
+        self.world.until_it_is(&deadly.id, "buried").await;
+        assert_eq!(self.gate.asked(), 2, "there was no third");
+        self.jobs.push((deadly, Fate::Deadly));
+    }
+
     /// The storm is over: all that is left is worked off, everybody leaves, and the account is taken.
     async fn calm(mut self) {
         assert!(self.workers.iter_mut().all(Worker::runs), "a worker gave up");
@@ -242,7 +266,7 @@ impl Storm {
 
     async fn check(&self, job: &Job, fate: Fate, account: &Account) {
         let (id, end) = (&job.id, account.end.as_str());
-        if account.fell_to_chaos() {
+        if account.fell_to_chaos() && fate != Fate::Deadly {
             return;
         }
         match fate {
@@ -257,6 +281,7 @@ impl Storm {
             Fate::Gone => assert_eq!(account.kind, Some(Kind::Gone), "{id}"),
             Fate::TooLarge => assert_eq!(account.kind, Some(Kind::MemoryExceeded), "{id}"),
             Fate::Bomb => assert_eq!(account.kind, Some(Kind::DecompressionBomb), "{id}"),
+            Fate::Deadly => assert_eq!(account.kind, Some(Kind::CrashLoop), "{id}"),
         }
         let poison = matches!(fate, Fate::TooLarge | Fate::Bomb);
         assert!(

@@ -75,7 +75,16 @@ pub(crate) async fn account(world: &World, jobs: impl Iterator<Item = &Job>) -> 
         assert!(runs <= 1 + returns, "{}: {runs} runs, but {story:?}", job.id);
         let letter = dead.remove(job.id.as_str());
         assert_eq!(letter.is_some(), end == "buried", "{}: {story:?}", job.id);
-        let kind = letter.and_then(|letter| letter.reason).map(|reason| reason.kind);
+        assert!(count(&["reclaimed"]) <= 1, "{}: a second crash buries, but {story:?}", job.id);
+        let reason = letter.and_then(|letter| letter.reason);
+        if let Some(reason) = &reason {
+            // It is charged with what was seen, and with no more.
+            let charged = (reason.counts.crashes.into(), reason.counts.releases.into());
+            let last = u64::from(reason.kind == Kind::CrashLoop);
+            let seen = (count(&["reclaimed"]) + last, count(&["released"]));
+            assert_eq!(charged, seen, "{}: {story:?}", job.id);
+        }
+        let kind = reason.map(|reason| reason.kind);
         accounts.insert(job.id.clone(), Account { end, runs, returns, kind });
     }
     assert!(dead.is_empty(), "dead, and nobody sent them: {:?}", dead.keys());
