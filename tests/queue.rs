@@ -13,6 +13,8 @@ mod admission;
 mod adopting;
 #[path = "queue/breaker.rs"]
 mod breaker;
+#[path = "queue/ceilings.rs"]
+mod ceilings;
 #[path = "queue/clients.rs"]
 mod clients;
 #[path = "queue/crashes.rs"]

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
-use crate::queue::{DEAD_NEARLY_FULL, Error, Queue, Running, Status, WorkerSeen};
+use crate::queue::{Ceilings, DEAD_NEARLY_FULL, Error, HostLine, Queue, Running, Status, WorkerSeen};
 
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
 const JOBS_SHOWN: usize = 8;
@@ -52,6 +52,7 @@ fn tell(queue: &Queue, status: &Status) {
     if !status.today.is_empty() {
         render::line(format!("today   {}", counts(&status.today)));
     }
+    tell_ceilings(status);
     status.workers.iter().for_each(tell_worker);
     let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
     if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
@@ -77,6 +78,26 @@ fn tell(queue: &Queue, status: &Status) {
             WARN,
             format!("the backlog is at its ceiling of {ceiling}: the inbox waits, enqueue refuses"),
         ));
+    }
+}
+
+/// The ceilings over all workers, each where it is set or holds jobs up.
+fn tell_ceilings(status: &Status) {
+    let Ceilings { in_flight_max, host_in_flight_max, hosts_full, longest_lines } = &status.ceilings;
+    if *in_flight_max > 0 {
+        let is_full = status.leased >= u64::from(*in_flight_max);
+        let waits = if is_full && status.ready > 0 { ", the ready ones wait for that" } else { "" };
+        render::line(format!("ceiling {} of {in_flight_max} in flight{waits}", status.leased));
+    }
+    for HostLine { host, in_flight, waiting } in longest_lines {
+        let host = plain(host, 100);
+        render::line(format!(
+            "host    {host}  {in_flight} of {host_in_flight_max} in flight, {waiting} wait"
+        ));
+    }
+    let more = hosts_full.saturating_sub(longest_lines.len() as u64);
+    if more > 0 {
+        render::line(format!("  and {more} more hosts that jobs wait for"));
     }
 }
 

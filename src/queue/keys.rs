@@ -171,6 +171,11 @@ impl Keys {
         self.key(&format!("host:{host}"))
     }
 
+    /// ZSET of the hosts that jobs wait for, by the length of their line.
+    pub(super) fn lines(&self) -> String {
+        self.key("lines")
+    }
+
     /// STRING with the report on `<from>..<to>`.
     pub(super) fn report(&self, pair: &str) -> String {
         self.key(&format!("report:{pair}"))

@@ -16,6 +16,7 @@
 mod address;
 mod admission;
 mod adopt;
+mod ceilings;
 mod config;
 mod control;
 mod dead;
@@ -45,6 +46,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub use self::address::redacted;
 pub use self::admission::Admission;
 pub use self::adopt::{Adopted, Adoptee, Adopter, Standing};
+pub use self::ceilings::{Ceilings, HostLine};
 pub use self::config::{Config, DEFAULT_NAME};
 pub use self::control::Paused;
 pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};

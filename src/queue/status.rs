@@ -7,6 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::Queue;
+use super::ceilings::Ceilings;
 use super::control::{Fields, Paused, paused_of};
 use super::error::Error;
 use super::presence::{Presence, Running, WorkerId};
@@ -56,6 +57,8 @@ pub struct Status {
     pub backlog_max: u64,
     /// How long the next job in line has waited since it was admitted, in milliseconds.
     pub oldest_ready_ms: Option<u64>,
+    /// How far the ceilings over all workers are used up.
+    pub ceilings: Ceilings,
     /// Present while the queue is paused.
     pub paused: Option<Paused>,
     /// Today's counters (UTC): `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
@@ -100,6 +103,7 @@ impl Queue {
             dead_by_kind: self.dead_by_kind().await?,
             backlog_max: config.backlog_max,
             oldest_ready_ms: self.waited(now, first.first()).await?,
+            ceilings: self.ceilings().await?,
             paused: paused_of(paused),
             today: today.into_iter().filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect(),
             workers: self.workers(now, workers).await?,
@@ -164,6 +168,14 @@ impl Status {
     /// Waiting jobs as a share of the backlog's ceiling.
     pub fn backlog_filled(&self) -> f64 {
         share(self.backlog(), self.backlog_max)
+    }
+
+    /// Jobs in hand as a share of their ceiling; nothing where there is none.
+    pub fn in_flight_filled(&self) -> f64 {
+        match self.ceilings.in_flight_max {
+            0 => 0.0,
+            most => share(self.leased, most.into()),
+        }
     }
 
     /// Dead letters as a share of the nearer of their caps, count or bytes.

@@ -270,6 +270,8 @@ impl Observer {
             dead: status.dead,
             inbox: status.inbox,
             oldest_ready_age: status.oldest_ready().unwrap_or_default(),
+            hosts_full: status.ceilings.hosts_full,
+            in_flight_filled: status.in_flight_filled(),
             backlog_filled: status.backlog_filled(),
             dead_filled: status.dead_filled(),
         });

@@ -25,11 +25,20 @@ async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
     world.send(&behind(&gate, 30)).await;
     let rest: Vec<Job> = (0..12).map(|n| world.pair(&format!("pair-{n}"), 4_000)).collect();
     world.send(&rest).await;
-    let _workers = [world.worker(), world.worker()];
+    let workers = [world.worker(), world.worker()];
     until("everything elsewhere is done", async || done(&world).await == rest.len()).await;
     assert_eq!(gate.asked(), 4, "two jobs are inside, all the others wait");
     let waiting = world.queue.status().await.unwrap().scheduled;
     assert_eq!(waiting, 28, "and not by going round");
+    let status = world.run(&["status"]).await.ended(0);
+    status.shows(&["host    127.0.0.2  2 of 2 in flight, 28 wait"]);
+    let json = world.run(&["status", "-o", "json"]).await.ended(0).json();
+    let line = serde_json::json!([{"host": ELSEWHERE, "in_flight": 2, "waiting": 28}]);
+    assert_eq!(
+        (&json["ceilings"]["longest_lines"], json["ceilings"]["hosts_full"].as_u64()),
+        (&line, Some(1))
+    );
+    until("it is a number too", async || workers[0].number("queue_hosts_full").await == 1.0).await;
     // Which two came first is chance.
     let mut handed_out = 0;
     for job in &behind(&gate, 30) {
@@ -41,7 +50,7 @@ async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
     until("all are done", async || done(&world).await == rest.len() + 30).await;
     assert!(gate.most_at_once() <= 4, "{} visitors at once", gate.most_at_once());
     assert_eq!(world.keys("host:*").await, [""; 0]);
-    assert_eq!(world.keys("line:*").await, [""; 0]);
+    assert_eq!(world.keys("line*").await, [""; 0]);
     assert_eq!(world.ingest.alerts(), 0, "{:?}", world.ingest.events());
 }
 
@@ -56,6 +65,10 @@ async fn two_workers_never_exceed_the_queues_ceiling() {
         until("both have looked for more", async || worker.number("redis_up").await > 0.0).await;
     }
     assert_eq!(world.queue.status().await.unwrap().leased, 3);
+    let full = ["ceiling 3 of 3 in flight, the ready ones wait for that"];
+    world.run(&["status"]).await.ended(0).shows(&full);
+    let filled = async || workers[0].number("queue_in_flight_filled_ratio").await;
+    until("it is a number too", async || filled().await == 1.0).await;
     gate.open();
     until("all are done", async || done(&world).await == 12).await;
     assert!(gate.most_at_once() <= 6, "{} visitors at once", gate.most_at_once());

@@ -377,6 +377,7 @@ async fn ten_thousand_in_a_hosts_line_hold_up_nobody_else() {
     let keys = ["ready", "scheduled", "line:slow.test", "job:"].map(key);
     let [ready, scheduled, line, jobs] = &keys;
     let _: u64 = world.ask("EVAL", &[stand_in_line, "4", ready, scheduled, line, jobs]).await;
+    let _: u64 = world.ask("ZADD", &[&key("lines"), "10000", "slow.test"]).await;
     // A retry that is due behind all of them is promoted within a few rounds; none of them is.
     let retried = inside(&queue, "w", &somewhere("fast.test")).await;
     let id = retried.job.id.clone();

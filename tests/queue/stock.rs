@@ -95,7 +95,9 @@ impl Stock {
                 assert_eq!(state(id), Some("leased"), "inside {host}: {id}");
             }
         }
+        let mut lengths = BTreeMap::new();
         for host in self.names("line:") {
+            lengths.insert(host, self.pairs(&format!("line:{host}")).count().to_string());
             for (id, _) in self.pairs(&format!("line:{host}")) {
                 assert_eq!(state(id), Some("scheduled"), "in the line of {host}: {id}");
                 assert_eq!(self.fields(&format!("job:{id}")).get("line"), Some(&host), "{id}");
@@ -103,5 +105,8 @@ impl Stock {
             }
         }
         assert_eq!(lined, 0, "all who wait for a host stand in its line");
+        let noted: BTreeMap<_, _> =
+            self.pairs("lines").map(|(host, length)| (host, length.to_owned())).collect();
+        assert_eq!(noted, lengths, "how long the lines are");
     }
 }

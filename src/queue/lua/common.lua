@@ -129,8 +129,16 @@ local function has_room(host, id)
   return redis.call('SCARD', host_key(host)) - redis.call('SISMEMBER', host_key(host), id) < HOST_MAX
 end
 
+-- How long each line is, for whoever looks. To be read before the first write wherever a line is changed.
+local LINES = PREFIX .. 'lines'
+local function note_line(host)
+  local waiting = redis.call('ZCARD', line_key(host))
+  if waiting > 0 then redis.call('ZADD', LINES, waiting, host) else redis.call('ZREM', LINES, host) end
+end
+
 -- When who waits in a line is looked at without having been called: at most a hundred a second, however long the line.
 local function look_again(host)
+  redis.call('EXISTS', LINES)
   return NOW + math.max(30000, redis.call('ZCARD', line_key(host)) * 10)
 end
 
@@ -157,6 +165,7 @@ local function next_in_line(leaving)
       call.passed = i
       if redis.call('HGET', job_key(waiting), 'line') == call.host then table.insert(call.called, waiting) end
     end
+    if call.passed > 0 then redis.call('EXISTS', LINES) end
   end
   return calls
 end
@@ -164,7 +173,10 @@ end
 local function leave_hosts(calls)
   for _, call in ipairs(calls) do
     redis.call('SREM', host_key(call.host), unpack(call.leavers))
-    if call.passed > 0 then redis.call('ZREMRANGEBYRANK', line_key(call.host), 0, call.passed - 1) end
+    if call.passed > 0 then
+      redis.call('ZREMRANGEBYRANK', line_key(call.host), 0, call.passed - 1)
+      note_line(call.host)
+    end
     for _, id in ipairs(call.called) do
       redis.call('HDEL', job_key(id), 'line')
       redis.call('ZREM', SCHEDULED, id)

@@ -19,6 +19,7 @@ for _, id in ipairs(due) do
   elseif j[1] then
     if j[2] then
       redis.call('ZREM', line_key(j[2]), id)
+      note_line(j[2])
       redis.call('HDEL', job, 'line')
     end
     park(id, job)

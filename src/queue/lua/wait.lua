@@ -16,6 +16,7 @@ redis.call('HINCRBY', job, 'deliveries', -1)
 if full then
   redis.call('ZADD', SCHEDULED, due, id)
   redis.call('ZADD', line_key(host), score or 0, id)
+  note_line(host)
   redis.call('HSET', job, 'state', 'scheduled', 'line', host)
 else
   park(id, job)

@@ -86,6 +86,10 @@ pub struct QueueDepths {
     pub inbox: u64,
     /// How long the oldest ready job has waited; zero when none is ready.
     pub oldest_ready_age: Duration,
+    /// Hosts that have all the visitors they may have, and jobs waiting for them.
+    pub hosts_full: u64,
+    /// Jobs in somebody's hands as a share of their ceiling; zero where there is none.
+    pub in_flight_filled: f64,
     /// Waiting jobs as a share of the backlog's ceiling.
     pub backlog_filled: f64,
     /// Dead letters as a share of the nearer of their caps.

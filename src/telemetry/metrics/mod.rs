@@ -56,9 +56,9 @@ pub struct Metrics {
     child_peak_bytes: Histogram,
     bytes_fetched: Counter,
     zygotes_respawned: Counter,
-    queue_jobs: [Gauge; 5],
+    queue_jobs: [Gauge; 6],
     queue_oldest: Seconds,
-    queue_filled: [Gauge<f64, AtomicU64>; 2],
+    queue_filled: [Gauge<f64, AtomicU64>; 3],
     queue_paused: Gauge,
     slots: Gauges,
     redis_up: Gauge,
@@ -117,12 +117,20 @@ impl Metrics {
         self.register("child_peak_bytes", self.child_peak_bytes.clone());
         self.register("fetched_bytes", self.bytes_fetched.clone());
         self.register("zygotes_respawned", self.zygotes_respawned.clone());
-        let depths = ["queue_ready", "queue_leased", "queue_scheduled", "queue_dead", "queue_inbox"];
+        let depths = [
+            "queue_ready",
+            "queue_leased",
+            "queue_scheduled",
+            "queue_dead",
+            "queue_inbox",
+            "queue_hosts_full",
+        ];
         for (name, gauge) in depths.into_iter().zip(self.queue_jobs.clone()) {
             self.register(name, gauge);
         }
         self.register("queue_oldest_ready_age_seconds", self.queue_oldest.clone());
-        let filled = ["queue_backlog_filled_ratio", "queue_dead_filled_ratio"];
+        let filled =
+            ["queue_backlog_filled_ratio", "queue_dead_filled_ratio", "queue_in_flight_filled_ratio"];
         for (name, gauge) in filled.into_iter().zip(self.queue_filled.clone()) {
             self.register(name, gauge);
         }
@@ -209,12 +217,14 @@ impl Metrics {
 
     /// How full the queue is.
     pub fn queue(&self, depths: &QueueDepths) {
-        let QueueDepths { ready, leased, scheduled, dead, inbox, .. } = *depths;
-        for (gauge, jobs) in self.queue_jobs.iter().zip([ready, leased, scheduled, dead, inbox]) {
-            gauge.set(whole(jobs));
+        let QueueDepths { ready, leased, scheduled, dead, inbox, hosts_full, .. } = *depths;
+        let counts = [ready, leased, scheduled, dead, inbox, hosts_full];
+        for (gauge, count) in self.queue_jobs.iter().zip(counts) {
+            gauge.set(whole(count));
         }
         self.queue_oldest.set(depths.oldest_ready_age.as_secs_f64());
-        for (gauge, share) in self.queue_filled.iter().zip([depths.backlog_filled, depths.dead_filled]) {
+        let shares = [depths.backlog_filled, depths.dead_filled, depths.in_flight_filled];
+        for (gauge, share) in self.queue_filled.iter().zip(shares) {
             gauge.set(share);
         }
     }
@@ -302,6 +312,8 @@ mod tests {
             dead: 4,
             inbox: 5,
             oldest_ready_age,
+            hosts_full: 6,
+            in_flight_filled: 0.5,
             backlog_filled: 0.25,
             dead_filled: 0.75,
         });
@@ -355,6 +367,8 @@ mod tests {
             r#"queue_scheduled{queue="analysis"} 3"#,
             r#"queue_dead{queue="analysis"} 4"#,
             r#"queue_inbox{queue="analysis"} 5"#,
+            r#"queue_hosts_full{queue="analysis"} 6"#,
+            r#"queue_in_flight_filled_ratio{queue="analysis"} 0.5"#,
             r#"queue_oldest_ready_age_seconds{queue="analysis"} 1.5"#,
             r#"queue_backlog_filled_ratio{queue="analysis"} 0.25"#,
             r#"queue_dead_filled_ratio{queue="analysis"} 0.75"#,
