@@ -3,7 +3,7 @@
 //! Not what a diff costs: the jobs here do nothing. `cargo bench --bench queue -- [BACKLOG ...]`, by default 1000 and
 //! 100000; each backlog is one line of JSON, measured on a private redis-server that writes no disk.
 //!
-//! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS]]]` (by default 20000, 32, 5) runs `bullmq-official` beside
+//! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS]]]` (by default 40000, 100, 5) runs `bullmq-official` beside
 //! ours, in turn on the same server; it is built on first use, in `benches/peer` with a lock of its own.
 //!
 //! `cargo bench --bench queue -- --backlog [BACKLOG ...]` (by default 1000, 100000 and 1000000) times every step on its own.
@@ -21,7 +21,7 @@ use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::outcome::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_analyzer::queue::{Claim, Config, Queue, WorkerId};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, Queue, WorkerId};
 
 /// Jobs that are claimed and settled per measurement.
 const ROUND: usize = 10_000;
@@ -60,7 +60,7 @@ async fn main() {
     if std::env::args().any(|arg| arg == "--peer") {
         let redis = PrivateRedis::start(Options::default().tcp().set("maxmemory", "0")).unwrap();
         let number = |at: usize, default| sizes.get(at).copied().unwrap_or(default);
-        return peer::compare(&redis, number(0, 20_000), number(1, 32), number(2, 5)).await;
+        return peer::compare(&redis, number(0, 40_000), number(1, CLAIM_MOST), number(2, 5)).await;
     }
     if std::env::args().any(|arg| arg == "--backlog") {
         let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };

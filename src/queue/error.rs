@@ -4,6 +4,7 @@
 //!
 //! Invariant: [`Error::is_transient`] decides whether to wait and ask again, or to stop and say so.
 
+use deadpool::managed::PoolError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// An error of the queue.
@@ -92,10 +93,10 @@ impl From<RedisError> for Error {
     }
 }
 
-impl From<deadpool_redis::PoolError> for Error {
-    fn from(error: deadpool_redis::PoolError) -> Self {
+impl From<PoolError<RedisError>> for Error {
+    fn from(error: PoolError<RedisError>) -> Self {
         match error {
-            deadpool_redis::PoolError::Backend(source) => source.into(),
+            PoolError::Backend(source) => source.into(),
             other => Self::Unavailable(other.to_string()),
         }
     }

@@ -10,17 +10,25 @@
 //! one that was carried out.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use deadpool_redis::{Manager, Runtime, sentinel};
+use deadpool::Runtime;
+use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleResult};
+use deadpool_redis::sentinel;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, ServerErrorKind, Value,
+    AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
+    Value,
 };
 use secrecy::ExposeSecret;
 
 use super::Config;
 use super::address::{Address, redacted};
 use super::error::Error;
+
+/// A connection that answered so recently is lent without asking it again whether it does: a busy worker would ask
+/// before every call. One that was cut meanwhile costs the call, and whoever made it tries again as ever.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// The way to one Redis.
 pub(super) struct Link {
@@ -33,29 +41,33 @@ pub(super) struct Link {
 struct Now {
     /// Counts the changes: a late complaint about an older door is none about this one.
     turn: u64,
-    pool: Pool,
+    pool: Pool<Door>,
     /// This is not where the configuration points.
     astray: bool,
     /// The connection that waits; absent while somebody waits on it, or none was needed yet.
     waiting: Option<MultiplexedConnection>,
 }
 
-#[derive(Clone)]
-enum Pool {
-    Server(deadpool_redis::Pool),
-    Sentinel(sentinel::Pool),
+/// Who makes connections: deadpool's own for each kind of address.
+enum Door {
+    Server(deadpool_redis::Manager),
+    Sentinels(sentinel::Manager, Patience),
 }
 
-enum Lent {
-    Server(deadpool_redis::Connection),
-    Sentinel(sentinel::Connection),
+/// How long a connection waits for an answer.
+type Patience = Duration;
+
+/// A connection, and when it last answered; unknown while it is asked.
+struct Known {
+    connection: MultiplexedConnection,
+    answered: Option<Instant>,
 }
 
 /// A connection that is lent for some commands.
 pub(super) struct Connection<'l> {
     link: &'l Link,
     turn: u64,
-    lent: Lent,
+    lent: Object<Door>,
 }
 
 impl Link {
@@ -77,17 +89,13 @@ impl Link {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection that answered just now.
+    /// A connection that answered just now, or almost.
     pub(super) async fn get(&self) -> Result<Connection<'_>, Error> {
         let (turn, pool) = {
             let now = self.now();
             (now.turn, now.pool.clone())
         };
-        let lent = match &pool {
-            Pool::Server(pool) => pool.get().await.map(Lent::Server),
-            Pool::Sentinel(pool) => pool.get().await.map(Lent::Sentinel),
-        };
-        match lent {
+        match pool.get().await {
             Ok(lent) => Ok(Connection { link: self, turn, lent }),
             Err(e) => {
                 let astray = self.now().astray;
@@ -108,11 +116,7 @@ impl Link {
             }
         }
         let connection = self.get().await?;
-        let taken = match connection.lent {
-            Lent::Server(lent) => deadpool_redis::Connection::take(lent),
-            Lent::Sentinel(lent) => sentinel::Connection::take(lent),
-        };
-        Ok((connection.turn, taken))
+        Ok((connection.turn, Object::take(connection.lent).connection))
     }
 
     /// Keeps a connection that waited, unless we went elsewhere meanwhile.
@@ -159,29 +163,14 @@ impl Link {
     }
 }
 
-fn pool(config: &Config, address: &Address) -> Result<Pool, Error> {
+fn pool(config: &Config, address: &Address) -> Result<Pool<Door>, Error> {
     let wrong = |e: &dyn std::fmt::Display| Error::Config(format!("queue connections: {e}"));
-    // Both pools have the same limits, and no type in common.
-    macro_rules! limited {
-        ($builder:expr) => {
-            $builder
-                .max_size(config.connections)
-                .wait_timeout(Some(config.response_timeout))
-                .create_timeout(Some(config.connect_timeout))
-                .recycle_timeout(Some(config.response_timeout))
-                .runtime(Runtime::Tokio1)
-                .build()
-                .map_err(|e| wrong(&e))
-        };
-    }
-    let patience = config.response_timeout;
-    match address {
+    let door = match address {
         Address::Server(info) => {
             let answers = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(config.connect_timeout))
-                .set_response_timeout(Some(patience));
-            let manager = Manager::new_with_config(info.clone(), answers).map_err(|e| wrong(&e))?;
-            limited!(deadpool_redis::Pool::builder(manager)).map(Pool::Server)
+                .set_response_timeout(Some(config.response_timeout));
+            deadpool_redis::Manager::new_with_config(info.clone(), answers).map(Door::Server)
         }
         Address::Sentinels { sentinels, service, login } => {
             let node = sentinel::SentinelNodeConnectionInfo {
@@ -189,26 +178,61 @@ fn pool(config: &Config, address: &Address) -> Result<Pool, Error> {
                 redis_connection_info: Some(login.clone()),
             };
             let master = sentinel::SentinelServerType::Master;
-            let manager = sentinel::Manager::new(sentinels.clone(), service.clone(), Some(node), master)
-                .map_err(|e| wrong(&e))?;
-            // Its connections come with the client's own patience, half a second.
-            let patient = sentinel::Hook::sync_fn(move |connection, _| {
-                connection.set_response_timeout(patience);
-                Ok(())
-            });
-            limited!(sentinel::Pool::builder(manager).post_create(patient)).map(Pool::Sentinel)
+            sentinel::Manager::new(sentinels.clone(), service.clone(), Some(node), master)
+                .map(|manager| Door::Sentinels(manager, config.response_timeout))
+        }
+    };
+    Pool::builder(door.map_err(|e| wrong(&e))?)
+        .max_size(config.connections)
+        .wait_timeout(Some(config.response_timeout))
+        .create_timeout(Some(config.connect_timeout))
+        .recycle_timeout(Some(config.response_timeout))
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|e| wrong(&e))
+}
+
+impl Manager for Door {
+    type Type = Known;
+    type Error = RedisError;
+
+    async fn create(&self) -> Result<Known, RedisError> {
+        let connection = match self {
+            Self::Server(server) => server.create().await?,
+            Self::Sentinels(sentinels, patience) => {
+                let mut connection = sentinels.create().await?;
+                // It comes with the client's own patience, half a second.
+                connection.set_response_timeout(*patience);
+                connection
+            }
+        };
+        Ok(Known { connection, answered: Some(Instant::now()) })
+    }
+
+    async fn recycle(&self, known: &mut Known, metrics: &Metrics) -> RecycleResult<RedisError> {
+        if known.answered.is_some_and(|at| at.elapsed() < FRESH) {
+            return Ok(());
+        }
+        match self {
+            Self::Server(server) => server.recycle(&mut known.connection, metrics).await,
+            Self::Sentinels(sentinels, _) => sentinels.recycle(&mut known.connection, metrics).await,
         }
     }
 }
 
-impl Connection<'_> {
-    fn lent(&mut self) -> &mut MultiplexedConnection {
-        match &mut self.lent {
-            Lent::Server(lent) => lent,
-            Lent::Sentinel(lent) => lent,
-        }
+impl Known {
+    async fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        self.answered = None;
+        let answer = question(&mut self.connection).await?;
+        self.answered = Some(Instant::now());
+        Ok(answer)
     }
+}
 
+impl Connection<'_> {
     fn heed<'v>(&self, values: impl IntoIterator<Item = &'v Value>) {
         for value in values {
             if let Value::ServerError(error) = value {
@@ -221,7 +245,7 @@ impl Connection<'_> {
 impl ConnectionLike for Connection<'_> {
     fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
-            let answer = self.lent().req_packed_command(cmd).await;
+            let answer = self.lent.ask(async |lent| lent.req_packed_command(cmd).await).await;
             match &answer {
                 Ok(value) => self.heed([value]),
                 Err(error) => self.link.heed(self.turn, error),
@@ -237,7 +261,8 @@ impl ConnectionLike for Connection<'_> {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            let answers = self.lent().req_packed_commands(pipeline, offset, count).await;
+            let answers =
+                self.lent.ask(async |lent| lent.req_packed_commands(pipeline, offset, count).await).await;
             match &answers {
                 Ok(values) => self.heed(values),
                 Err(error) => self.link.heed(self.turn, error),
@@ -247,9 +272,6 @@ impl ConnectionLike for Connection<'_> {
     }
 
     fn get_db(&self) -> i64 {
-        match &self.lent {
-            Lent::Server(lent) => lent.get_db(),
-            Lent::Sentinel(lent) => lent.get_db(),
-        }
+        self.lent.connection.get_db()
     }
 }

@@ -58,9 +58,10 @@ pub(super) struct Plan {
 
 impl Plan {
     /// What a mode asks for. `without` takes walls down, one by one, and is for tests only.
+    #[cfg_attr(not(feature = "test-hooks"), expect(unused_variables, reason = "only tests take walls down"))]
     pub(super) fn new(mode: Isolation, without: &[String]) -> Self {
         let walls = mode != Isolation::Reduced;
-        let mut plan = Self {
+        let plan = Self {
             landlock: walls,
             zygote_filter: walls,
             job_filter: walls,
@@ -72,16 +73,20 @@ impl Plan {
             foreign: without.iter().any(|w| w == "build"),
         };
         #[cfg(feature = "test-hooks")]
-        {
-            let has = |name: &str| without.iter().any(|w| w == name);
-            plan.missing = if has("kernel_landlock") { super::hooks::LANDLOCK_CALLS } else { plan.missing };
-            plan.missing = if has("kernel_seccomp") { super::hooks::SECCOMP_CALLS } else { plan.missing };
-            plan.landlock &= !has("landlock");
-            plan.job_filter &= !has("job_filter");
-            plan.pidfd &= !has("pidfd");
-            plan.fork &= !has("fork");
-        }
+        let plan = plan.without(without);
         plan
+    }
+
+    #[cfg(feature = "test-hooks")]
+    fn without(mut self, walls: &[String]) -> Self {
+        let has = |name: &str| walls.iter().any(|w| w == name);
+        self.missing = if has("kernel_landlock") { super::hooks::LANDLOCK_CALLS } else { self.missing };
+        self.missing = if has("kernel_seccomp") { super::hooks::SECCOMP_CALLS } else { self.missing };
+        self.landlock &= !has("landlock");
+        self.job_filter &= !has("job_filter");
+        self.pidfd &= !has("pidfd");
+        self.fork &= !has("fork");
+        self
     }
 }
 

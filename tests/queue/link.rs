@@ -272,3 +272,28 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     let moved = queue.status().await.unwrap_err();
     assert!(moved.is_transient() && moved.to_string().contains("by now"), "{moved}");
 }
+
+#[tokio::test]
+async fn a_busy_connection_is_not_asked_before_every_call_and_one_that_was_cut_costs_one_call() {
+    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let pings = async || {
+        let stats: String = tell(&redis, "INFO commandstats").await;
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
+        line.map_or(0, |line| line.split(',').next().unwrap().parse::<usize>().unwrap())
+    };
+    let before = pings().await;
+    for _ in 0..50 {
+        drop(queue.status().await.unwrap());
+    }
+    let asked = pings().await - before;
+    assert!(asked < 25, "{asked} times in 50 calls");
+
+    let _: u64 = tell(&redis, "CLIENT KILL TYPE normal").await;
+    let mut failed = 0;
+    while let Err(e) = queue.status().await {
+        assert!(e.is_transient(), "{e}");
+        failed += 1;
+    }
+    assert!(failed <= 1, "{failed} calls failed");
+}

@@ -184,6 +184,7 @@ async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     let World { mut redis, .. } = world;
     redis.kill();
     let restarted = tokio::task::spawn_blocking(move || redis.restart().map(|()| redis));
+    while queue.status().await.is_ok() {}
     let (mut held, mut verdict) = (held, done(&jobs[0]));
     let mut said = Vec::new();
     loop {
