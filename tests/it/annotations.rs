@@ -9,7 +9,7 @@ use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::{Job, JobId, Older, VersionRef};
 
 use crate::db::{Db, FakeDb, errors, version};
-use crate::harness::{Gate, World, until};
+use crate::harness::{Gate, Worker, World, job, key, until};
 
 /// `analyst@db.test:hunter2`
 const BASIC: &str = "Basic YW5hbHlzdEBkYi50ZXN0Omh1bnRlcjI=";
@@ -295,6 +295,34 @@ async fn a_worker_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on
     assert_eq!(world.report(&held).await, report, "not to Redis");
     assert_eq!(world.story(&held.id).await, ["reclaimed", "done"]);
     stopped.leave().await;
+}
+
+/// A worker with a job in hand that another has by now, which no beat tells it in time.
+async fn has_lost_its_lease_between_two_beats(world: &World) -> Worker {
+    let gate = Gate::shut().await;
+    let held = Job { page: Some(Uuid::new_v4()), ..job("held", gate.url("/a"), world.page()) };
+    world.send(std::slice::from_ref(&held)).await;
+    let worker = world.worker_with(&[("queue.lease", "90s"), ("worker.beat", "25s")]);
+    gate.until_asked(1).await;
+    world.ask::<()>("HSET", &[&key("job:held"), "token", "another's"]).await;
+    gate.open();
+    worker.until_said("the lease was lost: nothing was written, another worker has this job").await;
+    assert_eq!(world.story(&held.id).await, [""; 0]);
+    assert_eq!(world.report(&held).await, None);
+    assert_eq!(world.field(&held.id, "token").await.as_deref(), Some("another's"));
+    worker
+}
+
+#[tokio::test]
+async fn who_has_lost_its_lease_unknowingly_posts_nothing() {
+    let (world, db, _, _) = world_with_app().await;
+    has_lost_its_lease_between_two_beats(&world).await.leave().await;
+    assert_eq!(annotated(&db), 0);
+}
+
+#[tokio::test]
+async fn who_has_lost_its_lease_unknowingly_settles_nothing() {
+    has_lost_its_lease_between_two_beats(&World::new().await).await.leave().await;
 }
 
 /// How often anything was posted to the app.
