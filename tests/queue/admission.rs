@@ -50,6 +50,34 @@ async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_lock_that_lapsed_and_is_somebody_elses_by_now_is_left_to_them() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    for end in ["done", "dead", "crashed"] {
+        let first = enqueued(&queue).await;
+        let lock = key(&format!("unique:{}", world.field(&first.id, "unique").await.unwrap()));
+        let _: u64 = world.ask("DEL", &lock).await;
+        let delivery = claimed(&queue, "w").await;
+        let second = twin(&first);
+        let admitted = queue.enqueue(std::slice::from_ref(&second)).await.unwrap();
+        assert_eq!(admitted, [Admission::Admitted { id: second.id.clone() }]);
+        if end == "crashed" {
+            let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", first.id)), "crashes", "1"]).await;
+            dies_with(delivery);
+            world.expire(&first.id).await;
+            queue.upkeep().await.unwrap();
+        } else {
+            let verdict = if end == "done" { done(&first) } else { death(Kind::Gone, "a.test") };
+            let _ = queue.settle(delivery, verdict).await.unwrap();
+        }
+        assert_ne!(world.state(&first.id).await.as_deref(), Some("leased"), "{end}");
+        let holder: Option<String> = world.ask("GET", &lock).await;
+        assert_eq!(holder.as_deref(), Some(second.id.as_str()), "{end}");
+        let _ = queue.settle(claimed(&queue, "w").await, done(&second)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_another_sink() {
     let world = World::new().await;
     let queue = world.queue().await;
