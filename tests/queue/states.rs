@@ -286,6 +286,18 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
 }
 
 #[tokio::test]
+async fn who_replays_what_was_cancelled_before_it_died_wants_it_again() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let job = enqueued(&queue).await;
+    let delivery = claimed(&queue, "w").await;
+    assert!(queue.cancel(&job.id).await.unwrap());
+    let _ = queue.settle(delivery, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.replay(std::slice::from_ref(&job.id)).await.unwrap();
+    assert_eq!(claimed(&queue, "w").await.job.id, job.id, "to work on, not to be skipped");
+}
+
+#[tokio::test]
 async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_others() {
     let world = World::new().await;
     let queue = world.queue().await;
