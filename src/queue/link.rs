@@ -197,10 +197,11 @@ impl Manager for Door {
     type Error = RedisError;
 
     async fn create(&self) -> Result<Known, RedisError> {
+        // Boxed, because connecting is rare, and its 10 KiB would be part of whatever future asks Redis anything.
         let connection = match self {
-            Self::Server(server) => server.create().await?,
+            Self::Server(server) => Box::pin(server.create()).await?,
             Self::Sentinels(sentinels, patience) => {
-                let mut connection = sentinels.create().await?;
+                let mut connection = Box::pin(sentinels.create()).await?;
                 // It comes with the client's own patience, half a second.
                 connection.set_response_timeout(*patience);
                 connection
@@ -214,8 +215,10 @@ impl Manager for Door {
             return Ok(());
         }
         match self {
-            Self::Server(server) => server.recycle(&mut known.connection, metrics).await,
-            Self::Sentinels(sentinels, _) => sentinels.recycle(&mut known.connection, metrics).await,
+            Self::Server(server) => Box::pin(server.recycle(&mut known.connection, metrics)).await,
+            Self::Sentinels(sentinels, _) => {
+                Box::pin(sentinels.recycle(&mut known.connection, metrics)).await
+            }
         }
     }
 }

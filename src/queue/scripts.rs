@@ -126,7 +126,8 @@ impl Words {
 
     /// The next word as text, if there is one.
     pub(super) fn next(&mut self) -> Option<String> {
-        self.bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        let lossy = |e: std::string::FromUtf8Error| String::from_utf8_lossy(e.as_bytes()).into_owned();
+        self.bytes().map(|bytes| String::from_utf8(bytes).unwrap_or_else(lossy))
     }
 
     /// The next word, which must be there.
