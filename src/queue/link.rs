@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
-use deadpool::managed::{Manager, Metrics, Object, Pool, RecycleResult};
+use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleResult};
 use deadpool_redis::sentinel;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
@@ -27,8 +27,8 @@ use super::address::{Address, redacted};
 use super::error::Error;
 
 /// A connection that answered so recently is lent without asking it again whether it does: a busy worker would ask
-/// before every call. One that was cut meanwhile costs the call, and whoever made it tries again as ever.
-const FRESH: Duration = Duration::from_millis(100);
+/// before every call. One that was cut meanwhile costs the call, and no server is restarted in this time.
+const FRESH: Duration = Duration::from_millis(10);
 
 /// The way to one Redis.
 pub(super) struct Link {
@@ -184,6 +184,8 @@ fn pool(config: &Config, address: &Address) -> Result<Pool<Door>, Error> {
     };
     Pool::builder(door.map_err(|e| wrong(&e))?)
         .max_size(config.connections)
+        // The one that answered last is the one to lend next.
+        .queue_mode(QueueMode::Lifo)
         .wait_timeout(Some(config.response_timeout))
         .create_timeout(Some(config.connect_timeout))
         .recycle_timeout(Some(config.response_timeout))
