@@ -105,7 +105,7 @@ impl Keys {
         self.key("lease")
     }
 
-    /// ZSET of suspects by the moment they are due.
+    /// ZSET of suspects by the moment they came.
     pub(super) fn solo(&self) -> String {
         self.key("solo")
     }
