@@ -11,7 +11,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use wm_analyzer::child;
+use wm_analyzer::analysis::child;
 use wm_analyzer::config::{Config, Loaded, Sources};
 use wm_analyzer::demo::cases;
 use wm_analyzer::demo::redis::{Options, PrivateRedis};

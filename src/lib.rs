@@ -25,7 +25,11 @@
 //! - Only `queue/` talks to Redis, only `worker/observe.rs` turns a verdict into words, only `sandbox/` holds `unsafe`.
 //! - Whatever is not a job, not a page or not finished leaves evidence behind: a dead letter, a skip, a count.
 
-pub mod analysis;
+pub use wm_analysis as analysis;
+pub use wm_job as job;
+pub use wm_queue as queue;
+pub use wm_sandbox as sandbox;
+
 pub mod api;
 pub mod child;
 pub mod cli;
@@ -33,12 +37,9 @@ pub mod config;
 pub mod demo;
 pub mod fetch;
 pub mod filter;
-pub mod job;
 pub mod ops;
 pub mod pipeline;
 pub mod policy;
-pub mod queue;
-pub mod sandbox;
 pub mod telemetry;
 pub mod web;
 pub mod worker;

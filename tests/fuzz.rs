@@ -1,6 +1,8 @@
 //! What the fuzz targets ask of any bytes, asked of every seed: so the targets are kept true, and what once broke
 //! something stays mended.
 
+#[path = "../fuzz/src/frames.rs"]
+mod frames;
 #[path = "../fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "it is a crate of its own elsewhere")]
 mod properties;
@@ -10,7 +12,8 @@ use std::path::Path;
 
 #[test]
 fn every_seed_keeps_the_property_of_its_target() {
-    for (target, holds_of) in properties::ALL {
+    let frames: (_, properties::Property) = ("frames", frames::frames);
+    for (target, holds_of) in properties::ALL.into_iter().chain([frames]) {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
         let files: Vec<_> = fs::read_dir(seeds).expect("every target has seeds").flatten().collect();
         assert!(files.len() >= 3, "{target} has {} seeds", files.len());

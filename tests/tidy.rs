@@ -12,7 +12,8 @@ mod source;
 
 use self::source::{Source, balanced, body, code, heads, parts, sources, words};
 
-/// The rooms by floor, lowest first. A file imports its own room and lower floors, nothing else.
+/// The rooms of the root package and the crates that it re-exports, by floor, lowest first. A file imports its own room
+/// and lower floors, nothing else. Between crates the compiler keeps this; see [`CRATES`].
 const FLOORS: [&[&str]; 5] = [
     &["job"],
     &["queue", "api", "filter", "fetch", "sandbox", "analysis", "policy", "telemetry"],
@@ -37,7 +38,7 @@ const DOORS: [(&str, &str); 4] =
 
 /// Where a new variant must be judged by a person, so no arm may swallow it.
 const JUDGES: [&str; 4] =
-    ["src/policy/judge.rs", "src/job/failure.rs", "src/worker/observe.rs", "src/worker/account.rs"];
+    ["src/policy/judge.rs", "crates/job/src/failure.rs", "src/worker/observe.rs", "src/worker/account.rs"];
 
 /// Names that say nothing.
 const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];
@@ -49,7 +50,12 @@ const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
 const MAX_FILE: usize = 400;
 const MAX_FUNCTION: usize = 70;
 
-const RUST: [&str; 5] = ["src", "tests", "benches", "fuzz/src", "fuzz/targets"];
+const RUST: [&str; 6] = ["src", "crates", "tests", "benches", "fuzz/src", "fuzz/targets"];
+const BUILT: [&str; 2] = ["src", "crates"];
+
+/// The crates, and which of the others each may depend on.
+const CRATES: [(&str, &[&str]); 4] =
+    [("job", &[]), ("sandbox", &["job"]), ("analysis", &["job"]), ("queue", &["job"])];
 
 /// What is wrong, and at which byte.
 type Complaint = (usize, String);
@@ -122,12 +128,26 @@ fn what_lies_behind_a_room_is_named_by_that_room_alone() {
     }
     let bad = [("src/worker/mod.rs", "use redis::cmd;"), ("src/ops/mod.rs", "fn f() { sentry::flush() }")];
     let good = [
-        ("src/queue/mod.rs", "use redis::cmd;"),
+        ("crates/queue/src/lib.rs", "use redis::cmd;"),
         ("src/demo/mod.rs", "mod redis; use redis::Private;"),
         ("src/worker/observe.rs", "use crate::telemetry::{metrics, sentry}; fn f() { sentry::alert() }"),
         ("src/cli.rs", "fn f() { demo::redis::start() }"),
     ];
-    keep(rule, &["src"], ".rs", &bad, &good);
+    keep(rule, &BUILT, ".rs", &bad, &good);
+}
+
+#[test]
+fn a_crate_depends_on_the_crates_below_it() {
+    for (name, may) in CRATES {
+        for manifest in sources(&[&format!("crates/{name}/Cargo.toml")], "") {
+            let needs = manifest.text.lines().filter_map(|line| line.strip_prefix("wm-"));
+            let needs = needs.filter_map(|line| line.split(['.', ' ']).next());
+            let refused: Vec<_> = needs.filter(|other| !may.contains(other)).collect();
+            assert_eq!(refused, [""; 0], "crates/{name} may not depend on these");
+        }
+    }
+    let manifests = sources(&["crates"], "Cargo.toml");
+    assert_eq!(manifests.len(), CRATES.len(), "a crate that no line of CRATES judges");
 }
 
 #[test]
@@ -154,7 +174,7 @@ fn no_file_and_no_function_outgrows_its_budget() {
     let unsorted = "//! A.\n#[cfg(test)]\nmod tests;\nfn f() {}\n";
     let bad = [("src/a.rs", long_file.as_str()), ("src/a.rs", &long_function), ("src/a.rs", unsorted)];
     let good = [("src/a.rs", tested.as_str()), ("src/a.rs", "trait T { fn f(); }\nfn g() {}")];
-    keep(rule, &["src", "benches"], ".rs", &bad, &good);
+    keep(rule, &["src", "crates", "benches"], ".rs", &bad, &good);
 }
 
 #[test]
@@ -166,19 +186,19 @@ fn every_script_has_a_contract() {
     }
     let bad = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- Returns nothing\nlocal ARGV = ARGV")];
     let good = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- ARGV none\n-- Returns nothing\nreturn 1")];
-    keep(rule, &["src"], ".lua", &bad, &good);
+    keep(rule, &["crates"], ".lua", &bad, &good);
 }
 
 #[test]
 fn unsafe_is_the_sandboxs_alone() {
     fn rule(file: &Source) -> Vec<Complaint> {
-        let outside = !file.path.starts_with("src/sandbox/");
+        let outside = !file.path.starts_with("crates/sandbox/src/");
         let uses = file.uses("unsafe").filter(|_| outside);
-        uses.map(|(at, ..)| (at, "`unsafe` belongs to src/sandbox/".into())).collect()
+        uses.map(|(at, ..)| (at, "`unsafe` belongs to crates/sandbox".into())).collect()
     }
     let bad = [("src/queue/mod.rs", "fn f() { unsafe { g() } }")];
     let good = [
-        ("src/sandbox/limits.rs", "fn f() { unsafe { g() } }"),
+        ("crates/sandbox/src/limits.rs", "fn f() { unsafe { g() } }"),
         ("src/a.rs", "#![deny(unsafe_code)] // unsafe\nconst A: &str = r#\"unsafe\"#;"),
     ];
     keep(rule, &RUST, ".rs", &bad, &good);
@@ -192,7 +212,7 @@ fn nobody_forks_the_worker() {
     }
     let bad = [("src/sandbox/a.rs", "fn f() { unsafe { command.pre_exec(g) } }")];
     let good = [("src/sandbox/a.rs", "//! Never `pre_exec`.\nfn f() { command.process_group(0) }")];
-    keep(rule, &["src"], ".rs", &bad, &good);
+    keep(rule, &BUILT, ".rs", &bad, &good);
 }
 
 #[test]
@@ -206,7 +226,7 @@ fn a_judge_answers_for_every_variant() {
     let tested = "match a { A(_) => 1, B { .. } => 2 }\n#[cfg(test)]\nmod tests { match a { _ => 1 } }";
     let bad = [(JUDGES[0], "match a { A => 1, _ => 2 }"), (JUDGES[1], "match a { _ if b => 1 }")];
     let good = [(JUDGES[0], tested), ("src/policy/breaker.rs", "match a { A => 1, _ => 2 }")];
-    keep(rule, &["src"], ".rs", &bad, &good);
+    keep(rule, &BUILT, ".rs", &bad, &good);
     for judge in JUDGES {
         let room = judge.rsplit_once('/').map_or(judge, |(room, _)| room);
         let is_built = sources(&[room], ".rs").len() > 1;
@@ -279,16 +299,24 @@ fn ci_runs_what_the_readme_says() {
 #[test]
 fn every_test_that_the_readme_names_exists() {
     /// `sandbox limits::a_name` is in `tests/sandbox/limits.rs`, `queue::a_name` of a file alone in `tests/queue.rs`,
-    /// `lib child::a_name` in `src/child/`.
+    /// `lib pipeline::a_name` in `src/pipeline/`, `lib queue::keys::a_name` in `crates/queue/src/keys.rs`.
     fn exists(cited: &str, files: &[Source]) -> bool {
         let (binary, path) = cited.split_once(' ').unwrap_or_default();
         let (module, name) = path.rsplit_once("::").unwrap_or(("", path));
         let module = module.replace("::", "/");
-        let place =
-            if binary == "lib" { format!("src/{module}") } else { format!("tests/{binary}/{module}") };
-        let place = place.trim_end_matches('/');
+        let places = match module.split_once('/') {
+            _ if binary != "lib" => vec![format!("tests/{binary}/{module}")],
+            Some((krate, module)) => {
+                vec![format!("src/{krate}/{module}"), format!("crates/{krate}/src/{module}")]
+            }
+            None => vec![format!("src/{module}"), format!("crates/{module}/src/lib")],
+        };
         let is_there = |file: &&Source| {
-            [".rs", "/mod.rs", "/main.rs", "/tests.rs"].iter().any(|end| file.path == format!("{place}{end}"))
+            let ends = [".rs", "/mod.rs", "/main.rs", "/tests.rs"];
+            let mut paths = places
+                .iter()
+                .flat_map(|place| ends.map(|end| format!("{}{end}", place.trim_end_matches('/'))));
+            paths.any(|path| file.path == path)
         };
         files
             .iter()
@@ -311,7 +339,7 @@ fn every_test_that_the_readme_names_exists() {
     assert_eq!(cited("`it a::c` and `wm:{q}` or `queue pause` in `sandbox`"), ["it a::c"]);
     assert!(exists("it a::c", &example) && !exists("it a::b", &example) && !exists("lib a::c", &example));
 
-    let files = [sources(&["src"], ".rs"), sources(&["tests"], ".rs")].concat();
+    let files = [sources(&BUILT, ".rs"), sources(&["tests"], ".rs")].concat();
     for readme in sources(&["README.md"], "") {
         // Code in fences has backticks of its own kind.
         let text: String = readme.text.split("```").step_by(2).collect();

@@ -4,14 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use wm_analyzer::analysis::{Analysed, Options, Page, analyse};
-use wm_analyzer::child;
-use wm_analyzer::filter::sniff::{self, Family};
-use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::order::{Answer, Order, SideOrder};
-use wm_analyzer::job::outcome::SkipReason;
-use wm_analyzer::job::report::{ChangedLink, LinkOp, Op, Report};
-use wm_analyzer::sandbox::hooks;
+use wm_analysis::child;
+use wm_analysis::sniff::{self, Family};
+use wm_analysis::{Analysed, Options, Page, analyse};
+use wm_job::failure::Kind;
+use wm_job::order::{Answer, Order, SideOrder};
+use wm_job::outcome::SkipReason;
+use wm_job::report::{ChangedLink, LinkOp, Op, Report};
 
 const PAGE: &[u8] = b"<!doctype html><title>x</title><p>Hello <a href='/a'>old</a> world, how are you?";
 /// So small that a fuzzer finds what lies beyond it.
@@ -21,14 +20,8 @@ const MAX_DECODED: u64 = 64 * 1024;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their targets.
-pub const ALL: [(&str, Property); 6] = [
-    ("decode", decode),
-    ("text", text),
-    ("links", links),
-    ("sniff", sniff),
-    ("frames", frames),
-    ("diff", diff),
-];
+pub const ALL: [(&str, Property); 5] =
+    [("decode", decode), ("text", text), ("links", links), ("sniff", sniff), ("diff", diff)];
 
 /// A body of any content encoding and charset becomes an answer, within the cap, that blames only what it may.
 ///
@@ -171,15 +164,6 @@ pub fn sniff(bytes: &[u8]) {
         let there = sniff::by_content(bytes, PAGE, [declared, None]).map_err(|skip| skip.reason);
         let back = sniff::by_content(PAGE, bytes, [None, declared]).map_err(|skip| skip.reason);
         assert_eq!(there, back.map(|[page, other]| [other, page]));
-    }
-}
-
-/// Whatever a hostile process writes, the worker reads it or refuses it, and reads back what it would have written.
-pub fn frames(bytes: &[u8]) {
-    hooks::read_frames(bytes);
-    if let Ok(answer) = serde_json::from_slice::<Answer>(bytes) {
-        let written = serde_json::to_vec(&answer).expect("what was read can be written");
-        serde_json::from_slice::<Answer>(&written).expect("and read again");
     }
 }
 

@@ -1,5 +1,8 @@
-//! What a hostile process may write to the worker: see `wm_analyzer_fuzz::frames`.
+//! What a hostile process may write to the worker: see `src/frames.rs`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| wm_analyzer_fuzz::frames(bytes));
+#[path = "../src/frames.rs"]
+mod frames;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| frames::frames(bytes));

@@ -35,7 +35,7 @@ pub struct Config {
     /// Attempts and delays.
     pub policy: policy::Config,
     /// Skips before fetching.
-    pub filter: filter::address::Config,
+    pub filter: filter::Config,
     /// Fetching bodies.
     pub fetch: fetch::Config,
     /// The db app.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, plain, styled};
-use crate::filter::address;
+use crate::filter;
 use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure};
 use crate::job::outcome::{Outcome, Stop};
@@ -79,7 +79,7 @@ async fn compare(
     let (mut to, to_body) = source(&options.to, 2, options.max_body)?;
     [from.body_hash, to.body_hash] = options.hashes.clone();
     let pair = PagePair { page: None, from, to };
-    address::by_type(&pair, &pipeline.filter)?;
+    filter::by_type(&pair, &pipeline.filter)?;
     let bodies = Bodies {
         from: body(from_body, &pair.from, Side::From, pipeline).await?,
         to: body(to_body, &pair.to, Side::To, pipeline).await?,

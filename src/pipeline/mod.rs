@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::{self, Api};
 use crate::fetch::Fetcher;
-use crate::filter::address;
+use crate::filter;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::order::{Answer, Order, SideOrder};
 use crate::job::outcome::{Outcome, Skip, Stop};
@@ -26,7 +26,7 @@ pub struct Pipeline {
     /// The db app, where one is configured.
     pub api: Option<Arc<Api>>,
     /// What is not worth fetching.
-    pub filter: address::Config,
+    pub filter: filter::Config,
     /// The way to the bodies.
     pub fetcher: Fetcher,
     /// Limits of a child, before a job lowers them.
@@ -143,7 +143,7 @@ impl Pipeline {
     ) -> Result<Box<Report>, TurnedBack> {
         let limits = self.limits_of(job, granted)?;
         let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
-        address::by_address(&pair, &self.filter)?;
+        filter::by_address(&pair, &self.filter)?;
         pass.enter(&pair).await?;
         pass.reaches(Stage::Fetch, Some(self.fetcher.patience()));
         let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;

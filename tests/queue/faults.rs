@@ -48,7 +48,7 @@ struct Faulty {
 
 impl Faulty {
     async fn to(world: &World) -> Self {
-        let lua = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/queue/lua"));
+        let lua = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/crates/queue/src/lua"));
         let common = std::fs::read_to_string(lua.join("common.lua")).unwrap();
         let mut scripts = HashMap::new();
         for file in std::fs::read_dir(&lua).unwrap() {

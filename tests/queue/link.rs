@@ -191,7 +191,8 @@ async fn every_script_works_in_a_cluster() {
     all_that_an_operator_does(&world, &queue).await;
 
     // Without `common.lua`, which is no script, and `adopt.lua`, which is not for a cluster; with the one of `stock.rs`.
-    let ours = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/queue/lua")).unwrap().count();
+    let ours =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/crates/queue/src/lua")).unwrap().count();
     let scripts = ours - 2 + 1;
     let info: String = world.ask("INFO", "memory").await;
     assert!(

@@ -22,9 +22,10 @@ impl Source {
         Self { path: path.to_owned(), text, code, untested }
     }
 
-    /// The room: `src/<room>.rs` or `src/<room>/...`.
+    /// The room: `src/<room>.rs`, `src/<room>/...` or `crates/<room>/...`.
     pub(crate) fn room(&self) -> &str {
-        let inside = self.path.trim_start_matches("src/");
+        let inside = self.path.strip_prefix("src/").or_else(|| self.path.strip_prefix("crates/"));
+        let inside = inside.unwrap_or(&self.path);
         inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")
     }
 

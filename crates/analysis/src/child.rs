@@ -1,0 +1,343 @@
+//! What runs in the sandboxed child: undo content encodings, check the hash, filter by content, analyse.
+//!
+//! Bytes in, bytes out: an [`Order`] as JSON and two bodies as they came over the wire become an [`Answer`] as JSON.
+//! Everything that looks inside a hostile body happens here; nothing here opens a file or a socket, starts a thread or
+//! writes anywhere.
+//!
+//! Invariant: a child says of itself only [`Kind::DecompressionBomb`] and [`Kind::HashMismatch`]; that it ran out of
+//! time or memory is for those to say who watch it.
+//!
+//! # Why
+//! An archive often keeps a body decompressed and yet repeats the `Content-Encoding` it was captured with. So a label
+//! is a claim: bytes whose hash is the captured one are the body, whatever was claimed; bytes of which a decoder makes
+//! nothing at all were not encoded; and bytes on which it fails half-way are the body if they are text as they are.
+//! Only then is a body broken: a wrong one where its hash was known, an unreadable one where not.
+
+use std::time::Instant;
+
+use sha2::{Digest, Sha256};
+
+use wm_job::failure::{Failure, Kind};
+use wm_job::order::{Answer, Order, SideOrder};
+use wm_job::outcome::{Skip, SkipReason, Stop};
+use wm_job::page::Side;
+use wm_job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
+
+use crate::decompress::{self, Trouble};
+use crate::sniff::{self, Family, Sniffed};
+use crate::{Analysed, MAX_PAGE_BYTES, Options, Page, analyse};
+
+/// Carries out an order on two bodies; the answer is an [`Answer`] as JSON.
+///
+/// An order that is none is answered by nothing, which whoever asked will take for the bad reply that it is.
+pub fn answer(
+    order: &[u8],
+    from: Vec<u8>,
+    to: Vec<u8>,
+    soft_deadline: Instant,
+    phase: fn(&'static str),
+) -> Vec<u8> {
+    let Ok(order) = serde_json::from_slice::<Order>(order) else { return Vec::new() };
+    let answer = match carry_out(&order, from, to, soft_deadline, phase) {
+        Ok(report) => Answer::Reported(Box::new(report)),
+        Err(Stop::Skip(skip)) => Answer::Skipped(skip),
+        Err(Stop::Fail(failure)) => Answer::Failed(failure),
+    };
+    serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn carry_out(
+    order: &Order,
+    from: Vec<u8>,
+    to: Vec<u8>,
+    soft_deadline: Instant,
+    phase: fn(&'static str),
+) -> Result<Report, Stop> {
+    phase("decompress");
+    let cap = usize::try_from(order.max_decoded_bytes).unwrap_or(usize::MAX).min(MAX_PAGE_BYTES);
+    let from = Body::open(&order.from, Side::From, from, cap)?;
+    let to = Body::open(&order.to, Side::To, to, cap)?;
+
+    phase("sniff");
+    let declared = [order.from.declared(), order.to.declared()];
+    let [old, new] = sniff::by_content(&from.bytes, &to.bytes, declared)?;
+
+    let options = Options {
+        soft_deadline,
+        max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX),
+        max_passages: order.max_passages.into(),
+    };
+    let analysed = analyse(from.page(old), to.page(new), &options, phase)?;
+    Ok(report(order, [from, to], [old, new], analysed))
+}
+
+/// A body as it was captured.
+struct Body<'o> {
+    order: &'o SideOrder,
+    side: Side,
+    bytes: Vec<u8>,
+    wire_bytes: u64,
+    wire_sha256: String,
+}
+
+impl<'o> Body<'o> {
+    /// Undoes content encodings and checks the hash.
+    fn open(order: &'o SideOrder, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, Stop> {
+        let wire_bytes = wire.len() as u64;
+        let wire_sha256 = sha256(&wire);
+        let bytes = decoded(order, side, wire, &wire_sha256, cap)?;
+        Ok(Self { order, side, bytes, wire_bytes, wire_sha256 })
+    }
+
+    fn page(&self, sniffed: Sniffed) -> Page<'_> {
+        Page {
+            bytes: &self.bytes,
+            content_type: self.order.charset_source(),
+            status: self.order.status,
+            html_like: sniffed.html_like,
+        }
+    }
+
+    fn facts(self, sniffed: Sniffed, encoding: String) -> BodyFacts {
+        BodyFacts {
+            side: self.side,
+            url: self.order.url.clone(),
+            wire_bytes: self.wire_bytes,
+            wire_sha256: Some(self.wire_sha256),
+            decoded_bytes: Some(self.bytes.len() as u64),
+            declared: self.order.declared().map(str::to_owned),
+            sniffed: Some(sniffed.media_type.to_owned()),
+            encoding: Some(encoding),
+        }
+    }
+}
+
+/// The body that a label, a hash and the bytes agree on.
+fn decoded(
+    order: &SideOrder,
+    side: Side,
+    wire: Vec<u8>,
+    wire_sha256: &str,
+    cap: usize,
+) -> Result<Vec<u8>, Stop> {
+    let bomb = |why: String| Failure::new(Kind::DecompressionBomb, why).on(side);
+    let expected = order.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
+    let is_body = |hash: &str| expected.as_deref().is_none_or(|expected| expected == hash);
+    let known = expected.is_some() && is_body(wire_sha256);
+
+    let encodings = decompress::encodings_of(order.content_encoding.as_deref());
+    let undone = if known { Ok(None) } else { decompress::undo(&wire, &encodings, cap) };
+    let (bytes, hash) = match undone {
+        Ok(None) => (wire, wire_sha256.to_owned()),
+        Ok(Some(bytes)) => {
+            let hash = sha256(&bytes);
+            (bytes, hash)
+        }
+        Err(Trouble::Bomb(why)) => return Err(bomb(why).into()),
+        Err(Trouble::Broken(_)) if expected.is_none() && sniff::classify(&wire).family != Family::Binary => {
+            (wire, wire_sha256.to_owned())
+        }
+        Err(Trouble::Broken(why)) => return Err(broken(order, side, &why)),
+    };
+    if bytes.len() > cap {
+        return Err(bomb(format!("{} bytes; {cap} at most", bytes.len())).into());
+    }
+    if !is_body(&hash) {
+        let detail = format!("SHA-256 is {hash}, captured was {}", expected.unwrap_or_default());
+        return Err(Failure::new(Kind::HashMismatch, detail).on(side).into());
+    }
+    Ok(bytes)
+}
+
+/// A body that a decoder began to read and could not finish.
+fn broken(order: &SideOrder, side: Side, why: &str) -> Stop {
+    let claimed = order.content_encoding.as_deref().unwrap_or_default();
+    let detail = format!("the content encoding ({claimed}) breaks off {why}");
+    if order.body_hash.is_some() {
+        Failure::new(Kind::HashMismatch, detail).on(side).into()
+    } else {
+        Skip::new(SkipReason::Undecodable, detail).on(side).into()
+    }
+}
+
+fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], analysed: Analysed) -> Report {
+    let [old_encoding, new_encoding] = analysed.encodings;
+    Report {
+        schema_version: SCHEMA_VERSION,
+        analysis_version: ANALYSIS_VERSION,
+        from: order.from.uuid,
+        to: order.to.uuid,
+        page: order.page,
+        annotation: analysed.annotation,
+        diffs: analysed.diffs,
+        approximate: analysed.approximate,
+        missing: analysed.missing,
+        passages: analysed.passages,
+        omitted: analysed.omitted,
+        bodies: vec![from.facts(old, old_encoding), to.facts(new, new_encoding)],
+        timings: None,
+        measured: None,
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use uuid::Uuid;
+
+    use super::*;
+
+    const PAGE: &[u8] = b"<!doctype html><title>x</title><p>Hello <a href='/a'>old</a> world, how are you?";
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn side() -> SideOrder {
+        SideOrder { uuid: Uuid::from_u128(1), url: "https://example.org/".to_owned(), ..SideOrder::default() }
+    }
+
+    fn order(from: SideOrder, to: SideOrder) -> Order {
+        Order {
+            page: None,
+            from,
+            to,
+            max_decoded_bytes: 1_000_000,
+            max_ops_bytes: 1_000_000,
+            max_passages: 0,
+        }
+    }
+
+    fn answer_to(order: &Order, from: &[u8], to: &[u8]) -> Answer {
+        let order = serde_json::to_vec(order).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        serde_json::from_slice(&answer(&order, from.to_vec(), to.to_vec(), deadline, |_| {})).unwrap()
+    }
+
+    /// The answer where only the older side is of interest.
+    fn answer_about(from: SideOrder, body: &[u8]) -> Answer {
+        answer_to(&order(from, side()), body, PAGE)
+    }
+
+    fn gzipped(hash: Option<String>) -> SideOrder {
+        SideOrder { content_encoding: Some("gzip".to_owned()), body_hash: hash, ..side() }
+    }
+
+    #[test]
+    fn a_pair_becomes_a_report_with_the_facts_of_both_bodies() {
+        let from = SideOrder {
+            media_type: Some("text/html".to_owned()),
+            ..gzipped(Some(sha256(PAGE).to_uppercase()))
+        };
+        let to = String::from_utf8_lossy(PAGE).replace("old", "new");
+        let Answer::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes()) else {
+            panic!("no report")
+        };
+        assert_eq!(report.annotation.text.unwrap().text_diff_count, 2);
+        assert_eq!(report.annotation.links.unwrap().links_diff_count, 1);
+        assert_eq!(report.annotation.source.unwrap().source_diff_length, 6);
+        let [old, new] = &report.bodies[..] else { panic!("{:?}", report.bodies) };
+        assert_eq!((old.side, new.side), (Side::From, Side::To));
+        assert_eq!(old.wire_bytes, gzip(PAGE).len() as u64);
+        assert_eq!(old.wire_sha256, Some(sha256(&gzip(PAGE))));
+        assert_eq!(old.decoded_bytes, Some(PAGE.len() as u64));
+        assert_eq!((old.declared.as_deref(), old.sniffed.as_deref()), (Some("text/html"), Some("text/html")));
+        assert_eq!(old.encoding.as_deref(), Some("UTF-8"));
+        assert_eq!((new.declared.as_deref(), new.wire_bytes), (None, PAGE.len() as u64));
+    }
+
+    #[test]
+    fn the_incident_is_a_skip_whatever_the_header_says() {
+        let pdf = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n";
+        for declared in ["application/pdf", "text/html", "text/html; charset=iso-8859-1"] {
+            let from = SideOrder { content_type: Some(declared.to_owned()), ..side() };
+            let Answer::Skipped(skip) = answer_about(from, pdf) else { panic!("not skipped") };
+            assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
+            assert_eq!(skip.detail, format!("from is application/pdf (declared {declared})"));
+        }
+    }
+
+    #[test]
+    fn a_label_is_a_claim_and_the_hash_decides() {
+        let reported = |answer| matches!(answer, Answer::Reported(_));
+        let failed = |answer| match answer {
+            Answer::Failed(failure) => Some((failure.kind, failure.side)),
+            Answer::Reported(_) | Answer::Skipped(_) => None,
+        };
+        let mismatch = Some((Kind::HashMismatch, Some(Side::From)));
+        let hash = || Some(sha256(PAGE));
+        // Encoded as claimed; kept decoded though still claimed; not encoded and no hash known.
+        assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
+        assert!(reported(answer_about(gzipped(hash()), PAGE)));
+        assert!(reported(answer_about(gzipped(None), PAGE)));
+        // A page that is kept at an address of its own as what it is, an archive.
+        let archive = gzip(PAGE);
+        let Answer::Skipped(skip) = answer_about(gzipped(Some(sha256(&archive))), &archive) else {
+            panic!("not skipped")
+        };
+        assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
+        // Another body, encoded or not, with a claim or without.
+        assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
+        assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
+        assert_eq!(failed(answer_about(SideOrder { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
+        // A body that breaks off.
+        let cut = &gzip(PAGE)[..60];
+        assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
+        let Answer::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
+        assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::From)));
+        // Text that brotli can begin to read.
+        let brotli = SideOrder { content_encoding: Some("br".to_owned()), ..side() };
+        assert!(reported(answer_about(brotli, PAGE)));
+    }
+
+    #[test]
+    fn more_than_the_cap_is_a_bomb_encoded_or_not() {
+        let large = vec![b'x'; 1_000_001];
+        for (from, body) in [(gzipped(None), gzip(&large)), (side(), large)] {
+            let Answer::Failed(failure) = answer_about(from, &body) else { panic!("not failed") };
+            assert_eq!((failure.kind, failure.side), (Kind::DecompressionBomb, Some(Side::From)));
+        }
+    }
+
+    #[test]
+    fn a_page_that_became_empty_is_compared() {
+        let Answer::Reported(report) = answer_to(&order(side(), side()), PAGE, b"") else {
+            panic!("no report")
+        };
+        assert_eq!(report.annotation.text.unwrap().text_diff_ratio, 1.0);
+        assert!(report.missing.is_empty());
+    }
+
+    #[test]
+    fn two_texts_that_are_no_pages_have_a_partial_report() {
+        let Answer::Reported(report) = answer_to(&order(side(), side()), b"{\"a\":1}", b"{\"a\":22}") else {
+            panic!("no report")
+        };
+        assert!(report.annotation.text.is_none() && report.annotation.links.is_none());
+        assert_eq!(report.annotation.source.unwrap().source_diff_count, 2);
+        assert_eq!(report.missing.len(), 2);
+        assert_eq!(report.bodies[0].sniffed.as_deref(), Some("application/json"));
+        let Answer::Skipped(skip) = answer_to(&order(side(), side()), PAGE, b"{\"a\":1}") else {
+            panic!("not skipped")
+        };
+        assert_eq!(skip.reason, SkipReason::UnlikeContent);
+        assert!(
+            skip.detail.contains("text/html") && skip.detail.contains("application/json"),
+            "{}",
+            skip.detail
+        );
+    }
+
+    #[test]
+    fn an_order_that_is_none_is_answered_by_nothing() {
+        assert!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}).is_empty());
+    }
+}

@@ -1,0 +1,362 @@
+//! What a diff weighs: the numbers and hashes of the annotation, and the priority made of them.
+//!
+//! All formulas, constants and roundings are those of web-monitoring-db's `AnalyzeChangeJob`; 98 of 101 recorded
+//! annotations follow from their ratios alone, the other three through the cap for error pages.
+//!
+//! Invariant: a priority is between 0 and 0.65, and a diff without changes adds nothing to it.
+//!
+//! # Why
+//! The hash is over JSON as Rails writes it (`&`, `<`, `>`, U+2028 and U+2029 escaped, all else raw), because hashes
+//! of the old job and of this one stand side by side in one database. It is fed piece by piece: the changes of a
+//! large page, as one JSON text, would be the largest thing in memory.
+
+use sha2::{Digest, Sha256};
+
+use wm_job::report::{Annotation, LinkOp, LinksNumbers, Op, SourceNumbers, TextNumbers};
+
+/// From this share of changed text on, a page is checked for being an error page.
+const ERROR_PAGE_RATIO: f64 = 0.9;
+/// What an error page says, both of it, in lower case.
+const ERROR_PAGE_WORDS: [&str; 2] =
+    ["error connecting to apache tomcat instance", "no connection could be made"];
+/// The most that a pair with an error page is worth.
+const ERROR_PAGE_PRIORITY: f64 = 0.1;
+
+/// What a diff weighs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Weight {
+    hash: String,
+    /// Steps that are changes.
+    pub(super) count: u64,
+    length: u64,
+    /// Share of what changed, 4 decimals.
+    pub(super) ratio: f64,
+}
+
+/// Weighs steps one by one.
+pub(super) struct Scale {
+    json: HashedJson,
+    count: u64,
+    length: u64,
+    total: u64,
+}
+
+impl Scale {
+    /// An empty scale.
+    pub(super) fn new() -> Self {
+        let mut json = HashedJson::default();
+        json.raw("[");
+        Self { json, count: 0, length: 0, total: 0 }
+    }
+
+    /// Adds a step of a text diff; its length is its code points.
+    pub(super) fn add_text(&mut self, code: i8, text: &str) {
+        let length = text.chars().count() as u64;
+        self.total += length;
+        if code != 0 {
+            self.length += length;
+            self.begin_change();
+            self.json.op(code, text);
+        }
+    }
+
+    /// Adds a step of a links diff; its length is its number of keys, which is how the old job measures them.
+    pub(super) fn add_link(&mut self, op: &LinkOp) {
+        let (keys, changed) = match op {
+            LinkOp::Plain(code, _) => (2, *code != 0),
+            LinkOp::Changed(..) => (3, true),
+        };
+        self.total += keys;
+        if changed {
+            self.length += keys;
+            self.begin_change();
+            self.json.link_op(op);
+        }
+    }
+
+    fn begin_change(&mut self) {
+        if self.count > 0 {
+            self.json.raw(",");
+        }
+        self.count += 1;
+    }
+
+    /// The weight of all that was added.
+    pub(super) fn read(mut self) -> Weight {
+        self.json.raw("]");
+        let ratio = if self.total == 0 { 0.0 } else { round(self.length as f64 / self.total as f64) };
+        Weight { hash: self.json.finish(), count: self.count, length: self.length, ratio }
+    }
+}
+
+/// The weights of the diffs that could be made.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Weights {
+    /// Of the visible text.
+    pub(super) text: Option<Weight>,
+    /// Of the source.
+    pub(super) source: Option<Weight>,
+    /// Of the links.
+    pub(super) links: Option<Weight>,
+}
+
+/// The 12 fields, or those of them that there are. An error page, by its status or by what it says, caps the priority.
+pub(super) fn annotate(weights: Weights, error_page: bool) -> Annotation {
+    let uncapped = priority(weights.text.as_ref(), weights.source.as_ref(), weights.links.as_ref());
+    let capped = if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped };
+    Annotation {
+        text: weights.text.map(|weight| TextNumbers {
+            text_diff_hash: weight.hash,
+            text_diff_count: weight.count,
+            text_diff_length: weight.length,
+            text_diff_ratio: weight.ratio,
+        }),
+        source: weights.source.map(|weight| SourceNumbers {
+            source_diff_hash: weight.hash,
+            source_diff_count: weight.count,
+            source_diff_length: weight.length,
+            source_diff_ratio: weight.ratio,
+        }),
+        links: weights.links.map(|weight| LinksNumbers {
+            links_diff_hash: weight.hash,
+            links_diff_count: weight.count,
+            links_diff_ratio: weight.ratio,
+        }),
+        priority: round(capped),
+    }
+}
+
+/// Text counts most; source only where no text changed; links come on top.
+fn priority(text: Option<&Weight>, source: Option<&Weight>, links: Option<&Weight>) -> f64 {
+    let changed =
+        |weight: Option<&Weight>| weight.filter(|weight| weight.count > 0).map(|weight| weight.ratio);
+    let content = match (changed(text), changed(source)) {
+        (Some(text), _) => 0.1 + 0.3 * factor(text),
+        (None, Some(source)) => 0.1 * factor(source),
+        (None, None) => 0.0,
+    };
+    content + changed(links).map_or(0.0, |links| 0.05 + 0.2 * factor(links))
+}
+
+/// A ratio bent so that small changes count for more: ln(1 + (e - 1) r).
+fn factor(ratio: f64) -> f64 {
+    ((std::f64::consts::E - 1.0) * ratio).ln_1p()
+}
+
+/// To 4 decimals, halves away from zero.
+fn round(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
+}
+
+/// Is one of the two texts, which have hardly anything in common, the proxy's error page?
+pub(super) fn looks_like_error(text: &Weight, old: &str, new: &str) -> bool {
+    let says = |page: &str| ERROR_PAGE_WORDS.iter().all(|words| contains_ignoring_case(page, words));
+    text.ratio >= ERROR_PAGE_RATIO && (says(old) || says(new))
+}
+
+fn contains_ignoring_case(text: &str, lower: &str) -> bool {
+    let (first, rest) = lower.as_bytes().split_at(1);
+    let text = text.as_bytes();
+    memchr::memchr2_iter(first[0], first[0].to_ascii_uppercase(), text)
+        .any(|at| text[at + 1..].get(..rest.len()).is_some_and(|here| here.eq_ignore_ascii_case(rest)))
+}
+
+/// SHA-256 of compact JSON that is never held as a whole.
+#[derive(Default)]
+struct HashedJson {
+    digest: Sha256,
+}
+
+impl HashedJson {
+    fn raw(&mut self, text: &str) {
+        self.digest.update(text.as_bytes());
+    }
+
+    fn op(&mut self, code: i8, text: &str) {
+        self.raw(&format!("[{code},"));
+        self.string(text);
+        self.raw("]");
+    }
+
+    fn ops(&mut self, ops: &[Op]) {
+        self.raw("[");
+        for (at, Op(code, text)) in ops.iter().enumerate() {
+            if at > 0 {
+                self.raw(",");
+            }
+            self.op(*code, text);
+        }
+        self.raw("]");
+    }
+
+    fn link_op(&mut self, op: &LinkOp) {
+        match op {
+            LinkOp::Plain(code, link) => {
+                self.raw(&format!("[{code},{{\"text\":"));
+                self.string(&link.text);
+                self.raw(",\"href\":");
+                self.string(&link.href);
+            }
+            LinkOp::Changed(code, link) => {
+                self.raw(&format!("[{code},{{\"text\":"));
+                self.ops(&link.text);
+                self.raw(",\"href\":");
+                self.ops(&link.href);
+                self.raw(",\"hrefs\":[");
+                self.string(&link.hrefs[0]);
+                self.raw(",");
+                self.string(&link.hrefs[1]);
+                self.raw("]");
+            }
+        }
+        self.raw("}]");
+    }
+
+    /// A string as Rails' JSON has it.
+    fn string(&mut self, text: &str) {
+        self.raw("\"");
+        let mut rest = text;
+        while let Some(at) =
+            rest.find(|c| c < ' ' || matches!(c, '"' | '\\' | '&' | '<' | '>' | '\u{2028}' | '\u{2029}'))
+        {
+            let (plain, special) = rest.split_at(at);
+            self.raw(plain);
+            let mut chars = special.chars();
+            match chars.next() {
+                Some('"') => self.raw("\\\""),
+                Some('\\') => self.raw("\\\\"),
+                Some('\u{8}') => self.raw("\\b"),
+                Some('\t') => self.raw("\\t"),
+                Some('\n') => self.raw("\\n"),
+                Some('\u{c}') => self.raw("\\f"),
+                Some('\r') => self.raw("\\r"),
+                Some(other) => self.raw(&format!("\\u{:04x}", u32::from(other))),
+                None => {}
+            }
+            rest = chars.as_str();
+        }
+        self.raw(rest);
+        self.raw("\"");
+    }
+
+    fn finish(self) -> String {
+        hex(&self.digest.finalize())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use wm_job::report::{ChangedLink, Link};
+
+    fn weigh(steps: &[(i8, &str)]) -> Weight {
+        let mut scale = Scale::new();
+        steps.iter().for_each(|(code, text)| scale.add_text(*code, text));
+        scale.read()
+    }
+
+    fn sha256(text: &str) -> String {
+        hex(&Sha256::digest(text.as_bytes()))
+    }
+
+    #[test]
+    fn recorded_annotations_are_reproduced_to_four_decimals() {
+        let rows = include_str!("../../../tests/fixtures/recorded-annotations.json");
+        let rows: Vec<serde_json::Map<String, Value>> = serde_json::from_str(rows).unwrap();
+        assert_eq!(rows.len(), 30);
+        let mut capped = 0;
+        for row in &rows {
+            let weight = |of: &str| {
+                let number = |what: &str| {
+                    row.get(&format!("{of}_diff_{what}")).and_then(Value::as_f64).unwrap_or_default()
+                };
+                let (count, length) = (number("count") as u64, number("length") as u64);
+                Some(Weight { hash: String::new(), count, length, ratio: number("ratio") })
+            };
+            let weights = Weights { text: weight("text"), source: weight("source"), links: weight("links") };
+            let recorded = row["priority"].as_f64().unwrap();
+            // That a page was an error page is not recorded; it shows where all is changed and yet worth little.
+            let error_page = annotate(weights.clone(), false).priority == 0.65 && recorded == 0.1;
+            capped += u32::from(error_page);
+            assert_eq!(annotate(weights, error_page).priority, recorded, "{row:?}");
+        }
+        assert_eq!(capped, 1);
+    }
+
+    #[test]
+    fn nothing_changed_is_the_hash_of_an_empty_list() {
+        let weight = weigh(&[(0, "same")]);
+        assert_eq!(weight.hash, "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945");
+        assert_eq!((weight.count, weight.length, weight.ratio), (0, 0, 0.0));
+        assert_eq!(weigh(&[]).ratio, 0.0);
+        let none = annotate(Weights { text: Some(weight), ..Weights::default() }, false);
+        assert_eq!(none.priority, 0.0);
+        assert!(none.source.is_none());
+    }
+
+    #[test]
+    fn lengths_are_code_points_and_ratios_have_four_decimals() {
+        let weight = weigh(&[(0, "été "), (-1, "🎉"), (1, "no")]);
+        assert_eq!((weight.count, weight.length, weight.ratio), (2, 3, 0.4286));
+    }
+
+    #[test]
+    fn the_hash_is_over_changes_as_rails_writes_them() {
+        let weight = weigh(&[
+            (0, "x"),
+            (-1, "a & <b> \"c\" \\ / é\u{2028}\u{7f}"),
+            (1, "\u{8}\t\n\u{c}\r\u{1}\u{1f}"),
+        ]);
+        let json = concat!(
+            r#"[[-1,"a \u0026 \u003cb\u003e \"c\" \\ / é\u2028"#,
+            "\u{7f}",
+            r#""],[1,"\b\t\n\f\r\u0001\u001f"]]"#
+        );
+        assert_eq!(weight.hash, sha256(json));
+    }
+
+    #[test]
+    fn links_weigh_two_keys_and_changed_ones_three() {
+        let link = |text: &str| Link { text: text.to_owned(), href: "/".to_owned() };
+        let mut scale = Scale::new();
+        scale.add_link(&LinkOp::Plain(0, link("a")));
+        scale.add_link(&LinkOp::Plain(-1, link("b")));
+        let ops = vec![Op(0, "x".to_owned()), Op(1, "y".to_owned())];
+        let hrefs = ["/".to_owned(), "/".to_owned()];
+        scale.add_link(&LinkOp::Changed(100, ChangedLink { text: ops, href: Vec::new(), hrefs }));
+        let weight = scale.read();
+        assert_eq!((weight.count, weight.length, weight.ratio), (2, 5, 0.7143));
+        let json =
+            r#"[[-1,{"text":"b","href":"/"}],[100,{"text":[[0,"x"],[1,"y"]],"href":[],"hrefs":["/","/"]}]]"#;
+        assert_eq!(weight.hash, sha256(json));
+    }
+
+    #[test]
+    fn one_changed_link_of_many_has_the_recorded_ratio() {
+        let mut scale = Scale::new();
+        let same = LinkOp::Plain(0, Link { text: String::new(), href: String::new() });
+        (0..94).for_each(|_| scale.add_link(&same));
+        let hrefs = [String::new(), String::new()];
+        scale.add_link(&LinkOp::Changed(100, ChangedLink { text: Vec::new(), href: Vec::new(), hrefs }));
+        assert_eq!(scale.read().ratio, 0.0157);
+    }
+
+    #[test]
+    fn an_error_page_is_told_by_both_phrases_and_little_in_common() {
+        let page = "<p>ERROR Connecting to Apache Tomcat instance</p> No connection could be made.";
+        let changed = weigh(&[(-1, "0123456789")]);
+        assert!(looks_like_error(&changed, page, "fine"));
+        assert!(looks_like_error(&changed, "fine", page));
+        assert!(!looks_like_error(&changed, "Error connecting to Apache Tomcat instance", "fine"));
+        assert!(!looks_like_error(&weigh(&[(0, "01"), (1, "2")]), page, "fine"));
+        let weights = || Weights { text: Some(changed.clone()), ..Weights::default() };
+        assert_eq!(annotate(weights(), true).priority, 0.1);
+        assert_eq!(annotate(weights(), false).priority, 0.4);
+    }
+}

@@ -1,0 +1,345 @@
+//! Jobs as a Rails app writes them: ActiveJob's hash, bare or in the envelope of Sidekiq or Resque.
+//!
+//! The work is that of `AnalyzeChangeJob#perform(to_version, from_version = nil, compare_earliest: true)`, in every form
+//! that Rails 5.2 to 8.1 give its arguments. An envelope is known by its shape and not by the name of its wrapper, which
+//! changes with every major version. What is not needed (locale, executions, provider ids, times) is not looked at.
+//!
+//! # Why
+//! Any other job class is refused: an adopted list may hold jobs that only look like ours, for a `Version` is an
+//! argument of many things. For the same reason a plain Sidekiq or Resque job of another class must carry one native
+//! object: two bare uuids would not say which one is older.
+
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use super::failure::{Failure, Kind};
+use super::{Job, JobId, Older, Priority, VersionRef, clip};
+
+/// The job class whose work this is, with or without modules in front of it.
+const JOB_CLASS: &str = "AnalyzeChangeJob";
+/// The model that a GlobalID must name; its app may be any.
+const MODEL: &str = "Version";
+/// What ActiveJob writes beside the keys of a hash, to tell symbols from strings.
+const MARKERS: [&str; 3] = ["_aj_ruby2_keywords", "_aj_symbol_keys", "_aj_hash_with_indifferent_access"];
+
+type Object = Map<String, Value>;
+
+/// Reads an object that has no `v`; `None` where it is none of these forms.
+pub(super) fn read(object: Object) -> Option<Result<Job, Failure>> {
+    let has = |field: &str| object.contains_key(field);
+    if has("job_class") || has("arguments") {
+        Some(active_job(&object, None))
+    } else if has("class") || has("args") {
+        Some(envelope(object))
+    } else {
+        None
+    }
+}
+
+/// What Sidekiq and Resque put on their lists.
+fn envelope(mut envelope: Object) -> Result<Job, Failure> {
+    let jid = envelope.remove("jid");
+    match list(&envelope, "args")? {
+        [Value::Object(inner)] if inner.contains_key("job_class") => active_job(inner, jid),
+        [Value::Object(inner)] if inner.contains_key("v") => {
+            let mut inner = inner.clone();
+            if let Some(jid) = jid {
+                inner.entry("id").or_insert(jid);
+            }
+            super::native(inner.into())
+        }
+        args => {
+            check_class(&envelope, "class")?;
+            job(id(jid.as_ref(), "jid")?, arguments("args", args)?)
+        }
+    }
+}
+
+fn active_job(hash: &Object, jid: Option<Value>) -> Result<Job, Failure> {
+    check_class(hash, "job_class")?;
+    let asked = arguments("arguments", list(hash, "arguments")?)?;
+    let id = match hash.get("job_id") {
+        None | Some(Value::Null) => id(jid.as_ref(), "jid")?,
+        job_id => id(job_id, "job_id")?,
+    };
+    let (priority, run_at) = (priority(hash)?, scheduled_at(hash)?);
+    Ok(Job { priority, run_at, ..job(id, asked)? })
+}
+
+/// What `perform` was to be called with.
+struct Asked {
+    to: Uuid,
+    from: Option<Uuid>,
+    compare_earliest: bool,
+}
+
+fn job(id: JobId, asked: Asked) -> Result<Job, Failure> {
+    let to = VersionRef::Uuid(asked.to);
+    let from = asked.from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from)));
+    super::checked(Job { id, from, compare_earliest: asked.compare_earliest, ..Job::new(to.clone(), to) })
+}
+
+/// `to`, then perhaps `from`, then perhaps `compare_earliest`, which may also be a keyword.
+fn arguments(field: &str, list: &[Value]) -> Result<Asked, Failure> {
+    let (positional, keywords) = match list {
+        [positional @ .., Value::Object(last)] if !last.contains_key("_aj_globalid") => {
+            (positional, Some(last))
+        }
+        _ => (list, None),
+    };
+    let at = |n: usize| format!("{field}[{n}]");
+    let (to, from, third) = match positional {
+        [to] => (to, None, None),
+        [to, from] => (to, Some(from), None),
+        [to, from, third] => (to, Some(from), Some(third)),
+        _ => {
+            let detail = format!(
+                "field `{field}` has {} arguments: give a Version, then perhaps the one before it, then perhaps \
+                 compare_earliest",
+                positional.len()
+            );
+            return Err(Failure::new(Kind::Decode, detail));
+        }
+    };
+    let from = match from {
+        None | Some(Value::Null) => None,
+        Some(from) => Some(version(&at(1), from)?),
+    };
+    let keyword = keywords.map(|keywords| keyword(field, keywords)).transpose()?.flatten();
+    let compare_earliest = match (third, keyword) {
+        (None, None) => true,
+        (Some(third), None) => truth(&at(2), third)?,
+        (None, Some(keyword)) => truth(&format!("{field}.compare_earliest"), keyword)?,
+        (Some(_), Some(_)) => {
+            let detail = format!("field `{field}` has compare_earliest twice: give it once");
+            return Err(Failure::new(Kind::Decode, detail));
+        }
+    };
+    Ok(Asked { to: version(&at(0), to)?, from, compare_earliest })
+}
+
+/// The one keyword there is.
+fn keyword<'a>(field: &str, keywords: &'a Object) -> Result<Option<&'a Value>, Failure> {
+    let known = |key: &str| key == "compare_earliest" || MARKERS.contains(&key);
+    match keywords.keys().find(|key| !known(key)) {
+        None => Ok(keywords.get("compare_earliest")),
+        Some(odd) => {
+            let detail = format!(
+                "field `{field}` has the keyword {:?}: the only one there is is compare_earliest",
+                clip(odd)
+            );
+            Err(Failure::new(Kind::Decode, detail))
+        }
+    }
+}
+
+/// As Ruby sees it, without guessing what a number or a text was to mean.
+fn truth(field: &str, value: &Value) -> Result<bool, Failure> {
+    match value {
+        Value::Bool(truth) => Ok(*truth),
+        Value::Null => Ok(false),
+        Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            Err(odd(field, value, "give true or false"))
+        }
+    }
+}
+
+/// A GlobalID of a `Version` of any app, or the bare uuid.
+fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
+    let way_out = "give gid://<app>/Version/<uuid> or a uuid";
+    let bad = || Failure { kind: Kind::BadReference, ..odd(field, value, way_out) };
+    let text = match value {
+        Value::Object(object) => object.get("_aj_globalid").unwrap_or(&Value::Null),
+        other => other,
+    };
+    let text = text.as_str().ok_or_else(bad)?;
+    let uuid = match text.strip_prefix("gid://") {
+        None => text,
+        Some(gid) => {
+            let path = gid.split('?').next().unwrap_or_default();
+            let mut parts = path.splitn(3, '/');
+            let named = (parts.next().is_some_and(|app| !app.is_empty()), parts.next(), parts.next());
+            let (true, Some(MODEL), Some(uuid)) = named else { return Err(bad()) };
+            uuid
+        }
+    };
+    Uuid::parse_str(uuid).map_err(|_| bad())
+}
+
+/// As most of ActiveJob's queues order it: the smaller number first, 0 where nothing is said.
+fn priority(hash: &Object) -> Result<Priority, Failure> {
+    match hash.get("priority") {
+        None | Some(Value::Null) => Ok(Priority::Normal),
+        Some(value) => match value.as_i64() {
+            Some(..0) => Ok(Priority::High),
+            Some(0) => Ok(Priority::Normal),
+            Some(1..) => Ok(Priority::Low),
+            None => Err(odd("priority", value, "give an integer: below 0 is high, above 0 is low")),
+        },
+    }
+}
+
+fn scheduled_at(hash: &Object) -> Result<Option<OffsetDateTime>, Failure> {
+    match hash.get("scheduled_at") {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => {
+            let moment = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+            let bad = || odd("scheduled_at", value, "give a moment as 2026-01-02T03:04:05.678Z");
+            moment.map(Some).ok_or_else(bad)
+        }
+    }
+}
+
+fn check_class(object: &Object, field: &str) -> Result<(), Failure> {
+    let class = object.get(field).unwrap_or(&Value::Null);
+    match class.as_str().and_then(|class| class.rsplit("::").next()) {
+        Some(JOB_CLASS) => Ok(()),
+        Some(_) | None => {
+            let way_out = "only AnalyzeChangeJob is worked on here; put other jobs on a queue of their own, or send \
+                           {\"v\":1,…}";
+            Err(odd(field, class, way_out))
+        }
+    }
+}
+
+fn id(value: Option<&Value>, field: &str) -> Result<JobId, Failure> {
+    match value {
+        None | Some(Value::Null) => Ok(JobId::fresh()),
+        Some(value) => match value.as_str().map(JobId::parse) {
+            Some(Ok(id)) => Ok(id),
+            Some(Err(what)) => Err(odd(field, value, &what)),
+            None => Err(odd(field, value, "give a text")),
+        },
+    }
+}
+
+fn list<'a>(object: &'a Object, field: &str) -> Result<&'a [Value], Failure> {
+    match object.get(field) {
+        Some(Value::Array(list)) => Ok(list),
+        other => Err(odd(field, other.unwrap_or(&Value::Null), "give a list")),
+    }
+}
+
+fn odd(field: &str, value: &Value, way_out: &str) -> Failure {
+    Failure::new(Kind::Decode, format!("field `{field}` is {}: {way_out}", clip(&value.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What producers sent, recorded where they could be run and frozen where not, with what was meant by it.
+    const FIXTURES: [&str; 6] = [
+        include_str!("../../../tests/fixtures/jobs/rails-5.2-resque.json"),
+        include_str!("../../../tests/fixtures/jobs/rails-6.1-sidekiq-6.4.json"),
+        include_str!("../../../tests/fixtures/jobs/rails-7.0-resque.json"),
+        include_str!("../../../tests/fixtures/jobs/rails-7.1-sidekiq-7.json"),
+        include_str!("../../../tests/fixtures/jobs/rails-8.1-sidekiq-8.json"),
+        include_str!("../../../tests/fixtures/jobs/rails-bare.json"),
+    ];
+    const TO: &str = "7c9904f4-c090-4f0d-8c3f-ba3dc4fade25";
+    const GID: &str = "gid://app/Version/7c9904f4-c090-4f0d-8c3f-ba3dc4fade25";
+
+    #[test]
+    fn what_every_version_of_rails_and_sidekiq_sends_is_the_job_that_was_meant() {
+        let mut read = 0;
+        for fixture in FIXTURES {
+            let fixture: Value = serde_json::from_str(fixture).unwrap();
+            for case in fixture["jobs"].as_array().unwrap() {
+                let (payload, means) = (case["payload"].to_string(), case["means"].to_string());
+                let sent =
+                    Job::decode(payload.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", case["said"]));
+                let mut meant = Job::decode(means.as_bytes()).unwrap();
+                if case["means"].get("id").is_none() {
+                    meant.id = sent.id.clone();
+                }
+                assert_eq!(sent, meant, "{} of {}", case["said"], fixture["note"]);
+                assert_eq!(Job::restore(&sent.encode()).unwrap(), sent);
+                read += 1;
+            }
+        }
+        assert_eq!(read, 20);
+    }
+
+    #[test]
+    fn every_refusal_names_the_field_what_stood_there_and_the_way_out() {
+        let job = |fields: &str| format!(r#"{{"job_class":"AnalyzeChangeJob",{fields}}}"#);
+        let arguments = |list: &str| job(&format!(r#""arguments":[{list}]"#));
+        let gid = format!(r#"{{"_aj_globalid":"{GID}"}}"#);
+        let cases = [
+            (
+                r#"{"job_class":"MailerJob","arguments":[]}"#.to_owned(),
+                Kind::Decode,
+                "`job_class` is \"MailerJob\": only",
+            ),
+            (r#"{"arguments":[]}"#.to_owned(), Kind::Decode, "`job_class` is null"),
+            (job(r#""job_id":"x""#), Kind::Decode, "`arguments` is null: give a list"),
+            (arguments(""), Kind::Decode, "`arguments` has 0 arguments: give a Version"),
+            (arguments(&format!("{gid},null,true,1")), Kind::Decode, "has 4 arguments"),
+            (arguments("7"), Kind::BadReference, "`arguments[0]` is 7: give gid://"),
+            (
+                arguments(&format!(r#""{TO}","gid://app/Page/{TO}""#)),
+                Kind::BadReference,
+                "`arguments[1]` is \"gid://app/Page",
+            ),
+            (arguments(&format!(r#""gid:///Version/{TO}""#)), Kind::BadReference, "gid:///Version"),
+            (
+                arguments(r#"{"_aj_globalid":"gid://app/Version/7"}"#),
+                Kind::BadReference,
+                "gid://app/Version/7",
+            ),
+            (arguments(&format!("{gid},null,1")), Kind::Decode, "`arguments[2]` is 1: give true or false"),
+            (
+                arguments(&format!(r#"{gid},{{"compare_earliest":"no"}}"#)),
+                Kind::Decode,
+                "`arguments.compare_earliest` is \"no\"",
+            ),
+            (arguments(&format!(r#"{gid},null,true,{{"compare_earliest":true}}"#)), Kind::Decode, "twice"),
+            (arguments(&format!(r#"{gid},{{"compare_latest":true}}"#)), Kind::Decode, "\"compare_latest\""),
+            (
+                job(&format!(r#""arguments":[{gid}],"job_id":"a b""#)),
+                Kind::Decode,
+                "`job_id` is \"a b\": a job id is",
+            ),
+            (job(&format!(r#""arguments":[{gid}],"job_id":7"#)), Kind::Decode, "`job_id` is 7"),
+            (
+                job(&format!(r#""arguments":[{gid}],"priority":"high""#)),
+                Kind::Decode,
+                "`priority` is \"high\"",
+            ),
+            (
+                job(&format!(r#""arguments":[{gid}],"scheduled_at":"soon""#)),
+                Kind::Decode,
+                "`scheduled_at` is \"soon\"",
+            ),
+            (
+                format!(r#"{{"class":"Compare","args":["{TO}","{TO}"]}}"#),
+                Kind::Decode,
+                "`class` is \"Compare\"",
+            ),
+            (format!(r#"{{"class":"AnalyzeChangeJob","args":"{TO}"}}"#), Kind::Decode, "`args` is"),
+            (
+                format!(r#"{{"class":"X","jid":"j","args":[{{"v":1,"to":"{TO}","fro":1}}]}}"#),
+                Kind::Decode,
+                "fro",
+            ),
+            (
+                format!(r#"{{"class":"X","args":[{{"v":2,"to":"{TO}"}}]}}"#),
+                Kind::UnsupportedVersion,
+                "`v` is 2",
+            ),
+            (r#"{"v":1,"job_class":"AnalyzeChangeJob"}"#.to_owned(), Kind::BadReference, "`to` is missing"),
+        ];
+        for (payload, kind, needle) in cases {
+            let failure = Job::decode(payload.as_bytes()).expect_err(&payload);
+            assert_eq!(failure.kind, kind, "{payload}: {failure}");
+            assert!(
+                failure.detail.contains(needle),
+                "{payload}: {:?} does not say {needle:?}",
+                failure.detail
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Going in: what is asked of the queue once a delivery's versions are known, and before their hosts are.
+//!
+//! Two things are known only then. Which *content* it is: one that crashed a worker before runs alone, under whatever
+//! id it comes again. And which *hosts* are to be visited: each has a ceiling, over all workers of the queue.
+
+use super::BUILD;
+use super::Queue;
+use super::admission::sha256_hex;
+use super::delivery::LeaseRef;
+use super::error::Error;
+use super::scripts;
+use wm_job::page::{PagePair, Version};
+
+/// The longest name that DNS knows: behind a longer one there is no host that could be full.
+const HOST_MAX_BYTES: usize = 253;
+
+/// The answer to a delivery that wants to go in.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// Go in. Its hosts know of it until its lease ends, in whatever way.
+    Entered,
+    /// The lease is somebody else's by now.
+    Lost,
+    /// This content crashed a worker before: not beside others.
+    Suspect,
+    /// This host has all the visitors that it may have from us.
+    HostFull {
+        /// The host.
+        host: String,
+    },
+}
+
+impl Queue {
+    /// Asks to go on to the hosts of `pair`, and renews the lease while at it. What is not let in is to be settled as
+    /// postponed for the reason given, and is called when its turn comes.
+    ///
+    /// # Errors
+    /// Those of Redis; it may have been let in, which settling undoes.
+    pub async fn enter(&self, lease: &LeaseRef, pair: &PagePair) -> Result<Entry, Error> {
+        let keys = &self.inner.keys;
+        let content = content_name(pair);
+        let hosts = if self.inner.config.host_in_flight_max == 0 { Vec::new() } else { hosts(pair) };
+        let mut call = self
+            .call(&scripts::ENTER)
+            .key(keys.job(&lease.id))
+            .key(keys.suspect(&content))
+            .arg(&[lease.id.as_str(), &lease.token, &content, BUILD]);
+        for host in &hosts {
+            call = call.key(keys.host(host)).arg(host);
+        }
+        let mut words = call.words().await?;
+        match words.text()?.as_str() {
+            "entered" => Ok(Entry::Entered),
+            "lost" => Ok(Entry::Lost),
+            "suspect" => Ok(Entry::Suspect),
+            "full" => Ok(Entry::HostFull { host: words.text()? }),
+            odd => Err(words.odd(odd)),
+        }
+    }
+}
+
+/// The name of what is compared, whatever ids it goes by.
+fn content_name(pair: &PagePair) -> String {
+    sha256_hex(format!("{}\n{}", content_of(&pair.from), content_of(&pair.to)).as_bytes())
+}
+
+/// A body is known by its hash. Where none was recorded, by where it is kept: a capture lies at an address of its own, and
+/// imported anew it has another uuid, but the same address.
+fn content_of(version: &Version) -> String {
+    match &version.body_hash {
+        Some(hash) if !hash.is_empty() => format!("hash:{}", hash.to_ascii_lowercase()),
+        _ => format!("url:{}", version.body_url),
+    }
+}
+
+/// The hosts to visit, each once, in one order for all: permits are taken in it.
+fn hosts(pair: &PagePair) -> Vec<String> {
+    let name = |version: &Version| version.body_url.host_str().map(str::to_owned);
+    let mut hosts: Vec<_> = pair.sides().into_iter().filter_map(|(_, version)| name(version)).collect();
+    hosts.retain(|host| host.len() <= HOST_MAX_BYTES);
+    hosts.sort();
+    hosts.dedup();
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use url::Url;
+    use uuid::Uuid;
+
+    fn version(url: &str, hash: Option<&str>) -> Version {
+        let body_hash = hash.map(str::to_owned);
+        Version { body_hash, ..Version::at(Uuid::new_v4(), Url::parse(url).unwrap()) }
+    }
+
+    fn pair(from: Version, to: Version) -> PagePair {
+        PagePair { page: None, from, to }
+    }
+
+    #[test]
+    fn content_is_known_by_hash_else_by_address_and_never_by_uuid() {
+        let a = || version("http://a.test/1", Some("AB"));
+        let moved = || version("http://mirror.test/other", Some("ab"));
+        let bare = || version("http://a.test/1", None);
+        let b = || version("http://b.test/2", Some("cd"));
+        let name = |from, to| content_name(&pair(from, to));
+        assert_eq!(name(a(), b()), name(moved(), b()), "the same bytes at another place");
+        assert_eq!(name(bare(), b()), name(bare(), b()), "the same place under another uuid");
+        assert_ne!(name(bare(), b()), name(version("http://a.test/2", None), b()));
+        assert_ne!(name(a(), b()), name(b(), a()), "a pair has a direction");
+        assert_eq!(name(bare(), b()), name(version("http://a.test/1", Some("")), b()), "no hash is no name");
+    }
+
+    #[test]
+    fn hosts_are_named_once_and_in_one_order() {
+        let of = |a: &str, b: &str| hosts(&pair(version(a, None), version(b, None)));
+        assert_eq!(of("http://b.test/", "https://A.test:8443/"), ["a.test", "b.test"]);
+        assert_eq!(of("http://b.test/1", "http://b.test:81/2"), ["b.test"]);
+        assert_eq!(of(&format!("http://{}/", "x".repeat(254)), "http://[::1]/"), ["[::1]"]);
+    }
+}

@@ -1,0 +1,184 @@
+//! Making reports and evidence fit into what Redis should hold, and saying what was left out. Pure.
+//!
+//! Invariant: what comes out is at most the cap, and every part that is missing because of it is named.
+
+use wm_job::report::Report;
+use wm_job::verdict::DeathReason;
+
+/// The largest stored report: what a dashboard or a script reads in one go, and a thousandth of what Redis can bear.
+pub const REPORT_MAX_BYTES: usize = 256 * 1024;
+/// The largest stored evidence of one death, so that the cap on all dead letters holds thousands of them.
+const REASON_MAX_BYTES: usize = 64 * 1024;
+/// The longest sentence in evidence, in characters.
+const DETAIL_MAX_CHARS: usize = 4096;
+
+/// One part of a report that can be left out, by the name that `omitted` then holds.
+type Part = (&'static str, fn(&mut Report));
+
+const BODIES: Part = ("bodies", |report| report.bodies.clear());
+const PASSAGES: Part = ("passages", |report| report.passages.clear());
+const MISSING: Part = ("missing", |report| report.missing.clear());
+
+/// The report as JSON of at most [`REPORT_MAX_BYTES`]: the steps of the largest diff are left out first, then the next.
+pub fn fit_report(report: &Report) -> String {
+    fit(report, REPORT_MAX_BYTES)
+}
+
+fn fit(report: &Report, max: usize) -> String {
+    let whole = json(report);
+    if whole.len() <= max {
+        return whole;
+    }
+    let mut report = report.clone();
+    let mut parts = diffs_by_size(&report);
+    parts.extend((!report.passages.is_empty()).then_some(PASSAGES));
+    parts.extend([BODIES, MISSING]);
+    for (name, leave_out) in parts {
+        leave_out(&mut report);
+        report.omitted.push(name.to_owned());
+        let smaller = json(&report);
+        if smaller.len() <= max {
+            return smaller;
+        }
+    }
+    json(&report)
+}
+
+/// The diffs that have steps, the largest first.
+fn diffs_by_size(report: &Report) -> Vec<Part> {
+    let diffs = &report.diffs;
+    let mut sized: Vec<(usize, Part)> = Vec::new();
+    if let Some(steps) = diffs.html_text_dmp.as_ref().and_then(|d| d.diff.as_ref()) {
+        sized.push((
+            json(steps).len(),
+            ("html_text_dmp.diff", |r| r.diffs.html_text_dmp.iter_mut().for_each(|d| d.diff = None)),
+        ));
+    }
+    if let Some(steps) = diffs.html_source_dmp.as_ref().and_then(|d| d.diff.as_ref()) {
+        sized.push((
+            json(steps).len(),
+            ("html_source_dmp.diff", |r| r.diffs.html_source_dmp.iter_mut().for_each(|d| d.diff = None)),
+        ));
+    }
+    if let Some(steps) = diffs.links_json.as_ref().and_then(|d| d.diff.as_ref()) {
+        sized.push((
+            json(steps).len(),
+            ("links_json.diff", |r| r.diffs.links_json.iter_mut().for_each(|d| d.diff = None)),
+        ));
+    }
+    sized.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
+    sized.into_iter().map(|(_, part)| part).collect()
+}
+
+/// The evidence as JSON that fits; a sentence that is too long is cut, and what is known of the bodies goes last.
+pub(super) fn fit_reason(reason: &DeathReason) -> String {
+    let whole = json(reason);
+    if whole.len() <= REASON_MAX_BYTES {
+        return whole;
+    }
+    let mut reason = reason.clone();
+    if let Some((end, _)) = reason.failure.detail.char_indices().nth(DETAIL_MAX_CHARS) {
+        reason.failure.detail.truncate(end);
+        reason.failure.detail.push('…');
+    }
+    let shorter = json(&reason);
+    if shorter.len() <= REASON_MAX_BYTES {
+        return shorter;
+    }
+    reason.bodies.clear();
+    reason.failure.detail.push_str(" (what was known of the bodies is left out: too large)");
+    json(&reason)
+}
+
+/// JSON of a plain structure of ours, which cannot fail.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+    use wm_job::failure::{Failure, Kind};
+    use wm_job::outcome::Counts;
+    use wm_job::page::Side;
+    use wm_job::report::{Annotation, BodyFacts, Diff, Diffs, Op};
+
+    fn steps(bytes: usize) -> Option<Diff<Op>> {
+        let diff = Some(vec![Op(1, "x".repeat(bytes))]);
+        Some(Diff { change_count: 1, diff, approximate: false })
+    }
+
+    fn body(url_bytes: usize) -> BodyFacts {
+        BodyFacts {
+            side: Side::From,
+            url: "u".repeat(url_bytes),
+            wire_bytes: 1,
+            wire_sha256: None,
+            decoded_bytes: None,
+            declared: None,
+            sniffed: None,
+            encoding: None,
+        }
+    }
+
+    fn report(text: usize, source: usize, url: usize) -> Report {
+        Report {
+            schema_version: 1,
+            analysis_version: 1,
+            from: Uuid::nil(),
+            to: Uuid::nil(),
+            page: None,
+            annotation: Annotation { text: None, source: None, links: None, priority: 0.0 },
+            diffs: Diffs { html_text_dmp: steps(text), html_source_dmp: steps(source), links_json: None },
+            approximate: false,
+            missing: Vec::new(),
+            passages: Vec::new(),
+            omitted: Vec::new(),
+            bodies: vec![body(url)],
+            timings: None,
+            measured: None,
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_largest_first_and_named() {
+        let cases: [(usize, usize, usize, &[&str]); 5] = [
+            (10, 10, 10, &[]),
+            (500, 900, 10, &["html_source_dmp.diff"]),
+            (900, 500, 10, &["html_text_dmp.diff"]),
+            (2000, 3000, 10, &["html_source_dmp.diff", "html_text_dmp.diff"]),
+            (2000, 3000, 2000, &["html_source_dmp.diff", "html_text_dmp.diff", "bodies"]),
+        ];
+        for (text, source, url, omitted) in cases {
+            let fitted = fit(&report(text, source, url), 1200);
+            assert!(fitted.len() <= 1200, "{}", fitted.len());
+            let read: Report = serde_json::from_str(&fitted).unwrap();
+            assert_eq!(read.omitted, omitted);
+            let text_kept = read.diffs.html_text_dmp.unwrap();
+            assert_eq!(text_kept.change_count, 1, "the count stays");
+            assert_eq!(text_kept.diff.is_some(), !omitted.contains(&"html_text_dmp.diff"));
+        }
+    }
+
+    #[test]
+    fn evidence_is_cut_to_fit_and_stays_readable() {
+        let mut reason = DeathReason {
+            kind: Kind::Decode,
+            stage: Kind::Decode.stage(),
+            failure: Failure::new(Kind::Decode, "ü".repeat(REASON_MAX_BYTES)),
+            counts: Counts::default(),
+            bodies: vec![body(10)],
+            worker: "w".into(),
+            build: "0".into(),
+        };
+        let read: DeathReason = serde_json::from_str(&fit_reason(&reason)).unwrap();
+        assert_eq!(read.failure.detail.chars().count(), DETAIL_MAX_CHARS + 1);
+        assert_eq!(read.bodies.len(), 1);
+        reason.bodies = vec![body(REASON_MAX_BYTES)];
+        let fitted = fit_reason(&reason);
+        assert!(fitted.len() <= REASON_MAX_BYTES);
+        let read: DeathReason = serde_json::from_str(&fitted).unwrap();
+        assert!(read.bodies.is_empty() && read.failure.detail.contains("left out"));
+    }
+}

@@ -1,0 +1,187 @@
+//! The queue in Redis: inbox -> ready -> leased -> done, scheduled or dead; and nothing else talks to Redis.
+//!
+//! A [`Queue`] hands out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; whoever has
+//! lost the lease writes nothing any more. What happens to a delivery is a [`Verdict`](wm_job::verdict::Verdict);
+//! the queue carries it out and does not judge. It does not alert, log or count for others either: it returns facts.
+//!
+//! Invariants: a live job is in exactly one of `ready`, `scheduled`, `lease`, `solo`; every way out of `lease` goes
+//! through the accounting of its script; every deadline is by the clock of Redis.
+//!
+//! # Why
+//! Leases with fenced Lua scripts, not Redis Streams: delayed retry, priority, uniqueness and taking a count back need
+//! structures of their own anyway, and Streams lose the count of deliveries when an entry is added again. Not a list
+//! moved by a blocking command either: a client that gives up waiting would own a job and not know it. So the only
+//! blocking command waits for a hint, and a script takes the job.
+
+mod address;
+mod admission;
+mod adopt;
+mod ceilings;
+mod config;
+mod control;
+mod dead;
+mod delivery;
+mod entry;
+mod error;
+mod events;
+mod finish;
+mod fit;
+mod inbox;
+mod keys;
+mod link;
+mod outage;
+mod presence;
+mod scripts;
+mod server;
+mod settle;
+mod status;
+mod upkeep;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub use self::address::redacted;
+pub use self::admission::Admission;
+pub use self::adopt::{Adopted, Adoptee, Adopter, Standing};
+pub use self::ceilings::{Ceilings, HostLine};
+pub use self::config::{Config, DEFAULT_NAME};
+pub use self::control::Paused;
+pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
+pub use self::delivery::{CLAIM_MOST, Claim, Delivery, LeaseRef};
+pub use self::entry::Entry;
+pub use self::error::Error;
+pub use self::events::Event;
+pub use self::fit::{REPORT_MAX_BYTES, fit_report};
+pub use self::inbox::Ingested;
+pub use self::outage::{Sight, Teller};
+pub use self::presence::{Beat, Heap, Presence, Running, WorkerId};
+pub use self::server::Server;
+pub use self::settle::{Settled, Unreleased, Unsettled};
+pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
+pub use self::upkeep::{Buried, Evicted, Upkeep};
+
+use self::finish::Finishes;
+use self::keys::Keys;
+use self::link::{Connection, Link};
+
+/// The build, as evidence names it.
+const BUILD: &str = env!("CARGO_PKG_VERSION");
+
+/// One queue. Cheap to clone; all clones share connections and count as one pair of hands.
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    keys: Keys,
+    /// What "done" means for a pair besides its analysis: where the report went.
+    sink: String,
+    link: Link,
+    schema: OnceCell<()>,
+    /// Every delivery in hand holds a clone: a suspect is claimed only with empty hands.
+    hands: Arc<()>,
+    /// Tokens of claims whose answer never came; the next claim asks for the same job again.
+    unanswered: Mutex<Vec<String>>,
+    /// Jobs that end now, and go to Redis together.
+    finishes: Finishes,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("prefix", &self.inner.keys.prefix()).finish_non_exhaustive()
+    }
+}
+
+impl Queue {
+    /// Opens a queue. A Redis that does not answer now is no error: every call connects again.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for an address or a name that is not one; [`Error::Refused`] and [`Error::NewerSchema`] from
+    /// a Redis that does answer.
+    pub async fn connect(config: &Config) -> Result<Self, Error> {
+        Self::connect_for(config, "redis").await
+    }
+
+    /// The same, for a worker whose reports also go to `sink`: a pair that is done for one sink is not for another.
+    ///
+    /// # Errors
+    /// Those of [`Queue::connect`].
+    pub async fn connect_for(config: &Config, sink: &str) -> Result<Self, Error> {
+        let keys = Keys::new(&config.name)?;
+        let queue = Self {
+            inner: Arc::new(Inner {
+                config: config.clone(),
+                keys,
+                sink: sink.to_owned(),
+                link: Link::new(config)?,
+                schema: OnceCell::new(),
+                hands: Arc::new(()),
+                unanswered: Mutex::new(Vec::new()),
+                finishes: Finishes::default(),
+            }),
+        };
+        match queue.connection().await {
+            Err(error) if !error.is_transient() => Err(error),
+            Ok(_) | Err(_) => Ok(queue),
+        }
+    }
+
+    /// The queue's name.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
+    }
+
+    /// A command of ours as it is typed, with this queue's name where that is not what is meant anyway.
+    pub fn command(&self, words: &str) -> String {
+        match self.name() {
+            DEFAULT_NAME => format!("wm-analyzer {words}"),
+            name => format!("wm-analyzer {words} -Q {name}"),
+        }
+    }
+
+    /// How long a delivery is ours without a beat.
+    pub fn lease(&self) -> Duration {
+        self.inner.config.lease
+    }
+
+    /// Waits until there may be something to claim, or `at_most` is over. A hint only: it never fails and never
+    /// returns at once because Redis is away.
+    pub async fn wait(&self, at_most: Duration) {
+        let end = Instant::now() + at_most;
+        if self.woken(at_most).await.is_err() {
+            sleep_until(end).await;
+        }
+    }
+
+    async fn woken(&self, at_most: Duration) -> Result<(), Error> {
+        // Taken out while it waits: if this future is dropped, the connection goes too, and with it the command.
+        let link = &self.inner.link;
+        let (turn, mut connection) = link.waiting().await?;
+        let patience = at_most + self.inner.config.response_timeout;
+        connection.set_response_timeout(patience);
+        let seconds = at_most.as_secs_f64().max(0.001);
+        let mut command = redis::cmd("BLPOP");
+        command.arg(self.inner.keys.wake()).arg(seconds);
+        timeout(patience, command.query_async::<redis::Value>(&mut connection))
+            .await
+            .map_err(|_| Error::Unavailable("no answer while waiting".into()))?
+            .inspect_err(|e| link.heed(turn, e))?;
+        link.keep(turn, connection);
+        Ok(())
+    }
+
+    /// A connection for commands, on a key space that this build may touch.
+    async fn connection(&self) -> Result<Connection<'_>, Error> {
+        let mut connection = self.inner.link.get().await?;
+        self.inner
+            .schema
+            .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
+            .await?;
+        Ok(connection)
+    }
+}

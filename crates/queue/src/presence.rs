@@ -1,0 +1,215 @@
+//! What a worker says of itself, and the beat by which it keeps its leases.
+//!
+//! Invariant: one beat renews everything that is in hand at one moment, and names what is not in hand any more.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Queue;
+use super::delivery::LeaseRef;
+use super::error::Error;
+use super::scripts::{self, millis};
+use wm_job::JobId;
+use wm_job::failure::Stage;
+
+/// Leases that one script renews.
+const BATCH: usize = 500;
+/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each beat.
+const RUNNING_MAX: usize = 64;
+
+/// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct WorkerId(String);
+
+impl WorkerId {
+    /// A new name: host, process and four random bytes, because hosts and process ids come back.
+    pub fn fresh(host: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let host: String = host.chars().filter(|&c| plain(c)).take(60).collect();
+        let random = Uuid::new_v4().simple().to_string();
+        Self(format!("{host}:{}:{}", std::process::id(), &random[..8]))
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// A sentence that says what a name may hold.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a worker's name is 1 to 100 of A-Z a-z 0-9 . _ : -".to_owned())
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a worker says of itself with every beat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Presence {
+    /// Its name.
+    pub id: WorkerId,
+    /// The machine it runs on.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// Its build.
+    pub version: String,
+    /// `running`, `quiet`, `draining`, `stopped`.
+    pub phase: String,
+    /// Jobs it can run at once.
+    pub slots: u32,
+    /// Jobs it runs now.
+    pub busy: u32,
+    /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
+    pub breakers: BTreeMap<String, String>,
+    /// What it runs, the longest first; no more than the first 64 are told.
+    pub running: Vec<Running>,
+}
+
+/// A job in a worker's hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// The job.
+    pub id: JobId,
+    /// The older version, where the job names it.
+    pub from: Option<Uuid>,
+    /// The newer version.
+    pub to: Uuid,
+    /// Time since it was claimed, in milliseconds.
+    pub running_ms: u64,
+    /// Where on its way it is.
+    pub stage: Stage,
+    /// Time since it came there, in milliseconds.
+    pub stage_ms: u64,
+    /// How long it may stay there, where that is limited; in the child, where it may have waited for memory first, this
+    /// is its wall clock.
+    pub limit_ms: Option<u64>,
+    /// What its child holds of the heap that it may have, while there is a child.
+    pub heap: Option<Heap>,
+}
+
+/// How near a child is to the end of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heap {
+    /// What it holds: resident, and nobody else's.
+    pub bytes: u64,
+    /// The budget.
+    pub limit_bytes: u64,
+}
+
+impl Heap {
+    /// How much of it is gone, in percent.
+    pub fn percent(&self) -> u64 {
+        self.bytes.saturating_mul(100) / self.limit_bytes.max(1)
+    }
+}
+
+impl Running {
+    /// How much of its limit is gone, in percent.
+    pub fn percent(&self) -> Option<u64> {
+        self.limit_ms.map(|limit| self.stage_ms.saturating_mul(100) / limit.max(1))
+    }
+
+    /// The same so much later, if nothing has changed.
+    pub(super) fn later(self, ms: u64) -> Self {
+        let [running_ms, stage_ms] = [self.running_ms, self.stage_ms].map(|time| time.saturating_add(ms));
+        Self { running_ms, stage_ms, ..self }
+    }
+}
+
+/// The answer to a beat.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
+    pub lost: Vec<JobId>,
+    /// Jobs that nobody wants any more: stop that work and settle it as `cancelled`.
+    pub cancelled: Vec<JobId>,
+}
+
+impl Queue {
+    /// Renews every lease in hand and says that this worker lives. Due every few seconds, and well before a third of a
+    /// lease is over.
+    ///
+    /// # Errors
+    /// Those of Redis; the leases may or may not have been renewed.
+    pub async fn beat(&self, worker: &Presence, leases: &[LeaseRef]) -> Result<Beat, Error> {
+        let mut beat = Beat::default();
+        let mut batches = leases.chunks(BATCH);
+        self.beat_batch(worker, batches.next().unwrap_or_default(), &mut beat).await?;
+        for batch in batches {
+            self.beat_batch(worker, batch, &mut beat).await?;
+        }
+        Ok(beat)
+    }
+
+    /// Takes a worker that stops out of sight of the others. One that dies is taken out when its beats stay away.
+    ///
+    /// # Errors
+    /// Those of Redis; it is then shown until its entry's time is over.
+    pub async fn leave(&self, worker: &WorkerId) -> Result<(), Error> {
+        let keys = &self.inner.keys;
+        let mut connection = self.connection().await?;
+        redis::pipe()
+            .cmd("ZREM")
+            .arg(keys.workers())
+            .arg(worker.as_str())
+            .cmd("UNLINK")
+            .arg(keys.worker(worker.as_str()))
+            .query_async::<()>(&mut connection)
+            .await?;
+        Ok(())
+    }
+
+    async fn beat_batch(&self, worker: &Presence, leases: &[LeaseRef], beat: &mut Beat) -> Result<(), Error> {
+        let keys = &self.inner.keys;
+        let told = &worker.running[..worker.running.len().min(RUNNING_MAX)];
+        let mut call = self
+            .call(&scripts::BEAT)
+            .key(keys.workers())
+            .key(keys.worker(worker.id.as_str()))
+            .arg(worker.id.as_str())
+            .arg(millis(self.inner.config.worker_ttl))
+            .arg(leases.len());
+        for lease in leases {
+            call = call.arg(lease.id.as_str()).arg(&lease.token);
+        }
+        let mut words = call
+            .arg(&["host", worker.host.as_str(), "version", worker.version.as_str()])
+            .arg(&["phase", worker.phase.as_str()])
+            .arg("pid")
+            .arg(worker.pid)
+            .arg("slots")
+            .arg(worker.slots)
+            .arg("busy")
+            .arg(worker.busy)
+            .arg("breakers")
+            .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
+            .arg("running")
+            .arg(serde_json::to_string(told).unwrap_or_default())
+            .words()
+            .await?;
+        while let Some(id) = words.next() {
+            let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
+            match words.text()?.as_str() {
+                "lost" => beat.lost.push(id),
+                "cancelled" => beat.cancelled.push(id),
+                odd => return Err(words.odd(odd)),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Carrying out a verdict: once, atomically, and only while the lease is ours.
+//!
+//! Invariant: a failed settle gives everything back, so that it can be tried again while the lease lives; a settle that
+//! happened and whose answer was lost is told so when it is tried again (of a skip, which leaves no token behind, it is told that it came
+//! too late: nothing is written twice).
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::delivery::{Delivery, LeaseRef};
+use super::error::Error;
+use super::finish::Finish;
+use super::fit::{fit_reason, fit_report};
+use super::scripts::{self, Words, millis};
+use super::{Queue, dead};
+use wm_job::failure::{Failure, Stage};
+use wm_job::outcome::Skip;
+use wm_job::report::ANALYSIS_VERSION;
+use wm_job::verdict::{DeathReason, Holdup, Verdict};
+
+/// What became of a settle.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is carried out.
+    Settled,
+    /// The lease was lost: somebody else has the job, and nothing was written.
+    Superseded,
+}
+
+/// A settle that failed, with everything needed to try again.
+#[derive(Debug)]
+pub struct Unsettled {
+    /// The delivery; its lease may still live.
+    pub delivery: Delivery,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why it failed.
+    pub source: Error,
+}
+
+/// A release that failed, with the delivery.
+#[derive(Debug)]
+pub struct Unreleased {
+    /// The delivery; its lease may still live.
+    pub delivery: Delivery,
+    /// Why it failed.
+    pub source: Error,
+}
+
+/// What is stored where a report would be, when there was nothing to analyse.
+#[derive(Serialize)]
+struct SkipReport<'a> {
+    schema_version: u32,
+    analysis_version: u32,
+    id: &'a str,
+    skipped: &'a Skip,
+}
+
+impl Queue {
+    /// Carries out the verdict on a delivery.
+    ///
+    /// # Errors
+    /// Those of Redis, with the delivery and the verdict.
+    pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<Settled, Box<Unsettled>> {
+        match self.carry_out(&delivery, &verdict).await {
+            Ok(settled) => Ok(settled),
+            Err(source) => Err(Box::new(Unsettled { delivery, verdict, source })),
+        }
+    }
+
+    async fn carry_out(&self, delivery: &Delivery, verdict: &Verdict) -> Result<Settled, Error> {
+        match verdict {
+            Verdict::Done(report) => {
+                let pair = format!("{}..{}", report.from, report.to);
+                let done = self.done_name(&pair, report.analysis_version);
+                self.finish(self.ending(delivery, ("done", ""), pair, fit_report(report), &done)).await
+            }
+            Verdict::Skip(skip) => {
+                let pair = delivery.job.pair();
+                let report = serde_json::to_string(&SkipReport {
+                    schema_version: 1,
+                    analysis_version: ANALYSIS_VERSION,
+                    id: delivery.job.id.as_str(),
+                    skipped: skip,
+                });
+                let done = self.done_name(&pair, ANALYSIS_VERSION);
+                let why = skip.reason.as_str();
+                let report = report.unwrap_or_default();
+                self.finish(self.ending(delivery, ("skipped", why), pair, report, &done)).await
+            }
+            Verdict::Retry { after, failure } => {
+                // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
+                let counted = match failure.kind.stage() {
+                    Stage::Analyse => "doubts",
+                    Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue => {
+                        "failures"
+                    }
+                };
+                self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
+            }
+            Verdict::Postpone { after, because } => {
+                let (failure, counted) = match because {
+                    Holdup::Ours(failure) => (failure, "postponements"),
+                    Holdup::BreakerOpen(failure) => (failure, "nothing"),
+                    Holdup::Suspect => return self.wait_for(delivery, "", verdict.as_str()).await,
+                    Holdup::HostFull { host } => {
+                        return self.wait_for(delivery, host, verdict.as_str()).await;
+                    }
+                };
+                self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
+            }
+            Verdict::DeadLetter(reason) => {
+                let pair = delivery.job.pair();
+                self.bury(&delivery.lease(), &delivery.unique, &pair, reason, None).await
+            }
+        }
+    }
+
+    /// The end of a job as the script wants it.
+    fn ending(
+        &self,
+        delivery: &Delivery,
+        (state, why): (&str, &str),
+        pair: String,
+        report: String,
+        done: &str,
+    ) -> Finish {
+        let (keys, id) = (&self.inner.keys, &delivery.job.id);
+        Finish {
+            keys: [keys.job(id), keys.unique(&delivery.unique), keys.report(&pair), keys.done(done)],
+            args: [id.to_string(), delivery.token.clone(), state.to_owned(), why.to_owned(), pair, report],
+        }
+    }
+
+    async fn schedule(
+        &self,
+        delivery: &Delivery,
+        state: &str,
+        after: Duration,
+        failure: &Failure,
+        counted: &str,
+    ) -> Result<Settled, Error> {
+        let last = serde_json::to_string(failure).unwrap_or_default();
+        let mut words = self
+            .call(&scripts::SCHEDULE)
+            .key(self.inner.keys.job(&delivery.job.id))
+            .arg(&[delivery.job.id.as_str(), &delivery.token, state])
+            .arg(millis(after))
+            .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
+            .words()
+            .await?;
+        settled(&mut words)
+    }
+
+    /// Hands a delivery back that waits for `host`, or where that is empty to be alone.
+    async fn wait_for(&self, delivery: &Delivery, host: &str, counted: &str) -> Result<Settled, Error> {
+        let id = &delivery.job.id;
+        let call = self.call(&scripts::WAIT).key(self.inner.keys.job(id));
+        settled(&mut call.arg(&[id.as_str(), &delivery.token, host, counted]).words().await?)
+    }
+
+    /// Buries a delivery; `unreadable` is its payload where that is no job.
+    pub(super) async fn bury(
+        &self,
+        lease: &LeaseRef,
+        unique: &str,
+        pair: &str,
+        reason: &DeathReason,
+        unreadable: Option<&[u8]>,
+    ) -> Result<Settled, Error> {
+        let keys = &self.inner.keys;
+        let raw = unreadable.map(dead::RawPayload::of);
+        let call = self
+            .call(&scripts::BURY)
+            .key(keys.job(&lease.id))
+            .key(keys.unique(unique))
+            .key(keys.dead_kind(reason.kind))
+            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str(), &fit_reason(reason), pair]);
+        let call = match &raw {
+            Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
+            None => call.arg(&["", "", ""]),
+        };
+        settled(&mut call.words().await?)
+    }
+
+    /// Hands a delivery back unfinished, at its old place and without counting it as delivered.
+    ///
+    /// # Errors
+    /// Those of Redis, with the delivery.
+    pub async fn release(&self, delivery: Delivery) -> Result<Settled, Box<Unreleased>> {
+        let call = self.call(&scripts::RELEASE).key(self.inner.keys.job(&delivery.job.id)).arg(&[
+            delivery.job.id.as_str(),
+            &delivery.token,
+            &delivery.job.pair(),
+        ]);
+        match call.words().await.and_then(|mut words| settled(&mut words)) {
+            Ok(settled) => Ok(settled),
+            Err(source) => Err(Box::new(Unreleased { delivery, source })),
+        }
+    }
+}
+
+/// The next answer of a script that settles.
+pub(super) fn settled(words: &mut Words) -> Result<Settled, Error> {
+    match words.text()?.as_str() {
+        "settled" => Ok(Settled::Settled),
+        "superseded" => Ok(Settled::Superseded),
+        odd => Err(words.odd(odd)),
+    }
+}

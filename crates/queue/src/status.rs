@@ -1,0 +1,199 @@
+//! A queue at a glance, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::Queue;
+use super::ceilings::Ceilings;
+use super::control::{Fields, Paused, paused_of};
+use super::error::Error;
+use super::presence::{Presence, Running, WorkerId};
+use wm_job::JobId;
+use wm_job::failure::Kind;
+
+/// Workers that a status names.
+const WORKERS_MAX: usize = 500;
+
+/// The share of a cap of the dead letters at which somebody should look, before the oldest are forgotten.
+pub const DEAD_NEARLY_FULL: f64 = 0.8;
+
+/// A worker and when it was last heard of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerSeen {
+    /// What it said of itself; what it ran then is shown as running still.
+    #[serde(flatten)]
+    pub info: Presence,
+    /// Time since its last beat in milliseconds.
+    pub beat_age_ms: u64,
+}
+
+/// A queue at a glance. The numbers are read one after the other, not of one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// Payloads that nobody has looked at yet.
+    pub inbox: u64,
+    /// Jobs that can be claimed.
+    pub ready: u64,
+    /// Jobs that wait for their time.
+    pub scheduled: u64,
+    /// Jobs in workers' hands.
+    pub leased: u64,
+    /// Suspects that wait to run alone.
+    pub solo: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// What the dead letters weigh, and the caps they are evicted at.
+    pub dead_bytes: u64,
+    /// Most dead letters.
+    pub dead_max_count: u64,
+    /// Most bytes of dead letters.
+    pub dead_max_bytes: u64,
+    /// Dead letters by kind, without the kinds that have none.
+    pub dead_by_kind: BTreeMap<Kind, u64>,
+    /// The most waiting jobs before nothing more is admitted.
+    pub backlog_max: u64,
+    /// How long the next job in line has waited since it was admitted, in milliseconds.
+    pub oldest_ready_ms: Option<u64>,
+    /// How far the ceilings over all workers are used up.
+    pub ceilings: Ceilings,
+    /// Present while the queue is paused.
+    pub paused: Option<Paused>,
+    /// Today's counters (UTC): `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
+    pub today: BTreeMap<String, u64>,
+    /// Workers heard of lately.
+    pub workers: Vec<WorkerSeen>,
+}
+
+impl Queue {
+    /// The queue at a glance.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn status(&self) -> Result<Status, Error> {
+        let (keys, config) = (&self.inner.keys, &self.inner.config);
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME").cmd("LLEN").arg(keys.inbox());
+        for zset in [keys.ready(), keys.scheduled(), keys.lease(), keys.solo(), keys.dead()] {
+            pipe.cmd("ZCARD").arg(zset);
+        }
+        pipe.cmd("HGET").arg(keys.meta()).arg("dead_bytes");
+        pipe.cmd("ZRANGE").arg(keys.ready()).arg(&["0", "0"]);
+        pipe.cmd("HGETALL").arg(keys.paused());
+        pipe.cmd("HGETALL").arg(keys.stats(OffsetDateTime::now_utc()));
+        pipe.cmd("ZREVRANGE").arg(keys.workers()).arg(0).arg(WORKERS_MAX - 1);
+        type Glance =
+            ((u64, u64), u64, u64, u64, u64, u64, u64, Option<u64>, Vec<String>, Fields, Fields, Vec<String>);
+        let glance: Glance = self.ask(&pipe).await?;
+        let ((seconds, micros), inbox, ready, scheduled, leased, solo, dead, dead_bytes, ..) = glance;
+        let (.., first, paused, today, workers) = glance;
+        let now = seconds * 1000 + micros / 1000;
+        Ok(Status {
+            inbox,
+            ready,
+            scheduled,
+            leased,
+            solo,
+            dead,
+            dead_bytes: dead_bytes.unwrap_or(0),
+            dead_max_count: config.dead_max_count,
+            dead_max_bytes: config.dead_max_bytes.as_u64(),
+            dead_by_kind: self.dead_by_kind().await?,
+            backlog_max: config.backlog_max,
+            oldest_ready_ms: self.waited(now, first.first()).await?,
+            ceilings: self.ceilings().await?,
+            paused: paused_of(paused),
+            today: today.into_iter().filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect(),
+            workers: self.workers(now, workers).await?,
+        })
+    }
+
+    async fn dead_by_kind(&self) -> Result<BTreeMap<Kind, u64>, Error> {
+        let mut pipe = redis::pipe();
+        for kind in Kind::ALL {
+            pipe.cmd("ZCARD").arg(self.inner.keys.dead_kind(kind));
+        }
+        let counts: Vec<u64> = self.ask(&pipe).await?;
+        Ok(Kind::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0).collect())
+    }
+
+    async fn waited(&self, now: u64, first: Option<&String>) -> Result<Option<u64>, Error> {
+        let Some(Ok(id)) = first.map(|id| JobId::parse(id)) else { return Ok(None) };
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGET").arg(self.inner.keys.job(&id)).arg("enq_ms");
+        let (admitted,): (Option<u64>,) = self.ask(&pipe).await?;
+        Ok(admitted.map(|then| now.saturating_sub(then)))
+    }
+
+    async fn workers(&self, now: u64, ids: Vec<String>) -> Result<Vec<WorkerSeen>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for id in &ids {
+            pipe.cmd("HGETALL").arg(self.inner.keys.worker(id));
+        }
+        let entries: Vec<Fields> = self.ask(&pipe).await?;
+        Ok(ids.into_iter().zip(entries).filter_map(|(id, entry)| worker_of(now, &id, &entry)).collect())
+    }
+}
+
+fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
+    let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
+    let beat: u64 = text("beat_ms").parse().ok()?;
+    let beat_age_ms = now.saturating_sub(beat);
+    let running: Vec<Running> = serde_json::from_str(&text("running")).unwrap_or_default();
+    let info = Presence {
+        id: WorkerId::parse(id).ok()?,
+        host: text("host"),
+        pid: text("pid").parse().unwrap_or(0),
+        version: text("version"),
+        phase: text("phase"),
+        slots: text("slots").parse().unwrap_or(0),
+        busy: text("busy").parse().unwrap_or(0),
+        breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
+        running: running.into_iter().map(|job| job.later(beat_age_ms)).collect(),
+    };
+    Some(WorkerSeen { info, beat_age_ms })
+}
+
+impl Status {
+    /// Jobs that wait: what the backlog's ceiling counts.
+    pub fn backlog(&self) -> u64 {
+        self.ready + self.scheduled + self.solo
+    }
+
+    /// Waiting jobs as a share of the backlog's ceiling.
+    pub fn backlog_filled(&self) -> f64 {
+        share(self.backlog(), self.backlog_max)
+    }
+
+    /// Jobs in hand as a share of their ceiling; nothing where there is none.
+    pub fn in_flight_filled(&self) -> f64 {
+        match self.ceilings.in_flight_max {
+            0 => 0.0,
+            most => share(self.leased, most.into()),
+        }
+    }
+
+    /// Dead letters as a share of the nearer of their caps, count or bytes.
+    pub fn dead_filled(&self) -> f64 {
+        share(self.dead, self.dead_max_count).max(share(self.dead_bytes, self.dead_max_bytes))
+    }
+
+    /// Dead letters that were forgotten today because they were too many or too big, not too old.
+    pub fn evicted_today(&self) -> u64 {
+        self.today.get("evicted").copied().unwrap_or(0)
+    }
+
+    /// How long the next job in line has waited.
+    pub fn oldest_ready(&self) -> Option<Duration> {
+        self.oldest_ready_ms.map(Duration::from_millis)
+    }
+}
+
+fn share(of: u64, most: u64) -> f64 {
+    of as f64 / most.max(1) as f64
+}

@@ -1,0 +1,273 @@
+//! The worker's end of one zygote: starting it, speaking with it, ending it.
+//!
+//! It knows nothing of slots, and nothing of what a job says.
+//!
+//! Invariant: a job that was begun and not yet reported is remembered in `unreported`; no other is begun before.
+//!
+//! # Why
+//! A zygote is spawned by `posix_spawn` (std's `Command` without `pre_exec`): forking a worker of 2 GiB takes 92 ms,
+//! and fork without exec in a threaded process deadlocked in 267 of 300 tries. It gets a process group of its own, so
+//! that the terminal's ^C is the worker's alone, and one kill reaches zygote and job.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
+    socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal};
+use tokio::net::UnixDatagram;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::features::Features;
+use super::limits::Limits;
+use super::protocol::{self, Answer, Order, Report};
+use super::{Isolation, ZYGOTE_ARG};
+use wm_job::failure::{Failure, Kind};
+
+/// A zygote says hello within 1 ms on an idle machine; this allows for one that is drowning.
+const HELLO: Duration = Duration::from_secs(10);
+/// The most that is kept of what a job wrote to its standard error: a few lines of a library that gives up.
+const WORDS_BYTES: usize = 2048;
+/// Reads that empty a pipe twice over; a pipe holds 64 KiB.
+const READS: usize = 32;
+/// How long a zygote may take to leave once its control socket is closed: it kills its job first.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// How zygotes are started.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    /// The program: the worker's own.
+    pub(super) executable: PathBuf,
+    /// Walls that must stand.
+    pub(super) isolation: Isolation,
+    /// Walls to leave out, in tests.
+    pub(super) without: Vec<String>,
+}
+
+/// One zygote.
+#[derive(Debug)]
+pub(super) struct Handle {
+    child: Child,
+    group: Pid,
+    control: UnixDatagram,
+    words: OwnedFd,
+    /// Isolation in force.
+    pub(super) features: Features,
+    last: u64,
+    unreported: Option<(u64, Limits)>,
+}
+
+impl Recipe {
+    /// Starts a zygote and waits for its hello.
+    ///
+    /// # Errors
+    /// `cannot_spawn`, with what the system said, or the walls that are missing and what to do about it.
+    pub(super) async fn spawn(&self) -> Result<Handle, Failure> {
+        let mut handle = self
+            .launch()
+            .map_err(|error| cannot_spawn(format!("{} did not start: {error}", self.executable.display())))?;
+        match handle.hello().await {
+            Ok(features) => handle.features = features,
+            Err(why) => {
+                let said = handle.last_words().map_or(String::new(), |words| format!("; it said: {words}"));
+                handle.end().await;
+                return Err(cannot_spawn(why + &said));
+            }
+        }
+        let missing = match self.without.iter().any(|wall| wall == "check") {
+            true => Vec::new(),
+            false => handle.features.missing(self.isolation),
+        };
+        if missing.is_empty() {
+            return Ok(handle);
+        }
+        handle.end().await;
+        Err(cannot_spawn(format!(
+            "isolation {} is not to be had here, for want of: {}. A weaker sandbox.isolation \
+             (best_effort, reduced) does without, at your own risk",
+            self.isolation.as_str(),
+            missing.join(", ")
+        )))
+    }
+
+    fn launch(&self) -> io::Result<Handle> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        // Neither end waits: whoever writes when it is full is not heard, and nobody is held up by it.
+        let (words, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let child = Command::new(&self.executable)
+            .arg(ZYGOTE_ARG)
+            .arg(self.isolation.as_str())
+            .args(&self.without)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(stderr))
+            .env_clear()
+            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1") // tree job 17.6 to 10.7 ms
+            .process_group(0)
+            .spawn()?;
+        let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let group = group.ok_or_else(|| io::Error::other("it has no process id"))?;
+        // tokio has no type for SEQPACKET; this one also reads packet by packet, and a close reads as an empty one.
+        let control = UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(ours))?;
+        Ok(Handle { child, group, control, words, features: Features::default(), last: 0, unreported: None })
+    }
+}
+
+fn cannot_spawn(detail: String) -> Failure {
+    Failure::new(Kind::CannotSpawn, detail)
+}
+
+impl Handle {
+    async fn hello(&mut self) -> Result<Features, String> {
+        match timeout(HELLO, self.receive()).await {
+            Ok(Ok(Answer::Hello { build: protocol::BUILD, features })) => Ok(features),
+            Ok(Ok(Answer::Hello { .. })) => Err("the sandbox's program is of another build".to_owned()),
+            Ok(Ok(other)) => Err(format!("instead of hello the zygote said {other:?}")),
+            Ok(Err(error)) => Err(format!("the zygote left without a hello: {error}")),
+            Err(_) => Err(format!("the zygote said nothing for {} s", HELLO.as_secs())),
+        }
+    }
+
+    /// Begins a job, whose end of the data socket goes along; from now on it is unreported.
+    ///
+    /// # Errors
+    /// The zygote is gone: nothing has begun.
+    pub(super) fn begin(&mut self, limits: &Limits, data: BorrowedFd<'_>) -> io::Result<()> {
+        let _ = self.last_words(); // of a job that nobody waited for
+        self.last += 1;
+        let job = self.last;
+        self.send(Order::Start { job, limits: *limits }, Some(data))?;
+        self.unreported = Some((job, *limits));
+        Ok(())
+    }
+
+    /// The zygote itself, whose only child is the job.
+    pub(super) fn pid(&self) -> Pid {
+        self.group
+    }
+
+    /// Asks for the running job's end; where even that is impossible, kills the zygote with it.
+    pub(super) fn cancel(&mut self) {
+        if let Some((job, _)) = self.unreported
+            && self.send(Order::Cancel { job }, None).is_err()
+        {
+            self.kill();
+        }
+    }
+
+    /// Sends a cancel for a job that has long ended, as a race might.
+    #[cfg(feature = "test-hooks")]
+    pub(super) fn cancel_late(&mut self) -> bool {
+        self.send(Order::Cancel { job: self.last }, None).is_ok()
+    }
+
+    /// Waits for the running job's report. Giving up waiting loses nothing.
+    ///
+    /// # Errors
+    /// The zygote has gone, or says what makes no sense; it is of no more use then.
+    pub(super) async fn report(&mut self) -> io::Result<Result<Report, rustix::io::Errno>> {
+        let due = self.unreported.map(|(job, _)| job);
+        let answer = self.receive().await?;
+        let answer = match answer {
+            Answer::Report(report) if Some(report.job) == due => Ok(report),
+            Answer::NoFork { job, errno } if Some(job) == due => {
+                Err(rustix::io::Errno::from_raw_os_error(errno))
+            }
+            other => return Err(io::Error::other(format!("out of turn: {other:?}"))),
+        };
+        self.unreported = None;
+        Ok(answer)
+    }
+
+    /// Waits until a job that nobody waits for any more is really gone; false if the zygote is of no more use.
+    pub(super) async fn settle(&mut self) -> bool {
+        let Some((_, limits)) = self.unreported else { return true };
+        matches!(timeout(limits.teardown(), self.report()).await, Ok(Ok(_)))
+    }
+
+    /// The end of what was written to standard error since this was last asked, if anything was. Made by a process that
+    /// may be hostile: to be shown with care.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let (mut heard, mut chunk) = (Vec::new(), [0; 4096]);
+        for _ in 0..READS {
+            match rustix::io::read(&self.words, &mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => heard.extend(&chunk[..n]),
+            }
+        }
+        let tail = String::from_utf8_lossy(&heard[heard.len().saturating_sub(WORDS_BYTES)..]);
+        Some(tail.trim().to_owned()).filter(|words| !words.is_empty())
+    }
+
+    /// Kills zygote and job.
+    pub(super) fn kill(&mut self) {
+        // Only while it is not collected: afterwards the id may be another's.
+        if self.child.id().is_some() {
+            let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
+        }
+    }
+
+    /// Lets the zygote leave, with its job, and waits until it has.
+    pub(super) async fn end(mut self) {
+        let Self { control, child, .. } = &mut self;
+        // As good as a close, which would need the control socket taken out of a value that has a `Drop`.
+        let _ = control.shutdown(std::net::Shutdown::Both);
+        if timeout(FAREWELL, child.wait()).await.is_err() {
+            self.kill();
+            let _ = self.child.wait().await;
+        }
+        let _ = timeout(FAREWELL, collect_orphans(self.group)).await;
+    }
+
+    async fn receive(&self) -> io::Result<Answer> {
+        let mut packet = [0; protocol::PACKET];
+        match self.control.recv(&mut packet).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            len => Answer::decode(&packet[..len]).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn send(&self, order: Order, data: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let packet = order.encode();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds = data.map(|fd| [fd]);
+        if let Some(fds) = &fds {
+            ancillary.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg(&self.control, &[IoSlice::new(&packet)], &mut ancillary, flags)?;
+        Ok(())
+    }
+}
+
+/// Collects a job that a killed zygote left to us: in a container this process may be the first one, whose children all
+/// orphans become. Elsewhere there is none, and nothing to wait for.
+async fn collect_orphans(group: Pid) {
+    use rustix::process::{WaitOptions, waitpgid};
+    loop {
+        match waitpgid(group, WaitOptions::NOHANG) {
+            Ok(Some(_)) => {}
+            Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(_) => return,
+        }
+    }
+}
+
+impl Drop for Handle {
+    /// A zygote that was not let go in good order: its control socket closes with this, and it and its job leave. The
+    /// kill is for one that hangs.
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
