@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::job::outcome::{Skip, SkipReason};
 use crate::job::page::{PagePair, Version};
+use crate::job::text::quote;
 
 /// Spellings of one media type and the name that the tables below use.
 ///
@@ -131,7 +132,7 @@ fn over_http(version: &Version) -> Result<(), Skip> {
     match version.body_url.scheme() {
         "http" | "https" => Ok(()),
         other => {
-            let detail = format!("the body is kept at {}: only http and https are fetched", clip(other));
+            let detail = format!("the body is kept at {}: only http and https are fetched", quote(other));
             Err(Skip::new(SkipReason::NotHttp, detail))
         }
     }
@@ -161,7 +162,7 @@ fn by_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
     if allowed && !denied {
         return Ok(());
     }
-    let detail = format!("the declared media type {} is not one of pages", clip(declared));
+    let detail = format!("the declared media type {} is not one of pages", quote(declared));
     Err(Skip::new(SkipReason::MediaType, detail))
 }
 
@@ -179,7 +180,7 @@ fn by_extension(address: &str, config: &Config) -> Result<(), Skip> {
     let extra = |entry: &String| entry.trim_start_matches('.').eq_ignore_ascii_case(&extension);
     if DENIED_EXTENSIONS.contains(&extension.as_str()) || config.extra_extensions.iter().any(extra) {
         let detail =
-            format!("no media type is declared, and .{} is not a page's extension", clip(&extension));
+            format!("no media type is declared, and .{} is not a page's extension", quote(&extension));
         return Err(Skip::new(SkipReason::Extension, detail));
     }
     Ok(())
@@ -197,11 +198,6 @@ fn extension(address: &str) -> Option<String> {
     let name = segment.split(';').next()?;
     let (stem, extension) = name.rsplit_once('.')?;
     (!stem.is_empty() && !extension.is_empty()).then(|| extension.to_ascii_lowercase())
-}
-
-/// At most 80 characters of hostile text, for use in a message.
-fn clip(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use std::fmt;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serializer;
 use url::Url;
+
+use crate::job::redact::MARK;
 
 use super::{Config, ConfigError};
 
@@ -62,9 +63,7 @@ impl Auth {
 
     /// A text without our secrets, should an answer have repeated them.
     pub(super) fn scrub(&self, text: &str) -> String {
-        self.secrets
-            .iter()
-            .fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), "[secret]"))
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), MARK))
     }
 }
 
@@ -72,11 +71,6 @@ impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.header.is_some() { "Auth(somebody)" } else { "Auth(nobody)" })
     }
-}
-
-/// Shows that there is a secret, and nothing of it.
-pub(super) fn redacted<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(if secret.expose_secret().is_empty() { "" } else { "[secret]" })
 }
 
 /// An optional address that is written as an empty text where there is none, so that its key can stand in a file.

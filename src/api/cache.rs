@@ -7,9 +7,9 @@
 //! the whole bookkeeping.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::version::Record;
@@ -36,14 +36,14 @@ impl Cache {
 
     /// What is remembered of a version.
     pub(super) fn get(&self, uuid: Uuid) -> Option<Record> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.lock();
         let (since, record) = kept.records.get(&uuid)?;
         (since.elapsed() < self.ttl).then(|| record.clone())
     }
 
     /// Remembers a version, forgetting the oldest where there is no room.
     pub(super) fn put(&self, record: Record) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         let uuid = record.uuid;
         if kept.records.insert(uuid, (Instant::now(), record)).is_some() {
             kept.order.retain(|known| *known != uuid);
@@ -79,7 +79,7 @@ mod tests {
             cache.put(record(n));
         }
         assert_eq!(kept(&cache, 10), [0, 2, 3]);
-        assert_eq!(cache.kept.lock().unwrap().records.len(), 3);
+        assert_eq!(cache.kept.lock().records.len(), 3);
     }
 
     #[test]

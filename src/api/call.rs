@@ -5,10 +5,9 @@
 //! Invariants: a call goes to the configured origin and nowhere else (redirects are not followed); what is said of a
 //! failed one has no secret in it.
 
-use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect, retry};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,7 +16,10 @@ use url::Url;
 
 use super::auth::Auth;
 use super::{Config, ConfigError};
+use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, Kind};
+use crate::job::text::clip;
+use crate::job::text::innermost_cause;
 
 /// Characters of the app's own words that are kept.
 const MAX_WORDS: usize = 500;
@@ -153,13 +155,18 @@ impl Caller {
             detail = format!("{detail}: {words}");
         } else if let Some(location) = headers.get(LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
-            detail = format!("{detail}, which points to {}: set api.url to where it is", clip(&location));
+            detail = format!(
+                "{detail}, which points to {}: set api.url to where it is",
+                clip(&location, MAX_WORDS)
+            );
         } else if kind == Kind::ApiUnavailable && status.is_client_error() {
             detail = format!("{detail} in words that are not its own: check api.url");
         }
         let mut failure = self.failure(kind, &detail);
         if kind == Kind::ApiUnavailable {
-            failure.retry_after = retry_after(&headers).map(|wait| wait.min(self.max_retry_after));
+            let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let wait = asked.and_then(|value| retry_after(value, SystemTime::now()));
+            failure.retry_after = wait.map(|wait| wait.min(self.max_retry_after));
         }
         Err(failure)
     }
@@ -177,9 +184,7 @@ impl Caller {
     }
 
     fn broken(&self, error: &reqwest::Error) -> Failure {
-        let root = std::iter::successors(error.source(), |&cause| cause.source()).last();
-        let root = root.map(ToString::to_string).unwrap_or_default();
-        self.unavailable(format!("the db app cannot be reached ({root})"))
+        self.unavailable(format!("the db app cannot be reached ({})", innermost_cause(error)))
     }
 
     fn unavailable(&self, detail: String) -> Failure {
@@ -211,16 +216,7 @@ fn words(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("errors")?.as_array()?;
     let titles: Vec<&str> = errors.iter().filter_map(|error| error.get("title")?.as_str()).collect();
-    (!errors.is_empty()).then(|| clip(&titles.join("; ")))
-}
-
-/// How long we are asked to wait, in seconds; dates are for archives.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-fn clip(text: &str) -> String {
-    text.chars().take(MAX_WORDS).collect()
+    (!errors.is_empty()).then(|| clip(&titles.join("; "), MAX_WORDS))
 }
 
 #[cfg(test)]

@@ -48,10 +48,10 @@ pub struct Config {
     /// Who annotates, for Basic authentication; empty for nobody.
     pub email: String,
     /// The password that goes with `email`.
-    #[serde(serialize_with = "auth::redacted")]
+    #[serde(serialize_with = "crate::job::redact::secret")]
     pub password: SecretString,
     /// A token, for Bearer authentication, instead of `email` and `password`.
-    #[serde(serialize_with = "auth::redacted")]
+    #[serde(serialize_with = "crate::job::redact::secret")]
     pub token: SecretString,
     /// Whether annotations are posted.
     pub post: Post,

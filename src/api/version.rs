@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::job::outcome::{Skip, SkipReason};
 use crate::job::page::{self, Version};
+use crate::job::text::quote;
 
 /// A version with its place on its page.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +62,7 @@ pub(super) fn uuid_from(answer: &Value) -> Option<Uuid> {
 fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
     let skip = |what: String| Skip::new(SkipReason::NotHttp, format!("version {uuid} {what}"));
     if let Some(error) = text(data, &["network_error"]) {
-        return Err(skip(format!("has no body, because its capture failed: {}", clip(&error))));
+        return Err(skip(format!("has no body, because its capture failed: {}", quote(&error))));
     }
     let body_url = text(data, &["body_url", "uri"]).ok_or_else(|| skip("has no body".to_owned()))?;
     let body_hash = text(data, &["body_hash", "version_hash"]);
@@ -71,7 +72,7 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
     }
     let parsed = base.join(&body_url);
     let parsed =
-        parsed.map_err(|e| skip(format!("is kept at {:?}, which is no address: {e}", clip(&body_url))))?;
+        parsed.map_err(|e| skip(format!("is kept at {:?}, which is no address: {e}", quote(&body_url))))?;
     let capture_time = text(data, &["capture_time"]);
     Ok(Version {
         url: text(data, &["url", "capture_url"]),
@@ -100,11 +101,6 @@ fn text(data: &Value, fields: &[&str]) -> Option<String> {
 fn last_segment(link: &str) -> Option<Uuid> {
     let path = link.split(['?', '#']).next()?.trim_end_matches('/');
     Uuid::parse_str(path.rsplit('/').next()?).ok()
-}
-
-/// At most 80 characters of hostile text, for use in a message.
-fn clip(text: &str) -> String {
-    text.chars().take(80).collect()
 }
 
 #[cfg(test)]

@@ -163,7 +163,7 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     preflight(&queue).await?;
     let pool = config.pool(slots, executable()).await.map_err(|f| (Exit::Failed, f.to_string()))?;
     let metrics = Metrics::new(queue.name(), env!("CARGO_PKG_VERSION"), assemble::commit());
-    pool.walls().for_each(|(name, stands)| metrics.isolation(name, stands));
+    pool.walls().for_each(|(name, stands)| metrics.isolation(&name, stands));
     let worker = config
         .worker(queue, pool, alerts, Arc::clone(&metrics), until_empty)
         .map_err(|what| (Exit::Config, what))?;

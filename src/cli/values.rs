@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::job::LimitsRequest;
+use crate::job::duration::millis;
 
 /// Reads `wall=2s,heap=64MiB`.
 pub(super) fn limits(text: &str) -> Result<LimitsRequest, String> {
@@ -29,7 +30,7 @@ pub(super) fn sha256(text: &str) -> Result<String, String> {
 /// Reads `2s`.
 pub(super) fn wall_ms(text: &str) -> Result<u64, String> {
     let wall = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    match u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) {
+    match millis(wall) {
         0 => Err("nothing is done in no time".to_owned()),
         ms => Ok(ms),
     }

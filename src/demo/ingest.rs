@@ -3,9 +3,10 @@
 //! It speaks as much of the envelope protocol as an SDK needs to believe it. It never answers with a rate limit
 //! unless it is told to. Invariant: everything it keeps is bounded; what it does not keep it still counts.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -91,7 +92,7 @@ impl Ingest {
 
 /// Nothing panics while it holds the lock; if it did, the counts would still be counts.
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+    seen.lock()
 }
 
 async fn serve(seen: Arc<Mutex<Seen>>, mut connection: Connection) {

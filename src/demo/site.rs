@@ -20,9 +20,10 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::AsyncWriteExt;
 use url::{Url, form_urlencoded};
 
@@ -141,7 +142,7 @@ struct State {
 
 /// Nothing panics while it holds one of these locks; if it did, the maps would still be whole.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl Site {

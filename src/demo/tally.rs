@@ -230,7 +230,7 @@ impl Tally {
 }
 
 fn reason(label: &str) -> Option<SkipReason> {
-    SkipReason::ALL.into_iter().find(|reason| reason.as_str() == label)
+    SkipReason::ALL.iter().copied().find(|reason| reason.as_str() == label)
 }
 
 /// The value that `share` of the sorted ones do not pass; 0 of none.

@@ -5,16 +5,15 @@
 //! Invariant: nothing that a server says makes an address permitted that the first one could not have been.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc2822;
 use url::{Host, Url};
 
 use super::error::shown;
 use super::guard::Guard;
+use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, Kind};
 
 /// What to do with an answer that is no failure.
@@ -66,7 +65,9 @@ pub(super) fn judge(response: &Response, here: &Url, max_retry_after: Duration) 
     };
     let mut failure = Failure::new(kind, format!("{} answered {status}", shown(here)));
     if kind == Kind::Upstream {
-        failure.retry_after = retry_after(headers, OffsetDateTime::now_utc(), max_retry_after);
+        let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let wait = asked.and_then(|value| retry_after(value, SystemTime::now()));
+        failure.retry_after = wait.map(|wait| wait.min(max_retry_after));
     }
     Err(failure)
 }
@@ -83,46 +84,9 @@ fn redirect(status: StatusCode, headers: &HeaderMap, here: &Url) -> Result<Optio
     })
 }
 
-/// How long to wait, from seconds or an HTTP date, at most `max`; `None` for what says neither.
-fn retry_after(headers: &HeaderMap, now: OffsetDateTime, max: Duration) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let asked = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        // A date that has passed asks for no wait at all.
-        Err(_) => (OffsetDateTime::parse(value, &Rfc2822).ok()? - now).try_into().unwrap_or(Duration::ZERO),
-    };
-    Some(asked.min(max))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reqwest::header::HeaderValue;
-    use time::macros::datetime;
-
-    #[test]
-    fn a_retry_after_is_read_as_seconds_or_a_date_and_bounded() {
-        let now = datetime!(2015-10-21 07:28:00 UTC);
-        for (value, seconds) in [
-            ("0", Some(0)),
-            (" 120 ", Some(120)),
-            ("3601", Some(3_600)),
-            ("18446744073709551615", Some(3_600)),
-            ("Wed, 21 Oct 2015 07:28:30 GMT", Some(30)),
-            ("Wed, 21 Oct 2015 07:27:30 GMT", Some(0)),
-            ("Thu, 01 Jan 9998 00:00:00 GMT", Some(3_600)),
-            ("-1", None),
-            ("18446744073709551616", None),
-            ("1.5", None),
-            ("soon", None),
-            ("", None),
-        ] {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]);
-            let read = retry_after(&headers, now, Duration::from_secs(3_600));
-            assert_eq!(read, seconds.map(Duration::from_secs), "{value:?}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), now, Duration::MAX), None);
-    }
 
     #[test]
     fn only_plain_http_addresses_without_credentials_may_be_asked() {

@@ -12,6 +12,8 @@ use url::Url;
 
 use super::guard::Forbidden;
 use crate::job::failure::{Failure, Kind};
+use crate::job::text::causes;
+use crate::job::text::innermost_cause;
 
 /// Characters of a URL that are shown.
 const MAX_SHOWN: usize = 200;
@@ -84,13 +86,13 @@ pub(super) fn unanswered(error: &reqwest::Error, here: &Url, has_roots: bool) ->
     } else {
         (Kind::Upstream, "no answer that is HTTP")
     };
-    Failure::new(kind, format!("{}: {what} ({})", shown(here), root(error)))
+    Failure::new(kind, format!("{}: {what} ({})", shown(here), innermost_cause(error)))
 }
 
 /// A body that ended before its end: a short one, a broken chunk, a reset.
 pub(super) fn broken_off(error: &reqwest::Error, progress: &Progress) -> Failure {
     let bytes = progress.read.unwrap_or(0);
-    let detail = format!("{} broke off after {bytes} bytes ({})", progress.shown(), root(error));
+    let detail = format!("{} broke off after {bytes} bytes ({})", progress.shown(), innermost_cause(error));
     Failure::new(Kind::Truncated, detail)
 }
 
@@ -108,20 +110,6 @@ fn hung_up(error: &reqwest::Error) -> bool {
 /// The first error of this type among an error and its causes.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|cause| cause.downcast_ref())
-}
-
-/// The innermost cause, which is the one that says something.
-fn root(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(ToString::to_string).unwrap_or_default()
-}
-
-/// An error and its causes, outermost first.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| {
-        // An I/O error passes over the error it wraps when asked for its source.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
-    })
 }
 
 /// A URL for people: without credentials, query and fragment, clipped.
@@ -160,7 +148,7 @@ mod tests {
         let forbidden = Forbidden { address: [127, 0, 0, 1].into(), class: "loopback" };
         let wrapped = io::Error::other(io::Error::other(forbidden.clone()));
         assert_eq!(find::<Forbidden>(&wrapped), Some(&forbidden));
-        assert_eq!(root(&wrapped), forbidden.to_string());
+        assert_eq!(innermost_cause(&wrapped), forbidden.to_string());
         assert!(find::<rustls::Error>(&wrapped).is_none());
     }
 }

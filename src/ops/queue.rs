@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::Exit;
 use super::render::{self, plain};
 use crate::job::JobId;
+use crate::job::duration::millis;
 use crate::queue::{Error, Queue};
 
 /// How often a drain looks.
@@ -97,9 +98,7 @@ async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Err
         let status = queue.status().await?;
         if status.leased == 0 {
             if json {
-                render::json(
-                    &serde_json::json!({ "drained": true, "waited_ms": start.elapsed().as_millis() as u64 }),
-                );
+                render::json(&serde_json::json!({ "drained": true, "waited_ms": millis(start.elapsed()) }));
             } else {
                 let (waited, undo) = (render::ago(start.elapsed()), queue.command("queue resume"));
                 render::note(format!("drained after {waited}: nothing runs. Undo: {undo}"));

@@ -6,16 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::api::{self, Api};
 use crate::fetch::Fetcher;
 use crate::filter;
+use crate::job::duration::millis;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::order::{Answer, Order, SideOrder};
 use crate::job::outcome::{Outcome, Skip, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::report::{BodyFacts, Report, Timings};
+use crate::job::text::sha256_hex;
 use crate::job::verdict::Holdup;
 use crate::job::{Job, LimitsRequest};
 use crate::sandbox::{Limits, Reply, Request, Slot};
@@ -109,7 +109,7 @@ pub struct Spent {
 
 impl Spent {
     fn timings(self) -> Timings {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let ms = millis;
         Timings { resolve_ms: ms(self.resolve), fetch_ms: ms(self.fetch), analyse_ms: ms(self.analyse) }
     }
 }
@@ -246,7 +246,7 @@ pub fn facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
             side,
             url: version.body_url.to_string(),
             wire_bytes: body.bytes.len() as u64,
-            wire_sha256: Some(Sha256::digest(&body.bytes).iter().map(|byte| format!("{byte:02x}")).collect()),
+            wire_sha256: Some(sha256_hex(&body.bytes)),
             decoded_bytes: None,
             declared: version.media_type.clone().or_else(|| body.content_type.clone()),
             sniffed: None,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::job::duration::millis;
 use backoff::ExponentialBackoffBuilder;
 use backoff::backoff::Backoff as _;
 
@@ -31,7 +32,7 @@ pub fn ceiling(base: Duration, max: Duration, spent: u32) -> Duration {
 /// A delay for attempt `spent + 1`: `chance` (0 to 1) of the ceiling, in whole milliseconds and at least one.
 pub fn full_jitter(base: Duration, max: Duration, spent: u32, chance: f64) -> Duration {
     let drawn = ceiling(base, max, spent).mul_f64(chance.clamp(0.0, 1.0));
-    Duration::from_millis(u64::try_from(drawn.as_millis()).unwrap_or(u64::MAX).max(1))
+    Duration::from_millis(millis(drawn).max(1))
 }
 
 #[cfg(test)]

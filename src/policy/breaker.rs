@@ -22,7 +22,8 @@ use super::judge::House;
 use crate::job::failure::Kind;
 
 /// Something of ours that all jobs need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Thing {
     /// The queue's own Redis.
     Redis,
@@ -34,15 +35,11 @@ pub enum Thing {
 
 impl Thing {
     /// Every thing.
-    pub const ALL: [Self; 3] = [Self::Redis, Self::Api, Self::Spawn];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Redis => "redis",
-            Self::Api => "api",
-            Self::Spawn => "spawn",
-        }
+        self.into()
     }
 }
 
@@ -86,7 +83,8 @@ pub fn culprit(kind: Kind) -> Option<Thing> {
 }
 
 /// How a breaker stands at a moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum State {
     /// All is well, as far as we know.
     Closed,
@@ -99,11 +97,7 @@ pub enum State {
 impl State {
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
+        self.into()
     }
 }
 
@@ -244,7 +238,7 @@ mod tests {
 
     #[test]
     fn only_what_is_ours_feeds_a_breaker() {
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             assert!(culprit(kind).is_none() || kind.blame() == Blame::Us, "{kind}");
         }
     }

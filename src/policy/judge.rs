@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn at_the_first_failure_the_blame_decides_the_remedy() {
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             let expected = match (kind, kind.blame()) {
                 (Kind::Crashed | Kind::KilledFromOutside | Kind::ZygoteLost, _) => "retried",
                 (Kind::Exhausted | Kind::Stranded, _) => "dead",
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
         let spent = Counts { postponements: 2, put_off_ms: 600_000, ..Counts::default() };
-        for kind in Kind::ALL.into_iter().filter(|kind| remedy(&Failure::new(*kind, "")) == Remedy::PutOff) {
+        for &kind in Kind::ALL.iter().filter(|kind| remedy(&Failure::new(**kind, "")) == Remedy::PutOff) {
             let verdict = judged_in(House::Burning, Failure::new(kind, ""), spent);
             let uncounted = matches!(verdict, Verdict::Postpone { because: Holdup::BreakerOpen(_), .. });
             assert!(uncounted, "{kind}: {verdict:?}");

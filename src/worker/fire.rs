@@ -3,8 +3,9 @@
 //! The rules are `policy/breaker.rs`; here are the clock, the dice and the lock.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Shared, outage};
 use crate::api::Api;
@@ -22,7 +23,7 @@ pub(super) struct Fire(Mutex<Breakers>);
 impl Fire {
     fn breakers(&self) -> MutexGuard<'_, Breakers> {
         // A panic while holding it leaves whole breakers: each change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn house(&self) -> House {
@@ -36,7 +37,7 @@ impl Fire {
     /// The breakers that are not closed, by thing, as other workers and people read it.
     pub(super) fn states(&self) -> BTreeMap<String, String> {
         let (breakers, now) = (self.breakers(), Instant::now());
-        let states = Thing::ALL.map(|thing| (thing, breakers.state(thing, now)));
+        let states = Thing::ALL.iter().copied().map(|thing| (thing, breakers.state(thing, now)));
         let burning = states.into_iter().filter(|(_, state)| *state != State::Closed);
         burning.map(|(thing, state)| (thing.as_str().to_owned(), state.as_str().to_owned())).collect()
     }

@@ -4,9 +4,10 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::warn;
@@ -14,6 +15,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use super::outage::Outage;
+use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
 use crate::queue::{Delivery, Heap, LeaseRef, Presence, Running};
@@ -55,7 +57,6 @@ impl Place {
 
 impl Held {
     fn running(&self, id: &JobId) -> Running {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Running {
             id: id.clone(),
             from: self.from,
@@ -97,7 +98,7 @@ impl Drop for Grip<'_> {
 impl Hand {
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Held>> {
         // A panic while holding it leaves a whole map: each operation is one call.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes a job in hand; the receiver hears if it must stop.

@@ -17,6 +17,7 @@ use super::brim::{Brim, Turn};
 use super::shutdown::Phase;
 use super::trouble::Troubles;
 use crate::job::JobId;
+use crate::job::duration::millis;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::verdict::{DeathReason, Holdup};
 use crate::policy::breaker::Thing;
@@ -46,7 +47,7 @@ pub(super) struct Observer {
 
 impl Observer {
     pub(super) fn new(worker: &Worker) -> Self {
-        Thing::ALL.into_iter().for_each(|thing| worker.metrics.breaker(thing.as_str(), false));
+        Thing::ALL.iter().copied().for_each(|thing| worker.metrics.breaker(thing.as_str(), false));
         Self {
             metrics: Arc::clone(&worker.metrics),
             alerts: worker.alerts.clone(),
@@ -101,7 +102,7 @@ impl Observer {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall(*child);
                 self.alerts.recovered(Trouble::Killed);
-                let child_ms = u64::try_from(child.as_millis()).unwrap_or(u64::MAX);
+                let child_ms = millis(*child);
                 info!(%job, pair, priority, approximate, child_ms, "done");
             }
             Told::Skipped(skip) => {

@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// How far a process is on its way out. The order is the rule: it never goes back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// Claims and works.
     Running,
@@ -25,12 +26,7 @@ pub enum Phase {
 impl Phase {
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Quiet => "quiet",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-        }
+        self.into()
     }
 }
 

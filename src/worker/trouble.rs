@@ -5,8 +5,8 @@
 //! Invariant: what is seen is told by somebody. Where Redis does not answer nobody can agree, so each worker that has not
 //! heard of a telling tells; all of these have one fingerprint, and are one issue in Sentry.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::queue::{Queue, Sight, Teller, WorkerId};
 use crate::telemetry::sentry::{Alerts, Trouble};
@@ -39,7 +39,7 @@ impl Troubles {
 
     fn seen(&self) -> MutexGuard<'_, HashMap<Trouble, Seen>> {
         // A panic while holding it leaves a whole map: each change is one assignment.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 
     /// It begins; somebody alerts soon after the next beat.

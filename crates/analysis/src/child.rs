@@ -15,13 +15,12 @@
 
 use std::time::Instant;
 
-use sha2::{Digest, Sha256};
-
 use wm_job::failure::{Failure, Kind};
 use wm_job::order::{Answer, Order, SideOrder};
 use wm_job::outcome::{Skip, SkipReason, Stop};
 use wm_job::page::Side;
 use wm_job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
+use wm_job::text::sha256_hex;
 
 use crate::decompress::{self, Trouble};
 use crate::sniff::{self, Family, Sniffed};
@@ -84,7 +83,7 @@ impl<'o> Body<'o> {
     /// Undoes content encodings and checks the hash.
     fn open(order: &'o SideOrder, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, Stop> {
         let wire_bytes = wire.len() as u64;
-        let wire_sha256 = sha256(&wire);
+        let wire_sha256 = sha256_hex(&wire);
         let bytes = decoded(order, side, wire, &wire_sha256, cap)?;
         Ok(Self { order, side, bytes, wire_bytes, wire_sha256 })
     }
@@ -130,7 +129,7 @@ fn decoded(
     let (bytes, hash) = match undone {
         Ok(None) => (wire, wire_sha256.to_owned()),
         Ok(Some(bytes)) => {
-            let hash = sha256(&bytes);
+            let hash = sha256_hex(&bytes);
             (bytes, hash)
         }
         Err(Trouble::Bomb(why)) => return Err(bomb(why).into()),
@@ -178,10 +177,6 @@ fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], an
         timings: None,
         measured: None,
     }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -235,7 +230,7 @@ mod tests {
     fn a_pair_becomes_a_report_with_the_facts_of_both_bodies() {
         let from = SideOrder {
             media_type: Some("text/html".to_owned()),
-            ..gzipped(Some(sha256(PAGE).to_uppercase()))
+            ..gzipped(Some(sha256_hex(PAGE).to_uppercase()))
         };
         let to = String::from_utf8_lossy(PAGE).replace("old", "new");
         let Answer::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes()) else {
@@ -247,7 +242,7 @@ mod tests {
         let [old, new] = &report.bodies[..] else { panic!("{:?}", report.bodies) };
         assert_eq!((old.side, new.side), (Side::From, Side::To));
         assert_eq!(old.wire_bytes, gzip(PAGE).len() as u64);
-        assert_eq!(old.wire_sha256, Some(sha256(&gzip(PAGE))));
+        assert_eq!(old.wire_sha256, Some(sha256_hex(&gzip(PAGE))));
         assert_eq!(old.decoded_bytes, Some(PAGE.len() as u64));
         assert_eq!((old.declared.as_deref(), old.sniffed.as_deref()), (Some("text/html"), Some("text/html")));
         assert_eq!(old.encoding.as_deref(), Some("UTF-8"));
@@ -273,14 +268,14 @@ mod tests {
             Answer::Reported(_) | Answer::Skipped(_) => None,
         };
         let mismatch = Some((Kind::HashMismatch, Some(Side::From)));
-        let hash = || Some(sha256(PAGE));
+        let hash = || Some(sha256_hex(PAGE));
         // Encoded as claimed; kept decoded though still claimed; not encoded and no hash known.
         assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
         assert!(reported(answer_about(gzipped(hash()), PAGE)));
         assert!(reported(answer_about(gzipped(None), PAGE)));
         // A page that is kept at an address of its own as what it is, an archive.
         let archive = gzip(PAGE);
-        let Answer::Skipped(skip) = answer_about(gzipped(Some(sha256(&archive))), &archive) else {
+        let Answer::Skipped(skip) = answer_about(gzipped(Some(sha256_hex(&archive))), &archive) else {
             panic!("not skipped")
         };
         assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));

@@ -15,7 +15,8 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::failure::{Failure, Kind};
-use super::{Job, JobId, Older, Priority, VersionRef, clip};
+use super::text::quote;
+use super::{Job, JobId, Older, Priority, VersionRef};
 
 /// The job class whose work this is, with or without modules in front of it.
 const JOB_CLASS: &str = "AnalyzeChangeJob";
@@ -128,7 +129,7 @@ fn keyword<'a>(field: &str, keywords: &'a Object) -> Result<Option<&'a Value>, F
         Some(odd) => {
             let detail = format!(
                 "field `{field}` has the keyword {:?}: the only one there is is compare_earliest",
-                clip(odd)
+                quote(odd)
             );
             Err(Failure::new(Kind::Decode, detail))
         }
@@ -223,7 +224,7 @@ fn list<'a>(object: &'a Object, field: &str) -> Result<&'a [Value], Failure> {
 }
 
 fn odd(field: &str, value: &Value, way_out: &str) -> Failure {
-    Failure::new(Kind::Decode, format!("field `{field}` is {}: {way_out}", clip(&value.to_string())))
+    Failure::new(Kind::Decode, format!("field `{field}` is {}: {way_out}", quote(&value.to_string())))
 }
 
 #[cfg(test)]

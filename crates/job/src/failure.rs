@@ -13,7 +13,22 @@ use super::page::Side;
 use super::report::Measured;
 
 /// What went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::Display,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The payload is not a job.
@@ -101,7 +116,10 @@ pub enum Blame {
 }
 
 /// Where on its way the job was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::Display,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Reading the payload.
@@ -120,88 +138,16 @@ pub enum Stage {
 
 impl Kind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 35] = [
-        Self::Decode,
-        Self::UnsupportedVersion,
-        Self::BadReference,
-        Self::VersionMissing,
-        Self::ApiRefused,
-        Self::ApiUnavailable,
-        Self::Rejected,
-        Self::ForbiddenAddress,
-        Self::TooManyRedirects,
-        Self::TooLarge,
-        Self::Gone,
-        Self::Refused,
-        Self::Timeout,
-        Self::Dns,
-        Self::Connect,
-        Self::Tls,
-        Self::Upstream,
-        Self::Truncated,
-        Self::DecompressionBomb,
-        Self::HashMismatch,
-        Self::WallExceeded,
-        Self::CpuExceeded,
-        Self::MemoryExceeded,
-        Self::StackOverflow,
-        Self::Panicked,
-        Self::BadReply,
-        Self::ReplyTooLarge,
-        Self::ForbiddenSyscall,
-        Self::Crashed,
-        Self::KilledFromOutside,
-        Self::CannotSpawn,
-        Self::ZygoteLost,
-        Self::CrashLoop,
-        Self::Exhausted,
-        Self::Stranded,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Decode => "decode",
-            Self::UnsupportedVersion => "unsupported_version",
-            Self::BadReference => "bad_reference",
-            Self::VersionMissing => "version_missing",
-            Self::ApiRefused => "api_refused",
-            Self::ApiUnavailable => "api_unavailable",
-            Self::Rejected => "rejected",
-            Self::ForbiddenAddress => "forbidden_address",
-            Self::TooManyRedirects => "too_many_redirects",
-            Self::TooLarge => "too_large",
-            Self::Gone => "gone",
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Upstream => "upstream",
-            Self::Truncated => "truncated",
-            Self::DecompressionBomb => "decompression_bomb",
-            Self::HashMismatch => "hash_mismatch",
-            Self::WallExceeded => "wall_exceeded",
-            Self::CpuExceeded => "cpu_exceeded",
-            Self::MemoryExceeded => "memory_exceeded",
-            Self::StackOverflow => "stack_overflow",
-            Self::Panicked => "panicked",
-            Self::BadReply => "bad_reply",
-            Self::ReplyTooLarge => "reply_too_large",
-            Self::ForbiddenSyscall => "forbidden_syscall",
-            Self::Crashed => "crashed",
-            Self::KilledFromOutside => "killed_from_outside",
-            Self::CannotSpawn => "cannot_spawn",
-            Self::ZygoteLost => "zygote_lost",
-            Self::CrashLoop => "crash_loop",
-            Self::Exhausted => "exhausted",
-            Self::Stranded => "stranded",
-        }
+        self.into()
     }
 
     /// Reads a label.
     pub fn parse(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == label)
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == label)
     }
 
     /// Whose fault it is.
@@ -284,29 +230,10 @@ impl Kind {
     }
 }
 
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl Stage {
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ingest => "ingest",
-            Self::Resolve => "resolve",
-            Self::Fetch => "fetch",
-            Self::Analyse => "analyse",
-            Self::Deliver => "deliver",
-            Self::Queue => "queue",
-        }
-    }
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 
@@ -367,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_label_is_its_serde_name_and_reads_back() {
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
             assert_eq!(Kind::parse(kind.as_str()), Some(kind));
         }

@@ -17,8 +17,10 @@ pub mod failure;
 pub mod order;
 pub mod outcome;
 pub mod page;
+pub mod redact;
 mod reference;
 pub mod report;
+pub mod text;
 pub mod verdict;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,7 @@ use uuid::Uuid;
 
 use self::failure::{Failure, Kind};
 pub use self::reference::{Older, VersionRef};
+use self::text::quote;
 
 /// The largest payload that is a job: references need no more (design 5.1).
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
@@ -293,7 +296,7 @@ fn native(value: Value) -> Result<Job, Failure> {
         Some(v) if v.as_u64() == Some(1) => {}
         v => {
             let v = v.unwrap_or(&Value::Null).to_string();
-            let detail = format!("field `v` is {}: this worker reads version 1", clip(&v));
+            let detail = format!("field `v` is {}: this worker reads version 1", quote(&v));
             return Err(Failure::new(Kind::UnsupportedVersion, detail));
         }
     }
@@ -317,15 +320,6 @@ fn checked(job: Job) -> Result<Job, Failure> {
         return Err(Failure::new(Kind::Decode, detail));
     }
     Ok(job)
-}
-
-/// At most 80 characters of hostile text, for use in a message.
-fn clip(text: &str) -> String {
-    let mut short: String = text.chars().take(80).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }
 
 #[cfg(test)]

@@ -48,7 +48,22 @@ impl From<Stop> for Outcome {
 }
 
 /// Why not analysing was the right decision: a label for counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+    strum::Display,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
     /// Both versions are the same one.
@@ -79,43 +94,11 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 12] = [
-        Self::SameVersion,
-        Self::NoPrevious,
-        Self::AlreadyDone,
-        Self::NotHttp,
-        Self::MediaType,
-        Self::MediaTypeUnknown,
-        Self::Extension,
-        Self::Content,
-        Self::UnlikeContent,
-        Self::Undecodable,
-        Self::Expired,
-        Self::Cancelled,
-    ];
+    pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SameVersion => "same_version",
-            Self::NoPrevious => "no_previous",
-            Self::AlreadyDone => "already_done",
-            Self::NotHttp => "not_http",
-            Self::MediaType => "media_type",
-            Self::MediaTypeUnknown => "media_type_unknown",
-            Self::Extension => "extension",
-            Self::Content => "content",
-            Self::UnlikeContent => "unlike_content",
-            Self::Undecodable => "undecodable",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl std::fmt::Display for SkipReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 

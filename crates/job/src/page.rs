@@ -9,7 +9,10 @@ use url::Url;
 use uuid::Uuid;
 
 /// Which of the two versions something is said of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::Display,
+)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// The older version.
@@ -21,16 +24,7 @@ pub enum Side {
 impl Side {
     /// `from` or `to`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::From => "from",
-            Self::To => "to",
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::clip;
 use super::failure::{Failure, Kind};
 use super::page::Version;
+use super::text::quote;
 
 /// A version as the producer named it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,18 +138,18 @@ fn check(field: &str, value: &Value) -> Result<(), Failure> {
     match value {
         Value::String(text) => match Uuid::parse_str(text) {
             Ok(_) => Ok(()),
-            Err(e) => bad(format!("field `{field}` is {:?}, which is not a uuid: {e}", clip(text))),
+            Err(e) => bad(format!("field `{field}` is {:?}, which is not a uuid: {e}", quote(text))),
         },
         Value::Object(_) => match serde_path_to_error::deserialize::<_, Version>(value.clone()) {
             Ok(_) => Ok(()),
             Err(e) => {
                 let path = e.path().to_string();
                 let path = if path == "." { field.to_owned() } else { format!("{field}.{path}") };
-                bad(format!("field `{path}`: {}", clip(&e.into_inner().to_string())))
+                bad(format!("field `{path}`: {}", quote(&e.into_inner().to_string())))
             }
         },
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
-            bad(format!("field `{field}` is {}: give a uuid or an object", clip(&value.to_string())))
+            bad(format!("field `{field}` is {}: give a uuid or an object", quote(&value.to_string())))
         }
     }
 }

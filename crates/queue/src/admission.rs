@@ -3,7 +3,6 @@
 //! A pair whose older version is only a place in the page's history has no `done` here: which pair it is only
 //! resolving tells, and then [`Queue::is_done`] is asked.
 
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
 use super::Queue;
@@ -11,6 +10,7 @@ use super::error::Error;
 use super::scripts;
 use wm_job::page::PagePair;
 use wm_job::report::ANALYSIS_VERSION;
+use wm_job::text::sha256_hex;
 use wm_job::{Job, JobId, Priority};
 
 /// Jobs that one script admits.
@@ -154,11 +154,6 @@ pub(super) fn head_start(priority: Priority) -> u32 {
 /// Milliseconds since 1970, or nothing; a moment before 1970 is long ago.
 fn millis_of(moment: Option<OffsetDateTime>) -> String {
     moment.map(|m| (m.unix_timestamp_nanos() / 1_000_000).max(1).to_string()).unwrap_or_default()
-}
-
-/// SHA-256 in hex.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

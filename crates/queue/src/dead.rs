@@ -6,11 +6,12 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::Queue;
-use super::admission::{head_start, sha256_hex};
+use super::admission::head_start;
 use super::error::Error;
 use super::scripts;
 use wm_job::failure::Kind;
 use wm_job::page::Version;
+use wm_job::text::sha256_hex;
 use wm_job::verdict::DeathReason;
 use wm_job::{Job, JobId, LimitsRequest, VersionRef};
 

@@ -89,7 +89,7 @@ struct Ticket<'q> {
 
 impl<'q> Ticket<'q> {
     fn take(inner: &'q Inner) -> Self {
-        let kept = inner.unanswered.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+        let kept = inner.unanswered.lock().pop();
         let unanswered = kept.is_some();
         let token = kept.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         Self { inner, token, unanswered, answered: false }
@@ -99,7 +99,7 @@ impl<'q> Ticket<'q> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if !self.answered {
-            let mut kept = self.inner.unanswered.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut kept = self.inner.unanswered.lock();
             kept.push(std::mem::take(&mut self.token));
         }
     }

@@ -5,11 +5,11 @@
 
 use super::BUILD;
 use super::Queue;
-use super::admission::sha256_hex;
 use super::delivery::LeaseRef;
 use super::error::Error;
 use super::scripts;
 use wm_job::page::{PagePair, Version};
+use wm_job::text::sha256_hex;
 
 /// The longest name that DNS knows: behind a longer one there is no host that could be full.
 const HOST_MAX_BYTES: usize = 253;

@@ -7,14 +7,16 @@
 //! A call costs Redis more than the job in it. Nobody waits for company: whoever finds no call under way makes one, and
 //! what comes meanwhile goes with the next.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Queue;
 use super::error::Error;
-use super::scripts::{self, Words, millis};
+use super::scripts::{self, Words};
 use super::settle::{Settled, settled};
+use wm_job::duration::millis;
 
 /// Most jobs that one call ends: some 2 ms of Redis.
 const MOST: usize = 100;
@@ -49,7 +51,7 @@ pub(super) struct Finishes {
 
 impl Finishes {
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// The next ones that fit into a call; who was given up meanwhile is left out.

@@ -37,9 +37,10 @@ mod settle;
 mod status;
 mod upkeep;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 

@@ -9,12 +9,12 @@
 //! one right node at a time, and following `MOVED` finds it; and a client that repeats a script by itself could repeat
 //! one that was carried out.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
 use deadpool::managed::{Manager, Metrics, Object, Pool, QueueMode, RecycleResult};
 use deadpool_redis::sentinel;
+use parking_lot::{Mutex, MutexGuard};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
@@ -86,7 +86,7 @@ impl Link {
 
     fn now(&self) -> MutexGuard<'_, Now> {
         // Nothing that may panic happens while it is held.
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.lock()
     }
 
     /// A connection that answered just now, or almost.

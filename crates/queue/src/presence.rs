@@ -10,8 +10,9 @@ use uuid::Uuid;
 use super::Queue;
 use super::delivery::LeaseRef;
 use super::error::Error;
-use super::scripts::{self, millis};
+use super::scripts::{self};
 use wm_job::JobId;
+use wm_job::duration::millis;
 use wm_job::failure::Stage;
 
 /// Leases that one script renews.

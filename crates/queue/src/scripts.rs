@@ -15,6 +15,8 @@ use time::OffsetDateTime;
 
 use super::Queue;
 use super::error::Error;
+use wm_job::duration::millis;
+use wm_job::text::quote;
 
 /// A script with its name, for errors.
 pub(super) struct Named {
@@ -150,11 +152,6 @@ impl Words {
 
     /// The error for an answer that this build does not understand.
     pub(super) fn odd(&self, reply: &str) -> Error {
-        Error::Reply { script: self.script, reply: reply.chars().take(80).collect() }
+        Error::Reply { script: self.script, reply: quote(reply) }
     }
-}
-
-/// A duration in whole milliseconds, as the scripts count.
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -112,11 +112,11 @@ impl Queue {
 
     async fn dead_by_kind(&self) -> Result<BTreeMap<Kind, u64>, Error> {
         let mut pipe = redis::pipe();
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             pipe.cmd("ZCARD").arg(self.inner.keys.dead_kind(kind));
         }
         let counts: Vec<u64> = self.ask(&pipe).await?;
-        Ok(Kind::ALL.into_iter().zip(counts).filter(|(_, n)| *n > 0).collect())
+        Ok(Kind::ALL.iter().copied().zip(counts).filter(|(_, n)| *n > 0).collect())
     }
 
     async fn waited(&self, now: u64, first: Option<&String>) -> Result<Option<u64>, Error> {

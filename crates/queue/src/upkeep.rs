@@ -4,9 +4,10 @@
 //! blame: where it has not run for half a lease, nobody is blamed for one lease (`lua/reclaim.lua`).
 
 use super::error::Error;
-use super::scripts::{self, millis};
+use super::scripts::{self};
 use super::{BUILD, Queue};
 use wm_job::JobId;
+use wm_job::duration::millis;
 use wm_job::failure::Kind;
 use wm_job::verdict::DeathReason;
 

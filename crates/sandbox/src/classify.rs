@@ -11,9 +11,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::heap::EXIT_MEMORY;
-use super::limits::{Limits, millis};
+use super::limits::Limits;
 use super::protocol::{Code, Ending, Report};
 use super::stack::EXIT_STACK;
+use wm_job::duration::millis;
 use wm_job::failure::Kind;
 
 /// What came through the data socket.

@@ -1,105 +1,71 @@
-//! The isolation that is in force, as a set of names, and what each mode of the configuration asks for.
+//! The isolation that is in force, as a set of names, and what each mode of the configuration requires.
 //!
-//! Invariant: a feature is in the set only because it was tried and worked, or because the kernel answered for it;
-//! never because an interface said "ok".
+//! Invariant: a feature is in the set only because it was tried and worked, or because the kernel confirmed it; never
+//! because a call returned success.
+
+use bitflags::bitflags;
 
 use super::Isolation;
 
-/// A set of features.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Features(u32);
+bitflags! {
+    /// A set of isolation features. Reports show their names in lower case.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub(super) struct Features: u32 {
+        /// A job that opened a socket was killed for it.
+        const SECCOMP = 1;
+        /// A probe could not open `/`.
+        const LANDLOCK = 1 << 1;
+        /// A probe could not signal its parent: each job has a domain of its own.
+        const LANDLOCK_SCOPE = 1 << 2;
+        /// The kernel confirmed the limits: address space, data, stack, processes, files.
+        const RLIMITS = 1 << 3;
+        /// The counting allocator is this binary's.
+        const HEAP_BUDGET = 1 << 4;
+        /// No program may gain privileges any more.
+        const NO_NEW_PRIVS = 1 << 5;
+        /// The child is not root.
+        const UNPRIVILEGED = 1 << 6;
+        /// A job dies with its fork server.
+        const PDEATHSIG = 1 << 7;
+        /// The end of a job is an event; without it the fork server polls every millisecond.
+        const PIDFD = 1 << 8;
+        /// The kernel's OOM killer takes the child before the worker.
+        const OOM_FIRST = 1 << 9;
+
+        /// Bounds a job.
+        const BOUNDED = Self::RLIMITS.bits() | Self::HEAP_BUDGET.bits();
+        /// Bounds a job and keeps it in.
+        const CONTAINED = Self::BOUNDED.bits() | Self::SECCOMP.bits() | Self::NO_NEW_PRIVS.bits();
+    }
+}
 
 impl Features {
-    /// A job that opened a socket was killed for it.
-    pub(super) const SECCOMP: Self = Self(1);
-    /// A probe could not open `/`.
-    pub(super) const LANDLOCK: Self = Self(1 << 1);
-    /// A probe could not signal its parent: each job has a domain of its own.
-    pub(super) const LANDLOCK_SCOPE: Self = Self(1 << 2);
-    /// The kernel confirmed the fences: address space, data, stack, processes, files.
-    pub(super) const RLIMITS: Self = Self(1 << 3);
-    /// The counting allocator is this binary's.
-    pub(super) const HEAP_BUDGET: Self = Self(1 << 4);
-    /// No program may gain privileges any more.
-    pub(super) const NO_NEW_PRIVS: Self = Self(1 << 5);
-    /// The child is not root.
-    pub(super) const UNPRIVILEGED: Self = Self(1 << 6);
-    /// A job dies with its zygote.
-    pub(super) const PDEATHSIG: Self = Self(1 << 7);
-    /// The end of a job is an event; without it the zygote looks every millisecond.
-    pub(super) const PIDFD: Self = Self(1 << 8);
-    /// The kernel's OOM killer takes the child before the worker.
-    pub(super) const OOM_FIRST: Self = Self(1 << 9);
-
-    const NAMES: [(Self, &'static str); 10] = [
-        (Self::SECCOMP, "seccomp"),
-        (Self::LANDLOCK, "landlock"),
-        (Self::LANDLOCK_SCOPE, "landlock_scope"),
-        (Self::RLIMITS, "rlimits"),
-        (Self::HEAP_BUDGET, "heap_budget"),
-        (Self::NO_NEW_PRIVS, "no_new_privs"),
-        (Self::UNPRIVILEGED, "unprivileged"),
-        (Self::PDEATHSIG, "pdeathsig"),
-        (Self::PIDFD, "pidfd"),
-        (Self::OOM_FIRST, "oom_first"),
-    ];
-
-    /// All of them.
-    #[cfg(test)]
-    pub(super) const ALL: Self = Self((1 << 10) - 1);
-
-    /// The set as a number, for the wire.
-    pub(super) const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// The set from a number.
-    pub(super) const fn from_bits(bits: u32) -> Self {
-        Self(bits)
-    }
-
-    /// Both together.
+    /// This set, and `other` where `holds`.
     #[must_use]
-    pub(super) const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    pub(super) fn union_if(self, holds: bool, other: Self) -> Self {
+        if holds { self | other } else { self }
     }
 
-    /// This set, and the other if `so`.
-    #[must_use]
-    pub(super) const fn and_if(self, so: bool, other: Self) -> Self {
-        if so { self.and(other) } else { self }
+    /// Every single feature by name, and whether it is in the set.
+    pub(super) fn each(self) -> impl Iterator<Item = (String, bool)> {
+        let single = Self::all().iter_names().filter(|(_, feature)| feature.bits().is_power_of_two());
+        single.map(move |(name, feature)| (name.to_ascii_lowercase(), self.contains(feature)))
     }
 
-    /// True when all of the other are in this one.
-    pub(super) const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Every feature there is, and whether it is in the set.
-    pub(super) fn each(self) -> impl Iterator<Item = (&'static str, bool)> {
-        Self::NAMES.into_iter().map(move |(feature, name)| (name, self.has(feature)))
-    }
-
-    /// Their names.
+    /// The names of the features in the set.
     pub(super) fn names(self) -> Vec<String> {
-        let named = |(feature, name): &(Self, &str)| self.has(*feature).then(|| (*name).to_owned());
-        Self::NAMES.iter().filter_map(named).collect()
+        self.each().filter_map(|(name, has)| has.then_some(name)).collect()
     }
 
-    /// The names of what a mode asks for and this set has not.
+    /// The names of the features that a mode requires and this set lacks.
     pub(super) fn missing(self, mode: Isolation) -> Vec<String> {
-        let needed = match mode {
-            Isolation::Strict => Self::CONTAINED.and(Self::LANDLOCK),
+        let required = match mode {
+            Isolation::Strict => Self::CONTAINED | Self::LANDLOCK,
             Isolation::BestEffort => Self::CONTAINED,
             Isolation::Reduced => Self::BOUNDED,
         };
-        Self(needed.0 & !self.0).names()
+        (required - self).names()
     }
-
-    /// What bounds a job.
-    const BOUNDED: Self = Self::RLIMITS.and(Self::HEAP_BUDGET);
-    /// What bounds a job and keeps it in.
-    const CONTAINED: Self = Self::BOUNDED.and(Self::SECCOMP).and(Self::NO_NEW_PRIVS);
 }
 
 #[cfg(test)]
@@ -108,9 +74,9 @@ mod tests {
 
     #[test]
     fn every_mode_names_what_it_misses() {
-        assert_eq!(Features::ALL.names().len(), Features::NAMES.len());
+        assert_eq!(Features::all().names().len(), 10);
         for mode in [Isolation::Strict, Isolation::BestEffort, Isolation::Reduced] {
-            assert!(Features::ALL.missing(mode).is_empty(), "{mode:?}");
+            assert!(Features::all().missing(mode).is_empty(), "{mode:?}");
         }
         let none = Features::default();
         assert_eq!(none.missing(Isolation::Reduced), ["rlimits", "heap_budget"]);

@@ -123,9 +123,9 @@ pub(super) fn zygote(plan: Plan) -> io::Result<Features> {
         let _ = Filter::of_zygote().install(0);
     }
     Ok(Features::default()
-        .and_if(oom_first, Features::OOM_FIRST)
-        .and_if(!rustix::process::geteuid().is_root(), Features::UNPRIVILEGED)
-        .and_if(rustix::thread::no_new_privs().unwrap_or(false), Features::NO_NEW_PRIVS))
+        .union_if(oom_first, Features::OOM_FIRST)
+        .union_if(!rustix::process::geteuid().is_root(), Features::UNPRIVILEGED)
+        .union_if(rustix::thread::no_new_privs().unwrap_or(false), Features::NO_NEW_PRIVS))
 }
 
 /// Lets this process fork no more, for a test of what happens when it cannot.
@@ -192,10 +192,10 @@ pub(super) fn self_test(alone: &Alone, board: &Board, plan: Plan) -> io::Result<
     let pidfd =
         plan.pidfd && rustix::process::pidfd_open(probe, rustix::process::PidfdFlags::empty()).is_ok();
     let status = kernel::reap(probe, true)?.map_or(0, |ended| ended.status);
-    let said = Features::from_bits(u32::try_from(board.proof()).unwrap_or(0));
+    let said = Features::from_bits_retain(u32::try_from(board.proof()).unwrap_or(0));
     Ok(said
-        .and_if(pidfd, Features::PIDFD)
-        .and_if(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, Features::SECCOMP))
+        .union_if(pidfd, Features::PIDFD)
+        .union_if(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS, Features::SECCOMP))
 }
 
 fn try_the_walls(board: &Board, zygote: Pid, plan: Plan) -> ! {
@@ -222,11 +222,11 @@ fn try_the_walls(board: &Board, zygote: Pid, plan: Plan) -> ! {
         let signal = rustix::process::test_kill_process(zygote);
         let dies = rustix::process::parent_process_death_signal();
         let proof = Features::default()
-            .and_if(fences.into_iter().all(stands), Features::RLIMITS)
-            .and_if(plan.landlock && root.is_err_and(|e| e == Errno::ACCESS), Features::LANDLOCK)
-            .and_if(plan.landlock && signal == Err(Errno::PERM), Features::LANDLOCK_SCOPE)
-            .and_if(dies == Ok(Some(Signal::KILL)), Features::PDEATHSIG)
-            .and_if(the_heap_is_counted(), Features::HEAP_BUDGET);
+            .union_if(fences.into_iter().all(stands), Features::RLIMITS)
+            .union_if(plan.landlock && root.is_err_and(|e| e == Errno::ACCESS), Features::LANDLOCK)
+            .union_if(plan.landlock && signal == Err(Errno::PERM), Features::LANDLOCK_SCOPE)
+            .union_if(dies == Ok(Some(Signal::KILL)), Features::PDEATHSIG)
+            .union_if(the_heap_is_counted(), Features::HEAP_BUDGET);
         board.note_proof(u64::from(proof.bits()));
         if plan.job_filter && Filter::of_job().install(own_pid()).is_ok() {
             // Must be the end of this process.

@@ -61,12 +61,12 @@ fn prepare(birth: &mut Birth<'_>) -> io::Result<()> {
     kernel::replace_socket(birth.data.as_fd())?;
     kernel::close_from(3)?;
     let landlocked = harden::job(birth.zygote, &birth.limits, birth.plan)?;
-    if birth.features.has(Features::LANDLOCK) && !landlocked {
+    if birth.features.contains(Features::LANDLOCK) && !landlocked {
         return Err(io::Error::other("Landlock is not in force"));
     }
     if birth.plan.job_filter {
         match birth.filter.install(harden::own_pid()) {
-            Err(error) if birth.features.has(Features::SECCOMP) => return Err(error),
+            Err(error) if birth.features.contains(Features::SECCOMP) => return Err(error),
             Ok(()) | Err(_) => {}
         }
     }

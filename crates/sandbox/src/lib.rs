@@ -91,7 +91,8 @@ pub struct Config {
 }
 
 /// Which walls must stand for a worker to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
     /// Limits, seccomp and Landlock, each proven; or no start.
@@ -106,11 +107,7 @@ pub enum Isolation {
 impl Isolation {
     /// The mode's name, as configured.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::BestEffort => "best_effort",
-            Self::Reduced => "reduced",
-        }
+        self.into()
     }
 
     fn parse(name: &str) -> Option<Self> {

@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 
 use super::Config;
 use wm_job::LimitsRequest;
+use wm_job::duration::millis;
 use wm_job::report::LimitsInForce;
 
 /// One mebibyte.
@@ -115,11 +116,6 @@ impl Limits {
             reply_bytes: self.reply_bytes,
         }
     }
-}
-
-/// Whole milliseconds, as reports carry them.
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 //! The kernel is asked, two short reads in `/proc` for each look, and not the job: a page that job and worker share would
 //! be written by whoever took the job over.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::process::Pid;
 
@@ -43,7 +44,7 @@ impl Drop for Running {
 impl Meter {
     fn metered(&self) -> MutexGuard<'_, Option<Metered>> {
         // Nothing that may panic happens while it is held.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The only child of this zygote is a job with this budget.

@@ -2,8 +2,8 @@
 //!
 //! It reads a counter and names nobody: which process was taken is not said there.
 
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use super::cgroup::Knob;
 
@@ -21,7 +21,7 @@ impl Watch {
 
     /// What the counter says about a child that was killed just now: a clause for the evidence.
     pub(super) fn verdict(&self) -> &'static str {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         let before = std::mem::replace(&mut *last, kills());
         clause(before, *last)
     }

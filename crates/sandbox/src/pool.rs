@@ -14,11 +14,12 @@
 //! It waits with its slot in hand, so no more are taken from the queue than there are slots.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -26,9 +27,10 @@ use super::call;
 use super::classify::{self, Seen};
 use super::features::Features;
 use super::handle::{Handle, Recipe};
-use super::limits::{Limits, millis};
+use super::limits::Limits;
 use super::meter::Meter;
 use super::{Config, ProcessModel, Reply, Request, board, oom};
+use wm_job::duration::millis;
 use wm_job::failure::{Failure, Kind};
 use wm_job::report::Measured;
 
@@ -184,7 +186,7 @@ impl Pool {
     }
 
     /// Every kind of isolation there is, and whether it is in force.
-    pub fn walls(&self) -> impl Iterator<Item = (&'static str, bool)> {
+    pub fn walls(&self) -> impl Iterator<Item = (String, bool)> {
         self.0.features.each()
     }
 
@@ -216,7 +218,7 @@ impl Pool {
 
 impl Shared {
     fn idle(&self) -> MutexGuard<'_, Vec<Handle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock()
     }
 }
 

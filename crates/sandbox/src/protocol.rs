@@ -224,7 +224,7 @@ impl Answer {
         match words.take() {
             1 => {
                 let build = words.take();
-                let features = Features::from_bits(u32::try_from(words.take()).ok()?);
+                let features = Features::from_bits_retain(u32::try_from(words.take()).ok()?);
                 Some(Self::Hello { build, features })
             }
             2 => Report::decode(&mut words).map(Self::Report),
@@ -383,7 +383,7 @@ mod tests {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         let mut answers = vec![
-            Answer::Hello { build: BUILD, features: Features::ALL },
+            Answer::Hello { build: BUILD, features: Features::all() },
             Answer::NoFork { job: 1, errno: 11 },
         ];
         for ending in [Ending::Exited(-1), Ending::Killed(9), Ending::Deadline, Ending::Cancelled] {

@@ -117,7 +117,7 @@ impl Zygote {
         if !plan.fork {
             harden::forbid_forks()?;
         }
-        Ok(Self { alone, board, plan, features: seen.and(proven), filter: Filter::of_job(), work })
+        Ok(Self { alone, board, plan, features: seen | proven, filter: Filter::of_job(), work })
     }
 
     /// Forks a job, sees it through, and reports its end.

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Case, Class, Ending, hash, versions};
+use super::{Case, Class, Ending, versions};
 use crate::demo::site::{Body, Resource, Site};
 use crate::demo::{pages, poison};
 use crate::job::VersionRef;
 use crate::job::failure::Kind;
 use crate::job::outcome::SkipReason;
+use crate::job::text::sha256_hex;
 
 /// What the bomb becomes: a hundred times the cap.
 const BOMB_BYTES: u64 = 1 << 30;
@@ -100,7 +101,9 @@ fn lying(site: &Site) -> Vec<Case> {
             small(25),
             small(26),
             |job| {
-                versions(job).into_iter().for_each(|version| version.body_hash = Some(hash(b"another body")))
+                versions(job)
+                    .into_iter()
+                    .for_each(|version| version.body_hash = Some(sha256_hex(b"another body")))
             },
         ),
     ]

@@ -18,6 +18,7 @@ use super::site::{Body, Resource, Site};
 use crate::job::failure::Kind;
 use crate::job::outcome::SkipReason;
 use crate::job::page::Version;
+use crate::job::text::sha256_hex;
 use crate::job::{Job, JobId, VersionRef};
 
 pub use self::hostile::hostile;
@@ -79,7 +80,7 @@ pub fn good(site: &Site, count: usize) -> Case {
         let size = SMALLEST_PAGE * (LARGEST_PAGE / SMALLEST_PAGE).powf(share);
         let (from, to) = pages::pair(n as u64, size as usize);
         let send = |bytes: &[u8]| if n % 3 == 0 { Body::html(bytes).gzipped() } else { Body::html(bytes) };
-        let hashes = [hash(&from), hash(&to)];
+        let hashes = [sha256_hex(&from), sha256_hex(&to)];
         class.pair_with(send(&from), send(&to), |job| {
             for (version, hash) in versions(job).into_iter().zip(&hashes) {
                 version.media_type = Some("text/html".to_owned());
@@ -93,10 +94,6 @@ pub fn good(site: &Site, count: usize) -> Case {
 fn id(class: &str, n: usize) -> JobId {
     let id = JobId::parse(&format!("demo-{class}-{n}"));
     id.unwrap_or_else(|_| unreachable!("class names are plain and short"))
-}
-
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Both versions of a job that carries them whole.

@@ -76,7 +76,7 @@ pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Erro
 fn filter(selection: &Selection) -> Result<DeadFilter, String> {
     let kinds = selection.kinds.iter().map(|label| {
         Kind::parse(label).ok_or_else(|| {
-            let near = Kind::ALL.into_iter().min_by_key(|kind| strsim::levenshtein(kind.as_str(), label));
+            let near = Kind::ALL.iter().copied().min_by_key(|kind| strsim::levenshtein(kind.as_str(), label));
             format!(
                 "{:?} is not a kind of failure{}",
                 plain(label, 40),

@@ -6,7 +6,8 @@
 pub const PREFIX: &str = "wm_analyzer";
 
 /// A metric's type, in OpenMetrics' words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Type {
     /// Only grows; its sample ends in `_total`.
     Counter,
@@ -21,12 +22,7 @@ pub enum Type {
 impl Type {
     /// The word in `# TYPE`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-            Self::Info => "info",
-        }
+        self.into()
     }
 }
 

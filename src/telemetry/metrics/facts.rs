@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::job::verdict::{Holdup, Verdict};
 
 /// How a delivery left this worker: a verdict, or none because somebody else has the job now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Ending {
     /// Settled as this verdict says.
     Done,
@@ -29,31 +30,11 @@ pub enum Ending {
 
 impl Ending {
     /// Every ending.
-    pub(super) const ALL: [Self; 9] = [
-        Self::Done,
-        Self::Skipped,
-        Self::Retried,
-        Self::Postponed,
-        Self::Suspect,
-        Self::HostFull,
-        Self::Dead,
-        Self::Released,
-        Self::Superseded,
-    ];
+    pub(super) const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label; that of [`Verdict::as_str`] where there is a verdict.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Skipped => "skipped",
-            Self::Retried => "retried",
-            Self::Postponed => "postponed",
-            Self::Suspect => "suspect",
-            Self::HostFull => "host_full",
-            Self::Dead => "dead",
-            Self::Released => "released",
-            Self::Superseded => "superseded",
-        }
+        self.into()
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Metrics {
     slots: Gauges,
     redis_up: Gauge,
     breakers: Gauges,
-    isolation: Gauges,
+    isolation: Family<[(&'static str, String); 1], Gauge>,
     last_success: Seconds,
     alerts: [Counter; 3],
     alerts_untold: Gauge,
@@ -76,9 +76,9 @@ impl Metrics {
         let registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
         let mut metrics = Self {
             registry,
-            jobs: counters("outcome", Ending::ALL.map(Ending::as_str)),
-            skips: counters("reason", SkipReason::ALL.map(SkipReason::as_str)),
-            dead_letters: counters("kind", Kind::ALL.map(Kind::as_str)),
+            jobs: counters("outcome", Ending::ALL.iter().copied().map(Ending::as_str)),
+            skips: counters("reason", SkipReason::ALL.iter().copied().map(SkipReason::as_str)),
+            dead_letters: counters("kind", Kind::ALL.iter().copied().map(Kind::as_str)),
             dead_letters_evicted: counters("cap", ["age", "count", "bytes"]),
             stage_seconds: StageTimes::new_with_constructor(work_seconds),
             wait_seconds: Histogram::new([
@@ -95,7 +95,7 @@ impl Metrics {
             slots: Gauges::default(),
             redis_up: Gauge::default(),
             breakers: Gauges::default(),
-            isolation: Gauges::default(),
+            isolation: Family::default(),
             last_success: Seconds::default(),
             alerts: array::from_fn(|_| Counter::default()),
             alerts_untold: Gauge::default(),
@@ -251,8 +251,8 @@ impl Metrics {
     }
 
     /// Whether one kind of isolation (`seccomp`, `landlock`, …) holds the children.
-    pub fn isolation(&self, name: &'static str, in_force: bool) {
-        self.isolation.get_or_create(&[("name", name)]).set(in_force.into());
+    pub fn isolation(&self, name: &str, in_force: bool) {
+        self.isolation.get_or_create(&[("name", name.to_owned())]).set(in_force.into());
     }
 
     /// What became of the alerts; the totals of [`Alerts::counts`](super::sentry::Alerts::counts), not increments.
@@ -270,7 +270,7 @@ fn work_seconds() -> Histogram {
 }
 
 /// A family of counters that all stand at 0.
-fn counters<const N: usize>(name: &'static str, values: [&'static str; N]) -> Counters {
+fn counters(name: &'static str, values: impl IntoIterator<Item = &'static str>) -> Counters {
     let family = Counters::default();
     for value in values {
         drop(family.get_or_create(&[(name, value)]));
@@ -295,9 +295,9 @@ mod tests {
 
     /// Every fact once, so that every family has a sample.
     fn tell_everything(metrics: &Metrics) {
-        Ending::ALL.into_iter().for_each(|ending| metrics.job(ending));
-        SkipReason::ALL.into_iter().for_each(|reason| metrics.skip(reason));
-        Kind::ALL.into_iter().for_each(|kind| metrics.dead(kind));
+        Ending::ALL.iter().copied().for_each(|ending| metrics.job(ending));
+        SkipReason::ALL.iter().copied().for_each(|reason| metrics.skip(reason));
+        Kind::ALL.iter().copied().for_each(|kind| metrics.dead(kind));
         metrics.stage_seconds(Stage::Fetch, Duration::from_millis(20));
         metrics.wait_seconds(Duration::from_secs(2));
         metrics.child_peak_bytes(3 << 20);
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn every_series_of_a_counter_begins_at_zero() {
         let text = metrics().render();
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             let sample = format!("{PREFIX}_dead_letters_total{{queue=\"analysis\",kind=\"{kind}\"}} 0\n");
             assert!(text.contains(&sample), "{sample}");
         }

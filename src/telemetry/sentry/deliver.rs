@@ -8,7 +8,7 @@
 //! # Why
 //! A delivery that timed out may have arrived: it is told again, because an alert twice is better than none.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::sentry::protocol::Envelope;
 use ::sentry::types::Dsn;
@@ -20,10 +20,12 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::Error;
 use super::event::{self, Sample};
 use super::gate::Telling;
 use super::state::{Key, Shared};
-use super::{Error, root_cause};
+use crate::job::duration::retry_after;
+use crate::job::text::innermost_cause;
 
 /// A healthy ingest answers a TCP and TLS handshake in well under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -100,7 +102,7 @@ impl Sender {
                 None => Answer::Failed("the event cannot be written down".to_owned()),
                 Some(request) => match request.send().await {
                     Ok(response) => judge(&response),
-                    Err(e) => Answer::Failed(root_cause(&e.without_url())),
+                    Err(e) => Answer::Failed(innermost_cause(&e.without_url())),
                 },
             };
             Landed { telling, answer }
@@ -131,8 +133,10 @@ fn limited_for(headers: &HeaderMap) -> Duration {
         if ours { seconds.parse::<u64>().ok() } else { None }
     };
     let limits = text("x-sentry-rate-limits").and_then(|all| all.split(',').filter_map(limit).max());
-    let seconds = limits.or_else(|| text(RETRY_AFTER.as_str())?.trim().parse().ok());
-    seconds.map_or(LIMITED.0, Duration::from_secs).clamp(Duration::from_secs(1), LIMITED.1)
+    let wait = limits
+        .map(Duration::from_secs)
+        .or_else(|| retry_after(text(RETRY_AFTER.as_str())?, SystemTime::now()));
+    wait.unwrap_or(LIMITED.0).clamp(Duration::from_secs(1), LIMITED.1)
 }
 
 /// Sends what is due until `stop`, then once everything that waits; ends when the last answer is in. How long that

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use ::sentry::types::Dsn;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use self::event::DeadLetterAlert;
@@ -34,13 +34,14 @@ use self::event::Sample;
 pub use self::state::AlertCounts;
 use self::state::{Key, Shared};
 use crate::job::duration;
+use crate::job::text::innermost_cause;
 
 /// What can be configured of the alerts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where to send; blank is off. Holds a key: never shown.
-    #[serde(serialize_with = "redacted")]
+    #[serde(serialize_with = "crate::job::redact::secret")]
     pub dsn: SecretString,
     /// The environment that events name.
     pub environment: String,
@@ -61,7 +62,7 @@ pub enum Error {
     )]
     Dsn(#[from] ::sentry::types::ParseDsnError),
     /// No TLS, as a rule because the machine has no root certificates.
-    #[error("no HTTP client for alerts: {}", root_cause(.0))]
+    #[error("no HTTP client for alerts: {}", innermost_cause(.0))]
     Client(#[from] reqwest::Error),
     /// No thread or no runtime to send from.
     #[error("no thread for alerts: {0}")]
@@ -69,7 +70,8 @@ pub enum Error {
 }
 
 /// Something that all jobs need and that is down or full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Trouble {
     /// Redis does not answer.
     Redis,
@@ -88,20 +90,11 @@ pub enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [Self; 7] =
-        [Self::Redis, Self::Api, Self::Spawn, Self::Killed, Self::DeadLetters, Self::Backlog, Self::Task];
+    const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Redis => "redis",
-            Self::Api => "api",
-            Self::Spawn => "spawn",
-            Self::Killed => "killed",
-            Self::DeadLetters => "dead_letters",
-            Self::Backlog => "backlog",
-            Self::Task => "task",
-        }
+        self.into()
     }
 
     fn ill(self) -> &'static str {
@@ -241,19 +234,6 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// What is at the bottom of an error: reqwest's own words are "builder error" and "error sending request".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
-}
-
-fn redacted<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(if secret.expose_secret().trim().is_empty() { "" } else { "[REDACTED]" })
 }
 
 #[cfg(test)]

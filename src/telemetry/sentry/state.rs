@@ -4,9 +4,9 @@
 //!
 //! Invariant: an occurrence that was noted is told in a sent event, in flight, or waiting in the gate; never nowhere.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Trouble;
@@ -74,7 +74,7 @@ impl Shared {
 
     /// The lock is held for a few map operations, never across sending; a poisoned one still counts rightly.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Notes `count` occurrences and wakes the sender.

@@ -1,0 +1,58 @@
+//! Text of strangers and of errors, cut and named for messages.
+
+use std::error::Error;
+use std::io;
+
+use sha2::{Digest, Sha256};
+
+/// The longest piece of hostile text that a message quotes, in characters.
+pub const QUOTE_MAX_CHARS: usize = 80;
+
+/// At most `max` characters of `text`, with `…` where something was cut.
+pub fn clip(text: &str, max: usize) -> String {
+    let mut short: String = text.chars().take(max).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// [`clip`] at [`QUOTE_MAX_CHARS`]: hostile text, for use in a message.
+pub fn quote(text: &str) -> String {
+    clip(text, QUOTE_MAX_CHARS)
+}
+
+/// SHA-256 in lower-case hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An error and its causes, outermost first.
+pub fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        // An I/O error skips the error it wraps when asked for its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+    })
+}
+
+/// The innermost cause of an error: the outer ones say no more than `error sending request`.
+pub fn innermost_cause(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_is_marked_and_falls_between_characters() {
+        assert_eq!(clip("äöü", 3), "äöü");
+        assert_eq!(clip("äöü", 2), "äö…");
+    }
+
+    #[test]
+    fn a_hash_is_written_in_lower_case_hex() {
+        assert!(sha256_hex(b"abc").starts_with("ba7816bf8f01cfea"));
+    }
+}
