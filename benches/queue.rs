@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 use wm_analyzer::demo::redis::{Options, PrivateRedis};
-use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, Queue, WorkerId};

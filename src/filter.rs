@@ -16,8 +16,8 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::job::outcome::{Skip, SkipReason};
 use crate::job::page::{PagePair, Version};
+use crate::job::skip::{Skip, SkipReason};
 use crate::job::text::quote;
 
 /// Spellings of one media type and the name that the tables below use.

@@ -15,7 +15,7 @@ use wm_analyzer::demo::ingest::Ingest;
 use wm_analyzer::demo::redis::{Options, PrivateRedis, Search};
 use wm_analyzer::demo::site::{Body, Site};
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::SkipReason;
+use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
 
 /// Waits for a moment, for at most ten seconds.

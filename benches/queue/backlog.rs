@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
 use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::{Failure, Kind};
-use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, Queue, WorkerId};

@@ -9,8 +9,8 @@ use wm_analysis::sniff::{self, Family};
 use wm_analysis::{Analysed, Options, Page, analyse};
 use wm_job::failure::Kind;
 use wm_job::order::{Answer, Order, SideOrder};
-use wm_job::outcome::SkipReason;
 use wm_job::report::{ChangedLink, LinkOp, Op, Report};
+use wm_job::skip::SkipReason;
 
 const PAGE: &[u8] = b"<!doctype html><title>x</title><p>Hello <a href='/a'>old</a> world, how are you?";
 /// So small that a fuzzer finds what lies beyond it.

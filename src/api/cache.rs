@@ -61,7 +61,7 @@ impl Cache {
 mod tests {
     use super::*;
     use crate::api::version::Previous;
-    use crate::job::outcome::{Skip, SkipReason};
+    use crate::job::skip::{Skip, SkipReason};
 
     fn record(n: u128) -> Record {
         let version = Err(Skip::new(SkipReason::NotHttp, ""));

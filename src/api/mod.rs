@@ -33,9 +33,10 @@ use self::call::Caller;
 pub use self::list::{Chunk, Listed, Span};
 use self::version::{Previous, Record};
 use crate::job::failure::{Failure, Kind};
-use crate::job::outcome::{Skip, SkipReason, Stop};
+use crate::job::outcome::Stop;
 use crate::job::page::{PagePair, Side, Version};
 use crate::job::report::Annotation;
+use crate::job::skip::{Skip, SkipReason};
 use crate::job::{Job, Older, VersionRef};
 
 /// Where the db app is, who we are there, and how much of it we may use.

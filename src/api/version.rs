@@ -13,8 +13,8 @@ use time::format_description::well_known::Rfc3339;
 use url::Url;
 use uuid::Uuid;
 
-use crate::job::outcome::{Skip, SkipReason};
 use crate::job::page::{self, Version};
+use crate::job::skip::{Skip, SkipReason};
 use crate::job::text::quote;
 
 /// A version with its place on its page.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::cases::{Case, Ending};
 use crate::job::Job;
 use crate::job::failure::Kind;
-use crate::job::outcome::SkipReason;
+use crate::job::skip::SkipReason;
 use crate::ops::render::{self, BOLD, plain, styled};
 use crate::queue::Event;
 

@@ -12,9 +12,10 @@ use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, plain, styled};
 use crate::filter;
 use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure};
+use crate::job::measured::Measured;
 use crate::job::outcome::{Outcome, Stop};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
-use crate::job::report::{Diff, LinkOp, Measured, Op, Report};
+use crate::job::report::{Diff, LinkOp, Op, Report};
 use crate::pipeline::Pipeline;
 use crate::sandbox::{Limits, Pool};
 

@@ -12,7 +12,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use crate::job::report::Measured;
+use crate::job::measured::Measured;
 pub use crate::telemetry::plain;
 
 /// Good news.

@@ -212,8 +212,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::job::counts::Counts;
     use crate::job::failure::{Blame, Failure};
-    use crate::job::outcome::{Counts, Outcome};
+    use crate::job::outcome::Outcome;
     use crate::job::verdict::{Holdup, Verdict};
     use crate::policy::Config;
     use crate::policy::judge::{Evidence, judge};

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::Config;
 use super::backoff::full_jitter;
+use crate::job::counts::Counts;
 use crate::job::failure::{Failure, Kind, Stage};
-use crate::job::outcome::{Counts, Outcome};
+use crate::job::outcome::Outcome;
 use crate::job::report::BodyFacts;
 use crate::job::verdict::{DeathReason, Holdup, Verdict};
 
@@ -173,8 +174,8 @@ fn stage_of(kind: Kind, failure: &Failure) -> Stage {
 mod tests {
     use super::*;
     use crate::job::failure::Blame;
-    use crate::job::outcome::{Skip, SkipReason};
-    use crate::job::report::Measured;
+    use crate::job::measured::Measured;
+    use crate::job::skip::{Skip, SkipReason};
 
     fn config() -> Config {
         Config {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::job::failure::{Failure, Kind};
-use crate::job::outcome::Skip;
 use crate::job::report::Report;
+use crate::job::skip::Skip;
 use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::Spent;

@@ -14,9 +14,10 @@ use url::Url;
 use uuid::Uuid;
 use wm_analyzer::api::{Api, Config};
 use wm_analyzer::job::failure::Failure;
-use wm_analyzer::job::outcome::{Skip, Stop};
+use wm_analyzer::job::outcome::Stop;
 use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::Annotation;
+use wm_analyzer::job::skip::Skip;
 
 use db::{Db, FakeDb, version};
 

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use wm_analyzer::api::{Config, Post, resolve};
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::SkipReason;
 use wm_analyzer::job::page::Side;
+use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, Older, VersionRef};
 
 use crate::{PAGE, api, config, failed, pair, skipped, three_versions, uuid};

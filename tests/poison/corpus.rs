@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use wm_analyzer::job::report::Measured;
+use wm_analyzer::job::measured::Measured;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Slot};
 

@@ -4,8 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use wm_analyzer::config::{Config, Loaded, Sources};
 use wm_analyzer::job::failure::Failure;
+use wm_analyzer::job::measured::Measured;
 use wm_analyzer::job::order::{Answer, Order, SideOrder};
-use wm_analyzer::job::report::{Measured, Report};
+use wm_analyzer::job::report::Report;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Request, Slot};
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::{Skip, SkipReason};
 use wm_analyzer::job::page::PagePair;
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{Claim, Delivery, Entry, Queue, Settled};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, Older};
 use wm_analyzer::queue::{Admission, Claim, Queue, Replayed};

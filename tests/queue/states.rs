@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
+use wm_analyzer::job::counts::Counts;
 use wm_analyzer::job::failure::{Kind, Stage};
-use wm_analyzer::job::outcome::{Counts, Skip, SkipReason};
 use wm_analyzer::job::report::{Diff, Op};
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{Claim, Heap, Presence, Queue, REPORT_MAX_BYTES, Replayed, Running, Settled};

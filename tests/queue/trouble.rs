@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::outcome::{Skip, SkipReason};
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::queue::{Admission, Claim, Error, Queue, Settled};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytesize::ByteSize;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wm_analyzer::job::failure::{Failure, Kind};
-use wm_analyzer::job::report::Measured;
+use wm_analyzer::job::measured::Measured;
 use wm_analyzer::sandbox::{Config, Isolation, Limits, Pool, ProcessModel, Reply, Request, Slot, hooks};
 
 pub(crate) const MIB: u64 = 1 << 20;

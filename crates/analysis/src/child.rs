@@ -17,9 +17,10 @@ use std::time::Instant;
 
 use wm_job::failure::{Failure, Kind};
 use wm_job::order::{Answer, Order, SideOrder};
-use wm_job::outcome::{Skip, SkipReason, Stop};
+use wm_job::outcome::Stop;
 use wm_job::page::Side;
 use wm_job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
+use wm_job::skip::{Skip, SkipReason};
 use wm_job::text::sha256_hex;
 
 use crate::decompress::{self, Trouble};

@@ -10,7 +10,7 @@
 //! These are the ideas of diff-match-patch's semantic clean-up, so that counts and lengths stay comparable with the
 //! old service's. Its own passes restart from the beginning after each merge and slide without a bound.
 
-use super::diff::{Change, slice, trim};
+use super::change::{Change, slice, trim};
 
 /// How far a change slides, in bytes each way: further than a line end is hardly ever away.
 const MAX_SLIDE_BYTES: usize = 512;

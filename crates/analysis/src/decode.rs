@@ -17,7 +17,7 @@ use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
 use memchr::memmem;
 
-use wm_job::outcome::{Skip, SkipReason};
+use wm_job::skip::{Skip, SkipReason};
 
 /// How far a `<meta>` or prolog is looked for; web-monitoring-diff's number, twice the standard's.
 const PRESCAN_BYTES: usize = 2048;

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
+use super::change::{Change, slice, trim};
 use super::cleanup;
 use super::tokens::{Grain, Texts};
 
@@ -35,13 +36,6 @@ const MAX_CHAR_BYTES: u32 = 4 * 1024;
 /// The longest change that is made of several before they are compared more finely: around a line break or a tag that
 /// happens to match, words are then compared across it. Longer ones gained nothing on 51 real pairs.
 const MAX_JOINED_CHARS: u32 = 16 * 1024;
-
-/// Bytes `old` of the old text that became bytes `new` of the new one; one of them may be empty, not both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
-    pub(super) old: Range<u32>,
-    pub(super) new: Range<u32>,
-}
 
 /// All changes between two texts, in order, with something equal between any two of them.
 #[derive(Debug)]
@@ -71,11 +65,6 @@ impl<'t> Script<'t> {
             })
             .filter(|(_, text)| !text.is_empty())
     }
-}
-
-/// The text of a range; an empty one where the range runs backwards (the end marker of [`Script::steps`]).
-pub(super) fn slice(text: &str, range: Range<u32>) -> &str {
-    text.get(range.start as usize..range.end as usize).unwrap_or_default()
 }
 
 /// Compares two texts until the deadline.
@@ -202,41 +191,6 @@ impl Chars {
     fn bytes(&self, chars: Range<usize>) -> Range<u32> {
         self.starts[chars.start]..self.starts[chars.end]
     }
-}
-
-/// Takes off what both sides of a change have in common at its ends, in whole characters.
-pub(super) fn trim(old_text: &str, new_text: &str, change: Change) -> Change {
-    let (old, new) = (slice(old_text, change.old.clone()), slice(new_text, change.new.clone()));
-    let mut prefix = common_prefix(old.as_bytes(), new.as_bytes());
-    while !old.is_char_boundary(prefix) || !new.is_char_boundary(prefix) {
-        prefix -= 1;
-    }
-    let (old, new) = (&old[prefix..], &new[prefix..]);
-    let mut suffix = common_suffix(old.as_bytes(), new.as_bytes());
-    while !old.is_char_boundary(old.len() - suffix) || !new.is_char_boundary(new.len() - suffix) {
-        suffix -= 1;
-    }
-    let (prefix, suffix) = (prefix as u32, suffix as u32);
-    Change {
-        old: change.old.start + prefix..change.old.end - suffix,
-        new: change.new.start + prefix..change.new.end - suffix,
-    }
-}
-
-/// Bytes compared at a time: enough to be wide, few enough for the rest to be short.
-const STRIDE: usize = 64;
-
-fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    let strides =
-        a.chunks_exact(STRIDE).zip(b.chunks_exact(STRIDE)).take_while(|(a, b)| a == b).count() * STRIDE;
-    strides + a[strides..].iter().zip(&b[strides..]).take_while(|(a, b)| a == b).count()
-}
-
-fn common_suffix(a: &[u8], b: &[u8]) -> usize {
-    let strides =
-        a.rchunks_exact(STRIDE).zip(b.rchunks_exact(STRIDE)).take_while(|(a, b)| a == b).count() * STRIDE;
-    let (a, b) = (&a[..a.len() - strides], &b[..b.len() - strides]);
-    strides + a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]

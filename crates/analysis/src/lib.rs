@@ -12,6 +12,7 @@
 //! other, smallest first, so that what one needed is free again before the next begins.
 
 mod arena;
+mod change;
 pub mod child;
 mod cleanup;
 mod collect;
@@ -32,9 +33,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use wm_job::outcome::{Skip, SkipReason};
 use wm_job::page::Side;
 use wm_job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, Missing, Op, Passage};
+use wm_job::skip::{Skip, SkipReason};
 
 use self::decode::Decoded;
 use self::diff::Script;

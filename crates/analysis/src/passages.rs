@@ -5,7 +5,8 @@
 //!
 //! Invariant: a passage has at most [`MAX_QUOTED`] bytes on each side and [`MAX_AROUND`] before and behind it.
 
-use super::diff::{Change, Script, slice};
+use super::change::{Change, slice};
+use super::diff::Script;
 use wm_job::report::Passage;
 
 /// The longest quotation of one side, in bytes: a paragraph.

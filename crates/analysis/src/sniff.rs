@@ -16,8 +16,8 @@ mod magic;
 
 use std::borrow::Cow;
 
-use wm_job::outcome::{Skip, SkipReason};
 use wm_job::page::Side;
+use wm_job::skip::{Skip, SkipReason};
 
 /// How much of a body is looked at; magics, prologs and first tags are all within it.
 const HEAD_BYTES: usize = 8 * 1024;

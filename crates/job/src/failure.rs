@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::measured::Measured;
 use super::page::Side;
-use super::report::Measured;
 
 /// What went wrong.
 #[derive(

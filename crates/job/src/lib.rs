@@ -12,14 +12,17 @@
 //! fields of a *version* are ignored, so that a producer may pass on what the db app's API gave it.
 
 mod activejob;
+pub mod counts;
 pub mod duration;
 pub mod failure;
+pub mod measured;
 pub mod order;
 pub mod outcome;
 pub mod page;
 pub mod redact;
 mod reference;
 pub mod report;
+pub mod skip;
 pub mod text;
 pub mod verdict;
 

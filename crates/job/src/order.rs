@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::outcome::Skip;
 use super::report::Report;
+use super::skip::Skip;
 
 /// What the child is asked for; the two bodies come beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

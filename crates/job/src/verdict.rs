@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::counts::Counts;
 use super::failure::{Failure, Kind, Stage};
-use super::outcome::{Counts, Skip};
 use super::report::{BodyFacts, Report};
+use super::skip::Skip;
 
 /// The decision.
 #[must_use]

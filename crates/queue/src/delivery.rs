@@ -13,8 +13,9 @@ use super::scripts::{self, Words};
 use super::settle::Settled;
 use super::upkeep::Buried;
 use super::{BUILD, Inner, Queue};
+use wm_job::counts::Counts;
 use wm_job::failure::Failure;
-use wm_job::outcome::{Counts, Skip, SkipReason};
+use wm_job::skip::{Skip, SkipReason};
 use wm_job::verdict::DeathReason;
 use wm_job::{Job, JobId, LimitsRequest};
 

@@ -99,8 +99,8 @@ fn json(value: &impl serde::Serialize) -> String {
 mod tests {
     use super::*;
     use uuid::Uuid;
+    use wm_job::counts::Counts;
     use wm_job::failure::{Failure, Kind};
-    use wm_job::outcome::Counts;
     use wm_job::page::Side;
     use wm_job::report::{Annotation, BodyFacts, Diff, Diffs, Op};
 

@@ -12,8 +12,8 @@ use super::error::Error;
 use super::fit::fit_reason;
 use super::scripts;
 use super::upkeep::Buried;
+use wm_job::counts::Counts;
 use wm_job::failure::{Failure, Kind};
-use wm_job::outcome::Counts;
 use wm_job::verdict::DeathReason;
 use wm_job::{Job, JobId, MAX_PAYLOAD_BYTES};
 

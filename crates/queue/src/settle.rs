@@ -16,8 +16,8 @@ use super::scripts::{self, Words};
 use super::{Queue, dead};
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
-use wm_job::outcome::Skip;
 use wm_job::report::ANALYSIS_VERSION;
+use wm_job::skip::Skip;
 use wm_job::verdict::{DeathReason, Holdup, Verdict};
 
 /// What became of a settle.

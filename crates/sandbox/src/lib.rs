@@ -54,7 +54,7 @@ pub use self::limits::Limits;
 pub use self::meter::{HeapUse, Meter};
 pub use self::pool::{Pool, Slot, Stats};
 pub use self::zygote::zygote_main;
-use wm_job::report::Measured;
+use wm_job::measured::Measured;
 
 /// The first argument that makes this program a zygote; see [`zygote_main`].
 pub const ZYGOTE_ARG: &str = "--internal-zygote";

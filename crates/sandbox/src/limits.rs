@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use super::Config;
 use wm_job::LimitsRequest;
 use wm_job::duration::millis;
-use wm_job::report::LimitsInForce;
+use wm_job::measured::LimitsInForce;
 
 /// One mebibyte.
 const MIB: u64 = 1024 * 1024;

@@ -32,7 +32,7 @@ use super::meter::Meter;
 use super::{Config, ProcessModel, Reply, Request, board, oom};
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Kind};
-use wm_job::report::Measured;
+use wm_job::measured::Measured;
 
 const MIB: u64 = 1 << 20;
 /// How long a shutdown waits for slots that are still in use.

@@ -15,7 +15,7 @@ use crate::demo::site::{Body, Resource, Site};
 use crate::demo::{pages, poison};
 use crate::job::VersionRef;
 use crate::job::failure::Kind;
-use crate::job::outcome::SkipReason;
+use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
 
 /// What the bomb becomes: a hundred times the cap.

@@ -16,8 +16,8 @@ use url::Url;
 use super::pages::{self, Rng};
 use super::site::{Body, Resource, Site};
 use crate::job::failure::Kind;
-use crate::job::outcome::SkipReason;
 use crate::job::page::Version;
+use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
 use crate::job::{Job, JobId, VersionRef};
 

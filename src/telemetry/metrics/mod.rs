@@ -30,7 +30,7 @@ pub use self::catalogue::{CATALOGUE, Entry, PREFIX, Type};
 pub use self::facts::{Ending, QueueDepths};
 use super::sentry::AlertCounts;
 use crate::job::failure::{Kind, Stage};
-use crate::job::outcome::SkipReason;
+use crate::job::skip::SkipReason;
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -286,7 +286,7 @@ fn whole(n: u64) -> i64 {
 mod tests {
     use super::*;
     use crate::job::failure::Failure;
-    use crate::job::outcome::Skip;
+    use crate::job::skip::Skip;
     use crate::job::verdict::{Holdup, Verdict};
 
     fn metrics() -> Arc<Metrics> {

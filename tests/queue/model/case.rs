@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::{Failure, Kind};
-use wm_analyzer::job::outcome::{Skip, SkipReason};
 use wm_analyzer::job::page::PagePair;
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Queue, Settled};

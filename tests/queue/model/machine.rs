@@ -9,7 +9,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wm_analyzer::job::outcome::{Counts, SkipReason};
+use wm_analyzer::job::counts::Counts;
+use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
 
 /// Few, so that jobs for the same pair meet.

@@ -1,7 +1,8 @@
 //! The queue's state machine in plain Rust: what may happen. One method per script, which answers what the script must
 //! answer and moves the jobs as it must. No server, no clock: what time does is an operation too.
 
-use wm_analyzer::job::outcome::{Counts, SkipReason};
+use wm_analyzer::job::counts::Counts;
+use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
 use wm_analyzer::queue::{Admission, Entry, Replayed};
 
