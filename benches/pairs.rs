@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use wm_analyzer::analysis::child;
 use wm_analyzer::config::{Config, Loaded, Sources};
 use wm_analyzer::demo::cases;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
-use wm_analyzer::demo::site::Site;
 use wm_analyzer::job::order::{Order, SideOrder};
 use wm_analyzer::job::page::{Body, PagePair};
 use wm_analyzer::job::{Job, VersionRef};
@@ -23,6 +21,9 @@ use wm_analyzer::sandbox::{Limits, Request};
 use wm_analyzer::telemetry::metrics::Metrics;
 use wm_analyzer::telemetry::sentry::Alerts;
 use wm_analyzer::worker::shutdown::Phase;
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
+use wm_testbed::site::Site;
 
 /// Turns of each side; the best one is compared, because a shared machine only ever adds time.
 const ROUNDS: usize = 5;
@@ -130,14 +131,14 @@ async fn sandbox_against_process(config: &Config, payloads: &[Vec<u8>]) {
 }
 
 async fn end_to_end(config: &Config, payloads: &[Vec<u8>]) {
-    let queue = config.queue().await.unwrap();
+    let queue = Roles::connect_for(&config.queue, config.sink()).await.unwrap();
     let slots = config.slots().unwrap();
     let pool = config.pool(slots, executable()).await.unwrap();
     let metrics = Metrics::new(queue.name(), "bench", "bench");
-    let worker = config.worker(queue.clone(), pool, Alerts::off(), metrics, false).unwrap();
+    let worker = config.worker(queue.worker.clone(), pool, Alerts::off(), metrics, false).unwrap();
     let phases = worker.phases.clone();
     let start = Instant::now();
-    queue.push(payloads).await.unwrap();
+    queue.producer.push(payloads).await.unwrap();
     let running = tokio::spawn(worker.run());
     loop {
         let done = queue.status().await.unwrap().today.get("done").copied().unwrap_or(0);

@@ -17,11 +17,12 @@ mod peer;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, Queue, WorkerId};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, WorkerId};
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
 
 /// Jobs that are claimed and settled per measurement.
 const ROUND: usize = 10_000;
@@ -69,7 +70,7 @@ async fn main() {
     let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
     let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();
-    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let (mut waiting, mut before) = (0, memory(&mut eye).await);
     for backlog in sizes {
@@ -90,14 +91,14 @@ async fn main() {
     }
 }
 
-async fn fill(queue: &Queue, jobs: usize) {
+async fn fill(queue: &Roles, jobs: usize) {
     let mut fillers = tokio::task::JoinSet::new();
     for n in 0..HANDS {
         let (queue, share) = (queue.clone(), jobs / HANDS + usize::from(n < jobs % HANDS));
         fillers.spawn(async move {
             for from in (0..share).step_by(100) {
                 let batch: Vec<Job> = (from..share.min(from + 100)).map(|_| job()).collect();
-                let _ = queue.enqueue(&batch).await.unwrap();
+                let _ = queue.producer.enqueue(&batch).await.unwrap();
             }
         });
     }
@@ -105,7 +106,7 @@ async fn fill(queue: &Queue, jobs: usize) {
 }
 
 /// Claims and settles a round; answers jobs per second and how long each claim took.
-async fn work(queue: &Queue) -> (u64, Vec<Duration>) {
+async fn work(queue: &Roles) -> (u64, Vec<Duration>) {
     let start = Instant::now();
     let mut hands = tokio::task::JoinSet::new();
     for _ in 0..HANDS {
@@ -115,10 +116,10 @@ async fn work(queue: &Queue) -> (u64, Vec<Duration>) {
             let mut claims = Vec::with_capacity(ROUND / HANDS);
             for _ in 0..ROUND / HANDS {
                 let start = Instant::now();
-                let Claim::Delivery(delivery) = queue.claim(&worker).await.unwrap() else { break };
+                let Claim::Delivery(delivery) = queue.worker.claim(&worker).await.unwrap() else { break };
                 claims.push(start.elapsed());
                 let skip = Skip::new(SkipReason::Content, "nothing to do");
-                let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+                let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
             }
             claims
         });

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 use wm_analyzer::demo::cases::{self, Ending};
-use wm_analyzer::demo::ingest::Ingest;
-use wm_analyzer::demo::redis::{Options, PrivateRedis, Search};
-use wm_analyzer::demo::site::{Body, Site};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
+use wm_testbed::ingest::Ingest;
+use wm_testbed::redis::{Options, PrivateRedis, Search};
+use wm_testbed::site::{Body, Site};
 
 /// Waits for a moment, for at most ten seconds.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -54,8 +54,13 @@ const RUST: [&str; 6] = ["src", "crates", "tests", "benches", "fuzz/src", "fuzz/
 const BUILT: [&str; 2] = ["src", "crates"];
 
 /// The crates, and which of the others each may depend on.
-const CRATES: [(&str, &[&str]); 4] =
-    [("job", &[]), ("sandbox", &["job"]), ("analysis", &["job"]), ("queue", &["job"])];
+const CRATES: [(&str, &[&str]); 5] = [
+    ("job", &[]),
+    ("sandbox", &["job"]),
+    ("analysis", &["job"]),
+    ("queue", &["job"]),
+    ("testbed", &["job", "queue"]),
+];
 
 /// What is wrong, and at which byte.
 type Complaint = (usize, String);

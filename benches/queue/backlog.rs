@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::{Failure, Kind};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_analyzer::queue::{Claim, Config, Delivery, Queue, WorkerId};
+use wm_analyzer::queue::{Claim, Config, Delivery, WorkerId};
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
 
 use uuid::Uuid;
 
@@ -25,17 +26,17 @@ const BATCH: usize = 1_000;
 pub(crate) async fn measure(sizes: &[usize], config: impl Fn(&str) -> Config) {
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
     let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();
-    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let empty = used(&mut eye).await;
     for &size in sizes {
         fill(&queue, size).await;
         let bytes = (used(&mut eye).await - empty) / size as u64;
         let steps = [
-            ("enqueue", timed(async || drop(queue.enqueue(&[job(None)]).await.unwrap())).await),
+            ("enqueue", timed(async || drop(queue.producer.enqueue(&[job(None)]).await.unwrap())).await),
             ("claim_done", step(&queue, |_| skip()).await),
             ("claim_retry", step(&queue, |_| retry()).await),
-            ("upkeep", timed(async || drop(queue.upkeep().await.unwrap())).await),
+            ("upkeep", timed(async || drop(queue.worker.upkeep().await.unwrap())).await),
             ("status", timed(async || drop(queue.status().await.unwrap())).await),
         ];
         let steps: Vec<String> = steps
@@ -49,12 +50,12 @@ pub(crate) async fn measure(sizes: &[usize], config: impl Fn(&str) -> Config) {
 }
 
 /// A claim and what it is settled with, together.
-async fn step(queue: &Queue, verdict: impl Fn(&Delivery) -> Verdict) -> Vec<u128> {
+async fn step(queue: &Roles, verdict: impl Fn(&Delivery) -> Verdict) -> Vec<u128> {
     let worker = WorkerId::fresh("bench");
     timed(async || {
-        let Claim::Delivery(delivery) = queue.claim(&worker).await.unwrap() else { panic!("empty") };
+        let Claim::Delivery(delivery) = queue.worker.claim(&worker).await.unwrap() else { panic!("empty") };
         let verdict = verdict(&delivery);
-        let _ = queue.settle(*delivery, verdict).await.unwrap();
+        let _ = queue.worker.settle(*delivery, verdict).await.unwrap();
     })
     .await
 }
@@ -74,13 +75,13 @@ fn at(sorted: &[u128], percent: usize) -> u128 {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
-async fn fill(queue: &Queue, size: usize) {
+async fn fill(queue: &Roles, size: usize) {
     let later = Some(OffsetDateTime::now_utc() + Duration::from_secs(86_400));
     let mut waiting = usize::try_from(queue.status().await.unwrap().backlog()).unwrap();
     while waiting < size {
         let many = BATCH.min(size - waiting);
         let jobs: Vec<Job> = (0..many).map(|n| job(later.filter(|_| n % 4 == 0))).collect();
-        let _ = queue.enqueue(&jobs).await.unwrap();
+        let _ = queue.producer.enqueue(&jobs).await.unwrap();
         waiting += many;
     }
 }

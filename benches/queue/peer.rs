@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
-use wm_analyzer::demo::redis::PrivateRedis;
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_analyzer::queue::{CLAIM_MOST, Claim, Queue, WorkerId};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, WorkerId};
+use wm_testbed::redis::PrivateRedis;
+use wm_testbed::roles::Roles;
 
 use super::{config, fill, per_second};
 
@@ -75,7 +76,7 @@ fn theirs(peer: &Path, url: &str, jobs: usize, hands: usize) -> Rates {
 }
 
 async fn ours(redis: &PrivateRedis, jobs: usize, hands: usize) -> Rates {
-    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let start = Instant::now();
     fill(&queue, jobs).await;
     let enqueue = per_second(jobs, start.elapsed());
@@ -98,7 +99,7 @@ async fn ours(redis: &PrivateRedis, jobs: usize, hands: usize) -> Rates {
 }
 
 /// The worker's loop, with a report instead of a child.
-async fn work(queue: Queue, hands: usize, tell: mpsc::UnboundedSender<Instant>) {
+async fn work(queue: Roles, hands: usize, tell: mpsc::UnboundedSender<Instant>) {
     let worker = WorkerId::fresh("bench");
     let permits = Arc::new(Semaphore::new(hands));
     loop {
@@ -108,14 +109,14 @@ async fn work(queue: Queue, hands: usize, tell: mpsc::UnboundedSender<Instant>) 
         {
             slots.push(slot);
         }
-        let claims = queue.claim_many(&worker, slots.len()).await.unwrap();
+        let claims = queue.worker.claim_many(&worker, slots.len()).await.unwrap();
         slots.truncate(claims.len());
         for (claim, slot) in claims.into_iter().zip(slots) {
             let Claim::Delivery(delivery) = claim else { return };
             let (queue, tell) = (queue.clone(), tell.clone());
             tokio::spawn(async move {
                 let verdict = Verdict::Done(Box::new(report(&delivery.job)));
-                let _ = queue.settle(*delivery, verdict).await.unwrap();
+                let _ = queue.worker.settle(*delivery, verdict).await.unwrap();
                 let _ = tell.send(Instant::now());
                 drop(slot);
             });

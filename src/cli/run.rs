@@ -15,7 +15,7 @@ use crate::config::{Config, Loaded, Sources};
 use crate::demo;
 use crate::job::failure::Failure;
 use crate::ops::{self, Exit, render};
-use crate::queue::{self, Queue};
+use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Limits;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
@@ -67,13 +67,13 @@ async fn command(cli: Cli, config: Config) -> Exit {
         Command::Demo(args) => demo::story::run(args.pairs, json).await,
         Command::Enqueue(args) => enqueue(&args.options(), &config, json).await,
         Command::Backfill(args) => backfill(&args.options(), &config, json).await,
-        Command::Status => match open(&config).await {
+        Command::Status => match Queue::connect(&config.queue, config.sink()).await {
             Ok(queue) => asked(ops::status::run(&queue, json).await),
-            Err(exit) => exit,
+            Err(e) => asked(Err(e)),
         },
-        Command::Queue(args) => match open(&config).await {
+        Command::Queue(args) => match OperatorHandle::connect(&config.queue, config.sink()).await {
             Ok(queue) => asked(ops::queue::run(&queue, args.action(), json).await),
-            Err(exit) => exit,
+            Err(e) => asked(Err(e)),
         },
         Command::Dead(args) => match args.action(&config) {
             Ok(action) => dead(action, &config, json).await,
@@ -122,16 +122,16 @@ async fn diff(options: &ops::diff::Options, config: &Config) -> Exit {
 }
 
 async fn dead(action: ops::dead::Action, config: &Config, json: bool) -> Exit {
-    match open(config).await {
+    match OperatorHandle::connect(&config.queue, config.sink()).await {
         Ok(queue) => asked(ops::dead::run(&queue, action, json).await),
-        Err(exit) => exit,
+        Err(e) => asked(Err(e)),
     }
 }
 
 async fn enqueue(options: &ops::enqueue::Options, config: &Config, json: bool) -> Exit {
-    match open(config).await {
+    match ProducerHandle::connect(&config.queue, config.sink()).await {
         Ok(queue) => asked(ops::enqueue::run(&queue, options, json).await),
-        Err(exit) => exit,
+        Err(e) => asked(Err(e)),
     }
 }
 
@@ -143,9 +143,9 @@ async fn backfill(options: &ops::backfill::Options, config: &Config, json: bool)
         }
         Err(e) => return told(Err((Exit::Config, e.to_string()))),
     };
-    match open(config).await {
+    match ProducerHandle::connect(&config.queue, config.sink()).await {
         Ok(queue) => asked(ops::backfill::run(&queue, &api, options, json).await),
-        Err(exit) => exit,
+        Err(e) => asked(Err(e)),
     }
 }
 
@@ -159,7 +159,8 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let (alerts, guard) =
         Alerts::start(&config.sentry, &build()).map_err(|e| (Exit::Config, e.to_string()))?;
     let slots = config.slots().map_err(|what| (Exit::Config, what))?;
-    let queue = config.queue().await.map_err(|e| (of_queue(&e), e.to_string()))?;
+    let queue = WorkerHandle::connect(&config.queue, config.sink()).await;
+    let queue = queue.map_err(|e| (of_queue(&e), e.to_string()))?;
     preflight(&queue).await?;
     let pool = config.pool(slots, executable()).await.map_err(|f| (Exit::Failed, f.to_string()))?;
     let metrics = Metrics::new(queue.name(), env!("CARGO_PKG_VERSION"), assemble::commit());
@@ -262,14 +263,10 @@ async fn doctor(config: &Config, json: bool) -> Exit {
         }
         Err(failure) => Err::<Vec<String>, Failure>(failure),
     };
-    let queue = config.queue().await;
+    let queue = Queue::connect(&config.queue, config.sink()).await;
     let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
     let patient = ops::doctor::Patient { queue, slots, sizes, ceiling, isolation };
     ops::doctor::run(&patient, json).await
-}
-
-async fn open(config: &Config) -> Result<Queue, Exit> {
-    config.queue().await.map_err(|e| asked(Err(e)))
 }
 
 /// The exit code of what was asked of the queue.

@@ -14,7 +14,7 @@ use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::policy::admission::{self, Sizes};
-use crate::queue::{self, Queue, WorkerId};
+use crate::queue::{WorkerHandle, WorkerId};
 use crate::sandbox::{Limits, Pool, machine};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -99,15 +99,12 @@ impl Config {
         })
     }
 
-    /// The queue.
-    ///
-    /// # Errors
-    /// What is wrong with its address or name.
-    pub async fn queue(&self) -> Result<Queue, queue::Error> {
-        // What is done for Redis alone is not done for a db app that is to have the annotation.
+    /// Where results go besides Redis. A pair that is done for Redis alone is not done for a db app that wants the
+    /// annotation.
+    pub fn sink(&self) -> &str {
         match &self.api.url {
-            Some(app) if self.api.post == Post::Post => Queue::connect_for(&self.queue, app.as_str()).await,
-            Some(_) | None => Queue::connect(&self.queue).await,
+            Some(app) if self.api.post == Post::Post => app.as_str(),
+            Some(_) | None => "redis",
         }
     }
 
@@ -117,7 +114,7 @@ impl Config {
     /// A sentence: what could not be built.
     pub fn worker(
         &self,
-        queue: Queue,
+        queue: WorkerHandle,
         pool: Pool,
         alerts: Alerts,
         metrics: Arc<Metrics>,

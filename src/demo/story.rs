@@ -11,22 +11,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::cases::{self, Case};
-use super::ingest::Ingest;
-use super::redis::{Options, PrivateRedis};
-use super::site::Site;
 use super::tally::{Measures, Tally};
 use crate::config::assemble::{build, executable};
 use crate::config::{Config, Loaded, Sources};
 use crate::job::report::Report;
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
-use crate::queue::Queue;
+use crate::queue::{ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Alerts, Guard};
 use crate::worker::Ended;
 use crate::worker::shutdown::{Phase, Phases};
+use wm_testbed::ingest::Ingest;
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::site::Site;
 
 /// What the demo sets, with the reasons beside the numbers.
 const SETTINGS: &str = include_str!("../../config/demo.toml");
@@ -78,7 +78,7 @@ async fn play(pairs: usize) -> Result<Tally, String> {
     let mut tally = Tally::new(cast);
 
     let running = stage.start_worker()?;
-    stage.queue.push(&payloads).await.map_err(|e| e.to_string())?;
+    stage.producer.push(&payloads).await.map_err(|e| e.to_string())?;
     watch(&stage.queue, &mut tally).await?;
     stage.end(running, tally).await
 }
@@ -88,7 +88,8 @@ struct Stage {
     config: Config,
     site: Site,
     ingest: Ingest,
-    queue: Queue,
+    producer: ProducerHandle,
+    queue: WorkerHandle,
     pool: Pool,
     alerts: Alerts,
     guard: Guard,
@@ -109,7 +110,9 @@ impl Stage {
         // A second initialisation, in tests, is no reason not to play.
         let _ = logs::init(&config.log);
         let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(|e| e.to_string())?;
-        let queue = config.queue().await.map_err(|e| e.to_string())?;
+        let producer =
+            ProducerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
+        let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
         let slots = config.slots()?;
         let pool = config.pool(slots, executable()).await.map_err(|e| e.to_string())?;
         say(&format!(
@@ -122,6 +125,7 @@ impl Stage {
             config,
             site,
             ingest,
+            producer,
             queue,
             pool,
             alerts,

@@ -7,7 +7,7 @@ use super::Exit;
 use super::render::{self, plain};
 use crate::job::failure::Failure;
 use crate::job::{Job, MAX_PAYLOAD_BYTES};
-use crate::queue::{Admission, Error, Queue};
+use crate::queue::{Admission, Error, ProducerHandle};
 
 /// Jobs sent in one command.
 const BATCH: usize = 200;
@@ -49,7 +49,7 @@ impl Count {
 ///
 /// # Errors
 /// Those of the queue; what was sent before stays sent, and a repeat answers `duplicate`.
-pub async fn run(queue: &Queue, options: &Options, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &ProducerHandle, options: &Options, json: bool) -> Result<Exit, Error> {
     let mut count = Count::default();
     let mut batch = Vec::with_capacity(BATCH);
     let mut lines = match lines(options) {
@@ -113,7 +113,12 @@ fn next(lines: &mut dyn BufRead, mut number: u64) -> std::io::Result<Option<(u64
     }
 }
 
-async fn send(queue: &Queue, batch: &mut Vec<Job>, dry_run: bool, count: &mut Count) -> Result<(), Error> {
+async fn send(
+    queue: &ProducerHandle,
+    batch: &mut Vec<Job>,
+    dry_run: bool,
+    count: &mut Count,
+) -> Result<(), Error> {
     if dry_run {
         count.admitted += batch.len() as u64;
         batch.clear();

@@ -6,7 +6,7 @@ use super::Exit;
 use super::render::{self, plain};
 use crate::job::JobId;
 use crate::job::duration::millis;
-use crate::queue::{Error, Queue};
+use crate::queue::{Error, OperatorHandle};
 
 /// How often a drain looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -40,7 +40,7 @@ pub enum Action {
 ///
 /// # Errors
 /// Those of the queue.
-pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &OperatorHandle, action: Action, json: bool) -> Result<Exit, Error> {
     match action {
         Action::Pause { reason } => pause(queue, &reason, json).await,
         Action::Resume => resume(queue, json).await,
@@ -52,7 +52,7 @@ pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Erro
     }
 }
 
-async fn pause(queue: &Queue, reason: &str, json: bool) -> Result<Exit, Error> {
+async fn pause(queue: &OperatorHandle, reason: &str, json: bool) -> Result<Exit, Error> {
     queue.pause(&render::operator(), reason).await?;
     let status = queue.status().await?;
     if json {
@@ -72,7 +72,7 @@ async fn pause(queue: &Queue, reason: &str, json: bool) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-async fn resume(queue: &Queue, json: bool) -> Result<Exit, Error> {
+async fn resume(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
     let was = queue.resume(&render::operator()).await?;
     if json {
         render::json(&serde_json::json!({ "paused": false, "was": was }));
@@ -91,7 +91,7 @@ async fn resume(queue: &Queue, json: bool) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Error> {
+async fn drain(queue: &OperatorHandle, timeout: Duration, json: bool) -> Result<Exit, Error> {
     let start = Instant::now();
     let mut said = start;
     loop {
@@ -121,7 +121,7 @@ async fn drain(queue: &Queue, timeout: Duration, json: bool) -> Result<Exit, Err
     }
 }
 
-async fn cancel(queue: &Queue, ids: &[JobId], json: bool) -> Result<Exit, Error> {
+async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exit, Error> {
     let (mut cancelled, mut unknown) = (Vec::new(), Vec::new());
     for id in ids {
         match queue.cancel(id).await? {

@@ -36,7 +36,7 @@ use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
 use crate::policy::breaker::{MayClaim, Thing};
-use crate::queue::{self, CLAIM_MOST, Claim, Queue, WorkerId};
+use crate::queue::{self, CLAIM_MOST, Claim, WorkerHandle, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -75,7 +75,7 @@ pub struct Worker {
     /// Attempts and delays.
     pub policy: policy::Config,
     /// Where jobs come from.
-    pub queue: Queue,
+    pub queue: WorkerHandle,
     /// One job's way.
     pub pipeline: Pipeline,
     /// The children.

@@ -21,7 +21,7 @@ use crate::job::duration::millis;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::verdict::{DeathReason, Holdup};
 use crate::policy::breaker::Thing;
-use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Queue, Status};
+use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
@@ -36,7 +36,7 @@ pub(super) struct Observer {
     alerts: Alerts,
     troubles: Troubles,
     pool: Pool,
-    queue: Queue,
+    queue: WorkerHandle,
     info: Presence,
     redis_answers: Arc<AtomicBool>,
     redis_told: AtomicBool,

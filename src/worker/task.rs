@@ -17,7 +17,7 @@ use crate::job::skip::{Skip, SkipReason};
 use crate::job::verdict::{Holdup, Verdict};
 use crate::pipeline::{Pass, TurnedBack, Walk};
 use crate::policy::judge::{Evidence, House, judge};
-use crate::queue::{Delivery, Entry, LeaseRef, Queue, Settled};
+use crate::queue::{Delivery, Entry, LeaseRef, Settled, WorkerHandle};
 use crate::sandbox::Slot;
 
 /// How the work on a delivery ended.
@@ -63,7 +63,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
 
 /// The pass of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
 struct Leased<'a> {
-    queue: &'a Queue,
+    queue: &'a WorkerHandle,
     grip: &'a Grip<'a>,
     lease: LeaseRef,
     /// Did the job name a place in a page's history, so that only now it is known whether its pair was done before?

@@ -8,13 +8,13 @@
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 
-use crate::queue::{Queue, Sight, Teller, WorkerId};
+use crate::queue::{Sight, Teller, WorkerHandle, WorkerId};
 use crate::telemetry::sentry::{Alerts, Trouble};
 
 /// What this worker sees, and what of it was told.
 pub(super) struct Troubles {
     alerts: Alerts,
-    queue: Queue,
+    queue: WorkerHandle,
     worker: WorkerId,
     seen: Mutex<HashMap<Trouble, Seen>>,
 }
@@ -33,7 +33,7 @@ struct Lasting {
 }
 
 impl Troubles {
-    pub(super) fn new(alerts: Alerts, queue: Queue, worker: WorkerId) -> Self {
+    pub(super) fn new(alerts: Alerts, queue: WorkerHandle, worker: WorkerId) -> Self {
         Self { alerts, queue, worker, seen: Mutex::default() }
     }
 

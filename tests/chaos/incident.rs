@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
-use wm_analyzer::demo::pages::{self, Rng};
-use wm_analyzer::demo::poison;
-use wm_analyzer::demo::site::{Body, Resource};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::pages::{self, Rng};
+use wm_testbed::poison;
+use wm_testbed::site::{Body, Resource};
 
 use crate::cage::{Cage, weight_bytes};
 use crate::harness::{World, job};

@@ -8,12 +8,12 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 use uuid::Uuid;
-use wm_analyzer::demo::pages::{self, Rng};
-use wm_analyzer::demo::poison;
-use wm_analyzer::demo::redis::Options;
-use wm_analyzer::demo::site::{Body, Resource};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::pages::{self, Rng};
+use wm_testbed::poison;
+use wm_testbed::redis::Options;
+use wm_testbed::site::{Body, Resource};
 
 use crate::db::{Db, FakeDb};
 use crate::harness::{Gate, Worker, World, job};

@@ -62,7 +62,7 @@ pub(crate) async fn account(world: &World, jobs: impl Iterator<Item = &Job>) -> 
         stories.entry(event.id).or_default().push(event.what);
     }
     let mut dead: BTreeMap<String, DeadLetter> = BTreeMap::new();
-    for letter in world.queue.dead(&DeadFilter::default(), 100_000).await.unwrap() {
+    for letter in world.queue.operator.dead(&DeadFilter::default(), 100_000).await.unwrap() {
         assert!(dead.insert(letter.id.to_string(), letter).is_none(), "buried twice");
     }
     let mut accounts = BTreeMap::new();

@@ -2,9 +2,9 @@
 
 use rustix::process::Signal;
 use serde_json::Value;
-use wm_analyzer::demo::redis::Options;
-use wm_analyzer::demo::site::Resource;
 use wm_analyzer::job::Job;
+use wm_testbed::redis::Options;
+use wm_testbed::site::Resource;
 
 use crate::harness::{World, by_uuid, job, until};
 

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use uuid::Uuid;
-use wm_analyzer::demo::pages;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, JobId, Priority};
+use wm_testbed::pages;
 
 use crate::annotations::{known, named, world_with_app};
 use crate::db::FakeDb;

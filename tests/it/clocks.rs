@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
-use wm_analyzer::demo::redis::Options;
 use wm_analyzer::job::Job;
+use wm_testbed::redis::Options;
 
 use crate::db::{Db, FakeDb};
 use crate::harness::{Gate, Worker, World, job, key, until};

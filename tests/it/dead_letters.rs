@@ -1,8 +1,8 @@
 //! `dead`: looking, putting back, throwing away; bulk actions that say before and after, and can be undone.
 
 use serde_json::Value;
-use wm_analyzer::demo::site::{Body, Resource};
 use wm_analyzer::job::{Job, JobId, VersionRef};
+use wm_testbed::site::{Body, Resource};
 
 use crate::harness::{World, by_uuid, until};
 

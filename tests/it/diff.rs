@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use wm_analyzer::demo::{pages, poison};
+use wm_testbed::{pages, poison};
 
 use crate::harness::{Ran, World, run, variable};
 

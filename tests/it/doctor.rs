@@ -1,7 +1,7 @@
 //! `doctor` and the refusals of `work`: what would go wrong, found before it does.
 
 use serde_json::Value;
-use wm_analyzer::demo::redis::Options;
+use wm_testbed::redis::Options;
 
 use crate::harness::World;
 

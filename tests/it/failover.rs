@@ -1,7 +1,7 @@
 //! A Redis with a sentinel fails over under a worker that has its hands full.
 
-use wm_analyzer::demo::redis::PrivateRedis;
 use wm_analyzer::job::Job;
+use wm_testbed::redis::PrivateRedis;
 
 use crate::harness::{Gate, World, job, until};
 use crate::sentinel::watched;

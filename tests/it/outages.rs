@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use wm_analyzer::demo::redis::Options;
 use wm_analyzer::job::Job;
+use wm_testbed::redis::Options;
 
 use crate::harness::{Gate, Worker, World, job, until};
 use crate::wire::Wire;

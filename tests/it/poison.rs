@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::pages;
+use wm_testbed::site::Body;
 
 use crate::harness::{World, until};
 

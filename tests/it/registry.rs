@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::Job;
+use wm_testbed::pages;
+use wm_testbed::site::Body;
 
 use crate::harness::{Gate, World, job, key, lives, until};
 

@@ -1,6 +1,6 @@
 //! What a target in trouble costs: attempts with their delays, and nothing where trying again is no use.
 
-use wm_analyzer::demo::site::{Body, Resource};
+use wm_testbed::site::{Body, Resource};
 
 use crate::harness::{Gate, World, job, key, until};
 

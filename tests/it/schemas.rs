@@ -3,10 +3,10 @@
 use std::process::Command;
 
 use serde_json::{Map, Value, json};
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::DeadFilter;
+use wm_testbed::pages;
+use wm_testbed::site::Body;
 
 use crate::harness::{World, until};
 use crate::peers::{has, run};
@@ -100,8 +100,8 @@ async fn reports_and_events_of_a_real_worker_hold_to_their_schemas() {
     let pdf =
         world.bodies("pdf", Body::raw(&b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"[..]), Body::html(&b"<p>a</p>"[..]));
     let jobs = [good, pdf];
-    let _ = world.queue.enqueue(&jobs).await.unwrap();
-    world.queue.push(&[b"no job".to_vec()]).await.unwrap();
+    let _ = world.queue.producer.enqueue(&jobs).await.unwrap();
+    world.queue.producer.push(&[b"no job".to_vec()]).await.unwrap();
     let _worker = world.worker();
     let mut cases = Vec::new();
     let report = schema(&world, "report").await;
@@ -120,7 +120,7 @@ async fn reports_and_events_of_a_real_worker_hold_to_their_schemas() {
         cases.push(case(&report, "report", broken, false));
     }
     until("the payload that is no job is buried", async || {
-        !world.queue.dead(&DeadFilter::default(), 1).await.unwrap().is_empty()
+        !world.queue.operator.dead(&DeadFilter::default(), 1).await.unwrap().is_empty()
     })
     .await;
     let event = schema(&world, "event").await;

@@ -1,9 +1,9 @@
 //! What is rightly not analysed says so everywhere it can be asked: report, counter, event, metric.
 
-use wm_analyzer::demo::site::Body;
-use wm_analyzer::demo::{pages, poison};
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, VersionRef};
+use wm_testbed::site::Body;
+use wm_testbed::{pages, poison};
 
 use crate::harness::{World, until};
 

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::site::Body;
 use wm_analyzer::job::Job;
+use wm_testbed::pages;
+use wm_testbed::site::Body;
 
 use crate::harness::{Gate, Worker, World, job, lives, until};
 

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::poison::{gzip_bomb, nested_divs};
 use wm_analyzer::job::failure::Kind::{self, *};
 use wm_analyzer::job::order::Answer;
 use wm_analyzer::sandbox::{Limits, Request};
+use wm_testbed::pages;
+use wm_testbed::poison::{gzip_bomb, nested_divs};
 
 use crate::fixtures::{BOMB, Ending, TREELESS, beside_a_page, html};
 use crate::stage::{analyse, defaults, ending, in_turn, pool, request};

@@ -2,7 +2,8 @@
 
 use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
-use wm_analyzer::queue::{Config, Queue};
+use wm_analyzer::queue::Config;
+use wm_testbed::roles::Roles;
 
 use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
 use crate::world::*;
@@ -27,8 +28,8 @@ fn url_of(world: &World, user: &str) -> String {
     format!("{}?user={user}&pass={PASSWORD}", world.redis.url())
 }
 
-async fn queue_of(world: &World, user: &str) -> Queue {
-    Queue::connect(&Config { url: url_of(world, user).into(), ..world.config.clone() }).await.unwrap()
+async fn queue_of(world: &World, user: &str) -> Roles {
+    Roles::connect(&Config { url: url_of(world, user).into(), ..world.config.clone() }).await.unwrap()
 }
 
 /// A connection as this user, which sends nothing of its own accord.
@@ -90,10 +91,10 @@ async fn what_readme_lets_a_producer_do_is_to_push_and_to_read_what_came_of_it()
     let pushed = job();
     let _: u64 = redis::cmd("RPUSH").arg(&inbox).arg(pushed.encode()).query_async(producer).await.unwrap();
     let queue = queue_of(&world, "worker").await;
-    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
     let held = claimed(&queue, "w").await;
     let verdict = done(&held.job);
-    let _ = queue.settle(held, verdict).await.unwrap();
+    let _ = queue.worker.settle(held, verdict).await.unwrap();
     let (from, to) = (pushed.from.given().unwrap().uuid(), pushed.to.uuid());
     let report: String =
         redis::cmd("GET").arg(key(&format!("report:{from}..{to}"))).query_async(producer).await.unwrap();

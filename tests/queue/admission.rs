@@ -6,7 +6,8 @@ use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::report::Report;
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, Older};
-use wm_analyzer::queue::{Admission, Queue};
+use wm_analyzer::queue::Admission;
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -16,20 +17,20 @@ async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let duplicate = Admission::Duplicate { holder: job.id.clone() };
-    let again = async || queue.enqueue(&[twin(&job)]).await.unwrap().pop().unwrap();
+    let again = async || queue.producer.enqueue(&[twin(&job)]).await.unwrap().pop().unwrap();
 
     assert_eq!(again().await, duplicate, "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(again().await, duplicate, "leased");
-    let _ = queue.settle(delivery, retry(Duration::ZERO)).await.unwrap();
+    let _ = queue.worker.settle(delivery, retry(Duration::ZERO)).await.unwrap();
     assert_eq!(again().await, duplicate, "scheduled");
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     dies_with(claimed(&queue, "w").await);
     world.expire(&job.id).await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     assert_eq!(world.state(&job.id).await.as_deref(), Some("solo"));
     assert_eq!(again().await, duplicate, "solo");
-    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
     assert!(matches!(again().await, Admission::Admitted { .. }), "dead");
     assert_eq!(world.counter("duplicate").await, 4);
     world.take_stock().await;
@@ -44,7 +45,7 @@ async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
     let _: u64 = world.ask("DEL", key(&format!("job:{}", job.id))).await;
     let _: u64 = world.ask("ZREM", &[&key("ready"), job.id.as_str()]).await;
     let other = twin(&job);
-    let admitted = queue.enqueue(std::slice::from_ref(&other)).await.unwrap();
+    let admitted = queue.producer.enqueue(std::slice::from_ref(&other)).await.unwrap();
     assert_eq!(admitted, [Admission::Admitted { id: other.id.clone() }]);
     assert_eq!(world.take_stock().await[other.id.as_str()], "ready");
 }
@@ -59,21 +60,21 @@ async fn a_lock_that_lapsed_and_is_somebody_elses_by_now_is_left_to_them() {
         let _: u64 = world.ask("DEL", &lock).await;
         let delivery = claimed(&queue, "w").await;
         let second = twin(&first);
-        let admitted = queue.enqueue(std::slice::from_ref(&second)).await.unwrap();
+        let admitted = queue.producer.enqueue(std::slice::from_ref(&second)).await.unwrap();
         assert_eq!(admitted, [Admission::Admitted { id: second.id.clone() }]);
         if end == "crashed" {
             let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", first.id)), "crashes", "1"]).await;
             dies_with(delivery);
             world.expire(&first.id).await;
-            queue.upkeep().await.unwrap();
+            queue.worker.upkeep().await.unwrap();
         } else {
             let verdict = if end == "done" { done(&first) } else { death(Kind::Gone, "a.test") };
-            let _ = queue.settle(delivery, verdict).await.unwrap();
+            let _ = queue.worker.settle(delivery, verdict).await.unwrap();
         }
         assert_ne!(world.state(&first.id).await.as_deref(), Some("leased"), "{end}");
         let holder: Option<String> = world.ask("GET", &lock).await;
         assert_eq!(holder.as_deref(), Some(second.id.as_str()), "{end}");
-        let _ = queue.settle(claimed(&queue, "w").await, done(&second)).await.unwrap();
+        let _ = queue.worker.settle(claimed(&queue, "w").await, done(&second)).await.unwrap();
     }
 }
 
@@ -82,14 +83,14 @@ async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_anot
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
-    assert_eq!(queue.enqueue(&[twin(&job)]).await.unwrap(), [Admission::AlreadyDone]);
-    let elsewhere = Queue::connect_for(&world.config, "api").await.unwrap();
-    let other = elsewhere.enqueue(&[twin(&job)]).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    assert_eq!(queue.producer.enqueue(&[twin(&job)]).await.unwrap(), [Admission::AlreadyDone]);
+    let elsewhere = Roles::connect_for(&world.config, "api").await.unwrap();
+    let other = elsewhere.producer.enqueue(&[twin(&job)]).await.unwrap();
     assert!(matches!(other[0], Admission::Admitted { .. }));
-    let _ = elsewhere.settle(claimed(&elsewhere, "w").await, done(&job)).await.unwrap();
+    let _ = elsewhere.worker.settle(claimed(&elsewhere, "w").await, done(&job)).await.unwrap();
     let again = Job { again: true, ..twin(&job) };
-    assert!(matches!(queue.enqueue(&[again]).await.unwrap()[0], Admission::Admitted { .. }));
+    assert!(matches!(queue.producer.enqueue(&[again]).await.unwrap()[0], Admission::Admitted { .. }));
 }
 
 #[tokio::test]
@@ -98,8 +99,8 @@ async fn another_version_of_the_analysis_is_another_analysis() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let older = Report { analysis_version: 0, ..report(&job) };
-    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(older))).await.unwrap();
-    assert!(matches!(queue.enqueue(&[twin(&job)]).await.unwrap()[0], Admission::Admitted { .. }));
+    let _ = queue.worker.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(older))).await.unwrap();
+    assert!(matches!(queue.producer.enqueue(&[twin(&job)]).await.unwrap()[0], Admission::Admitted { .. }));
 }
 
 #[tokio::test]
@@ -107,9 +108,9 @@ async fn the_same_id_is_in_once_live_or_dead() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    assert_eq!(queue.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
-    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
-    assert_eq!(queue.enqueue(&[job]).await.unwrap(), [Admission::SameId]);
+    assert_eq!(queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
+    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    assert_eq!(queue.producer.enqueue(&[job]).await.unwrap(), [Admission::SameId]);
     world.take_stock().await;
 }
 
@@ -119,19 +120,19 @@ async fn above_the_backlog_ceiling_enqueue_refuses_and_the_inbox_waits() {
     world.config.backlog_max = 3;
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..250).map(|_| job()).collect();
-    let answers = queue.enqueue(&jobs).await.unwrap();
+    let answers = queue.producer.enqueue(&jobs).await.unwrap();
     assert_eq!(answers.len(), 250);
     assert!(answers[..3].iter().all(|a| matches!(a, Admission::Admitted { .. })));
     assert!(answers[3..].iter().all(|a| *a == Admission::Full));
 
     world.push(job().encode()).await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert!(ingested.full && ingested.admitted == 0);
     assert_eq!(queue.status().await.unwrap().inbox, 1, "it waits");
     let delivery = claimed(&queue, "w").await;
     let done = done(&delivery.job);
-    let _ = queue.settle(delivery, done).await.unwrap();
-    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    let _ = queue.worker.settle(delivery, done).await.unwrap();
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
     assert_eq!(world.take_stock().await.len(), 3);
 }
 
@@ -140,13 +141,13 @@ async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_scri
     let world = World::new().await;
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..10_000).map(|_| job()).collect();
-    let answers = queue.enqueue(&jobs).await.unwrap();
+    let answers = queue.producer.enqueue(&jobs).await.unwrap();
     assert!(answers.iter().all(|a| matches!(a, Admission::Admitted { .. })));
     let _: () = world.ask("ZUNIONSTORE", &[&key("scheduled"), "1", &key("ready"), "WEIGHTS", "0"]).await;
     let _: u64 = world.ask("DEL", key("ready")).await;
     let mut promoted = 0;
     while promoted < 10_000 {
-        promoted += queue.upkeep().await.unwrap().promoted;
+        promoted += queue.worker.upkeep().await.unwrap().promoted;
     }
     let ids: Vec<String> = world.ask("ZRANGE", &[&key("ready"), "0", "-1"]).await;
     let expected: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
@@ -159,6 +160,6 @@ async fn previous_version_jobs_are_unique_by_their_newer_version() {
     let queue = world.queue().await;
     let open = Job { from: Older::Previous, ..job() };
     let twin = Job { id: JobId::fresh(), ..open.clone() };
-    let answers = queue.enqueue(&[open.clone(), twin]).await.unwrap();
+    let answers = queue.producer.enqueue(&[open.clone(), twin]).await.unwrap();
     assert_eq!(answers[1], Admission::Duplicate { holder: open.id });
 }

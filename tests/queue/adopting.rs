@@ -6,7 +6,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Adopted, Adoptee, Adopter, Config, Content, DeadFilter, Error, Queue, Standing};
+use wm_analyzer::queue::{Adopted, Adoptee, Adopter, Config, Content, DeadFilter, Error, Standing};
+use wm_testbed::roles::Roles;
 
 use crate::link::cluster;
 use crate::world::*;
@@ -55,16 +56,16 @@ async fn each_list_is_taken_from_its_older_end_and_every_payload_is_judged() {
     let _: u64 = world.ask("LPUSH", &[SIDEKIQ, foreign]).await;
     let _: u64 = world.ask("ZADD", &["schedule", "1", &envelope(&job())]).await;
 
-    let adopted = queue.adopter(NOW_AND_THEN).look().await.unwrap();
+    let adopted = queue.worker.adopter(NOW_AND_THEN).look().await.unwrap();
     assert_eq!((adopted.moved, adopted.left), (7, 0));
     let both = [SIDEKIQ, RESQUE].map(|list| (list.to_owned(), Standing::Adopted));
     assert_eq!(adopted.changed, both);
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (6, 1));
     for job in &jobs {
         assert_eq!(claimed(&queue, "w").await.job, *job);
     }
-    let letter = queue.dead(&DeadFilter::default(), 9).await.unwrap().remove(0);
+    let letter = queue.operator.dead(&DeadFilter::default(), 9).await.unwrap().remove(0);
     assert_eq!(letter.reason.unwrap().kind, Kind::Decode);
     assert!(matches!(letter.content, Content::Raw(raw) if raw.head == foreign.as_bytes()));
     assert_eq!(world.counter("adopted").await, 7);
@@ -84,7 +85,7 @@ async fn several_workers_may_adopt_at_once_and_each_payload_comes_in_once() {
     for _ in 0..4 {
         let queue = world.queue().await;
         workers.push(tokio::spawn(async move {
-            let mut adopter = queue.adopter(NOW_AND_THEN);
+            let mut adopter = queue.worker.adopter(NOW_AND_THEN);
             let mut sum = 0;
             loop {
                 let Adopted { moved, left, .. } = adopter.look().await.unwrap();
@@ -101,7 +102,7 @@ async fn several_workers_may_adopt_at_once_and_each_payload_comes_in_once() {
     }
     assert_eq!(moved, 700);
     let queue = world.queue().await;
-    while queue.ingest().await.unwrap().more {}
+    while queue.worker.ingest().await.unwrap().more {}
     let ready: Vec<String> = world.ask("ZRANGE", &[&key("ready"), "0", "-1"]).await;
     let expected: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
     assert_eq!(ready, expected, "in the order in which they were pushed");
@@ -118,22 +119,22 @@ async fn a_live_sidekiq_process_keeps_its_list_and_one_that_is_quiet_gone_or_els
         let _: u64 = world.ask("HSET", &["web-1:7:abc", "info", &info, "quiet", quiet]).await;
     };
     says(r#","analysis""#, "false").await;
-    let mut adopter = queue.adopter(NOW_AND_THEN);
+    let mut adopter = queue.worker.adopter(NOW_AND_THEN);
     let theirs = Standing::Theirs("web-1:7:abc".to_owned());
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, Some(theirs));
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, None, "told once");
     assert_eq!(length(&world, SIDEKIQ).await, 1);
 
     let forced = Config { adopt_beside_others: true, ..world.config.clone() };
-    let forced = Queue::connect(&forced).await.unwrap();
+    let forced = Roles::connect(&forced).await.unwrap();
     let shared = Standing::Shared("web-1:7:abc".to_owned());
-    assert_eq!(standing(&mut forced.adopter(NOW_AND_THEN), SIDEKIQ).await, Some(shared));
+    assert_eq!(standing(&mut forced.worker.adopter(NOW_AND_THEN), SIDEKIQ).await, Some(shared));
     assert_eq!(length(&world, SIDEKIQ).await, 0);
 
     for (queues, quiet) in [(r#","analysis""#, "true"), ("", "false")] {
         says(queues, quiet).await;
         assert_eq!(
-            standing(&mut queue.adopter(NOW_AND_THEN), SIDEKIQ).await,
+            standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await,
             Some(Standing::Adopted),
             "{queues} {quiet}"
         );
@@ -141,7 +142,7 @@ async fn a_live_sidekiq_process_keeps_its_list_and_one_that_is_quiet_gone_or_els
     says(r#","analysis""#, "false").await;
     let _: u64 = world.ask("DEL", "web-1:7:abc").await;
     assert_eq!(
-        standing(&mut queue.adopter(NOW_AND_THEN), SIDEKIQ).await,
+        standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await,
         Some(Standing::Adopted),
         "its heartbeat ran out"
     );
@@ -161,15 +162,15 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
     };
     let theirs = Some(Standing::Theirs(worker.to_owned()));
     assert_eq!(
-        standing(&mut queue.adopter(NOW_AND_THEN), RESQUE).await,
+        standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await,
         theirs,
         "without heartbeats it is believed"
     );
     beat(60).await;
-    assert_eq!(standing(&mut queue.adopter(NOW_AND_THEN), RESQUE).await, theirs);
+    assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, theirs);
     assert_eq!(length(&world, RESQUE).await, 1);
     beat(301).await;
-    assert_eq!(standing(&mut queue.adopter(NOW_AND_THEN), RESQUE).await, Some(Standing::Adopted));
+    assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, Some(Standing::Adopted));
     assert_eq!(length(&world, RESQUE).await, 0);
 }
 
@@ -177,7 +178,7 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
 async fn who_works_on_a_list_is_looked_at_again_now_and_then() {
     let world = adopting().await;
     let queue = world.queue().await;
-    let (mut adopter, mut eager) = (queue.adopter(NOW_AND_THEN), queue.adopter(Duration::ZERO));
+    let (mut adopter, mut eager) = (queue.worker.adopter(NOW_AND_THEN), queue.worker.adopter(Duration::ZERO));
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, Some(Standing::Adopted));
     assert_eq!(standing(&mut eager, SIDEKIQ).await, Some(Standing::Adopted));
     let _: u64 = world.ask("SADD", &["processes", "web-1:7:abc"]).await;
@@ -194,16 +195,16 @@ async fn what_there_is_no_room_for_stays_in_its_list() {
     for _ in 0..1200 {
         let _: u64 = world.ask("LPUSH", &[SIDEKIQ, &envelope(&job())]).await;
     }
-    let mut adopter = queue.adopter(NOW_AND_THEN);
+    let mut adopter = queue.worker.adopter(NOW_AND_THEN);
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
     assert!(matches!(adopter.look().await, Err(Error::Full(_))));
     assert_eq!(length(&world, SIDEKIQ).await, 1200);
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
-    let _ = queue.enqueue(&[job()]).await.unwrap();
+    let _ = queue.producer.enqueue(&[job()]).await.unwrap();
     for _ in 0..15 {
         let adopted = adopter.look().await.unwrap();
         assert!(adopted.moved <= 100);
-        assert!(queue.ingest().await.unwrap().full);
+        assert!(queue.worker.ingest().await.unwrap().full);
     }
     assert_eq!((length(&world, SIDEKIQ).await, length(&world, &key("inbox")).await), (200, 1000));
 }
@@ -214,14 +215,14 @@ async fn a_key_that_is_no_list_and_a_list_in_a_cluster_are_refused_and_the_inbox
     let queue = world.queue().await;
     let _: u64 = world.ask("SADD", &[SIDEKIQ, "x"]).await;
     world.push(job().encode()).await;
-    let refused = standing(&mut queue.adopter(NOW_AND_THEN), SIDEKIQ).await;
+    let refused = standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await;
     assert!(matches!(refused, Some(Standing::Refused(why)) if why.contains("holds a set")));
-    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
 
     let node = cluster(1).await.remove(0);
     let config = Config { adopt: lists(&["sidekiq:queue:analysis"]), ..config(&node.url()) };
-    let queue = Queue::connect(&config).await.unwrap();
-    let refused = standing(&mut queue.adopter(NOW_AND_THEN), SIDEKIQ).await;
+    let queue = Roles::connect(&config).await.unwrap();
+    let refused = standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await;
     assert!(matches!(refused, Some(Standing::Refused(why)) if why.contains("cluster")));
 }
 
@@ -233,8 +234,8 @@ async fn a_job_that_was_sent_twice_is_in_once() {
     for _ in 0..2 {
         let _: u64 = world.ask("LPUSH", &[SIDEKIQ, sent]).await;
     }
-    let _ = queue.adopter(NOW_AND_THEN).look().await.unwrap();
-    let ingested = queue.ingest().await.unwrap();
+    let _ = queue.worker.adopter(NOW_AND_THEN).look().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.duplicates), (1, 1));
     assert_eq!(claimed(&queue, "w").await.job.id, JobId::parse("a1").unwrap());
 }

@@ -12,7 +12,8 @@ use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::policy::Config;
 use wm_analyzer::policy::breaker::{Breakers, MayClaim, Thing, culprit};
 use wm_analyzer::policy::judge::{Evidence, House, judge};
-use wm_analyzer::queue::{Delivery, Queue};
+use wm_analyzer::queue::Delivery;
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -34,7 +35,7 @@ const POLICY: Config = Config {
 /// A worker with a clock of its own.
 struct Patient {
     world: World,
-    queue: Queue,
+    queue: Roles,
     breakers: Breakers,
     now: Instant,
     dice: fastrand::Rng,
@@ -54,7 +55,7 @@ impl Patient {
         self.due.retain(|_, due| *due > self.now);
         if !due.is_empty() {
             let _: u64 = self.world.ask("ZADD", &args).await;
-            self.queue.upkeep().await.unwrap();
+            self.queue.worker.upkeep().await.unwrap();
         }
     }
 
@@ -68,7 +69,7 @@ impl Patient {
         let verdict = judge(outcome, &delivery.counts, house, Evidence::default(), &POLICY, self.dice.f64());
         let id = delivery.job.id.clone();
         let Verdict::Postpone { after, .. } = verdict else { panic!("{id} died: {verdict:?}") };
-        let _ = self.queue.settle(delivery, verdict).await.unwrap();
+        let _ = self.queue.worker.settle(delivery, verdict).await.unwrap();
         self.due.insert(id.clone(), self.now + after);
         self.touched.insert(id);
         house
@@ -81,7 +82,7 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..JOBS).map(|_| job()).collect();
     for batch in jobs.chunks(500) {
-        let _ = queue.enqueue(batch).await.unwrap();
+        let _ = queue.producer.enqueue(batch).await.unwrap();
     }
     let (start, dice) = (Instant::now(), fastrand::Rng::with_seed(7));
     let mut worker = Patient {
@@ -147,7 +148,7 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     worker.upkeep().await;
     let delivery = claimed(&worker.queue, "w").await;
     let verdict = done(&delivery.job);
-    let _ = worker.queue.settle(delivery, verdict).await.unwrap();
+    let _ = worker.queue.worker.settle(delivery, verdict).await.unwrap();
     assert!(worker.breakers.worked(Thing::Api, worker.now));
     assert_eq!(worker.breakers.may_claim(worker.now), MayClaim::Freely);
 }

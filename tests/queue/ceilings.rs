@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Config, Entry, HostLine, Queue, Settled};
+use wm_analyzer::queue::{Config, Entry, HostLine, Settled};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -14,14 +15,14 @@ fn host(n: u64) -> String {
 }
 
 /// One more job for this host, which goes in or stands in its line.
-async fn one_more(queue: &Queue, host: &str) -> Option<wm_analyzer::queue::Delivery> {
+async fn one_more(queue: &Roles, host: &str) -> Option<wm_analyzer::queue::Delivery> {
     enqueued(queue).await;
     let delivery = claimed(queue, "w").await;
-    match queue.enter(&delivery.lease(), &somewhere(host)).await.unwrap() {
+    match queue.worker.enter(&delivery.lease(), &somewhere(host)).await.unwrap() {
         Entry::Entered => Some(delivery),
         Entry::HostFull { host } => {
             let full = Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host } };
-            assert_eq!(queue.settle(delivery, full).await.unwrap(), Settled::Settled);
+            assert_eq!(queue.worker.settle(delivery, full).await.unwrap(), Settled::Settled);
             None
         }
         odd => panic!("{odd:?}"),
@@ -32,7 +33,7 @@ async fn one_more(queue: &Queue, host: &str) -> Option<wm_analyzer::queue::Deliv
 async fn a_status_names_the_ten_longest_lines_and_forgets_them_as_they_end() {
     let world = World::new().await;
     let config = Config { host_in_flight_max: 1, in_flight_max: 99, ..world.config.clone() };
-    let queue = Queue::connect(&config).await.unwrap();
+    let queue = Roles::connect(&config).await.unwrap();
     assert_eq!(queue.status().await.unwrap().ceilings.hosts_full, 0);
     let mut inside = Vec::new();
     for n in 1..=HOSTS {
@@ -52,7 +53,7 @@ async fn a_status_names_the_ten_longest_lines_and_forgets_them_as_they_end() {
     // Whoever ends calls the next one, whose place is then in the order again: the lines are shorter by one.
     for delivery in inside {
         let verdict = done(&delivery.job);
-        assert_eq!(queue.settle(delivery, verdict).await.unwrap(), Settled::Settled);
+        assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
     }
     let ceilings = queue.status().await.unwrap().ceilings;
     let line = |n| HostLine { host: host(n), in_flight: 0, waiting: n - 1 };
@@ -65,14 +66,14 @@ async fn a_status_names_the_ten_longest_lines_and_forgets_them_as_they_end() {
 async fn a_job_that_nobody_wants_any_more_leaves_its_line() {
     let world = World::new().await;
     let config = Config { host_in_flight_max: 1, ..world.config.clone() };
-    let queue = Queue::connect(&config).await.unwrap();
+    let queue = Roles::connect(&config).await.unwrap();
     let _inside = one_more(&queue, &host(1)).await;
     assert!(one_more(&queue, &host(1)).await.is_none());
     let waiting: Vec<String> = world.ask("ZRANGE", &[&key(&format!("line:{}", host(1))), "0", "-1"]).await;
     let id = wm_analyzer::job::JobId::parse(&waiting[0]).unwrap();
-    assert!(queue.cancel(&id).await.unwrap());
+    assert!(queue.operator.cancel(&id).await.unwrap());
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     assert_eq!(queue.status().await.unwrap().ceilings.hosts_full, 0);
     world.take_stock().await;
 }

@@ -49,7 +49,7 @@ async fn a_rails_job_with_the_adapter_of_the_readme_is_the_job_that_was_meant() 
     let world = World::new().await;
     let meant = ruby(&world, "adapter");
     assert_eq!(meant.len(), 6);
-    let ingested = world.queue().await.ingest().await.unwrap();
+    let ingested = world.queue().await.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (6, 0));
     are_in(&world, &meant).await;
     assert_eq!(world.state(&meant[0].id).await.as_deref(), Some("scheduled"), "scheduled_at is honoured");
@@ -64,9 +64,9 @@ async fn what_sidekiqs_own_client_pushes_is_adopted_as_it_was_meant() {
     world.config.adopt = vec![Adoptee::try_from("sidekiq:queue:analysis".to_owned()).unwrap()];
     let meant = ruby(&world, "sidekiq");
     let queue = world.queue().await;
-    let adopted = queue.adopter(std::time::Duration::ZERO).look().await.unwrap();
+    let adopted = queue.worker.adopter(std::time::Duration::ZERO).look().await.unwrap();
     assert_eq!(adopted.moved, 4);
-    assert_eq!(queue.ingest().await.unwrap().admitted, 4);
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 4);
     are_in(&world, &meant).await;
     let first = claimed(&queue, "w").await;
     assert_eq!(first.job, meant[0], "in the order in which they were pushed");
@@ -83,8 +83,8 @@ async fn a_list_of_resque_is_adopted_as_it_was_meant() {
     world.config.adopt = vec![Adoptee::try_from("resque:resque:queue:analysis".to_owned()).unwrap()];
     let meant = ruby(&world, "resque");
     let queue = world.queue().await;
-    let _ = queue.adopter(std::time::Duration::ZERO).look().await.unwrap();
-    assert_eq!(queue.ingest().await.unwrap().admitted, 3);
+    let _ = queue.worker.adopter(std::time::Duration::ZERO).look().await.unwrap();
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 3);
     are_in(&world, &meant).await;
     assert_eq!(claimed(&queue, "w").await.job, meant[0]);
 }
@@ -96,14 +96,14 @@ async fn a_plain_ruby_client_needs_nothing_of_ours() {
     }
     let world = World::new().await;
     let meant = ruby(&world, "plain");
-    assert_eq!(world.queue().await.ingest().await.unwrap().admitted, 1);
+    assert_eq!(world.queue().await.worker.ingest().await.unwrap().admitted, 1);
     are_in(&world, &meant).await;
 }
 
 /// What the README's examples send, which have no id of their own.
 async fn the_pair_of_the_readme_is_in(world: &World) {
     let queue = world.queue().await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (1, 0));
     let pair = "0c2f9d24-df8e-48b4-919b-7d1eca02d3c4..7c9904f4-c090-4f0d-8c3f-ba3dc4fade25";
     assert_eq!(claimed(&queue, "w").await.job.pair(), pair);

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wm_analyzer::job::failure::Kind;
-use wm_analyzer::queue::{Claim, Queue, Settled, Upkeep};
+use wm_analyzer::queue::{Claim, Settled, Upkeep};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -17,17 +18,17 @@ async fn leased_to_solo_by_reclaim_then_alone_in_the_hands_of_one_worker() {
     let beside = enqueued(&queue).await;
     dies_with(claimed(&queue, "dead").await);
     world.expire(&job.id).await;
-    let upkeep = queue.upkeep().await.unwrap();
+    let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.buried.len(), upkeep.calm), (1, 0, false));
     assert_eq!(world.take_stock().await[job.id.as_str()], "solo");
 
     let suspect = claimed(&queue, "w").await;
     assert_eq!((&suspect.job.id, suspect.counts.crashes, suspect.is_solo()), (&job.id, 1, true));
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Solo), "nothing beside it");
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "nothing beside it");
     let other = world.queue().await;
     assert_eq!(claimed(&other, "w2").await.job.id, beside.id, "others go on");
-    assert_eq!(queue.settle(suspect, done(&job)).await.unwrap(), Settled::Settled);
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert_eq!(queue.worker.settle(suspect, done(&job)).await.unwrap(), Settled::Settled);
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     assert_eq!(world.ask::<u64>("EXISTS", key("solo_turn")).await, 0);
 }
 
@@ -40,7 +41,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
         dies_with(claimed(&queue, "killed").await);
         world.expire(&job.id).await;
         let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over too
-        let upkeep = queue.upkeep().await.unwrap();
+        let upkeep = queue.worker.upkeep().await.unwrap();
         assert_eq!(upkeep.reclaimed, 1);
         if let [buried] = &upkeep.buried[..] {
             assert_eq!((&buried.id, buried.reason.kind), (&job.id, Kind::CrashLoop));
@@ -50,11 +51,11 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
         }
     }
     assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
-    let letter = queue.dead_letter(&job.id).await.unwrap().unwrap();
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason.unwrap().kind, Kind::CrashLoop);
 
-    let _ = queue.replay(std::slice::from_ref(&job.id)).await.unwrap();
+    let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(world.take_stock().await[job.id.as_str()], "solo", "what crashed runs alone when replayed");
 }
 
@@ -65,12 +66,12 @@ async fn a_burial_is_told_though_a_later_step_of_the_same_round_fails() {
     let job = enqueued(&queue).await;
     dies_with(claimed(&queue, "killed").await);
     world.expire(&job.id).await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     dies_with(claimed(&queue, "killed").await);
     world.expire(&job.id).await;
     let _: () = world.ask("SET", &[key("scheduled"), "no ZSET".to_owned()]).await;
     let mut done = Upkeep::default();
-    queue.keep_up(&mut done).await.unwrap_err();
+    queue.worker.keep_up(&mut done).await.unwrap_err();
     assert_eq!(done.buried.iter().map(|buried| &buried.id).collect::<Vec<_>>(), [&job.id]);
 }
 
@@ -87,11 +88,11 @@ async fn a_suspect_waits_until_its_worker_has_empty_hands() {
     };
     enqueued(&queue).await;
     world.expire(&suspect.id).await;
-    queue.upkeep().await.unwrap();
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Solo));
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Solo), "and again");
+    queue.worker.upkeep().await.unwrap();
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "and again");
     let done = done(&in_hand.job);
-    let _ = queue.settle(in_hand, done).await.unwrap();
+    let _ = queue.worker.settle(in_hand, done).await.unwrap();
     let alone = claimed(&queue, "w").await;
     assert!(alone.is_solo());
     assert_eq!(alone.job.id, suspect.id);
@@ -109,7 +110,7 @@ async fn suspects_do_not_starve_the_others() {
     for id in &suspects {
         world.expire(id).await;
     }
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let good = enqueued(&queue).await;
     let suspect = claimed(&queue, "w").await;
     assert!(suspect.is_solo());
@@ -117,7 +118,7 @@ async fn suspects_do_not_starve_the_others() {
     let then = (world.now_ms().await - 60_000).to_string();
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", suspect.job.id)), "claimed_ms", &then]).await;
     let verdict = done(&suspect.job);
-    let _ = queue.settle(suspect, verdict).await.unwrap();
+    let _ = queue.worker.settle(suspect, verdict).await.unwrap();
     let next = claimed(&queue, "w").await;
     assert_eq!(next.job.id, good.id, "for a minute the others have their turn");
     let rest: u64 = world.ask("HGET", &[&key("meta"), "solo_rest_ms"]).await;
@@ -133,25 +134,28 @@ async fn a_lost_lease_never_settles() {
         let slow = claimed(&stale, "slow").await;
         let lease = slow.lease();
         world.expire(&job.id).await;
-        fresh.upkeep().await.unwrap();
+        fresh.worker.upkeep().await.unwrap();
         let _: u64 = world.ask("HDEL", &[&key(&format!("job:{}", job.id)), "crashes"]).await;
         let _: u64 = world.ask("DEL", key("solo_turn")).await;
-        assert!(!stale.confirm(&lease).await.unwrap());
-        assert_eq!(stale.beat(&info("slow"), &[lease]).await.unwrap().lost, std::slice::from_ref(&job.id));
+        assert!(!stale.worker.confirm(&lease).await.unwrap());
+        assert_eq!(
+            stale.worker.beat(&info("slow"), &[lease]).await.unwrap().lost,
+            std::slice::from_ref(&job.id)
+        );
 
         let current = claimed(&fresh, "fresh").await;
         let before = world.events().await.len();
-        assert_eq!(stale.settle(slow, verdict).await.unwrap(), Settled::Superseded);
+        assert_eq!(stale.worker.settle(slow, verdict).await.unwrap(), Settled::Superseded);
         assert_eq!(world.events().await.len(), before, "it wrote nothing");
         assert_eq!(world.take_stock().await[job.id.as_str()], "leased");
-        assert!(fresh.confirm(&current.lease()).await.unwrap());
-        let _ = fresh.release(current).await.unwrap();
+        assert!(fresh.worker.confirm(&current.lease()).await.unwrap());
+        let _ = fresh.worker.release(current).await.unwrap();
         let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
     }
     let slow = claimed(&stale, "slow").await;
     world.expire(&job.id).await;
-    fresh.upkeep().await.unwrap();
-    assert_eq!(stale.release(slow).await.unwrap(), Settled::Superseded);
+    fresh.worker.upkeep().await.unwrap();
+    assert_eq!(stale.worker.release(slow).await.unwrap(), Settled::Superseded);
 }
 
 #[tokio::test]
@@ -161,7 +165,7 @@ async fn a_lease_that_ran_out_but_was_not_taken_over_still_settles() {
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     world.expire(&job.id).await;
-    assert_eq!(queue.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
 }
 
 #[tokio::test]
@@ -174,8 +178,8 @@ async fn a_beat_renews_what_is_held_and_shows_the_worker() {
         world.expire(&job.id).await;
     }
     let leases: Vec<_> = held.iter().map(|d| d.lease()).collect();
-    assert_eq!(queue.beat(&info("w"), &leases).await.unwrap(), Default::default());
-    assert_eq!(queue.upkeep().await.unwrap().reclaimed, 0);
+    assert_eq!(queue.worker.beat(&info("w"), &leases).await.unwrap(), Default::default());
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 0);
     let status = queue.status().await.unwrap();
     assert_eq!((status.leased, status.workers.len()), (2, 1));
     assert_eq!(status.workers[0].info, info("w"));
@@ -185,7 +189,7 @@ async fn a_beat_renews_what_is_held_and_shows_the_worker() {
 async fn after_an_outage_nobody_is_blamed_in_bulk() {
     let world = World::new().await;
     let queue = world.queue().await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let held = several_deliveries(&world, &queue).await;
     // Nobody has kept time for an hour: the workers live, what they talk to was away.
     let long_ago = (world.now_ms().await - 3_600_000).to_string();
@@ -197,7 +201,7 @@ async fn after_an_outage_nobody_is_blamed_in_bulk() {
 async fn after_a_restart_of_the_server_nobody_is_blamed_in_bulk() {
     let mut world = World::new().await;
     let queue = world.queue().await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let held = several_deliveries(&world, &queue).await;
     world.redis.restart().unwrap();
     world.look_again().await;
@@ -209,14 +213,14 @@ async fn after_a_restart_of_the_server_nobody_is_blamed_in_bulk() {
 async fn after_the_clock_went_back_nobody_is_blamed_and_no_lease_lasts_for_ever() {
     let world = World::new().await;
     let queue = world.queue().await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let held = several_deliveries(&world, &queue).await;
     let now = world.now_ms().await;
     let (ahead, far) = ((now + 3_600_000).to_string(), (now + 3_690_000).to_string());
     let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead]).await;
     let left_behind = &held[0].job.id;
     let _: u64 = world.ask("ZADD", &[&key("lease"), "XX", &far, left_behind.as_str()]).await;
-    assert!(queue.upkeep().await.unwrap().calm);
+    assert!(queue.worker.upkeep().await.unwrap().calm);
     let ends: f64 = world.ask("ZSCORE", &[&key("lease"), left_behind.as_str()]).await;
     assert!((ends as u64) < now + 120_000, "one lease from now, not an hour");
     assert_calm_until_the_beats_are_back(&world, &queue, held).await;
@@ -229,20 +233,20 @@ async fn after_the_clock_went_back_a_suspect_waits_neither_for_it_nor_for_a_turn
     let suspect = enqueued(&queue).await;
     dies_with(claimed(&queue, "dead").await);
     world.expire(&suspect.id).await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let hour = world.now_ms().await + 3_600_000;
     let (ahead, far) = (hour.to_string(), (hour + 90_000).to_string());
     let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead, "solo_rest_ms", &far]).await;
     let _: u64 = world.ask("ZADD", &[&key("solo"), "XX", &ahead, suspect.id.as_str()]).await;
     let _: () = world.ask("SET", &[&key("solo_turn"), "gone", "PXAT", &far]).await;
-    assert!(queue.upkeep().await.unwrap().calm);
+    assert!(queue.worker.upkeep().await.unwrap().calm);
     let left: u64 = world.ask("PTTL", key("solo_turn")).await;
     assert!(left <= 90_000, "one lease from now, not an hour: {left}");
     let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over
     assert!(claimed(&queue, "w").await.is_solo());
 }
 
-async fn several_deliveries(world: &World, queue: &Queue) -> Vec<wm_analyzer::queue::Delivery> {
+async fn several_deliveries(world: &World, queue: &Roles) -> Vec<wm_analyzer::queue::Delivery> {
     let mut held = Vec::new();
     for _ in 0..5 {
         enqueued(queue).await;
@@ -256,19 +260,19 @@ async fn several_deliveries(world: &World, queue: &Queue) -> Vec<wm_analyzer::qu
 
 async fn assert_calm_until_the_beats_are_back(
     world: &World,
-    queue: &Queue,
+    queue: &Roles,
     held: Vec<wm_analyzer::queue::Delivery>,
 ) {
     for _ in 0..3 {
-        let upkeep = queue.upkeep().await.unwrap();
+        let upkeep = queue.worker.upkeep().await.unwrap();
         assert_eq!((upkeep.calm, upkeep.reclaimed), (true, 0));
     }
     let leases: Vec<_> = held.iter().map(|d| d.lease()).collect();
-    assert_eq!(queue.beat(&info("w"), &leases[1..]).await.unwrap().lost, []);
+    assert_eq!(queue.worker.beat(&info("w"), &leases[1..]).await.unwrap().lost, []);
     world.expire(&held[0].job.id).await;
     // A lease later only the one that nobody answers for is taken over.
     let _: u64 = world.ask("HSET", &[&key("meta"), "calm_ms", "1"]).await;
-    let upkeep = queue.upkeep().await.unwrap();
+    let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.calm, upkeep.reclaimed), (false, 1));
     assert_eq!(queue.status().await.unwrap().leased, 4);
     world.take_stock().await;
@@ -295,12 +299,12 @@ async fn kill_9_between_claim_and_settle_loses_nothing() {
     for job in &jobs[..2] {
         world.expire(&job.id).await;
     }
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     until("all three are done", async || {
-        queue.upkeep().await.unwrap();
-        if let Claim::Delivery(delivery) = queue.claim(&worker("w")).await.unwrap() {
+        queue.worker.upkeep().await.unwrap();
+        if let Claim::Delivery(delivery) = queue.worker.claim(&worker("w")).await.unwrap() {
             let verdict = done(&delivery.job);
-            assert_eq!(queue.settle(*delivery, verdict).await.unwrap(), Settled::Settled);
+            assert_eq!(queue.worker.settle(*delivery, verdict).await.unwrap(), Settled::Settled);
         }
         world.counter("done").await == 3
     })
@@ -315,7 +319,7 @@ async fn kill_9_between_claim_and_settle_loses_nothing() {
 #[ignore = "not a test: a worker for another test to kill"]
 async fn a_worker_that_claims_and_never_settles() {
     let Ok(url) = std::env::var("QUEUE_TEST_URL") else { return };
-    let queue = Queue::connect(&config(&url)).await.unwrap();
+    let queue = Roles::connect(&config(&url)).await.unwrap();
     let _held = [claimed(&queue, "victim").await, claimed(&queue, "victim").await];
     println!("claimed 2");
     std::future::pending::<()>().await;

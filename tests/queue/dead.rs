@@ -5,18 +5,20 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{JobId, LimitsRequest};
-use wm_analyzer::queue::{DeadFilter, Queue, Replayed};
+use wm_analyzer::queue::{DeadFilter, Replayed};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
-async fn buried(queue: &Queue, kind: Kind, host: &str) -> JobId {
+async fn buried(queue: &Roles, kind: Kind, host: &str) -> JobId {
     let job = enqueued(queue).await;
-    let _ = queue.settle(claimed(queue, "w").await, death(kind, host)).await.unwrap();
+    let _ = queue.worker.settle(claimed(queue, "w").await, death(kind, host)).await.unwrap();
     job.id
 }
 
-async fn found(queue: &Queue, filter: DeadFilter) -> Vec<JobId> {
-    let mut ids: Vec<_> = queue.dead(&filter, 1000).await.unwrap().into_iter().map(|l| l.id).collect();
+async fn found(queue: &Roles, filter: DeadFilter) -> Vec<JobId> {
+    let mut ids: Vec<_> =
+        queue.operator.dead(&filter, 1000).await.unwrap().into_iter().map(|l| l.id).collect();
     ids.sort();
     ids
 }
@@ -47,7 +49,7 @@ async fn letters_are_found_by_kind_host_time_and_id() {
     assert_eq!(found(&queue, ids).await, [a]);
     let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
     assert_eq!(found(&queue, DeadFilter { since: Some(later), ..by(&[], &[]) }).await, []);
-    assert_eq!(queue.dead(&by(&[], &[]), 2).await.unwrap().len(), 2);
+    assert_eq!(queue.operator.dead(&by(&[], &[]), 2).await.unwrap().len(), 2);
     world.take_stock().await;
 }
 
@@ -59,14 +61,14 @@ async fn hundreds_of_letters_are_read_page_by_page() {
         world.push(format!("nonsense {n}")).await;
     }
     for _ in 0..3 {
-        queue.ingest().await.unwrap();
+        queue.worker.ingest().await.unwrap();
     }
-    let letters = queue.dead(&DeadFilter::default(), 1000).await.unwrap();
+    let letters = queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap();
     assert_eq!(letters.len(), 230);
-    let replayed = queue.replay(&[letters[0].id.clone()]).await.unwrap();
+    let replayed = queue.operator.replay(&[letters[0].id.clone()]).await.unwrap();
     assert_eq!(replayed[0].1, Replayed::Undecodable);
     let all: Vec<_> = letters.into_iter().map(|letter| letter.id).collect();
-    assert_eq!(queue.discard(&all).await.unwrap(), 230);
+    assert_eq!(queue.operator.discard(&all).await.unwrap(), 230);
     assert!(world.take_stock().await.is_empty());
 }
 
@@ -75,19 +77,19 @@ async fn replay_onto_a_live_pair_answers_the_holder_and_leaves_the_letter() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
     let holder = twin(&job);
-    let _ = queue.enqueue(std::slice::from_ref(&holder)).await.unwrap();
+    let _ = queue.producer.enqueue(std::slice::from_ref(&holder)).await.unwrap();
     let ids = [job.id.clone(), holder.id.clone(), JobId::fresh()];
-    let answers = queue.replay(&ids).await.unwrap();
+    let answers = queue.operator.replay(&ids).await.unwrap();
     let answers: Vec<_> = answers.into_iter().map(|(_, answer)| answer).collect();
     assert_eq!(answers, [Replayed::Duplicate { holder: holder.id }, Replayed::Missing, Replayed::Missing]);
     assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
 }
 
 /// How many dead letters one upkeep forgets because of their age, of their number, and of their bytes.
-async fn evicted(queue: &Queue) -> [u64; 3] {
-    let evicted = queue.upkeep().await.unwrap().evicted;
+async fn evicted(queue: &Roles) -> [u64; 3] {
+    let evicted = queue.worker.upkeep().await.unwrap().evicted;
     [evicted.by_age, evicted.by_count, evicted.by_bytes]
 }
 
@@ -102,7 +104,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
         let _: u64 = world.ask("ZADD", &[&key("dead"), "XX", &died, ids[n as usize].as_str()]).await;
     }
     let size: u64 = world.field(&ids[0], "size").await.unwrap().parse().unwrap();
-    let left = async |queue: &Queue| {
+    let left = async |queue: &Roles| {
         let left = found(queue, DeadFilter::default()).await;
         ids.iter().map(|id| left.contains(id)).collect::<Vec<_>>()
     };
@@ -135,22 +137,22 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     let id = buried(&queue, Kind::MemoryExceeded, "a.test").await;
     let ids = std::slice::from_ref(&id);
     let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
-    assert_eq!(queue.replay_granting(ids, granted).await.unwrap()[0].1, Replayed::Replayed);
+    assert_eq!(queue.operator.replay_granting(ids, granted).await.unwrap()[0].1, Replayed::Replayed);
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, granted);
     assert!(delivery.job.limits.is_empty(), "the payload stays the producer's word");
-    let _ = queue.settle(delivery, retry(Duration::ZERO)).await.unwrap();
-    queue.upkeep().await.unwrap();
+    let _ = queue.worker.settle(delivery, retry(Duration::ZERO)).await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, granted, "a retry is the same run");
-    let _ = queue.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
 
     let wall_alone = LimitsRequest { wall_ms: Some(60_000), heap_bytes: None };
-    assert_eq!(queue.replay_granting(ids, wall_alone).await.unwrap()[0].1, Replayed::Replayed);
+    assert_eq!(queue.operator.replay_granting(ids, wall_alone).await.unwrap()[0].1, Replayed::Replayed);
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, wall_alone, "nothing is left of the grant before");
-    let _ = queue.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
-    assert_eq!(queue.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
+    let _ = queue.worker.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+    assert_eq!(queue.operator.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
     assert!(claimed(&queue, "w").await.granted.is_empty());
     world.take_stock().await;
 }

@@ -5,64 +5,68 @@ use std::time::Duration;
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Queue, Settled, Sight};
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Settled, Sight};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
 /// Leaves three dead letters: of a payload that was no job, and of two jobs.
-pub async fn all_that_a_worker_does(world: &World, queue: &Queue) {
+pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap().fit_for_work().unwrap();
-    assert!(!queue.forgot().await.unwrap());
+    assert!(!queue.worker.forgot().await.unwrap());
     let all: Vec<Job> = (0..8).map(|_| job()).collect();
-    let _ = queue.enqueue(&all).await.unwrap();
-    assert!(matches!(queue.enqueue(&[twin(&all[0])]).await.unwrap()[..], [Admission::Duplicate { .. }]));
+    let _ = queue.producer.enqueue(&all).await.unwrap();
+    assert!(matches!(
+        queue.producer.enqueue(&[twin(&all[0])]).await.unwrap()[..],
+        [Admission::Duplicate { .. }]
+    ));
     world.push(job().encode()).await;
     world.push(b"no job".as_slice()).await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (1, 1));
 
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
-    assert!(queue.confirm(&held.lease()).await.unwrap());
+    assert_eq!(queue.worker.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert!(queue.worker.confirm(&held.lease()).await.unwrap());
     let verdict = done(&held.job);
-    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
-    assert_eq!(queue.enqueue(&[twin(&all[0])]).await.unwrap(), [Admission::AlreadyDone]);
+    assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.producer.enqueue(&[twin(&all[0])]).await.unwrap(), [Admission::AlreadyDone]);
     for verdict in [retry(Duration::ZERO), death(Kind::Gone, "a.test"), death(Kind::Gone, "b.test")] {
         let held = claimed(queue, "w").await;
-        assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+        assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     }
-    assert_eq!(queue.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
     let full = Holdup::HostFull { host: "a.test".into() };
     let verdict = Verdict::Postpone { after: Duration::ZERO, because: full };
-    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     let lost = dies_with(claimed(queue, "dead").await);
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     world.expire(&lost.id).await;
-    assert_eq!(queue.upkeep().await.unwrap().reclaimed, 1);
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
     for sight in [Sight::Lasts, Sight::Over] {
-        let _ = queue.outage("api", &worker("w"), sight, true).await.unwrap();
+        let _ = queue.worker.outage("api", &worker("w"), sight, true).await.unwrap();
     }
-    queue.wait(Duration::from_millis(20)).await;
-    queue.leave(&worker("w")).await.unwrap();
+    queue.worker.wait(Duration::from_millis(20)).await;
+    queue.worker.leave(&worker("w")).await.unwrap();
     world.take_stock().await;
 }
 
 /// Looks, pauses and resumes, and leaves one dead letter of those three.
-pub async fn all_that_an_operator_does(world: &World, queue: &Queue) {
+pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap();
-    let dead = queue.dead(&DeadFilter::default(), 10).await.unwrap();
+    let dead = queue.operator.dead(&DeadFilter::default(), 10).await.unwrap();
     let is_job = |letter: &&DeadLetter| letter.reason.as_ref().unwrap().kind == Kind::Gone;
     let jobs: Vec<_> = dead.iter().filter(is_job).map(|letter| letter.id.clone()).collect();
     assert_eq!((dead.len(), jobs.len()), (3, 2));
-    assert!(queue.dead_letter(&jobs[0]).await.unwrap().is_some());
-    let _ = queue.replay(&jobs[..1]).await.unwrap();
-    assert!(queue.cancel(&jobs[0]).await.unwrap());
-    assert_eq!(queue.discard(&jobs[1..]).await.unwrap(), 1);
-    queue.push(&[b"{}".to_vec()]).await.unwrap();
-    queue.pause("me", "a look").await.unwrap();
-    assert!(queue.resume("me").await.unwrap().is_some());
+    assert!(queue.operator.dead_letter(&jobs[0]).await.unwrap().is_some());
+    let _ = queue.operator.replay(&jobs[..1]).await.unwrap();
+    assert!(queue.operator.cancel(&jobs[0]).await.unwrap());
+    assert_eq!(queue.operator.discard(&jobs[1..]).await.unwrap(), 1);
+    queue.producer.push(&[b"{}".to_vec()]).await.unwrap();
+    queue.operator.pause("me", "a look").await.unwrap();
+    assert!(queue.operator.resume("me").await.unwrap().is_some());
     assert!(queue.is_idle().await.unwrap());
     assert!(!queue.events("0", 10).await.unwrap().is_empty());
     assert!(queue.report(uuid::Uuid::new_v4(), uuid::Uuid::new_v4()).await.unwrap().is_none());

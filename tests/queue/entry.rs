@@ -7,7 +7,8 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Claim, Delivery, Entry, Queue, Settled};
+use wm_analyzer::queue::{Claim, Delivery, Entry, Settled};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -20,30 +21,30 @@ pub fn full(host: &str) -> Verdict {
 }
 
 /// A job that is in someone's hands and has gone in.
-pub async fn inside(queue: &Queue, name: &str, pair: &PagePair) -> Delivery {
+pub async fn inside(queue: &Roles, name: &str, pair: &PagePair) -> Delivery {
     enqueued(queue).await;
     let delivery = claimed(queue, name).await;
-    assert_eq!(queue.enter(&delivery.lease(), pair).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.enter(&delivery.lease(), pair).await.unwrap(), Entry::Entered);
     delivery
 }
 
 /// A job that found `host` full and waits for it.
-pub async fn in_line(queue: &Queue, host: &str) -> JobId {
+pub async fn in_line(queue: &Roles, host: &str) -> JobId {
     let id = enqueued(queue).await.id;
     let delivery = claimed(queue, "w").await;
     assert_eq!(delivery.job.id, id);
-    let entry = queue.enter(&delivery.lease(), &somewhere(host)).await.unwrap();
+    let entry = queue.worker.enter(&delivery.lease(), &somewhere(host)).await.unwrap();
     assert_eq!(entry, Entry::HostFull { host: host.to_owned() });
-    assert_eq!(queue.settle(delivery, full(host)).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(delivery, full(host)).await.unwrap(), Settled::Settled);
     id
 }
 
-async fn vanishes(world: &World, queue: &Queue, deliveries: Vec<Delivery>) {
+async fn vanishes(world: &World, queue: &Roles, deliveries: Vec<Delivery>) {
     for delivery in deliveries {
         world.expire(&dies_with(delivery).id).await;
     }
     let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over too
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
 }
 
@@ -63,7 +64,7 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     let lives: i64 = world.ask("PTTL", suspect).await;
     assert!((29 * 86_400_000..=30 * 86_400_000).contains(&lives), "{lives}");
     let verdict = death(Kind::Crashed, "a.test");
-    let _ = queue.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.state(&first).await.as_deref(), Some("dead"));
     let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
 
@@ -71,20 +72,23 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     let again = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job.id, again.id);
-    assert_eq!(queue.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Suspect);
-    assert_eq!(queue.settle(delivery, alone()).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Suspect);
+    assert_eq!(queue.worker.settle(delivery, alone()).await.unwrap(), Settled::Settled);
     assert_eq!(world.take_stock().await[again.id.as_str()], "solo");
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Solo), "not beside the other");
-    assert!(matches!(other.claim(&worker("v")).await.unwrap(), Claim::Empty), "nor while w has its turn");
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "not beside the other");
+    assert!(
+        matches!(other.worker.claim(&worker("v")).await.unwrap(), Claim::Empty),
+        "nor while w has its turn"
+    );
     let verdict = done(&beside.job);
-    let _ = queue.settle(beside, verdict).await.unwrap();
+    let _ = queue.worker.settle(beside, verdict).await.unwrap();
 
     let delivery = claimed(&queue, "w").await;
     assert!(delivery.is_solo());
     let counts = delivery.counts;
     assert_eq!((counts.deliveries, counts.crashes, counts.releases, counts.postponements), (1, 0, 0, 0));
-    assert_eq!(queue.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered, "alone it may");
-    let _ = queue.settle(delivery, done(&again)).await.unwrap();
+    assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered, "alone it may");
+    let _ = queue.worker.settle(delivery, done(&again)).await.unwrap();
     assert_eq!(suspects(&world).await, [""; 0], "it survived");
     world.take_stock().await;
 }
@@ -107,12 +111,12 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
         let delivery = claimed(&queue, "w").await;
         assert!(delivery.is_solo());
         if delivery.job.id == ids[1] {
-            assert_eq!(queue.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered);
+            assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered);
             vanishes(&world, &queue, vec![delivery]).await;
         } else {
-            assert_eq!(queue.enter(&delivery.lease(), &good).await.unwrap(), Entry::Entered);
+            assert_eq!(queue.worker.enter(&delivery.lease(), &good).await.unwrap(), Entry::Entered);
             let verdict = done(&delivery.job);
-            let _ = queue.settle(delivery, verdict).await.unwrap();
+            let _ = queue.worker.settle(delivery, verdict).await.unwrap();
             let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
         }
     }
@@ -121,7 +125,7 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
         [(ids[1].to_string(), "dead".to_owned())]
     );
     assert_eq!(suspects(&world).await.len(), 1, "the killer's content stays known");
-    let letter = queue.dead_letter(&ids[1]).await.unwrap().unwrap().reason.unwrap();
+    let letter = queue.operator.dead_letter(&ids[1]).await.unwrap().unwrap().reason.unwrap();
     assert_eq!((letter.kind, letter.counts.crashes), (Kind::CrashLoop, 2));
     let fresh = inside(&queue, "w", &good).await;
     assert!(!fresh.is_solo());
@@ -140,14 +144,14 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
 
     // A job is cancelled while it runs, tried again, and refused before it went in: none of them says anything.
     let running = claimed(&queue, "w").await;
-    assert_eq!(queue.enter(&running.lease(), &pair).await.unwrap(), Entry::Entered);
-    let _ = queue.settle(running, skip(SkipReason::Cancelled)).await.unwrap();
+    assert_eq!(queue.worker.enter(&running.lease(), &pair).await.unwrap(), Entry::Entered);
+    let _ = queue.worker.settle(running, skip(SkipReason::Cancelled)).await.unwrap();
     assert!(known().await, "cancelled");
     for verdict in [retry(Duration::from_secs(3600)), skip(SkipReason::MediaType)] {
         enqueued(&queue).await;
         let label = verdict.as_str();
         let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
-        let _ = queue.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+        let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
         assert!(known().await, "{label}");
     }
 
@@ -155,16 +159,20 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
     enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert_eq!(
-        queue.enter(&delivery.lease(), &pair).await.unwrap(),
+        queue.worker.enter(&delivery.lease(), &pair).await.unwrap(),
         Entry::Suspect,
         "we are the older build"
     );
     world.ask::<()>("SET", &[suspect.as_str(), "0.0.99"]).await;
-    assert_eq!(queue.enter(&delivery.lease(), &pair).await.unwrap(), Entry::Entered, "and now the newer one");
+    assert_eq!(
+        queue.worker.enter(&delivery.lease(), &pair).await.unwrap(),
+        Entry::Entered,
+        "and now the newer one"
+    );
     assert!(!known().await);
 
     world.ask::<()>("SET", &[suspect.as_str(), "0.0.99"]).await;
-    let _ = queue.settle(delivery, skip(SkipReason::Content)).await.unwrap();
+    let _ = queue.worker.settle(delivery, skip(SkipReason::Content)).await.unwrap();
     assert!(!known().await, "what turned out to be a PDF was survived");
 }
 
@@ -175,10 +183,10 @@ async fn a_stale_worker_neither_goes_in_nor_clears_a_suspicion() {
     let pair = somewhere("a.test");
     let slow = inside(&stale, "slow", &pair).await;
     world.expire(&slow.job.id).await;
-    fresh.upkeep().await.unwrap();
-    assert_eq!(stale.enter(&slow.lease(), &pair).await.unwrap(), Entry::Lost);
+    fresh.worker.upkeep().await.unwrap();
+    assert_eq!(stale.worker.enter(&slow.lease(), &pair).await.unwrap(), Entry::Lost);
     let verdict = done(&slow.job);
-    assert_eq!(stale.settle(slow, verdict).await.unwrap(), Settled::Superseded);
+    assert_eq!(stale.worker.settle(slow, verdict).await.unwrap(), Settled::Superseded);
     assert_eq!(suspects(&world).await.len(), 1);
     world.take_stock().await;
 }
@@ -193,18 +201,21 @@ async fn no_more_jobs_are_in_hand_than_may_be_over_all_workers_together() {
     }
     let mut held = vec![claimed(&one, "one").await, claimed(&two, "two").await, claimed(&one, "one").await];
     for (queue, name) in [(&one, "one"), (&two, "two")] {
-        assert!(matches!(queue.claim(&worker(name)).await.unwrap(), Claim::Full));
+        assert!(matches!(queue.worker.claim(&worker(name)).await.unwrap(), Claim::Full));
     }
     let delivery = held.pop().unwrap();
     let verdict = done(&delivery.job);
-    let _ = one.settle(delivery, verdict).await.unwrap();
+    let _ = one.worker.settle(delivery, verdict).await.unwrap();
     held.push(claimed(&two, "two").await);
-    assert!(matches!(one.claim(&worker("one")).await.unwrap(), Claim::Full));
+    assert!(matches!(one.worker.claim(&worker("one")).await.unwrap(), Claim::Full));
     // A worker vanishes: what it held is free with its lease.
     world.expire(&held[0].job.id).await;
-    one.upkeep().await.unwrap();
+    one.worker.upkeep().await.unwrap();
     drop(held.remove(0));
-    assert!(matches!(two.claim(&worker("two")).await.unwrap(), Claim::Solo), "its job waits for empty hands");
+    assert!(
+        matches!(two.worker.claim(&worker("two")).await.unwrap(), Claim::Solo),
+        "its job waits for empty hands"
+    );
     assert_eq!(two.status().await.unwrap().leased, 2);
 }
 
@@ -223,21 +234,21 @@ async fn a_host_sees_no_more_than_it_may_and_waiting_for_it_counts_against_nothi
 
     // Even when its time has come it is not brought back to be refused again.
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", waiting.as_str()]).await;
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 0);
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 0);
     let due: u64 = world.ask("ZSCORE", &[&key("scheduled"), waiting.as_str()]).await;
     assert!(due > world.now_ms().await + 20_000, "not looked at again at once");
 
     let first = held.remove(0);
     let verdict = done(&first.job);
-    let _ = queue.settle(first, verdict).await.unwrap();
+    let _ = queue.worker.settle(first, verdict).await.unwrap();
     assert_eq!(world.take_stock().await[waiting.as_str()], "ready", "called as soon as there is room");
     let delivery = claimed(&other, "v").await;
     let counts = delivery.counts;
     assert_eq!(delivery.job.id, waiting);
     assert_eq!((counts.deliveries, counts.releases, counts.postponements, counts.put_off_ms), (1, 0, 0, 0));
-    assert_eq!(other.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(other.worker.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
     assert_eq!(
-        other.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(),
+        other.worker.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(),
         Entry::Entered,
         "twice is once"
     );
@@ -265,21 +276,21 @@ async fn permits_are_taken_at_both_hosts_or_at_none() {
     enqueued(&queue).await;
     let both = claimed(&queue, "w").await;
     let pair = at("http://a.test/", "http://b.test/");
-    let entry = queue.enter(&both.lease(), &pair).await.unwrap();
+    let entry = queue.worker.enter(&both.lease(), &pair).await.unwrap();
     assert_eq!(entry, Entry::HostFull { host: "b.test".into() });
     let free = inside(&queue, "w", &somewhere("a.test")).await;
-    let _ = queue.settle(both, full("b.test")).await.unwrap();
+    let _ = queue.worker.settle(both, full("b.test")).await.unwrap();
     // Called by b, it finds a full, and stands in that line now.
     let verdict = done(&held.job);
-    let _ = queue.settle(held, verdict).await.unwrap();
+    let _ = queue.worker.settle(held, verdict).await.unwrap();
     let both = claimed(&queue, "w").await;
-    let entry = queue.enter(&both.lease(), &pair).await.unwrap();
+    let entry = queue.worker.enter(&both.lease(), &pair).await.unwrap();
     assert_eq!(entry, Entry::HostFull { host: "a.test".into() });
-    let _ = queue.settle(both, full("a.test")).await.unwrap();
+    let _ = queue.worker.settle(both, full("a.test")).await.unwrap();
     let verdict = done(&free.job);
-    let _ = queue.settle(free, verdict).await.unwrap();
+    let _ = queue.worker.settle(free, verdict).await.unwrap();
     let both = claimed(&queue, "w").await;
-    assert_eq!(queue.enter(&both.lease(), &pair).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.enter(&both.lease(), &pair).await.unwrap(), Entry::Entered);
     let permits: u64 = world.ask("SCARD", key("host:a.test")).await;
     assert_eq!(permits + world.ask::<u64>("SCARD", key("host:b.test")).await, 2);
     world.take_stock().await;
@@ -293,11 +304,11 @@ async fn who_is_called_and_does_not_go_in_calls_the_next() {
     let held = inside(&queue, "w", &somewhere("slow.test")).await;
     let line = [in_line(&queue, "slow.test").await, in_line(&queue, "slow.test").await];
     let verdict = done(&held.job);
-    let _ = queue.settle(held, verdict).await.unwrap();
+    let _ = queue.worker.settle(held, verdict).await.unwrap();
     let stock = world.take_stock().await;
     assert_eq!((&*stock[line[0].as_str()], &*stock[line[1].as_str()]), ("ready", "scheduled"), "one for one");
     let called = claimed(&queue, "w").await;
-    let _ = queue.settle(called, retry(Duration::from_secs(60))).await.unwrap();
+    let _ = queue.worker.settle(called, retry(Duration::from_secs(60))).await.unwrap();
     assert_eq!(world.take_stock().await[line[1].as_str()], "ready");
 }
 
@@ -309,12 +320,12 @@ async fn a_permit_that_comes_free_while_a_job_is_on_its_way_to_the_line_is_not_m
     let held = inside(&queue, "w", &somewhere("slow.test")).await;
     enqueued(&queue).await;
     let late = claimed(&queue, "w").await;
-    let entry = queue.enter(&late.lease(), &somewhere("slow.test")).await.unwrap();
+    let entry = queue.worker.enter(&late.lease(), &somewhere("slow.test")).await.unwrap();
     assert!(matches!(entry, Entry::HostFull { .. }));
     let verdict = done(&held.job);
-    let _ = queue.settle(held, verdict).await.unwrap();
+    let _ = queue.worker.settle(held, verdict).await.unwrap();
     let id = late.job.id.clone();
-    let _ = queue.settle(late, full("slow.test")).await.unwrap();
+    let _ = queue.worker.settle(late, full("slow.test")).await.unwrap();
     assert_eq!(world.take_stock().await[id.as_str()], "ready");
 }
 
@@ -325,14 +336,16 @@ async fn nobody_waits_for_a_host_who_is_cancelled_or_too_late() {
     let queue = world.queue().await;
     let _held = inside(&queue, "w", &somewhere("slow.test")).await;
     let [cancelled, expired] = [in_line(&queue, "slow.test").await, in_line(&queue, "slow.test").await];
-    assert!(queue.cancel(&cancelled).await.unwrap());
+    assert!(queue.operator.cancel(&cancelled).await.unwrap());
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{expired}")), "expires_ms", "1"]).await;
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", expired.as_str()]).await;
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 2);
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 2);
     world.take_stock().await;
     for _ in 0..2 {
-        let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else { panic!() };
-        let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+        let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
+            panic!()
+        };
+        let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
     }
     world.take_stock().await;
 }
@@ -347,17 +360,17 @@ async fn a_suspect_that_finds_its_host_full_waits_in_line_and_is_then_alone_agai
     enqueued(&other).await;
     let beside = claimed(&other, "v").await;
     vanishes(&world, &queue, vec![held]).await;
-    assert_eq!(other.enter(&beside.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(other.worker.enter(&beside.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
     let suspect = claimed(&queue, "w").await;
     assert!(suspect.is_solo());
     assert!(matches!(
-        queue.enter(&suspect.lease(), &somewhere("slow.test")).await.unwrap(),
+        queue.worker.enter(&suspect.lease(), &somewhere("slow.test")).await.unwrap(),
         Entry::HostFull { .. }
     ));
-    let _ = queue.settle(suspect, full("slow.test")).await.unwrap();
+    let _ = queue.worker.settle(suspect, full("slow.test")).await.unwrap();
     assert_eq!(world.take_stock().await[id.as_str()], "scheduled");
     let verdict = done(&beside.job);
-    let _ = other.settle(beside, verdict).await.unwrap();
+    let _ = other.worker.settle(beside, verdict).await.unwrap();
     assert_eq!(world.take_stock().await[id.as_str()], "solo");
 }
 
@@ -368,7 +381,7 @@ async fn ten_thousand_in_a_hosts_line_hold_up_nobody_else() {
     let queue = world.queue().await;
     let _held = inside(&queue, "w", &somewhere("slow.test")).await;
     let jobs: Vec<Job> = (0..10_000).map(|_| job()).collect();
-    let _ = queue.enqueue(&jobs).await.unwrap();
+    let _ = queue.producer.enqueue(&jobs).await.unwrap();
     // As if each had been claimed and found the host full, and all of them were due again by now.
     let stand_in_line = "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         redis.call('ZADD', KEYS[2], 1, id) redis.call('ZADD', KEYS[3], 1, id)
@@ -381,10 +394,10 @@ async fn ten_thousand_in_a_hosts_line_hold_up_nobody_else() {
     // A retry that is due behind all of them is promoted within a few rounds; none of them is.
     let retried = inside(&queue, "w", &somewhere("fast.test")).await;
     let id = retried.job.id.clone();
-    let _ = queue.settle(retried, retry(Duration::ZERO)).await.unwrap();
+    let _ = queue.worker.settle(retried, retry(Duration::ZERO)).await.unwrap();
     let mut promoted = Vec::new();
     for _ in 0..6 {
-        promoted.push(queue.upkeep().await.unwrap().promoted);
+        promoted.push(queue.worker.upkeep().await.unwrap().promoted);
     }
     assert_eq!(promoted.iter().sum::<u64>(), 1, "{promoted:?}");
     assert_eq!(world.state(&id).await.as_deref(), Some("ready"));

@@ -15,7 +15,8 @@ use tokio::task::JoinHandle;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Queue, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Settled};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -70,9 +71,9 @@ impl Faulty {
         Self { home, nth, accepting }
     }
 
-    async fn queue(&self, config: &Config) -> Queue {
+    async fn queue(&self, config: &Config) -> Roles {
         let url = format!("redis+unix://{}", self.home.path().join("w").display());
-        Queue::connect(&Config { url: url.into(), ..config.clone() }).await.unwrap()
+        Roles::connect(&Config { url: url.into(), ..config.clone() }).await.unwrap()
     }
 
     /// From now on every script fails at its Nth undeclared key.
@@ -145,16 +146,16 @@ fn broken(mut words: Vec<Vec<u8>>, nth: u32, scripts: &HashMap<String, String>) 
 }
 
 /// A job that is inside at its host.
-async fn inside(queue: &Queue) -> Delivery {
+async fn inside(queue: &Roles) -> Delivery {
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
     held
 }
 
 /// A job that is not let in to the same.
-async fn turned_away(queue: &Queue) -> Delivery {
+async fn turned_away(queue: &Roles) -> Delivery {
     let held = claimed(queue, "w").await;
-    let entry = queue.enter(&held.lease(), &somewhere("a.test")).await.unwrap();
+    let entry = queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap();
     assert_eq!(entry, Entry::HostFull { host: "a.test".into() });
     held
 }
@@ -209,42 +210,42 @@ impl Deed {
     async fn is_done(self, world: &World, wire: &Faulty, nth: u32) -> bool {
         let queue = world.queue().await;
         let over = wire.queue(&world.config).await;
-        queue.upkeep().await.unwrap();
+        queue.worker.upkeep().await.unwrap();
         let mut jobs: Vec<Job> = (0..3).map(|_| job()).collect();
         if matches!(self, Deed::Finish | Deed::Bury) {
             // It is followed by another.
             jobs[0].compare_earliest = true;
             jobs[0].priority = Priority::High;
         }
-        let _ = queue.enqueue(&jobs).await.unwrap();
+        let _ = queue.producer.enqueue(&jobs).await.unwrap();
         let crash = async || {
             let lost = [dies_with(claimed(&queue, "d").await)];
             world.expire(&lost[0].id).await;
         };
         let bury = async || {
             let held = claimed(&queue, "w").await;
-            let _ = queue.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
+            let _ = queue.worker.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
         };
         let nth_key = Some(nth);
         let outcome = match self {
             Self::Admit => {
                 wire.fail_at(nth_key);
-                over.enqueue(&[twin(&jobs[0]), job()]).await.map(drop)
+                over.producer.enqueue(&[twin(&jobs[0]), job()]).await.map(drop)
             }
             Self::Claim => {
                 wire.fail_at(nth_key);
-                over.claim_many(&worker("w"), 3).await.map(drop)
+                over.worker.claim_many(&worker("w"), 3).await.map(drop)
             }
             Self::ClaimAlone => {
                 crash().await;
-                queue.upkeep().await.unwrap();
+                queue.worker.upkeep().await.unwrap();
                 wire.fail_at(nth_key);
-                over.claim(&worker("w")).await.map(drop)
+                over.worker.claim(&worker("w")).await.map(drop)
             }
             Self::Beat => {
                 let held = [claimed(&queue, "w").await, claimed(&queue, "w").await];
                 wire.fail_at(nth_key);
-                over.beat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
+                over.worker.beat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
             }
             Self::Finish | Self::Schedule | Self::Bury => {
                 let held = claimed(&over, "w").await;
@@ -254,58 +255,58 @@ impl Deed {
                     _ => death(Kind::Gone, "a.test"),
                 };
                 wire.fail_at(nth_key);
-                over.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
+                over.worker.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
             }
             Self::Promote => {
                 for _ in 0..2 {
                     let held = claimed(&queue, "w").await;
-                    let _ = queue.settle(held, retry(Duration::ZERO)).await.unwrap();
+                    let _ = queue.worker.settle(held, retry(Duration::ZERO)).await.unwrap();
                 }
                 wire.fail_at(nth_key);
-                over.upkeep().await.map(drop)
+                over.worker.upkeep().await.map(drop)
             }
             Self::Reclaim => {
                 crash().await;
                 crash().await;
                 wire.fail_at(nth_key);
-                over.upkeep().await.map(drop)
+                over.worker.upkeep().await.map(drop)
             }
             Self::ReclaimForGood => {
                 crash().await;
                 crash().await;
-                queue.upkeep().await.unwrap();
+                queue.worker.upkeep().await.unwrap();
                 crash().await;
                 wire.fail_at(nth_key);
-                over.upkeep().await.map(drop)
+                over.worker.upkeep().await.map(drop)
             }
             Self::Trim => {
                 bury().await;
                 bury().await;
                 let few = wire.queue(&Config { dead_max_count: 0, ..world.config.clone() }).await;
                 wire.fail_at(nth_key);
-                few.upkeep().await.map(drop)
+                few.worker.upkeep().await.map(drop)
             }
             Self::Replay => {
                 bury().await;
                 wire.fail_at(nth_key);
-                over.replay(&[jobs[0].id.clone()]).await.map(drop)
+                over.operator.replay(&[jobs[0].id.clone()]).await.map(drop)
             }
             Self::Enter => {
                 let held = claimed(&queue, "w").await;
                 wire.fail_at(nth_key);
-                over.enter(&held.lease(), &at("http://a.test/", "http://b.test/")).await.map(drop)
+                over.worker.enter(&held.lease(), &at("http://a.test/", "http://b.test/")).await.map(drop)
             }
             Self::WaitInLine => {
                 let _inside = inside(&queue).await;
                 let held = turned_away(&over).await;
                 wire.fail_at(nth_key);
-                over.settle(held, in_line()).await.map(drop).map_err(|unsettled| unsettled.source)
+                over.worker.settle(held, in_line()).await.map(drop).map_err(|unsettled| unsettled.source)
             }
             Self::FinishAndCall | Self::ReclaimAndCall | Self::LookAtTheLine => {
                 let held = inside(&over).await;
                 let waits = turned_away(&queue).await;
                 let id = waits.job.id.clone();
-                let _ = queue.settle(waits, in_line()).await.unwrap();
+                let _ = queue.worker.settle(waits, in_line()).await.unwrap();
                 if self == Self::ReclaimAndCall {
                     world.expire(&held.job.id).await;
                 } else if self == Self::LookAtTheLine {
@@ -314,9 +315,9 @@ impl Deed {
                 let verdict = done(&held.job);
                 wire.fail_at(nth_key);
                 if self == Self::FinishAndCall {
-                    over.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
+                    over.worker.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)
                 } else {
-                    over.upkeep().await.map(drop)
+                    over.worker.upkeep().await.map(drop)
                 }
             }
         };
@@ -356,10 +357,10 @@ async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_
                 let _: u64 = world.ask("ZADD", &[&key("lease"), "XX", "1", &held]).await;
             }
             until("all is worked off", async || {
-                queue.upkeep().await.unwrap();
-                if let Claim::Delivery(held) = queue.claim(&worker("w")).await.unwrap() {
+                queue.worker.upkeep().await.unwrap();
+                if let Claim::Delivery(held) = queue.worker.claim(&worker("w")).await.unwrap() {
                     let verdict = done(&held.job);
-                    assert_eq!(queue.settle(*held, verdict).await.unwrap(), Settled::Settled);
+                    assert_eq!(queue.worker.settle(*held, verdict).await.unwrap(), Settled::Settled);
                 }
                 let status = queue.status().await.unwrap();
                 let later = if deed == Deed::Schedule { 0 } else { status.scheduled };

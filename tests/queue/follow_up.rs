@@ -6,7 +6,8 @@ use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, Older};
-use wm_analyzer::queue::{Admission, Claim, Queue, Replayed};
+use wm_analyzer::queue::{Admission, Claim, Replayed};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -14,19 +15,19 @@ fn both() -> Job {
     Job { compare_earliest: true, ..job() }
 }
 
-async fn admitted(queue: &Queue, job: &Job) {
-    let answer = queue.enqueue(std::slice::from_ref(job)).await.unwrap();
+async fn admitted(queue: &Roles, job: &Job) {
+    let answer = queue.producer.enqueue(std::slice::from_ref(job)).await.unwrap();
     assert_eq!(answer, [Admission::Admitted { id: job.id.clone() }]);
 }
 
 /// Claims the follow-up of `job`, and nothing else.
-async fn follows(queue: &Queue, job: &Job) {
+async fn follows(queue: &Roles, job: &Job) {
     let delivery = claimed(queue, "w").await;
     assert_eq!(Some(&delivery.job), job.follow_up().as_ref());
     assert_eq!(delivery.job.from, Older::Earliest);
     let verdict = done(&delivery.job);
-    let _ = queue.settle(delivery, verdict).await.unwrap();
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty), "nothing follows it");
+    let _ = queue.worker.settle(delivery, verdict).await.unwrap();
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty), "nothing follows it");
 }
 
 #[tokio::test]
@@ -38,13 +39,13 @@ async fn done_skip_and_death_are_each_followed_and_going_round_is_not() {
     for end in ends {
         let job = both();
         admitted(&queue, &job).await;
-        let _ = queue.release(claimed(&queue, "w").await).await.unwrap();
-        let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
+        let _ = queue.worker.release(claimed(&queue, "w").await).await.unwrap();
+        let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
         assert_eq!(world.take_stock().await.values().filter(|state| *state != "dead").count(), 1, "not yet");
-        queue.upkeep().await.unwrap();
+        queue.worker.upkeep().await.unwrap();
         let delivery = claimed(&queue, "w").await;
         let verdict = end(&delivery.job);
-        let _ = queue.settle(delivery, verdict).await.unwrap();
+        let _ = queue.worker.settle(delivery, verdict).await.unwrap();
         follows(&queue, &job).await;
     }
     assert_eq!(world.counter("admitted").await, 6);
@@ -56,11 +57,11 @@ async fn a_crash_loop_is_followed_too() {
     let queue = world.queue().await;
     let job = both();
     admitted(&queue, &job).await;
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     for _ in 0..2 {
         dies_with(claimed(&queue, "w").await);
         world.expire(&job.id).await;
-        queue.upkeep().await.unwrap();
+        queue.worker.upkeep().await.unwrap();
     }
     assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
     follows(&queue, &job).await;
@@ -73,7 +74,7 @@ async fn it_takes_the_place_of_its_job_before_what_came_later() {
     let (first, second) = (both(), both());
     admitted(&queue, &first).await;
     admitted(&queue, &second).await;
-    let _ = queue.settle(claimed(&queue, "w").await, done(&first)).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, done(&first)).await.unwrap();
     assert_eq!(claimed(&queue, "w").await.job.id.as_str(), format!("{}.earliest", first.id));
     assert_eq!(claimed(&queue, "w").await.job.id, second.id);
 }
@@ -84,11 +85,11 @@ async fn a_cancelled_job_is_followed_by_nothing() {
     let queue = world.queue().await;
     let job = both();
     admitted(&queue, &job).await;
-    assert!(queue.cancel(&job.id).await.unwrap());
-    let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else {
+    assert!(queue.operator.cancel(&job.id).await.unwrap());
+    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
-    let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+    let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
     assert!(world.take_stock().await.is_empty());
 }
 
@@ -101,7 +102,7 @@ async fn two_jobs_for_one_version_are_followed_by_one_and_a_replay_by_none() {
     admitted(&queue, &first).await;
     admitted(&queue, &second).await;
     for held in [claimed(&queue, "w").await, claimed(&queue, "w").await] {
-        let _ = queue.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
+        let _ = queue.worker.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
     }
     let follow_up: JobId = first.follow_up().unwrap().id;
     assert_eq!(world.take_stock().await.into_keys().filter(|id| id.ends_with(".earliest")).count(), 1);
@@ -109,8 +110,11 @@ async fn two_jobs_for_one_version_are_followed_by_one_and_a_replay_by_none() {
         world.events().await.contains(&("duplicate".to_owned(), second.follow_up().unwrap().id.to_string()))
     );
     follows(&queue, &first).await;
-    assert_eq!(queue.replay(std::slice::from_ref(&first.id)).await.unwrap()[0].1, Replayed::Replayed);
-    let _ = queue.settle(claimed(&queue, "w").await, done(&first)).await.unwrap();
+    assert_eq!(
+        queue.operator.replay(std::slice::from_ref(&first.id)).await.unwrap()[0].1,
+        Replayed::Replayed
+    );
+    let _ = queue.worker.settle(claimed(&queue, "w").await, done(&first)).await.unwrap();
     assert_eq!(world.state(&follow_up).await, None, "it had its turn");
 }
 
@@ -127,8 +131,8 @@ async fn a_full_redis_and_a_full_backlog_lose_no_follow_up() {
     admitted(&queue, &job()).await;
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
     let [first, second] = held;
-    let _ = queue.settle(first, done(&lives)).await.unwrap();
-    let _ = queue.settle(second, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(first, done(&lives)).await.unwrap();
+    let _ = queue.worker.settle(second, death(Kind::Gone, "a.test")).await.unwrap();
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
     let states = world.take_stock().await;
     for job in [&lives, &dies] {

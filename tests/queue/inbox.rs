@@ -7,7 +7,7 @@ use wm_analyzer::queue::{Claim, Content, DeadFilter, RawPayload};
 use crate::world::*;
 
 async fn raw_letter(world: &World) -> RawPayload {
-    let letters = world.queue().await.dead(&DeadFilter::default(), 10).await.unwrap();
+    let letters = world.queue().await.operator.dead(&DeadFilter::default(), 10).await.unwrap();
     assert_eq!(letters.len(), 1, "buried once");
     assert_eq!(letters[0].reason.as_ref().unwrap().kind, Kind::Decode);
     match &letters[0].content {
@@ -24,7 +24,7 @@ async fn inbox_to_ready_in_the_order_it_was_pushed() {
     for job in &jobs {
         world.push(job.encode()).await;
     }
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.more), (3, false));
     for job in &jobs {
         assert_eq!(claimed(&queue, "w").await.job, *job);
@@ -40,10 +40,10 @@ async fn an_undecodable_payload_is_buried_once_with_its_evidence_and_blocks_noth
     let nonsense = b"{\"v\":1, \xff nonsense";
     world.push(nonsense).await;
     world.push(good[1].encode()).await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (2, 1));
     assert_eq!(ingested.buried[0].reason.kind, Kind::Decode);
-    let again = queue.ingest().await.unwrap();
+    let again = queue.worker.ingest().await.unwrap();
     assert_eq!((again.admitted, again.buried.len()), (0, 0), "never a loop");
     let raw = raw_letter(&world).await;
     assert_eq!(raw.head, nonsense);
@@ -64,7 +64,7 @@ async fn a_payload_over_8_kib_is_buried_with_its_first_64_kib_its_length_and_its
     let big: Vec<u8> = (0..200_000u32).map(|i| b'a' + (i % 26) as u8).collect();
     world.push(&big).await;
     world.push(job().encode()).await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (1, 1));
     let raw = raw_letter(&world).await;
     assert_eq!(raw.head, big[..65_536]);
@@ -86,10 +86,10 @@ async fn a_payload_over_1_mib_never_leaves_redis_whole() {
         line.parse::<u64>().unwrap()
     };
     let before = sent().await;
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert!(sent().await - before < 1_000_000, "only the first bytes went over the wire");
     assert_eq!((ingested.buried.len(), ingested.more), (1, true));
-    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
     let raw = raw_letter(&world).await;
     assert_eq!((raw.head.len(), raw.length), (65_536, 30_000_000));
     // As `head -c 1M /dev/zero | tr '\0' x | sha1sum` says.
@@ -106,7 +106,7 @@ async fn hundreds_of_large_payloads_are_taken_in_bounded_looks() {
     }
     let mut looks = 0;
     while queue.status().await.unwrap().inbox > 0 {
-        assert!(queue.ingest().await.unwrap().buried.len() <= 2, "2 MiB a look");
+        assert!(queue.worker.ingest().await.unwrap().buried.len() <= 2, "2 MiB a look");
         looks += 1;
         assert!(looks <= 12, "for ever");
     }
@@ -121,7 +121,7 @@ async fn every_kind_of_refusal_is_filed_under_its_own_name() {
     world.push(r#"{"v":9,"to":"7c9904f4-c090-4f0d-8c3f-ba3dc4fade25"}"#).await;
     world.push(r#"{"v":1,"to":"7"}"#).await;
     world.push("").await;
-    queue.ingest().await.unwrap();
+    queue.worker.ingest().await.unwrap();
     let by_kind = queue.status().await.unwrap().dead_by_kind;
     let kinds: Vec<_> = by_kind.keys().copied().collect();
     assert_eq!(kinds, [Kind::Decode, Kind::UnsupportedVersion, Kind::BadReference]);
@@ -135,12 +135,12 @@ async fn duplicates_in_the_inbox_are_counted_and_leave_it() {
     for payload in [job.encode(), twin(&job).encode(), job.encode()] {
         world.push(payload).await;
     }
-    let ingested = queue.ingest().await.unwrap();
+    let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.duplicates), (1, 2));
     assert_eq!(queue.status().await.unwrap().inbox, 0);
-    let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
     world.push(twin(&job).encode()).await;
-    assert_eq!(queue.ingest().await.unwrap().already_done, 1);
+    assert_eq!(queue.worker.ingest().await.unwrap().already_done, 1);
     assert!(world.take_stock().await.is_empty());
 }
 
@@ -159,7 +159,7 @@ async fn several_workers_may_ingest_at_once_and_each_payload_is_taken_in_once() 
                 if queue.status().await.unwrap().inbox == 0 {
                     break;
                 }
-                let ingested = queue.ingest().await.unwrap();
+                let ingested = queue.worker.ingest().await.unwrap();
                 admitted += ingested.admitted;
                 buried += ingested.buried.len();
             }
@@ -184,9 +184,9 @@ async fn a_stored_payload_that_this_build_cannot_read_is_buried_at_its_claim() {
     let behind = enqueued(&queue).await;
     let of_a_newer_build = r#"{"v":2,"to":"new"}"#;
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", job.id)), "payload", of_a_newer_build]).await;
-    let Claim::Buried(buried) = queue.claim(&worker("w")).await.unwrap() else { panic!("buried") };
+    let Claim::Buried(buried) = queue.worker.claim(&worker("w")).await.unwrap() else { panic!("buried") };
     assert_eq!((&buried.id, buried.reason.kind), (&job.id, Kind::UnsupportedVersion));
-    let letter = queue.dead_letter(&job.id).await.unwrap().unwrap();
+    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     let Content::Raw(raw) = letter.content else { panic!("raw") };
     assert_eq!(raw.head, of_a_newer_build.as_bytes());
     let next: JobId = claimed(&queue, "w").await.job.id;

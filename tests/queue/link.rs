@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::Job;
-use wm_analyzer::queue::{Claim, Config, Delivery, Error, Queue, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Error, Settled};
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
 
 use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
 use crate::sentinel::{tell, watched};
@@ -15,20 +16,20 @@ const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
 /// Between two tries of somebody who has all the time in the world.
 const AGAIN: Duration = Duration::from_millis(50);
 
-async fn works(queue: &Queue) {
+async fn works(queue: &Roles) {
     let job = enqueued(queue).await;
     let delivery = claimed(queue, "w").await;
-    assert_eq!(queue.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert_eq!(queue.worker.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
 }
 
 /// Settles as a worker does: what comes back is held and tried again. Answers what was said on the way.
-async fn settled_at_last(queue: &Queue, delivery: Delivery) -> Vec<String> {
+async fn settled_at_last(queue: &Roles, delivery: Delivery) -> Vec<String> {
     let mut verdict = done(&delivery.job);
     let (mut held, mut said) = (delivery, Vec::new());
     let end = std::time::Instant::now() + Duration::from_secs(30);
     loop {
-        match queue.settle(held, verdict).await {
+        match queue.worker.settle(held, verdict).await {
             Ok(settled) => {
                 assert_eq!(settled, Settled::Settled, "{said:?}");
                 return said;
@@ -55,18 +56,18 @@ async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
         Err(e) => panic!("{e}"),
     };
     let trusting = Config { tls_ca: Path::new(TLS).join("root.pem"), ..config(&redis.url()) };
-    let queue = Queue::connect(&trusting).await.unwrap();
+    let queue = Roles::connect(&trusting).await.unwrap();
     works(&queue).await;
-    queue.wait(Duration::from_millis(50)).await;
+    queue.worker.wait(Duration::from_millis(50)).await;
     let clients: String = tell(&redis, "CLIENT LIST").await;
     assert!(clients.contains("cmd=blpop"), "whoever waits, waits over TLS too: {clients}");
 
-    let stranger = Queue::connect(&config(&redis.url())).await.unwrap();
+    let stranger = Roles::connect(&config(&redis.url())).await.unwrap();
     let refused = stranger.status().await.unwrap_err();
     let said = refused.to_string();
     assert!(said.contains("certificate") && said.contains("queue.tls_ca"), "{said}");
     let url = redis.url().replace("127.0.0.1", "localhost");
-    let other_name = Queue::connect(&Config { url: url.into(), ..trusting }).await.unwrap();
+    let other_name = Roles::connect(&Config { url: url.into(), ..trusting }).await.unwrap();
     assert!(other_name.status().await.unwrap_err().to_string().contains("certificate"), "the name counts");
 }
 
@@ -81,8 +82,8 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
     let waits = tokio::spawn({
         let queue = queue.clone();
         async move {
-            while !matches!(queue.claim(&worker("waits")).await, Ok(Claim::Delivery(_))) {
-                queue.wait(Duration::from_secs(2)).await;
+            while !matches!(queue.worker.claim(&worker("waits")).await, Ok(Claim::Delivery(_))) {
+                queue.worker.wait(Duration::from_secs(2)).await;
             }
         }
     });
@@ -98,7 +99,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
     assert!(!said.is_empty(), "there was an outage");
     assert!(!said.iter().any(|said| said.contains("geheim")), "{said:?}");
     assert_eq!(
-        queue.beat(&info("w"), &[idle.lease()]).await.unwrap().lost,
+        queue.worker.beat(&info("w"), &[idle.lease()]).await.unwrap().lost,
         [],
         "what is in hand is still ours"
     );
@@ -150,7 +151,7 @@ async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
 async fn sentinels_that_are_away_or_know_no_such_service_are_an_outage_and_say_whose() {
     let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
     let url = format!("redis+sentinel://:geheim@127.0.0.1:{}/nobody", sentinel.port());
-    let queue = Queue::connect(&config(&url)).await.unwrap();
+    let queue = Roles::connect(&config(&url)).await.unwrap();
     let error = queue.status().await.unwrap_err();
     let said = error.to_string();
     assert!(
@@ -208,7 +209,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     let world = World::at(there, &here.url()).await;
     let queue = world.queue().await;
     let jobs: Vec<Job> = (0..12).map(|_| job()).collect();
-    let _ = queue.enqueue(&jobs).await.unwrap();
+    let _ = queue.producer.enqueue(&jobs).await.unwrap();
     let (held, idle) = (claimed(&queue, "w").await, claimed(&queue, "w").await);
 
     let slot: u64 = tell(&here, &format!("CLUSTER KEYSLOT {}", key("ready"))).await;
@@ -221,7 +222,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     loop {
         let next: Vec<String> = tell(&here, &format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
         // With a part of the keys here and a part there, all that a worker does is either done whole or not at all.
-        match queue.claim(&worker("w")).await {
+        match queue.worker.claim(&worker("w")).await {
             Ok(Claim::Delivery(delivery)) => hands.push(*delivery),
             Ok(_) => {}
             Err(e) => {
@@ -230,12 +231,14 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
             }
         }
         let leases: Vec<_> = hands.iter().map(Delivery::lease).collect();
-        for outcome in [queue.beat(&info("w"), &leases).await.map(drop), queue.upkeep().await.map(drop)] {
+        for outcome in
+            [queue.worker.beat(&info("w"), &leases).await.map(drop), queue.worker.upkeep().await.map(drop)]
+        {
             assert!(outcome.as_ref().err().is_none_or(Error::is_transient), "{outcome:?}");
         }
         if let Some(held) = hands.pop() {
             let verdict = done(&held.job);
-            match queue.settle(held, verdict).await {
+            match queue.worker.settle(held, verdict).await {
                 Ok(settled) => assert_eq!(settled, Settled::Settled),
                 Err(unsettled) => {
                     assert!(unsettled.source.is_transient(), "{}", unsettled.source);
@@ -254,7 +257,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
         settled_at_last(&queue, held).await;
     }
     until("all are done, by the node that has them now", async || {
-        match queue.claim(&worker("w")).await {
+        match queue.worker.claim(&worker("w")).await {
             Ok(Claim::Delivery(delivery)) => drop(settled_at_last(&queue, *delivery).await),
             Ok(_) => {}
             Err(e) => assert!(e.is_transient(), "{e}"),
@@ -262,7 +265,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
         world.counter("done").await == 12
     })
     .await;
-    queue.wait(Duration::from_millis(20)).await;
+    queue.worker.wait(Duration::from_millis(20)).await;
     assert!(world.take_stock().await.is_empty());
     // Home again, when that node is gone.
     let said = {
@@ -277,7 +280,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
 #[tokio::test]
 async fn a_busy_connection_is_not_asked_before_every_call_and_one_that_was_cut_costs_one_call() {
     let redis = PrivateRedis::start(Options::default()).unwrap();
-    let queue = Queue::connect(&config(&redis.url())).await.unwrap();
+    let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let pings = async || {
         let stats: String = tell(&redis, "INFO commandstats").await;
         let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));

@@ -2,20 +2,21 @@
 
 use futures_util::future::join_all;
 use wm_analyzer::job::Job;
-use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Queue, Settled};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Settled};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
-async fn enqueue(queue: &Queue, count: usize) -> Vec<Job> {
+async fn enqueue(queue: &Roles, count: usize) -> Vec<Job> {
     let jobs: Vec<Job> = (0..count).map(|_| job()).collect();
     for batch in jobs.chunks(CLAIM_MOST) {
-        let _ = queue.enqueue(batch).await.unwrap();
+        let _ = queue.producer.enqueue(batch).await.unwrap();
     }
     jobs
 }
 
-async fn claim(queue: &Queue, name: &str, most: usize) -> Vec<Delivery> {
-    let claims = queue.claim_many(&worker(name), most).await.unwrap();
+async fn claim(queue: &Roles, name: &str, most: usize) -> Vec<Delivery> {
+    let claims = queue.worker.claim_many(&worker(name), most).await.unwrap();
     let deliveries = claims.into_iter().map(|claim| match claim {
         Claim::Delivery(delivery) => *delivery,
         other => panic!("{other:?}"),
@@ -45,7 +46,7 @@ async fn a_claim_for_many_hands_out_the_first_in_their_order_and_never_more_than
     let most = claim(&queue, "w", usize::MAX).await;
     assert_eq!(ids(most.iter().map(|d| &d.job)), ids(&jobs[3..CLAIM_MOST + 3]));
     assert_eq!(claim(&queue, "w", 50).await.len(), 4, "what is left");
-    assert!(matches!(queue.claim_many(&worker("w"), 50).await.unwrap()[..], [Claim::Empty]));
+    assert!(matches!(queue.worker.claim_many(&worker("w"), 50).await.unwrap()[..], [Claim::Empty]));
     world.take_stock().await;
 }
 
@@ -59,7 +60,7 @@ async fn an_id_without_a_job_is_cleared_away_and_costs_nobody_the_claim() {
     }
     let jobs = enqueue(&queue, 2).await;
     assert_eq!(ids(claim(&queue, "w", 2).await.iter().map(|d| &d.job)), ids(&jobs));
-    assert!(matches!(queue.claim_many(&worker("w"), 2).await.unwrap()[..], [Claim::Empty]));
+    assert!(matches!(queue.worker.claim_many(&worker("w"), 2).await.unwrap()[..], [Claim::Empty]));
     assert_eq!(world.take_stock().await.len(), 2, "nothing is left of them");
 }
 
@@ -71,11 +72,11 @@ async fn many_that_end_at_the_same_moment_share_a_call_and_each_has_its_own_answ
     let hands = claim(&queue, "w", 60).await;
     let lost = hands[41].job.id.clone();
     world.expire(&lost).await;
-    assert_eq!(queue.upkeep().await.unwrap().reclaimed, 1);
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
     let before = scripts(&world).await;
     let settled = join_all(hands.into_iter().map(|delivery| async {
         let (id, verdict) = (delivery.job.id.clone(), done(&delivery.job));
-        (id, queue.settle(delivery, verdict).await.unwrap())
+        (id, queue.worker.settle(delivery, verdict).await.unwrap())
     }));
     for (id, settled) in settled.await {
         assert_eq!(settled, if id == lost { Settled::Superseded } else { Settled::Settled }, "{id}");
@@ -99,7 +100,7 @@ async fn one_that_cannot_be_ended_holds_up_no_other() {
     let _: u64 = world.ask("RPUSH", &[&lock, "what is no string"]).await;
     let settled = join_all(hands.into_iter().map(|delivery| async {
         let (id, verdict) = (delivery.job.id.clone(), done(&delivery.job));
-        (id, queue.settle(delivery, verdict).await)
+        (id, queue.worker.settle(delivery, verdict).await)
     }));
     for (id, settled) in settled.await {
         match settled {
@@ -116,10 +117,10 @@ async fn a_lost_answer_for_many_is_given_again_whole_to_the_next_claim() {
     let world = World::new().await;
     let (queue, wire) = world.queue_over_a_wire().await;
     // A first call only learns that the script is not there yet.
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let jobs = enqueue(&queue, 6).await;
     wire.lose_the_next_answer();
-    assert!(queue.claim_many(&worker("w"), 5).await.unwrap_err().is_transient());
+    assert!(queue.worker.claim_many(&worker("w"), 5).await.unwrap_err().is_transient());
     let again = claim(&queue, "w", 2).await;
     let mut given: Vec<&str> = ids(again.iter().map(|delivery| &delivery.job));
     given.sort_unstable();
@@ -130,6 +131,6 @@ async fn a_lost_answer_for_many_is_given_again_whole_to_the_next_claim() {
     assert_eq!(ids(claim(&queue, "w", 2).await.iter().map(|d| &d.job)), ids(&jobs[5..]));
     for delivery in again {
         let verdict = done(&delivery.job);
-        assert_eq!(queue.settle(delivery, verdict).await.unwrap(), Settled::Settled);
+        assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
     }
 }

@@ -16,9 +16,9 @@ mod moves;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config as Cases, RngSeed, TestRunner};
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::Priority;
 use wm_analyzer::job::skip::SkipReason;
+use wm_testbed::redis::{Options, PrivateRedis};
 
 use self::case::{Case, WORKERS};
 use self::machine::{Ask, HOSTS, How, Limits, PAIRS, When};

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use wm_analyzer::queue::{Config, Queue, Sight, Teller};
+use wm_analyzer::queue::{Config, Sight, Teller};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
-async fn says(queue: &Queue, name: &str, sight: Sight, told: bool) -> Teller {
-    queue.outage("api", &worker(name), sight, told).await.unwrap()
+async fn says(queue: &Roles, name: &str, sight: Sight, told: bool) -> Teller {
+    queue.worker.outage("api", &worker(name), sight, told).await.unwrap()
 }
 
 #[tokio::test]
@@ -29,7 +30,7 @@ async fn one_of_the_workers_that_see_an_outage_tells_and_the_next_outage_is_told
         let left: Vec<String> = world.ask("KEYS", key("*e*:api")).await;
         assert_eq!(left, [""; 0]);
     }
-    let other = queue.outage("spawn", &worker("b"), Sight::Lasts, false).await.unwrap();
+    let other = queue.worker.outage("spawn", &worker("b"), Sight::Lasts, false).await.unwrap();
     assert_eq!(other, Teller::Us, "another thing is another outage");
 }
 
@@ -47,7 +48,7 @@ async fn a_teller_that_is_done_with_the_outage_before_the_others_leaves_it_told(
 async fn a_teller_that_dies_before_it_told_is_followed_by_another() {
     let world = World::new().await;
     let queue =
-        Queue::connect(&Config { lease: Duration::from_millis(400), ..world.config.clone() }).await.unwrap();
+        Roles::connect(&Config { lease: Duration::from_millis(400), ..world.config.clone() }).await.unwrap();
     assert_eq!(says(&queue, "dies", Sight::Lasts, false).await, Teller::Us);
     assert_eq!(says(&queue, "lives", Sight::Lasts, false).await, Teller::Another);
     until("its word runs out", async || says(&queue, "lives", Sight::Lasts, false).await == Teller::Us).await;

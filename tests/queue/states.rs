@@ -10,7 +10,8 @@ use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Heap, Presence, Queue, REPORT_MAX_BYTES, Replayed, Running, Settled};
+use wm_analyzer::queue::{Claim, Heap, Presence, REPORT_MAX_BYTES, Replayed, Running, Settled};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -27,7 +28,7 @@ async fn enqueue_then_claim_then_done_leaves_a_report_an_event_and_no_job() {
     assert!(!delivery.is_solo());
     assert_eq!(world.take_stock().await[job.id.as_str()], "leased");
 
-    assert_eq!(queue.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
     assert!(world.take_stock().await.is_empty());
     let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
     let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
@@ -46,7 +47,7 @@ async fn leased_to_gone_by_skip_records_the_reason() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let skip = Skip::new(SkipReason::Content, "from is application/pdf");
-    let settled = queue.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
+    let settled = queue.worker.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
     assert_eq!(settled, Settled::Settled);
     assert!(world.take_stock().await.is_empty());
     assert_eq!(world.counter("skipped:content").await, 1);
@@ -60,11 +61,11 @@ async fn a_late_skip_never_replaces_the_report_that_was_found_before() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
     let again = Job { again: true, ..twin(&job) };
-    let _ = queue.enqueue(&[again]).await.unwrap();
+    let _ = queue.producer.enqueue(&[again]).await.unwrap();
     let skip = Skip::new(SkipReason::Expired, "too late");
-    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
     let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
     assert!(stored.contains("annotation"), "{stored}");
 }
@@ -74,13 +75,13 @@ async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_ba
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::from_secs(3600))).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::from_secs(3600))).await.unwrap();
     assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 0, "not yet due");
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 0, "not yet due");
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
 
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", job.id.as_str()]).await;
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1);
     let delivery = claimed(&queue, "w").await;
     assert_eq!((delivery.counts.failures, delivery.counts.deliveries), (1, 2));
     assert_eq!((delivery.counts.crashes, delivery.counts.postponements), (0, 0));
@@ -119,7 +120,7 @@ async fn finding_a_host_full_counts_as_nothing_at_all_and_is_done_as_often_as_ne
         // By the time it would wait, somebody has left: it may come again at once.
         let because = Holdup::HostFull { host: "busy.test".to_owned() };
         let verdict = Verdict::Postpone { after: Duration::ZERO, because };
-        let _ = queue.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+        let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
         assert_eq!(world.take_stock().await[job.id.as_str()], "ready");
     }
     let delivery = claimed(&queue, "w").await;
@@ -129,12 +130,12 @@ async fn finding_a_host_full_counts_as_nothing_at_all_and_is_done_as_often_as_ne
 }
 
 /// Claims the job, puts it off, sees it wait, and makes its time come.
-async fn put_off(world: &World, queue: &Queue, id: &JobId, after: Duration, because: Holdup) {
+async fn put_off(world: &World, queue: &Roles, id: &JobId, after: Duration, because: Holdup) {
     let verdict = Verdict::Postpone { after, because };
-    let _ = queue.settle(claimed(queue, "w").await, verdict).await.unwrap();
+    let _ = queue.worker.settle(claimed(queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.take_stock().await[id.as_str()], "scheduled");
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1);
 }
 
 #[tokio::test]
@@ -144,12 +145,12 @@ async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
     let job = enqueued(&queue).await;
     let verdict = death(Kind::MemoryExceeded, "a.test");
     let Verdict::DeadLetter(reason) = verdict.clone() else { unreachable!() };
-    let _ = queue.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
-    let letter = queue.dead_letter(&job.id).await.unwrap().unwrap();
+    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason, Some(*reason));
     assert_eq!(world.counter("dead:memory_exceeded").await, 1);
-    let admitted = queue.enqueue(&[twin(&job)]).await.unwrap();
+    let admitted = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
     assert!(matches!(admitted[0], wm_analyzer::queue::Admission::Admitted { .. }));
 }
 
@@ -158,18 +159,18 @@ async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
-    queue.upkeep().await.unwrap();
-    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Exhausted, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
+    queue.worker.upkeep().await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Exhausted, "a.test")).await.unwrap();
     assert_eq!(
-        queue.replay(std::slice::from_ref(&job.id)).await.unwrap(),
+        queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap(),
         [(job.id.clone(), Replayed::Replayed)]
     );
     assert_eq!(world.take_stock().await[job.id.as_str()], "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job, job);
     assert_eq!((delivery.counts.replays, delivery.counts.failures), (1, 0));
-    assert_eq!(queue.dead(&Default::default(), 10).await.unwrap(), []);
+    assert_eq!(queue.operator.dead(&Default::default(), 10).await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -177,10 +178,10 @@ async fn dead_to_gone_by_discard() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    assert_eq!(queue.discard(std::slice::from_ref(&job.id)).await.unwrap(), 0, "only the dead");
-    let _ = queue.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
-    assert_eq!(queue.discard(std::slice::from_ref(&job.id)).await.unwrap(), 1);
-    assert_eq!(queue.discard(&[job.id]).await.unwrap(), 0);
+    assert_eq!(queue.operator.discard(std::slice::from_ref(&job.id)).await.unwrap(), 0, "only the dead");
+    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    assert_eq!(queue.operator.discard(std::slice::from_ref(&job.id)).await.unwrap(), 1);
+    assert_eq!(queue.operator.discard(&[job.id]).await.unwrap(), 0);
     assert!(world.take_stock().await.is_empty());
 }
 
@@ -190,7 +191,7 @@ async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_
     let queue = world.queue().await;
     let first = enqueued(&queue).await;
     enqueued(&queue).await;
-    assert_eq!(queue.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
     assert_eq!(world.take_stock().await[first.id.as_str()], "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job.id, first.id, "at its old place");
@@ -206,7 +207,7 @@ async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
     for _ in 0..3 {
         let delivery = claimed(&queue, "w").await;
         assert!(!delivery.is_solo());
-        let _ = queue.release(delivery).await.unwrap();
+        let _ = queue.worker.release(delivery).await.unwrap();
     }
     assert_eq!(world.take_stock().await[job.id.as_str()], "solo");
     assert!(claimed(&queue, "w").await.is_solo());
@@ -217,13 +218,13 @@ async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
     let world = World::new().await;
     let queue = world.queue().await;
     enqueued(&queue).await;
-    queue.pause("ada", "deploy of the db app").await.unwrap();
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Paused));
+    queue.operator.pause("ada", "deploy of the db app").await.unwrap();
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused));
     let paused = queue.status().await.unwrap().paused.unwrap();
     assert_eq!((paused.by.as_str(), paused.reason.as_str()), ("ada", "deploy of the db app"));
     assert!(queue.is_idle().await.unwrap());
-    assert_eq!(queue.resume("ada").await.unwrap(), Some(paused));
-    assert_eq!(queue.resume("ada").await.unwrap(), None);
+    assert_eq!(queue.operator.resume("ada").await.unwrap(), Some(paused));
+    assert_eq!(queue.operator.resume("ada").await.unwrap(), None);
     let delivery = claimed(&queue, "w").await;
     assert!(!queue.is_idle().await.unwrap());
     drop(delivery);
@@ -236,13 +237,13 @@ async fn run_at_waits_for_its_time_and_promote_brings_it() {
     let queue = world.queue().await;
     let later = OffsetDateTime::now_utc() + Duration::from_secs(3600);
     let job = Job { run_at: Some(later), ..job() };
-    let _ = queue.enqueue(std::slice::from_ref(&job)).await.unwrap();
+    let _ = queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap();
     assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let due: f64 = world.ask("ZSCORE", &[&key("scheduled"), job.id.as_str()]).await;
     assert_eq!(due as i128, later.unix_timestamp_nanos() / 1_000_000);
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", job.id.as_str()]).await;
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 1);
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1);
     assert_eq!(claimed(&queue, "w").await.job.id, job.id);
 }
 
@@ -251,12 +252,12 @@ async fn an_expired_job_is_handed_out_only_to_be_skipped() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = Job { expires_at: Some(OffsetDateTime::now_utc() - Duration::from_secs(5)), ..job() };
-    let _ = queue.enqueue(&[job]).await.unwrap();
-    let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else {
+    let _ = queue.producer.enqueue(&[job]).await.unwrap();
+    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     assert_eq!(skip.reason, SkipReason::Expired);
-    let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+    let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
     assert_eq!(world.counter("skipped:expired").await, 1);
     assert!(world.take_stock().await.is_empty());
 }
@@ -266,24 +267,24 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let world = World::new().await;
     let queue = world.queue().await;
     let waiting = enqueued(&queue).await;
-    assert!(queue.cancel(&waiting.id).await.unwrap());
-    let Claim::Foregone(delivery, skip) = queue.claim(&worker("w")).await.unwrap() else {
+    assert!(queue.operator.cancel(&waiting.id).await.unwrap());
+    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     assert_eq!(skip.reason, SkipReason::Cancelled);
-    let _ = queue.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
-    assert!(!queue.cancel(&waiting.id).await.unwrap(), "gone");
+    let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
+    assert!(!queue.operator.cancel(&waiting.id).await.unwrap(), "gone");
 
     let running = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
-    assert!(queue.cancel(&running.id).await.unwrap());
-    let beat = queue.beat(&info("w"), &[delivery.lease()]).await.unwrap();
+    assert!(queue.operator.cancel(&running.id).await.unwrap());
+    let beat = queue.worker.beat(&info("w"), &[delivery.lease()]).await.unwrap();
     assert_eq!((beat.cancelled, beat.lost), (vec![running.id.clone()], vec![]));
 
-    let _ = queue.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
-    assert!(queue.cancel(&running.id).await.unwrap());
-    assert_eq!(queue.upkeep().await.unwrap().promoted, 1, "no need to wait for its time");
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Foregone(..)));
+    let _ = queue.worker.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
+    assert!(queue.operator.cancel(&running.id).await.unwrap());
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1, "no need to wait for its time");
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Foregone(..)));
 }
 
 #[tokio::test]
@@ -292,9 +293,9 @@ async fn who_replays_what_was_cancelled_before_it_died_wants_it_again() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
-    assert!(queue.cancel(&job.id).await.unwrap());
-    let _ = queue.settle(delivery, death(Kind::Gone, "a.test")).await.unwrap();
-    let _ = queue.replay(std::slice::from_ref(&job.id)).await.unwrap();
+    assert!(queue.operator.cancel(&job.id).await.unwrap());
+    let _ = queue.worker.settle(delivery, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(claimed(&queue, "w").await.job.id, job.id, "to work on, not to be skipped");
 }
 
@@ -305,16 +306,16 @@ async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_
     let with = |priority| Job { priority, ..job() };
     let (low, normal, high) = (with(Priority::Low), with(Priority::Normal), with(Priority::High));
     let jobs = [low.clone(), normal.clone(), high.clone()];
-    let _ = queue.enqueue(&jobs).await.unwrap();
+    let _ = queue.producer.enqueue(&jobs).await.unwrap();
     let order = [high.id, normal.id, low.id];
     for id in &order {
         assert_eq!(claimed(&queue, "w").await.job.id, *id);
     }
     // 100,000 places later a low job that waits is ahead of whatever normal job enters now.
     let low = with(Priority::Low);
-    let _ = queue.enqueue(std::slice::from_ref(&low)).await.unwrap();
+    let _ = queue.producer.enqueue(std::slice::from_ref(&low)).await.unwrap();
     let _: u64 = world.ask("INCRBY", &[&key("seq"), "100000"]).await;
-    let _ = queue.enqueue(&[with(Priority::Normal)]).await.unwrap();
+    let _ = queue.producer.enqueue(&[with(Priority::Normal)]).await.unwrap();
     assert_eq!(claimed(&queue, "w").await.job.id, low.id);
 }
 
@@ -327,7 +328,7 @@ async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
     let mut report = report(&job);
     report.diffs.html_source_dmp = Some(Diff { change_count: 3, diff: steps, approximate: false });
     let (from, to) = (report.from, report.to);
-    let _ = queue.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(report))).await.unwrap();
+    let _ = queue.worker.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(report))).await.unwrap();
     let stored = queue.report(from, to).await.unwrap().unwrap();
     assert!(stored.len() <= REPORT_MAX_BYTES);
     let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
@@ -350,7 +351,7 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         heap: (n < 3).then_some(Heap { bytes: 64 << 20, limit_bytes: 256 << 20 }),
     };
     let told: Vec<Running> = (0..70).map(running).collect();
-    queue.beat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
+    queue.worker.beat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
     let mut seen = queue.status().await.unwrap().workers.remove(0);
     until("time has gone by", async || {
         seen = queue.status().await.unwrap().workers.remove(0);

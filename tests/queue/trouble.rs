@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::queue::{Admission, Claim, Error, Queue, Settled};
+use wm_analyzer::queue::{Admission, Claim, Error, Settled};
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
@@ -21,12 +22,12 @@ async fn a_script_flush_in_mid_run_is_not_noticed() {
         flush().await;
         let delivery = claimed(&queue, "w").await;
         flush().await;
-        queue.beat(&info("w"), &[delivery.lease()]).await.unwrap();
+        queue.worker.beat(&info("w"), &[delivery.lease()]).await.unwrap();
         flush().await;
         let verdict = verdict.unwrap_or_else(|| done(&job));
-        assert_eq!(queue.settle(delivery, verdict).await.unwrap(), Settled::Settled);
+        assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
         flush().await;
-        queue.upkeep().await.unwrap();
+        queue.worker.upkeep().await.unwrap();
     }
     world.take_stock().await;
 }
@@ -47,46 +48,46 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
         world.ask::<()>("CONFIG", &["SET", "maxmemory", bytes]).await;
     };
     full(true).await;
-    let refused = queue.enqueue(&[job()]).await.unwrap_err();
+    let refused = queue.producer.enqueue(&[job()]).await.unwrap_err();
     assert!(matches!(refused, Error::Full(_)) && refused.is_transient(), "{refused}");
-    assert!(matches!(queue.ingest().await, Err(Error::Full(_))));
+    assert!(matches!(queue.worker.ingest().await, Err(Error::Full(_))));
 
     let held = claimed(&queue, "w").await;
-    assert_eq!(queue.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
-    assert!(queue.confirm(&held.lease()).await.unwrap());
+    assert_eq!(queue.worker.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert!(queue.worker.confirm(&held.lease()).await.unwrap());
     let verdict = done(&held.job);
-    assert_eq!(queue.settle(held, verdict).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     let held = claimed(&queue, "w").await;
-    assert_eq!(queue.settle(held, retry(Duration::ZERO)).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(held, retry(Duration::ZERO)).await.unwrap(), Settled::Settled);
     let held = claimed(&queue, "w").await;
-    assert_eq!(queue.settle(held, death(Kind::Gone, "a")).await.unwrap(), Settled::Settled);
-    assert_eq!(queue.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
-    let upkeep = queue.upkeep().await.unwrap();
+    assert_eq!(queue.worker.settle(held, death(Kind::Gone, "a")).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.promoted), (1, 1));
     let suspect = claimed(&queue, "w").await;
     assert!(suspect.is_solo());
     let verdict = done(&suspect.job);
-    let _ = queue.settle(suspect, verdict).await.unwrap();
+    let _ = queue.worker.settle(suspect, verdict).await.unwrap();
 
     full(false).await;
     assert_eq!(queue.status().await.unwrap().inbox, 1, "nothing was lost");
-    assert_eq!(queue.ingest().await.unwrap().admitted, 1);
+    assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
     world.take_stock().await;
 }
 
 /// Carries out every verdict once: a first call only learns that the script is not there yet.
-async fn load_the_scripts(queue: &Queue) {
+async fn load_the_scripts(queue: &Roles) {
     for verdict in
         [None, Some(Verdict::Skip(a_skip())), Some(retry(Duration::ZERO)), Some(death(Kind::Gone, "a"))]
     {
         let job = enqueued(queue).await;
         let verdict = verdict.unwrap_or_else(|| done(&job));
-        let _ = queue.settle(claimed(queue, "w").await, verdict).await.unwrap();
+        let _ = queue.worker.settle(claimed(queue, "w").await, verdict).await.unwrap();
     }
-    queue.upkeep().await.unwrap();
+    queue.worker.upkeep().await.unwrap();
     let last = claimed(queue, "w").await;
     let verdict = death(Kind::Gone, "a");
-    let _ = queue.settle(last, verdict).await.unwrap();
+    let _ = queue.worker.settle(last, verdict).await.unwrap();
 }
 
 fn a_skip() -> Skip {
@@ -112,9 +113,9 @@ async fn a_settle_whose_answer_was_lost_is_not_carried_out_twice() {
         let verdict = verdict.unwrap_or_else(|| done(&job));
         let label = verdict.as_str();
         let counted = world.counter(label).await;
-        let unsettled = queue.settle(delivery, verdict).await.expect_err("no answer");
+        let unsettled = queue.worker.settle(delivery, verdict).await.expect_err("no answer");
         assert!(unsettled.source.is_transient(), "{}", unsettled.source);
-        let twice = queue.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
+        let twice = queue.worker.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
         assert_eq!(twice, again, "{label}");
         assert_eq!(world.events().await.len(), before + 1, "{label}: once");
         assert_eq!(world.counter(label).await, counted + 1, "{label}: once");
@@ -129,13 +130,13 @@ async fn a_claim_whose_answer_was_lost_hands_out_the_same_job_to_the_next_claim(
     load_the_scripts(&queue).await;
     let jobs = [enqueued(&queue).await, enqueued(&queue).await];
     wire.lose_the_next_answer();
-    let lost = queue.claim(&worker("w")).await.expect_err("no answer");
+    let lost = queue.worker.claim(&worker("w")).await.expect_err("no answer");
     assert!(lost.is_transient(), "{lost}");
     assert_eq!(world.state(&jobs[0].id).await.as_deref(), Some("leased"));
     let delivery = claimed(&queue, "w").await;
     assert_eq!((&delivery.job.id, delivery.counts.deliveries), (&jobs[0].id, 1), "the same delivery");
     assert_eq!(claimed(&queue, "w").await.job.id, jobs[1].id);
-    assert_eq!(queue.settle(delivery, done(&jobs[0])).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(delivery, done(&jobs[0])).await.unwrap(), Settled::Settled);
 }
 
 #[tokio::test]
@@ -145,7 +146,7 @@ async fn a_claim_that_was_given_up_hands_out_the_same_job_to_the_next_claim() {
     load_the_scripts(&queue).await;
     let job = enqueued(&queue).await;
     world.ask::<()>("CLIENT", &["PAUSE", "300", "WRITE"]).await;
-    let given_up = tokio::time::timeout(Duration::from_millis(50), queue.claim(&worker("w"))).await;
+    let given_up = tokio::time::timeout(Duration::from_millis(50), queue.worker.claim(&worker("w"))).await;
     assert!(given_up.is_err());
     until("the server has handed it out", async || world.state(&job.id).await.as_deref() == Some("leased"))
         .await;
@@ -159,14 +160,14 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     world.redis.kill();
-    let unsettled = queue.settle(delivery, done(&job)).await.expect_err("nobody there");
+    let unsettled = queue.worker.settle(delivery, done(&job)).await.expect_err("nobody there");
     assert!(unsettled.source.is_transient(), "{}", unsettled.source);
-    assert!(queue.claim(&worker("w")).await.unwrap_err().is_transient());
+    assert!(queue.worker.claim(&worker("w")).await.unwrap_err().is_transient());
     world.redis.restart().unwrap();
     world.look_again().await;
-    let settled = queue.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
+    let settled = queue.worker.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
     assert_eq!(settled, Settled::Settled);
-    assert!(matches!(queue.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     assert!(world.take_stock().await.is_empty());
 }
 
@@ -179,7 +180,7 @@ async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     let world = World::at(redis, &url).await;
     let queue = world.queue().await;
     let jobs: Vec<_> = (0..600).map(|_| job()).collect();
-    let _ = queue.enqueue(&jobs).await.unwrap();
+    let _ = queue.producer.enqueue(&jobs).await.unwrap();
     let held = claimed(&queue, "w").await;
     let World { mut redis, .. } = world;
     redis.kill();
@@ -188,7 +189,7 @@ async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     let (mut held, mut verdict) = (held, done(&jobs[0]));
     let mut said = Vec::new();
     loop {
-        match queue.settle(held, verdict).await {
+        match queue.worker.settle(held, verdict).await {
             Ok(settled) => break assert_eq!(settled, Settled::Settled),
             Err(unsettled) => {
                 assert!(unsettled.source.is_transient() && said.len() < 3000, "{}", unsettled.source);
@@ -208,12 +209,12 @@ async fn waiting_ends_at_once_when_a_job_comes_and_never_spins_when_redis_is_awa
     let mut world = World::new().await;
     let queue = world.queue().await;
     let start = Instant::now();
-    queue.wait(Duration::from_millis(300)).await;
+    queue.worker.wait(Duration::from_millis(300)).await;
     assert!(start.elapsed() >= Duration::from_millis(290), "nothing came");
 
     let waiting = tokio::spawn({
         let queue = queue.clone();
-        async move { queue.wait(Duration::from_secs(20)).await }
+        async move { queue.worker.wait(Duration::from_secs(20)).await }
     });
     until("somebody waits", async || {
         let clients: String = world.ask("INFO", "clients").await;
@@ -229,7 +230,7 @@ async fn waiting_ends_at_once_when_a_job_comes_and_never_spins_when_redis_is_awa
 
     world.redis.kill();
     let start = Instant::now();
-    queue.wait(Duration::from_millis(300)).await;
+    queue.worker.wait(Duration::from_millis(300)).await;
     assert!(start.elapsed() >= Duration::from_millis(290));
 }
 
@@ -241,17 +242,17 @@ async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
         let queue = world.queue().await;
         workers.push(tokio::spawn(async move {
             loop {
-                if let Claim::Delivery(_held) = queue.claim(&worker(&format!("w{n}"))).await.unwrap() {
+                if let Claim::Delivery(_held) = queue.worker.claim(&worker(&format!("w{n}"))).await.unwrap() {
                     return std::future::pending::<()>().await;
                 }
-                queue.wait(Duration::from_secs(3600)).await;
+                queue.worker.wait(Duration::from_secs(3600)).await;
             }
         }));
     }
     until("all wait", async || world.ask::<String>("INFO", "clients").await.contains("blocked_clients:3"))
         .await;
     let queue = world.queue().await;
-    let _ = queue.enqueue(&[job(), job(), job()]).await.unwrap();
+    let _ = queue.producer.enqueue(&[job(), job(), job()]).await.unwrap();
     until("each has one", async || queue.status().await.unwrap().leased == 3).await;
     for worker in workers {
         worker.abort();
@@ -262,7 +263,7 @@ async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
 async fn a_key_space_of_a_newer_build_is_not_touched() {
     let world = World::new().await;
     let _: u64 = world.ask("HSET", &[&key("meta"), "schema", "2"]).await;
-    let refused = Queue::connect(&world.config).await.unwrap_err();
+    let refused = Roles::connect(&world.config).await.unwrap_err();
     assert!(matches!(refused, Error::NewerSchema { found: 2, known: 1 }) && !refused.is_transient());
 }
 
@@ -282,7 +283,7 @@ async fn preflight_tells_what_the_server_is_and_refuses_one_that_evicts() {
 #[tokio::test]
 async fn an_address_that_is_none_is_refused_without_showing_its_password() {
     for url in ["http://user:geheim@h/", "redis://:geheim@h:port", "geheim"] {
-        let refused = Queue::connect(&config(url)).await.unwrap_err();
+        let refused = Roles::connect(&config(url)).await.unwrap_err();
         assert!(matches!(refused, Error::Config(_)), "{url}");
         assert!(!format!("{refused} {refused:?}").contains("geheim"), "{refused}");
     }
@@ -294,7 +295,7 @@ async fn hints_that_cannot_be_written_fail_no_truth() {
     let queue = world.queue().await;
     world.ask::<()>("SET", &[&key("events"), "somebody else's"]).await;
     let job = enqueued(&queue).await;
-    let settled = queue.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
+    let settled = queue.worker.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
     assert_eq!(settled, Settled::Settled);
-    assert_eq!(queue.enqueue(&[twin(&job)]).await.unwrap(), [Admission::AlreadyDone]);
+    assert_eq!(queue.producer.enqueue(&[twin(&job)]).await.unwrap(), [Admission::AlreadyDone]);
 }

@@ -7,14 +7,15 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
 use url::Url;
 use uuid::Uuid;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
 use wm_analyzer::job::counts::Counts;
 use wm_analyzer::job::failure::{Failure, Kind};
 use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, Queue, WorkerId};
+use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
 
 use crate::stock::Stock;
 use crate::wire::Wire;
@@ -68,15 +69,15 @@ impl World {
     }
 
     /// A queue handle: one worker's pair of hands.
-    pub async fn queue(&self) -> Queue {
-        Queue::connect(&self.config).await.unwrap()
+    pub async fn queue(&self) -> Roles {
+        Roles::connect(&self.config).await.unwrap()
     }
 
     /// A queue handle over a wire that can lose an answer.
-    pub async fn queue_over_a_wire(&self) -> (Queue, Wire) {
+    pub async fn queue_over_a_wire(&self) -> (Roles, Wire) {
         let wire = Wire::to(self.redis.socket());
         let config = Config { url: wire.url().into(), ..self.config.clone() };
-        (Queue::connect(&config).await.unwrap(), wire)
+        (Roles::connect(&config).await.unwrap(), wire)
     }
 
     /// Asks the server directly.
@@ -183,15 +184,15 @@ pub fn somewhere(host: &str) -> PagePair {
     at(&address(), &address())
 }
 
-pub async fn enqueued(queue: &Queue) -> Job {
+pub async fn enqueued(queue: &Roles) -> Job {
     let job = job();
-    let admitted = queue.enqueue(std::slice::from_ref(&job)).await.unwrap();
+    let admitted = queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap();
     assert_eq!(admitted, [wm_analyzer::queue::Admission::Admitted { id: job.id.clone() }]);
     job
 }
 
-pub async fn claimed(queue: &Queue, name: &str) -> Delivery {
-    match queue.claim(&worker(name)).await.unwrap() {
+pub async fn claimed(queue: &Roles, name: &str) -> Delivery {
+    match queue.worker.claim(&worker(name)).await.unwrap() {
         Claim::Delivery(delivery) => *delivery,
         other => panic!("a delivery, not {other:?}"),
     }

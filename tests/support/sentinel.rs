@@ -2,7 +2,7 @@
 
 use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{Options, PrivateRedis};
 
 use crate::until;
 

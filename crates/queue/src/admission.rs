@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::Queue;
 use super::error::Error;
+use super::role::{ProducerHandle, WorkerHandle};
 use super::scripts;
 use wm_job::page::PagePair;
 use wm_job::report::ANALYSIS_VERSION;
@@ -51,7 +52,7 @@ pub(super) enum Answer {
     Moved,
 }
 
-impl Queue {
+impl ProducerHandle {
     /// Admits jobs, in order, a hundred at a time; the answers are in the same order. After [`Admission::Full`] the
     /// rest is not looked at and has the same answer.
     ///
@@ -73,7 +74,9 @@ impl Queue {
         admissions.resize(jobs.len(), Admission::Full);
         Ok(admissions)
     }
+}
 
+impl Queue {
     /// Admits at most [`BATCH`] candidates.
     pub(super) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<Answer>, Error> {
         let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
@@ -117,6 +120,13 @@ impl Queue {
         Ok(answers)
     }
 
+    /// The name of a finished analysis of `pair`: another version of the analysis, or another sink, is not the same.
+    pub(super) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
+        sha256_hex(format!("{pair}\n{analysis_version}\n{}", self.inner.sink).as_bytes())
+    }
+}
+
+impl WorkerHandle {
     /// Was this pair analysed before? To be asked once a job is resolved that named a place in a page's history, because
     /// admitting it could not tell. It takes no lease: who is told so settles a skip, and that takes one.
     ///
@@ -128,11 +138,6 @@ impl Queue {
         pipe.cmd("EXISTS").arg(self.inner.keys.done(&done));
         let (is_done,): (bool,) = self.ask(&pipe).await?;
         Ok(is_done)
-    }
-
-    /// The name of a finished analysis of `pair`: another version of the analysis, or another sink, is not the same.
-    pub(super) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
-        sha256_hex(format!("{pair}\n{analysis_version}\n{}", self.inner.sink).as_bytes())
     }
 }
 

@@ -19,9 +19,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::Queue;
 use super::admission::BATCH;
 use super::error::Error;
+use super::role::WorkerHandle;
 use super::scripts;
 
 /// The length of the inbox up to which it is filled from other lists: ten looks of ours.
@@ -108,13 +108,13 @@ pub struct Adopted {
 /// Looks at the lists that a queue adopts, again and again.
 #[derive(Debug)]
 pub struct Adopter {
-    queue: Queue,
+    queue: WorkerHandle,
     lists: Vec<(Adoptee, Option<Standing>)>,
     every: Duration,
     looked: Option<Instant>,
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Whoever looks at the lists that are configured to be adopted, and `every` so often who else works on them.
     pub fn adopter(&self, every: Duration) -> Adopter {
         let lists = self.inner.config.adopt.iter().map(|adoptee| (adoptee.clone(), None)).collect();
@@ -176,7 +176,7 @@ impl Adopter {
     }
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Moves what there is room for; answers how much that was, and how much is left.
     async fn adopt(&self, adoptee: &Adoptee) -> Result<(u64, u64), Error> {
         let oldest = match adoptee.system {

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Queue;
 use super::error::Error;
+use super::role::OperatorHandle;
 use super::scripts;
 use wm_job::JobId;
 
@@ -34,6 +35,30 @@ impl Queue {
         Ok(pipe.query_async(&mut connection).await?)
     }
 
+    /// True when nothing is in any worker's hands: a paused queue that is idle is drained.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn is_idle(&self) -> Result<bool, Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZCARD").arg(self.inner.keys.lease());
+        let (leased,): (u64,) = self.ask(&pipe).await?;
+        Ok(leased == 0)
+    }
+
+    /// The stored report on a pair, as JSON.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn report(&self, from: uuid::Uuid, to: uuid::Uuid) -> Result<Option<String>, Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(self.inner.keys.report(&format!("{from}..{to}")));
+        let (report,): (Option<String>,) = self.ask(&pipe).await?;
+        Ok(report)
+    }
+}
+
+impl OperatorHandle {
     /// Stops the queue from handing out anything, until it is resumed. What is in hand goes on.
     ///
     /// # Errors
@@ -81,28 +106,6 @@ impl Queue {
     pub async fn cancel(&self, id: &JobId) -> Result<bool, Error> {
         let call = self.call(&scripts::CANCEL).key(self.inner.keys.job(id)).arg(id.as_str());
         Ok(call.words().await?.text()? == "marked")
-    }
-
-    /// True when nothing is in any worker's hands: a paused queue that is idle is drained.
-    ///
-    /// # Errors
-    /// Those of Redis.
-    pub async fn is_idle(&self) -> Result<bool, Error> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("ZCARD").arg(self.inner.keys.lease());
-        let (leased,): (u64,) = self.ask(&pipe).await?;
-        Ok(leased == 0)
-    }
-
-    /// The stored report on a pair, as JSON.
-    ///
-    /// # Errors
-    /// Those of Redis.
-    pub async fn report(&self, from: uuid::Uuid, to: uuid::Uuid) -> Result<Option<String>, Error> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("GET").arg(self.inner.keys.report(&format!("{from}..{to}")));
-        let (report,): (Option<String>,) = self.ask(&pipe).await?;
-        Ok(report)
     }
 }
 

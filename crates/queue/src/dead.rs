@@ -5,9 +5,9 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Queue;
 use super::admission::head_start;
 use super::error::Error;
+use super::role::OperatorHandle;
 use super::scripts;
 use wm_job::failure::Kind;
 use wm_job::page::Version;
@@ -132,7 +132,7 @@ pub enum Replayed {
     Full,
 }
 
-impl Queue {
+impl OperatorHandle {
     /// The dead letters that `filter` takes, the newest first, at most `limit`.
     ///
     /// # Errors

@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::presence::WorkerId;
+use super::role::WorkerHandle;
 use super::scripts::{self, Words};
 use super::settle::Settled;
 use super::upkeep::Buried;
-use super::{BUILD, Inner, Queue};
+use super::{BUILD, Inner};
 use wm_job::counts::Counts;
 use wm_job::failure::Failure;
 use wm_job::skip::{Skip, SkipReason};
@@ -144,7 +145,7 @@ impl Handed {
     }
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Takes the next job, if there is one and this worker may have it; otherwise as [`Queue::claim_many`].
     ///
     /// # Errors

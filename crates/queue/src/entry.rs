@@ -4,9 +4,9 @@
 //! id it comes again. And which *hosts* are to be visited: each has a ceiling, over all workers of the queue.
 
 use super::BUILD;
-use super::Queue;
 use super::delivery::LeaseRef;
 use super::error::Error;
+use super::role::WorkerHandle;
 use super::scripts;
 use wm_job::page::{PagePair, Version};
 use wm_job::text::sha256_hex;
@@ -31,7 +31,7 @@ pub enum Entry {
     },
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Asks to go on to the hosts of `pair`, and renews the lease while at it. What is not let in is to be settled as
     /// postponed for the reason given, and is called when its turn comes.
     ///

@@ -6,6 +6,7 @@ use redis::streams::StreamRangeReply;
 
 use super::Queue;
 use super::error::Error;
+use super::role::ProducerHandle;
 
 /// Payloads pushed in one command.
 const PUSH_BATCH: usize = 500;
@@ -23,7 +24,7 @@ pub struct Event {
     pub why: String,
 }
 
-impl Queue {
+impl ProducerHandle {
     /// Puts payloads into the inbox, unread, as a producer in any language does.
     ///
     /// # Errors
@@ -39,7 +40,9 @@ impl Queue {
         }
         Ok(())
     }
+}
 
+impl Queue {
     /// The next events after a place in the feed (`0` is its beginning), at most `limit`.
     ///
     /// # Errors

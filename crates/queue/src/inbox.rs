@@ -5,11 +5,11 @@
 //!
 //! Invariant: a payload leaves the inbox as a job, as a duplicate that is counted, or as a dead letter with its evidence.
 
-use super::Queue;
 use super::admission::{Admission, Answer, BATCH, Candidate};
 use super::dead::{RAW_HEAD_BYTES, RawPayload};
 use super::error::Error;
 use super::fit::fit_reason;
+use super::role::WorkerHandle;
 use super::scripts;
 use super::upkeep::Buried;
 use wm_job::counts::Counts;
@@ -46,7 +46,7 @@ struct Head {
     job: Result<Job, Failure>,
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Takes in what stands at the head of the inbox, at most a hundred payloads.
     ///
     /// # Errors

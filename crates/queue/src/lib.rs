@@ -31,6 +31,7 @@ mod keys;
 mod link;
 mod outage;
 mod presence;
+mod role;
 mod scripts;
 mod server;
 mod settle;
@@ -59,6 +60,7 @@ pub use self::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::inbox::Ingested;
 pub use self::outage::{Sight, Teller};
 pub use self::presence::{Beat, Heap, Presence, Running, WorkerId};
+pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
 pub use self::server::Server;
 pub use self::settle::{Settled, Unreleased, Unsettled};
 pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
@@ -99,20 +101,11 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens a queue. A Redis that does not answer now is no error: every call connects again.
+    /// Opens a queue to read; see [`WorkerHandle::connect`] and its siblings to change it.
     ///
     /// # Errors
-    /// [`Error::Config`] for an address or a name that is not one; [`Error::Refused`] and [`Error::NewerSchema`] from
-    /// a Redis that does answer.
-    pub async fn connect(config: &Config) -> Result<Self, Error> {
-        Self::connect_for(config, "redis").await
-    }
-
-    /// The same, for a worker whose reports also go to `sink`: a pair that is done for one sink is not for another.
-    ///
-    /// # Errors
-    /// Those of [`Queue::connect`].
-    pub async fn connect_for(config: &Config, sink: &str) -> Result<Self, Error> {
+    /// Those of [`WorkerHandle::connect`].
+    pub async fn connect(config: &Config, sink: &str) -> Result<Self, Error> {
         let keys = Keys::new(&config.name)?;
         let queue = Self {
             inner: Arc::new(Inner {
@@ -150,6 +143,18 @@ impl Queue {
         self.inner.config.lease
     }
 
+    /// A connection for commands, on a key space that this build may touch.
+    async fn connection(&self) -> Result<Connection<'_>, Error> {
+        let mut connection = self.inner.link.get().await?;
+        self.inner
+            .schema
+            .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
+            .await?;
+        Ok(connection)
+    }
+}
+
+impl WorkerHandle {
     /// Waits until there may be something to claim, or `at_most` is over. A hint only: it never fails and never
     /// returns at once because Redis is away.
     pub async fn wait(&self, at_most: Duration) {
@@ -174,15 +179,5 @@ impl Queue {
             .inspect_err(|e| link.heed(turn, e))?;
         link.keep(turn, connection);
         Ok(())
-    }
-
-    /// A connection for commands, on a key space that this build may touch.
-    async fn connection(&self) -> Result<Connection<'_>, Error> {
-        let mut connection = self.inner.link.get().await?;
-        self.inner
-            .schema
-            .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
-            .await?;
-        Ok(connection)
     }
 }

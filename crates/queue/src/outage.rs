@@ -3,9 +3,9 @@
 //! Invariant: whoever is to tell has a lease's time to say that it is told; then it is another's turn. So an alert is not
 //! lost with the worker that was to send it, and workers that come later in the same outage stay silent.
 
-use super::Queue;
 use super::error::Error;
 use super::presence::WorkerId;
+use super::role::WorkerHandle;
 use super::scripts;
 
 /// What a worker says of an outage.
@@ -29,7 +29,7 @@ pub enum Teller {
     Nobody,
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Says what `worker` sees of the outage of `what`, and whether its own alert of it has arrived. `what` is a word of
     /// ours, so that there are few.
     ///

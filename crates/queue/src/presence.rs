@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Queue;
 use super::delivery::LeaseRef;
 use super::error::Error;
+use super::role::WorkerHandle;
 use super::scripts::{self};
 use wm_job::JobId;
 use wm_job::duration::millis;
@@ -141,7 +141,7 @@ pub struct Beat {
     pub cancelled: Vec<JobId>,
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Renews every lease in hand and says that this worker lives. Due every few seconds, and well before a third of a
     /// lease is over.
     ///

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::error::Error;
 use super::link::Connection;
+use super::role::WorkerHandle;
 use super::{Queue, keys};
 
 /// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. Measured by
@@ -91,16 +92,6 @@ impl Queue {
         Ok(Server::read(&info, seconds * 1000 + micros / 1000 - ours))
     }
 
-    /// Whether Redis has forgotten this queue since we first saw it, as one that keeps no file does when it restarts.
-    /// The key space is marked as ours again, so only one of those who ask is told.
-    ///
-    /// # Errors
-    /// Those of Redis.
-    pub async fn forgot(&self) -> Result<bool, Error> {
-        let mut connection = self.connection().await?;
-        self.check_schema(&mut connection).await
-    }
-
     /// Makes sure that the key space is one that this build may touch; true where it was a new one, and marked by us.
     pub(super) async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<bool, Error> {
         let (meta, schema) = (self.inner.keys.meta(), "schema");
@@ -116,6 +107,18 @@ impl Queue {
                 .query_async(connection)
                 .await?),
         }
+    }
+}
+
+impl WorkerHandle {
+    /// Whether Redis has forgotten this queue since we first saw it, as one that keeps no file does when it restarts.
+    /// The key space is marked as ours again, so only one of those who ask is told.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn forgot(&self) -> Result<bool, Error> {
+        let mut connection = self.connection().await?;
+        self.check_schema(&mut connection).await
     }
 }
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::dead;
 use super::delivery::{Delivery, LeaseRef};
 use super::error::Error;
 use super::finish::Finish;
 use super::fit::{fit_reason, fit_report};
+use super::role::WorkerHandle;
 use super::scripts::{self, Words};
-use super::{Queue, dead};
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
 use wm_job::report::ANALYSIS_VERSION;
@@ -59,7 +60,7 @@ struct SkipReport<'a> {
     skipped: &'a Skip,
 }
 
-impl Queue {
+impl WorkerHandle {
     /// Carries out the verdict on a delivery.
     ///
     /// # Errors

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{Case, Class, Ending, versions};
-use crate::demo::site::{Body, Resource, Site};
-use crate::demo::{pages, poison};
 use crate::job::VersionRef;
 use crate::job::failure::Kind;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
+use wm_testbed::site::{Body, Resource, Site};
+use wm_testbed::{pages, poison};
 
 /// What the bomb becomes: a hundred times the cap.
 const BOMB_BYTES: u64 = 1 << 30;

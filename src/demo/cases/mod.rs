@@ -13,13 +13,13 @@ mod hostile;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use super::pages::{self, Rng};
-use super::site::{Body, Resource, Site};
 use crate::job::failure::Kind;
 use crate::job::page::Version;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
 use crate::job::{Job, JobId, VersionRef};
+use wm_testbed::pages::{self, Rng};
+use wm_testbed::site::{Body, Resource, Site};
 
 pub use self::hostile::hostile;
 

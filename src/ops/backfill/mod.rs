@@ -23,7 +23,7 @@ use crate::api::{Api, Chunk, Listed, Span};
 use crate::job::failure::{Failure, Kind};
 use crate::job::{Job, JobId, Older, Priority, VersionRef};
 use crate::policy::backoff;
-use crate::queue::{Admission, Error, Queue};
+use crate::queue::{Admission, Error, ProducerHandle};
 
 /// Jobs sent in one command.
 const BATCH: usize = 100;
@@ -73,7 +73,7 @@ enum Ended {
 ///
 /// # Errors
 /// Those of the queue; what was sent before stays sent.
-pub async fn run(queue: &Queue, api: &Api, options: &Options, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &ProducerHandle, api: &Api, options: &Options, json: bool) -> Result<Exit, Error> {
     let mut cursor = match begin(queue, options) {
         Ok(cursor) => cursor,
         Err(what) => {
@@ -105,7 +105,7 @@ pub async fn run(queue: &Queue, api: &Api, options: &Options, json: bool) -> Res
     conclude(queue, &cursor, options, ended, json)
 }
 
-fn begin(queue: &Queue, options: &Options) -> Result<Cursor, String> {
+fn begin(queue: &ProducerHandle, options: &Options) -> Result<Cursor, String> {
     let kept = match &options.cursor {
         Some(path) => Cursor::resume(path, queue.name(), options.since, options.until)?,
         None => None,
@@ -118,7 +118,7 @@ fn begin(queue: &Queue, options: &Options) -> Result<Cursor, String> {
     Ok(cursor)
 }
 
-fn plan(queue: &Queue, cursor: &Cursor, options: &Options) {
+fn plan(queue: &ProducerHandle, cursor: &Cursor, options: &Options) {
     let Span { since, until } = cursor.span();
     let which = if options.again { "all versions" } else { "versions without a change" };
     render::note(format!(
@@ -148,7 +148,7 @@ fn plan(queue: &Queue, cursor: &Cursor, options: &Options) {
 
 /// One walk over the app's list.
 struct Walk<'a> {
-    queue: &'a Queue,
+    queue: &'a ProducerHandle,
     api: &'a Api,
     options: &'a Options,
 }
@@ -238,7 +238,7 @@ impl Walk<'_> {
 }
 
 fn conclude(
-    queue: &Queue,
+    queue: &ProducerHandle,
     cursor: &Cursor,
     options: &Options,
     ended: Result<(), Ended>,

@@ -8,7 +8,7 @@ use super::{Bulk, Selection, by, detail, host, kept, kind, select, usage};
 use crate::job::{JobId, LimitsRequest};
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
-use crate::queue::{DeadLetter, Error, Queue, Replayed};
+use crate::queue::{DeadLetter, Error, OperatorHandle, Replayed};
 
 /// Letters touched in one command.
 const BATCH: usize = 100;
@@ -54,7 +54,7 @@ struct Touched {
 
 /// Shows the plan, asks, and carries it out.
 pub(super) async fn touch(
-    queue: &Queue,
+    queue: &OperatorHandle,
     selection: &Selection,
     bulk: Bulk,
     verb: Verb,
@@ -96,7 +96,7 @@ pub(super) async fn touch(
     Ok(if touched.done == touched.selected { Exit::Ok } else { Exit::Failed })
 }
 
-fn plan(queue: &Queue, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
+fn plan(queue: &OperatorHandle, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
     let seconds = letters.len() as f64 / bulk.rate;
     let noun = if letters.len() == 1 { "dead letter" } else { "dead letters" };
     render::note(format!(
@@ -115,7 +115,12 @@ fn plan(queue: &Queue, letters: &[DeadLetter], bulk: Bulk, verb: Verb) {
     }
 }
 
-async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb) -> Result<Touched, Error> {
+async fn carry_out(
+    queue: &OperatorHandle,
+    letters: &[DeadLetter],
+    rate: f64,
+    verb: Verb,
+) -> Result<Touched, Error> {
     let mut touched = Touched { selected: letters.len(), ..Touched::default() };
     // At most ten commands a second, so that a rate is kept in small steps and not in one leap a second.
     let step = ((rate / 10.0).ceil() as usize).clamp(1, BATCH);
@@ -147,7 +152,7 @@ async fn carry_out(queue: &Queue, letters: &[DeadLetter], rate: f64, verb: Verb)
     Ok(touched)
 }
 
-fn conclude(queue: &Queue, touched: &Touched, verb: Verb, json: bool) {
+fn conclude(queue: &OperatorHandle, touched: &Touched, verb: Verb, json: bool) {
     if json && verb != Verb::Discard {
         render::json(touched);
         return;

@@ -17,7 +17,7 @@ use crate::job::failure::Kind;
 use crate::job::page::Version;
 use crate::job::verdict::DeathReason;
 use crate::job::{JobId, LimitsRequest, VersionRef};
-use crate::queue::{Content, DeadFilter, DeadLetter, Error, Queue};
+use crate::queue::{Content, DeadFilter, DeadLetter, Error, OperatorHandle};
 
 /// Which letters.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +62,7 @@ pub enum Action {
 ///
 /// # Errors
 /// Those of the queue.
-pub async fn run(queue: &Queue, action: Action, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &OperatorHandle, action: Action, json: bool) -> Result<Exit, Error> {
     match action {
         Action::Ls(selection) => ls(queue, &selection, json).await,
         Action::Show(id) => show(queue, &id, json).await,
@@ -94,14 +94,17 @@ fn filter(selection: &Selection) -> Result<DeadFilter, String> {
     })
 }
 
-async fn select(queue: &Queue, selection: &Selection) -> Result<Result<Vec<DeadLetter>, String>, Error> {
+async fn select(
+    queue: &OperatorHandle,
+    selection: &Selection,
+) -> Result<Result<Vec<DeadLetter>, String>, Error> {
     match filter(selection) {
         Ok(filter) => Ok(Ok(queue.dead(&filter, selection.limit).await?)),
         Err(what) => Ok(Err(what)),
     }
 }
 
-async fn ls(queue: &Queue, selection: &Selection, json: bool) -> Result<Exit, Error> {
+async fn ls(queue: &OperatorHandle, selection: &Selection, json: bool) -> Result<Exit, Error> {
     let letters = match select(queue, selection).await? {
         Ok(letters) => letters,
         Err(what) => return Ok(usage(&what)),
@@ -192,7 +195,7 @@ fn by(letters: &[DeadLetter], key: fn(&DeadLetter) -> String) -> String {
     counts.iter().map(|(key, count)| format!("{key} {count}")).collect::<Vec<_>>().join(" · ")
 }
 
-async fn show(queue: &Queue, id: &str, json: bool) -> Result<Exit, Error> {
+async fn show(queue: &OperatorHandle, id: &str, json: bool) -> Result<Exit, Error> {
     let id = match JobId::parse(id) {
         Ok(id) => id,
         Err(what) => return Ok(usage(&what)),
@@ -209,7 +212,7 @@ async fn show(queue: &Queue, id: &str, json: bool) -> Result<Exit, Error> {
     Ok(Exit::Ok)
 }
 
-fn tell(queue: &Queue, letter: &DeadLetter) {
+fn tell(queue: &OperatorHandle, letter: &DeadLetter) {
     render::line(format!("{}  {}", styled(BAD, kind(letter)), styled(BOLD, &letter.id)));
     field("because", detail(letter, 500));
     field("died", age(letter, OffsetDateTime::now_utc()));

@@ -14,13 +14,14 @@ use tokio::time::{Instant, sleep};
 use url::Url;
 use uuid::Uuid;
 use wm_analyzer::config::{Config, Loaded, Sources};
-use wm_analyzer::demo::ingest::Ingest;
-use wm_analyzer::demo::pages;
-use wm_analyzer::demo::redis::{Options, PrivateRedis};
-use wm_analyzer::demo::site::{Body, Resource, Site};
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_analyzer::queue::{DeadFilter, DeadLetter, Event, Queue};
+use wm_analyzer::queue::{DeadFilter, DeadLetter, Event};
+use wm_testbed::ingest::Ingest;
+use wm_testbed::pages;
+use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::roles::Roles;
+use wm_testbed::site::{Body, Resource, Site};
 
 pub(crate) use self::gate::Gate;
 pub(crate) use self::process::{Ran, Worker, lives, run};
@@ -46,7 +47,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub(crate) struct World {
     pub(crate) site: Site,
     pub(crate) ingest: Ingest,
-    pub(crate) queue: Queue,
+    pub(crate) queue: Roles,
     pub(crate) redis: PrivateRedis,
     settings: BTreeMap<String, String>,
     eye: OnceLock<MultiplexedConnection>,
@@ -74,7 +75,7 @@ impl World {
         settings.insert(variable("queue.url"), url);
         settings.insert(variable("sentry.dsn"), ingest.dsn());
         settings.insert(variable("fetch.allow_networks"), "127.0.0.0/8".to_owned());
-        let queue = config(&settings).queue().await.unwrap();
+        let queue = Roles::connect(&config(&settings).queue).await.unwrap();
         Self { site, ingest, queue, redis, settings, eye: OnceLock::new() }
     }
 
@@ -156,13 +157,13 @@ impl World {
     /// Puts payloads into the inbox, as any producer does.
     pub(crate) async fn push(&self, payloads: &[&[u8]]) {
         let payloads: Vec<_> = payloads.iter().map(|payload| payload.to_vec()).collect();
-        self.queue.push(&payloads).await.unwrap();
+        self.queue.producer.push(&payloads).await.unwrap();
     }
 
     /// Puts jobs into the inbox.
     pub(crate) async fn send(&self, jobs: &[Job]) {
         let payloads: Vec<_> = jobs.iter().map(Job::encode).collect();
-        self.queue.push(&payloads).await.unwrap();
+        self.queue.producer.push(&payloads).await.unwrap();
     }
 
     /// A job about two pages of some size that differ; both are at the site, at `/<name>/from` and `/<name>/to`.
@@ -201,7 +202,7 @@ impl World {
 
     /// The dead letters, newest first.
     pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
-        self.queue.dead(&DeadFilter::default(), 1000).await.unwrap()
+        self.queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap()
     }
 
     /// Waits until there are so many dead letters.

@@ -8,7 +8,8 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Queue, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Settled};
+use wm_testbed::roles::Roles;
 
 use super::Op;
 use super::machine::*;
@@ -24,7 +25,7 @@ pub struct Case<'w> {
     pub world: &'w World,
     pub model: Machine,
     pub config: Config,
-    pub queues: Vec<Queue>,
+    pub queues: Vec<Roles>,
     jobs: Vec<Job>,
     addresses: [[String; 2]; CONTENTS.len()],
     /// What the queue calls each content, once it was told of it.
@@ -48,7 +49,7 @@ impl<'w> Case<'w> {
         };
         let mut queues = Vec::new();
         for _ in WORKERS {
-            queues.push(Queue::connect(&config).await.unwrap());
+            queues.push(Roles::connect(&config).await.unwrap());
         }
         let address = |host: Option<&&str>| format!("http://{}/{}", host.unwrap(), uuid::Uuid::new_v4());
         Self {
@@ -89,7 +90,7 @@ impl<'w> Case<'w> {
             Op::Confirm(which) => {
                 if let Some((who, id)) = self.pick_held(which) {
                     self.world.expire(&id).await;
-                    assert!(self.queues[who].confirm(&self.held(who, &id).lease()).await.unwrap());
+                    assert!(self.queues[who].worker.confirm(&self.held(who, &id).lease()).await.unwrap());
                 }
             }
             Op::Settle { which, how } => {
@@ -122,28 +123,28 @@ impl<'w> Case<'w> {
             }
             Op::Cancel(which) => {
                 if let Some(id) = pick(self.model.in_state(|_| true), which) {
-                    assert_eq!(self.queues[0].cancel(&id).await.unwrap(), self.model.cancel(&id));
+                    assert_eq!(self.queues[0].operator.cancel(&id).await.unwrap(), self.model.cancel(&id));
                 }
             }
             Op::Replay(which) => {
                 if let Some(id) = pick(self.model.in_state(|state| state == State::Dead), which) {
-                    let told = self.queues[0].replay(std::slice::from_ref(&id)).await.unwrap();
+                    let told = self.queues[0].operator.replay(std::slice::from_ref(&id)).await.unwrap();
                     assert_eq!(told, [(id.clone(), self.model.replay(&id))]);
                 }
             }
             Op::Discard(which) => {
                 if let Some(id) = pick(self.model.in_state(|state| state == State::Dead), which) {
                     self.model.discard(&id);
-                    assert_eq!(self.queues[0].discard(&[id]).await.unwrap(), 1);
+                    assert_eq!(self.queues[0].operator.discard(&[id]).await.unwrap(), 1);
                 }
             }
             Op::Pause => {
                 self.model.paused = true;
-                self.queues[0].pause("ada", "to see").await.unwrap();
+                self.queues[0].operator.pause("ada", "to see").await.unwrap();
             }
             Op::Resume => {
                 (self.model.paused, self.model.woken) = (false, true);
-                let _ = self.queues[0].resume("ada").await.unwrap();
+                let _ = self.queues[0].operator.resume("ada").await.unwrap();
             }
             Op::FlushScripts => self.world.ask::<()>("SCRIPT", "FLUSH").await,
         }
@@ -173,11 +174,11 @@ impl<'w> Case<'w> {
             expires_at: moment(ask.expires_at),
             ..self.jobs[ask.pair].clone()
         };
-        assert_eq!(self.queues[0].enqueue(&[job]).await.unwrap(), [self.model.enqueue(&id, ask)]);
+        assert_eq!(self.queues[0].producer.enqueue(&[job]).await.unwrap(), [self.model.enqueue(&id, ask)]);
     }
 
     pub async fn claim(&mut self, who: usize, most: usize) {
-        let claims = self.queues[who].claim_many(&worker(WORKERS[who]), most).await.unwrap();
+        let claims = self.queues[who].worker.claim_many(&worker(WORKERS[who]), most).await.unwrap();
         let told = self.model.claim(who, most);
         match (&told, &claims[..]) {
             (Told::Paused, [Claim::Paused])
@@ -235,7 +236,7 @@ impl<'w> Case<'w> {
         self.world.expire(id).await;
         let content = self.model.jobs[id].pair % CONTENTS.len();
         let lease = self.held(who, id).lease();
-        let told = self.queues[who].enter(&lease, &self.content(content)).await.unwrap();
+        let told = self.queues[who].worker.enter(&lease, &self.content(content)).await.unwrap();
         assert_eq!(told, self.model.enter(id));
         let name = self.world.field(id, "content").await.expect("it stands there before it runs");
         assert_eq!(*self.names[content].get_or_insert(name.clone()), name, "one name for one content");
@@ -263,7 +264,7 @@ impl<'w> Case<'w> {
         let ghosts: Vec<_> = ghosts.collect();
         leases.extend_from_slice(&ghosts);
         let _: u64 = self.world.ask("PEXPIRE", &[&key("solo_turn"), "45000"]).await;
-        let beat = self.queues[who].beat(&info(WORKERS[who]), &leases).await.unwrap();
+        let beat = self.queues[who].worker.beat(&info(WORKERS[who]), &leases).await.unwrap();
         assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
         let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
@@ -287,8 +288,8 @@ impl<'w> Case<'w> {
         }
         let (who, ghost) = self.ghosts.swap_remove(which % self.ghosts.len());
         let (queue, lease) = (&self.queues[who], ghost.lease());
-        assert!(!queue.confirm(&lease).await.unwrap());
-        assert_eq!(queue.enter(&lease, &self.content(0)).await.unwrap(), Entry::Lost);
+        assert!(!queue.worker.confirm(&lease).await.unwrap());
+        assert_eq!(queue.worker.enter(&lease, &self.content(0)).await.unwrap(), Entry::Lost);
         assert_eq!(carry_out(queue, ghost, how).await, Settled::Superseded);
     }
 
@@ -300,7 +301,7 @@ impl<'w> Case<'w> {
             self.world.expire(id).await;
         }
         self.ghosts.extend(held.into_iter().map(|delivery| (who, delivery)));
-        self.queues[who] = Queue::connect(&self.config).await.unwrap();
+        self.queues[who] = Roles::connect(&self.config).await.unwrap();
         self.upkeep(&ids).await;
     }
 
@@ -311,7 +312,7 @@ impl<'w> Case<'w> {
         let reclaimed = ran_out.len() as u64;
         ran_out.retain(|id| self.model.reclaim(id));
         let promoted = self.model.promote();
-        let upkeep = self.queues[0].upkeep().await.unwrap();
+        let upkeep = self.queues[0].worker.upkeep().await.unwrap();
         let buried: Vec<_> = upkeep.buried.into_iter().map(|buried| buried.id).collect();
         assert_eq!((upkeep.reclaimed, buried, upkeep.promoted), (reclaimed, ran_out, promoted));
     }
@@ -321,7 +322,7 @@ fn pick<T>(mut among: Vec<T>, which: usize) -> Option<T> {
     (!among.is_empty()).then(|| among.swap_remove(which % among.len()))
 }
 
-async fn carry_out(queue: &Queue, delivery: Delivery, how: How) -> Settled {
+async fn carry_out(queue: &Roles, delivery: Delivery, how: How) -> Settled {
     let postpone = |because| Verdict::Postpone { after: LATER, because };
     let verdict = match how {
         How::Done => done(&delivery.job),
@@ -335,7 +336,7 @@ async fn carry_out(queue: &Queue, delivery: Delivery, how: How) -> Settled {
         How::WaitAlone => postpone(Holdup::Suspect),
         How::WaitFor(host) => postpone(Holdup::HostFull { host: host.to_owned() }),
         How::Die => death(Kind::Gone, "a.test"),
-        How::Release => return queue.release(delivery).await.unwrap(),
+        How::Release => return queue.worker.release(delivery).await.unwrap(),
     };
-    queue.settle(delivery, verdict).await.unwrap()
+    queue.worker.settle(delivery, verdict).await.unwrap()
 }
