@@ -9,8 +9,8 @@ use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::address::redacted;
-use super::adopt::Adoptee;
+use crate::intake::adopt::Adoptee;
+use crate::redis::address::redacted;
 
 /// The queue that is meant where none is named: `queue.name` as it is built in.
 pub const DEFAULT_NAME: &str = "analysis";
@@ -77,7 +77,7 @@ fn without_password<S: Serializer>(url: &SecretString, serializer: S) -> Result<
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const SECTION: &str = r#"

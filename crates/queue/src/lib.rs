@@ -13,30 +13,15 @@
 //! moved by a blocking command either: a client that gives up waiting would own a job and not know it. So the only
 //! blocking command waits for a hint, and a script takes the job.
 
-mod address;
-mod admission;
-mod adopt;
-mod ceilings;
 mod config;
-mod control;
-mod dead;
-mod delivery;
-mod entry;
 mod error;
-mod events;
-mod finish;
-mod fit;
-mod inbox;
-mod keys;
-mod link;
-mod outage;
-mod presence;
+mod fleet;
+mod ids;
+mod inspect;
+mod intake;
+mod lease;
+mod redis;
 mod role;
-mod scripts;
-mod server;
-mod settle;
-mod status;
-mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,30 +30,33 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::address::redacted;
-pub use self::admission::Admission;
-pub use self::adopt::{Adopted, Adoptee, Adopter, Standing};
-pub use self::ceilings::{Ceilings, HostLine};
 pub use self::config::{Config, DEFAULT_NAME};
-pub use self::control::Paused;
-pub use self::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
-pub use self::delivery::{CLAIM_MOST, Claim, Delivery, LeaseRef};
-pub use self::entry::Entry;
 pub use self::error::Error;
-pub use self::events::Event;
-pub use self::fit::{REPORT_MAX_BYTES, fit_report};
-pub use self::inbox::Ingested;
-pub use self::outage::{Sight, Teller};
-pub use self::presence::{Beat, Heap, Presence, Running, WorkerId};
+pub use self::fleet::outage::{Sight, Teller};
+pub use self::fleet::presence::{Beat, Heap, Presence, Running};
+pub use self::ids::LeaseRef;
+pub use self::ids::WorkerId;
+pub use self::inspect::ceilings::{Ceilings, HostLine};
+pub use self::inspect::control::Paused;
+pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
+pub use self::inspect::events::Event;
+pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
+pub use self::intake::admission::Admission;
+pub use self::intake::adopt::{Adopted, Adoptee, Adopter, Standing};
+pub use self::intake::inbox::Ingested;
+pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery};
+pub use self::lease::entry::Entry;
+pub use self::lease::fit::{REPORT_MAX_BYTES, fit_report};
+pub use self::lease::settle::{Unreleased, Unsettled};
+pub use self::lease::settled::Settled;
+pub use self::lease::upkeep::{Buried, Evicted, Upkeep};
+pub use self::redis::address::redacted;
+pub use self::redis::server::Server;
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
-pub use self::server::Server;
-pub use self::settle::{Settled, Unreleased, Unsettled};
-pub use self::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
-pub use self::upkeep::{Buried, Evicted, Upkeep};
 
-use self::finish::Finishes;
-use self::keys::Keys;
-use self::link::{Connection, Link};
+use self::lease::finish::Finishes;
+use self::redis::keys::Keys;
+use self::redis::link::{Connection, Link};
 
 /// The build, as evidence names it.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
@@ -171,9 +159,9 @@ impl WorkerHandle {
         let patience = at_most + self.inner.config.response_timeout;
         connection.set_response_timeout(patience);
         let seconds = at_most.as_secs_f64().max(0.001);
-        let mut command = redis::cmd("BLPOP");
+        let mut command = ::redis::cmd("BLPOP");
         command.arg(self.inner.keys.wake()).arg(seconds);
-        timeout(patience, command.query_async::<redis::Value>(&mut connection))
+        timeout(patience, command.query_async::<::redis::Value>(&mut connection))
             .await
             .map_err(|_| Error::Unavailable("no answer while waiting".into()))?
             .inspect_err(|e| link.heed(turn, e))?;

@@ -8,9 +8,9 @@
 
 use std::ops::Deref;
 
-use super::Queue;
-use super::config::Config;
-use super::error::Error;
+use crate::Queue;
+use crate::config::Config;
+use crate::error::Error;
 
 macro_rules! handle {
     ($(#[$doc:meta])* $name:ident) => {

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::Queue;
-use super::error::Error;
-use super::scripts::{self, Words};
-use super::settle::{Settled, settled};
+use crate::Queue;
+use crate::error::Error;
+use crate::lease::settled::{Settled, settled};
+use crate::redis::scripts::{self, Words};
 use wm_job::duration::millis;
 
 /// Most jobs that one call ends: some 2 ms of Redis.
@@ -25,9 +25,9 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// One job's end, as the script wants it: `job`, `unique`, `report`, `done`; id, token, state, why, pair, report.
 #[derive(Debug)]
-pub(super) struct Finish {
-    pub(super) keys: [String; 4],
-    pub(super) args: [String; 6],
+pub(crate) struct Finish {
+    pub(crate) keys: [String; 4],
+    pub(crate) args: [String; 6],
 }
 
 impl Finish {
@@ -44,7 +44,7 @@ struct Waiting {
 
 /// The ends that wait for a call, and the right to make one.
 #[derive(Default)]
-pub(super) struct Finishes {
+pub(crate) struct Finishes {
     waiting: Mutex<Vec<Waiting>>,
     turn: tokio::sync::Mutex<()>,
 }
@@ -71,7 +71,7 @@ impl Finishes {
 
 impl Queue {
     /// Ends a job, together with those that end now.
-    pub(super) async fn finish(&self, finish: Finish) -> Result<Settled, Error> {
+    pub(crate) async fn finish(&self, finish: Finish) -> Result<Settled, Error> {
         let finish = Arc::new(finish);
         let (answer, mut answered) = oneshot::channel();
         self.inner.finishes.waiting().push(Waiting { finish: Arc::clone(&finish), answer });

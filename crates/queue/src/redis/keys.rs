@@ -24,24 +24,24 @@
 
 use time::OffsetDateTime;
 
-use super::error::Error;
+use crate::error::Error;
 use wm_job::JobId;
 use wm_job::failure::Kind;
 
 /// The version of the key space. A build refuses to touch a newer one.
-pub(super) const SCHEMA: u64 = 1;
+pub(crate) const SCHEMA: u64 = 1;
 /// The longest name of a queue.
 const MAX_NAME_BYTES: usize = 63;
 
 /// The keys of one queue.
 #[derive(Debug, Clone)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     prefix: String,
 }
 
 impl Keys {
     /// The keys of the queue `name`, which matches `[a-z0-9][a-z0-9_-]{0,62}`: no name may reach into other keys.
-    pub(super) fn new(name: &str) -> Result<Self, Error> {
+    pub(crate) fn new(name: &str) -> Result<Self, Error> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
         let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         if name.len() > MAX_NAME_BYTES || !starts || !name.bytes().all(plain) {
@@ -53,7 +53,7 @@ impl Keys {
     }
 
     /// What all keys of the queue begin with.
-    pub(super) fn prefix(&self) -> &str {
+    pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
 
@@ -62,7 +62,7 @@ impl Keys {
     }
 
     /// The keys that every script declares, in the order in which `lua/common.lua` names them.
-    pub(super) fn fixed(&self, now: OffsetDateTime) -> [String; 13] {
+    pub(crate) fn fixed(&self, now: OffsetDateTime) -> [String; 13] {
         [
             self.inbox(),
             self.ready(),
@@ -81,123 +81,123 @@ impl Keys {
     }
 
     /// LIST of payloads as producers pushed them.
-    pub(super) fn inbox(&self) -> String {
+    pub(crate) fn inbox(&self) -> String {
         self.key("inbox")
     }
 
     /// STREAM of what became of jobs, capped.
-    pub(super) fn events(&self) -> String {
+    pub(crate) fn events(&self) -> String {
         self.key("events")
     }
 
     /// ZSET of ids by their place in the order.
-    pub(super) fn ready(&self) -> String {
+    pub(crate) fn ready(&self) -> String {
         self.key("ready")
     }
 
     /// ZSET of ids by the moment they are due.
-    pub(super) fn scheduled(&self) -> String {
+    pub(crate) fn scheduled(&self) -> String {
         self.key("scheduled")
     }
 
     /// ZSET of ids by the end of their lease.
-    pub(super) fn lease(&self) -> String {
+    pub(crate) fn lease(&self) -> String {
         self.key("lease")
     }
 
     /// ZSET of suspects by the moment they came.
-    pub(super) fn solo(&self) -> String {
+    pub(crate) fn solo(&self) -> String {
         self.key("solo")
     }
 
     /// ZSET of dead letters by the moment of death.
-    pub(super) fn dead(&self) -> String {
+    pub(crate) fn dead(&self) -> String {
         self.key("dead")
     }
 
     /// ZSET of the dead letters of one kind.
-    pub(super) fn dead_kind(&self, kind: Kind) -> String {
+    pub(crate) fn dead_kind(&self, kind: Kind) -> String {
         self.key(&format!("dead:kind:{kind}"))
     }
 
     /// HASH that exists while the queue is paused.
-    pub(super) fn paused(&self) -> String {
+    pub(crate) fn paused(&self) -> String {
         self.key("paused")
     }
 
     /// LIST of at most one token.
-    pub(super) fn wake(&self) -> String {
+    pub(crate) fn wake(&self) -> String {
         self.key("wake")
     }
 
     /// HASH of one day's counters.
-    pub(super) fn stats(&self, now: OffsetDateTime) -> String {
+    pub(crate) fn stats(&self, now: OffsetDateTime) -> String {
         let day = now.to_offset(time::UtcOffset::UTC).date();
         self.key(&format!("stats:{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day()))
     }
 
     /// HASH of the schema version and of what upkeep must remember.
-    pub(super) fn meta(&self) -> String {
+    pub(crate) fn meta(&self) -> String {
         self.key("meta")
     }
 
     /// STREAM of what operators did.
-    pub(super) fn audit(&self) -> String {
+    pub(crate) fn audit(&self) -> String {
         self.key("audit")
     }
 
     /// HASH of one job.
-    pub(super) fn job(&self, id: &JobId) -> String {
+    pub(crate) fn job(&self, id: &JobId) -> String {
         self.key(&format!("job:{id}"))
     }
 
     /// STRING that names the live job of a pair.
-    pub(super) fn unique(&self, sha256: &str) -> String {
+    pub(crate) fn unique(&self, sha256: &str) -> String {
         self.key(&format!("unique:{sha256}"))
     }
 
     /// STRING that remembers that a pair was analysed.
-    pub(super) fn done(&self, sha256: &str) -> String {
+    pub(crate) fn done(&self, sha256: &str) -> String {
         self.key(&format!("done:{sha256}"))
     }
 
     /// STRING with the build under which a content crashed a worker.
-    pub(super) fn suspect(&self, content: &str) -> String {
+    pub(crate) fn suspect(&self, content: &str) -> String {
         self.key(&format!("suspect:{content}"))
     }
 
     /// SET of the jobs that were let in to a host. Who waits for it is `line:<host>`, known to the scripts alone.
-    pub(super) fn host(&self, host: &str) -> String {
+    pub(crate) fn host(&self, host: &str) -> String {
         self.key(&format!("host:{host}"))
     }
 
     /// ZSET of the hosts that jobs wait for, by the length of their line.
-    pub(super) fn lines(&self) -> String {
+    pub(crate) fn lines(&self) -> String {
         self.key("lines")
     }
 
     /// STRING with the report on `<from>..<to>`.
-    pub(super) fn report(&self, pair: &str) -> String {
+    pub(crate) fn report(&self, pair: &str) -> String {
         self.key(&format!("report:{pair}"))
     }
 
     /// ZSET of workers by their last beat.
-    pub(super) fn workers(&self) -> String {
+    pub(crate) fn workers(&self) -> String {
         self.key("workers")
     }
 
     /// ZSET of the workers that see an outage, by the moment until which their word counts; lives for a lease.
-    pub(super) fn outage(&self, what: &str) -> String {
+    pub(crate) fn outage(&self, what: &str) -> String {
         self.key(&format!("outage:{what}"))
     }
 
     /// STRING with the worker that is to tell of an outage, `*` once it is told; lives for a lease.
-    pub(super) fn teller(&self, what: &str) -> String {
+    pub(crate) fn teller(&self, what: &str) -> String {
         self.key(&format!("teller:{what}"))
     }
 
     /// HASH of one worker's entry.
-    pub(super) fn worker(&self, id: &str) -> String {
+    pub(crate) fn worker(&self, id: &str) -> String {
         self.key(&format!("worker:{id}"))
     }
 }

@@ -19,10 +19,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use super::admission::BATCH;
-use super::error::Error;
-use super::role::WorkerHandle;
-use super::scripts;
+use crate::error::Error;
+use crate::intake::admission::BATCH;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 
 /// The length of the inbox up to which it is filled from other lists: ten looks of ours.
 const ROOM: usize = 1000;

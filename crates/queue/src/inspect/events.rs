@@ -4,9 +4,9 @@
 
 use redis::streams::StreamRangeReply;
 
-use super::Queue;
-use super::error::Error;
-use super::role::ProducerHandle;
+use crate::Queue;
+use crate::error::Error;
+use crate::role::ProducerHandle;
 
 /// Payloads pushed in one command.
 const PUSH_BATCH: usize = 500;

@@ -7,26 +7,19 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::error::Error;
-use super::presence::WorkerId;
-use super::role::WorkerHandle;
-use super::scripts::{self, Words};
-use super::settle::Settled;
-use super::upkeep::Buried;
-use super::{BUILD, Inner};
+use crate::error::Error;
+use crate::ids::LeaseRef;
+use crate::ids::WorkerId;
+use crate::lease::settled::Settled;
+use crate::lease::upkeep::Buried;
+use crate::redis::scripts::{self, Words};
+use crate::role::WorkerHandle;
+use crate::{BUILD, Inner};
 use wm_job::counts::Counts;
 use wm_job::failure::Failure;
 use wm_job::skip::{Skip, SkipReason};
 use wm_job::verdict::DeathReason;
 use wm_job::{Job, JobId, LimitsRequest};
-
-/// The right to settle one delivery, to be passed around while the delivery itself stays with its owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseRef {
-    /// The job.
-    pub id: JobId,
-    pub(super) token: String,
-}
 
 /// One handing-over of a job to one worker. Dropped unsettled, it counts as a crash once its lease runs out.
 #[must_use]
@@ -40,8 +33,8 @@ pub struct Delivery {
     pub age: Duration,
     /// Limits that an operator granted when putting it back; empty as a rule.
     pub granted: LimitsRequest,
-    pub(super) token: String,
-    pub(super) unique: String,
+    pub(crate) token: String,
+    pub(crate) unique: String,
     alone: bool,
     _hand: Arc<()>,
 }

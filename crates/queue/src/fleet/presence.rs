@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::delivery::LeaseRef;
-use super::error::Error;
-use super::role::WorkerHandle;
-use super::scripts::{self};
+use crate::error::Error;
+use crate::ids::LeaseRef;
+use crate::ids::WorkerId;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 use wm_job::JobId;
 use wm_job::duration::millis;
 use wm_job::failure::Stage;
@@ -19,44 +20,6 @@ use wm_job::failure::Stage;
 const BATCH: usize = 500;
 /// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each beat.
 const RUNNING_MAX: usize = 64;
-
-/// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct WorkerId(String);
-
-impl WorkerId {
-    /// A new name: host, process and four random bytes, because hosts and process ids come back.
-    pub fn fresh(host: &str) -> Self {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
-        let host: String = host.chars().filter(|&c| plain(c)).take(60).collect();
-        let random = Uuid::new_v4().simple().to_string();
-        Self(format!("{host}:{}:{}", std::process::id(), &random[..8]))
-    }
-
-    /// Reads a name.
-    ///
-    /// # Errors
-    /// A sentence that says what a name may hold.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
-        if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err("a worker's name is 1 to 100 of A-Z a-z 0-9 . _ : -".to_owned())
-        }
-    }
-
-    /// The name as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// What a worker says of itself with every beat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -126,7 +89,7 @@ impl Running {
     }
 
     /// The same so much later, if nothing has changed.
-    pub(super) fn later(self, ms: u64) -> Self {
+    pub(crate) fn later(self, ms: u64) -> Self {
         let [running_ms, stage_ms] = [self.running_ms, self.stage_ms].map(|time| time.saturating_add(ms));
         Self { running_ms, stage_ms, ..self }
     }

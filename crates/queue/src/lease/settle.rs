@@ -8,28 +8,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::dead;
-use super::delivery::{Delivery, LeaseRef};
-use super::error::Error;
-use super::finish::Finish;
-use super::fit::{fit_reason, fit_report};
-use super::role::WorkerHandle;
-use super::scripts::{self, Words};
+use crate::error::Error;
+use crate::ids::LeaseRef;
+use crate::inspect::dead;
+use crate::lease::delivery::Delivery;
+use crate::lease::finish::Finish;
+use crate::lease::fit::{fit_reason, fit_report};
+use crate::lease::settled::{Settled, settled};
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
 use wm_job::report::ANALYSIS_VERSION;
 use wm_job::skip::Skip;
 use wm_job::verdict::{DeathReason, Holdup, Verdict};
-
-/// What became of a settle.
-#[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// It is carried out.
-    Settled,
-    /// The lease was lost: somebody else has the job, and nothing was written.
-    Superseded,
-}
 
 /// A settle that failed, with everything needed to try again.
 #[derive(Debug)]
@@ -164,7 +156,7 @@ impl WorkerHandle {
     }
 
     /// Buries a delivery; `unreadable` is its payload where that is no job.
-    pub(super) async fn bury(
+    pub(crate) async fn bury(
         &self,
         lease: &LeaseRef,
         unique: &str,
@@ -201,14 +193,5 @@ impl WorkerHandle {
             Ok(settled) => Ok(settled),
             Err(source) => Err(Box::new(Unreleased { delivery, source })),
         }
-    }
-}
-
-/// The next answer of a script that settles.
-pub(super) fn settled(words: &mut Words) -> Result<Settled, Error> {
-    match words.text()?.as_str() {
-        "settled" => Ok(Settled::Settled),
-        "superseded" => Ok(Settled::Superseded),
-        odd => Err(words.odd(odd)),
     }
 }

@@ -9,8 +9,8 @@ use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisErr
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::Config;
-use super::error::Error;
+use crate::Config;
+use crate::error::Error;
 
 /// The forms that an address may have.
 const FORMS: &str = "write redis://[user:password@]host:port[/db], rediss:// for TLS, redis+unix:///path, or \
@@ -21,7 +21,7 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// A Redis that can be looked for.
 #[derive(Debug, Clone)]
-pub(super) enum Address {
+pub(crate) enum Address {
     /// One server.
     Server(ConnectionInfo),
     /// Whichever server the sentinels call the master of `service`.
@@ -40,7 +40,7 @@ impl Address {
     ///
     /// # Errors
     /// [`Error::Config`], which names the key, its value without secrets, and the way out.
-    pub(super) fn of(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn of(config: &Config) -> Result<Self, Error> {
         let url = config.url.expose_secret();
         let refused = |what: String| Error::Config(format!("queue.url {:?}: {what}", redacted(url)));
         let ca = Some(config.tls_ca.as_path()).filter(|path| !path.as_os_str().is_empty());
@@ -56,7 +56,7 @@ impl Address {
     }
 
     /// The same server at the place that a cluster moved our slot to.
-    pub(super) fn moved_to(&self, node: &str) -> Option<Self> {
+    pub(crate) fn moved_to(&self, node: &str) -> Option<Self> {
         let Self::Server(info) = self else { return None };
         let (host, port) = node.rsplit_once(':')?;
         let port = port.parse().ok()?;

@@ -3,10 +3,10 @@
 //! Invariant: whoever is to tell has a lease's time to say that it is told; then it is another's turn. So an alert is not
 //! lost with the worker that was to send it, and workers that come later in the same outage stay silent.
 
-use super::error::Error;
-use super::presence::WorkerId;
-use super::role::WorkerHandle;
-use super::scripts;
+use crate::error::Error;
+use crate::ids::WorkerId;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 
 /// What a worker says of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,10 +3,10 @@
 //! Every worker does it, about once a second; two at once do no harm. It also keeps time for the guard against mass
 //! blame: where it has not run for half a lease, nobody is blamed for one lease (`lua/reclaim.lua`).
 
-use super::BUILD;
-use super::error::Error;
-use super::role::WorkerHandle;
-use super::scripts::{self};
+use crate::BUILD;
+use crate::error::Error;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 use wm_job::JobId;
 use wm_job::duration::millis;
 use wm_job::failure::Kind;

@@ -5,13 +5,13 @@
 //!
 //! Invariant: a payload leaves the inbox as a job, as a duplicate that is counted, or as a dead letter with its evidence.
 
-use super::admission::{Admission, Answer, BATCH, Candidate};
-use super::dead::{RAW_HEAD_BYTES, RawPayload};
-use super::error::Error;
-use super::fit::fit_reason;
-use super::role::WorkerHandle;
-use super::scripts;
-use super::upkeep::Buried;
+use crate::error::Error;
+use crate::inspect::dead::{RAW_HEAD_BYTES, RawPayload};
+use crate::intake::admission::{Admission, Answer, BATCH, Candidate};
+use crate::lease::fit::fit_reason;
+use crate::lease::upkeep::Buried;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 use wm_job::counts::Counts;
 use wm_job::failure::{Failure, Kind};
 use wm_job::verdict::DeathReason;
@@ -129,7 +129,7 @@ impl WorkerHandle {
                 counts: Counts::default(),
                 bodies: Vec::new(),
                 worker: String::new(),
-                build: super::BUILD.to_owned(),
+                build: crate::BUILD.to_owned(),
             };
             let mut words = self
                 .call(&scripts::REFUSE)

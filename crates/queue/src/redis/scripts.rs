@@ -13,13 +13,13 @@ use std::sync::LazyLock;
 use redis::{FromRedisValue, Script, ScriptInvocation, ToRedisArgs};
 use time::OffsetDateTime;
 
-use super::Queue;
-use super::error::Error;
+use crate::Queue;
+use crate::error::Error;
 use wm_job::duration::millis;
 use wm_job::text::quote;
 
 /// A script with its name, for errors.
-pub(super) struct Named {
+pub(crate) struct Named {
     name: &'static str,
     script: Script,
 }
@@ -28,11 +28,11 @@ macro_rules! scripts {
     ($($ident:ident = $file:literal;)*) => {
         $(
             #[doc = concat!("`lua/", $file, ".lua`; its contract stands at its head.")]
-            pub(super) static $ident: LazyLock<Named> = LazyLock::new(|| Named {
+            pub(crate) static $ident: LazyLock<Named> = LazyLock::new(|| Named {
                 name: $file,
                 script: Script::new(concat!(
-                    include_str!("lua/common.lua"),
-                    include_str!(concat!("lua/", $file, ".lua"))
+                    include_str!("../lua/common.lua"),
+                    include_str!(concat!("../lua/", $file, ".lua"))
                 )),
             });
         )*
@@ -63,7 +63,7 @@ scripts! {
 }
 
 /// One call of one script, with the queue's fixed keys and limits filled in.
-pub(super) struct Call<'q> {
+pub(crate) struct Call<'q> {
     queue: &'q Queue,
     name: &'static str,
     invocation: ScriptInvocation<'static>,
@@ -71,7 +71,7 @@ pub(super) struct Call<'q> {
 
 impl Queue {
     /// Begins a call.
-    pub(super) fn call(&self, named: &'static Named) -> Call<'_> {
+    pub(crate) fn call(&self, named: &'static Named) -> Call<'_> {
         let config = &self.inner.config;
         let mut invocation = named.script.prepare_invoke();
         for key in self.inner.keys.fixed(OffsetDateTime::now_utc()) {
@@ -89,25 +89,25 @@ impl Queue {
 
 impl Call<'_> {
     /// Declares a key of the script's own.
-    pub(super) fn key(mut self, key: impl ToRedisArgs) -> Self {
+    pub(crate) fn key(mut self, key: impl ToRedisArgs) -> Self {
         self.invocation.key(key);
         self
     }
 
     /// Adds an argument.
-    pub(super) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+    pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
         self.invocation.arg(arg);
         self
     }
 
     /// Runs the script.
-    pub(super) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
+    pub(crate) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
         let mut connection = self.queue.connection().await?;
         Ok(self.invocation.invoke_async(&mut connection).await?)
     }
 
     /// Runs a script that answers with words.
-    pub(super) async fn words(self) -> Result<Words, Error> {
+    pub(crate) async fn words(self) -> Result<Words, Error> {
         let script = self.name;
         let words: Vec<Vec<u8>> = self.run().await?;
         Ok(Words { script, words: words.into_iter() })
@@ -115,30 +115,30 @@ impl Call<'_> {
 }
 
 /// The answer of a script: a flat list of words, read from the front.
-pub(super) struct Words {
+pub(crate) struct Words {
     script: &'static str,
     words: std::vec::IntoIter<Vec<u8>>,
 }
 
 impl Words {
     /// The next word as it is, if there is one.
-    pub(super) fn bytes(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(&mut self) -> Option<Vec<u8>> {
         self.words.next()
     }
 
     /// The next word as text, if there is one.
-    pub(super) fn next(&mut self) -> Option<String> {
+    pub(crate) fn next(&mut self) -> Option<String> {
         let lossy = |e: std::string::FromUtf8Error| String::from_utf8_lossy(e.as_bytes()).into_owned();
         self.bytes().map(|bytes| String::from_utf8(bytes).unwrap_or_else(lossy))
     }
 
     /// The next word, which must be there.
-    pub(super) fn text(&mut self) -> Result<String, Error> {
+    pub(crate) fn text(&mut self) -> Result<String, Error> {
         self.next().ok_or_else(|| self.odd("an end too early"))
     }
 
     /// The next word as a number; an absent field counts as zero.
-    pub(super) fn number<N: std::str::FromStr + Default>(&mut self) -> Result<N, Error> {
+    pub(crate) fn number<N: std::str::FromStr + Default>(&mut self) -> Result<N, Error> {
         match self.text()?.as_str() {
             "" => Ok(N::default()),
             text => text.parse().map_err(|_| self.odd(text)),
@@ -146,12 +146,12 @@ impl Words {
     }
 
     /// The next word as a limit; an absent field grants none.
-    pub(super) fn granted(&mut self) -> Result<Option<u64>, Error> {
+    pub(crate) fn granted(&mut self) -> Result<Option<u64>, Error> {
         self.number().map(|limit| Some(limit).filter(|limit| *limit > 0))
     }
 
     /// The error for an answer that this build does not understand.
-    pub(super) fn odd(&self, reply: &str) -> Error {
+    pub(crate) fn odd(&self, reply: &str) -> Error {
         Error::Reply { script: self.script, reply: quote(reply) }
     }
 }

@@ -5,17 +5,17 @@
 
 use time::OffsetDateTime;
 
-use super::Queue;
-use super::error::Error;
-use super::role::{ProducerHandle, WorkerHandle};
-use super::scripts;
+use crate::Queue;
+use crate::error::Error;
+use crate::redis::scripts;
+use crate::role::{ProducerHandle, WorkerHandle};
 use wm_job::page::PagePair;
 use wm_job::report::ANALYSIS_VERSION;
 use wm_job::text::sha256_hex;
 use wm_job::{Job, JobId, Priority};
 
 /// Jobs that one script admits.
-pub(super) const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 
 /// What became of a job that was to be admitted.
 #[must_use]
@@ -40,13 +40,13 @@ pub enum Admission {
 }
 
 /// A job on its way in, with the payload it came as where that stands at the head of the inbox.
-pub(super) struct Candidate<'a> {
-    pub(super) job: &'a Job,
-    pub(super) raw: &'a [u8],
+pub(crate) struct Candidate<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) raw: &'a [u8],
 }
 
 /// What the script said of one candidate.
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Admission(Admission),
     /// Something else stands at the head of the inbox by now.
     Moved,
@@ -78,7 +78,7 @@ impl ProducerHandle {
 
 impl Queue {
     /// Admits at most [`BATCH`] candidates.
-    pub(super) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<Answer>, Error> {
+    pub(crate) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<Answer>, Error> {
         let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
@@ -121,7 +121,7 @@ impl Queue {
     }
 
     /// The name of a finished analysis of `pair`: another version of the analysis, or another sink, is not the same.
-    pub(super) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
+    pub(crate) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
         sha256_hex(format!("{pair}\n{analysis_version}\n{}", self.inner.sink).as_bytes())
     }
 }
@@ -148,7 +148,7 @@ fn unique_name(pair: &str) -> String {
 
 /// How many places behind the newest a job enters: an order in which everything comes up after a bounded number of
 /// others, so that no class of jobs can starve another.
-pub(super) fn head_start(priority: Priority) -> u32 {
+pub(crate) fn head_start(priority: Priority) -> u32 {
     match priority {
         Priority::High => 0,
         Priority::Normal => 10_000,

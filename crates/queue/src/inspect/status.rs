@@ -6,11 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::Queue;
-use super::ceilings::Ceilings;
-use super::control::{Fields, Paused, paused_of};
-use super::error::Error;
-use super::presence::{Presence, Running, WorkerId};
+use crate::Queue;
+use crate::error::Error;
+use crate::fleet::presence::{Presence, Running};
+use crate::ids::WorkerId;
+use crate::inspect::ceilings::Ceilings;
+use crate::inspect::control::{Fields, Paused, paused_of};
 use wm_job::JobId;
 use wm_job::failure::Kind;
 

@@ -22,16 +22,16 @@ use redis::{
 };
 use secrecy::ExposeSecret;
 
-use super::Config;
-use super::address::{Address, redacted};
-use super::error::Error;
+use crate::Config;
+use crate::error::Error;
+use crate::redis::address::{Address, redacted};
 
 /// A connection that answered so recently is lent without asking it again whether it does: a busy worker would ask
 /// before every call. One that was cut meanwhile costs the call, and no server is restarted in this time.
 const FRESH: Duration = Duration::from_millis(10);
 
 /// The way to one Redis.
-pub(super) struct Link {
+pub(crate) struct Link {
     config: Config,
     home: Address,
     now: Mutex<Now>,
@@ -64,7 +64,7 @@ struct Known {
 }
 
 /// A connection that is lent for some commands.
-pub(super) struct Connection<'l> {
+pub(crate) struct Connection<'l> {
     link: &'l Link,
     turn: u64,
     lent: Object<Door>,
@@ -75,7 +75,7 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
         // One process, one provider of cryptography: whoever installed the same one first is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let home = Address::of(config)?;
@@ -90,7 +90,7 @@ impl Link {
     }
 
     /// A connection that answered just now, or almost.
-    pub(super) async fn get(&self) -> Result<Connection<'_>, Error> {
+    pub(crate) async fn get(&self) -> Result<Connection<'_>, Error> {
         let (turn, pool) = {
             let now = self.now();
             (now.turn, now.pool.clone())
@@ -108,7 +108,7 @@ impl Link {
     }
 
     /// A connection to wait on, taken out of the pool: the one that waited before, or another.
-    pub(super) async fn waiting(&self) -> Result<(u64, MultiplexedConnection), Error> {
+    pub(crate) async fn waiting(&self) -> Result<(u64, MultiplexedConnection), Error> {
         {
             let mut now = self.now();
             if let Some(kept) = now.waiting.take() {
@@ -120,7 +120,7 @@ impl Link {
     }
 
     /// Keeps a connection that waited, unless we went elsewhere meanwhile.
-    pub(super) fn keep(&self, turn: u64, waited: MultiplexedConnection) {
+    pub(crate) fn keep(&self, turn: u64, waited: MultiplexedConnection) {
         let mut now = self.now();
         if now.turn == turn {
             now.waiting = Some(waited);
@@ -128,7 +128,7 @@ impl Link {
     }
 
     /// Looks whether an answer says that we are at the wrong door, and if so goes to the right one next time.
-    pub(super) fn heed(&self, turn: u64, error: &RedisError) {
+    pub(crate) fn heed(&self, turn: u64, error: &RedisError) {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => self.turn(turn, None),
             ErrorKind::Server(ServerErrorKind::Moved) => {

@@ -5,10 +5,10 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::admission::head_start;
-use super::error::Error;
-use super::role::OperatorHandle;
-use super::scripts;
+use crate::error::Error;
+use crate::intake::admission::head_start;
+use crate::redis::scripts;
+use crate::role::OperatorHandle;
 use wm_job::failure::Kind;
 use wm_job::page::Version;
 use wm_job::text::sha256_hex;
@@ -16,7 +16,7 @@ use wm_job::verdict::DeathReason;
 use wm_job::{Job, JobId, LimitsRequest, VersionRef};
 
 /// What is kept of a payload that is no job: enough to see what it was.
-pub(super) const RAW_HEAD_BYTES: usize = 64 * 1024;
+pub(crate) const RAW_HEAD_BYTES: usize = 64 * 1024;
 /// Letters that are read in one round trip.
 const PAGE: usize = 100;
 /// What is read of each.
@@ -36,7 +36,7 @@ pub struct RawPayload {
 
 impl RawPayload {
     /// What is kept of a payload that was read whole.
-    pub(super) fn of(payload: &[u8]) -> Self {
+    pub(crate) fn of(payload: &[u8]) -> Self {
         Self {
             head: payload[..payload.len().min(RAW_HEAD_BYTES)].to_vec(),
             length: payload.len() as u64,

@@ -3,11 +3,11 @@
 //! Two things are known only then. Which *content* it is: one that crashed a worker before runs alone, under whatever
 //! id it comes again. And which *hosts* are to be visited: each has a ceiling, over all workers of the queue.
 
-use super::BUILD;
-use super::delivery::LeaseRef;
-use super::error::Error;
-use super::role::WorkerHandle;
-use super::scripts;
+use crate::BUILD;
+use crate::error::Error;
+use crate::ids::LeaseRef;
+use crate::redis::scripts;
+use crate::role::WorkerHandle;
 use wm_job::page::{PagePair, Version};
 use wm_job::text::sha256_hex;
 

@@ -71,7 +71,7 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
 }
 
 /// The evidence as JSON that fits; a sentence that is too long is cut, and what is known of the bodies goes last.
-pub(super) fn fit_reason(reason: &DeathReason) -> String {
+pub(crate) fn fit_reason(reason: &DeathReason) -> String {
     let whole = json(reason);
     if whole.len() <= REASON_MAX_BYTES {
         return whole;

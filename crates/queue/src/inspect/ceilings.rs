@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use super::Queue;
-use super::error::Error;
+use crate::Queue;
+use crate::error::Error;
 
 /// Hosts that are named: more is a list, not a glance.
 const HOSTS_MAX: usize = 10;
@@ -36,7 +36,7 @@ pub struct HostLine {
 }
 
 impl Queue {
-    pub(super) async fn ceilings(&self) -> Result<Ceilings, Error> {
+    pub(crate) async fn ceilings(&self) -> Result<Ceilings, Error> {
         let (keys, config) = (&self.inner.keys, &self.inner.config);
         let mut pipe = redis::pipe();
         pipe.cmd("ZCARD").arg(keys.lines());

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::error::Error;
-use super::link::Connection;
-use super::role::WorkerHandle;
-use super::{Queue, keys};
+use crate::Queue;
+use crate::error::Error;
+use crate::redis::keys;
+use crate::redis::link::Connection;
+use crate::role::WorkerHandle;
 
 /// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. Measured by
 /// `benches/queue` with two uuids as payload; versions that are given whole weigh as much more as they are long.
@@ -93,7 +94,7 @@ impl Queue {
     }
 
     /// Makes sure that the key space is one that this build may touch; true where it was a new one, and marked by us.
-    pub(super) async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<bool, Error> {
+    pub(crate) async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<bool, Error> {
         let (meta, schema) = (self.inner.keys.meta(), "schema");
         // Reads first: on a full Redis even a write that changes nothing is refused.
         let found: Option<u64> = redis::cmd("HGET").arg(&meta).arg(schema).query_async(connection).await?;

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use redis::Pipeline;
 use serde::Serialize;
 
-use super::Queue;
-use super::error::Error;
-use super::role::OperatorHandle;
-use super::scripts;
+use crate::Queue;
+use crate::error::Error;
+use crate::redis::scripts;
+use crate::role::OperatorHandle;
 use wm_job::JobId;
 
 /// Deeds of operators that are remembered, roughly.
 const AUDIT_MAX: u64 = 10_000;
 
 /// The fields of a HASH.
-pub(super) type Fields = BTreeMap<String, String>;
+pub(crate) type Fields = BTreeMap<String, String>;
 
 /// That a queue hands out nothing, who wanted it so, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,7 +30,7 @@ pub struct Paused {
 
 impl Queue {
     /// Sends commands together and reads their answers.
-    pub(super) async fn ask<T: redis::FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
+    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
         let mut connection = self.connection().await?;
         Ok(pipe.query_async(&mut connection).await?)
     }
@@ -109,7 +109,7 @@ impl OperatorHandle {
     }
 }
 
-pub(super) fn paused_of(fields: Fields) -> Option<Paused> {
+pub(crate) fn paused_of(fields: Fields) -> Option<Paused> {
     let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
     let since_ms = text("since_ms").parse().unwrap_or(0);
     (!fields.is_empty()).then(|| Paused { by: text("by"), reason: text("reason"), since_ms })

@@ -1,0 +1,51 @@
+//! The names that deliveries are known by: whose lease it is, and which one.
+
+use serde::Serialize;
+use uuid::Uuid;
+use wm_job::JobId;
+
+/// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct WorkerId(String);
+
+impl WorkerId {
+    /// A new name: host, process and four random bytes, because hosts and process ids come back.
+    pub fn fresh(host: &str) -> Self {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let host: String = host.chars().filter(|&c| plain(c)).take(60).collect();
+        let random = Uuid::new_v4().simple().to_string();
+        Self(format!("{host}:{}:{}", std::process::id(), &random[..8]))
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// A sentence that says what a name may hold.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a worker's name is 1 to 100 of A-Z a-z 0-9 . _ : -".to_owned())
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The right to settle one delivery, to be passed around while the delivery itself stays with its owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseRef {
+    /// The job.
+    pub id: JobId,
+    pub(crate) token: String,
+}

@@ -1,0 +1,7 @@
+//! Reading a queue, and what operators change in it: status, events, dead letters, pauses.
+
+pub(crate) mod ceilings;
+pub(crate) mod control;
+pub(crate) mod dead;
+pub(crate) mod events;
+pub(crate) mod status;

@@ -1,0 +1,5 @@
+//! How jobs come in: admission, the inbox, lists of other job systems.
+
+pub(crate) mod admission;
+pub(crate) mod adopt;
+pub(crate) mod inbox;
