@@ -14,9 +14,10 @@ use wm_analyzer::demo::cases::{self, Ending};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
+use wm_testbed::body::Body;
 use wm_testbed::ingest::Ingest;
 use wm_testbed::redis::{Options, PrivateRedis, Search};
-use wm_testbed::site::{Body, Site};
+use wm_testbed::site::Site;
 
 /// Waits for a moment, for at most ten seconds.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
-use wm_testbed::site::{Body, Resource};
+use wm_testbed::site::Resource;
 
 use crate::cage::{Cage, weight_bytes};
 use crate::harness::{World, job};

@@ -10,10 +10,11 @@ use tokio::time::sleep;
 use uuid::Uuid;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
 use wm_testbed::redis::Options;
-use wm_testbed::site::{Body, Resource};
+use wm_testbed::site::Resource;
 
 use crate::db::{Db, FakeDb};
 use crate::harness::{Gate, Worker, World, job};

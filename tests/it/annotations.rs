@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use wm_analyzer::job::{Job, JobId, Older, VersionRef};
+use wm_testbed::body::Body;
 use wm_testbed::pages;
-use wm_testbed::site::Body;
 
 use crate::db::{Db, FakeDb, errors, version};
 use crate::harness::{Gate, Worker, World, job, key, until};

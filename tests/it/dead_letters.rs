@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_testbed::site::{Body, Resource};
+use wm_testbed::body::Body;
+use wm_testbed::site::Resource;
 
 use crate::harness::{World, by_uuid, until};
 

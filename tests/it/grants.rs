@@ -1,7 +1,7 @@
 //! An operator's word: a dead letter put back under larger limits than the configured ones, as far as there is room.
 
 use wm_analyzer::job::Job;
-use wm_testbed::site::Body;
+use wm_testbed::body::Body;
 
 use crate::harness::{Gate, World, job, until};
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wm_analyzer::job::{Job, LimitsRequest};
+use wm_testbed::body::Body;
 use wm_testbed::pages;
-use wm_testbed::site::Body;
 
 use crate::harness::{World, until};
 

@@ -4,8 +4,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use wm_testbed::body::Body;
 use wm_testbed::pages;
-use wm_testbed::site::Body;
 
 use crate::db::{Db, FakeDb, version};
 use crate::harness::{World, until};

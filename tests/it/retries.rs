@@ -1,6 +1,7 @@
 //! What a target in trouble costs: attempts with their delays, and nothing where trying again is no use.
 
-use wm_testbed::site::{Body, Resource};
+use wm_testbed::body::Body;
+use wm_testbed::site::Resource;
 
 use crate::harness::{Gate, World, job, key, until};
 

@@ -5,8 +5,8 @@ use std::process::Command;
 use serde_json::{Map, Value, json};
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::DeadFilter;
+use wm_testbed::body::Body;
 use wm_testbed::pages;
-use wm_testbed::site::Body;
 
 use crate::harness::{World, until};
 use crate::peers::{has, run};

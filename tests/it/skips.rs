@@ -2,7 +2,8 @@
 
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_testbed::site::Body;
+use wm_testbed::body::Body;
+
 use wm_testbed::{pages, poison};
 
 use crate::harness::{World, until};

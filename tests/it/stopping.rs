@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use wm_analyzer::job::Job;
+use wm_testbed::body::Body;
 use wm_testbed::pages;
-use wm_testbed::site::Body;
 
 use crate::harness::{Gate, Worker, World, job, lives, until};
 

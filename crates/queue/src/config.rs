@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::intake::adopt::Adoptee;
+use crate::intake::foreign_list::Adoptee;
 use crate::redis::address::redacted;
 
 /// The queue that is meant where none is named: `queue.name` as it is built in.

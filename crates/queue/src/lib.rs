@@ -42,7 +42,8 @@ pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, RawPayload, Repla
 pub use self::inspect::events::Event;
 pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
 pub use self::intake::admission::Admission;
-pub use self::intake::adopt::{Adopted, Adoptee, Adopter, Standing};
+pub use self::intake::adopt::{Adopted, Adopter, Standing};
+pub use self::intake::foreign_list::Adoptee;
 pub use self::intake::inbox::Ingested;
 pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery};
 pub use self::lease::entry::Entry;

@@ -3,6 +3,7 @@
 //!
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 
+pub mod body;
 mod http;
 pub mod ingest;
 pub mod pages;

@@ -5,8 +5,8 @@
 
 use std::io::Write;
 
+use super::body::Body;
 use super::pages::Rng;
-use super::site::Body;
 
 /// A PDF of about this size: objects with compressed streams, as a scanner or a word processor makes them.
 pub fn pdf(seed: u64, size_bytes: usize) -> Vec<u8> {

@@ -19,7 +19,7 @@
 //! | `/gzip-bomb` | a megabyte that decompresses to a gigabyte |
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::io::AsyncWriteExt;
 use url::{Url, form_urlencoded};
 
+use super::body::Body;
 use super::http::{self, Connection, Request};
 use super::poison;
 
@@ -77,53 +78,6 @@ pub enum Resource {
 impl From<Body> for Resource {
     fn from(body: Body) -> Self {
         Self::Body(body)
-    }
-}
-
-/// Bytes with the headers that go with them; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Body {
-    bytes: Arc<[u8]>,
-    headers: Vec<(String, String)>,
-}
-
-impl Body {
-    /// Bytes without any word of what they are.
-    pub fn raw(bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self { bytes: bytes.into(), headers: Vec::new() }
-    }
-
-    /// A page in UTF-8 that says so.
-    pub fn html(bytes: impl Into<Arc<[u8]>>) -> Self {
-        Self::raw(bytes).header("content-type", "text/html; charset=utf-8")
-    }
-
-    /// The same with one header more.
-    #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// The same, sent with `Content-Encoding: gzip`.
-    ///
-    /// # Panics
-    /// Never: writing to memory does not fail.
-    #[must_use]
-    pub fn gzipped(mut self) -> Self {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        let packed = encoder.write_all(&self.bytes).and_then(|()| encoder.finish());
-        self.bytes = packed.expect("memory takes every write").into();
-        self.header("content-encoding", "gzip")
-    }
-
-    /// The bytes as they are sent.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn headers(&self) -> Vec<(&str, &str)> {
-        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 }
 
@@ -253,18 +207,18 @@ async fn answer(connection: &mut Connection, hit: u64, resource: Resource) -> io
         Resource::Drip => drip(connection).await,
         Resource::Endless => endless(connection).await,
         Resource::Short { body, missing } => {
-            let announced = (body.bytes.len() as u64 + missing).to_string();
+            let announced = (body.bytes().len() as u64 + missing).to_string();
             let mut headers = body.headers();
             headers.push(("content-length", &announced));
             http::write_head(connection, 200, &headers).await?;
-            connection.write_all(&body.bytes).await?;
+            connection.write_all(body.bytes()).await?;
             Ok(After::Close)
         }
     }
 }
 
 async fn body_answer(connection: &mut Connection, body: &Body) -> io::Result<After> {
-    http::write_answer(connection, 200, &body.headers(), &body.bytes).await?;
+    http::write_answer(connection, 200, &body.headers(), body.bytes()).await?;
     Ok(After::Keep)
 }
 

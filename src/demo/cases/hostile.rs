@@ -15,7 +15,8 @@ use crate::job::VersionRef;
 use crate::job::failure::Kind;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
-use wm_testbed::site::{Body, Resource, Site};
+use wm_testbed::body::Body;
+use wm_testbed::site::{Resource, Site};
 use wm_testbed::{pages, poison};
 
 /// What the bomb becomes: a hundred times the cap.

@@ -18,8 +18,9 @@ use crate::job::page::Version;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
 use crate::job::{Job, JobId, VersionRef};
+use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
-use wm_testbed::site::{Body, Resource, Site};
+use wm_testbed::site::{Resource, Site};
 
 pub use self::hostile::hostile;
 

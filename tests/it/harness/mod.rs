@@ -17,11 +17,12 @@ use wm_analyzer::config::{Config, Loaded, Sources};
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{DeadFilter, DeadLetter, Event};
+use wm_testbed::body::Body;
 use wm_testbed::ingest::Ingest;
 use wm_testbed::pages;
 use wm_testbed::redis::{Options, PrivateRedis};
 use wm_testbed::roles::Roles;
-use wm_testbed::site::{Body, Resource, Site};
+use wm_testbed::site::{Resource, Site};
 
 pub(crate) use self::gate::Gate;
 pub(crate) use self::process::{Ran, Worker, lives, run};

@@ -13,7 +13,6 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -21,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::intake::admission::BATCH;
+use crate::intake::foreign_list::{Adoptee, System};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 
@@ -30,56 +30,6 @@ const ROOM: usize = 1000;
 const WORKERS_MAX: usize = 1000;
 /// Resque itself gives a worker up after so long without a heartbeat.
 const RESQUE_SILENT: Duration = Duration::from_secs(300);
-
-/// Whose list it is, and thereby at which end it is oldest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum System {
-    Sidekiq,
-    Resque,
-}
-
-/// A list to adopt: `sidekiq:<key>` or `resque:<key>`, where the key is `queue:<name>` with any namespace before it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Adoptee {
-    system: System,
-    key: String,
-}
-
-impl Adoptee {
-    /// What stands before `queue:`, where the other keys of that system are too; and the queue's name.
-    fn parts(&self) -> (&str, &str) {
-        let at = self.key.rfind("queue:").unwrap_or_default();
-        (&self.key[..at], self.key[at..].trim_start_matches("queue:"))
-    }
-}
-
-impl TryFrom<String> for Adoptee {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
-        let way_out = || {
-            format!("{text:?} is no list to adopt: write sidekiq:queue:<name> or resque:resque:queue:<name>")
-        };
-        let (system, key) = text.split_once(':').ok_or_else(way_out)?;
-        let system = match system {
-            "sidekiq" => System::Sidekiq,
-            "resque" => System::Resque,
-            _ => return Err(way_out()),
-        };
-        let adoptee = Self { system, key: key.to_owned() };
-        let named = key.contains("queue:") && !adoptee.parts().1.is_empty();
-        if named { Ok(adoptee) } else { Err(way_out()) }
-    }
-}
-
-impl From<Adoptee> for String {
-    fn from(adoptee: Adoptee) -> Self {
-        match adoptee.system {
-            System::Sidekiq => format!("sidekiq:{}", adoptee.key),
-            System::Resque => format!("resque:{}", adoptee.key),
-        }
-    }
-}
 
 /// How we stand to a list.
 #[derive(Debug, Clone, PartialEq, Eq)]

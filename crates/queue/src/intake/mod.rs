@@ -2,4 +2,5 @@
 
 pub(crate) mod admission;
 pub(crate) mod adopt;
+pub(crate) mod foreign_list;
 pub(crate) mod inbox;

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::find::{Refusal, Search, Server, run};
+use super::search::Search;
+use super::server::{Refusal, Server, entries, run};
 use super::watch;
 
 /// A server's package with the one that holds its program; the one we test first named first.
@@ -90,15 +91,6 @@ fn settle(root: &Path, home: &Path, aside: &Path) -> Result<Server, String> {
     Server::in_root(home)
 }
 
-/// The directories of an unpacked root that hold libraries.
-pub(super) fn libraries(root: &Path) -> Vec<PathBuf> {
-    let tops = ["usr/lib", "lib"].map(|top| root.join(top));
-    let below = tops.iter().flat_map(|top| entries(top)).filter(|path| path.is_dir());
-    let mut all: Vec<PathBuf> = below.collect();
-    all.extend(tops.into_iter().filter(|top| top.is_dir()));
-    all
-}
-
 /// The newest unpacked server that runs.
 fn existing(cache: &Path) -> Option<Server> {
     let mut roots = entries(cache);
@@ -133,10 +125,6 @@ fn name_of(packages: &[PathBuf]) -> Result<String, String> {
     let servers = PRODUCTS.map(|[server, _]| format!("{server}_"));
     let named = stems.into_iter().find(|stem| servers.iter().any(|server| stem.starts_with(server)));
     named.map(str::to_owned).ok_or_else(|| "apt-get downloaded no server".to_owned())
-}
-
-fn entries(dir: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 fn hidden(path: &Path) -> bool {

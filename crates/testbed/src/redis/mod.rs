@@ -13,6 +13,8 @@ mod debian;
 mod find;
 mod leash;
 mod options;
+mod search;
+mod server;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -25,10 +27,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-pub use self::find::{NoServer, Search, Server};
+pub use self::find::NoServer;
 use self::leash::Leashed;
 use self::options::Listen;
 pub use self::options::Options;
+pub use self::search::Search;
+pub use self::server::Server;
 
 /// A server answers within milliseconds; a machine this slow is not one to wait for.
 const READY_WITHIN: Duration = Duration::from_secs(10);
