@@ -10,6 +10,8 @@
 #[path = "tidy/source.rs"]
 mod source;
 
+use std::path::Path;
+
 use self::source::{Source, balanced, body, code, heads, parts, sources, words};
 
 /// The rooms of the root package and the crates that it re-exports, by floor, lowest first. A file imports its own room
@@ -38,10 +40,17 @@ const DOORS: [(&str, &str); 4] =
 
 /// Where a new variant must be judged by a person, so no arm may swallow it.
 const JUDGES: [&str; 4] =
-    ["src/policy/judge.rs", "crates/job/src/failure.rs", "src/worker/observe.rs", "src/worker/account.rs"];
+    ["src/policy/judge.rs", "crates/job/src/failure.rs", "src/worker/observe.rs", "src/worker/summary.rs"];
 
 /// Names that say nothing.
 const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];
+
+/// What people read first, and where it leads.
+const DOCS: [&str; 2] = ["README.md", "docs"];
+/// Every page that links to another file.
+const LINKING: [&str; 5] = ["README.md", "docs", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
+/// Lines of the README: it says what this is and where to read on.
+const MAX_README: usize = 150;
 
 /// The README's two commands. CI runs the very same.
 const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
@@ -302,7 +311,7 @@ fn ci_runs_what_the_readme_says() {
 }
 
 #[test]
-fn every_test_that_the_readme_names_exists() {
+fn every_test_that_the_docs_name_exists() {
     /// `sandbox limits::a_name` is in `tests/sandbox/limits.rs`, `queue::a_name` of a file alone in `tests/queue.rs`,
     /// `lib pipeline::a_name` in `src/pipeline/`, `lib queue::keys::a_name` in `crates/queue/src/keys.rs`.
     fn exists(cited: &str, files: &[Source]) -> bool {
@@ -345,16 +354,45 @@ fn every_test_that_the_readme_names_exists() {
     assert!(exists("it a::c", &example) && !exists("it a::b", &example) && !exists("lib a::c", &example));
 
     let files = [sources(&BUILT, ".rs"), sources(&["tests"], ".rs")].concat();
-    for readme in sources(&["README.md"], "") {
+    for page in sources(&DOCS, ".md") {
         // Code in fences has backticks of its own kind.
-        let text: String = readme.text.split("```").step_by(2).collect();
+        let text: String = page.text.split("```").step_by(2).collect();
         let missing: Vec<_> = cited(&text).into_iter().filter(|test| !exists(test, &files)).collect();
-        assert_eq!(missing, [""; 0], "tests that the README names and nobody wrote");
+        assert_eq!(missing, [""; 0], "{} cites tests that do not exist", page.path);
     }
 }
 
 #[test]
-fn every_metric_asked_for_exists_and_every_one_that_exists_is_told() {
+fn the_readme_is_short_and_every_link_leads_to_a_file() {
+    fn rule(file: &Source) -> Vec<Complaint> {
+        let lines = file.text.lines().count();
+        let long = file.path == "README.md" && lines > MAX_README;
+        let mut complaints = complain_if(long, 0, &format!("{lines} lines, at most {MAX_README}"));
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file.path);
+        for (at, _) in file.text.match_indices("](") {
+            let target = file.text[at + 2..].split(')').next().unwrap_or_default();
+            let path = target.split('#').next().unwrap_or_default();
+            if !target.contains("://") && !folder.with_file_name(path).exists() {
+                complaints.push((at, format!("the link to {target} leads nowhere")));
+            }
+        }
+        complaints
+    }
+    let long = "\n".repeat(MAX_README + 1);
+    let bad = [
+        ("README.md", long.as_str()),
+        ("README.md", "[a](docs/nowhere.md)"),
+        ("docs/a.md", "[a](docs/operators.md)"),
+    ];
+    let good = [
+        ("docs/a.md", long.as_str()),
+        ("docs/a.md", "[a](../README.md#limits), [b](https://example.org), [c](operators.md)"),
+    ];
+    keep(rule, &LINKING, ".md", &bad, &good);
+}
+
+#[test]
+fn every_metric_asked_for_exists_and_every_one_that_exists_is_documented() {
     let of = |catalogue: &str| -> Vec<String> {
         let names = catalogue.split("entry(\"").skip(1).filter_map(|rest| rest.split('"').next());
         names.map(|name| format!("wm_analyzer_{name}")).collect()
@@ -378,13 +416,13 @@ fn every_metric_asked_for_exists_and_every_one_that_exists_is_told() {
         let missing: Vec<_> = asked.filter(|(_, word)| !known.is_empty() && !exists(word, &known)).collect();
         assert_eq!(missing, [], "{} asks for metrics that nobody exports", rules.path);
     }
-    for readme in sources(&["README.md"], "") {
-        let untold: Vec<_> = known.iter().filter(|name| !readme.text.contains(name.as_str())).collect();
-        assert!(
-            untold.is_empty() || !readme.text.contains("wm_analyzer_"),
-            "the README's table lacks {untold:?}"
-        );
-    }
+    let docs = sources(&DOCS, ".md").into_iter().map(|page| page.text).collect::<Vec<_>>().join("\n");
+    let listed: Vec<_> = words(&docs).map(|(_, word)| word).collect();
+    let unlisted: Vec<_> = known.iter().filter(|name| !listed.contains(&name.as_str())).collect();
+    assert!(unlisted.is_empty(), "the table of docs/deployers.md lacks {unlisted:?}");
+    let unknown: Vec<_> =
+        listed.iter().filter(|word| word.starts_with("wm_analyzer_") && !exists(word, &known)).collect();
+    assert!(unknown.is_empty(), "the docs name metrics that are not exported: {unknown:?}");
 }
 
 #[test]

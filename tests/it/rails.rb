@@ -1,4 +1,4 @@
-# The db app's job behind the README's adapter, enqueued for each version that is named on standard input.
+# The db app's job behind the adapter of docs/producers.md, enqueued for each version that is named on standard input.
 GlobalID.app = "webpage-versions-db"
 ActiveJob::Base.logger = Logger.new(nil)
 

@@ -12,7 +12,7 @@ use crate::harness::{World, until};
 
 /// Pages, each with two versions.
 const PAGES: usize = 100;
-const README: &str = include_str!("../../README.md");
+const RECIPES: &str = include_str!("../../docs/producers.md");
 const PRODUCER: &str = include_str!("rails.rb");
 const GEMS: &str =
     "require 'active_job'; require 'active_support/all'; require 'global_id'; require 'redis'\n";
@@ -25,9 +25,9 @@ fn has_ruby() -> bool {
     has
 }
 
-/// Lets the app enqueue its job for these versions, through the adapter as the README shows it.
+/// Lets the app enqueue its job for these versions, through the adapter as docs/producers.md shows it.
 fn enqueue(world: &World, versions: &[Uuid]) {
-    let mut blocks = README.split("\n```ruby\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut blocks = RECIPES.split("\n```ruby\n").skip(1).filter_map(|rest| rest.split("```").next());
     let adapter = blocks.find(|block| block.contains("class WmAnalysisAdapter")).unwrap();
     let versions: Vec<String> = versions.iter().map(Uuid::to_string).collect();
     let ran = Command::new("ruby")

@@ -1,4 +1,4 @@
-//! The rights that README gives to a producer, a worker and an operator: enough for each, and no more.
+//! The rights that docs/deployers.md gives to a producer, a worker and an operator: enough for each, and no more.
 
 use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
@@ -8,13 +8,13 @@ use wm_testbed::roles::Roles;
 use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
 use crate::world::*;
 
-const README: &str = include_str!("../../README.md");
+const RIGHTS: &str = include_str!("../../docs/deployers.md");
 const PASSWORD: &str = "change-me";
 
-/// A server that knows README's users.
+/// A server that knows the documented users.
 async fn guarded() -> World {
     let world = World::new().await;
-    let lines: Vec<_> = README.lines().filter_map(|line| line.strip_prefix("user ")).collect();
+    let lines: Vec<_> = RIGHTS.lines().filter_map(|line| line.strip_prefix("user ")).collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     for line in lines {
         let mut words = vec!["SETUSER"];
@@ -55,7 +55,7 @@ async fn denials(world: &World) -> redis::Value {
 }
 
 #[tokio::test]
-async fn what_readme_lets_a_worker_and_an_operator_do_is_all_that_they_do() {
+async fn what_the_documented_rights_let_a_worker_and_an_operator_do_is_all_that_they_do() {
     let world = guarded().await;
     all_that_a_worker_does(&world, &queue_of(&world, "worker").await).await;
     all_that_an_operator_does(&world, &queue_of(&world, "operator").await).await;
@@ -84,7 +84,7 @@ async fn what_readme_lets_a_worker_and_an_operator_do_is_all_that_they_do() {
 }
 
 #[tokio::test]
-async fn what_readme_lets_a_producer_do_is_to_push_and_to_read_what_came_of_it() {
+async fn what_the_documented_rights_let_a_producer_do_is_to_push_and_to_read_what_came_of_it() {
     let world = guarded().await;
     let producer = &mut connection_of(&world, "producer").await;
     let inbox = key("inbox");

@@ -1,6 +1,6 @@
 //! The clients that producers have: what they really send is the job that was meant.
 //!
-//! What the README shows is run as it stands there.
+//! What docs/producers.md shows is run as it is written there.
 
 use std::process::Command;
 
@@ -10,13 +10,13 @@ use wm_analyzer::queue::Adoptee;
 use crate::peers::{has, run};
 use crate::world::*;
 
-const README: &str = include_str!("../../README.md");
+const RECIPES: &str = include_str!("../../docs/producers.md");
 const PRODUCER: &str = include_str!("clients/producer.rb");
 
-/// The first block of this language in the README that holds this text.
+/// The first block of this language in docs/producers.md that holds this text.
 fn block(language: &str, text: &str) -> &'static str {
     let fence = format!("\n```{language}\n");
-    let mut blocks = README.split(&fence).skip(1).filter_map(|rest| rest.split("```").next());
+    let mut blocks = RECIPES.split(&fence).skip(1).filter_map(|rest| rest.split("```").next());
     blocks.find(|block| block.contains(text)).unwrap()
 }
 
@@ -42,7 +42,7 @@ async fn are_in(world: &World, meant: &[Job]) {
 }
 
 #[tokio::test]
-async fn a_rails_job_with_the_adapter_of_the_readme_is_the_job_that_was_meant() {
+async fn a_rails_job_with_the_documented_adapter_is_the_job_that_was_meant() {
     if !has_ruby() {
         return;
     }
@@ -100,8 +100,8 @@ async fn a_plain_ruby_client_needs_nothing_of_ours() {
     are_in(&world, &meant).await;
 }
 
-/// What the README's examples send, which have no id of their own.
-async fn the_pair_of_the_readme_is_in(world: &World) {
+/// What the documented examples send, which have no id of their own.
+async fn the_documented_pair_is_in(world: &World) {
     let queue = world.queue().await;
     let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (1, 0));
@@ -110,7 +110,7 @@ async fn the_pair_of_the_readme_is_in(world: &World) {
 }
 
 #[tokio::test]
-async fn the_python_of_the_readme_enqueues() {
+async fn the_documented_python_enqueues() {
     if !has("python3", &["-c", "import redis"]) {
         return;
     }
@@ -118,16 +118,16 @@ async fn the_python_of_the_readme_enqueues() {
     let script = format!("import json, os, redis\n{}", block("python", "rpush"));
     let url = format!("unix://{}", world.redis.socket().display());
     run(Command::new("python3").arg("-").env("REDIS_URL", url), &script);
-    the_pair_of_the_readme_is_in(&world).await;
+    the_documented_pair_is_in(&world).await;
 }
 
 #[tokio::test]
-async fn the_shell_line_of_the_readme_enqueues() {
+async fn the_documented_shell_line_enqueues() {
     if !has("redis-cli", &["--version"]) {
         return;
     }
     let world = World::new().await;
     let here = format!("alias redis-cli=\"redis-cli -s '{}'\"\n", world.redis.socket().display());
     run(&mut Command::new("sh"), &format!("{here}{}", block("sh", "redis-cli RPUSH")));
-    the_pair_of_the_readme_is_in(&world).await;
+    the_documented_pair_is_in(&world).await;
 }

@@ -1,4 +1,4 @@
-# What a Rails app does, without Rails: runs behind the adapter that the README shows, with the real gems.
+# What a Rails app does, without Rails: runs behind the adapter that docs/producers.md shows, with the real gems.
 # Enqueues in the way that its argument names, and prints each job that it meant in the native form, one a line.
 require "active_job"
 require "active_support/all"
