@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uuid::Uuid;
 use wm_analyzer::job::failure::{Kind, Stage};
-use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, Config, DeadLetterAlert, Guard, Trouble};
+use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, Config, DeadLetterAlert, Guard, Outage};
 
 use crate::ingest::{Ingest, Mode};
 
@@ -94,7 +94,7 @@ fn hostile_text_and_secrets_do_not_leave_the_house() {
     bad.command = "wm-analyzer dead show token:1".to_owned();
     (bad.from, bad.to) = (None, None);
     alerts.dead_letter(&bad);
-    alerts.trouble(Trouble::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
+    alerts.trouble(Outage::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
     ingest.wait_until("both are told", |i| i.events().len() == 2);
     drop(guard);
 
@@ -156,7 +156,7 @@ fn the_end_of_the_process_tells_what_still_waits() {
     ingest.wait_until("the first is told", |i| i.events().len() == 1);
     for n in 1..500 {
         alerts.dead_letter(&letter(Kind::Gone, n));
-        alerts.trouble(Trouble::Api, "503");
+        alerts.trouble(Outage::Api, "503");
     }
     let counts = guard.close();
     assert_eq!((counts.untold, counts.failed), (0, 0));
@@ -232,15 +232,15 @@ fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
 fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
     let ingest = Ingest::start(Mode::Take);
     let (alerts, guard) = started(&ingest.dsn(), SHORT);
-    alerts.recovered(Trouble::Redis);
-    alerts.trouble(Trouble::Redis, "refused");
+    alerts.recovered(Outage::Redis);
+    alerts.trouble(Outage::Redis, "refused");
     ingest.wait_until("it is told", |i| i.events().len() == 1);
     for _ in 0..50 {
-        alerts.trouble(Trouble::Redis, "refused again");
+        alerts.trouble(Outage::Redis, "refused again");
     }
-    alerts.recovered(Trouble::Redis);
+    alerts.recovered(Outage::Redis);
     ingest.wait_until("its end is told", |i| i.events().len() >= 2);
-    alerts.recovered(Trouble::Redis);
+    alerts.recovered(Outage::Redis);
     assert_eq!(guard.close().untold, 0);
     let events = ingest.events();
     assert_eq!(events.len(), 2, "{events:?}");

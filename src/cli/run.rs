@@ -181,7 +181,7 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let counts = tokio::task::spawn_blocking(|| guard.close()).await;
     let untold = counts.map(|counts| counts.untold).unwrap_or_default();
     tracing::info!(released = ended.released, alerts_untold = untold, "stopped");
-    match ended.fallen {
+    match ended.exited_task {
         None => Ok(()),
         Some(task) => {
             Err((Exit::Failed, format!("this worker's {task} has ended, see the log: start it anew")))

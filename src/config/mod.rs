@@ -167,10 +167,13 @@ fn check(config: &Config, errors: &mut Vec<String>) {
         }
     };
     let (queue, worker, sandbox) = (&config.queue, &config.worker, &config.sandbox);
-    let beats = queue.lease.as_secs_f64() / worker.beat.as_secs_f64().max(0.001);
+    let heartbeats = queue.lease.as_secs_f64() / worker.heartbeat.as_secs_f64().max(0.001);
     must(
-        beats >= 3.0,
-        format!("queue.lease {:?} must be at least three times worker.beat {:?}", queue.lease, worker.beat),
+        heartbeats >= 3.0,
+        format!(
+            "queue.lease {:?} must be at least three times worker.heartbeat {:?}",
+            queue.lease, worker.heartbeat
+        ),
     );
     must(config.policy.attempts > 0, "policy.attempts must be at least 1".to_owned());
     must(

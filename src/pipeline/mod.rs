@@ -1,7 +1,7 @@
-//! One job's way, as a straight line: resolve, filter by address, fetch both, analyse in a child, deliver.
+//! One job's way, as a steps line: resolve, filter by address, fetch both, analyse in a child, deliver.
 //!
 //! No loops, no retries, no Redis. Every room's error is a [`Stop`], and `?` is the exit door of every room. What
-//! follows from the ending is decided elsewhere, and so is whether the way is free: a [`Pass`] is asked.
+//! follows from the ending is decided elsewhere, and so is whether the way is free: a [`LeaseGate`] is asked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,37 +43,37 @@ pub struct Pipeline {
 }
 
 /// The right to go on, asked at the two places where a job's way leads out of this house.
-pub trait Pass {
+pub trait LeaseGate {
     /// Before its hosts are visited: stops what must not run beside others, or would be one visitor too many.
-    fn enter(&self, pair: &PagePair) -> impl Future<Output = Result<(), TurnedBack>> + Send;
+    fn start(&self, pair: &PagePair) -> impl Future<Output = Result<(), Interrupted>> + Send;
     /// The job has come to another slow room, where it may stay for so long: told, not asked.
-    fn reaches(&self, stage: Stage, limit: Option<Duration>);
+    fn stage_started(&self, stage: Stage, limit: Option<Duration>);
     /// Right before something is written outside: fails where the job is no longer ours.
     fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Why a job did not come to the end of its way.
 #[derive(Debug)]
-pub enum TurnedBack {
+pub enum Interrupted {
     /// A room stopped it.
     Stopped(Stop),
     /// The way is not free now.
-    HeldUp(Holdup),
+    Holdup(Holdup),
 }
 
-impl From<Stop> for TurnedBack {
+impl From<Stop> for Interrupted {
     fn from(stop: Stop) -> Self {
         Self::Stopped(stop)
     }
 }
 
-impl From<Skip> for TurnedBack {
+impl From<Skip> for Interrupted {
     fn from(skip: Skip) -> Self {
         Self::Stopped(skip.into())
     }
 }
 
-impl From<Failure> for TurnedBack {
+impl From<Failure> for Interrupted {
     fn from(failure: Failure) -> Self {
         Self::Stopped(failure.into())
     }
@@ -81,25 +81,25 @@ impl From<Failure> for TurnedBack {
 
 /// How a job's way ended, with what was seen on it.
 #[derive(Debug)]
-pub struct Walk {
+pub struct PipelineRun {
     /// The ending, or what it must wait for before it goes on.
     pub ending: Result<Outcome, Holdup>,
     /// What was known of the bodies.
     pub bodies: Vec<BodyFacts>,
     /// Where the time went.
-    pub spent: Spent,
+    pub timings: StageTimings,
 }
 
-impl Walk {
+impl PipelineRun {
     /// A way that ended before it began.
     pub fn of(outcome: Outcome) -> Self {
-        Self { ending: Ok(outcome), bodies: Vec::new(), spent: Spent::default() }
+        Self { ending: Ok(outcome), bodies: Vec::new(), timings: StageTimings::default() }
     }
 }
 
 /// Wall-clock time in the slow rooms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct StageTimings {
     /// Resolving ids.
     pub resolve: Duration,
     /// Fetching bodies.
@@ -108,7 +108,7 @@ pub struct Spent {
     pub analyse: Duration,
 }
 
-impl Spent {
+impl StageTimings {
     fn timings(self) -> Timings {
         let ms = millis;
         Timings { resolve_ms: ms(self.resolve), fetch_ms: ms(self.fetch), analyse_ms: ms(self.analyse) }
@@ -116,42 +116,48 @@ impl Spent {
 }
 
 impl Pipeline {
-    /// Takes one job all the way, or as far as its pass goes.
+    /// Takes one job all the way, or as far as its gate goes.
     ///
     /// `granted` are other limits than the configured ones, by an operator's word.
-    pub async fn walk(&self, job: &Job, granted: LimitsRequest, slot: &mut Slot, pass: &impl Pass) -> Walk {
-        let mut walk = Walk::of(Outcome::Failed(Failure::new(Kind::BadReply, "the walk did not end")));
-        let straight = self.straight(job, granted, slot, pass, &mut walk.bodies, &mut walk.spent);
-        walk.ending = match straight.await {
-            Ok(mut report) => {
-                report.timings = Some(walk.spent.timings());
-                Ok(Outcome::Reported(report))
-            }
-            Err(TurnedBack::Stopped(stop)) => Ok(stop.into()),
-            Err(TurnedBack::HeldUp(because)) => Err(because),
-        };
-        walk
-    }
-
-    async fn straight(
+    pub async fn run(
         &self,
         job: &Job,
         granted: LimitsRequest,
         slot: &mut Slot,
-        pass: &impl Pass,
+        gate: &impl LeaseGate,
+    ) -> PipelineRun {
+        let mut run = PipelineRun::of(Outcome::Failed(Failure::new(Kind::BadReply, "the run did not end")));
+        let steps = self.steps(job, granted, slot, gate, &mut run.bodies, &mut run.timings);
+        run.ending = match steps.await {
+            Ok(mut report) => {
+                report.timings = Some(run.timings.timings());
+                Ok(Outcome::Reported(report))
+            }
+            Err(Interrupted::Stopped(stop)) => Ok(stop.into()),
+            Err(Interrupted::Holdup(because)) => Err(because),
+        };
+        run
+    }
+
+    async fn steps(
+        &self,
+        job: &Job,
+        granted: LimitsRequest,
+        slot: &mut Slot,
+        gate: &impl LeaseGate,
         seen: &mut Vec<BodyFacts>,
-        spent: &mut Spent,
-    ) -> Result<Box<Report>, TurnedBack> {
+        timings: &mut StageTimings,
+    ) -> Result<Box<Report>, Interrupted> {
         let limits = self.limits_of(job, granted)?;
-        let pair = timed(&mut spent.resolve, api::resolve(self.api.as_deref(), job)).await?;
+        let pair = timed(&mut timings.resolve, api::resolve(self.api.as_deref(), job)).await?;
         filter::by_address(&pair, &self.filter)?;
-        pass.enter(&pair).await?;
-        pass.reaches(Stage::Fetch, Some(self.fetcher.patience()));
-        let bodies = timed(&mut spent.fetch, self.fetcher.pair(&pair)).await?;
+        gate.start(&pair).await?;
+        gate.stage_started(Stage::Fetch, Some(self.fetcher.patience()));
+        let bodies = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
         *seen = facts(&pair, &bodies);
-        pass.reaches(Stage::Analyse, Some(limits.wall));
-        let report = timed(&mut spent.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
-        self.deliver(&pair, &report, pass).await?;
+        gate.stage_started(Stage::Analyse, Some(limits.wall));
+        let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
+        self.deliver(&pair, &report, gate).await?;
         Ok(report)
     }
 
@@ -162,12 +168,12 @@ impl Pipeline {
     }
 
     /// The annotation to the db app, where one is to have it, and only while the job is ours.
-    async fn deliver(&self, pair: &PagePair, report: &Report, pass: &impl Pass) -> Result<(), Failure> {
+    async fn deliver(&self, pair: &PagePair, report: &Report, gate: &impl LeaseGate) -> Result<(), Failure> {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
         // A partial annotation looks like one of a page without links or text: the report says what is missing.
         if report.missing.is_empty() || api.posts_partial() {
-            pass.reaches(Stage::Deliver, None);
-            pass.confirm().await?;
+            gate.stage_started(Stage::Deliver, None);
+            gate.confirm().await?;
             api.annotate(pair, &report.annotation).await?;
         }
         Ok(())
@@ -256,9 +262,9 @@ pub fn facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
         .collect()
 }
 
-async fn timed<T>(spent: &mut Duration, work: impl Future<Output = T>) -> T {
+async fn timed<T>(timings: &mut Duration, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
     let done = work.await;
-    *spent = start.elapsed();
+    *timings = start.elapsed();
     done
 }

@@ -1,10 +1,10 @@
 //! Breakers: when something of ours fails we claim nothing more, and then one job at a time, until one goes through.
 //!
-//! A failure opens the breaker of its thing, for a time drawn below a ceiling that doubles with every probe that fails.
+//! A failure opens the breaker of its dependency, for a time drawn below a ceiling that doubles with every probe that fails.
 //! When that time is over it is half open: one job at a time is claimed, with nothing beside it. The first that comes
 //! through closes it.
 //!
-//! Invariant: while a breaker is not closed, its thing is asked at most once in each pause by jobs that are claimed
+//! Invariant: while a breaker is not closed, its dependency is asked at most once in each pause by jobs that are claimed
 //! then, however many wait; and nothing that is put off meanwhile is counted against a job.
 //!
 //! # Why
@@ -18,13 +18,13 @@
 use std::time::{Duration, Instant};
 
 use super::backoff::full_jitter;
-use super::judge::House;
+use super::judge::OpenState;
 use crate::job::failure::Kind;
 
 /// Something of ours that all jobs need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Thing {
+pub enum Dependency {
     /// The queue's own Redis.
     Redis,
     /// The db app's API.
@@ -33,8 +33,8 @@ pub enum Thing {
     Spawn,
 }
 
-impl Thing {
-    /// Every thing.
+impl Dependency {
+    /// Every dependency.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
@@ -43,11 +43,11 @@ impl Thing {
     }
 }
 
-/// The thing of ours that failed, where it was one: what a site does never feeds a breaker.
-pub fn culprit(kind: Kind) -> Option<Thing> {
+/// The dependency of ours that failed, where it was one: what a site does never feeds a breaker.
+pub fn failed_dependency(kind: Kind) -> Option<Dependency> {
     match kind {
-        Kind::ApiRefused | Kind::ApiUnavailable => Some(Thing::Api),
-        Kind::CannotSpawn | Kind::ZygoteLost => Some(Thing::Spawn),
+        Kind::ApiRefused | Kind::ApiUnavailable => Some(Dependency::Api),
+        Kind::CannotSpawn | Kind::ZygoteLost => Some(Dependency::Spawn),
         Kind::Decode
         | Kind::UnsupportedVersion
         | Kind::BadReference
@@ -121,7 +121,7 @@ pub struct Pauses {
     pub max: Duration,
 }
 
-/// The breaker of one thing.
+/// The breaker of one dependency.
 #[derive(Debug, Default)]
 struct Breaker(Option<Fire>);
 
@@ -147,23 +147,23 @@ impl Breaker {
     }
 }
 
-/// One breaker per thing.
+/// One breaker per dependency.
 #[derive(Debug, Default)]
-pub struct Breakers([Breaker; Thing::ALL.len()]);
+pub struct Breakers([Breaker; Dependency::ALL.len()]);
 
 impl Breakers {
-    /// Hears that a thing failed something that was begun at `begun`, and perhaps `asked` for a pause. `chance` (0 to 1)
+    /// Hears that a dependency failed something that was begun at `begun`, and perhaps `asked` for a pause. `chance` (0 to 1)
     /// spreads the pauses. True when the breaker was closed until now.
     pub fn failed(
         &mut self,
-        thing: Thing,
+        dependency: Dependency,
         begun: Instant,
         now: Instant,
         asked: Duration,
         pauses: Pauses,
         chance: f64,
     ) -> bool {
-        let breaker = &mut self.0[thing as usize];
+        let breaker = &mut self.0[dependency as usize];
         if !breaker.hears(begun) {
             return false;
         }
@@ -173,15 +173,15 @@ impl Breakers {
         breaker.0.replace(Fire { failures, until }).is_none()
     }
 
-    /// Hears that a thing did what was begun at `begun`. True when that closes its breaker.
-    pub fn worked(&mut self, thing: Thing, begun: Instant) -> bool {
-        let breaker = &mut self.0[thing as usize];
+    /// Hears that a dependency did what was begun at `begun`. True when that closes its breaker.
+    pub fn worked(&mut self, dependency: Dependency, begun: Instant) -> bool {
+        let breaker = &mut self.0[dependency as usize];
         breaker.hears(begun) && breaker.0.take().is_some()
     }
 
-    /// How a thing's breaker stands.
-    pub fn state(&self, thing: Thing, now: Instant) -> State {
-        self.0[thing as usize].state(now)
+    /// How a dependency's breaker stands.
+    pub fn state(&self, dependency: Dependency, now: Instant) -> State {
+        self.0[dependency as usize].state(now)
     }
 
     /// How many jobs may be claimed.
@@ -191,18 +191,18 @@ impl Breakers {
             return MayClaim::NotFor(pause);
         }
         // Redis needs no job for a probe: the claim itself is one.
-        let by_job = [Thing::Api, Thing::Spawn];
-        match by_job.iter().any(|thing| self.state(*thing, now) == State::HalfOpen) {
+        let by_job = [Dependency::Api, Dependency::Spawn];
+        match by_job.iter().any(|dependency| self.state(*dependency, now) == State::HalfOpen) {
             true => MayClaim::OneByOne,
             false => MayClaim::Freely,
         }
     }
 
-    /// How our house stands: sound only while every breaker is closed.
-    pub fn house(&self) -> House {
+    /// How our open_state stands: sound only while every breaker is closed.
+    pub fn open_state(&self) -> OpenState {
         match self.0.iter().all(|breaker| breaker.0.is_none()) {
-            true => House::Sound,
-            false => House::Burning,
+            true => OpenState::AllClosed,
+            false => OpenState::SomeOpen,
         }
     }
 }
@@ -233,14 +233,14 @@ mod tests {
         }
     }
 
-    fn fails(breakers: &mut Breakers, thing: Thing, begun: Instant, now: Instant) -> bool {
-        breakers.failed(thing, begun, now, Duration::ZERO, config().probes(), 1.0)
+    fn fails(breakers: &mut Breakers, dependency: Dependency, begun: Instant, now: Instant) -> bool {
+        breakers.failed(dependency, begun, now, Duration::ZERO, config().probes(), 1.0)
     }
 
     #[test]
     fn only_what_is_ours_feeds_a_breaker() {
         for &kind in Kind::ALL {
-            assert!(culprit(kind).is_none() || kind.blame() == Blame::Us, "{kind}");
+            assert!(failed_dependency(kind).is_none() || kind.blame() == Blame::Us, "{kind}");
         }
     }
 
@@ -248,15 +248,24 @@ mod tests {
     fn a_failure_shuts_it_then_one_at_a_time_may_try_and_the_first_success_opens_the_gate() {
         let (mut breakers, start) = (Breakers::default(), Instant::now());
         assert_eq!(breakers.may_claim(start), MayClaim::Freely);
-        assert!(fails(&mut breakers, Thing::Api, start, start));
+        assert!(fails(&mut breakers, Dependency::Api, start, start));
         assert_eq!(breakers.may_claim(start), MayClaim::NotFor(SECOND));
-        assert_eq!((breakers.state(Thing::Api, start), breakers.house()), (State::Open, House::Burning));
+        assert_eq!(
+            (breakers.state(Dependency::Api, start), breakers.open_state()),
+            (State::Open, OpenState::SomeOpen)
+        );
         let later = start + SECOND;
         assert_eq!(breakers.may_claim(later), MayClaim::OneByOne);
-        assert_eq!((breakers.state(Thing::Api, later), breakers.house()), (State::HalfOpen, House::Burning));
-        assert!(breakers.worked(Thing::Api, later));
-        assert_eq!((breakers.may_claim(later), breakers.house()), (MayClaim::Freely, House::Sound));
-        assert!(!breakers.worked(Thing::Api, later), "told once");
+        assert_eq!(
+            (breakers.state(Dependency::Api, later), breakers.open_state()),
+            (State::HalfOpen, OpenState::SomeOpen)
+        );
+        assert!(breakers.worked(Dependency::Api, later));
+        assert_eq!(
+            (breakers.may_claim(later), breakers.open_state()),
+            (MayClaim::Freely, OpenState::AllClosed)
+        );
+        assert!(!breakers.worked(Dependency::Api, later), "told once");
     }
 
     #[test]
@@ -264,14 +273,14 @@ mod tests {
         let (mut breakers, mut now) = (Breakers::default(), Instant::now());
         let mut pauses = Vec::new();
         for _ in 0..9 {
-            fails(&mut breakers, Thing::Spawn, now, now);
+            fails(&mut breakers, Dependency::Spawn, now, now);
             let MayClaim::NotFor(pause) = breakers.may_claim(now) else { panic!("it is open") };
             pauses.push(pause.as_secs());
             now += pause;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(breakers.worked(Thing::Spawn, now));
-        assert!(fails(&mut breakers, Thing::Spawn, now, now));
+        assert!(breakers.worked(Dependency::Spawn, now));
+        assert!(fails(&mut breakers, Dependency::Spawn, now, now));
         assert_eq!(breakers.may_claim(now), MayClaim::NotFor(SECOND));
     }
 
@@ -325,19 +334,19 @@ mod tests {
                 if fails(job) {
                     self.fails(job, begun);
                 } else {
-                    self.breakers.worked(Thing::Api, begun);
+                    self.breakers.worked(Dependency::Api, begun);
                     self.done += 1;
                 }
             }
         }
 
         fn fails(&mut self, job: usize, begun: Instant) {
-            let (config, house) = (config(), self.breakers.house());
+            let (config, open_state) = (config(), self.breakers.open_state());
             let chance = self.dice.f64();
-            self.breakers.failed(Thing::Api, begun, self.now, Duration::ZERO, config.probes(), chance);
+            self.breakers.failed(Dependency::Api, begun, self.now, Duration::ZERO, config.probes(), chance);
             let outcome = Outcome::Failed(Failure::new(Kind::ApiUnavailable, "down"));
             let counts = &mut self.counts[job];
-            match judge(outcome, counts, house, Evidence::default(), &config, self.dice.f64()) {
+            match judge(outcome, counts, open_state, Evidence::default(), &config, self.dice.f64()) {
                 Verdict::Postpone { after, because } => {
                     if matches!(because, Holdup::Ours(_)) {
                         counts.postponements += 1;
@@ -401,12 +410,12 @@ mod tests {
     #[test]
     fn what_was_begun_before_the_fire_neither_feeds_it_nor_puts_it_out() {
         let (mut breakers, start) = (Breakers::default(), Instant::now());
-        fails(&mut breakers, Thing::Api, start, start);
+        fails(&mut breakers, Dependency::Api, start, start);
         let later = start + 2 * SECOND;
-        assert!(!fails(&mut breakers, Thing::Api, start, later));
+        assert!(!fails(&mut breakers, Dependency::Api, start, later));
         assert_eq!(breakers.may_claim(later), MayClaim::OneByOne, "not shut anew");
-        assert!(!breakers.worked(Thing::Api, start));
-        assert_eq!(breakers.house(), House::Burning);
+        assert!(!breakers.worked(Dependency::Api, start));
+        assert_eq!(breakers.open_state(), OpenState::SomeOpen);
     }
 
     #[test]
@@ -414,7 +423,7 @@ mod tests {
         let start = Instant::now();
         for (asked, kept) in [(0, 1), (30, 30), (86_400, 60)] {
             let mut breakers = Breakers::default();
-            breakers.failed(Thing::Api, start, start, asked * SECOND, config().probes(), 1.0);
+            breakers.failed(Dependency::Api, start, start, asked * SECOND, config().probes(), 1.0);
             assert_eq!(breakers.may_claim(start), MayClaim::NotFor(kept * SECOND));
         }
     }
@@ -422,11 +431,11 @@ mod tests {
     #[test]
     fn each_thing_has_its_own_and_the_longest_pause_holds() {
         let (mut breakers, start) = (Breakers::default(), Instant::now());
-        fails(&mut breakers, Thing::Redis, start, start);
-        breakers.failed(Thing::Api, start, start, 9 * SECOND, config().probes(), 0.0);
+        fails(&mut breakers, Dependency::Redis, start, start);
+        breakers.failed(Dependency::Api, start, start, 9 * SECOND, config().probes(), 0.0);
         assert_eq!(breakers.may_claim(start), MayClaim::NotFor(9 * SECOND));
-        assert!(breakers.worked(Thing::Api, start + 9 * SECOND));
+        assert!(breakers.worked(Dependency::Api, start + 9 * SECOND));
         assert_eq!(breakers.may_claim(start + 9 * SECOND), MayClaim::Freely, "a claim is Redis' own probe");
-        assert_eq!(breakers.house(), House::Burning, "and it has not been made yet");
+        assert_eq!(breakers.open_state(), OpenState::SomeOpen, "and it has not been made yet");
     }
 }

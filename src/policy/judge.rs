@@ -32,13 +32,13 @@ pub struct Evidence {
     pub build: String,
 }
 
-/// How our own house stands, as the breakers say.
+/// How our own open_state stands, as the breakers say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum House {
+pub enum OpenState {
     /// Everything of ours works, as far as we know.
-    Sound,
+    AllClosed,
     /// A breaker is open: whatever is put off now is put off for that.
-    Burning,
+    SomeOpen,
 }
 
 /// The remedy that a failure calls for.
@@ -58,7 +58,7 @@ enum Remedy {
 pub fn judge(
     outcome: Outcome,
     counts: &Counts,
-    house: House,
+    open_state: OpenState,
     evidence: Evidence,
     config: &Config,
     chance: f64,
@@ -66,14 +66,14 @@ pub fn judge(
     match outcome {
         Outcome::Reported(report) => Verdict::Done(report),
         Outcome::Skipped(skip) => Verdict::Skip(skip),
-        Outcome::Failed(failure) => sentence(failure, counts, house, evidence, config, chance),
+        Outcome::Failed(failure) => sentence(failure, counts, open_state, evidence, config, chance),
     }
 }
 
 fn sentence(
     failure: Failure,
     counts: &Counts,
-    house: House,
+    open_state: OpenState,
     evidence: Evidence,
     config: &Config,
     chance: f64,
@@ -90,19 +90,19 @@ fn sentence(
         Remedy::RunOnceMore if counts.doubts == 0 => Verdict::Retry { after: delay(1), failure },
         Remedy::RunOnceMore if failure.kind == Kind::ZygoteLost => bury(Kind::Crashed, failure),
         Remedy::RunOnceMore => bury(failure.kind, failure),
-        Remedy::PutOff => match house {
+        Remedy::PutOff => match open_state {
             // Longer than any pause, so that the next probe is another job; and longer each time, so that jobs which are
             // themselves what fails, be they many and first in line, leave the probing to others.
-            House::Burning => {
+            OpenState::SomeOpen => {
                 let more = full_jitter(config.probe_max, config.backoff_max, counts.deliveries, chance);
                 Verdict::Postpone { after: config.probe_max + more, because: Holdup::BreakerOpen(failure) }
             }
-            House::Sound if may_wait(counts, config) => {
+            OpenState::AllClosed if may_wait(counts, config) => {
                 let after =
                     full_jitter(config.backoff_base, config.backoff_max, counts.postponements + 1, chance);
                 Verdict::Postpone { after, because: Holdup::Ours(failure) }
             }
-            House::Sound => bury(Kind::Stranded, failure),
+            OpenState::AllClosed => bury(Kind::Stranded, failure),
         },
     }
 }
@@ -190,11 +190,11 @@ mod tests {
     }
 
     fn judged(failure: Failure, counts: Counts) -> Verdict {
-        judged_in(House::Sound, failure, counts)
+        judged_in(OpenState::AllClosed, failure, counts)
     }
 
-    fn judged_in(house: House, failure: Failure, counts: Counts) -> Verdict {
-        judge(Outcome::Failed(failure), &counts, house, Evidence::default(), &config(), 1.0)
+    fn judged_in(open_state: OpenState, failure: Failure, counts: Counts) -> Verdict {
+        judge(Outcome::Failed(failure), &counts, open_state, Evidence::default(), &config(), 1.0)
     }
 
     fn label(kind: Kind, counts: Counts) -> &'static str {
@@ -251,11 +251,11 @@ mod tests {
     fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
         let spent = Counts { postponements: 2, put_off_ms: 600_000, ..Counts::default() };
         for &kind in Kind::ALL.iter().filter(|kind| remedy(&Failure::new(**kind, "")) == Remedy::PutOff) {
-            let verdict = judged_in(House::Burning, Failure::new(kind, ""), spent);
+            let verdict = judged_in(OpenState::SomeOpen, Failure::new(kind, ""), spent);
             let uncounted = matches!(verdict, Verdict::Postpone { because: Holdup::BreakerOpen(_), .. });
             assert!(uncounted, "{kind}: {verdict:?}");
         }
-        let gone = judged_in(House::Burning, Failure::new(Kind::Gone, ""), Counts::default());
+        let gone = judged_in(OpenState::SomeOpen, Failure::new(Kind::Gone, ""), Counts::default());
         assert_eq!(buried_as(gone), Some(Kind::Gone), "a job's own fault is its own, fire or not");
     }
 
@@ -296,10 +296,14 @@ mod tests {
             retry_after: Some(Duration::from_secs(60)),
             ..Failure::new(Kind::ApiUnavailable, "429")
         };
-        for house in [House::Sound, House::Burning] {
-            let verdict = judged_in(house, asking.clone(), Counts::default());
+        for open_state in [OpenState::AllClosed, OpenState::SomeOpen] {
+            let verdict = judged_in(open_state, asking.clone(), Counts::default());
             let Verdict::Postpone { after, .. } = verdict else { panic!("{verdict:?}") };
-            let most = if house == House::Sound { config().backoff_base } else { 2 * config().probe_max };
+            let most = if open_state == OpenState::AllClosed {
+                config().backoff_base
+            } else {
+                2 * config().probe_max
+            };
             assert_eq!(after, most);
         }
     }
@@ -310,7 +314,7 @@ mod tests {
         let after = |deliveries, chance| {
             let counts = Counts { deliveries, ..Counts::default() };
             let failure = Outcome::Failed(Failure::new(Kind::ApiUnavailable, ""));
-            match judge(failure, &counts, House::Burning, Evidence::default(), &config, chance) {
+            match judge(failure, &counts, OpenState::SomeOpen, Evidence::default(), &config, chance) {
                 Verdict::Postpone { after, because: Holdup::BreakerOpen(_) } => after,
                 verdict => panic!("{verdict:?}"),
             }
@@ -326,7 +330,7 @@ mod tests {
         let verdict = judge(
             Outcome::Skipped(skip.clone()),
             &Counts::default(),
-            House::Sound,
+            OpenState::AllClosed,
             Evidence::default(),
             &config(),
             0.0,

@@ -16,7 +16,7 @@ pub(super) struct Background {
 
 /// One that ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fallen {
+pub(super) struct TaskExit {
     /// Which.
     pub(super) task: &'static str,
     /// How, for people.
@@ -27,19 +27,19 @@ impl Background {
     /// Starts one that must not end.
     pub(super) fn start(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         #[cfg(feature = "test-hooks")]
-        let task = hooks::mortal(name, task);
+        let task = hooks::exits_on_file(name, task);
         self.names.push((self.tasks.spawn(task).id(), name));
     }
 
     /// Waits for the first that ends all the same; for ever, as it should be.
-    pub(super) async fn fallen(&mut self) -> Fallen {
+    pub(super) async fn exited_task(&mut self) -> TaskExit {
         let (id, why) = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => (id, "it returned".to_owned()),
             Some(Err(e)) => (e.id(), e.to_string()),
             None => std::future::pending().await,
         };
         let task = self.names.iter().find(|(known, _)| *known == id).map_or("unknown", |(_, name)| name);
-        Fallen { task, why }
+        TaskExit { task, why }
     }
 
     /// Ends all of them.
@@ -57,9 +57,9 @@ mod hooks {
 
     use tokio::time::sleep;
 
-    /// The task, which panics once the file exists that `WM_TEST_FALLS_<name>` names.
-    pub(super) async fn mortal(name: &'static str, task: impl Future<Output = ()>) {
-        let Some(file) = std::env::var_os(format!("WM_TEST_FALLS_{name}")) else { return task.await };
+    /// The task, which panics once the file exists that `WM_TEST_EXITS_<name>` names.
+    pub(super) async fn exits_on_file(name: &'static str, task: impl Future<Output = ()>) {
+        let Some(file) = std::env::var_os(format!("WM_TEST_EXITS_{name}")) else { return task.await };
         let told = async {
             while !Path::new(&file).exists() {
                 sleep(Duration::from_millis(10)).await;
@@ -81,7 +81,7 @@ mod tests {
         let mut background = Background::default();
         background.start("lives", std::future::pending());
         background.start("falls", async { panic!("no way on") });
-        let Fallen { task, why } = background.fallen().await;
+        let TaskExit { task, why } = background.exited_task().await;
         assert_eq!(task, "falls");
         assert!(why.contains("no way on"), "{why}");
         background.shutdown().await;
@@ -92,7 +92,7 @@ mod tests {
         let mut background = Background::default();
         background.start("lives", std::future::pending());
         background.start("ends", async {});
-        let fallen = background.fallen().await;
-        assert_eq!(fallen, Fallen { task: "ends", why: "it returned".to_owned() });
+        let exited_task = background.exited_task().await;
+        assert_eq!(exited_task, TaskExit { task: "ends", why: "it returned".to_owned() });
     }
 }

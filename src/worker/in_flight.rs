@@ -14,7 +14,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::Shared;
-use super::outage::Outage;
+use super::redis_backoff::RedisBackoff;
 use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
@@ -23,98 +23,102 @@ use crate::sandbox::{HeapUse, Meter};
 
 /// Why a running job is stopped from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Halt {
+pub(super) enum StopReason {
     /// The lease is no longer ours: write nothing.
-    Lost,
+    LeaseLost,
     /// Somebody cancelled the job.
     Cancelled,
     /// We leave: hand it back.
-    Leave,
+    Shutdown,
 }
 
-struct Held {
+struct RunningJob {
     lease: LeaseRef,
-    halt: Option<oneshot::Sender<Halt>>,
+    stop: Option<oneshot::Sender<StopReason>>,
     from: Option<Uuid>,
     to: Uuid,
     since: Instant,
-    place: Place,
+    progress: Progress,
     meter: Meter,
 }
 
 /// Where a job is, since when, and how long it may stay.
-struct Place {
+struct Progress {
     stage: Stage,
     since: Instant,
     limit: Option<Duration>,
 }
 
-impl Place {
+impl Progress {
     fn new(stage: Stage, limit: Option<Duration>) -> Self {
         Self { stage, since: Instant::now(), limit }
     }
 }
 
-impl Held {
+impl RunningJob {
     fn running(&self, id: &JobId) -> Running {
         Running {
             id: id.clone(),
             from: self.from,
             to: self.to,
             running_ms: millis(self.since.elapsed()),
-            stage: self.place.stage,
-            stage_ms: millis(self.place.since.elapsed()),
-            limit_ms: self.place.limit.map(millis),
+            stage: self.progress.stage,
+            stage_ms: millis(self.progress.since.elapsed()),
+            limit_ms: self.progress.limit.map(millis),
             heap: None,
         }
     }
 }
 
-/// The jobs in hand, by id. A std mutex: held for map operations only, never across an await.
+/// The jobs in hand, by id. A std mutex: job for map operations only, never across an await.
 #[derive(Default)]
-pub(super) struct Hand(Mutex<HashMap<JobId, Held>>);
+pub(super) struct InFlight(Mutex<HashMap<JobId, RunningJob>>);
 
 /// Takes a job out of the hand when its task ends, however it ends; until then, says where it is.
-pub(super) struct Grip<'a> {
-    hand: &'a Hand,
+pub(super) struct InFlightGuard<'a> {
+    in_flight: &'a InFlight,
     id: JobId,
 }
 
-impl Grip<'_> {
+impl InFlightGuard<'_> {
     /// The job has come to another stage, where it may stay for so long.
-    pub(super) fn reaches(&self, stage: Stage, limit: Option<Duration>) {
-        if let Some(held) = self.hand.jobs().get_mut(&self.id) {
-            held.place = Place::new(stage, limit);
+    pub(super) fn stage_started(&self, stage: Stage, limit: Option<Duration>) {
+        if let Some(job) = self.in_flight.jobs().get_mut(&self.id) {
+            job.progress = Progress::new(stage, limit);
         }
     }
 }
 
-impl Drop for Grip<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        self.hand.jobs().remove(&self.id);
+        self.in_flight.jobs().remove(&self.id);
     }
 }
 
-impl Hand {
-    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, Held>> {
+impl InFlight {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, RunningJob>> {
         // A panic while holding it leaves a whole map: each operation is one call.
         self.0.lock()
     }
 
     /// Takes a job in hand; the receiver hears if it must stop.
-    pub(super) fn take(&self, delivery: &Delivery, meter: Meter) -> (Grip<'_>, oneshot::Receiver<Halt>) {
-        let (job, (halt, stopped)) = (&delivery.job, oneshot::channel());
-        let held = Held {
+    pub(super) fn take(
+        &self,
+        delivery: &Delivery,
+        meter: Meter,
+    ) -> (InFlightGuard<'_>, oneshot::Receiver<StopReason>) {
+        let (job, (stop, stopped)) = (&delivery.job, oneshot::channel());
+        let running = RunningJob {
             lease: delivery.lease(),
-            halt: Some(halt),
+            stop: Some(stop),
             from: job.from.given().map(VersionRef::uuid),
             to: job.to.uuid(),
             since: Instant::now(),
-            place: Place::new(Stage::Resolve, None),
+            progress: Progress::new(Stage::Resolve, None),
             meter,
         };
-        self.jobs().insert(job.id.clone(), held);
-        (Grip { hand: self, id: job.id.clone() }, stopped)
+        self.jobs().insert(job.id.clone(), running);
+        (InFlightGuard { in_flight: self, id: job.id.clone() }, stopped)
     }
 
     /// How many.
@@ -123,61 +127,60 @@ impl Hand {
     }
 
     fn leases(&self) -> Vec<LeaseRef> {
-        self.jobs().values().map(|held| held.lease.clone()).collect()
+        self.jobs().values().map(|job| job.lease.clone()).collect()
     }
 
     /// What runs, the longest first.
     fn running(&self) -> Vec<Running> {
-        let held: Vec<_> =
-            self.jobs().iter().map(|(id, held)| (held.running(id), held.meter.clone())).collect();
+        let job: Vec<_> = self.jobs().iter().map(|(id, job)| (job.running(id), job.meter.clone())).collect();
         // The kernel is asked with the map let go.
         let heap =
             |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
-        let metered = held.into_iter().map(|(job, meter)| Running { heap: heap(meter), ..job });
+        let metered = job.into_iter().map(|(job, meter)| Running { heap: heap(meter), ..job });
         let mut running: Vec<_> = metered.collect();
         running.sort_unstable_by_key(|job| Reverse(job.running_ms));
         running
     }
 
-    fn halt(&self, id: &JobId, why: Halt) {
-        if let Some(halt) = self.jobs().get_mut(id).and_then(|held| held.halt.take()) {
-            let _ = halt.send(why);
+    fn stop(&self, id: &JobId, why: StopReason) {
+        if let Some(stop) = self.jobs().get_mut(id).and_then(|job| job.stop.take()) {
+            let _ = stop.send(why);
         }
     }
 
     /// Stops every job in hand; says how many.
-    pub(super) fn halt_all(&self, why: Halt) -> usize {
+    pub(super) fn stop_all(&self, why: StopReason) -> usize {
         let mut jobs = self.jobs();
-        let halts: Vec<_> = jobs.values_mut().filter_map(|held| held.halt.take()).collect();
-        halts.into_iter().filter_map(|halt| halt.send(why).ok()).count()
+        let senders: Vec<_> = jobs.values_mut().filter_map(|job| job.stop.take()).collect();
+        senders.into_iter().filter_map(|stop| stop.send(why).ok()).count()
     }
 }
 
 /// Renews all leases in one command, for as long as the worker lives, and stops what was lost or cancelled.
-pub(super) async fn beat(shared: Arc<Shared>) {
-    let mut outage = Outage::default();
+pub(super) async fn heartbeat(shared: Arc<Shared>) {
+    let mut backoff = RedisBackoff::default();
     loop {
-        let mut pause = shared.worker.config.beat;
+        let mut pause = shared.worker.config.heartbeat;
         let info = Presence {
             phase: shared.phases().now().as_str().to_owned(),
-            breakers: shared.fire.states(),
-            running: shared.hand.running(),
+            breakers: shared.breakers.states(),
+            running: shared.in_flight.running(),
             ..shared.observer.worker_info()
         };
-        match shared.worker.queue.beat(&info, &shared.hand.leases()).await {
-            Ok(beat) => {
-                outage.over();
+        match shared.worker.queue.heartbeat(&info, &shared.in_flight.leases()).await {
+            Ok(heartbeat) => {
+                backoff.reset();
                 shared.observer.redis_up();
-                beat.lost.iter().for_each(|id| shared.hand.halt(id, Halt::Lost));
-                beat.cancelled.iter().for_each(|id| shared.hand.halt(id, Halt::Cancelled));
+                heartbeat.lost.iter().for_each(|id| shared.in_flight.stop(id, StopReason::LeaseLost));
+                heartbeat.cancelled.iter().for_each(|id| shared.in_flight.stop(id, StopReason::Cancelled));
             }
             Err(e) => {
-                warn!(error = %e, in_hand = shared.hand.len(), "no beat: the leases run on without it");
+                warn!(error = %e, in_flight = shared.in_flight.len(), "no beat: the leases run on without it");
                 shared.observer.redis_down(&e.to_string());
-                pause = pause.min(outage.wait());
+                pause = pause.min(backoff.next_delay());
             }
         }
-        shared.observer.agree().await;
+        shared.observer.sync_outages().await;
         sleep(pause).await;
     }
 }

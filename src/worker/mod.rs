@@ -6,16 +6,16 @@
 //! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
 //! lost. A task that panics leaves by the lease running out.
 
-mod account;
 mod background;
-mod brim;
-mod fire;
-mod hand;
+mod circuit_breakers;
+mod in_flight;
 mod observe;
-mod outage;
+mod outages;
+mod redis_backoff;
 pub mod shutdown;
+mod summary;
 mod task;
-mod trouble;
+mod threshold;
 mod upkeep;
 
 use std::sync::Arc;
@@ -28,14 +28,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info, warn};
 
-use self::background::{Background, Fallen};
-use self::fire::Fire;
-use self::hand::{Halt, Hand};
+use self::background::{Background, TaskExit};
+use self::circuit_breakers::CircuitBreakers;
+use self::in_flight::{InFlight, StopReason};
 use self::observe::Observer;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
-use crate::policy::breaker::{MayClaim, Thing};
+use crate::policy::breaker::{Dependency, MayClaim};
 use crate::queue::{self, CLAIM_MOST, Claim, WorkerHandle, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
@@ -44,7 +44,7 @@ use crate::telemetry::sentry::Alerts;
 /// The longest a claim waits for a nudge before it looks again: a lost nudge costs this much.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
 /// Leaving the list of workers is a courtesy: it does not hold up the end.
-const GOODBYE: Duration = Duration::from_secs(1);
+const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the slot of a killed child may take to come back while leaving: teardown of the largest heap, and change.
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
 
@@ -54,7 +54,7 @@ const LEAVE_GRACE: Duration = Duration::from_secs(3);
 pub struct Config {
     /// How often all leases in hand are renewed, in one command.
     #[serde(with = "crate::job::duration")]
-    pub beat: Duration,
+    pub heartbeat: Duration,
     /// How often the inbox is looked at.
     #[serde(with = "crate::job::duration")]
     pub ingest_every: Duration,
@@ -102,17 +102,17 @@ pub struct Ended {
     /// Deliveries that were handed back because there was no time left for them.
     pub released: usize,
     /// The task without which it could not go on, where one ended: it is to be started anew.
-    pub fallen: Option<&'static str>,
+    pub exited_task: Option<&'static str>,
 }
 
 /// What all tasks of one worker share.
 struct Shared {
     worker: Worker,
-    hand: Hand,
+    in_flight: InFlight,
     observer: Observer,
     /// Payloads in adopted lists that are still to be moved; unknown before the first look.
     adoptable: AtomicU64,
-    fire: Fire,
+    breakers: CircuitBreakers,
 }
 
 impl Worker {
@@ -121,26 +121,26 @@ impl Worker {
         let observer = Observer::new(&self);
         let shared = Arc::new(Shared {
             worker: self,
-            hand: Hand::default(),
+            in_flight: InFlight::default(),
             observer,
-            fire: Fire::default(),
+            breakers: CircuitBreakers::default(),
             adoptable: AtomicU64::new(u64::MAX),
         });
         let mut background = Background::default();
-        background.start("beat", hand::beat(Arc::clone(&shared)));
+        background.start("heartbeat", in_flight::heartbeat(Arc::clone(&shared)));
         background.start("ingest", upkeep::ingest(Arc::clone(&shared)));
         background.start("upkeep", upkeep::promote_and_reclaim(Arc::clone(&shared)));
 
         let ended = shared.work(&mut background).await;
 
         background.shutdown().await;
-        let goodbye = timeout(GOODBYE, async {
-            shared.observer.agree().await;
+        let deregistered = timeout(DEREGISTER_TIMEOUT, async {
+            shared.observer.sync_outages().await;
             shared.worker.queue.leave(&shared.worker.id).await
         });
-        let goodbye = goodbye.await;
-        if !matches!(goodbye, Ok(Ok(()))) {
-            warn!("could not say goodbye: this worker is shown until its entry's time is over");
+        let deregistered = deregistered.await;
+        if !matches!(deregistered, Ok(Ok(()))) {
+            warn!("could not say deregistered: this worker is shown until its entry's time is over");
         }
         shared.worker.pool.shutdown().await;
         ended
@@ -157,53 +157,53 @@ impl Shared {
         let mut tasks = JoinSet::new();
         let work = async {
             self.claim_until_quiet(&mut tasks).await;
-            self.let_go(&mut tasks).await
+            self.shut_down(&mut tasks).await
         };
         tokio::pin!(work);
-        let Fallen { task, why } = tokio::select! {
+        let TaskExit { task, why } = tokio::select! {
             ended = &mut work => return ended,
-            fallen = background.fallen() => fallen,
+            exited_task = background.exited_task() => exited_task,
         };
-        self.observer.fell(task, &why);
+        self.observer.task_exited(task, &why);
         // No drain: perhaps nobody renews the leases any more, and what is handed back is charged with nothing.
         self.phases().advance(Phase::Stopped);
-        Ended { fallen: Some(task), ..work.await }
+        Ended { exited_task: Some(task), ..work.await }
     }
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
-        let mut fit = false;
+        let mut preflighted = false;
         while self.phases().now() == Phase::Running {
-            reap(tasks);
+            join_finished(tasks);
             let slot = tokio::select! {
                 slot = self.worker.pool.acquire() => slot,
                 () = self.phases().reached(Phase::Quiet) => break,
             };
             let Some(mut slots) = self.may_claim_for(slot, tasks).await else { continue };
             let begun = std::time::Instant::now();
-            match self.claim(&mut fit, slots.len()).await {
+            match self.claim(&mut preflighted, slots.len()).await {
                 Ok(claims) => {
-                    self.worked(Thing::Redis, begun);
+                    self.worked(Dependency::Redis, begun);
                     self.observer.redis_up();
                     slots.truncate(claims.len());
-                    if self.take_all(claims, slots, tasks).await == Took::Everything {
+                    if self.take_all(claims, slots, tasks).await == ClaimProgress::Everything {
                         break;
                     }
                 }
                 Err(e) => {
                     drop(slots);
-                    fit = false;
+                    preflighted = false;
                     self.observer.redis_down(&e.to_string());
-                    self.failed(Thing::Redis, begun, Duration::ZERO, &e.to_string());
+                    self.failed(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
                 }
             }
         }
     }
 
     /// Claims, after a look at a Redis that is new to us or was away: one that evicts keys would lose what it is given.
-    async fn claim(&self, fit: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
-        if !*fit {
+    async fn claim(&self, preflighted: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
+        if !*preflighted {
             self.worker.queue.preflight().await?.fit_for_work()?;
-            *fit = true;
+            *preflighted = true;
         }
         self.worker.queue.claim_many(&self.worker.id, most).await
     }
@@ -211,7 +211,7 @@ impl Shared {
     /// The slots that may be claimed for: all that are free, or one and with empty hands where something of ours must
     /// first prove itself; `None` once it was waited for that.
     async fn may_claim_for(&self, slot: Slot, tasks: &mut JoinSet<()>) -> Option<Vec<Slot>> {
-        match self.fire.may_claim() {
+        match self.breakers.may_claim() {
             MayClaim::Freely => {
                 let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
                 return Some(std::iter::once(slot).chain(free).take(CLAIM_MOST).collect());
@@ -234,21 +234,21 @@ impl Shared {
         claims: Vec<Claim>,
         mut slots: Vec<Slot>,
         tasks: &mut JoinSet<()>,
-    ) -> Took {
+    ) -> ClaimProgress {
         for claim in claims {
             // A lost answer that is given again may hold more than there are slots now.
             let slot = match slots.pop() {
                 Some(slot) => slot,
                 None => self.worker.pool.acquire().await,
             };
-            if self.take(claim, slot, tasks).await == Took::Everything {
-                return Took::Everything;
+            if self.take(claim, slot, tasks).await == ClaimProgress::Everything {
+                return ClaimProgress::Everything;
             }
         }
-        Took::Something
+        ClaimProgress::Something
     }
 
-    async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> Took {
+    async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> ClaimProgress {
         match claim {
             Claim::Delivery(delivery) => {
                 let (shared, alone) = (Arc::clone(self), delivery.is_solo());
@@ -263,7 +263,7 @@ impl Shared {
             }
             Claim::Foregone(delivery, skip) => {
                 let shared = Arc::clone(self);
-                tasks.spawn(async move { task::forgo(&shared, *delivery, skip).await });
+                tasks.spawn(async move { task::skip_unneeded(&shared, *delivery, skip).await });
             }
             Claim::Buried(buried) => self.observer.buried(&buried),
             Claim::Solo => {
@@ -273,7 +273,7 @@ impl Shared {
             Claim::Empty | Claim::Paused | Claim::Full => {
                 drop(slot);
                 if self.worker.until_empty && tasks.is_empty() && self.nothing_left().await {
-                    return Took::Everything;
+                    return ClaimProgress::Everything;
                 }
                 tokio::select! {
                     () = self.worker.queue.wait(IDLE_WAIT) => {}
@@ -281,7 +281,7 @@ impl Shared {
                 }
             }
         }
-        Took::Something
+        ClaimProgress::Something
     }
 
     async fn nothing_left(&self) -> bool {
@@ -304,33 +304,33 @@ impl Shared {
     }
 
     /// Lets what is in hand finish until the deadline, then hands the rest back.
-    async fn let_go(&self, tasks: &mut JoinSet<()>) -> Ended {
+    async fn shut_down(&self, tasks: &mut JoinSet<()>) -> Ended {
         if self.phases().now() == Phase::Quiet {
-            info!(in_hand = self.hand.len(), "quiet: claiming nothing more");
+            info!(in_flight = self.in_flight.len(), "quiet: claiming nothing more");
             self.phases().reached(Phase::Draining).await;
         }
         // From the signal on, not from when it was heeded.
         let deadline = self.phases().since() + self.worker.config.drain;
-        info!(in_hand = self.hand.len(), drain = ?self.worker.config.drain, "draining");
+        info!(in_flight = self.in_flight.len(), drain = ?self.worker.config.drain, "draining");
         tokio::select! {
             () = empty(tasks) => return Ended::default(),
-            () = sleep_until(deadline) => warn!(in_hand = self.hand.len(), "the drain deadline has passed"),
-            () = self.phases().reached(Phase::Stopped) => warn!(in_hand = self.hand.len(), "told to leave now"),
+            () = sleep_until(deadline) => warn!(in_flight = self.in_flight.len(), "the drain deadline has passed"),
+            () = self.phases().reached(Phase::Stopped) => warn!(in_flight = self.in_flight.len(), "told to leave now"),
         }
-        let released = self.hand.halt_all(Halt::Leave);
+        let released = self.in_flight.stop_all(StopReason::Shutdown);
         if timeout_at(Instant::now() + LEAVE_GRACE, empty(tasks)).await.is_err() {
             error!(
-                in_hand = self.hand.len(),
+                in_flight = self.in_flight.len(),
                 "some jobs could not be handed back: their leases will run out"
             );
         }
-        Ended { released, fallen: None }
+        Ended { released, exited_task: None }
     }
 }
 
 /// Whether there is more to claim.
 #[derive(PartialEq, Eq)]
-enum Took {
+enum ClaimProgress {
     Something,
     Everything,
 }
@@ -341,7 +341,7 @@ async fn empty(tasks: &mut JoinSet<()>) {
     }
 }
 
-fn reap(tasks: &mut JoinSet<()>) {
+fn join_finished(tasks: &mut JoinSet<()>) {
     while let Some(ended) = tasks.try_join_next() {
         note_panic(ended);
     }

@@ -12,20 +12,20 @@ use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::Worker;
-use super::account::{Account, Subject, Told, limit_hit};
-use super::brim::{Brim, Turn};
+use super::outages::SharedOutages;
 use super::shutdown::Phase;
-use super::trouble::Troubles;
+use super::summary::{Detail, SettledSummary, Subject, limit_hit};
+use super::threshold::{Crossing, ThresholdAlarm};
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::verdict::{DeathReason, Holdup};
-use crate::policy::breaker::Thing;
+use crate::policy::breaker::Dependency;
 use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
 use crate::telemetry::plain;
-use crate::telemetry::sentry::{Alerts, DeadLetterAlert, Trouble};
+use crate::telemetry::sentry::{Alerts, DeadLetterAlert, Outage};
 
 /// The longest piece of hostile text in a log line or an alert, in bytes.
 const DETAIL_BYTES: usize = 500;
@@ -34,24 +34,27 @@ const DETAIL_BYTES: usize = 500;
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
     alerts: Alerts,
-    troubles: Troubles,
+    outages: SharedOutages,
     pool: Pool,
     queue: WorkerHandle,
     info: Presence,
     redis_answers: Arc<AtomicBool>,
     redis_told: AtomicBool,
     respawns_told: AtomicU64,
-    dead_letters: Brim,
-    backlog: Brim,
+    dead_letters: ThresholdAlarm,
+    backlog: ThresholdAlarm,
 }
 
 impl Observer {
     pub(super) fn new(worker: &Worker) -> Self {
-        Thing::ALL.iter().copied().for_each(|thing| worker.metrics.breaker(thing.as_str(), false));
+        Dependency::ALL
+            .iter()
+            .copied()
+            .for_each(|dependency| worker.metrics.breaker(dependency.as_str(), false));
         Self {
             metrics: Arc::clone(&worker.metrics),
             alerts: worker.alerts.clone(),
-            troubles: Troubles::new(worker.alerts.clone(), worker.queue.clone(), worker.id.clone()),
+            outages: SharedOutages::new(worker.alerts.clone(), worker.queue.clone(), worker.id.clone()),
             pool: worker.pool.clone(),
             queue: worker.queue.clone(),
             info: Presence {
@@ -68,8 +71,8 @@ impl Observer {
             redis_answers: Arc::clone(&worker.redis_answers),
             redis_told: AtomicBool::new(false),
             respawns_told: AtomicU64::new(0),
-            dead_letters: Brim::at(DEAD_NEARLY_FULL),
-            backlog: Brim::at(1.0),
+            dead_letters: ThresholdAlarm::at(DEAD_NEARLY_FULL),
+            backlog: ThresholdAlarm::at(1.0),
         }
     }
 
@@ -85,46 +88,49 @@ impl Observer {
     }
 
     /// Tells what became of a delivery.
-    pub(super) fn settled(&self, account: &Account) {
-        let Account { subject, waited, spent, fetched_bytes, ending, told } = account;
+    pub(super) fn settled(&self, summary: &SettledSummary) {
+        let SettledSummary { subject, waited, timings, fetched_bytes, ending, detail } = summary;
         self.metrics.job(*ending);
         self.metrics.wait_seconds(*waited);
-        let stages =
-            [(Stage::Resolve, spent.resolve), (Stage::Fetch, spent.fetch), (Stage::Analyse, spent.analyse)];
+        let stages = [
+            (Stage::Resolve, timings.resolve),
+            (Stage::Fetch, timings.fetch),
+            (Stage::Analyse, timings.analyse),
+        ];
         // A stage that was not reached took no time at all, and is not counted as a fast one.
         for (stage, took) in stages.into_iter().filter(|(_, took)| !took.is_zero()) {
             self.metrics.stage_seconds(stage, took);
         }
         self.metrics.bytes_fetched(*fetched_bytes);
         let (job, pair) = (&subject.job, subject.pair());
-        match told {
-            Told::Done { approximate, priority, peak_heap_bytes, child } => {
+        match detail {
+            Detail::Done { approximate, priority, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall(*child);
-                self.alerts.recovered(Trouble::Killed);
+                self.alerts.recovered(Outage::Killed);
                 let child_ms = millis(*child);
                 info!(%job, pair, priority, approximate, child_ms, "done");
             }
-            Told::Skipped(skip) => {
+            Detail::Skipped(skip) => {
                 self.metrics.skip(skip.reason);
                 info!(%job, pair, reason = %skip.reason, detail = plain(&skip.detail, DETAIL_BYTES), "skipped");
             }
-            Told::Retried { after, failure } => {
+            Detail::Retried { after, failure } => {
                 self.doubt(failure);
                 let kind = failure.kind;
                 info!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "will try again");
             }
-            Told::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
+            Detail::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
                 let kind = failure.kind;
                 warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
             }
-            Told::Postponed { because: Holdup::Suspect, .. } => {
+            Detail::Postponed { because: Holdup::Suspect, .. } => {
                 info!(%job, pair, "what it compares crashed a worker before: it will run alone");
             }
-            Told::Postponed { because: Holdup::HostFull { host }, .. } => {
+            Detail::Postponed { because: Holdup::HostFull { host }, .. } => {
                 debug!(%job, pair, host = plain(host, DETAIL_BYTES), "waits for its host");
             }
-            Told::Dead(reason) => self.dead(subject, reason),
+            Detail::Dead(reason) => self.dead(subject, reason),
         }
     }
 
@@ -161,33 +167,36 @@ impl Observer {
     /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
     fn doubt(&self, failure: &Failure) {
         if failure.kind == Kind::KilledFromOutside {
-            self.alerts.trouble(Trouble::Killed, &plain(&failure.detail, DETAIL_BYTES));
+            self.alerts.trouble(Outage::Killed, &plain(&failure.detail, DETAIL_BYTES));
         }
     }
 
-    /// Tells the other workers what we see of troubles that they share, and alerts where that falls to us.
-    pub(super) async fn agree(&self) {
-        self.troubles.agree(self.redis_answers.load(Ordering::Relaxed)).await;
+    /// Tells the other workers what we see of outages that they share, and alerts where that falls to us.
+    pub(super) async fn sync_outages(&self) {
+        self.outages.sync_outages(self.redis_answers.load(Ordering::Relaxed)).await;
     }
 
     /// Something of ours failed: nothing more is claimed until a probe goes through. One alert of one worker, however long
     /// it lasts and however many see it.
-    pub(super) fn breaker_opened(&self, thing: Thing, why: &str) {
+    pub(super) fn breaker_opened(&self, dependency: Dependency, why: &str) {
         let why = plain(why, DETAIL_BYTES);
-        self.metrics.breaker(thing.as_str(), true);
-        if let Some(what) = trouble_of(thing) {
-            self.troubles.begins(what, format!("{why}; nothing is claimed until a probe goes through"));
+        self.metrics.breaker(dependency.as_str(), true);
+        if let Some(what) = outage_of(dependency) {
+            self.outages.begins(what, format!("{why}; nothing is claimed until a probe goes through"));
         }
-        error!(thing = thing.as_str(), why, "breaker open: nothing is claimed until a probe goes through");
+        error!(
+            dependency = dependency.as_str(),
+            why, "breaker open: nothing is claimed until a probe goes through"
+        );
     }
 
     /// It works again.
-    pub(super) fn breaker_closed(&self, thing: Thing) {
-        self.metrics.breaker(thing.as_str(), false);
-        if let Some(what) = trouble_of(thing) {
-            self.troubles.ends(what);
+    pub(super) fn breaker_closed(&self, dependency: Dependency) {
+        self.metrics.breaker(dependency.as_str(), false);
+        if let Some(what) = outage_of(dependency) {
+            self.outages.ends(what);
         }
-        info!(thing = thing.as_str(), "breaker closed: claiming as ever");
+        info!(dependency = dependency.as_str(), "breaker closed: claiming as ever");
     }
 
     /// A delivery that is no longer ours: nothing was written.
@@ -213,7 +222,7 @@ impl Observer {
         let why = plain(why, DETAIL_BYTES);
         self.metrics.redis_up(false);
         if !self.redis_told.swap(true, Ordering::Relaxed) {
-            self.alerts.trouble(Trouble::Redis, &why);
+            self.alerts.trouble(Outage::Redis, &why);
         }
         match self.redis_answers.swap(false, Ordering::Relaxed) {
             true => error!(error = why, "Redis cannot be reached: what runs goes on, nothing new is claimed"),
@@ -225,7 +234,7 @@ impl Observer {
     pub(super) fn redis_up(&self) {
         self.metrics.redis_up(true);
         if self.redis_told.swap(false, Ordering::Relaxed) {
-            self.alerts.recovered(Trouble::Redis);
+            self.alerts.recovered(Outage::Redis);
         }
         if !self.redis_answers.swap(true, Ordering::Relaxed) {
             info!("Redis answers");
@@ -236,7 +245,7 @@ impl Observer {
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
         self.redis_told.store(true, Ordering::Relaxed);
-        self.alerts.trouble(Trouble::Redis, LOST);
+        self.alerts.trouble(Outage::Redis, LOST);
         error!("{LOST}");
     }
 
@@ -255,9 +264,9 @@ impl Observer {
     }
 
     /// A task without which this worker is none has ended: it leaves.
-    pub(super) fn fell(&self, task: &'static str, why: &str) {
+    pub(super) fn task_exited(&self, task: &'static str, why: &str) {
         let why = plain(why, DETAIL_BYTES);
-        self.alerts.trouble(Trouble::Task, &format!("{task}: {why}"));
+        self.alerts.trouble(Outage::Task, &format!("{task}: {why}"));
         error!(task, why, "a task that must not end has ended: leaving, to be started anew");
     }
 
@@ -277,7 +286,7 @@ impl Observer {
             dead_filled: status.dead_filled(),
         });
         self.metrics.paused(status.paused.is_some());
-        self.turned(Trouble::DeadLetters, self.dead_letters.turn(status.dead_filled()), || {
+        self.crossed(Outage::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
             let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;
             let look = self.queue.command("dead ls");
             format!(
@@ -285,7 +294,7 @@ impl Observer {
                  forgotten: replay or discard some ({look})"
             )
         });
-        self.turned(Trouble::Backlog, self.backlog.turn(status.backlog_filled()), || {
+        self.crossed(Outage::Backlog, self.backlog.crossing(status.backlog_filled()), || {
             format!(
                 "{} jobs wait of {}: the inbox waits, enqueue refuses",
                 status.backlog(),
@@ -294,15 +303,15 @@ impl Observer {
         });
     }
 
-    fn turned(&self, what: Trouble, turn: Option<Turn>, detail: impl FnOnce() -> String) {
-        match turn {
-            Some(Turn::Full) => {
+    fn crossed(&self, what: Outage, crossing: Option<Crossing>, detail: impl FnOnce() -> String) {
+        match crossing {
+            Some(Crossing::Above) => {
                 let detail = detail();
                 warn!(what = what.as_str(), detail, "nearly no room left");
-                self.troubles.begins(what, detail);
+                self.outages.begins(what, detail);
             }
-            Some(Turn::Room) => {
-                self.troubles.ends(what);
+            Some(Crossing::Below) => {
+                self.outages.ends(what);
                 info!(what = what.as_str(), "there is room again");
             }
             None => {}
@@ -310,12 +319,12 @@ impl Observer {
     }
 }
 
-/// What an open breaker is told as. Of Redis more is known than claims know: `redis_down` tells that.
-fn trouble_of(thing: Thing) -> Option<Trouble> {
-    match thing {
-        Thing::Redis => None,
-        Thing::Api => Some(Trouble::Api),
-        Thing::Spawn => Some(Trouble::Spawn),
+/// What an open breaker is detail as. Of Redis more is known than claims know: `redis_down` tells that.
+fn outage_of(dependency: Dependency) -> Option<Outage> {
+    match dependency {
+        Dependency::Redis => None,
+        Dependency::Api => Some(Outage::Api),
+        Dependency::Spawn => Some(Outage::Spawn),
     }
 }
 

@@ -18,19 +18,19 @@ pub(super) const PAUSES: Pauses = Pauses { base: FIRST, max: LONGEST };
 
 /// The tries that failed since Redis last answered.
 #[derive(Debug, Default)]
-pub(super) struct Outage {
+pub(super) struct RedisBackoff {
     failed: u32,
 }
 
-impl Outage {
+impl RedisBackoff {
     /// Counts one more failure and says how long to wait now.
-    pub(super) fn wait(&mut self) -> Duration {
+    pub(super) fn next_delay(&mut self) -> Duration {
         self.failed = self.failed.saturating_add(1);
         full_jitter(FIRST, LONGEST, self.failed, fastrand::f64())
     }
 
     /// Redis answered.
-    pub(super) fn over(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.failed = 0;
     }
 }
@@ -41,15 +41,15 @@ mod tests {
 
     #[test]
     fn waits_grow_differ_and_end_with_the_outage() {
-        let mut outage = Outage::default();
-        let waits: Vec<_> = (0..100).map(|_| outage.wait()).collect();
+        let mut backoff = RedisBackoff::default();
+        let waits: Vec<_> = (0..100).map(|_| backoff.next_delay()).collect();
         assert!(
             waits[0] <= FIRST && waits.iter().all(|wait| (Duration::from_millis(1)..=LONGEST).contains(wait))
         );
         let late = &waits[50..];
         assert!(late.iter().any(|wait| *wait < LONGEST / 4), "from nothing");
         assert!(late.iter().any(|wait| *wait > LONGEST / 4 * 3), "to the ceiling");
-        outage.over();
-        assert!(outage.wait() <= FIRST);
+        backoff.reset();
+        assert!(backoff.next_delay() <= FIRST);
     }
 }

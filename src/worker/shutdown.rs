@@ -51,7 +51,7 @@ impl Phases {
         self.0.borrow().1
     }
 
-    /// Goes forward to `phase`; going back is not a thing. Says whether anything changed.
+    /// Goes forward to `phase`; going back is not a dependency. Says whether anything changed.
     pub fn advance(&self, phase: Phase) -> bool {
         self.0.send_if_modified(|(now, since)| {
             let forward = *now < phase;

@@ -1,4 +1,4 @@
-//! What is told of one delivery once it is settled, noted before settling consumes it.
+//! What is detail of one delivery once it is settled, noted before settling consumes it.
 //!
 //! It words nothing: `observe` does.
 
@@ -11,11 +11,11 @@ use crate::job::report::Report;
 use crate::job::skip::Skip;
 use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
-use crate::pipeline::Spent;
+use crate::pipeline::StageTimings;
 use crate::queue::Delivery;
 use crate::telemetry::metrics::Ending;
 
-/// Which job something is told of.
+/// Which job something is detail of.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) job: JobId,
@@ -37,18 +37,18 @@ impl Subject {
     }
 }
 
-/// What is told of one delivery once it is settled.
-pub(super) struct Account {
+/// What is detail of one delivery once it is settled.
+pub(super) struct SettledSummary {
     pub(super) subject: Subject,
     pub(super) waited: Duration,
-    pub(super) spent: Spent,
+    pub(super) timings: StageTimings,
     pub(super) fetched_bytes: u64,
     pub(super) ending: Ending,
-    pub(super) told: Told,
+    pub(super) detail: Detail,
 }
 
-/// The verdict, as far as it is told.
-pub(super) enum Told {
+/// The verdict, as far as it is detail.
+pub(super) enum Detail {
     Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
     Skipped(Skip),
     Retried { after: Duration, failure: Failure },
@@ -56,25 +56,30 @@ pub(super) enum Told {
     Dead(Box<DeathReason>),
 }
 
-impl Account {
-    /// Notes what must be told of a verdict before settling consumes it.
-    pub(super) fn of(delivery: &Delivery, verdict: &Verdict, spent: Spent, fetched_bytes: u64) -> Self {
-        let told = match verdict {
-            Verdict::Done(report) => Told::done(report),
-            Verdict::Skip(skip) => Told::Skipped(skip.clone()),
-            Verdict::Retry { after, failure } => Told::Retried { after: *after, failure: failure.clone() },
+impl SettledSummary {
+    /// Notes what must be detail of a verdict before settling consumes it.
+    pub(super) fn of(
+        delivery: &Delivery,
+        verdict: &Verdict,
+        timings: StageTimings,
+        fetched_bytes: u64,
+    ) -> Self {
+        let detail = match verdict {
+            Verdict::Done(report) => Detail::done(report),
+            Verdict::Skip(skip) => Detail::Skipped(skip.clone()),
+            Verdict::Retry { after, failure } => Detail::Retried { after: *after, failure: failure.clone() },
             Verdict::Postpone { after, because } => {
-                Told::Postponed { after: *after, because: because.clone() }
+                Detail::Postponed { after: *after, because: because.clone() }
             }
-            Verdict::DeadLetter(reason) => Told::Dead(reason.clone()),
+            Verdict::DeadLetter(reason) => Detail::Dead(reason.clone()),
         };
         Self {
             subject: Subject::of(&delivery.job, delivery.counts.replays),
             waited: delivery.age,
-            spent,
+            timings,
             fetched_bytes,
             ending: Ending::from(verdict),
-            told,
+            detail,
         }
     }
 
@@ -84,7 +89,7 @@ impl Account {
     }
 }
 
-impl Told {
+impl Detail {
     fn done(report: &Report) -> Self {
         let measured = report.measured.clone().unwrap_or_default();
         Self::Done {

@@ -7,81 +7,81 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::Shared;
-use super::account::Account;
-use super::hand::{Grip, Halt};
-use super::outage::Outage;
+use super::in_flight::{InFlightGuard, StopReason};
+use super::redis_backoff::RedisBackoff;
+use super::summary::SettledSummary;
 use crate::job::failure::{Failure, Kind, Stage};
 use crate::job::outcome::Outcome;
 use crate::job::page::PagePair;
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::verdict::{Holdup, Verdict};
-use crate::pipeline::{Pass, TurnedBack, Walk};
-use crate::policy::judge::{Evidence, House, judge};
+use crate::pipeline::{Interrupted, LeaseGate, PipelineRun};
+use crate::policy::judge::{Evidence, OpenState, judge};
 use crate::queue::{Delivery, Entry, LeaseRef, Settled, WorkerHandle};
 use crate::sandbox::Slot;
 
 /// How the work on a delivery ended.
-enum Ending {
-    Walked(Walk),
-    Halted(Halt),
+enum WorkEnd {
+    Finished(PipelineRun),
+    Stopped(StopReason),
 }
 
 /// Works on one delivery until it is settled, handed back, or lost.
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
-    let (grip, halted) = shared.hand.take(&delivery, slot.meter());
+    let (guard, stopped) = shared.in_flight.take(&delivery, slot.meter());
     let begun = std::time::Instant::now();
-    let pass = Leased {
+    let gate = DeliveryGate {
         queue: &shared.worker.queue,
-        grip: &grip,
+        guard: &guard,
         lease: delivery.lease(),
         unresolved: delivery.job.from.given().is_none() && !delivery.job.again,
-        unsure: AtomicBool::new(false),
+        unconfirmed: AtomicBool::new(false),
     };
     let pipeline = &shared.worker.pipeline;
     let ending = tokio::select! {
-        walk = pipeline.walk(&delivery.job, delivery.granted, &mut slot, &pass) => Ending::Walked(walk),
-        Ok(halt) = halted => Ending::Halted(halt),
+        run = pipeline.run(&delivery.job, delivery.granted, &mut slot, &gate) => WorkEnd::Finished(run),
+        Ok(stop) = stopped => WorkEnd::Stopped(stop),
     };
     drop(slot);
-    grip.reaches(Stage::Queue, None);
+    guard.stage_started(Stage::Queue, None);
     match ending {
-        Ending::Walked(walk) => {
+        WorkEnd::Finished(run) => {
             // A lease that could not be confirmed says nothing of the app that was therefore not asked.
-            let house = match pass.unsure.into_inner() {
-                true => shared.fire.house(),
-                false => shared.testify(&delivery.job, &walk, begun),
+            let open_state = match gate.unconfirmed.into_inner() {
+                true => shared.breakers.open_state(),
+                false => shared.record_outcome(&delivery.job, &run, begun),
             };
-            conclude(shared, delivery, walk, house).await;
+            conclude(shared, delivery, run, open_state).await;
         }
-        Ending::Halted(Halt::Cancelled) => {
-            forgo(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while it ran")).await;
+        WorkEnd::Stopped(StopReason::Cancelled) => {
+            skip_unneeded(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while it ran")).await;
         }
-        Ending::Halted(Halt::Lost) => shared.observer.superseded(&delivery.job.id),
-        Ending::Halted(Halt::Leave) => hand_back(shared, delivery).await,
+        WorkEnd::Stopped(StopReason::LeaseLost) => shared.observer.superseded(&delivery.job.id),
+        WorkEnd::Stopped(StopReason::Shutdown) => release(shared, delivery).await,
     }
 }
 
-/// The pass of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
-struct Leased<'a> {
+/// The gate of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
+struct DeliveryGate<'a> {
     queue: &'a WorkerHandle,
-    grip: &'a Grip<'a>,
+    guard: &'a InFlightGuard<'a>,
     lease: LeaseRef,
     /// Did the job name a place in a page's history, so that only now it is known whether its pair was done before?
     unresolved: bool,
     /// Set when the queue could not say that the job is ours.
-    unsure: AtomicBool,
+    unconfirmed: AtomicBool,
 }
 
-impl Leased<'_> {
-    fn unsure(&self, therefore: &str, why: String) -> Failure {
-        self.unsure.store(true, Ordering::Relaxed);
+impl DeliveryGate<'_> {
+    fn unconfirmed(&self, therefore: &str, why: String) -> Failure {
+        self.unconfirmed.store(true, Ordering::Relaxed);
         Failure::new(Kind::ApiUnavailable, format!("{therefore}: {why}"))
     }
 }
 
-impl Pass for Leased<'_> {
-    async fn enter(&self, pair: &PagePair) -> Result<(), TurnedBack> {
-        let no = |why| Err(self.unsure("nothing was fetched", why).into());
+impl LeaseGate for DeliveryGate<'_> {
+    async fn start(&self, pair: &PagePair) -> Result<(), Interrupted> {
+        let no = |why| Err(self.unconfirmed("nothing was fetched", why).into());
         if self.unresolved {
             match self.queue.is_done(pair).await {
                 Ok(true) => return Err(already_done(pair).into()),
@@ -91,23 +91,23 @@ impl Pass for Leased<'_> {
         }
         match self.queue.enter(&self.lease, pair).await {
             Ok(Entry::Entered) => Ok(()),
-            Ok(Entry::Suspect) => Err(TurnedBack::HeldUp(Holdup::Suspect)),
-            Ok(Entry::HostFull { host }) => Err(TurnedBack::HeldUp(Holdup::HostFull { host })),
+            Ok(Entry::Suspect) => Err(Interrupted::Holdup(Holdup::Suspect)),
+            Ok(Entry::HostFull { host }) => Err(Interrupted::Holdup(Holdup::HostFull { host })),
             Ok(Entry::Lost) => no("the lease was lost".to_owned()),
             Err(e) => no(format!("the queue could not be asked: {e}")),
         }
     }
 
-    fn reaches(&self, stage: Stage, limit: Option<Duration>) {
-        self.grip.reaches(stage, limit);
+    fn stage_started(&self, stage: Stage, limit: Option<Duration>) {
+        self.guard.stage_started(stage, limit);
     }
 
     async fn confirm(&self) -> Result<(), Failure> {
         match self.queue.confirm(&self.lease).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(self.unsure("nothing was posted", "the lease was lost".to_owned())),
+            Ok(false) => Err(self.unconfirmed("nothing was posted", "the lease was lost".to_owned())),
             Err(e) => {
-                Err(self.unsure("nothing was posted", format!("the lease could not be confirmed: {e}")))
+                Err(self.unconfirmed("nothing was posted", format!("the lease could not be confirmed: {e}")))
             }
         }
     }
@@ -122,27 +122,27 @@ fn already_done(pair: &PagePair) -> Skip {
 }
 
 /// Settles what nobody needs any more.
-pub(super) async fn forgo(shared: &Shared, delivery: Delivery, skip: Skip) {
-    conclude(shared, delivery, Walk::of(Outcome::Skipped(skip)), House::Sound).await;
+pub(super) async fn skip_unneeded(shared: &Shared, delivery: Delivery, skip: Skip) {
+    conclude(shared, delivery, PipelineRun::of(Outcome::Skipped(skip)), OpenState::AllClosed).await;
 }
 
-async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk, house: House) {
+async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_state: OpenState) {
     let worker = &shared.worker;
-    let fetched_bytes = walk.bodies.iter().map(|body| body.wire_bytes).sum();
+    let fetched_bytes = run.bodies.iter().map(|body| body.wire_bytes).sum();
     let evidence =
-        Evidence { bodies: walk.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
+        Evidence { bodies: run.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
     let chance = fastrand::f64();
-    let verdict = match walk.ending {
-        Ok(outcome) => judge(outcome, &delivery.counts, house, evidence, &worker.policy, chance),
+    let verdict = match run.ending {
+        Ok(outcome) => judge(outcome, &delivery.counts, open_state, evidence, &worker.policy, chance),
         // When it goes on is not ours to say: it is called.
         Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
     };
-    // Told only once it is settled, but told of the verdict that settling consumes.
-    let account = Account::of(&delivery, &verdict, walk.spent, fetched_bytes);
+    // Detail only once it is settled, but told of the verdict that settling consumes.
+    let summary = SettledSummary::of(&delivery, &verdict, run.timings, fetched_bytes);
     match settle(shared, delivery, verdict).await {
-        Some(Settled::Settled) => shared.observer.settled(&account),
-        Some(Settled::Superseded) => shared.observer.superseded(account.job()),
-        None => shared.observer.unsettled(account.job()),
+        Some(Settled::Settled) => shared.observer.settled(&summary),
+        Some(Settled::Superseded) => shared.observer.superseded(summary.job()),
+        None => shared.observer.unsettled(summary.job()),
     }
 }
 
@@ -150,7 +150,7 @@ async fn conclude(shared: &Shared, delivery: Delivery, walk: Walk, house: House)
 async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -> Option<Settled> {
     let lease = shared.worker.queue.lease();
     let end = Instant::now() + lease;
-    let mut outage = Outage::default();
+    let mut backoff = RedisBackoff::default();
     loop {
         match shared.worker.queue.settle(delivery, verdict).await {
             Ok(settled) => return Some(settled),
@@ -160,13 +160,13 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
                 shared.observer.redis_down(&unsettled.source.to_string());
                 (delivery, verdict) = (unsettled.delivery, unsettled.verdict);
                 // However short the lease is, some tries come while it lives.
-                sleep(outage.wait().min(lease / 10)).await;
+                sleep(backoff.next_delay().min(lease / 10)).await;
             }
         }
     }
 }
 
-async fn hand_back(shared: &Shared, delivery: Delivery) {
+async fn release(shared: &Shared, delivery: Delivery) {
     let id = delivery.job.id.clone();
     match shared.worker.queue.release(delivery).await {
         Ok(_) => shared.observer.released(&id),

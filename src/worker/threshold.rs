@@ -1,41 +1,41 @@
-//! When something that fills up is to be told of, and when it has room again.
+//! When something that fills up is to be reported of, and when it has room again.
 //!
-//! Invariant: it is told once each way. It has room again only a good way below the mark: a backlog that is worked off
+//! Invariant: it is reported once each way. It has room again only a good way below the threshold: a backlog that is worked off
 //! and let in by turns stands at its ceiling, and would else be news every second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The part of the mark below which there is room again.
-const ROOM: f64 = 0.9;
+/// The part of the threshold below which there is room again.
+const HYSTERESIS: f64 = 0.9;
 
-/// A mark, as a share of what there is room for.
+/// A threshold, as a share of what there is room for.
 #[derive(Debug)]
-pub(super) struct Brim {
-    mark: f64,
-    told: AtomicBool,
+pub(super) struct ThresholdAlarm {
+    threshold: f64,
+    reported: AtomicBool,
 }
 
 /// What is news.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// It has come up to the mark.
-    Full,
+pub(super) enum Crossing {
+    /// It has come up to the threshold.
+    Above,
     /// It has room again.
-    Room,
+    Below,
 }
 
-impl Brim {
-    /// Nothing told yet.
-    pub(super) fn at(mark: f64) -> Self {
-        Self { mark, told: AtomicBool::new(false) }
+impl ThresholdAlarm {
+    /// Nothing reported yet.
+    pub(super) fn at(threshold: f64) -> Self {
+        Self { threshold, reported: AtomicBool::new(false) }
     }
 
     /// What is news now that it is filled so far.
-    pub(super) fn turn(&self, filled: f64) -> Option<Turn> {
-        if filled >= self.mark {
-            (!self.told.swap(true, Ordering::Relaxed)).then_some(Turn::Full)
-        } else if filled < self.mark * ROOM {
-            self.told.swap(false, Ordering::Relaxed).then_some(Turn::Room)
+    pub(super) fn crossing(&self, filled: f64) -> Option<Crossing> {
+        if filled >= self.threshold {
+            (!self.reported.swap(true, Ordering::Relaxed)).then_some(Crossing::Above)
+        } else if filled < self.threshold * HYSTERESIS {
+            self.reported.swap(false, Ordering::Relaxed).then_some(Crossing::Below)
         } else {
             None
         }
@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn each_way_is_told_once_and_to_and_fro_at_the_mark_is_no_news() {
-        let brim = Brim::at(0.8);
+        let alarm = ThresholdAlarm::at(0.8);
         let news: Vec<_> =
-            [0.0, 0.79, 0.8, 0.9, 0.79, 0.8, 0.73, 0.71, 0.0, 0.79, 1.2].map(|f| brim.turn(f)).into();
-        let (full, room) = (Some(Turn::Full), Some(Turn::Room));
+            [0.0, 0.79, 0.8, 0.9, 0.79, 0.8, 0.73, 0.71, 0.0, 0.79, 1.2].map(|f| alarm.crossing(f)).into();
+        let (full, room) = (Some(Crossing::Above), Some(Crossing::Below));
         assert_eq!(news, [None, None, full, None, None, None, None, room, None, None, full]);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::Shared;
-use super::outage::Outage;
+use super::redis_backoff::RedisBackoff;
 use crate::queue::{Adopter, Ingested, Standing, Upkeep};
 use crate::telemetry::plain;
 
@@ -22,12 +22,12 @@ const WORKER_BYTES: usize = 200;
 /// Looks at adopted lists and the inbox for ever, and goes on at once while it finds a full batch.
 pub(super) async fn ingest(shared: Arc<Shared>) {
     let mut adopter = shared.worker.queue.adopter(LOOK_AROUND_EVERY);
-    let mut outage = Outage::default();
+    let mut backoff = RedisBackoff::default();
     loop {
         let moved = adopt(&shared, &mut adopter).await;
         match shared.worker.queue.ingest().await {
             Ok(ingested) => {
-                outage.over();
+                backoff.reset();
                 ingested.buried.iter().for_each(|buried| shared.observer.buried(buried));
                 if ingested.admitted + ingested.duplicates + ingested.already_done > 0 {
                     let Ingested { admitted, duplicates, already_done, .. } = ingested;
@@ -39,7 +39,7 @@ pub(super) async fn ingest(shared: Arc<Shared>) {
             }
             Err(e) => {
                 shared.observer.redis_down(&e.to_string());
-                sleep(outage.wait()).await;
+                sleep(backoff.next_delay()).await;
             }
         }
     }
@@ -78,7 +78,7 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
 
 /// Promotes and reclaims for ever, and looks at the counts on the way.
 pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
-    let mut outage = Outage::default();
+    let mut backoff = RedisBackoff::default();
     loop {
         let mut upkeep = Upkeep::default();
         let kept_up = shared.worker.queue.keep_up(&mut upkeep).await;
@@ -89,10 +89,10 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
         }
         if let Err(e) = kept_up {
             shared.observer.redis_down(&e.to_string());
-            sleep(outage.wait()).await;
+            sleep(backoff.next_delay()).await;
             continue;
         }
-        outage.over();
+        backoff.reset();
         if let Ok(true) = shared.worker.queue.forgot().await {
             shared.observer.forgotten();
         }

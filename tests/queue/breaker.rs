@@ -10,8 +10,8 @@ use wm_analyzer::job::outcome::Outcome;
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::policy::Config;
-use wm_analyzer::policy::breaker::{Breakers, MayClaim, Thing, culprit};
-use wm_analyzer::policy::judge::{Evidence, House, judge};
+use wm_analyzer::policy::breaker::{Breakers, Dependency, MayClaim, failed_dependency};
+use wm_analyzer::policy::judge::{Evidence, OpenState, judge};
 use wm_analyzer::queue::Delivery;
 use wm_testbed::roles::Roles;
 
@@ -60,10 +60,10 @@ impl Patient {
     }
 
     /// A delivery fails for our sake; returns how our house stood.
-    async fn fails(&mut self, delivery: Delivery, kind: Kind, begun: Instant) -> House {
-        let house = self.breakers.house();
+    async fn fails(&mut self, delivery: Delivery, kind: Kind, begun: Instant) -> OpenState {
+        let house = self.breakers.open_state();
         let chance = self.dice.f64();
-        let thing = culprit(kind).unwrap();
+        let thing = failed_dependency(kind).unwrap();
         let _ = self.breakers.failed(thing, begun, self.now, Duration::ZERO, POLICY.probes(), chance);
         let outcome = Outcome::Failed(Failure::new(kind, "down"));
         let verdict = judge(outcome, &delivery.counts, house, Evidence::default(), &POLICY, self.dice.f64());
@@ -102,7 +102,8 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     }
     let mut counted = 0;
     for delivery in hands {
-        counted += u32::from(worker.fails(delivery, Kind::ApiUnavailable, start).await == House::Sound);
+        counted +=
+            u32::from(worker.fails(delivery, Kind::ApiUnavailable, start).await == OpenState::AllClosed);
     }
     assert_eq!(counted, 1);
 
@@ -119,10 +120,10 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
                 let kind = if probes % 100 == 0 { Kind::CannotSpawn } else { Kind::ApiUnavailable };
                 let begun = worker.now;
                 let house = worker.fails(delivery, kind, begun).await;
-                assert_eq!(house, House::Burning);
+                assert_eq!(house, OpenState::SomeOpen);
                 if kind == Kind::CannotSpawn {
                     worker.now += POLICY.probe_max;
-                    assert!(worker.breakers.worked(Thing::Spawn, worker.now));
+                    assert!(worker.breakers.worked(Dependency::Spawn, worker.now));
                 }
             }
             MayClaim::Freely => panic!("the app is still down"),
@@ -149,6 +150,6 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     let delivery = claimed(&worker.queue, "w").await;
     let verdict = done(&delivery.job);
     let _ = worker.queue.worker.settle(delivery, verdict).await.unwrap();
-    assert!(worker.breakers.worked(Thing::Api, worker.now));
+    assert!(worker.breakers.worked(Dependency::Api, worker.now));
     assert_eq!(worker.breakers.may_claim(worker.now), MayClaim::Freely);
 }

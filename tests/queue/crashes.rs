@@ -139,7 +139,7 @@ async fn a_lost_lease_never_settles() {
         let _: u64 = world.ask("DEL", key("solo_turn")).await;
         assert!(!stale.worker.confirm(&lease).await.unwrap());
         assert_eq!(
-            stale.worker.beat(&info("slow"), &[lease]).await.unwrap().lost,
+            stale.worker.heartbeat(&info("slow"), &[lease]).await.unwrap().lost,
             std::slice::from_ref(&job.id)
         );
 
@@ -178,7 +178,7 @@ async fn a_beat_renews_what_is_held_and_shows_the_worker() {
         world.expire(&job.id).await;
     }
     let leases: Vec<_> = held.iter().map(|d| d.lease()).collect();
-    assert_eq!(queue.worker.beat(&info("w"), &leases).await.unwrap(), Default::default());
+    assert_eq!(queue.worker.heartbeat(&info("w"), &leases).await.unwrap(), Default::default());
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 0);
     let status = queue.status().await.unwrap();
     assert_eq!((status.leased, status.workers.len()), (2, 1));
@@ -268,7 +268,7 @@ async fn assert_calm_until_the_beats_are_back(
         assert_eq!((upkeep.calm, upkeep.reclaimed), (true, 0));
     }
     let leases: Vec<_> = held.iter().map(|d| d.lease()).collect();
-    assert_eq!(queue.worker.beat(&info("w"), &leases[1..]).await.unwrap().lost, []);
+    assert_eq!(queue.worker.heartbeat(&info("w"), &leases[1..]).await.unwrap().lost, []);
     world.expire(&held[0].job.id).await;
     // A lease later only the one that nobody answers for is taken over.
     let _: u64 = world.ask("HSET", &[&key("meta"), "calm_ms", "1"]).await;

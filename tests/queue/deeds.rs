@@ -5,7 +5,7 @@ use std::time::Duration;
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, Settled, Sight};
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, OutageReport, Settled};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -26,7 +26,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     assert_eq!((ingested.admitted, ingested.buried.len()), (1, 1));
 
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.worker.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert_eq!(queue.worker.heartbeat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
     assert!(queue.worker.confirm(&held.lease()).await.unwrap());
     let verdict = done(&held.job);
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
@@ -45,7 +45,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     queue.worker.upkeep().await.unwrap();
     world.expire(&lost.id).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
-    for sight in [Sight::Lasts, Sight::Over] {
+    for sight in [OutageReport::Ongoing, OutageReport::Over] {
         let _ = queue.worker.outage("api", &worker("w"), sight, true).await.unwrap();
     }
     queue.worker.wait(Duration::from_millis(20)).await;

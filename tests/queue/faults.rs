@@ -169,7 +169,7 @@ enum Deed {
     Admit,
     Claim,
     ClaimAlone,
-    Beat,
+    Heartbeat,
     Finish,
     Schedule,
     Bury,
@@ -189,7 +189,7 @@ const DEEDS: [Deed; 17] = [
     Deed::Admit,
     Deed::Claim,
     Deed::ClaimAlone,
-    Deed::Beat,
+    Deed::Heartbeat,
     Deed::Finish,
     Deed::Schedule,
     Deed::Bury,
@@ -242,10 +242,10 @@ impl Deed {
                 wire.fail_at(nth_key);
                 over.worker.claim(&worker("w")).await.map(drop)
             }
-            Self::Beat => {
+            Self::Heartbeat => {
                 let held = [claimed(&queue, "w").await, claimed(&queue, "w").await];
                 wire.fail_at(nth_key);
-                over.worker.beat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
+                over.worker.heartbeat(&info("w"), &held.map(|held| held.lease())).await.map(drop)
             }
             Self::Finish | Self::Schedule | Self::Bury => {
                 let held = claimed(&over, "w").await;
@@ -370,7 +370,7 @@ async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_
         }
     }
     println!("undeclared keys at which each failed: {failures:?}");
-    let deeds = ["Claim", "ClaimAlone", "Beat", "Promote", "Reclaim", "ReclaimForGood", "Trim"];
+    let deeds = ["Claim", "ClaimAlone", "Heartbeat", "Promote", "Reclaim", "ReclaimForGood", "Trim"];
     for deed in deeds.into_iter().chain(["WaitInLine", "FinishAndCall", "ReclaimAndCall", "LookAtTheLine"]) {
         assert!(failures[deed] > 0, "{deed} never failed: {failures:?}");
     }

@@ -99,7 +99,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
     assert!(!said.is_empty(), "there was an outage");
     assert!(!said.iter().any(|said| said.contains("geheim")), "{said:?}");
     assert_eq!(
-        queue.worker.beat(&info("w"), &[idle.lease()]).await.unwrap().lost,
+        queue.worker.heartbeat(&info("w"), &[idle.lease()]).await.unwrap().lost,
         [],
         "what is in hand is still ours"
     );
@@ -231,9 +231,10 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
             }
         }
         let leases: Vec<_> = hands.iter().map(Delivery::lease).collect();
-        for outcome in
-            [queue.worker.beat(&info("w"), &leases).await.map(drop), queue.worker.upkeep().await.map(drop)]
-        {
+        for outcome in [
+            queue.worker.heartbeat(&info("w"), &leases).await.map(drop),
+            queue.worker.upkeep().await.map(drop),
+        ] {
             assert!(outcome.as_ref().err().is_none_or(Error::is_transient), "{outcome:?}");
         }
         if let Some(held) = hands.pop() {

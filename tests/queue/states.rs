@@ -278,7 +278,7 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let running = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert!(queue.operator.cancel(&running.id).await.unwrap());
-    let beat = queue.worker.beat(&info("w"), &[delivery.lease()]).await.unwrap();
+    let beat = queue.worker.heartbeat(&info("w"), &[delivery.lease()]).await.unwrap();
     assert_eq!((beat.cancelled, beat.lost), (vec![running.id.clone()], vec![]));
 
     let _ = queue.worker.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
@@ -351,7 +351,7 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         heap: (n < 3).then_some(Heap { bytes: 64 << 20, limit_bytes: 256 << 20 }),
     };
     let told: Vec<Running> = (0..70).map(running).collect();
-    queue.worker.beat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
+    queue.worker.heartbeat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
     let mut seen = queue.status().await.unwrap().workers.remove(0);
     until("time has gone by", async || {
         seen = queue.status().await.unwrap().workers.remove(0);

@@ -22,7 +22,7 @@ async fn a_script_flush_in_mid_run_is_not_noticed() {
         flush().await;
         let delivery = claimed(&queue, "w").await;
         flush().await;
-        queue.worker.beat(&info("w"), &[delivery.lease()]).await.unwrap();
+        queue.worker.heartbeat(&info("w"), &[delivery.lease()]).await.unwrap();
         flush().await;
         let verdict = verdict.unwrap_or_else(|| done(&job));
         assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
@@ -53,7 +53,7 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     assert!(matches!(queue.worker.ingest().await, Err(Error::Full(_))));
 
     let held = claimed(&queue, "w").await;
-    assert_eq!(queue.worker.beat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
+    assert_eq!(queue.worker.heartbeat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
     assert!(queue.worker.confirm(&held.lease()).await.unwrap());
     let verdict = done(&held.job);
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);

@@ -32,8 +32,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::config::{Config, DEFAULT_NAME};
 pub use self::error::Error;
-pub use self::fleet::outage::{Sight, Teller};
-pub use self::fleet::presence::{Beat, Heap, Presence, Running};
+pub use self::fleet::outage::{AlertLeader, OutageReport};
+pub use self::fleet::presence::{Heap, Heartbeat, Presence, Running};
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;
 pub use self::inspect::ceilings::{Ceilings, HostLine};

@@ -11,7 +11,7 @@ use ::sentry::Level;
 use ::sentry::protocol::{Context, Event, Value};
 use uuid::Uuid;
 
-use super::Trouble;
+use super::Outage;
 use crate::job::failure::{Kind, Stage};
 use crate::telemetry::text::{plain, scrub};
 
@@ -53,7 +53,7 @@ pub struct DeadLetterAlert {
 #[derive(Debug)]
 pub(super) struct TroubleReport {
     /// Which.
-    pub(super) what: Trouble,
+    pub(super) what: Outage,
     /// The latest failure's sentence, safe.
     pub(super) detail: String,
     /// Seconds since the outage began, until now or until it ended.
@@ -66,7 +66,7 @@ pub(super) struct TroubleReport {
 #[derive(Debug)]
 pub(super) enum Sample {
     DeadLetter(Box<DeadLetterAlert>),
-    Trouble(TroubleReport),
+    Outage(TroubleReport),
 }
 
 impl Sample {
@@ -95,7 +95,7 @@ impl Sample {
 pub(super) fn build(sample: &Sample, count: u64, ago_seconds: u64) -> Event<'static> {
     let mut event = match sample {
         Sample::DeadLetter(alert) => dead_letter(alert, count, ago_seconds),
-        Sample::Trouble(report) => trouble(report, count, ago_seconds),
+        Sample::Outage(report) => trouble(report, count, ago_seconds),
     };
     event.logger = Some("wm_analyzer".to_owned());
     event.extra.insert("count".to_owned(), count.into());

@@ -72,7 +72,7 @@ pub enum Error {
 /// Something that all jobs need and that is down or full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Trouble {
+pub enum Outage {
     /// Redis does not answer.
     Redis,
     /// The db app's API does not answer, or refuses us.
@@ -89,7 +89,7 @@ pub enum Trouble {
     Task,
 }
 
-impl Trouble {
+impl Outage {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
@@ -170,14 +170,14 @@ impl Alerts {
     }
 
     /// Notes one failure of something that all jobs need; call it as often as it fails.
-    pub fn trouble(&self, what: Trouble, detail: &str) {
+    pub fn trouble(&self, what: Outage, detail: &str) {
         if let Some(shared) = &self.0 {
             shared.fails(what, detail);
         }
     }
 
     /// Notes that it works again; tells so once, after the window of the trouble's own event. Free while all is well.
-    pub fn recovered(&self, what: Trouble) {
+    pub fn recovered(&self, what: Outage) {
         if let Some(shared) = &self.0 {
             shared.works(what);
         }
@@ -189,8 +189,8 @@ impl Alerts {
     }
 
     /// Whether Sentry took an event of the trouble that lasts now.
-    pub fn told(&self, what: Trouble) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.told(what))
+    pub fn reported(&self, what: Outage) -> bool {
+        self.0.as_ref().is_some_and(|shared| shared.reported(what))
     }
 
     /// What became of the alerts so far; all zero when alerts are off.
@@ -251,8 +251,8 @@ mod tests {
     fn a_blank_dsn_is_off_and_costs_nothing() {
         for dsn in ["", "  ", "\n"] {
             let (alerts, guard) = Alerts::start(&config(dsn), "r").unwrap();
-            alerts.trouble(Trouble::Redis, "down");
-            alerts.recovered(Trouble::Redis);
+            alerts.trouble(Outage::Redis, "down");
+            alerts.recovered(Outage::Redis);
             assert_eq!((alerts.counts(), guard.close()), (AlertCounts::default(), AlertCounts::default()));
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::Trouble;
+use super::Outage;
 use super::event::{Sample, TroubleReport, safe_detail};
 use super::gate::{Gate, Telling};
 use crate::job::failure::{Kind, Stage};
@@ -31,7 +31,7 @@ pub struct AlertCounts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     DeadLetter(Kind, Stage),
-    Trouble(Trouble),
+    Outage(Outage),
 }
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct State {
     gate: Gate<Key, Sample>,
-    outages: [Option<Outage>; Trouble::ALL.len()],
+    outages: [Option<OutageState>; Outage::ALL.len()],
     counts: AlertCounts,
     /// Occurrences in events that are on their way.
     in_flight: u64,
@@ -52,7 +52,7 @@ struct State {
 
 /// A trouble that lasts.
 #[derive(Debug)]
-struct Outage {
+struct OutageState {
     since: Instant,
     /// Its latest failure.
     detail: String,
@@ -90,27 +90,27 @@ impl Shared {
     }
 
     /// Notes one failure of an outage, which begins with its first.
-    pub(super) fn fails(&self, what: Trouble, detail: &str) {
+    pub(super) fn fails(&self, what: Outage, detail: &str) {
         let detail = safe_detail(detail);
         let mut state = self.lock();
-        let begins = || Outage { since: Instant::now(), detail: String::new(), told: false };
+        let begins = || OutageState { since: Instant::now(), detail: String::new(), told: false };
         let outage = state.outages[what as usize].get_or_insert_with(begins);
         outage.detail.clone_from(&detail);
         let seconds = outage.since.elapsed().as_secs();
         let report = TroubleReport { what, detail, seconds, over: false };
-        self.note_in(&mut state, Key::Trouble(what), Sample::Trouble(report), 1);
+        self.note_in(&mut state, Key::Outage(what), Sample::Outage(report), 1);
     }
 
     /// Ends an outage, if there is one.
-    pub(super) fn works(&self, what: Trouble) {
+    pub(super) fn works(&self, what: Outage) {
         let mut state = self.lock();
-        let Some(Outage { since, detail, .. }) = state.outages[what as usize].take() else { return };
+        let Some(OutageState { since, detail, .. }) = state.outages[what as usize].take() else { return };
         let report = TroubleReport { what, detail, seconds: since.elapsed().as_secs(), over: true };
-        self.note_in(&mut state, Key::Trouble(what), Sample::Trouble(report), 0);
+        self.note_in(&mut state, Key::Outage(what), Sample::Outage(report), 0);
     }
 
     /// Whether an event of the outage that lasts now was taken.
-    pub(super) fn told(&self, what: Trouble) -> bool {
+    pub(super) fn reported(&self, what: Outage) -> bool {
         self.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.told)
     }
 
@@ -136,7 +136,7 @@ impl Shared {
         state.in_flight -= telling.count;
         state.counts.sent += 1;
         // The end of one outage may arrive during the next, which it does not tell of.
-        if let Sample::Trouble(TroubleReport { what, over: false, .. }) = telling.latest
+        if let Sample::Outage(TroubleReport { what, over: false, .. }) = telling.latest
             && let Some(outage) = &mut state.outages[what as usize]
         {
             outage.told = true;

@@ -99,7 +99,7 @@ impl World {
 
     /// A worker of which one task (`beat`, `ingest`, `upkeep`) panics once this file is there.
     pub(crate) fn worker_that_loses(&self, task: &str, file: &Path) -> Worker {
-        self.worker_in(&[(&format!("WM_TEST_FALLS_{task}"), file.to_str().unwrap())])
+        self.worker_in(&[(&format!("WM_TEST_EXITS_{task}"), file.to_str().unwrap())])
     }
 
     /// A worker with these variables in its environment.

@@ -86,7 +86,7 @@ impl<'w> Case<'w> {
                     self.enter(who, &id).await;
                 }
             }
-            Op::Beat(who) => self.beat(who).await,
+            Op::Heartbeat(who) => self.heartbeat(who).await,
             Op::Confirm(which) => {
                 if let Some((who, id)) = self.pick_held(which) {
                     self.world.expire(&id).await;
@@ -254,7 +254,7 @@ impl<'w> Case<'w> {
         }
     }
 
-    async fn beat(&mut self, who: usize) {
+    async fn heartbeat(&mut self, who: usize) {
         let mut leases = Vec::new();
         for delivery in &self.hands[who] {
             self.world.expire(&delivery.job.id).await;
@@ -264,7 +264,7 @@ impl<'w> Case<'w> {
         let ghosts: Vec<_> = ghosts.collect();
         leases.extend_from_slice(&ghosts);
         let _: u64 = self.world.ask("PEXPIRE", &[&key("solo_turn"), "45000"]).await;
-        let beat = self.queues[who].worker.beat(&info(WORKERS[who]), &leases).await.unwrap();
+        let beat = self.queues[who].worker.heartbeat(&info(WORKERS[who]), &leases).await.unwrap();
         assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
         let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();

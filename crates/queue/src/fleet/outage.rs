@@ -10,9 +10,9 @@ use crate::role::WorkerHandle;
 
 /// What a worker says of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub enum OutageReport {
     /// It lasts; to be said again with each beat.
-    Lasts,
+    Ongoing,
     /// It is over, as far as this worker knows.
     Over,
 }
@@ -20,7 +20,7 @@ pub enum Sight {
 /// Who is to tell people.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Teller {
+pub enum AlertLeader {
     /// Whoever asked.
     Us,
     /// Another worker, which has not said yet that it did.
@@ -39,22 +39,22 @@ impl WorkerHandle {
         &self,
         what: &'static str,
         worker: &WorkerId,
-        sight: Sight,
+        sight: OutageReport,
         told: bool,
-    ) -> Result<Teller, Error> {
+    ) -> Result<AlertLeader, Error> {
         let mut words = self
             .call(&scripts::OUTAGE)
             .key(self.inner.keys.outage(what))
             .key(self.inner.keys.teller(what))
             .arg(worker.as_str())
-            .arg(u8::from(sight == Sight::Lasts))
+            .arg(u8::from(sight == OutageReport::Ongoing))
             .arg(u8::from(told))
             .words()
             .await?;
         match words.text()?.as_str() {
-            "us" => Ok(Teller::Us),
-            "another" => Ok(Teller::Another),
-            "nobody" => Ok(Teller::Nobody),
+            "us" => Ok(AlertLeader::Us),
+            "another" => Ok(AlertLeader::Another),
+            "nobody" => Ok(AlertLeader::Nobody),
             odd => Err(words.odd(odd)),
         }
     }

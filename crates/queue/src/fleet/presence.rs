@@ -97,7 +97,7 @@ impl Running {
 
 /// The answer to a beat.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
     pub lost: Vec<JobId>,
     /// Jobs that nobody wants any more: stop that work and settle it as `cancelled`.
@@ -110,8 +110,8 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// Those of Redis; the leases may or may not have been renewed.
-    pub async fn beat(&self, worker: &Presence, leases: &[LeaseRef]) -> Result<Beat, Error> {
-        let mut beat = Beat::default();
+    pub async fn heartbeat(&self, worker: &Presence, leases: &[LeaseRef]) -> Result<Heartbeat, Error> {
+        let mut beat = Heartbeat::default();
         let mut batches = leases.chunks(BATCH);
         self.beat_batch(worker, batches.next().unwrap_or_default(), &mut beat).await?;
         for batch in batches {
@@ -138,7 +138,12 @@ impl WorkerHandle {
         Ok(())
     }
 
-    async fn beat_batch(&self, worker: &Presence, leases: &[LeaseRef], beat: &mut Beat) -> Result<(), Error> {
+    async fn beat_batch(
+        &self,
+        worker: &Presence,
+        leases: &[LeaseRef],
+        beat: &mut Heartbeat,
+    ) -> Result<(), Error> {
         let keys = &self.inner.keys;
         let told = &worker.running[..worker.running.len().min(RUNNING_MAX)];
         let mut call = self
