@@ -47,7 +47,7 @@ fn config(url: &str) -> Config {
         in_flight_max: 0,
         host_in_flight_max: 0,
         crashes_max: 2,
-        releases_solo: 20,
+        releases_exclusive: 20,
         dead_max_count: 100_000,
         dead_max_age: Duration::from_secs(90 * 86_400),
         dead_max_bytes: bytesize::ByteSize::mib(256),

@@ -17,38 +17,38 @@ mod breaker;
 mod ceilings;
 #[path = "queue/clients.rs"]
 mod clients;
+#[path = "queue/concurrent.rs"]
+mod concurrent;
 #[path = "queue/crashes.rs"]
 mod crashes;
 #[path = "queue/dead.rs"]
 mod dead;
-#[path = "queue/deeds.rs"]
-mod deeds;
-#[path = "queue/entry.rs"]
-mod entry;
 #[path = "queue/faults.rs"]
 mod faults;
 #[path = "queue/follow_up.rs"]
 mod follow_up;
+#[path = "queue/host_queue.rs"]
+mod host_queue;
 #[path = "queue/inbox.rs"]
 mod inbox;
-#[path = "queue/lines.rs"]
-mod lines;
+#[path = "queue/invariants.rs"]
+mod invariants;
 #[path = "queue/link.rs"]
 mod link;
-#[path = "queue/many.rs"]
-mod many;
 #[path = "queue/model.rs"]
 mod model;
+#[path = "queue/operations.rs"]
+mod operations;
 #[path = "queue/outage.rs"]
 mod outage;
 #[path = "support/peers.rs"]
 mod peers;
 #[path = "support/sentinel.rs"]
 mod sentinel;
+#[path = "queue/start.rs"]
+mod start;
 #[path = "queue/states.rs"]
 mod states;
-#[path = "queue/stock.rs"]
-mod stock;
 #[path = "queue/trouble.rs"]
 mod trouble;
 #[path = "queue/wire.rs"]

@@ -57,14 +57,14 @@ async fn pause(queue: &OperatorHandle, reason: &str, json: bool) -> Result<Exit,
     let status = queue.status().await?;
     if json {
         render::json(
-            &serde_json::json!({ "paused": true, "running": status.leased, "waiting": status.ready }),
+            &serde_json::json!({ "paused": true, "running": status.in_flight, "waiting": status.ready }),
         );
     } else {
         let name = queue.name();
         render::note(format!(
             "paused {name} ({}): {} running finish, {} wait. Undo: {}",
             plain(reason, 200),
-            status.leased,
+            status.in_flight,
             status.ready,
             queue.command("queue resume")
         ));
@@ -96,7 +96,7 @@ async fn drain(queue: &OperatorHandle, timeout: Duration, json: bool) -> Result<
     let mut said = start;
     loop {
         let status = queue.status().await?;
-        if status.leased == 0 {
+        if status.in_flight == 0 {
             if json {
                 render::json(&serde_json::json!({ "drained": true, "waited_ms": millis(start.elapsed()) }));
             } else {
@@ -106,14 +106,17 @@ async fn drain(queue: &OperatorHandle, timeout: Duration, json: bool) -> Result<
             return Ok(Exit::Ok);
         }
         if start.elapsed() > timeout {
-            render::failure(format!("{} still run after {timeout:?}; the queue stays paused", status.leased));
+            render::failure(format!(
+                "{} still run after {timeout:?}; the queue stays paused",
+                status.in_flight
+            ));
             return Ok(Exit::Failed);
         }
         if said.elapsed() > SAY_EVERY {
             said = Instant::now();
             render::note(format!(
                 "{} running, waiting up to {}",
-                status.leased,
+                status.in_flight,
                 render::ago(timeout.saturating_sub(start.elapsed()))
             ));
         }

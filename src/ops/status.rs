@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
-use crate::queue::{Ceilings, DEAD_NEARLY_FULL, Error, HostLine, Queue, Running, Status, WorkerSeen};
+use crate::queue::{Ceilings, DEAD_NEARLY_FULL, Error, HostWaiters, Queue, RunningJob, Status, WorkerStatus};
 
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
 const JOBS_SHOWN: usize = 8;
@@ -44,7 +44,7 @@ fn tell(queue: &Queue, status: &Status) {
     };
     render::line(format!("{}  {state}", styled(BOLD, queue.name())));
     let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::ago);
-    let row = [status.inbox, status.ready, status.scheduled, status.solo, status.leased, status.dead];
+    let row = [status.inbox, status.ready, status.scheduled, status.exclusive, status.in_flight, status.dead];
     let mut row: Vec<String> = row.iter().map(u64::to_string).collect();
     row.push(oldest);
     let header = ["INBOX", "READY", "SCHEDULED", "SOLO", "RUNNING", "DEAD", "OLDEST"];
@@ -83,26 +83,26 @@ fn tell(queue: &Queue, status: &Status) {
 
 /// The ceilings over all workers, each where it is set or holds jobs up.
 fn tell_ceilings(status: &Status) {
-    let Ceilings { in_flight_max, host_in_flight_max, hosts_full, longest_lines } = &status.ceilings;
+    let Ceilings { in_flight_max, host_in_flight_max, hosts_full, longest_host_waiters } = &status.ceilings;
     if *in_flight_max > 0 {
-        let is_full = status.leased >= u64::from(*in_flight_max);
+        let is_full = status.in_flight >= u64::from(*in_flight_max);
         let waits = if is_full && status.ready > 0 { ", the ready ones wait for that" } else { "" };
-        render::line(format!("ceiling {} of {in_flight_max} in flight{waits}", status.leased));
+        render::line(format!("ceiling {} of {in_flight_max} in flight{waits}", status.in_flight));
     }
-    for HostLine { host, in_flight, waiting } in longest_lines {
+    for HostWaiters { host, in_flight, waiting } in longest_host_waiters {
         let host = plain(host, 100);
         render::line(format!(
             "host    {host}  {in_flight} of {host_in_flight_max} in flight, {waiting} wait"
         ));
     }
-    let more = hosts_full.saturating_sub(longest_lines.len() as u64);
+    let more = hosts_full.saturating_sub(longest_host_waiters.len() as u64);
     if more > 0 {
         render::line(format!("  and {more} more hosts that jobs wait for"));
     }
 }
 
 /// The worker on one line, and a line for each job that it runs, as far as they fit.
-fn tell_worker(seen: &WorkerSeen) {
+fn tell_worker(seen: &WorkerStatus) {
     let info = &seen.info;
     render::line(format!(
         "worker  {}  {} of {} slots busy  {}{}  beat {} ago",
@@ -111,7 +111,7 @@ fn tell_worker(seen: &WorkerSeen) {
         info.slots,
         plain(&info.phase, 20),
         breakers(&info.breakers),
-        render::ago(Duration::from_millis(seen.beat_age_ms)),
+        render::ago(Duration::from_millis(seen.heartbeat_age_ms)),
     ));
     info.running.iter().take(JOBS_SHOWN).for_each(|job| render::line(running(job)));
     if info.running.len() > JOBS_SHOWN {
@@ -120,7 +120,7 @@ fn tell_worker(seen: &WorkerSeen) {
 }
 
 /// `  job-7  analyse for 2s of 10s (20 %), heap 96.0 MiB of 256.0 MiB (37 %), claimed 14s ago`, with the pair behind it.
-fn running(job: &Running) -> String {
+fn running(job: &RunningJob) -> String {
     let ago = |ms| render::ago(Duration::from_millis(ms));
     let limit = job.limit_ms.zip(job.percent());
     let limit =

@@ -350,7 +350,7 @@ mod tests {
                 Verdict::Postpone { after, because } => {
                     if matches!(because, Holdup::Ours(_)) {
                         counts.postponements += 1;
-                        counts.put_off_ms += u64::try_from(after.as_millis()).unwrap();
+                        counts.postponed_ms += u64::try_from(after.as_millis()).unwrap();
                     }
                     self.due.insert((self.now + after, job));
                 }

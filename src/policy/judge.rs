@@ -109,7 +109,7 @@ fn sentence(
 
 fn may_wait(counts: &Counts, config: &Config) -> bool {
     counts.postponements < config.postponements
-        && Duration::from_millis(counts.put_off_ms) < config.postponed_max
+        && Duration::from_millis(counts.postponed_ms) < config.postponed_max
 }
 
 fn remedy(failure: &Failure) -> Remedy {
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn time_put_off_for_our_sake_strands_a_job_as_its_count_does() {
-        let put_off = |put_off_ms| Counts { put_off_ms, postponements: 1, ..Counts::default() };
+        let put_off = |postponed_ms| Counts { postponed_ms, postponements: 1, ..Counts::default() };
         assert_eq!(label(Kind::ApiUnavailable, put_off(599_999)), "postponed");
         let last = judged(Failure::new(Kind::ApiUnavailable, ""), put_off(600_000));
         assert_eq!(buried_as(last), Some(Kind::Stranded));
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
-        let spent = Counts { postponements: 2, put_off_ms: 600_000, ..Counts::default() };
+        let spent = Counts { postponements: 2, postponed_ms: 600_000, ..Counts::default() };
         for &kind in Kind::ALL.iter().filter(|kind| remedy(&Failure::new(**kind, "")) == Remedy::PutOff) {
             let verdict = judged_in(OpenState::SomeOpen, Failure::new(kind, ""), spent);
             let uncounted = matches!(verdict, Verdict::Postpone { because: Holdup::BreakerOpen(_), .. });

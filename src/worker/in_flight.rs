@@ -18,7 +18,7 @@ use super::redis_backoff::RedisBackoff;
 use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
-use crate::queue::{Delivery, Heap, LeaseRef, Presence, Running};
+use crate::queue::{self, Delivery, Heap, LeaseRef, Presence};
 use crate::sandbox::{HeapUse, Meter};
 
 /// Why a running job is stopped from outside.
@@ -56,8 +56,8 @@ impl Progress {
 }
 
 impl RunningJob {
-    fn running(&self, id: &JobId) -> Running {
-        Running {
+    fn running(&self, id: &JobId) -> queue::RunningJob {
+        queue::RunningJob {
             id: id.clone(),
             from: self.from,
             to: self.to,
@@ -131,12 +131,12 @@ impl InFlight {
     }
 
     /// What runs, the longest first.
-    fn running(&self) -> Vec<Running> {
+    fn running(&self) -> Vec<queue::RunningJob> {
         let job: Vec<_> = self.jobs().iter().map(|(id, job)| (job.running(id), job.meter.clone())).collect();
         // The kernel is asked with the map let go.
         let heap =
             |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
-        let metered = job.into_iter().map(|(job, meter)| Running { heap: heap(meter), ..job });
+        let metered = job.into_iter().map(|(job, meter)| queue::RunningJob { heap: heap(meter), ..job });
         let mut running: Vec<_> = metered.collect();
         running.sort_unstable_by_key(|job| Reverse(job.running_ms));
         running

@@ -251,7 +251,7 @@ impl Shared {
     async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> ClaimProgress {
         match claim {
             Claim::Delivery(delivery) => {
-                let (shared, alone) = (Arc::clone(self), delivery.is_solo());
+                let (shared, alone) = (Arc::clone(self), delivery.is_exclusive());
                 tasks.spawn(async move { task::run(&shared, *delivery, slot).await });
                 // Alone, so that blame is certain: nothing else runs in this process while a suspect does.
                 if alone {
@@ -261,12 +261,12 @@ impl Shared {
                     }
                 }
             }
-            Claim::Foregone(delivery, skip) => {
+            Claim::NotNeeded(delivery, skip) => {
                 let shared = Arc::clone(self);
                 tasks.spawn(async move { task::skip_unneeded(&shared, *delivery, skip).await });
             }
             Claim::Buried(buried) => self.observer.buried(&buried),
-            Claim::Solo => {
+            Claim::Exclusive => {
                 drop(slot);
                 self.rest_or_one_ends(tasks).await;
             }
@@ -287,7 +287,7 @@ impl Shared {
     async fn nothing_left(&self) -> bool {
         // Asked first: what is moved meanwhile stands in the inbox then.
         let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
-        adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
+        adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     }
 
     /// Waits until a job in hand ends, but not for long.

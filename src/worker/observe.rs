@@ -275,7 +275,7 @@ impl Observer {
         self.redis_up();
         self.metrics.queue(&QueueDepths {
             ready: status.ready,
-            leased: status.leased,
+            in_flight: status.in_flight,
             scheduled: status.scheduled,
             dead: status.dead,
             inbox: status.inbox,

@@ -17,7 +17,7 @@ use crate::job::skip::{Skip, SkipReason};
 use crate::job::verdict::{Holdup, Verdict};
 use crate::pipeline::{Interrupted, LeaseGate, PipelineRun};
 use crate::policy::judge::{Evidence, OpenState, judge};
-use crate::queue::{Delivery, Entry, LeaseRef, Settled, WorkerHandle};
+use crate::queue::{Delivery, LeaseRef, Settled, StartPermit, WorkerHandle};
 use crate::sandbox::Slot;
 
 /// How the work on a delivery ended.
@@ -89,11 +89,11 @@ impl LeaseGate for DeliveryGate<'_> {
                 Err(e) => return no(format!("the queue could not be asked: {e}")),
             }
         }
-        match self.queue.enter(&self.lease, pair).await {
-            Ok(Entry::Entered) => Ok(()),
-            Ok(Entry::Suspect) => Err(Interrupted::Holdup(Holdup::Suspect)),
-            Ok(Entry::HostFull { host }) => Err(Interrupted::Holdup(Holdup::HostFull { host })),
-            Ok(Entry::Lost) => no("the lease was lost".to_owned()),
+        match self.queue.start(&self.lease, pair).await {
+            Ok(StartPermit::Granted) => Ok(()),
+            Ok(StartPermit::Suspect) => Err(Interrupted::Holdup(Holdup::Suspect)),
+            Ok(StartPermit::HostFull { host }) => Err(Interrupted::Holdup(Holdup::HostFull { host })),
+            Ok(StartPermit::Lost) => no("the lease was lost".to_owned()),
             Err(e) => no(format!("the queue could not be asked: {e}")),
         }
     }

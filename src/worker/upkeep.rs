@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::redis_backoff::RedisBackoff;
-use crate::queue::{Adopter, Ingested, Standing, Upkeep};
+use crate::queue::{Adopter, Ingested, ListState, Upkeep};
 use crate::telemetry::plain;
 
 /// How often workers of another system are looked for on lists that are adopted: they come with a deploy, not by the second.
@@ -54,14 +54,14 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
             return false;
         }
     };
-    for (list, standing) in &adopted.changed {
-        match standing {
-            Standing::Adopted => info!(list, "adopted: what comes there is moved to the inbox"),
-            Standing::Shared(worker) => {
+    for (list, state) in &adopted.changed {
+        match state {
+            ListState::Adopted => info!(list, "adopted: what comes there is moved to the inbox"),
+            ListState::Shared(worker) => {
                 let worker = plain(worker, WORKER_BYTES);
                 warn!(list, worker, "adopted beside a live worker: each job goes to whoever is first");
             }
-            Standing::Theirs(worker) => {
+            ListState::Theirs(worker) => {
                 let worker = plain(worker, WORKER_BYTES);
                 warn!(
                     list,
@@ -69,7 +69,7 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
                     "not adopted: this worker is alive on it; stop it, or set queue.adopt_beside_others"
                 );
             }
-            Standing::Refused(why) => warn!(list, why, "not adopted"),
+            ListState::Refused(why) => warn!(list, why, "not adopted"),
         }
     }
     shared.adoptable.store(adopted.left, Ordering::Relaxed);
@@ -81,19 +81,19 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
     let mut backoff = RedisBackoff::default();
     loop {
         let mut upkeep = Upkeep::default();
-        let kept_up = shared.worker.queue.keep_up(&mut upkeep).await;
+        let ran = shared.worker.queue.run_upkeep(&mut upkeep).await;
         upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
         shared.observer.evicted(upkeep.evicted);
         if upkeep.reclaimed > 0 {
             info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
         }
-        if let Err(e) = kept_up {
+        if let Err(e) = ran {
             shared.observer.redis_down(&e.to_string());
             sleep(backoff.next_delay()).await;
             continue;
         }
         backoff.reset();
-        if let Ok(true) = shared.worker.queue.forgot().await {
+        if let Ok(true) = shared.worker.queue.has_lost_queue().await {
             shared.observer.forgotten();
         }
         if let Ok(status) = shared.worker.queue.status().await {

@@ -60,7 +60,7 @@ async fn replay(count: usize) {
                 peak = peak.max(weight_bytes(&pids));
                 assert!(peak < MEMORY_BYTES, "{} MiB", peak >> 20);
                 sleep(Duration::from_millis(200)).await;
-                if world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0) {
+                if world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0) {
                     return peak;
                 }
             }

@@ -47,7 +47,7 @@ pub(crate) async fn settled(world: &World, patience: Duration) {
     let end = Instant::now() + patience;
     loop {
         let status = world.queue.status().await;
-        if status.as_ref().is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0) {
+        if status.as_ref().is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0) {
             return;
         }
         assert!(Instant::now() < end, "not all is settled: {status:?}");

@@ -62,7 +62,7 @@ async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_ale
     assert!(requests <= 2 * (2 + probes + 1), "{requests} requests in {probes} pauses, two for each claim");
     assert_eq!(counted(&world, &jobs).await, 1, "the failure that opened it is counted, and no other");
     let status = world.queue.status().await.unwrap();
-    assert_eq!((status.backlog() + status.leased + status.inbox, status.dead), (12, 0));
+    assert_eq!((status.backlog() + status.in_flight + status.inbox, status.dead), (12, 0));
     let shown = world.run(&["status"]).await.ended(0);
     assert!(
         shown.out.contains("breaker api open") || shown.out.contains("breaker api half_open"),
@@ -173,7 +173,7 @@ async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another
         }
         db.look(|db| db.instead = None);
         until("all is done", async || world.queue.status().await.unwrap().backlog() == 0).await;
-        until("all know that it is over", async || world.keys("teller:*").await.is_empty()).await;
+        until("all know that it is over", async || world.keys("alert_leader:*").await.is_empty()).await;
         assert_eq!(seen(&world).await, BTreeMap::new());
     }
     for worker in workers {

@@ -35,7 +35,7 @@ async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
     let json = world.run(&["status", "-o", "json"]).await.ended(0).json();
     let line = serde_json::json!([{"host": ELSEWHERE, "in_flight": 2, "waiting": 28}]);
     assert_eq!(
-        (&json["ceilings"]["longest_lines"], json["ceilings"]["hosts_full"].as_u64()),
+        (&json["ceilings"]["longest_host_waiters"], json["ceilings"]["hosts_full"].as_u64()),
         (&line, Some(1))
     );
     until("it is a number too", async || workers[0].number("queue_hosts_full").await == 1.0).await;
@@ -64,7 +64,7 @@ async fn two_workers_never_exceed_the_queues_ceiling() {
     for worker in &workers {
         until("both have looked for more", async || worker.number("redis_up").await > 0.0).await;
     }
-    assert_eq!(world.queue.status().await.unwrap().leased, 3);
+    assert_eq!(world.queue.status().await.unwrap().in_flight, 3);
     let full = ["ceiling 3 of 3 in flight, the ready ones wait for that"];
     world.run(&["status"]).await.ended(0).shows(&full);
     let filled = async || workers[0].number("queue_in_flight_filled_ratio").await;
@@ -111,8 +111,10 @@ async fn a_killer_enqueued_again_under_a_new_id_starts_alone() {
     gate.until_asked(6).await;
     let again = job("again", from, to);
     world.send(std::slice::from_ref(&again)).await;
-    until("it waits to be alone", async || world.field(&again.id, "state").await.as_deref() == Some("solo"))
-        .await;
+    until("it waits to be alone", async || {
+        world.field(&again.id, "state").await.as_deref() == Some("exclusive")
+    })
+    .await;
     assert_eq!(world.field(&again.id, "deliveries").await.as_deref(), Some("0"));
     assert_eq!(gate.asked(), 6, "it was not let in beside others");
     gate.open();

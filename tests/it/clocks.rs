@@ -144,10 +144,10 @@ impl Scene {
         let soon = jumped..jumped + Duration::minutes(10);
         until("the jump was noticed", async || {
             soon.contains(&meta_time(&self.world, "tick_ms").await)
-                && soon.contains(&meta_time(&self.world, "calm_ms").await)
+                && soon.contains(&meta_time(&self.world, "grace_until_ms").await)
         })
         .await;
-        let end = meta_time(&self.world, "calm_ms").await;
+        let end = meta_time(&self.world, "grace_until_ms").await;
         until("the calm is over", async || meta_time(&self.world, "tick_ms").await > end).await;
     }
 
@@ -197,7 +197,7 @@ impl Scene {
         assert_eq!(posts, [""; 0], "and nothing else");
         assert_eq!(self.gate.asked(), 6, "twice only what a worker vanished with");
         let status = self.world.queue.status().await.unwrap();
-        assert_eq!(status.inbox + status.backlog() + status.leased + status.dead, 0, "{status:?}");
+        assert_eq!(status.inbox + status.backlog() + status.in_flight + status.dead, 0, "{status:?}");
         assert_eq!(self.world.keys("unique:*").await, [""; 0]);
         assert_eq!(self.world.ingest.alerts(), 0, "{:?}", self.world.ingest.fingerprints());
         self.worker.leave().await;

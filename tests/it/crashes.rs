@@ -63,7 +63,7 @@ async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
     }
     until("every place is empty", async || {
         let status = world.queue.status().await.unwrap();
-        status.inbox + status.backlog() + status.leased + status.dead == 0
+        status.inbox + status.backlog() + status.in_flight + status.dead == 0
     })
     .await;
     assert_eq!(world.keys("job:*").await, [""; 0]);

@@ -40,7 +40,7 @@ async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_
     gate.open();
     worker.until_said("not settled yet: trying again").await;
     until("all is done", async || {
-        world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.leased == 0)
+        world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     })
     .await;
     // A replica that becomes the master drops whoever was connected.

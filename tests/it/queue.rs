@@ -42,7 +42,7 @@ async fn drain_waits_until_nothing_runs_and_gives_up_in_time() {
     let (drained, ()) = tokio::join!(draining, async { gate.open() });
     assert_eq!(drained.ended(0).json()["drained"], true);
     let status = world.queue.status().await.unwrap();
-    assert_eq!((status.leased, status.paused.unwrap().reason.as_str()), (0, "upgrade"));
+    assert_eq!((status.in_flight, status.paused.unwrap().reason.as_str()), (0, "upgrade"));
 }
 
 #[tokio::test]
@@ -120,5 +120,5 @@ async fn status_is_one_screen_that_says_what_to_do_next() {
     assert_eq!((&json["dead"], &json["dead_by_kind"]["decode"]), (&1.into(), &1.into()));
     assert_eq!(json["workers"][0]["pid"], worker.pid());
     assert_eq!(json["workers"][0]["phase"], "running");
-    assert!(json["workers"][0]["beat_age_ms"].is_u64());
+    assert!(json["workers"][0]["heartbeat_age_ms"].is_u64());
 }

@@ -27,11 +27,11 @@ fn signal(pid: u32, signal: Signal) {
 async fn was_released(world: &World, held: &Job, place: &str) {
     let field = async |name| world.field(&held.id, name).await;
     assert_eq!(field("state").await.as_deref(), Some(place));
-    assert_eq!(field("deliveries").await.as_deref(), Some(if place == "solo" { "1" } else { "0" }));
+    assert_eq!(field("deliveries").await.as_deref(), Some(if place == "exclusive" { "1" } else { "0" }));
     assert_eq!(field("releases").await.as_deref(), Some("1"));
     assert_eq!(field("token").await, None);
     assert_eq!(world.story(&held.id).await.last().map(String::as_str), Some("released"));
-    assert_eq!(world.queue.status().await.unwrap().leased, 0);
+    assert_eq!(world.queue.status().await.unwrap().in_flight, 0);
 }
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn term_lets_what_is_in_hand_finish_and_claims_nothing_more() {
     assert_eq!(world.field(&late.id, "state").await.as_deref(), Some("ready"));
     assert_eq!(worker.said("stopped")[0]["released"], 0);
     let status = world.queue.status().await.unwrap();
-    assert_eq!((status.leased, status.ready), (0, 1));
+    assert_eq!((status.in_flight, status.ready), (0, 1));
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn a_suspect_that_runs_alone_does_not_keep_its_worker_from_leaving() {
     gate.until_asked(2).await;
     worker.signal(Signal::TERM);
     assert_eq!(worker.ended().await.code(), Some(0));
-    was_released(&world, &held, "solo").await;
+    was_released(&world, &held, "exclusive").await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use redis::aio::MultiplexedConnection;
 use wm_analyzer::queue::Config;
 use wm_testbed::roles::Roles;
 
-use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
+use crate::operations::{all_that_a_worker_does, all_that_an_operator_does};
 use crate::world::*;
 
 const RIGHTS: &str = include_str!("../../docs/deployers.md");

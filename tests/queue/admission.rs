@@ -21,19 +21,19 @@ async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
 
     assert_eq!(again().await, duplicate, "ready");
     let delivery = claimed(&queue, "w").await;
-    assert_eq!(again().await, duplicate, "leased");
+    assert_eq!(again().await, duplicate, "in_flight");
     let _ = queue.worker.settle(delivery, retry(Duration::ZERO)).await.unwrap();
     assert_eq!(again().await, duplicate, "scheduled");
     queue.worker.upkeep().await.unwrap();
     dies_with(claimed(&queue, "w").await);
     world.expire(&job.id).await;
     queue.worker.upkeep().await.unwrap();
-    assert_eq!(world.state(&job.id).await.as_deref(), Some("solo"));
-    assert_eq!(again().await, duplicate, "solo");
+    assert_eq!(world.state(&job.id).await.as_deref(), Some("exclusive"));
+    assert_eq!(again().await, duplicate, "exclusive");
     let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
     assert!(matches!(again().await, Admission::Admitted { .. }), "dead");
     assert_eq!(world.counter("duplicate").await, 4);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn a_lock_whose_holder_is_gone_holds_nobody_up() {
     let other = twin(&job);
     let admitted = queue.producer.enqueue(std::slice::from_ref(&other)).await.unwrap();
     assert_eq!(admitted, [Admission::Admitted { id: other.id.clone() }]);
-    assert_eq!(world.take_stock().await[other.id.as_str()], "ready");
+    assert_eq!(world.check_invariants().await[other.id.as_str()], "ready");
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn a_lock_that_lapsed_and_is_somebody_elses_by_now_is_left_to_them() {
             let verdict = if end == "done" { done(&first) } else { death(Kind::Gone, "a.test") };
             let _ = queue.worker.settle(delivery, verdict).await.unwrap();
         }
-        assert_ne!(world.state(&first.id).await.as_deref(), Some("leased"), "{end}");
+        assert_ne!(world.state(&first.id).await.as_deref(), Some("in_flight"), "{end}");
         let holder: Option<String> = world.ask("GET", &lock).await;
         assert_eq!(holder.as_deref(), Some(second.id.as_str()), "{end}");
         let _ = queue.worker.settle(claimed(&queue, "w").await, done(&second)).await.unwrap();
@@ -111,7 +111,7 @@ async fn the_same_id_is_in_once_live_or_dead() {
     assert_eq!(queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
     let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
     assert_eq!(queue.producer.enqueue(&[job]).await.unwrap(), [Admission::SameId]);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn above_the_backlog_ceiling_enqueue_refuses_and_the_inbox_waits() {
     let done = done(&delivery.job);
     let _ = queue.worker.settle(delivery, done).await.unwrap();
     assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
-    assert_eq!(world.take_stock().await.len(), 3);
+    assert_eq!(world.check_invariants().await.len(), 3);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Adopted, Adoptee, Adopter, Config, Content, DeadFilter, Error, Standing};
+use wm_analyzer::queue::{Adopted, Adopter, Config, Content, DeadFilter, Error, ForeignList, ListState};
 use wm_testbed::roles::Roles;
 
 use crate::link::cluster;
@@ -23,8 +23,8 @@ async fn adopting() -> World {
     world
 }
 
-fn lists(lists: &[&str]) -> Vec<Adoptee> {
-    lists.iter().map(|list| Adoptee::try_from((*list).to_owned()).unwrap()).collect()
+fn lists(lists: &[&str]) -> Vec<ForeignList> {
+    lists.iter().map(|list| ForeignList::try_from((*list).to_owned()).unwrap()).collect()
 }
 
 /// As a native object in an envelope: what is told apart here is lists, not forms.
@@ -36,7 +36,7 @@ async fn length(world: &World, list: &str) -> u64 {
     world.ask("LLEN", list).await
 }
 
-async fn standing(adopter: &mut Adopter, list: &str) -> Option<Standing> {
+async fn standing(adopter: &mut Adopter, list: &str) -> Option<ListState> {
     let adopted = adopter.look().await.unwrap();
     adopted.changed.into_iter().find(|(key, _)| key == list).map(|(_, standing)| standing)
 }
@@ -58,7 +58,7 @@ async fn each_list_is_taken_from_its_older_end_and_every_payload_is_judged() {
 
     let adopted = queue.worker.adopter(NOW_AND_THEN).look().await.unwrap();
     assert_eq!((adopted.moved, adopted.left), (7, 0));
-    let both = [SIDEKIQ, RESQUE].map(|list| (list.to_owned(), Standing::Adopted));
+    let both = [SIDEKIQ, RESQUE].map(|list| (list.to_owned(), ListState::Adopted));
     assert_eq!(adopted.changed, both);
     let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (6, 1));
@@ -71,7 +71,7 @@ async fn each_list_is_taken_from_its_older_end_and_every_payload_is_judged() {
     assert_eq!(world.counter("adopted").await, 7);
     let scheduled: u64 = world.ask("ZCARD", "schedule").await;
     assert_eq!(scheduled, 1, "Sidekiq's own is left alone");
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -120,14 +120,14 @@ async fn a_live_sidekiq_process_keeps_its_list_and_one_that_is_quiet_gone_or_els
     };
     says(r#","analysis""#, "false").await;
     let mut adopter = queue.worker.adopter(NOW_AND_THEN);
-    let theirs = Standing::Theirs("web-1:7:abc".to_owned());
+    let theirs = ListState::Theirs("web-1:7:abc".to_owned());
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, Some(theirs));
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, None, "told once");
     assert_eq!(length(&world, SIDEKIQ).await, 1);
 
     let forced = Config { adopt_beside_others: true, ..world.config.clone() };
     let forced = Roles::connect(&forced).await.unwrap();
-    let shared = Standing::Shared("web-1:7:abc".to_owned());
+    let shared = ListState::Shared("web-1:7:abc".to_owned());
     assert_eq!(standing(&mut forced.worker.adopter(NOW_AND_THEN), SIDEKIQ).await, Some(shared));
     assert_eq!(length(&world, SIDEKIQ).await, 0);
 
@@ -135,7 +135,7 @@ async fn a_live_sidekiq_process_keeps_its_list_and_one_that_is_quiet_gone_or_els
         says(queues, quiet).await;
         assert_eq!(
             standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await,
-            Some(Standing::Adopted),
+            Some(ListState::Adopted),
             "{queues} {quiet}"
         );
     }
@@ -143,7 +143,7 @@ async fn a_live_sidekiq_process_keeps_its_list_and_one_that_is_quiet_gone_or_els
     let _: u64 = world.ask("DEL", "web-1:7:abc").await;
     assert_eq!(
         standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await,
-        Some(Standing::Adopted),
+        Some(ListState::Adopted),
         "its heartbeat ran out"
     );
 }
@@ -160,7 +160,7 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
         let then = then.format(&Rfc3339).unwrap();
         let _: u64 = world.ask("HSET", &["resque:workers:heartbeat", worker, &then]).await;
     };
-    let theirs = Some(Standing::Theirs(worker.to_owned()));
+    let theirs = Some(ListState::Theirs(worker.to_owned()));
     assert_eq!(
         standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await,
         theirs,
@@ -170,7 +170,7 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
     assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, theirs);
     assert_eq!(length(&world, RESQUE).await, 1);
     beat(301).await;
-    assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, Some(Standing::Adopted));
+    assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, Some(ListState::Adopted));
     assert_eq!(length(&world, RESQUE).await, 0);
 }
 
@@ -179,12 +179,12 @@ async fn who_works_on_a_list_is_looked_at_again_now_and_then() {
     let world = adopting().await;
     let queue = world.queue().await;
     let (mut adopter, mut eager) = (queue.worker.adopter(NOW_AND_THEN), queue.worker.adopter(Duration::ZERO));
-    assert_eq!(standing(&mut adopter, SIDEKIQ).await, Some(Standing::Adopted));
-    assert_eq!(standing(&mut eager, SIDEKIQ).await, Some(Standing::Adopted));
+    assert_eq!(standing(&mut adopter, SIDEKIQ).await, Some(ListState::Adopted));
+    assert_eq!(standing(&mut eager, SIDEKIQ).await, Some(ListState::Adopted));
     let _: u64 = world.ask("SADD", &["processes", "web-1:7:abc"]).await;
     let _: u64 = world.ask("HSET", &["web-1:7:abc", "info", r#"{"queues":["analysis"]}"#]).await;
     assert_eq!(standing(&mut adopter, SIDEKIQ).await, None, "not at every look");
-    assert!(matches!(standing(&mut eager, SIDEKIQ).await, Some(Standing::Theirs(_))));
+    assert!(matches!(standing(&mut eager, SIDEKIQ).await, Some(ListState::Theirs(_))));
 }
 
 #[tokio::test]
@@ -216,14 +216,14 @@ async fn a_key_that_is_no_list_and_a_list_in_a_cluster_are_refused_and_the_inbox
     let _: u64 = world.ask("SADD", &[SIDEKIQ, "x"]).await;
     world.push(job().encode()).await;
     let refused = standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await;
-    assert!(matches!(refused, Some(Standing::Refused(why)) if why.contains("holds a set")));
+    assert!(matches!(refused, Some(ListState::Refused(why)) if why.contains("holds a set")));
     assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
 
     let node = cluster(1).await.remove(0);
     let config = Config { adopt: lists(&["sidekiq:queue:analysis"]), ..config(&node.url()) };
     let queue = Roles::connect(&config).await.unwrap();
     let refused = standing(&mut queue.worker.adopter(NOW_AND_THEN), SIDEKIQ).await;
-    assert!(matches!(refused, Some(Standing::Refused(why)) if why.contains("cluster")));
+    assert!(matches!(refused, Some(ListState::Refused(why)) if why.contains("cluster")));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Config, Entry, HostLine, Settled};
+use wm_analyzer::queue::{Config, HostWaiters, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -18,9 +18,9 @@ fn host(n: u64) -> String {
 async fn one_more(queue: &Roles, host: &str) -> Option<wm_analyzer::queue::Delivery> {
     enqueued(queue).await;
     let delivery = claimed(queue, "w").await;
-    match queue.worker.enter(&delivery.lease(), &somewhere(host)).await.unwrap() {
-        Entry::Entered => Some(delivery),
-        Entry::HostFull { host } => {
+    match queue.worker.start(&delivery.lease(), &somewhere(host)).await.unwrap() {
+        StartPermit::Granted => Some(delivery),
+        StartPermit::HostFull { host } => {
             let full = Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host } };
             assert_eq!(queue.worker.settle(delivery, full).await.unwrap(), Settled::Settled);
             None
@@ -43,12 +43,12 @@ async fn a_status_names_the_ten_longest_lines_and_forgets_them_as_they_end() {
         }
     }
     let status = queue.status().await.unwrap();
-    assert_eq!((status.leased, status.in_flight_filled()), (HOSTS, 12.0 / 99.0));
+    assert_eq!((status.in_flight, status.in_flight_filled()), (HOSTS, 12.0 / 99.0));
     let ceilings = status.ceilings;
     assert_eq!((ceilings.in_flight_max, ceilings.host_in_flight_max, ceilings.hosts_full), (99, 1, HOSTS));
-    let line = |n| HostLine { host: host(n), in_flight: 1, waiting: n };
-    assert_eq!(ceilings.longest_lines, (3..=HOSTS).rev().map(line).collect::<Vec<_>>());
-    world.take_stock().await;
+    let line = |n| HostWaiters { host: host(n), in_flight: 1, waiting: n };
+    assert_eq!(ceilings.longest_host_waiters, (3..=HOSTS).rev().map(line).collect::<Vec<_>>());
+    world.check_invariants().await;
 
     // Whoever ends calls the next one, whose place is then in the order again: the lines are shorter by one.
     for delivery in inside {
@@ -56,10 +56,10 @@ async fn a_status_names_the_ten_longest_lines_and_forgets_them_as_they_end() {
         assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
     }
     let ceilings = queue.status().await.unwrap().ceilings;
-    let line = |n| HostLine { host: host(n), in_flight: 0, waiting: n - 1 };
+    let line = |n| HostWaiters { host: host(n), in_flight: 0, waiting: n - 1 };
     assert_eq!(ceilings.hosts_full, HOSTS - 1, "one line is empty");
-    assert_eq!(ceilings.longest_lines, (3..=HOSTS).rev().map(line).collect::<Vec<_>>());
-    world.take_stock().await;
+    assert_eq!(ceilings.longest_host_waiters, (3..=HOSTS).rev().map(line).collect::<Vec<_>>());
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -69,11 +69,12 @@ async fn a_job_that_nobody_wants_any_more_leaves_its_line() {
     let queue = Roles::connect(&config).await.unwrap();
     let _inside = one_more(&queue, &host(1)).await;
     assert!(one_more(&queue, &host(1)).await.is_none());
-    let waiting: Vec<String> = world.ask("ZRANGE", &[&key(&format!("line:{}", host(1))), "0", "-1"]).await;
+    let waiting: Vec<String> =
+        world.ask("ZRANGE", &[&key(&format!("host_waiters:{}", host(1))), "0", "-1"]).await;
     let id = wm_analyzer::job::JobId::parse(&waiting[0]).unwrap();
     assert!(queue.operator.cancel(&id).await.unwrap());
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
     queue.worker.upkeep().await.unwrap();
     assert_eq!(queue.status().await.unwrap().ceilings.hosts_full, 0);
-    world.take_stock().await;
+    world.check_invariants().await;
 }

@@ -5,7 +5,7 @@
 use std::process::Command;
 
 use wm_analyzer::job::Job;
-use wm_analyzer::queue::Adoptee;
+use wm_analyzer::queue::ForeignList;
 
 use crate::peers::{has, run};
 use crate::world::*;
@@ -34,7 +34,7 @@ fn ruby(world: &World, way: &str) -> Vec<Job> {
 
 /// Exactly these jobs are in the queue, as they were meant.
 async fn are_in(world: &World, meant: &[Job]) {
-    assert_eq!(world.take_stock().await.len(), meant.len());
+    assert_eq!(world.check_invariants().await.len(), meant.len());
     for job in meant {
         let stored = world.field(&job.id, "payload").await.unwrap_or_else(|| panic!("{} is not in", job.id));
         assert_eq!(Job::restore(stored.as_bytes()).unwrap(), *job);
@@ -61,7 +61,7 @@ async fn what_sidekiqs_own_client_pushes_is_adopted_as_it_was_meant() {
         return;
     }
     let mut world = World::new().await;
-    world.config.adopt = vec![Adoptee::try_from("sidekiq:queue:analysis".to_owned()).unwrap()];
+    world.config.adopt = vec![ForeignList::try_from("sidekiq:queue:analysis".to_owned()).unwrap()];
     let meant = ruby(&world, "sidekiq");
     let queue = world.queue().await;
     let adopted = queue.worker.adopter(std::time::Duration::ZERO).look().await.unwrap();
@@ -80,7 +80,7 @@ async fn a_list_of_resque_is_adopted_as_it_was_meant() {
         return;
     }
     let mut world = World::new().await;
-    world.config.adopt = vec![Adoptee::try_from("resque:resque:queue:analysis".to_owned()).unwrap()];
+    world.config.adopt = vec![ForeignList::try_from("resque:resque:queue:analysis".to_owned()).unwrap()];
     let meant = ruby(&world, "resque");
     let queue = world.queue().await;
     let _ = queue.worker.adopter(std::time::Duration::ZERO).look().await.unwrap();

@@ -19,17 +19,17 @@ async fn leased_to_solo_by_reclaim_then_alone_in_the_hands_of_one_worker() {
     dies_with(claimed(&queue, "dead").await);
     world.expire(&job.id).await;
     let upkeep = queue.worker.upkeep().await.unwrap();
-    assert_eq!((upkeep.reclaimed, upkeep.buried.len(), upkeep.calm), (1, 0, false));
-    assert_eq!(world.take_stock().await[job.id.as_str()], "solo");
+    assert_eq!((upkeep.reclaimed, upkeep.buried.len(), upkeep.grace_period), (1, 0, false));
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "exclusive");
 
     let suspect = claimed(&queue, "w").await;
-    assert_eq!((&suspect.job.id, suspect.counts.crashes, suspect.is_solo()), (&job.id, 1, true));
-    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "nothing beside it");
+    assert_eq!((&suspect.job.id, suspect.counts.crashes, suspect.is_exclusive()), (&job.id, 1, true));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Exclusive), "nothing beside it");
     let other = world.queue().await;
     assert_eq!(claimed(&other, "w2").await.job.id, beside.id, "others go on");
     assert_eq!(queue.worker.settle(suspect, done(&job)).await.unwrap(), Settled::Settled);
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
-    assert_eq!(world.ask::<u64>("EXISTS", key("solo_turn")).await, 0);
+    assert_eq!(world.ask::<u64>("EXISTS", key("exclusive_lock")).await, 0);
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
     for _ in 0..2 {
         dies_with(claimed(&queue, "killed").await);
         world.expire(&job.id).await;
-        let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over too
+        let _: u64 = world.ask("DEL", key("exclusive_lock")).await; // its time is over too
         let upkeep = queue.worker.upkeep().await.unwrap();
         assert_eq!(upkeep.reclaimed, 1);
         if let [buried] = &upkeep.buried[..] {
@@ -50,13 +50,17 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
             assert_eq!(buried.reason.worker, "killed");
         }
     }
-    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason.unwrap().kind, Kind::CrashLoop);
 
     let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
-    assert_eq!(world.take_stock().await[job.id.as_str()], "solo", "what crashed runs alone when replayed");
+    assert_eq!(
+        world.check_invariants().await[job.id.as_str()],
+        "exclusive",
+        "what crashed runs alone when replayed"
+    );
 }
 
 #[tokio::test]
@@ -71,7 +75,7 @@ async fn a_burial_is_told_though_a_later_step_of_the_same_round_fails() {
     world.expire(&job.id).await;
     let _: () = world.ask("SET", &[key("scheduled"), "no ZSET".to_owned()]).await;
     let mut done = Upkeep::default();
-    queue.worker.keep_up(&mut done).await.unwrap_err();
+    queue.worker.run_upkeep(&mut done).await.unwrap_err();
     assert_eq!(done.buried.iter().map(|buried| &buried.id).collect::<Vec<_>>(), [&job.id]);
 }
 
@@ -89,12 +93,12 @@ async fn a_suspect_waits_until_its_worker_has_empty_hands() {
     enqueued(&queue).await;
     world.expire(&suspect.id).await;
     queue.worker.upkeep().await.unwrap();
-    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo));
-    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "and again");
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Exclusive));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Exclusive), "and again");
     let done = done(&in_hand.job);
     let _ = queue.worker.settle(in_hand, done).await.unwrap();
     let alone = claimed(&queue, "w").await;
-    assert!(alone.is_solo());
+    assert!(alone.is_exclusive());
     assert_eq!(alone.job.id, suspect.id);
 }
 
@@ -113,7 +117,7 @@ async fn suspects_do_not_starve_the_others() {
     queue.worker.upkeep().await.unwrap();
     let good = enqueued(&queue).await;
     let suspect = claimed(&queue, "w").await;
-    assert!(suspect.is_solo());
+    assert!(suspect.is_exclusive());
     // It took a minute.
     let then = (world.now_ms().await - 60_000).to_string();
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", suspect.job.id)), "claimed_ms", &then]).await;
@@ -121,7 +125,7 @@ async fn suspects_do_not_starve_the_others() {
     let _ = queue.worker.settle(suspect, verdict).await.unwrap();
     let next = claimed(&queue, "w").await;
     assert_eq!(next.job.id, good.id, "for a minute the others have their turn");
-    let rest: u64 = world.ask("HGET", &[&key("meta"), "solo_rest_ms"]).await;
+    let rest: u64 = world.ask("HGET", &[&key("meta"), "exclusive_rest_until_ms"]).await;
     assert!(rest > world.now_ms().await + 50_000);
 }
 
@@ -136,7 +140,7 @@ async fn a_lost_lease_never_settles() {
         world.expire(&job.id).await;
         fresh.worker.upkeep().await.unwrap();
         let _: u64 = world.ask("HDEL", &[&key(&format!("job:{}", job.id)), "crashes"]).await;
-        let _: u64 = world.ask("DEL", key("solo_turn")).await;
+        let _: u64 = world.ask("DEL", key("exclusive_lock")).await;
         assert!(!stale.worker.confirm(&lease).await.unwrap());
         assert_eq!(
             stale.worker.heartbeat(&info("slow"), &[lease]).await.unwrap().lost,
@@ -147,10 +151,10 @@ async fn a_lost_lease_never_settles() {
         let before = world.events().await.len();
         assert_eq!(stale.worker.settle(slow, verdict).await.unwrap(), Settled::Superseded);
         assert_eq!(world.events().await.len(), before, "it wrote nothing");
-        assert_eq!(world.take_stock().await[job.id.as_str()], "leased");
+        assert_eq!(world.check_invariants().await[job.id.as_str()], "in_flight");
         assert!(fresh.worker.confirm(&current.lease()).await.unwrap());
         let _ = fresh.worker.release(current).await.unwrap();
-        let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+        let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
     }
     let slow = claimed(&stale, "slow").await;
     world.expire(&job.id).await;
@@ -181,7 +185,7 @@ async fn a_beat_renews_what_is_held_and_shows_the_worker() {
     assert_eq!(queue.worker.heartbeat(&info("w"), &leases).await.unwrap(), Default::default());
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 0);
     let status = queue.status().await.unwrap();
-    assert_eq!((status.leased, status.workers.len()), (2, 1));
+    assert_eq!((status.in_flight, status.workers.len()), (2, 1));
     assert_eq!(status.workers[0].info, info("w"));
 }
 
@@ -220,7 +224,7 @@ async fn after_the_clock_went_back_nobody_is_blamed_and_no_lease_lasts_for_ever(
     let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead]).await;
     let left_behind = &held[0].job.id;
     let _: u64 = world.ask("ZADD", &[&key("lease"), "XX", &far, left_behind.as_str()]).await;
-    assert!(queue.worker.upkeep().await.unwrap().calm);
+    assert!(queue.worker.upkeep().await.unwrap().grace_period);
     let ends: f64 = world.ask("ZSCORE", &[&key("lease"), left_behind.as_str()]).await;
     assert!((ends as u64) < now + 120_000, "one lease from now, not an hour");
     assert_calm_until_the_beats_are_back(&world, &queue, held).await;
@@ -236,14 +240,14 @@ async fn after_the_clock_went_back_a_suspect_waits_neither_for_it_nor_for_a_turn
     queue.worker.upkeep().await.unwrap();
     let hour = world.now_ms().await + 3_600_000;
     let (ahead, far) = (hour.to_string(), (hour + 90_000).to_string());
-    let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead, "solo_rest_ms", &far]).await;
-    let _: u64 = world.ask("ZADD", &[&key("solo"), "XX", &ahead, suspect.id.as_str()]).await;
-    let _: () = world.ask("SET", &[&key("solo_turn"), "gone", "PXAT", &far]).await;
-    assert!(queue.worker.upkeep().await.unwrap().calm);
-    let left: u64 = world.ask("PTTL", key("solo_turn")).await;
+    let _: u64 = world.ask("HSET", &[&key("meta"), "tick_ms", &ahead, "exclusive_rest_until_ms", &far]).await;
+    let _: u64 = world.ask("ZADD", &[&key("exclusive"), "XX", &ahead, suspect.id.as_str()]).await;
+    let _: () = world.ask("SET", &[&key("exclusive_lock"), "gone", "PXAT", &far]).await;
+    assert!(queue.worker.upkeep().await.unwrap().grace_period);
+    let left: u64 = world.ask("PTTL", key("exclusive_lock")).await;
     assert!(left <= 90_000, "one lease from now, not an hour: {left}");
-    let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over
-    assert!(claimed(&queue, "w").await.is_solo());
+    let _: u64 = world.ask("DEL", key("exclusive_lock")).await; // its time is over
+    assert!(claimed(&queue, "w").await.is_exclusive());
 }
 
 async fn several_deliveries(world: &World, queue: &Roles) -> Vec<wm_analyzer::queue::Delivery> {
@@ -265,17 +269,17 @@ async fn assert_calm_until_the_beats_are_back(
 ) {
     for _ in 0..3 {
         let upkeep = queue.worker.upkeep().await.unwrap();
-        assert_eq!((upkeep.calm, upkeep.reclaimed), (true, 0));
+        assert_eq!((upkeep.grace_period, upkeep.reclaimed), (true, 0));
     }
     let leases: Vec<_> = held.iter().map(|d| d.lease()).collect();
     assert_eq!(queue.worker.heartbeat(&info("w"), &leases[1..]).await.unwrap().lost, []);
     world.expire(&held[0].job.id).await;
     // A lease later only the one that nobody answers for is taken over.
-    let _: u64 = world.ask("HSET", &[&key("meta"), "calm_ms", "1"]).await;
+    let _: u64 = world.ask("HSET", &[&key("meta"), "grace_until_ms", "1"]).await;
     let upkeep = queue.worker.upkeep().await.unwrap();
-    assert_eq!((upkeep.calm, upkeep.reclaimed), (false, 1));
-    assert_eq!(queue.status().await.unwrap().leased, 4);
-    world.take_stock().await;
+    assert_eq!((upkeep.grace_period, upkeep.reclaimed), (false, 1));
+    assert_eq!(queue.status().await.unwrap().in_flight, 4);
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -293,8 +297,8 @@ async fn kill_9_between_claim_and_settle_loses_nothing() {
     assert!(lines.map_while(Result::ok).any(|line| line.contains("claimed 2")), "it has two in hand");
     child.kill().unwrap();
     child.wait().unwrap();
-    let states = world.take_stock().await;
-    assert_eq!(states.values().filter(|state| *state == "leased").count(), 2);
+    let states = world.check_invariants().await;
+    assert_eq!(states.values().filter(|state| *state == "in_flight").count(), 2);
 
     for job in &jobs[..2] {
         world.expire(&job.id).await;
@@ -309,7 +313,7 @@ async fn kill_9_between_claim_and_settle_loses_nothing() {
         world.counter("done").await == 3
     })
     .await;
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
     let events: Vec<_> = world.events().await.into_iter().filter(|(kind, _)| kind == "done").collect();
     assert_eq!(events.len(), 3, "each once");
 }

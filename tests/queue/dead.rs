@@ -50,7 +50,7 @@ async fn letters_are_found_by_kind_host_time_and_id() {
     let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
     assert_eq!(found(&queue, DeadFilter { since: Some(later), ..by(&[], &[]) }).await, []);
     assert_eq!(queue.operator.dead(&by(&[], &[]), 2).await.unwrap().len(), 2);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn hundreds_of_letters_are_read_page_by_page() {
     assert_eq!(replayed[0].1, Replayed::Undecodable);
     let all: Vec<_> = letters.into_iter().map(|letter| letter.id).collect();
     assert_eq!(queue.operator.discard(&all).await.unwrap(), 230);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn replay_onto_a_live_pair_answers_the_holder_and_leaves_the_letter() {
     let answers = queue.operator.replay(&ids).await.unwrap();
     let answers: Vec<_> = answers.into_iter().map(|(_, answer)| answer).collect();
     assert_eq!(answers, [Replayed::Duplicate { holder: holder.id }, Replayed::Missing, Replayed::Missing]);
-    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
 }
 
 /// How many dead letters one upkeep forgets because of their age, of their number, and of their bytes.
@@ -127,7 +127,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
     assert_eq!(world.counter("evicted").await, 2);
     assert!(world.counter("outlived").await >= 1);
     assert_eq!(queue.status().await.unwrap().evicted_today(), 2, "of old age nobody needs to be told");
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -154,5 +154,5 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     let _ = queue.worker.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
     assert_eq!(queue.operator.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
     assert!(claimed(&queue, "w").await.granted.is_empty());
-    world.take_stock().await;
+    world.check_invariants().await;
 }

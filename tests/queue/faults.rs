@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -148,15 +148,15 @@ fn broken(mut words: Vec<Vec<u8>>, nth: u32, scripts: &HashMap<String, String>) 
 /// A job that is inside at its host.
 async fn inside(queue: &Roles) -> Delivery {
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap(), StartPermit::Granted);
     held
 }
 
 /// A job that is not let in to the same.
 async fn turned_away(queue: &Roles) -> Delivery {
     let held = claimed(queue, "w").await;
-    let entry = queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap();
-    assert_eq!(entry, Entry::HostFull { host: "a.test".into() });
+    let entry = queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap();
+    assert_eq!(entry, StartPermit::HostFull { host: "a.test".into() });
     held
 }
 
@@ -294,7 +294,7 @@ impl Deed {
             Self::Enter => {
                 let held = claimed(&queue, "w").await;
                 wire.fail_at(nth_key);
-                over.worker.enter(&held.lease(), &at("http://a.test/", "http://b.test/")).await.map(drop)
+                over.worker.start(&held.lease(), &at("http://a.test/", "http://b.test/")).await.map(drop)
             }
             Self::WaitInLine => {
                 let _inside = inside(&queue).await;
@@ -325,7 +325,7 @@ impl Deed {
         match &outcome {
             Ok(()) => true,
             Err(e) if e.to_string().contains("away: ") => {
-                let stock = world.take_stock().await;
+                let stock = world.check_invariants().await;
                 let lost = jobs.iter().find(|job| self != Deed::Trim && !stock.contains_key(job.id.as_str()));
                 assert!(lost.is_none(), "{self:?} lost {lost:?} when it failed: {e}");
                 let known = if self == Deed::Admit { 4 } else { 3 };
@@ -364,14 +364,16 @@ async fn a_script_that_fails_at_any_key_it_did_not_declare_loses_nothing_and_is_
                 }
                 let status = queue.status().await.unwrap();
                 let later = if deed == Deed::Schedule { 0 } else { status.scheduled };
-                status.leased + status.ready + status.solo + later == 0
+                status.in_flight + status.ready + status.exclusive + later == 0
             })
             .await;
         }
     }
     println!("undeclared keys at which each failed: {failures:?}");
-    let deeds = ["Claim", "ClaimAlone", "Heartbeat", "Promote", "Reclaim", "ReclaimForGood", "Trim"];
-    for deed in deeds.into_iter().chain(["WaitInLine", "FinishAndCall", "ReclaimAndCall", "LookAtTheLine"]) {
+    let operations = ["Claim", "ClaimAlone", "Heartbeat", "Promote", "Reclaim", "ReclaimForGood", "Trim"];
+    for deed in
+        operations.into_iter().chain(["WaitInLine", "FinishAndCall", "ReclaimAndCall", "LookAtTheLine"])
+    {
         assert!(failures[deed] > 0, "{deed} never failed: {failures:?}");
     }
 }

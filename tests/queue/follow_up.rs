@@ -41,7 +41,11 @@ async fn done_skip_and_death_are_each_followed_and_going_round_is_not() {
         admitted(&queue, &job).await;
         let _ = queue.worker.release(claimed(&queue, "w").await).await.unwrap();
         let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
-        assert_eq!(world.take_stock().await.values().filter(|state| *state != "dead").count(), 1, "not yet");
+        assert_eq!(
+            world.check_invariants().await.values().filter(|state| *state != "dead").count(),
+            1,
+            "not yet"
+        );
         queue.worker.upkeep().await.unwrap();
         let delivery = claimed(&queue, "w").await;
         let verdict = end(&delivery.job);
@@ -63,7 +67,7 @@ async fn a_crash_loop_is_followed_too() {
         world.expire(&job.id).await;
         queue.worker.upkeep().await.unwrap();
     }
-    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
     follows(&queue, &job).await;
 }
 
@@ -86,11 +90,11 @@ async fn a_cancelled_job_is_followed_by_nothing() {
     let job = both();
     admitted(&queue, &job).await;
     assert!(queue.operator.cancel(&job.id).await.unwrap());
-    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
+    let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -105,7 +109,7 @@ async fn two_jobs_for_one_version_are_followed_by_one_and_a_replay_by_none() {
         let _ = queue.worker.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
     }
     let follow_up: JobId = first.follow_up().unwrap().id;
-    assert_eq!(world.take_stock().await.into_keys().filter(|id| id.ends_with(".earliest")).count(), 1);
+    assert_eq!(world.check_invariants().await.into_keys().filter(|id| id.ends_with(".earliest")).count(), 1);
     assert!(
         world.events().await.contains(&("duplicate".to_owned(), second.follow_up().unwrap().id.to_string()))
     );
@@ -134,7 +138,7 @@ async fn a_full_redis_and_a_full_backlog_lose_no_follow_up() {
     let _ = queue.worker.settle(first, done(&lives)).await.unwrap();
     let _ = queue.worker.settle(second, death(Kind::Gone, "a.test")).await.unwrap();
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
-    let states = world.take_stock().await;
+    let states = world.check_invariants().await;
     for job in [&lives, &dies] {
         assert_eq!(states[job.follow_up().unwrap().id.as_str()], "ready");
     }

@@ -49,7 +49,7 @@ async fn an_undecodable_payload_is_buried_once_with_its_evidence_and_blocks_noth
     assert_eq!(raw.head, nonsense);
     assert_eq!(raw.length, nonsense.len() as u64);
     assert_eq!(raw.hash, format!("sha256:{}", sha256(nonsense)));
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -70,7 +70,7 @@ async fn a_payload_over_8_kib_is_buried_with_its_first_64_kib_its_length_and_its
     assert_eq!(raw.head, big[..65_536]);
     assert_eq!(raw.length, 200_000);
     assert_eq!(raw.hash, format!("sha256:{}", sha256(&big)));
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn a_payload_over_1_mib_never_leaves_redis_whole() {
     assert_eq!((raw.head.len(), raw.length), (65_536, 30_000_000));
     // As `head -c 1M /dev/zero | tr '\0' x | sha1sum` says.
     assert_eq!(raw.hash, "sha1-1MiB:e37f4d5be56713044d62525e406d250a722647d6");
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn hundreds_of_large_payloads_are_taken_in_bounded_looks() {
         assert!(looks <= 12, "for ever");
     }
     assert_eq!(looks, 6);
-    assert_eq!(world.take_stock().await.len(), 12);
+    assert_eq!(world.check_invariants().await.len(), 12);
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn duplicates_in_the_inbox_are_counted_and_leave_it() {
     let _ = queue.worker.settle(claimed(&queue, "w").await, done(&job)).await.unwrap();
     world.push(twin(&job).encode()).await;
     assert_eq!(queue.worker.ingest().await.unwrap().already_done, 1);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn several_workers_may_ingest_at_once_and_each_payload_is_taken_in_once() 
         (admitted, buried) = (admitted + a, buried + b);
     }
     assert_eq!((admitted, buried), (450, 50));
-    let states = world.take_stock().await;
+    let states = world.check_invariants().await;
     assert_eq!(states.len(), 500);
 }
 
@@ -191,5 +191,5 @@ async fn a_stored_payload_that_this_build_cannot_read_is_buried_at_its_claim() {
     assert_eq!(raw.head, of_a_newer_build.as_bytes());
     let next: JobId = claimed(&queue, "w").await.job.id;
     assert_eq!(next, behind.id);
-    world.take_stock().await;
+    world.check_invariants().await;
 }

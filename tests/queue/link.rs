@@ -8,7 +8,7 @@ use wm_analyzer::queue::{Claim, Config, Delivery, Error, Settled};
 use wm_testbed::redis::{Options, PrivateRedis};
 use wm_testbed::roles::Roles;
 
-use crate::deeds::{all_that_a_worker_does, all_that_an_operator_does};
+use crate::operations::{all_that_a_worker_does, all_that_an_operator_does};
 use crate::sentinel::{tell, watched};
 use crate::world::*;
 
@@ -92,7 +92,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
     })
     .await;
     let last = idle.lease().id;
-    until("the replica is in step", async || world.state(&last).await.as_deref() == Some("leased")).await;
+    until("the replica is in step", async || world.state(&last).await.as_deref() == Some("in_flight")).await;
 
     master.kill();
     let said = settled_at_last(&queue, held).await;
@@ -116,11 +116,11 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
     }
     let late = enqueued(&queue).await;
     until("whoever waited found the new master", async || {
-        world.state(&late.id).await.as_deref() == Some("leased")
+        world.state(&late.id).await.as_deref() == Some("in_flight")
     })
     .await;
     waits.abort();
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -131,7 +131,8 @@ async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let held = claimed(&queue, "w").await;
-    until("the replica is in step", async || world.state(&job.id).await.as_deref() == Some("leased")).await;
+    until("the replica is in step", async || world.state(&job.id).await.as_deref() == Some("in_flight"))
+        .await;
     // Half a second is nothing: that is when the client itself would give up.
     tell::<()>(&master, "CLIENT PAUSE 1200 ALL").await;
     queue.status().await.unwrap();
@@ -144,7 +145,7 @@ async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
     assert!(said.iter().any(|said| said.to_lowercase().contains("read")), "{said:?}");
     world.look_again().await;
     assert_eq!(world.counter("done").await, 1);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -267,7 +268,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     })
     .await;
     queue.worker.wait(Duration::from_millis(20)).await;
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
     // Home again, when that node is gone.
     let said = {
         drop(world);

@@ -66,7 +66,7 @@ async fn a_teller_that_dies_before_it_told_is_followed_by_another() {
         AlertLeader::Us,
         "the dead one's word is over too"
     );
-    for key in ["outage:api", "teller:api"].map(key) {
+    for key in ["outage:api", "alert_leader:api"].map(key) {
         let ms: i64 = world.ask("PTTL", &key).await;
         assert!((1..=400).contains(&ms), "{key}: {ms}");
     }

@@ -10,7 +10,7 @@ use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Heap, Presence, REPORT_MAX_BYTES, Replayed, Running, Settled};
+use wm_analyzer::queue::{Claim, Heap, Presence, REPORT_MAX_BYTES, Replayed, RunningJob, Settled};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -25,11 +25,11 @@ async fn enqueue_then_claim_then_done_leaves_a_report_an_event_and_no_job() {
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job, job);
     assert_eq!(delivery.counts.deliveries, 1);
-    assert!(!delivery.is_solo());
-    assert_eq!(world.take_stock().await[job.id.as_str()], "leased");
+    assert!(!delivery.is_exclusive());
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "in_flight");
 
     assert_eq!(queue.worker.settle(delivery, done(&job)).await.unwrap(), Settled::Settled);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
     let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
     let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
     assert_eq!(stored, report(&job));
@@ -49,7 +49,7 @@ async fn leased_to_gone_by_skip_records_the_reason() {
     let skip = Skip::new(SkipReason::Content, "from is application/pdf");
     let settled = queue.worker.settle(claimed(&queue, "w").await, Verdict::Skip(skip)).await.unwrap();
     assert_eq!(settled, Settled::Settled);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
     assert_eq!(world.counter("skipped:content").await, 1);
     assert_eq!(world.events().await, [("skipped".to_owned(), job.id.to_string())]);
     let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
@@ -76,7 +76,7 @@ async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_ba
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::from_secs(3600))).await.unwrap();
-    assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "scheduled");
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 0, "not yet due");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
 
@@ -97,7 +97,7 @@ async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_adds_up_the_time_
     }
     let counts = claimed(&queue, "w").await.counts;
     assert_eq!((counts.failures, counts.postponements, counts.deliveries), (0, 2, 3));
-    assert_eq!(counts.put_off_ms, 3000, "the delays that were given, not the time until it ran");
+    assert_eq!(counts.postponed_ms, 3000, "the delays that were given, not the time until it ran");
 }
 
 #[tokio::test]
@@ -107,8 +107,8 @@ async fn what_an_open_breaker_puts_off_is_counted_against_no_job() {
     let job = enqueued(&queue).await;
     put_off(&world, &queue, &job.id, Duration::from_secs(9), Holdup::BreakerOpen(failure())).await;
     let counts = claimed(&queue, "w").await.counts;
-    assert_eq!((counts.postponements, counts.put_off_ms, counts.failures, counts.deliveries), (0, 0, 0, 2));
-    assert!(world.field(&job.id, "last").await.unwrap().contains("no answer in 30 s"));
+    assert_eq!((counts.postponements, counts.postponed_ms, counts.failures, counts.deliveries), (0, 0, 0, 2));
+    assert!(world.field(&job.id, "last_failure").await.unwrap().contains("no answer in 30 s"));
 }
 
 #[tokio::test]
@@ -121,10 +121,10 @@ async fn finding_a_host_full_counts_as_nothing_at_all_and_is_done_as_often_as_ne
         let because = Holdup::HostFull { host: "busy.test".to_owned() };
         let verdict = Verdict::Postpone { after: Duration::ZERO, because };
         let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
-        assert_eq!(world.take_stock().await[job.id.as_str()], "ready");
+        assert_eq!(world.check_invariants().await[job.id.as_str()], "ready");
     }
     let delivery = claimed(&queue, "w").await;
-    assert!(!delivery.is_solo(), "it is no suspect");
+    assert!(!delivery.is_exclusive(), "it is no suspect");
     assert_eq!(delivery.counts, Counts { deliveries: 1, ..Counts::default() });
     assert_eq!(world.counter("host_full").await, 25);
 }
@@ -133,7 +133,7 @@ async fn finding_a_host_full_counts_as_nothing_at_all_and_is_done_as_often_as_ne
 async fn put_off(world: &World, queue: &Roles, id: &JobId, after: Duration, because: Holdup) {
     let verdict = Verdict::Postpone { after, because };
     let _ = queue.worker.settle(claimed(queue, "w").await, verdict).await.unwrap();
-    assert_eq!(world.take_stock().await[id.as_str()], "scheduled");
+    assert_eq!(world.check_invariants().await[id.as_str()], "scheduled");
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1);
 }
@@ -146,7 +146,7 @@ async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
     let verdict = death(Kind::MemoryExceeded, "a.test");
     let Verdict::DeadLetter(reason) = verdict.clone() else { unreachable!() };
     let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
-    assert_eq!(world.take_stock().await[job.id.as_str()], "dead");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
     let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason, Some(*reason));
     assert_eq!(world.counter("dead:memory_exceeded").await, 1);
@@ -166,7 +166,7 @@ async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
         queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap(),
         [(job.id.clone(), Replayed::Replayed)]
     );
-    assert_eq!(world.take_stock().await[job.id.as_str()], "ready");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job, job);
     assert_eq!((delivery.counts.replays, delivery.counts.failures), (1, 0));
@@ -182,7 +182,7 @@ async fn dead_to_gone_by_discard() {
     let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
     assert_eq!(queue.operator.discard(std::slice::from_ref(&job.id)).await.unwrap(), 1);
     assert_eq!(queue.operator.discard(&[job.id]).await.unwrap(), 0);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_
     let first = enqueued(&queue).await;
     enqueued(&queue).await;
     assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
-    assert_eq!(world.take_stock().await[first.id.as_str()], "ready");
+    assert_eq!(world.check_invariants().await[first.id.as_str()], "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job.id, first.id, "at its old place");
     assert_eq!((delivery.counts.deliveries, delivery.counts.releases), (1, 1));
@@ -201,16 +201,16 @@ async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_
 #[tokio::test]
 async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
     let mut world = World::new().await;
-    world.config.releases_solo = 3;
+    world.config.releases_exclusive = 3;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     for _ in 0..3 {
         let delivery = claimed(&queue, "w").await;
-        assert!(!delivery.is_solo());
+        assert!(!delivery.is_exclusive());
         let _ = queue.worker.release(delivery).await.unwrap();
     }
-    assert_eq!(world.take_stock().await[job.id.as_str()], "solo");
-    assert!(claimed(&queue, "w").await.is_solo());
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "exclusive");
+    assert!(claimed(&queue, "w").await.is_exclusive());
 }
 
 #[tokio::test]
@@ -238,7 +238,7 @@ async fn run_at_waits_for_its_time_and_promote_brings_it() {
     let later = OffsetDateTime::now_utc() + Duration::from_secs(3600);
     let job = Job { run_at: Some(later), ..job() };
     let _ = queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap();
-    assert_eq!(world.take_stock().await[job.id.as_str()], "scheduled");
+    assert_eq!(world.check_invariants().await[job.id.as_str()], "scheduled");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let due: f64 = world.ask("ZSCORE", &[&key("scheduled"), job.id.as_str()]).await;
     assert_eq!(due as i128, later.unix_timestamp_nanos() / 1_000_000);
@@ -253,13 +253,13 @@ async fn an_expired_job_is_handed_out_only_to_be_skipped() {
     let queue = world.queue().await;
     let job = Job { expires_at: Some(OffsetDateTime::now_utc() - Duration::from_secs(5)), ..job() };
     let _ = queue.producer.enqueue(&[job]).await.unwrap();
-    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
+    let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     assert_eq!(skip.reason, SkipReason::Expired);
     let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
     assert_eq!(world.counter("skipped:expired").await, 1);
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -268,7 +268,7 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let queue = world.queue().await;
     let waiting = enqueued(&queue).await;
     assert!(queue.operator.cancel(&waiting.id).await.unwrap());
-    let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
+    let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     assert_eq!(skip.reason, SkipReason::Cancelled);
@@ -284,7 +284,7 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let _ = queue.worker.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
     assert!(queue.operator.cancel(&running.id).await.unwrap());
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1, "no need to wait for its time");
-    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Foregone(..)));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::NotNeeded(..)));
 }
 
 #[tokio::test]
@@ -340,7 +340,7 @@ async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
 async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
     let world = World::new().await;
     let queue = world.queue().await;
-    let running = |n: u64| Running {
+    let running = |n: u64| RunningJob {
         id: JobId::parse(&format!("job-{n}")).unwrap(),
         from: None,
         to: Uuid::nil(),
@@ -350,21 +350,21 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         limit_ms: Some(30_000),
         heap: (n < 3).then_some(Heap { bytes: 64 << 20, limit_bytes: 256 << 20 }),
     };
-    let told: Vec<Running> = (0..70).map(running).collect();
+    let told: Vec<RunningJob> = (0..70).map(running).collect();
     queue.worker.heartbeat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
     let mut seen = queue.status().await.unwrap().workers.remove(0);
     until("time has gone by", async || {
         seen = queue.status().await.unwrap().workers.remove(0);
-        seen.beat_age_ms > 0
+        seen.heartbeat_age_ms > 0
     })
     .await;
-    let age = seen.beat_age_ms;
-    let later = |job: &Running| Running {
+    let age = seen.heartbeat_age_ms;
+    let later = |job: &RunningJob| RunningJob {
         running_ms: job.running_ms + age,
         stage_ms: job.stage_ms + age,
         ..job.clone()
     };
     assert_eq!(seen.info.running, told[..64].iter().map(later).collect::<Vec<_>>());
     assert_eq!((told[0].percent(), told[0].heap.unwrap().percent()), (Some(20), 25));
-    assert_eq!(Running { limit_ms: None, ..told[0].clone() }.percent(), None);
+    assert_eq!(RunningJob { limit_ms: None, ..told[0].clone() }.percent(), None);
 }

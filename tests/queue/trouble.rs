@@ -29,7 +29,7 @@ async fn a_script_flush_in_mid_run_is_not_noticed() {
         flush().await;
         queue.worker.upkeep().await.unwrap();
     }
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -65,14 +65,14 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.promoted), (1, 1));
     let suspect = claimed(&queue, "w").await;
-    assert!(suspect.is_solo());
+    assert!(suspect.is_exclusive());
     let verdict = done(&suspect.job);
     let _ = queue.worker.settle(suspect, verdict).await.unwrap();
 
     full(false).await;
     assert_eq!(queue.status().await.unwrap().inbox, 1, "nothing was lost");
     assert_eq!(queue.worker.ingest().await.unwrap().admitted, 1);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 /// Carries out every verdict once: a first call only learns that the script is not there yet.
@@ -119,7 +119,7 @@ async fn a_settle_whose_answer_was_lost_is_not_carried_out_twice() {
         assert_eq!(twice, again, "{label}");
         assert_eq!(world.events().await.len(), before + 1, "{label}: once");
         assert_eq!(world.counter(label).await, counted + 1, "{label}: once");
-        world.take_stock().await;
+        world.check_invariants().await;
     }
 }
 
@@ -132,7 +132,7 @@ async fn a_claim_whose_answer_was_lost_hands_out_the_same_job_to_the_next_claim(
     wire.lose_the_next_answer();
     let lost = queue.worker.claim(&worker("w")).await.expect_err("no answer");
     assert!(lost.is_transient(), "{lost}");
-    assert_eq!(world.state(&jobs[0].id).await.as_deref(), Some("leased"));
+    assert_eq!(world.state(&jobs[0].id).await.as_deref(), Some("in_flight"));
     let delivery = claimed(&queue, "w").await;
     assert_eq!((&delivery.job.id, delivery.counts.deliveries), (&jobs[0].id, 1), "the same delivery");
     assert_eq!(claimed(&queue, "w").await.job.id, jobs[1].id);
@@ -148,8 +148,10 @@ async fn a_claim_that_was_given_up_hands_out_the_same_job_to_the_next_claim() {
     world.ask::<()>("CLIENT", &["PAUSE", "300", "WRITE"]).await;
     let given_up = tokio::time::timeout(Duration::from_millis(50), queue.worker.claim(&worker("w"))).await;
     assert!(given_up.is_err());
-    until("the server has handed it out", async || world.state(&job.id).await.as_deref() == Some("leased"))
-        .await;
+    until("the server has handed it out", async || {
+        world.state(&job.id).await.as_deref() == Some("in_flight")
+    })
+    .await;
     assert_eq!(claimed(&queue, "w").await.counts.deliveries, 1);
 }
 
@@ -168,7 +170,7 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
     let settled = queue.worker.settle(unsettled.delivery, unsettled.verdict).await.unwrap();
     assert_eq!(settled, Settled::Settled);
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
-    assert!(world.take_stock().await.is_empty());
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]
@@ -253,7 +255,7 @@ async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
         .await;
     let queue = world.queue().await;
     let _ = queue.producer.enqueue(&[job(), job(), job()]).await.unwrap();
-    until("each has one", async || queue.status().await.unwrap().leased == 3).await;
+    until("each has one", async || queue.status().await.unwrap().in_flight == 3).await;
     for worker in workers {
         worker.abort();
     }

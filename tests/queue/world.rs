@@ -17,7 +17,7 @@ use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
 use wm_testbed::redis::{Options, PrivateRedis};
 use wm_testbed::roles::Roles;
 
-use crate::stock::Stock;
+use crate::invariants::Stock;
 use crate::wire::Wire;
 
 /// A server and an eye on it.
@@ -46,7 +46,7 @@ pub fn config(url: &str) -> Config {
         in_flight_max: 0,
         host_in_flight_max: 64,
         crashes_max: 2,
-        releases_solo: 20,
+        releases_exclusive: 20,
         dead_max_count: 100_000,
         dead_max_age: Duration::from_secs(90 * 86_400),
         dead_max_bytes: bytesize::ByteSize::mib(256),
@@ -129,7 +129,7 @@ impl World {
     }
 
     /// The state of every job, seen to be in exactly one place; see [`Stock::check`].
-    pub async fn take_stock(&self) -> BTreeMap<String, String> {
+    pub async fn check_invariants(&self) -> BTreeMap<String, String> {
         Stock::of(self).await.check()
     }
 }

@@ -18,7 +18,7 @@ pub struct Counts {
     pub postponements: u32,
     /// The time that those postponements put it off, in milliseconds. What passed beside them is not in it.
     #[serde(default)]
-    pub put_off_ms: u64,
+    pub postponed_ms: u64,
     /// Times it was handed back gracefully.
     pub releases: u32,
     /// Times an operator put it back from the dead letters.

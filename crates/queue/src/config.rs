@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::intake::foreign_list::Adoptee;
+use crate::intake::foreign_list::ForeignList;
 use crate::redis::address::redacted;
 
 /// The queue that is meant where none is named: `queue.name` as it is built in.
@@ -27,7 +27,7 @@ pub struct Config {
     /// The queue: `[a-z0-9][a-z0-9_-]{0,62}`.
     pub name: String,
     /// Lists of another job system that are emptied into the inbox.
-    pub adopt: Vec<Adoptee>,
+    pub adopt: Vec<ForeignList>,
     /// Adopt also while a worker of that system is alive on the list.
     pub adopt_beside_others: bool,
     /// Most connections that commands share.
@@ -52,14 +52,14 @@ pub struct Config {
     pub done_ttl: Duration,
     /// Most waiting jobs (ready, scheduled, solo) before nothing more is admitted.
     pub backlog_max: u64,
-    /// Most jobs in workers' hands at a time, all workers together; 0 is any number.
+    /// Most jobs in workers' in_flight at a time, all workers together; 0 is any number.
     pub in_flight_max: u32,
     /// Most of them at one host; 0 is any number.
     pub host_in_flight_max: u32,
     /// Crashes that bury a job.
     pub crashes_max: u32,
     /// Releases after which a job runs alone.
-    pub releases_solo: u32,
+    pub releases_exclusive: u32,
     /// Most dead letters.
     pub dead_max_count: u64,
     /// Greatest age of a dead letter.
@@ -97,7 +97,7 @@ pub(crate) mod tests {
         in_flight_max = 0
         host_in_flight_max = 64
         crashes_max = 2
-        releases_solo = 20
+        releases_exclusive = 20
         dead_max_count = 100_000
         dead_max_age = "90days"
         dead_max_bytes = "256 MiB"

@@ -1,6 +1,6 @@
 //! The queue in Redis: inbox -> ready -> leased -> done, scheduled or dead; and nothing else talks to Redis.
 //!
-//! A [`Queue`] hands out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; whoever has
+//! A [`Queue`] in_flight out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; whoever has
 //! lost the lease writes nothing any more. What happens to a delivery is a [`Verdict`](wm_job::verdict::Verdict);
 //! the queue carries it out and does not judge. It does not alert, log or count for others either: it returns facts.
 //!
@@ -33,36 +33,36 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub use self::config::{Config, DEFAULT_NAME};
 pub use self::error::Error;
 pub use self::fleet::outage::{AlertLeader, OutageReport};
-pub use self::fleet::presence::{Heap, Heartbeat, Presence, Running};
+pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob};
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;
-pub use self::inspect::ceilings::{Ceilings, HostLine};
+pub use self::inspect::ceilings::{Ceilings, HostWaiters};
 pub use self::inspect::control::Paused;
 pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
 pub use self::inspect::events::Event;
-pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerSeen};
+pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerStatus};
 pub use self::intake::admission::Admission;
-pub use self::intake::adopt::{Adopted, Adopter, Standing};
-pub use self::intake::foreign_list::Adoptee;
+pub use self::intake::adopt::{Adopted, Adopter, ListState};
+pub use self::intake::foreign_list::ForeignList;
 pub use self::intake::inbox::Ingested;
 pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery};
-pub use self::lease::entry::Entry;
-pub use self::lease::fit::{REPORT_MAX_BYTES, fit_report};
 pub use self::lease::settle::{Unreleased, Unsettled};
 pub use self::lease::settled::Settled;
+pub use self::lease::start::StartPermit;
+pub use self::lease::truncate::{REPORT_MAX_BYTES, truncate_report};
 pub use self::lease::upkeep::{Buried, Evicted, Upkeep};
 pub use self::redis::address::redacted;
 pub use self::redis::server::Server;
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
 
-use self::lease::finish::Finishes;
+use self::lease::batch::SettleBatcher;
 use self::redis::keys::Keys;
-use self::redis::link::{Connection, Link};
+use self::redis::pool::{Connection, RedisPool};
 
 /// The build, as evidence names it.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
 
-/// One queue. Cheap to clone; all clones share connections and count as one pair of hands.
+/// One queue. Cheap to clone; all clones share connections and count as one pair of in_flight.
 #[derive(Clone)]
 pub struct Queue {
     inner: Arc<Inner>,
@@ -73,14 +73,14 @@ struct Inner {
     keys: Keys,
     /// What "done" means for a pair besides its analysis: where the report went.
     sink: String,
-    link: Link,
+    redis: RedisPool,
     schema: OnceCell<()>,
-    /// Every delivery in hand holds a clone: a suspect is claimed only with empty hands.
-    hands: Arc<()>,
+    /// Every delivery in hand holds a clone: a suspect is claimed only with empty in_flight.
+    in_flight: Arc<()>,
     /// Tokens of claims whose answer never came; the next claim asks for the same job again.
     unanswered: Mutex<Vec<String>>,
     /// Jobs that end now, and go to Redis together.
-    finishes: Finishes,
+    batcher: SettleBatcher,
 }
 
 impl std::fmt::Debug for Queue {
@@ -101,11 +101,11 @@ impl Queue {
                 config: config.clone(),
                 keys,
                 sink: sink.to_owned(),
-                link: Link::new(config)?,
+                redis: RedisPool::new(config)?,
                 schema: OnceCell::new(),
-                hands: Arc::new(()),
+                in_flight: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
-                finishes: Finishes::default(),
+                batcher: SettleBatcher::default(),
             }),
         };
         match queue.connection().await {
@@ -134,7 +134,7 @@ impl Queue {
 
     /// A connection for commands, on a key space that this build may touch.
     async fn connection(&self) -> Result<Connection<'_>, Error> {
-        let mut connection = self.inner.link.get().await?;
+        let mut connection = self.inner.redis.get().await?;
         self.inner
             .schema
             .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
@@ -155,8 +155,8 @@ impl WorkerHandle {
 
     async fn woken(&self, at_most: Duration) -> Result<(), Error> {
         // Taken out while it waits: if this future is dropped, the connection goes too, and with it the command.
-        let link = &self.inner.link;
-        let (turn, mut connection) = link.waiting().await?;
+        let redis = &self.inner.redis;
+        let (generation, mut connection) = redis.waiting().await?;
         let patience = at_most + self.inner.config.response_timeout;
         connection.set_response_timeout(patience);
         let seconds = at_most.as_secs_f64().max(0.001);
@@ -165,8 +165,8 @@ impl WorkerHandle {
         timeout(patience, command.query_async::<::redis::Value>(&mut connection))
             .await
             .map_err(|_| Error::Unavailable("no answer while waiting".into()))?
-            .inspect_err(|e| link.heed(turn, e))?;
-        link.keep(turn, connection);
+            .inspect_err(|e| redis.on_error(generation, e))?;
+        redis.keep(generation, connection);
         Ok(())
     }
 }

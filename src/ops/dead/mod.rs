@@ -239,9 +239,9 @@ fn field(name: &str, value: String) {
 fn tell_reason(reason: &DeathReason) {
     field("stage", reason.stage.to_string());
     field("worker", format!("{} ({})", plain(&reason.worker, 100), plain(&reason.build, 60)));
-    let Counts { deliveries, failures, doubts, crashes, postponements, put_off_ms, releases, replays } =
+    let Counts { deliveries, failures, doubts, crashes, postponements, postponed_ms, releases, replays } =
         reason.counts;
-    let put_off = humantime::format_duration(Duration::from_millis(put_off_ms));
+    let put_off = humantime::format_duration(Duration::from_millis(postponed_ms));
     field(
         "counts",
         format!(

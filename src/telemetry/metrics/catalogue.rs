@@ -68,7 +68,7 @@ pub const CATALOGUE: &[Entry] = &[
     entry("fetched_bytes", Type::Counter, "Bytes of bodies that came over the wire"),
     entry("zygotes_respawned", Type::Counter, "Fork-servers that died and were replaced"),
     entry("queue_ready", Type::Gauge, "Jobs that could be claimed now, in the whole queue"),
-    entry("queue_leased", Type::Gauge, "Jobs in the hands of any worker, in the whole queue"),
+    entry("queue_in_flight", Type::Gauge, "Jobs in the hands of any worker, in the whole queue"),
     entry("queue_scheduled", Type::Gauge, "Jobs that wait for their time, in the whole queue"),
     entry("queue_dead", Type::Gauge, "Dead letters, in the whole queue"),
     entry("queue_inbox", Type::Gauge, "Payloads that nobody has looked at yet, in the whole queue"),

@@ -58,7 +58,7 @@ pub struct QueueDepths {
     /// Jobs that could be claimed now.
     pub ready: u64,
     /// Jobs in somebody's hands.
-    pub leased: u64,
+    pub in_flight: u64,
     /// Jobs that wait for their time.
     pub scheduled: u64,
     /// Dead letters.

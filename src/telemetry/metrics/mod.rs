@@ -119,7 +119,7 @@ impl Metrics {
         self.register("zygotes_respawned", self.zygotes_respawned.clone());
         let depths = [
             "queue_ready",
-            "queue_leased",
+            "queue_in_flight",
             "queue_scheduled",
             "queue_dead",
             "queue_inbox",
@@ -217,8 +217,8 @@ impl Metrics {
 
     /// How full the queue is.
     pub fn queue(&self, depths: &QueueDepths) {
-        let QueueDepths { ready, leased, scheduled, dead, inbox, hosts_full, .. } = *depths;
-        let counts = [ready, leased, scheduled, dead, inbox, hosts_full];
+        let QueueDepths { ready, in_flight, scheduled, dead, inbox, hosts_full, .. } = *depths;
+        let counts = [ready, in_flight, scheduled, dead, inbox, hosts_full];
         for (gauge, count) in self.queue_jobs.iter().zip(counts) {
             gauge.set(whole(count));
         }
@@ -307,7 +307,7 @@ mod tests {
         let oldest_ready_age = Duration::from_millis(1500);
         metrics.queue(&QueueDepths {
             ready: 1,
-            leased: 2,
+            in_flight: 2,
             scheduled: 3,
             dead: 4,
             inbox: 5,
@@ -363,7 +363,7 @@ mod tests {
             r#"fetched_bytes_total{queue="analysis"} 12"#,
             r#"zygotes_respawned_total{queue="analysis"} 1"#,
             r#"queue_ready{queue="analysis"} 1"#,
-            r#"queue_leased{queue="analysis"} 2"#,
+            r#"queue_in_flight{queue="analysis"} 2"#,
             r#"queue_scheduled{queue="analysis"} 3"#,
             r#"queue_dead{queue="analysis"} 4"#,
             r#"queue_inbox{queue="analysis"} 5"#,

@@ -7,7 +7,7 @@ use wm_analyzer::job::JobId;
 use super::Op;
 use super::case::{Case, WORKERS};
 use super::machine::{HOSTS, How, LEASE_MS, Mine, PAIRS, State};
-use crate::stock::Stock;
+use crate::invariants::Stock;
 use crate::world::key;
 
 /// What may be left when every job is gone: memories, each with an end or a cap.
@@ -17,10 +17,10 @@ const STAYS: [&str; 11] = [
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
 const FIELDS: [&str; 30] = [
-    "payload", "state", "score", "enq_ms", "expires_ms", "unique",
-    "deliveries", "failures", "doubts", "crashes", "postponements", "put_off_ms", "releases", "replays",
-    "token", "worker", "claimed_ms", "settled", "content", "build", "hosts", "entered",
-    "suspect", "line", "last", "cancel", "died_ms", "kind", "reason", "size",
+    "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
+    "deliveries", "failures", "doubts", "crashes", "postponements", "postponed_ms", "releases", "replays",
+    "token", "worker", "claimed_ms", "settled", "content", "build", "hosts", "started",
+    "suspect", "waits_for_host", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
 ];
 
 impl Case<'_> {
@@ -62,7 +62,7 @@ impl Case<'_> {
         };
         assert_eq!(ids("ready"), self.model.ready());
         for host in HOSTS {
-            assert_eq!(ids(&format!("line:{host}")), self.model.line(host), "the line of {host}");
+            assert_eq!(ids(&format!("host_waiters:{host}")), self.model.line(host), "the line of {host}");
             let inside = stock.held(&format!("host:{host}")).iter().map(|id| parsed(id));
             let ours = self.model.inside.get(host).cloned().unwrap_or_default();
             assert_eq!(inside.collect::<BTreeSet<_>>(), ours, "inside {host}");
@@ -80,8 +80,9 @@ impl Case<'_> {
             Some(id) => format!("{}|{id}", WORKERS[*who]),
             None => WORKERS[*who].to_owned(),
         });
-        assert_eq!(stock.text("solo_turn"), turn.as_deref(), "the turn");
-        let rest = stock.fields("meta").get("solo_rest_ms").map(|until| until.parse::<u64>().unwrap());
+        assert_eq!(stock.text("exclusive_lock"), turn.as_deref(), "the turn");
+        let rest =
+            stock.fields("meta").get("exclusive_rest_until_ms").map(|until| until.parse::<u64>().unwrap());
         let rest = rest.filter(|until| *until > now);
         assert_eq!(rest.is_some(), self.model.rest, "the others have their time");
         assert!(rest.is_none_or(|until| until <= now + LEASE_MS), "one lease at most: {rest:?}");
@@ -131,7 +132,7 @@ fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
         ("doubts", counts.doubts.into()),
         ("crashes", counts.crashes.into()),
         ("postponements", counts.postponements.into()),
-        ("put_off_ms", counts.put_off_ms),
+        ("postponed_ms", counts.postponed_ms),
         ("releases", counts.releases.into()),
         ("replays", counts.replays.into()),
         ("score", mine.place),
@@ -141,7 +142,7 @@ fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
     }
     let said = ["cancel", "suspect"].map(|name| job.contains_key(name));
     assert_eq!(said, [mine.cancelled, mine.suspect], "{id}: cancelled, suspect");
-    assert_eq!(job.get("line").copied(), mine.line, "{id}: in a line");
+    assert_eq!(job.get("waits_for_host").copied(), mine.line, "{id}: in a line");
     if let State::Leased { by } = mine.state {
         assert_eq!(job["worker"], WORKERS[by]);
     }

@@ -8,7 +8,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Entry, Settled};
+use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use super::Op;
@@ -43,7 +43,7 @@ impl<'w> Case<'w> {
             in_flight_max: limits.in_flight as u32,
             host_in_flight_max: limits.at_host as u32,
             crashes_max: CRASHES_MAX,
-            releases_solo: RELEASES_SOLO,
+            releases_exclusive: RELEASES_SOLO,
             lease: Duration::from_millis(LEASE_MS),
             ..world.config.clone()
         };
@@ -83,7 +83,7 @@ impl<'w> Case<'w> {
             Op::Claim { who, most } => self.claim(who, most).await,
             Op::Enter(who) => {
                 for id in self.model.held_by(who) {
-                    self.enter(who, &id).await;
+                    self.start(who, &id).await;
                 }
             }
             Op::Heartbeat(who) => self.heartbeat(who).await,
@@ -102,11 +102,11 @@ impl<'w> Case<'w> {
             Op::Crash(who) => self.crash(who).await,
             Op::TurnRunsOut => {
                 self.model.turn = None;
-                let _: u64 = self.world.ask("DEL", key("solo_turn")).await;
+                let _: u64 = self.world.ask("DEL", key("exclusive_lock")).await;
             }
             Op::Rested => {
                 self.model.rest = false;
-                let _: u64 = self.world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+                let _: u64 = self.world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
             }
             Op::Due => {
                 for id in self.model.in_state(|state| matches!(state, State::Scheduled { .. })) {
@@ -183,7 +183,7 @@ impl<'w> Case<'w> {
         match (&told, &claims[..]) {
             (Told::Paused, [Claim::Paused])
             | (Told::Full, [Claim::Full])
-            | (Told::Solo, [Claim::Solo])
+            | (Told::Solo, [Claim::Exclusive])
             | (Told::Empty, [Claim::Empty]) => {}
             (Told::Alone | Told::Jobs(_), _) => {
                 let mut ids = Vec::new();
@@ -203,7 +203,7 @@ impl<'w> Case<'w> {
     async fn takes(&mut self, who: usize, claim: Claim, alone: bool) -> JobId {
         let (delivery, foregone) = match claim {
             Claim::Delivery(delivery) => (delivery, None),
-            Claim::Foregone(delivery, skip) => (delivery, Some(skip.reason)),
+            Claim::NotNeeded(delivery, skip) => (delivery, Some(skip.reason)),
             other => panic!("{other:?}"),
         };
         let id = delivery.job.id.clone();
@@ -219,7 +219,7 @@ impl<'w> Case<'w> {
         } else {
             mine.expired.then_some(SkipReason::Expired)
         };
-        assert_eq!((delivery.is_solo(), foregone), (alone, unwanted), "{id}");
+        assert_eq!((delivery.is_exclusive(), foregone), (alone, unwanted), "{id}");
         assert_eq!(delivery.counts, mine.counts, "{id}");
         self.hands[who].push(*delivery);
         id
@@ -232,25 +232,25 @@ impl<'w> Case<'w> {
     }
 
     /// Asks to go in, and waits where that is refused.
-    async fn enter(&mut self, who: usize, id: &JobId) {
+    async fn start(&mut self, who: usize, id: &JobId) {
         self.world.expire(id).await;
         let content = self.model.jobs[id].pair % CONTENTS.len();
         let lease = self.held(who, id).lease();
-        let told = self.queues[who].worker.enter(&lease, &self.content(content)).await.unwrap();
-        assert_eq!(told, self.model.enter(id));
+        let told = self.queues[who].worker.start(&lease, &self.content(content)).await.unwrap();
+        assert_eq!(told, self.model.start(id));
         let name = self.world.field(id, "content").await.expect("it stands there before it runs");
         assert_eq!(*self.names[content].get_or_insert(name.clone()), name, "one name for one content");
-        if told != Entry::Entered {
+        if told != StartPermit::Granted {
             self.agree().await;
         }
         match told {
-            Entry::Entered => {}
-            Entry::Suspect => self.settle(who, id, How::WaitAlone).await,
-            Entry::HostFull { host } => {
+            StartPermit::Granted => {}
+            StartPermit::Suspect => self.settle(who, id, How::WaitAlone).await,
+            StartPermit::HostFull { host } => {
                 let host = HOSTS.iter().find(|known| **known == host).expect("a host of ours");
                 self.settle(who, id, How::WaitFor(host)).await;
             }
-            Entry::Lost => panic!("{id} is held"),
+            StartPermit::Lost => panic!("{id} is held"),
         }
     }
 
@@ -263,13 +263,13 @@ impl<'w> Case<'w> {
         let ghosts = self.ghosts.iter().filter(|(by, _)| *by == who).map(|(_, ghost)| ghost.lease());
         let ghosts: Vec<_> = ghosts.collect();
         leases.extend_from_slice(&ghosts);
-        let _: u64 = self.world.ask("PEXPIRE", &[&key("solo_turn"), "45000"]).await;
+        let _: u64 = self.world.ask("PEXPIRE", &[&key("exclusive_lock"), "45000"]).await;
         let beat = self.queues[who].worker.heartbeat(&info(WORKERS[who]), &leases).await.unwrap();
         assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
         let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
         assert_eq!(beat.cancelled, cancelled);
-        let turn_lasts: i64 = self.world.ask("PTTL", key("solo_turn")).await;
+        let turn_lasts: i64 = self.world.ask("PTTL", key("exclusive_lock")).await;
         let runs = matches!(self.model.turn, Some((by, Some(_))) if by == who);
         assert_eq!(turn_lasts > 45_000, runs, "as long as the lease of the suspect that it is for");
     }
@@ -289,7 +289,7 @@ impl<'w> Case<'w> {
         let (who, ghost) = self.ghosts.swap_remove(which % self.ghosts.len());
         let (queue, lease) = (&self.queues[who], ghost.lease());
         assert!(!queue.worker.confirm(&lease).await.unwrap());
-        assert_eq!(queue.worker.enter(&lease, &self.content(0)).await.unwrap(), Entry::Lost);
+        assert_eq!(queue.worker.start(&lease, &self.content(0)).await.unwrap(), StartPermit::Lost);
         assert_eq!(carry_out(queue, ghost, how).await, Settled::Superseded);
     }
 

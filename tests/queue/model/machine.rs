@@ -47,8 +47,8 @@ impl State {
         match self {
             Self::Ready => "ready",
             Self::Scheduled { .. } => "scheduled",
-            Self::Leased { .. } => "leased",
-            Self::Solo => "solo",
+            Self::Leased { .. } => "in_flight",
+            Self::Solo => "exclusive",
             Self::Dead => "dead",
         }
     }

@@ -4,7 +4,7 @@
 use wm_analyzer::job::counts::Counts;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
-use wm_analyzer::queue::{Admission, Entry, Replayed};
+use wm_analyzer::queue::{Admission, Replayed, StartPermit};
 
 use super::machine::*;
 
@@ -108,7 +108,7 @@ impl Machine {
         self.limits.at_host == 0 || others < self.limits.at_host
     }
 
-    pub fn enter(&mut self, id: &JobId) -> Entry {
+    pub fn start(&mut self, id: &JobId) -> StartPermit {
         let content = self.jobs[id].pair % CONTENTS.len();
         let alone = self.turn.as_ref().is_some_and(|(_, runs)| runs.as_ref() == Some(id));
         let hosts = if self.limits.at_host == 0 { &[] } else { CONTENTS[content] };
@@ -117,18 +117,18 @@ impl Machine {
             Some(true) => drop(self.suspects.remove(&content)),
             Some(false) if !alone => {
                 self.mine(id).suspect = true;
-                return Entry::Suspect;
+                return StartPermit::Suspect;
             }
             Some(false) | None => {}
         }
         if let Some(host) = hosts.iter().find(|host| !self.has_room(host, id)) {
-            return Entry::HostFull { host: (*host).to_owned() };
+            return StartPermit::HostFull { host: (*host).to_owned() };
         }
         for host in hosts {
             self.inside.entry(host).or_default().insert(id.clone());
         }
         self.mine(id).entered = true;
-        Entry::Entered
+        StartPermit::Granted
     }
 
     /// What every way out of a lease begins with: the permits come free, whoever is next is called, the turn is over.
@@ -173,7 +173,7 @@ impl Machine {
             How::Postpone => {
                 let counts = self.put_off(id, "postponed");
                 counts.postponements += 1;
-                counts.put_off_ms += LATER_MS;
+                counts.postponed_ms += LATER_MS;
             }
             How::BreakerOpen => _ = self.put_off(id, "postponed"),
             How::WaitAlone => self.hand_back(id, "suspect"),

@@ -1,6 +1,6 @@
 //! Workers that see the same outage agree who tells people: one of them, once, and again once it is over and comes back.
 //!
-//! Invariant: whoever is to tell has a lease's time to say that it is told; then it is another's turn. So an alert is not
+//! Invariant: whoever is to tell has a lease's time to say that it is reported; then it is another's turn. So an alert is not
 //! lost with the worker that was to send it, and workers that come later in the same outage stay silent.
 
 use crate::error::Error;
@@ -25,7 +25,7 @@ pub enum AlertLeader {
     Us,
     /// Another worker, which has not said yet that it did.
     Another,
-    /// Nobody any more: it is told, or it is over.
+    /// Nobody any more: it is reported, or it is over.
     Nobody,
 }
 
@@ -40,22 +40,22 @@ impl WorkerHandle {
         what: &'static str,
         worker: &WorkerId,
         sight: OutageReport,
-        told: bool,
+        reported: bool,
     ) -> Result<AlertLeader, Error> {
-        let mut words = self
+        let mut reply = self
             .call(&scripts::OUTAGE)
             .key(self.inner.keys.outage(what))
-            .key(self.inner.keys.teller(what))
+            .key(self.inner.keys.alert_leader(what))
             .arg(worker.as_str())
             .arg(u8::from(sight == OutageReport::Ongoing))
-            .arg(u8::from(told))
-            .words()
+            .arg(u8::from(reported))
+            .reply()
             .await?;
-        match words.text()?.as_str() {
+        match reply.text()?.as_str() {
             "us" => Ok(AlertLeader::Us),
             "another" => Ok(AlertLeader::Another),
             "nobody" => Ok(AlertLeader::Nobody),
-            odd => Err(words.odd(odd)),
+            other => Err(reply.unexpected(other)),
         }
     }
 }

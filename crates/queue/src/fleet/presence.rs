@@ -41,12 +41,12 @@ pub struct Presence {
     /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
     pub breakers: BTreeMap<String, String>,
     /// What it runs, the longest first; no more than the first 64 are told.
-    pub running: Vec<Running>,
+    pub running: Vec<RunningJob>,
 }
 
 /// A job in a worker's hand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Running {
+pub struct RunningJob {
     /// The job.
     pub id: JobId,
     /// The older version, where the job names it.
@@ -82,7 +82,7 @@ impl Heap {
     }
 }
 
-impl Running {
+impl RunningJob {
     /// How much of its limit is gone, in percent.
     pub fn percent(&self) -> Option<u64> {
         self.limit_ms.map(|limit| self.stage_ms.saturating_mul(100) / limit.max(1))
@@ -147,7 +147,7 @@ impl WorkerHandle {
         let keys = &self.inner.keys;
         let told = &worker.running[..worker.running.len().min(RUNNING_MAX)];
         let mut call = self
-            .call(&scripts::BEAT)
+            .call(&scripts::HEARTBEAT)
             .key(keys.workers())
             .key(keys.worker(worker.id.as_str()))
             .arg(worker.id.as_str())
@@ -156,7 +156,7 @@ impl WorkerHandle {
         for lease in leases {
             call = call.arg(lease.id.as_str()).arg(&lease.token);
         }
-        let mut words = call
+        let mut reply = call
             .arg(&["host", worker.host.as_str(), "version", worker.version.as_str()])
             .arg(&["phase", worker.phase.as_str()])
             .arg("pid")
@@ -169,14 +169,14 @@ impl WorkerHandle {
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
             .arg("running")
             .arg(serde_json::to_string(told).unwrap_or_default())
-            .words()
+            .reply()
             .await?;
-        while let Some(id) = words.next() {
-            let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
-            match words.text()?.as_str() {
+        while let Some(id) = reply.next() {
+            let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
+            match reply.text()?.as_str() {
                 "lost" => beat.lost.push(id),
                 "cancelled" => beat.cancelled.push(id),
-                odd => return Err(words.odd(odd)),
+                other => return Err(reply.unexpected(other)),
             }
         }
         Ok(())

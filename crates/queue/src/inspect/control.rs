@@ -17,7 +17,7 @@ const AUDIT_MAX: u64 = 10_000;
 /// The fields of a HASH.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// That a queue hands out nothing, who wanted it so, and why.
+/// That a queue in_flight out nothing, who wanted it so, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Paused {
     /// Who.
@@ -35,15 +35,15 @@ impl Queue {
         Ok(pipe.query_async(&mut connection).await?)
     }
 
-    /// True when nothing is in any worker's hands: a paused queue that is idle is drained.
+    /// True when nothing is in any worker's in_flight: a paused queue that is idle is drained.
     ///
     /// # Errors
     /// Those of Redis.
     pub async fn is_idle(&self) -> Result<bool, Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("ZCARD").arg(self.inner.keys.lease());
-        let (leased,): (u64,) = self.ask(&pipe).await?;
-        Ok(leased == 0)
+        let (in_flight,): (u64,) = self.ask(&pipe).await?;
+        Ok(in_flight == 0)
     }
 
     /// The stored report on a pair, as JSON.
@@ -98,14 +98,14 @@ impl OperatorHandle {
         pipe.arg(&["*", "what", what, "by", by, "why", why]).ignore();
     }
 
-    /// Marks a live job as not wanted any more. One that waits is settled as a skip when its turn comes, one that is
+    /// Marks a live job as not wanted any more. One that waits is settled as a skip when its generation comes, one that is
     /// running is named by its worker's next beat. Answers whether there was such a job.
     ///
     /// # Errors
     /// Those of Redis.
     pub async fn cancel(&self, id: &JobId) -> Result<bool, Error> {
         let call = self.call(&scripts::CANCEL).key(self.inner.keys.job(id)).arg(id.as_str());
-        Ok(call.words().await?.text()? == "marked")
+        Ok(call.reply().await?.text()? == "marked")
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::error::Error;
-use crate::intake::admission::head_start;
+use crate::intake::admission::priority_offset;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use wm_job::failure::Kind;
@@ -227,26 +227,26 @@ impl OperatorHandle {
 
     async fn replay_job(&self, id: &JobId, job: &Job, granted: LimitsRequest) -> Result<Replayed, Error> {
         let word = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
-        let mut words = self
+        let mut reply = self
             .call(&scripts::REPLAY)
             .key(self.inner.keys.job(id))
             .arg(id.as_str())
             .arg(self.inner.config.backlog_max)
             .arg(job.pair())
-            .arg(head_start(job.priority))
+            .arg(priority_offset(job.priority))
             .arg(&[word(granted.wall_ms), word(granted.heap_bytes)])
-            .words()
+            .reply()
             .await?;
-        match words.text()?.as_str() {
+        match reply.text()?.as_str() {
             "replayed" => Ok(Replayed::Replayed),
             "missing" => Ok(Replayed::Missing),
             "undecodable" => Ok(Replayed::Undecodable),
             "full" => Ok(Replayed::Full),
             "duplicate" => {
-                let holder = JobId::parse(&words.text()?).map_err(|e| words.odd(&e))?;
+                let holder = JobId::parse(&reply.text()?).map_err(|e| reply.unexpected(&e))?;
                 Ok(Replayed::Duplicate { holder })
             }
-            odd => Err(words.odd(odd)),
+            other => Err(reply.unexpected(other)),
         }
     }
 
@@ -257,9 +257,9 @@ impl OperatorHandle {
     pub async fn discard(&self, ids: &[JobId]) -> Result<u64, Error> {
         let mut discarded = 0;
         for id in ids {
-            let mut words =
-                self.call(&scripts::DISCARD).key(self.inner.keys.job(id)).arg(id.as_str()).words().await?;
-            discarded += u64::from(words.text()? == "discarded");
+            let mut reply =
+                self.call(&scripts::DISCARD).key(self.inner.keys.job(id)).arg(id.as_str()).reply().await?;
+            discarded += u64::from(reply.text()? == "discarded");
         }
         Ok(discarded)
     }

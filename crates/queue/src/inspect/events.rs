@@ -1,4 +1,4 @@
-//! The feed of what became of jobs, and the door that any producer uses: both ends as the world outside sees them.
+//! The feed of what became of jobs, and the manager that any producer uses: both ends as the world outside sees them.
 //!
 //! Events are hints, capped and loss-tolerant; the truth is in the keys. They are read here for the demo and for tests.
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use crate::Queue;
 use crate::error::Error;
-use crate::fleet::presence::{Presence, Running};
+use crate::fleet::presence::{Presence, RunningJob};
 use crate::ids::WorkerId;
 use crate::inspect::ceilings::Ceilings;
 use crate::inspect::control::{Fields, Paused, paused_of};
@@ -23,12 +23,12 @@ pub const DEAD_NEARLY_FULL: f64 = 0.8;
 
 /// A worker and when it was last heard of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WorkerSeen {
+pub struct WorkerStatus {
     /// What it said of itself; what it ran then is shown as running still.
     #[serde(flatten)]
     pub info: Presence,
     /// Time since its last beat in milliseconds.
-    pub beat_age_ms: u64,
+    pub heartbeat_age_ms: u64,
 }
 
 /// A queue at a glance. The numbers are read one after the other, not of one moment.
@@ -40,10 +40,10 @@ pub struct Status {
     pub ready: u64,
     /// Jobs that wait for their time.
     pub scheduled: u64,
-    /// Jobs in workers' hands.
-    pub leased: u64,
+    /// Jobs in workers' in_flight.
+    pub in_flight: u64,
     /// Suspects that wait to run alone.
-    pub solo: u64,
+    pub exclusive: u64,
     /// Dead letters.
     pub dead: u64,
     /// What the dead letters weigh, and the caps they are evicted at.
@@ -65,7 +65,7 @@ pub struct Status {
     /// Today's counters (UTC): `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
     pub today: BTreeMap<String, u64>,
     /// Workers heard of lately.
-    pub workers: Vec<WorkerSeen>,
+    pub workers: Vec<WorkerStatus>,
 }
 
 impl Queue {
@@ -77,7 +77,7 @@ impl Queue {
         let (keys, config) = (&self.inner.keys, &self.inner.config);
         let mut pipe = redis::pipe();
         pipe.cmd("TIME").cmd("LLEN").arg(keys.inbox());
-        for zset in [keys.ready(), keys.scheduled(), keys.lease(), keys.solo(), keys.dead()] {
+        for zset in [keys.ready(), keys.scheduled(), keys.lease(), keys.exclusive(), keys.dead()] {
             pipe.cmd("ZCARD").arg(zset);
         }
         pipe.cmd("HGET").arg(keys.meta()).arg("dead_bytes");
@@ -88,15 +88,15 @@ impl Queue {
         type Glance =
             ((u64, u64), u64, u64, u64, u64, u64, u64, Option<u64>, Vec<String>, Fields, Fields, Vec<String>);
         let glance: Glance = self.ask(&pipe).await?;
-        let ((seconds, micros), inbox, ready, scheduled, leased, solo, dead, dead_bytes, ..) = glance;
+        let ((seconds, micros), inbox, ready, scheduled, in_flight, exclusive, dead, dead_bytes, ..) = glance;
         let (.., first, paused, today, workers) = glance;
         let now = seconds * 1000 + micros / 1000;
         Ok(Status {
             inbox,
             ready,
             scheduled,
-            leased,
-            solo,
+            in_flight,
+            exclusive,
             dead,
             dead_bytes: dead_bytes.unwrap_or(0),
             dead_max_count: config.dead_max_count,
@@ -123,12 +123,12 @@ impl Queue {
     async fn waited(&self, now: u64, first: Option<&String>) -> Result<Option<u64>, Error> {
         let Some(Ok(id)) = first.map(|id| JobId::parse(id)) else { return Ok(None) };
         let mut pipe = redis::pipe();
-        pipe.cmd("HGET").arg(self.inner.keys.job(&id)).arg("enq_ms");
+        pipe.cmd("HGET").arg(self.inner.keys.job(&id)).arg("enqueued_ms");
         let (admitted,): (Option<u64>,) = self.ask(&pipe).await?;
         Ok(admitted.map(|then| now.saturating_sub(then)))
     }
 
-    async fn workers(&self, now: u64, ids: Vec<String>) -> Result<Vec<WorkerSeen>, Error> {
+    async fn workers(&self, now: u64, ids: Vec<String>) -> Result<Vec<WorkerStatus>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -141,11 +141,11 @@ impl Queue {
     }
 }
 
-fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
+fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
-    let beat: u64 = text("beat_ms").parse().ok()?;
-    let beat_age_ms = now.saturating_sub(beat);
-    let running: Vec<Running> = serde_json::from_str(&text("running")).unwrap_or_default();
+    let beat: u64 = text("heartbeat_ms").parse().ok()?;
+    let heartbeat_age_ms = now.saturating_sub(beat);
+    let running: Vec<RunningJob> = serde_json::from_str(&text("running")).unwrap_or_default();
     let info = Presence {
         id: WorkerId::parse(id).ok()?,
         host: text("host"),
@@ -155,15 +155,15 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerSeen> {
         slots: text("slots").parse().unwrap_or(0),
         busy: text("busy").parse().unwrap_or(0),
         breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
-        running: running.into_iter().map(|job| job.later(beat_age_ms)).collect(),
+        running: running.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
     };
-    Some(WorkerSeen { info, beat_age_ms })
+    Some(WorkerStatus { info, heartbeat_age_ms })
 }
 
 impl Status {
     /// Jobs that wait: what the backlog's ceiling counts.
     pub fn backlog(&self) -> u64 {
-        self.ready + self.scheduled + self.solo
+        self.ready + self.scheduled + self.exclusive
     }
 
     /// Waiting jobs as a share of the backlog's ceiling.
@@ -175,7 +175,7 @@ impl Status {
     pub fn in_flight_filled(&self) -> f64 {
         match self.ceilings.in_flight_max {
             0 => 0.0,
-            most => share(self.leased, most.into()),
+            most => share(self.in_flight, most.into()),
         }
     }
 

@@ -91,7 +91,7 @@ impl Queue {
                 .arg(*raw)
                 .arg(job.id.as_str())
                 .arg(job.encode())
-                .arg(head_start(job.priority))
+                .arg(priority_offset(job.priority))
                 .arg(millis_of(job.run_at))
                 .arg(millis_of(job.expires_at))
                 .arg(u8::from(done_counts))
@@ -99,22 +99,22 @@ impl Queue {
                 .arg(next.as_ref().map(Job::encode).unwrap_or_default())
                 .arg(next.map(|next| unique_name(&next.pair())).unwrap_or_default());
         }
-        let mut words = call.words().await?;
+        let mut reply = call.reply().await?;
         let mut answers = Vec::with_capacity(candidates.len());
         for Candidate { job, .. } in candidates {
-            let Some(verdict) = words.next() else { break };
-            let holder = words.text()?;
+            let Some(verdict) = reply.next() else { break };
+            let holder = reply.text()?;
             answers.push(match verdict.as_str() {
                 "admitted" => Answer::Admission(Admission::Admitted { id: job.id.clone() }),
                 "duplicate" => {
-                    let holder = JobId::parse(&holder).map_err(|e| words.odd(&e))?;
+                    let holder = JobId::parse(&holder).map_err(|e| reply.unexpected(&e))?;
                     Answer::Admission(Admission::Duplicate { holder })
                 }
                 "already_done" => Answer::Admission(Admission::AlreadyDone),
                 "same_id" => Answer::Admission(Admission::SameId),
                 "full" => Answer::Admission(Admission::Full),
                 "moved" => Answer::Moved,
-                odd => return Err(words.odd(odd)),
+                other => return Err(reply.unexpected(other)),
             });
         }
         Ok(answers)
@@ -148,7 +148,7 @@ fn unique_name(pair: &str) -> String {
 
 /// How many places behind the newest a job enters: an order in which everything comes up after a bounded number of
 /// others, so that no class of jobs can starve another.
-pub(crate) fn head_start(priority: Priority) -> u32 {
+pub(crate) fn priority_offset(priority: Priority) -> u32 {
     match priority {
         Priority::High => 0,
         Priority::Normal => 10_000,
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn the_first_place_is_highs_and_low_never_starves() {
-        assert!(head_start(Priority::High) < head_start(Priority::Normal));
-        assert!(head_start(Priority::Normal) < head_start(Priority::Low));
-        assert!(head_start(Priority::Low) <= 100_000, "low waits for at most so many others");
+        assert!(priority_offset(Priority::High) < priority_offset(Priority::Normal));
+        assert!(priority_offset(Priority::Normal) < priority_offset(Priority::Low));
+        assert!(priority_offset(Priority::Low) <= 100_000, "low waits for at most so many others");
     }
 
     #[test]

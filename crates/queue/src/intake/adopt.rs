@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::intake::admission::BATCH;
-use crate::intake::foreign_list::{Adoptee, System};
+use crate::intake::foreign_list::{ForeignList, ForeignSystem};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 
@@ -33,7 +33,7 @@ const RESQUE_SILENT: Duration = Duration::from_secs(300);
 
 /// How we stand to a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum ListState {
     /// What comes there is moved to the inbox.
     Adopted,
     /// So it is, though this worker of that system is alive on it.
@@ -52,14 +52,14 @@ pub struct Adopted {
     /// Payloads that could be moved and are not yet.
     pub left: u64,
     /// Lists to which we stand otherwise than at the look before.
-    pub changed: Vec<(String, Standing)>,
+    pub changed: Vec<(String, ListState)>,
 }
 
 /// Looks at the lists that a queue adopts, again and again.
 #[derive(Debug)]
 pub struct Adopter {
     queue: WorkerHandle,
-    lists: Vec<(Adoptee, Option<Standing>)>,
+    lists: Vec<(ForeignList, Option<ListState>)>,
     every: Duration,
     looked: Option<Instant>,
 }
@@ -67,7 +67,7 @@ pub struct Adopter {
 impl WorkerHandle {
     /// Whoever looks at the lists that are configured to be adopted, and `every` so often who else works on them.
     pub fn adopter(&self, every: Duration) -> Adopter {
-        let lists = self.inner.config.adopt.iter().map(|adoptee| (adoptee.clone(), None)).collect();
+        let lists = self.inner.config.adopt.iter().map(|list| (list.clone(), None)).collect();
         Adopter { queue: self.clone(), lists, every, looked: None }
     }
 }
@@ -91,35 +91,35 @@ impl Adopter {
             adopted.changed = self.look_around().await?;
             self.looked = Some(Instant::now());
         }
-        for (adoptee, standing) in &self.lists {
-            match standing {
-                Some(Standing::Adopted | Standing::Shared(_)) => {
-                    let (moved, left) = self.queue.adopt(adoptee).await?;
+        for (list, state) in &self.lists {
+            match state {
+                Some(ListState::Adopted | ListState::Shared(_)) => {
+                    let (moved, left) = self.queue.adopt(list).await?;
                     adopted.moved += moved;
                     adopted.left += left;
                 }
-                None | Some(Standing::Theirs(_) | Standing::Refused(_)) => {}
+                None | Some(ListState::Theirs(_) | ListState::Refused(_)) => {}
             }
         }
         Ok(adopted)
     }
 
-    async fn look_around(&mut self) -> Result<Vec<(String, Standing)>, Error> {
+    async fn look_around(&mut self) -> Result<Vec<(String, ListState)>, Error> {
         let clustered = self.queue.clustered().await?;
         let beside = self.queue.inner.config.adopt_beside_others;
         let mut changed = Vec::new();
-        for (adoptee, standing) in &mut self.lists {
-            let now = match self.queue.unfit(adoptee, clustered).await? {
-                Some(why) => Standing::Refused(why),
-                None => match self.queue.foreign_worker(adoptee).await? {
-                    None => Standing::Adopted,
-                    Some(worker) if beside => Standing::Shared(worker),
-                    Some(worker) => Standing::Theirs(worker),
+        for (list, state) in &mut self.lists {
+            let now = match self.queue.unfit(list, clustered).await? {
+                Some(why) => ListState::Refused(why),
+                None => match self.queue.foreign_worker(list).await? {
+                    None => ListState::Adopted,
+                    Some(worker) if beside => ListState::Shared(worker),
+                    Some(worker) => ListState::Theirs(worker),
                 },
             };
-            if standing.as_ref() != Some(&now) {
-                changed.push((adoptee.key.clone(), now.clone()));
-                *standing = Some(now);
+            if state.as_ref() != Some(&now) {
+                changed.push((list.key.clone(), now.clone()));
+                *state = Some(now);
             }
         }
         Ok(changed)
@@ -128,14 +128,14 @@ impl Adopter {
 
 impl WorkerHandle {
     /// Moves what there is room for; answers how much that was, and how much is left.
-    async fn adopt(&self, adoptee: &Adoptee) -> Result<(u64, u64), Error> {
-        let oldest = match adoptee.system {
-            System::Sidekiq => "RIGHT",
-            System::Resque => "LEFT",
+    async fn adopt(&self, list: &ForeignList) -> Result<(u64, u64), Error> {
+        let oldest = match list.system {
+            ForeignSystem::Sidekiq => "RIGHT",
+            ForeignSystem::Resque => "LEFT",
         };
-        let call = self.call(&scripts::ADOPT).key(adoptee.key.clone()).arg(oldest).arg(BATCH).arg(ROOM);
-        let mut words = call.words().await?;
-        Ok((words.number()?, words.number()?))
+        let call = self.call(&scripts::ADOPT).key(list.key.clone()).arg(oldest).arg(BATCH).arg(ROOM);
+        let mut reply = call.reply().await?;
+        Ok((reply.number()?, reply.number()?))
     }
 
     async fn clustered(&self) -> Result<bool, Error> {
@@ -146,13 +146,13 @@ impl WorkerHandle {
     }
 
     /// Why this key cannot be adopted at all.
-    async fn unfit(&self, adoptee: &Adoptee, clustered: bool) -> Result<Option<String>, Error> {
+    async fn unfit(&self, list: &ForeignList, clustered: bool) -> Result<Option<String>, Error> {
         if clustered {
             // Not even asked for: the answer would send us to another node.
             return Ok(Some("in a Redis cluster this list is in another slot than the queue".to_owned()));
         }
         let mut pipe = redis::pipe();
-        pipe.cmd("TYPE").arg(&adoptee.key);
+        pipe.cmd("TYPE").arg(&list.key);
         let (kind,): (String,) = self.ask(&pipe).await?;
         Ok(match kind.as_str() {
             "list" | "none" => None,
@@ -161,16 +161,16 @@ impl WorkerHandle {
     }
 
     /// A worker of the list's own system that is alive and takes from it.
-    async fn foreign_worker(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
-        match adoptee.system {
-            System::Sidekiq => self.sidekiq_process(adoptee).await,
-            System::Resque => self.resque_worker(adoptee).await,
+    async fn foreign_worker(&self, list: &ForeignList) -> Result<Option<String>, Error> {
+        match list.system {
+            ForeignSystem::Sidekiq => self.sidekiq_process(list).await,
+            ForeignSystem::Resque => self.resque_worker(list).await,
         }
     }
 
     /// A process has a HASH that goes a minute after its last heartbeat; a quiet one takes nothing more.
-    async fn sidekiq_process(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
-        let (namespace, name) = adoptee.parts();
+    async fn sidekiq_process(&self, list: &ForeignList) -> Result<Option<String>, Error> {
+        let (namespace, name) = list.parts();
         let mut pipe = redis::pipe();
         pipe.cmd("SRANDMEMBER").arg(format!("{namespace}processes")).arg(WORKERS_MAX);
         let (processes,): (Vec<String>,) = self.ask(&pipe).await?;
@@ -193,8 +193,8 @@ impl WorkerHandle {
     }
 
     /// A worker is named `host:pid:queue,queue`; one that dies stays listed, without a heartbeat.
-    async fn resque_worker(&self, adoptee: &Adoptee) -> Result<Option<String>, Error> {
-        let (namespace, name) = adoptee.parts();
+    async fn resque_worker(&self, list: &ForeignList) -> Result<Option<String>, Error> {
+        let (namespace, name) = list.parts();
         let mut pipe = redis::pipe();
         pipe.cmd("SRANDMEMBER").arg(format!("{namespace}workers")).arg(WORKERS_MAX);
         let (mut workers,): (Vec<String>,) = self.ask(&pipe).await?;
@@ -238,9 +238,9 @@ mod tests {
             ("resque:resque:queue:analysis", ("resque:", "analysis")),
             ("sidekiq:my:queue:a:b", ("my:", "a:b")),
         ] {
-            let adoptee = Adoptee::try_from(text.to_owned()).unwrap();
-            assert_eq!(adoptee.parts(), parts, "{text}");
-            assert_eq!(String::from(adoptee), text);
+            let list = ForeignList::try_from(text.to_owned()).unwrap();
+            assert_eq!(list.parts(), parts, "{text}");
+            assert_eq!(String::from(list), text);
         }
         for text in [
             "",
@@ -251,7 +251,7 @@ mod tests {
             "sidekiq:queue:",
             "bull:queue:a",
         ] {
-            let refused = Adoptee::try_from(text.to_owned()).unwrap_err();
+            let refused = ForeignList::try_from(text.to_owned()).unwrap_err();
             assert!(refused.contains(&format!("{text:?}")), "{refused}");
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Whose list it is, and thereby at which end it is oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum System {
+pub(crate) enum ForeignSystem {
     Sidekiq,
     Resque,
 }
@@ -12,12 +12,12 @@ pub(crate) enum System {
 /// A list to adopt: `sidekiq:<key>` or `resque:<key>`, where the key is `queue:<name>` with any namespace before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Adoptee {
-    pub(crate) system: System,
+pub struct ForeignList {
+    pub(crate) system: ForeignSystem,
     pub(crate) key: String,
 }
 
-impl Adoptee {
+impl ForeignList {
     /// What stands before `queue:`, where the other keys of that system are too; and the queue's name.
     pub(crate) fn parts(&self) -> (&str, &str) {
         let at = self.key.rfind("queue:").unwrap_or_default();
@@ -25,7 +25,7 @@ impl Adoptee {
     }
 }
 
-impl TryFrom<String> for Adoptee {
+impl TryFrom<String> for ForeignList {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         let way_out = || {
@@ -33,21 +33,21 @@ impl TryFrom<String> for Adoptee {
         };
         let (system, key) = text.split_once(':').ok_or_else(way_out)?;
         let system = match system {
-            "sidekiq" => System::Sidekiq,
-            "resque" => System::Resque,
+            "sidekiq" => ForeignSystem::Sidekiq,
+            "resque" => ForeignSystem::Resque,
             _ => return Err(way_out()),
         };
-        let adoptee = Self { system, key: key.to_owned() };
-        let named = key.contains("queue:") && !adoptee.parts().1.is_empty();
-        if named { Ok(adoptee) } else { Err(way_out()) }
+        let list = Self { system, key: key.to_owned() };
+        let named = key.contains("queue:") && !list.parts().1.is_empty();
+        if named { Ok(list) } else { Err(way_out()) }
     }
 }
 
-impl From<Adoptee> for String {
-    fn from(adoptee: Adoptee) -> Self {
-        match adoptee.system {
-            System::Sidekiq => format!("sidekiq:{}", adoptee.key),
-            System::Resque => format!("resque:{}", adoptee.key),
+impl From<ForeignList> for String {
+    fn from(list: ForeignList) -> Self {
+        match list.system {
+            ForeignSystem::Sidekiq => format!("sidekiq:{}", list.key),
+            ForeignSystem::Resque => format!("resque:{}", list.key),
         }
     }
 }

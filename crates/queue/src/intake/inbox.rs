@@ -8,7 +8,7 @@
 use crate::error::Error;
 use crate::inspect::dead::{RAW_HEAD_BYTES, RawPayload};
 use crate::intake::admission::{Admission, Answer, BATCH, Candidate};
-use crate::lease::fit::fit_reason;
+use crate::lease::truncate::truncate_reason;
 use crate::lease::upkeep::Buried;
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
@@ -52,8 +52,8 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; what was taken in before is in.
     pub async fn ingest(&self) -> Result<Ingested, Error> {
-        let (standing, heads) = self.peek().await?;
-        let mut ingested = Ingested { more: standing > heads.len(), ..Ingested::default() };
+        let (state, heads) = self.peek().await?;
+        let mut ingested = Ingested { more: state > heads.len(), ..Ingested::default() };
         for run in heads.chunk_by(|a, b| a.job.is_ok() == b.job.is_ok()) {
             let on = match &run[0].job {
                 Ok(_) => self.take_in(run, &mut ingested).await?,
@@ -69,20 +69,20 @@ impl WorkerHandle {
 
     /// How many payloads stand in the inbox, and the first of them.
     async fn peek(&self) -> Result<(usize, Vec<Head>), Error> {
-        let mut words = self
+        let mut reply = self
             .call(&scripts::PEEK)
             .arg(BATCH)
             .arg(WHOLE_MAX_BYTES)
             .arg(RAW_HEAD_BYTES)
             .arg(LOOK_MAX_BYTES)
-            .words()
+            .reply()
             .await?;
-        let standing = words.number()?;
+        let state = reply.number()?;
         let mut heads = Vec::new();
-        while let Some(length) = words.next() {
-            let length: u64 = length.parse().map_err(|_| words.odd(&length))?;
-            let bytes = words.bytes().unwrap_or_default();
-            let sha1 = words.text()?;
+        while let Some(length) = reply.next() {
+            let length: u64 = length.parse().map_err(|_| reply.unexpected(&length))?;
+            let bytes = reply.bytes().unwrap_or_default();
+            let sha1 = reply.text()?;
             let job = if sha1.is_empty() { Job::decode(&bytes) } else { Err(too_large(length)) };
             let raw = if sha1.is_empty() && job.is_err() {
                 RawPayload::of(&bytes)
@@ -91,7 +91,7 @@ impl WorkerHandle {
             };
             heads.push(Head { raw, job });
         }
-        Ok((standing, heads))
+        Ok((state, heads))
     }
 
     /// Admits a run of jobs; false when to stop.
@@ -131,20 +131,20 @@ impl WorkerHandle {
                 worker: String::new(),
                 build: crate::BUILD.to_owned(),
             };
-            let mut words = self
+            let mut reply = self
                 .call(&scripts::REFUSE)
                 .key(self.inner.keys.job(&id))
                 .key(self.inner.keys.dead_kind(reason.kind))
-                .arg(&[id.as_str(), reason.kind.as_str(), &fit_reason(&reason)])
+                .arg(&[id.as_str(), reason.kind.as_str(), &truncate_reason(&reason)])
                 .arg(&head.raw.head[..])
                 .arg(head.raw.length)
                 .arg(&head.raw.hash)
-                .words()
+                .reply()
                 .await?;
-            match words.text()?.as_str() {
+            match reply.text()?.as_str() {
                 "buried" => ingested.buried.push(Buried { id, pair: String::new(), reason }),
                 "moved" => return Ok(false),
-                odd => return Err(words.odd(odd)),
+                other => return Err(reply.unexpected(other)),
             }
         }
         Ok(true)

@@ -12,7 +12,7 @@ use crate::ids::LeaseRef;
 use crate::ids::WorkerId;
 use crate::lease::settled::Settled;
 use crate::lease::upkeep::Buried;
-use crate::redis::scripts::{self, Words};
+use crate::redis::scripts::{self, ScriptReply};
 use crate::role::WorkerHandle;
 use crate::{BUILD, Inner};
 use wm_job::counts::Counts;
@@ -27,7 +27,7 @@ use wm_job::{Job, JobId, LimitsRequest};
 pub struct Delivery {
     /// What was asked for.
     pub job: Job,
-    /// How often it was handed out, this time included, and how that went.
+    /// How often it was row out, this time included, and how that went.
     pub counts: Counts,
     /// Time since it was admitted.
     pub age: Duration,
@@ -35,8 +35,8 @@ pub struct Delivery {
     pub granted: LimitsRequest,
     pub(crate) token: String,
     pub(crate) unique: String,
-    alone: bool,
-    _hand: Arc<()>,
+    exclusive: bool,
+    _in_flight: Arc<()>,
 }
 
 impl Delivery {
@@ -45,9 +45,9 @@ impl Delivery {
         LeaseRef { id: self.job.id.clone(), token: self.token.clone() }
     }
 
-    /// True when this job is a suspect: nothing else is in this worker's hands, and nothing may be added.
-    pub fn is_solo(&self) -> bool {
-        self.alone
+    /// True when this job is a suspect: nothing else is in this worker's in_flight, and nothing may be added.
+    pub fn is_exclusive(&self) -> bool {
+        self.exclusive
     }
 }
 
@@ -58,7 +58,7 @@ pub enum Claim {
     /// A job to work on.
     Delivery(Box<Delivery>),
     /// A job that nobody needs any more, expired or cancelled: settle it with this skip at once.
-    Foregone(Box<Delivery>, Skip),
+    NotNeeded(Box<Delivery>, Skip),
     /// A job whose stored payload this build cannot read; it is a dead letter by now.
     Buried(Box<Buried>),
     /// Nothing is ready.
@@ -67,22 +67,22 @@ pub enum Claim {
     Paused,
     /// As many jobs are in hand, all workers together, as may be.
     Full,
-    /// A suspect waits for this worker's hands to be empty, or runs in them: finish what is in hand, then claim again.
-    Solo,
+    /// A suspect waits for this worker's in_flight to be empty, or runs in them: finish what is in hand, then claim again.
+    Exclusive,
 }
 
 /// Most jobs that one claim takes, however many are asked for: some 2 ms of Redis.
 pub const CLAIM_MOST: usize = 100;
 
-/// The token of one claim, given back when no answer came: jobs may have been handed out all the same.
-struct Ticket<'q> {
+/// The token of one claim, given back when no answer came: jobs may have been row out all the same.
+struct ClaimToken<'q> {
     inner: &'q Inner,
     token: String,
     unanswered: bool,
     answered: bool,
 }
 
-impl<'q> Ticket<'q> {
+impl<'q> ClaimToken<'q> {
     fn take(inner: &'q Inner) -> Self {
         let kept = inner.unanswered.lock().pop();
         let unanswered = kept.is_some();
@@ -91,7 +91,7 @@ impl<'q> Ticket<'q> {
     }
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for ClaimToken<'_> {
     fn drop(&mut self) {
         if !self.answered {
             let mut kept = self.inner.unanswered.lock();
@@ -100,40 +100,40 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// A job as the claim script hands it out, in the order of its `FIELDS`.
-struct Handed {
+/// A job as the claim script in_flight it out, in the order of its `FIELDS`.
+struct JobRow {
     id: JobId,
     payload: Vec<u8>,
     counts: Counts,
     unique: String,
-    enq_ms: u64,
+    enqueued_ms: u64,
     expires_ms: u64,
     cancelled: bool,
     granted: LimitsRequest,
 }
 
-impl Handed {
-    fn read(id: JobId, words: &mut Words) -> Result<Self, Error> {
-        let payload = words.bytes().unwrap_or_default();
+impl JobRow {
+    fn read(id: JobId, reply: &mut ScriptReply) -> Result<Self, Error> {
+        let payload = reply.bytes().unwrap_or_default();
         let counts = Counts {
-            deliveries: words.number()?,
-            failures: words.number()?,
-            doubts: words.number()?,
-            crashes: words.number()?,
-            postponements: words.number()?,
-            put_off_ms: words.number()?,
-            releases: words.number()?,
-            replays: words.number()?,
+            deliveries: reply.number()?,
+            failures: reply.number()?,
+            doubts: reply.number()?,
+            crashes: reply.number()?,
+            postponements: reply.number()?,
+            postponed_ms: reply.number()?,
+            releases: reply.number()?,
+            replays: reply.number()?,
         };
         Ok(Self {
             id,
             payload,
             counts,
-            unique: words.text()?,
-            enq_ms: words.number()?,
-            expires_ms: words.number()?,
-            cancelled: !words.text()?.is_empty(),
-            granted: LimitsRequest { wall_ms: words.granted()?, heap_bytes: words.granted()? },
+            unique: reply.text()?,
+            enqueued_ms: reply.number()?,
+            expires_ms: reply.number()?,
+            cancelled: !reply.text()?.is_empty(),
+            granted: LimitsRequest { wall_ms: reply.granted()?, heap_bytes: reply.granted()? },
         })
     }
 }
@@ -149,45 +149,50 @@ impl WorkerHandle {
 
     /// Takes the next jobs, at most so many and at most [`CLAIM_MOST`]; where there is none that this worker may have,
     /// why. Never without an answer, and more than asked for only where that is an older answer that was lost. May be
-    /// cancelled: jobs whose answer was lost are handed out again to the next claim of this queue handle.
+    /// cancelled: jobs whose answer was lost are row out again to the next claim of this queue handle.
     ///
     /// # Errors
     /// Those of Redis; nothing is in hand then.
     pub async fn claim_many(&self, worker: &WorkerId, most: usize) -> Result<Vec<Claim>, Error> {
-        let mut ticket = Ticket::take(&self.inner);
-        let mut words = self
+        let mut claim_token = ClaimToken::take(&self.inner);
+        let mut reply = self
             .call(&scripts::CLAIM)
             .arg(worker.as_str())
-            .arg(&ticket.token)
-            .arg(Arc::strong_count(&self.inner.hands) - 1)
-            .arg(u8::from(ticket.unanswered))
+            .arg(&claim_token.token)
+            .arg(Arc::strong_count(&self.inner.in_flight) - 1)
+            .arg(u8::from(claim_token.unanswered))
             .arg(most.clamp(1, CLAIM_MOST))
             .arg(self.inner.config.in_flight_max)
-            .words()
+            .reply()
             .await?;
-        ticket.answered = true;
-        match words.text()?.as_str() {
-            "jobs" => self.delivered(worker, &ticket.token, words).await,
+        claim_token.answered = true;
+        match reply.text()?.as_str() {
+            "jobs" => self.delivered(worker, &claim_token.token, reply).await,
             "empty" => Ok(vec![Claim::Empty]),
             "paused" => Ok(vec![Claim::Paused]),
             "full" => Ok(vec![Claim::Full]),
-            "solo" => Ok(vec![Claim::Solo]),
-            odd => Err(words.odd(odd)),
+            "exclusive" => Ok(vec![Claim::Exclusive]),
+            other => Err(reply.unexpected(other)),
         }
     }
 
-    /// Reads what was handed out. One that cannot be buried now runs out of its lease, and is handed out again: no
+    /// Reads what was row out. One that cannot be buried now runs out of its lease, and is row out again: no
     /// reason to let go of the others.
-    async fn delivered(&self, worker: &WorkerId, token: &str, mut words: Words) -> Result<Vec<Claim>, Error> {
-        let now: u64 = words.number()?;
-        let alone = words.number::<u8>()? == 1;
+    async fn delivered(
+        &self,
+        worker: &WorkerId,
+        token: &str,
+        mut reply: ScriptReply,
+    ) -> Result<Vec<Claim>, Error> {
+        let now: u64 = reply.number()?;
+        let exclusive = reply.number::<u8>()? == 1;
         let (mut claims, mut trouble) = (Vec::new(), None);
-        while let Some(id) = words.next() {
-            let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
-            let handed = Handed::read(id, &mut words)?;
-            match Job::restore(&handed.payload) {
-                Ok(job) => claims.push(self.claimed(handed, job, token, alone, now)),
-                Err(failure) => match self.bury_unreadable(worker, token, handed, failure).await {
+        while let Some(id) = reply.next() {
+            let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
+            let row = JobRow::read(id, &mut reply)?;
+            match Job::restore(&row.payload) {
+                Ok(job) => claims.push(self.claimed(row, job, token, exclusive, now)),
+                Err(failure) => match self.bury_unreadable(worker, token, row, failure).await {
                     Ok(buried) => claims.extend(buried),
                     Err(e) => trouble = Some(e),
                 },
@@ -200,28 +205,28 @@ impl WorkerHandle {
         }
     }
 
-    fn claimed(&self, handed: Handed, job: Job, token: &str, alone: bool, now: u64) -> Claim {
+    fn claimed(&self, row: JobRow, job: Job, token: &str, exclusive: bool, now: u64) -> Claim {
         let delivery = Box::new(Delivery {
-            job: Job { id: handed.id, ..job },
-            counts: handed.counts,
-            age: Duration::from_millis(if handed.enq_ms == 0 {
+            job: Job { id: row.id, ..job },
+            counts: row.counts,
+            age: Duration::from_millis(if row.enqueued_ms == 0 {
                 0
             } else {
-                now.saturating_sub(handed.enq_ms)
+                now.saturating_sub(row.enqueued_ms)
             }),
-            granted: handed.granted,
+            granted: row.granted,
             token: token.to_owned(),
-            unique: handed.unique,
-            alone,
-            _hand: Arc::clone(&self.inner.hands),
+            unique: row.unique,
+            exclusive,
+            _in_flight: Arc::clone(&self.inner.in_flight),
         });
-        if handed.cancelled {
-            return Claim::Foregone(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request"));
+        if row.cancelled {
+            return Claim::NotNeeded(delivery, Skip::new(SkipReason::Cancelled, "cancelled by request"));
         }
-        if handed.expires_ms != 0 && now > handed.expires_ms {
-            let late = Duration::from_millis(now - handed.expires_ms);
+        if row.expires_ms != 0 && now > row.expires_ms {
+            let late = Duration::from_millis(now - row.expires_ms);
             let detail = format!("expired {} before its turn came", humantime::format_duration(late));
-            return Claim::Foregone(delivery, Skip::new(SkipReason::Expired, detail));
+            return Claim::NotNeeded(delivery, Skip::new(SkipReason::Expired, detail));
         }
         Claim::Delivery(delivery)
     }
@@ -231,7 +236,7 @@ impl WorkerHandle {
         &self,
         worker: &WorkerId,
         token: &str,
-        handed: Handed,
+        row: JobRow,
         failure: Failure,
     ) -> Result<Option<Claim>, Error> {
         let kind = failure.kind;
@@ -239,13 +244,13 @@ impl WorkerHandle {
             kind,
             stage: kind.stage(),
             failure,
-            counts: handed.counts,
+            counts: row.counts,
             bodies: Vec::new(),
             worker: worker.to_string(),
             build: BUILD.to_owned(),
         };
-        let lease = LeaseRef { id: handed.id, token: token.to_owned() };
-        match self.bury(&lease, &handed.unique, "", &reason, Some(&handed.payload)).await? {
+        let lease = LeaseRef { id: row.id, token: token.to_owned() };
+        match self.bury(&lease, &row.unique, "", &reason, Some(&row.payload)).await? {
             Settled::Settled => {
                 let buried = Buried { id: lease.id, pair: String::new(), reason };
                 Ok(Some(Claim::Buried(Box::new(buried))))
@@ -260,13 +265,13 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; the answer is then unknown, and nothing may be written.
     pub async fn confirm(&self, lease: &LeaseRef) -> Result<bool, Error> {
-        let mut words = self
+        let mut reply = self
             .call(&scripts::CONFIRM)
             .key(self.inner.keys.job(&lease.id))
             .arg(lease.id.as_str())
             .arg(&lease.token)
-            .words()
+            .reply()
             .await?;
-        Ok(words.text()? == "held")
+        Ok(reply.text()? == "held")
     }
 }

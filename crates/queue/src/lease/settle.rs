@@ -11,10 +11,10 @@ use serde::Serialize;
 use crate::error::Error;
 use crate::ids::LeaseRef;
 use crate::inspect::dead;
+use crate::lease::batch::SettleCall;
 use crate::lease::delivery::Delivery;
-use crate::lease::finish::Finish;
-use crate::lease::fit::{fit_reason, fit_report};
 use crate::lease::settled::{Settled, settled};
+use crate::lease::truncate::{truncate_reason, truncate_report};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::duration::millis;
@@ -69,7 +69,14 @@ impl WorkerHandle {
             Verdict::Done(report) => {
                 let pair = format!("{}..{}", report.from, report.to);
                 let done = self.done_name(&pair, report.analysis_version);
-                self.finish(self.ending(delivery, ("done", ""), pair, fit_report(report), &done)).await
+                self.settle_in_batch(self.ending(
+                    delivery,
+                    ("done", ""),
+                    pair,
+                    truncate_report(report),
+                    &done,
+                ))
+                .await
             }
             Verdict::Skip(skip) => {
                 let pair = delivery.job.pair();
@@ -82,7 +89,7 @@ impl WorkerHandle {
                 let done = self.done_name(&pair, ANALYSIS_VERSION);
                 let why = skip.reason.as_str();
                 let report = report.unwrap_or_default();
-                self.finish(self.ending(delivery, ("skipped", why), pair, report, &done)).await
+                self.settle_in_batch(self.ending(delivery, ("skipped", why), pair, report, &done)).await
             }
             Verdict::Retry { after, failure } => {
                 // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
@@ -120,9 +127,9 @@ impl WorkerHandle {
         pair: String,
         report: String,
         done: &str,
-    ) -> Finish {
+    ) -> SettleCall {
         let (keys, id) = (&self.inner.keys, &delivery.job.id);
-        Finish {
+        SettleCall {
             keys: [keys.job(id), keys.unique(&delivery.unique), keys.report(&pair), keys.done(done)],
             args: [id.to_string(), delivery.token.clone(), state.to_owned(), why.to_owned(), pair, report],
         }
@@ -137,22 +144,22 @@ impl WorkerHandle {
         counted: &str,
     ) -> Result<Settled, Error> {
         let last = serde_json::to_string(failure).unwrap_or_default();
-        let mut words = self
+        let mut reply = self
             .call(&scripts::SCHEDULE)
             .key(self.inner.keys.job(&delivery.job.id))
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
             .arg(millis(after))
             .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
-            .words()
+            .reply()
             .await?;
-        settled(&mut words)
+        settled(&mut reply)
     }
 
     /// Hands a delivery back that waits for `host`, or where that is empty to be alone.
     async fn wait_for(&self, delivery: &Delivery, host: &str, counted: &str) -> Result<Settled, Error> {
         let id = &delivery.job.id;
-        let call = self.call(&scripts::WAIT).key(self.inner.keys.job(id));
-        settled(&mut call.arg(&[id.as_str(), &delivery.token, host, counted]).words().await?)
+        let call = self.call(&scripts::WAIT_FOR_HOST).key(self.inner.keys.job(id));
+        settled(&mut call.arg(&[id.as_str(), &delivery.token, host, counted]).reply().await?)
     }
 
     /// Buries a delivery; `unreadable` is its payload where that is no job.
@@ -171,12 +178,12 @@ impl WorkerHandle {
             .key(keys.job(&lease.id))
             .key(keys.unique(unique))
             .key(keys.dead_kind(reason.kind))
-            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str(), &fit_reason(reason), pair]);
+            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str(), &truncate_reason(reason), pair]);
         let call = match &raw {
             Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
             None => call.arg(&["", "", ""]),
         };
-        settled(&mut call.words().await?)
+        settled(&mut call.reply().await?)
     }
 
     /// Hands a delivery back unfinished, at its old place and without counting it as delivered.
@@ -189,7 +196,7 @@ impl WorkerHandle {
             &delivery.token,
             &delivery.job.pair(),
         ]);
-        match call.words().await.and_then(|mut words| settled(&mut words)) {
+        match call.reply().await.and_then(|mut reply| settled(&mut reply)) {
             Ok(settled) => Ok(settled),
             Err(source) => Err(Box::new(Unreleased { delivery, source })),
         }

@@ -1,7 +1,7 @@
 //! What became of a settle.
 
 use crate::error::Error;
-use crate::redis::scripts::Words;
+use crate::redis::scripts::ScriptReply;
 
 /// What became of a settle.
 #[must_use]
@@ -14,10 +14,10 @@ pub enum Settled {
 }
 
 /// The next answer of a script that settles.
-pub(crate) fn settled(words: &mut Words) -> Result<Settled, Error> {
-    match words.text()?.as_str() {
+pub(crate) fn settled(reply: &mut ScriptReply) -> Result<Settled, Error> {
+    match reply.text()?.as_str() {
         "settled" => Ok(Settled::Settled),
         "superseded" => Ok(Settled::Superseded),
-        odd => Err(words.odd(odd)),
+        other => Err(reply.unexpected(other)),
     }
 }

@@ -62,17 +62,17 @@ pub struct Upkeep {
     /// Dead letters that were forgotten.
     pub evicted: Evicted,
     /// True while nobody is blamed, because nobody kept time.
-    pub calm: bool,
+    pub grace_period: bool,
 }
 
 impl WorkerHandle {
     /// Does one round of upkeep.
     ///
     /// # Errors
-    /// Those of Redis; what was done before is done, and not told: see [`Queue::keep_up`].
+    /// Those of Redis; what was done before is done, and not told: see [`Queue::run_upkeep`].
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         let mut upkeep = Upkeep::default();
-        self.keep_up(&mut upkeep).await?;
+        self.run_upkeep(&mut upkeep).await?;
         Ok(upkeep)
     }
 
@@ -80,7 +80,7 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// Those of Redis.
-    pub async fn keep_up(&self, done: &mut Upkeep) -> Result<(), Error> {
+    pub async fn run_upkeep(&self, done: &mut Upkeep) -> Result<(), Error> {
         self.reclaim(done).await?;
         self.promote(done).await?;
         self.trim(done).await
@@ -88,9 +88,9 @@ impl WorkerHandle {
 
     async fn promote(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
         for _ in 0..ROUNDS {
-            let mut words = self.call(&scripts::PROMOTE).arg(PROMOTE_BATCH).words().await?;
-            let looked_at: u32 = words.number()?;
-            upkeep.promoted += words.number::<u64>()?;
+            let mut reply = self.call(&scripts::PROMOTE).arg(PROMOTE_BATCH).reply().await?;
+            let looked_at: u32 = reply.number()?;
+            upkeep.promoted += reply.number::<u64>()?;
             if looked_at < PROMOTE_BATCH {
                 break;
             }
@@ -100,22 +100,22 @@ impl WorkerHandle {
 
     async fn reclaim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
         for _ in 0..ROUNDS {
-            let mut words = self
+            let mut reply = self
                 .call(&scripts::RECLAIM)
                 .key(self.inner.keys.dead_kind(Kind::CrashLoop))
                 .arg(self.inner.config.crashes_max)
                 .arg(RECLAIM_BATCH)
                 .arg(BUILD)
-                .words()
+                .reply()
                 .await?;
-            upkeep.calm = words.text()? == "calm";
-            let reclaimed: u32 = words.number()?;
+            upkeep.grace_period = reply.text()? == "grace_period";
+            let reclaimed: u32 = reply.number()?;
             upkeep.reclaimed += u64::from(reclaimed);
-            while let Some(id) = words.next() {
-                let id = JobId::parse(&id).map_err(|e| words.odd(&e))?;
-                let pair = words.text()?;
-                let reason = words.text()?;
-                let reason = serde_json::from_str(&reason).map_err(|_| words.odd(&reason))?;
+            while let Some(id) = reply.next() {
+                let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
+                let pair = reply.text()?;
+                let reason = reply.text()?;
+                let reason = serde_json::from_str(&reason).map_err(|_| reply.unexpected(&reason))?;
                 upkeep.buried.push(Buried { id, pair, reason });
             }
             if reclaimed < RECLAIM_BATCH {
@@ -128,15 +128,15 @@ impl WorkerHandle {
     async fn trim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
         let config = &self.inner.config;
         for _ in 0..ROUNDS {
-            let mut words = self
+            let mut reply = self
                 .call(&scripts::TRIM)
                 .arg(config.dead_max_count)
                 .arg(millis(config.dead_max_age))
                 .arg(config.dead_max_bytes.as_u64())
                 .arg(TRIM_BATCH)
-                .words()
+                .reply()
                 .await?;
-            let [age, count, bytes] = [words.number::<u64>()?, words.number()?, words.number()?];
+            let [age, count, bytes] = [reply.number::<u64>()?, reply.number()?, reply.number()?];
             let evicted = &mut upkeep.evicted;
             evicted.by_age += age;
             evicted.by_count += count;

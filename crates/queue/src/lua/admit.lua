@@ -9,7 +9,7 @@
 --          maxmemory, so a full Redis admits nothing and loses nothing.
 -- Bound    as many jobs as are given (Rust gives at most 100).
 local backlog_max, jobs = tonumber(arg(1)), tonumber(arg(2))
-local backlog = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', SOLO)
+local backlog = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', EXCLUSIVE)
 local answers, woken = {}, false
 
 local function judge(job, unique, done, done_counts)
@@ -21,8 +21,8 @@ local function judge(job, unique, done, done_counts)
   return 'admitted'
 end
 
-local function admit(id, job, unique, payload, head_start, run_at, expires, next, next_unique)
-  enlist(id, unique, payload, redis.call('INCR', SEQ) + head_start, expires, run_at)
+local function admit(id, job, unique, payload, priority_offset, run_at, expires, next, next_unique)
+  insert_job(id, unique, payload, redis.call('INCR', SEQ) + priority_offset, expires, run_at)
   if next ~= '' then redis.call('HSET', job, 'next', next, 'next_unique', next_unique) end
   backlog = backlog + 1
   woken = true

@@ -4,12 +4,12 @@
 --          7 its length, 8 its labelled hash
 -- Returns  settled | superseded
 -- Why      The lock is given back in the same step: whoever fixes the cause may ask again at once.
---          What follows the job does so now, whatever this one died of, and never again: a replay is of this pair alone.
+--          What follows the job does so now, whatever this one died of, and never again: a replay is of this pair exclusively.
 -- Bound    one job, and the one that follows it.
 local id, token, kind, reason, raw = arg(1), arg(2), arg(3), arg(4), arg(6)
 local job = key(1)
 local payload = redis.call('HSTRLEN', job, 'payload')
-local next = next_of(id, job)
+local next = follow_up_of(id, job)
 local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 
@@ -21,5 +21,5 @@ end
 bury(id, job, kind, reason, payload + #reason)
 unlock(key(2), id)
 event('buried', id, arg(5), kind)
-follow(next, arg(5))
+admit_follow_up(next, arg(5))
 return { 'settled' }

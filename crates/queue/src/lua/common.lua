@@ -1,15 +1,15 @@
--- The words that all scripts share; scripts.rs puts this page in front of each of them.
+-- The reply that all scripts share; scripts.rs puts this page in front of each of them.
 -- KEYS     1-13: every fixed key of the queue, in the order below (keys.rs, `fixed`). A script's own begin after them.
 -- ARGV     1 key prefix, 2 events kept, 3 lease in ms, 4 releases that make a job a suspect, 5 most jobs at one host (0: any
 --          number). A script's own begin after.
 -- Returns  nothing: these are local functions. Numbers are answered as strings, so that every reply is one list.
 -- Why      A script does not roll back: whoever calls these has read and judged everything before the first write.
 -- Bound    each function touches one job.
-local INBOX, READY, SCHEDULED, LEASE, SOLO = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local SOLO_TURN, DEAD, PAUSED, WAKE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local INBOX, READY, SCHEDULED, LEASE, EXCLUSIVE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local EXCLUSIVE_LOCK, DEAD, PAUSED, WAKE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local EVENTS, STATS, META, SEQ = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local PREFIX, EVENTS_MAX = ARGV[1], ARGV[2]
-local LEASE_MS, RELEASES_SOLO, HOST_MAX = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local LEASE_MS, RELEASES_EXCLUSIVE, HOST_MAX = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local UNIQUE_MS, SUSPECT_MS, STATS_SECONDS = 30 * 86400000, 30 * 86400000, 90 * 86400
 
 local function key(i) return KEYS[13 + i] end
@@ -19,7 +19,7 @@ local function job_key(id) return PREFIX .. 'job:' .. id end
 local function kind_key(kind) return PREFIX .. 'dead:kind:' .. kind end
 local function suspect_key(content) return PREFIX .. 'suspect:' .. content end
 local function host_key(host) return PREFIX .. 'host:' .. host end
-local function line_key(host) return PREFIX .. 'line:' .. host end
+local function host_waiters_key(host) return PREFIX .. 'host_waiters:' .. host end
 
 -- Every deadline is the server's: one clock for all workers.
 local time = redis.call('TIME')
@@ -42,7 +42,7 @@ local function wake()
   if redis.call('LLEN', WAKE) == 0 then redis.call('LPUSH', WAKE, '1') end
 end
 
--- The pair in words, from a stored payload; only where an event needs it and the caller does not have it.
+-- The pair in reply, from a stored payload; only where an event needs it and the caller does not have it.
 local function pair_of(payload)
   local ok, job = pcall(cjson.decode, payload or '')
   if not ok or type(job) ~= 'table' then return '' end
@@ -54,7 +54,7 @@ local function pair_of(payload)
 end
 
 -- A lock names its holder, and holds only while that job is live.
-local LIVE = { ready = true, scheduled = true, leased = true, solo = true }
+local LIVE = { ready = true, scheduled = true, in_flight = true, exclusive = true }
 local function live_holder(unique)
   local holder = redis.call('GET', unique)
   if not holder then return nil end
@@ -68,10 +68,10 @@ local function unlock(unique, id)
 end
 
 -- Makes a job and puts it where it waits. The caller has seen that nobody has its id or its lock.
-local function enlist(id, unique, payload, score, expires, run_at)
+local function insert_job(id, unique, payload, score, expires, run_at)
   local later = run_at ~= '' and tonumber(run_at) > NOW
   redis.call('HSET', job_key(id), 'payload', payload, 'state', later and 'scheduled' or 'ready', 'score', int(score),
-    'enq_ms', int(NOW), 'unique', string.sub(unique, -64))
+    'enqueued_ms', int(NOW), 'unique', string.sub(unique, -64))
   if expires ~= '' then redis.call('HSET', job_key(id), 'expires_ms', expires) end
   if later then
     redis.call('ZADD', SCHEDULED, run_at, id)
@@ -84,7 +84,7 @@ local function enlist(id, unique, payload, score, expires, run_at)
 end
 
 -- What is to follow a job once it has ended, read before the first write; nil where nothing is, or nothing any more.
-local function next_of(id, job)
+local function follow_up_of(id, job)
   local j = redis.call('HMGET', job, 'next', 'next_unique', 'score', 'expires_ms')
   if not j[1] then return nil end
   local next = { id = id .. '.earliest', payload = j[1], unique = PREFIX .. 'unique:' .. j[2], score = j[3] or 0,
@@ -97,7 +97,7 @@ end
 -- Lets it in, after the first write: a full Redis or a full backlog must not lose it, and it takes the place of a job
 -- that has just left. Its place in the order is that job's own. Whether its pair is live is asked only now: another
 -- one of the same batch may have been followed by it.
-local function follow(next, pair)
+local function admit_follow_up(next, pair)
   if not next then return end
   local holder = live_holder(next.unique)
   if next.known or holder then
@@ -105,16 +105,16 @@ local function follow(next, pair)
     event('duplicate', next.id, 'earliest' .. (string.match(pair, '%.%..*') or '..'), holder or next.known)
     return
   end
-  enlist(next.id, next.unique, next.payload, tonumber(next.score), next.expires, '')
+  insert_job(next.id, next.unique, next.payload, tonumber(next.score), next.expires, '')
   wake()
 end
 
--- Where a job waits: a suspect for its turn alone, everything else at its old place in the order.
-local function park(id, job)
+-- Where a job waits: a suspect for its exclusive exclusively, everything else at its old place in the order.
+local function make_waiting(id, job)
   local j = redis.call('HMGET', job, 'crashes', 'releases', 'score', 'suspect')
-  if tonumber(j[1] or 0) > 0 or tonumber(j[2] or 0) >= RELEASES_SOLO or j[4] then
-    redis.call('ZADD', SOLO, NOW, id)
-    redis.call('HSET', job, 'state', 'solo')
+  if tonumber(j[1] or 0) > 0 or tonumber(j[2] or 0) >= RELEASES_EXCLUSIVE or j[4] then
+    redis.call('ZADD', EXCLUSIVE, NOW, id)
+    redis.call('HSET', job, 'state', 'exclusive')
   else
     redis.call('ZADD', READY, j[3] or 0, id)
     redis.call('HSET', job, 'state', 'ready')
@@ -124,28 +124,28 @@ end
 -- A permit for a host is an index of `lease`: `enter` writes it, every way out of `lease` takes it away. So it lives as
 -- long as the lease does, and needs no renewing of its own. Who finds a host full is `scheduled` like any job that
 -- waits; `line:<host>` only says in which order they are called, one for each permit that comes free.
-local function has_room(host, id)
+local function host_has_room(host, id)
   if HOST_MAX == 0 then return true end
   return redis.call('SCARD', host_key(host)) - redis.call('SISMEMBER', host_key(host), id) < HOST_MAX
 end
 
 -- How long each line is, for whoever looks. To be read before the first write wherever a line is changed.
-local LINES = PREFIX .. 'lines'
-local function note_line(host)
-  local waiting = redis.call('ZCARD', line_key(host))
-  if waiting > 0 then redis.call('ZADD', LINES, waiting, host) else redis.call('ZREM', LINES, host) end
+local WAITING_HOSTS = PREFIX .. 'waiting_hosts'
+local function count_host_waiters(host)
+  local waiting = redis.call('ZCARD', host_waiters_key(host))
+  if waiting > 0 then redis.call('ZADD', WAITING_HOSTS, waiting, host) else redis.call('ZREM', WAITING_HOSTS, host) end
 end
 
 -- When who waits in a line is looked at without having been called: at most a hundred a second, however long the line.
-local function look_again(host)
-  redis.call('EXISTS', LINES)
-  return NOW + math.max(30000, redis.call('ZCARD', line_key(host)) * 10)
+local function recheck_host_at(host)
+  redis.call('EXISTS', WAITING_HOSTS)
+  return NOW + math.max(30000, redis.call('ZCARD', host_waiters_key(host)) * 10)
 end
 
 -- Who is called when these leave their hosts; each of them is an id and its hosts. It only reads: to be asked before the
 -- first write. Whoever is called and does not go in, for whatever reason, calls the next one when its own delivery
 -- ends: no permit is left lying about.
-local function next_in_line(leaving)
+local function plan_host_handover(leaving)
   local calls, at = {}, {}
   for _, leaver in ipairs(leaving) do
     for host in string.gmatch(leaver.hosts or '', '%S+') do
@@ -160,12 +160,12 @@ local function next_in_line(leaving)
     local stay = redis.call('SCARD', host_key(call.host))
     for _, inside in ipairs(redis.call('SMISMEMBER', host_key(call.host), unpack(call.leavers))) do stay = stay - inside end
     local room = HOST_MAX == 0 and #call.leavers or math.min(#call.leavers, HOST_MAX - stay)
-    for i, waiting in ipairs(room > 0 and redis.call('ZRANGE', line_key(call.host), 0, room + 19) or {}) do
+    for i, waiting in ipairs(room > 0 and redis.call('ZRANGE', host_waiters_key(call.host), 0, room + 19) or {}) do
       if #call.called == room then break end
       call.passed = i
-      if redis.call('HGET', job_key(waiting), 'line') == call.host then table.insert(call.called, waiting) end
+      if redis.call('HGET', job_key(waiting), 'waits_for_host') == call.host then table.insert(call.called, waiting) end
     end
-    if call.passed > 0 then redis.call('EXISTS', LINES) end
+    if call.passed > 0 then redis.call('EXISTS', WAITING_HOSTS) end
   end
   return calls
 end
@@ -174,25 +174,25 @@ local function leave_hosts(calls)
   for _, call in ipairs(calls) do
     redis.call('SREM', host_key(call.host), unpack(call.leavers))
     if call.passed > 0 then
-      redis.call('ZREMRANGEBYRANK', line_key(call.host), 0, call.passed - 1)
-      note_line(call.host)
+      redis.call('ZREMRANGEBYRANK', host_waiters_key(call.host), 0, call.passed - 1)
+      count_host_waiters(call.host)
     end
     for _, id in ipairs(call.called) do
-      redis.call('HDEL', job_key(id), 'line')
+      redis.call('HDEL', job_key(id), 'waits_for_host')
       redis.call('ZREM', SCHEDULED, id)
-      park(id, job_key(id))
+      make_waiting(id, job_key(id))
     end
     if call.called[1] then wake() end
   end
 end
 
 -- After a suspect has run, its worker owes the others as long again: suspects get at most half of one worker.
-local function end_turn(id, claimed_ms)
-  local turn = redis.call('GET', SOLO_TURN)
-  if not turn or string.sub(turn, -(#id + 1)) ~= '|' .. id then return end
-  redis.call('DEL', SOLO_TURN)
+local function end_exclusive(id, claimed_ms)
+  local exclusive = redis.call('GET', EXCLUSIVE_LOCK)
+  if not exclusive or string.sub(exclusive, -(#id + 1)) ~= '|' .. id then return end
+  redis.call('DEL', EXCLUSIVE_LOCK)
   local took = math.max(0, NOW - tonumber(claimed_ms or NOW))
-  redis.call('HSET', META, 'solo_rest_ms', int(NOW + math.min(took, LEASE_MS)))
+  redis.call('HSET', META, 'exclusive_rest_until_ms', int(NOW + math.min(took, LEASE_MS)))
 end
 
 -- Ends the delivery of `id` if `token` still holds it: 'ended', 'settled' (by this very token before: an answer that
@@ -200,12 +200,12 @@ end
 local function end_delivery(id, job, token)
   local j = redis.call('HMGET', job, 'token', 'claimed_ms', 'settled', 'hosts')
   if j[1] ~= token then return j[3] == token and 'settled' or 'superseded' end
-  local calls = next_in_line({ { id = id, hosts = j[4] } })
+  local calls = plan_host_handover({ { id = id, hosts = j[4] } })
   redis.call('ZREM', LEASE, id)
   leave_hosts(calls)
   redis.call('HDEL', job, 'token')
   redis.call('HSET', job, 'settled', token)
-  end_turn(id, j[2])
+  end_exclusive(id, j[2])
   return 'ended'
 end
 
@@ -221,7 +221,7 @@ local function bury(id, job, kind, reason, size)
 end
 
 -- Takes a job out of the dead letters; kind and size were read beforehand.
-local function exhume(id, kind, size)
+local function remove_dead_letter(id, kind, size)
   redis.call('EXISTS', kind_key(kind or '')) -- a derived key is touched before the first write
   redis.call('ZREM', DEAD, id)
   redis.call('ZREM', kind_key(kind or ''), id)

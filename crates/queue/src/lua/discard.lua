@@ -6,7 +6,7 @@
 -- Bound    one letter.
 local j = redis.call('HMGET', key(1), 'state', 'kind', 'size')
 if j[1] ~= 'dead' then return { 'missing' } end
-exhume(arg(1), j[2], j[3])
+remove_dead_letter(arg(1), j[2], j[3])
 redis.call('UNLINK', key(1))
 count('discarded')
 event('discarded', arg(1), '', j[2] or '')

@@ -3,7 +3,7 @@
 -- ARGV     1 how many, 2 longest payload that is handed over whole, 3 how much of a longer one, 4 bytes to look at in all
 -- Returns  the length of the inbox, then per payload three strings: its length, its bytes (or the first of them), and where it was cut the SHA-1 of as
 --          many bytes as would have been handed over ('' else)
--- Why      A length can only be told by looking, and a payload that is no job may have 512 MB: what goes over the wire
+-- Why      A length can only be reported by looking, and a payload that is no job may have 512 MB: what goes over the wire
 --          is bounded here, at the source.
 -- Bound    as many as asked for, and as many bytes in all (one payload always, so that a large one blocks nothing); the
 --          hash covers a bounded part, for hashing 512 MB would stop Redis for seconds.

@@ -9,20 +9,20 @@ local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', NOW, 'LIMIT', 0, arg(
 local promoted = 0
 for _, id in ipairs(due) do
   local job = job_key(id)
-  local j = redis.call('HMGET', job, 'payload', 'line', 'cancel', 'expires_ms')
-  local later = j[2] and look_again(j[2]) -- touches the line before the first write
+  local j = redis.call('HMGET', job, 'payload', 'waits_for_host', 'cancel', 'expires_ms')
+  local later = j[2] and recheck_host_at(j[2]) -- touches the line before the first write
   local over = j[3] or (j[4] and tonumber(j[4]) < NOW)
-  local waits = j[2] and not over and not has_room(j[2], id)
+  local waits = j[2] and not over and not host_has_room(j[2], id)
   redis.call('ZREM', SCHEDULED, id)
   if waits then
     redis.call('ZADD', SCHEDULED, later, id)
   elseif j[1] then
     if j[2] then
-      redis.call('ZREM', line_key(j[2]), id)
-      note_line(j[2])
-      redis.call('HDEL', job, 'line')
+      redis.call('ZREM', host_waiters_key(j[2]), id)
+      count_host_waiters(j[2])
+      redis.call('HDEL', job, 'waits_for_host')
     end
-    park(id, job)
+    make_waiting(id, job)
     promoted = promoted + 1
   end
 end

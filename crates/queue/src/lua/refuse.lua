@@ -8,7 +8,7 @@ local id, kind, reason, head, length = arg(1), arg(2), arg(3), arg(4), tonumber(
 local raw = redis.call('LINDEX', INBOX, 0)
 if not raw or #raw ~= length or string.sub(raw, 1, #head) ~= head then return { 'moved' } end
 local job = key(1)
-redis.call('HSET', job, 'raw', head, 'raw_length', int(length), 'raw_hash', arg(6), 'enq_ms', int(NOW))
+redis.call('HSET', job, 'raw', head, 'raw_length', int(length), 'raw_hash', arg(6), 'enqueued_ms', int(NOW))
 bury(id, job, kind, reason, #head + #reason)
 redis.call('LTRIM', INBOX, 1, -1)
 event('buried', id, '', kind)

@@ -10,7 +10,7 @@ if ended ~= 'ended' then return { ended } end
 
 redis.call('HINCRBY', job, 'deliveries', -1)
 redis.call('HINCRBY', job, 'releases', 1)
-park(id, job)
+make_waiting(id, job)
 count('released')
 event('released', id, arg(3), '')
 wake()

@@ -10,23 +10,23 @@ local id, job = arg(1), key(1)
 local j = redis.call('HMGET', job, 'state', 'payload', 'unique', 'kind', 'size', 'crashes')
 if j[1] ~= 'dead' then return { 'missing', '' } end
 if not j[2] then return { 'undecodable', '' } end
-local backlog = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', SOLO)
+local backlog = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', EXCLUSIVE)
 if backlog >= tonumber(arg(2)) then return { 'full', '' } end
 local unique = PREFIX .. 'unique:' .. (j[3] or '')
 local holder = live_holder(unique)
 if holder then return { 'duplicate', holder } end
 
--- A new place at the end, a new budget; but what crashed before runs alone.
+-- A new place at the end, a new budget; but what crashed before runs exclusively.
 local score = redis.call('INCR', SEQ) + tonumber(arg(4))
-exhume(id, j[4], j[5])
-redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'doubts', 'postponements', 'put_off_ms', 'releases',
-  'cancel', 'last', 'suspect', 'granted_wall_ms', 'granted_heap_bytes')
+remove_dead_letter(id, j[4], j[5])
+redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'doubts', 'postponements', 'postponed_ms', 'releases',
+  'cancel', 'last_failure', 'suspect', 'granted_wall_ms', 'granted_heap_bytes')
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(j[6] or 0), 1))
 redis.call('HINCRBY', job, 'replays', 1)
 redis.call('SET', unique, id, 'PX', UNIQUE_MS)
-park(id, job)
+make_waiting(id, job)
 count('replayed')
 event('replayed', id, arg(3), '')
 wake()

@@ -11,11 +11,11 @@ local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 
 redis.call('ZADD', SCHEDULED, NOW + after_ms, id)
-redis.call('HSET', job, 'state', 'scheduled', 'last', arg(6))
+redis.call('HSET', job, 'state', 'scheduled', 'last_failure', arg(6))
 if counted ~= 'nothing' then
   redis.call('HINCRBY', job, counted, 1)
   -- The delay that was given, not the time until it runs: an open breaker lengthens the one and never the other.
-  if counted == 'postponements' then redis.call('HINCRBY', job, 'put_off_ms', after_ms) end
+  if counted == 'postponements' then redis.call('HINCRBY', job, 'postponed_ms', after_ms) end
 end
 count(state)
 event(state, id, arg(7), arg(5))

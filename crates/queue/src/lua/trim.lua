@@ -16,7 +16,7 @@ for _ = 1, many do
   local cap = died < NOW - age_max and 'age' or letters > count_max and 'count' or bytes > bytes_max and 'bytes'
   if not cap then break end
   local j = redis.call('HMGET', job_key(id), 'kind', 'size', 'state')
-  exhume(id, j[1], j[2])
+  remove_dead_letter(id, j[1], j[2])
   if j[3] == 'dead' then redis.call('UNLINK', job_key(id)) end
   letters, bytes = letters - 1, bytes - tonumber(j[2] or 0)
   by[cap] = by[cap] + 1

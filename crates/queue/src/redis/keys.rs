@@ -8,15 +8,15 @@
 //! | `payload` | always (not: undecodable) | the job in its canonical form |
 //! | `state` | always | ready, scheduled, leased, solo, dead |
 //! | `score` | always | its place in `ready`, kept through retry, release and solo |
-//! | `enq_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
+//! | `enqueued_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
 //! | `next`, `next_unique` | live, until it ends | the payload of the job that follows it, and that one's lock |
 //! | `deliveries` `failures` `doubts` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
-//! | `token` `worker` `claimed_ms` | leased | who has it (`worker` stays, as evidence) |
+//! | `token` `worker` `claimed_ms` | in flight | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
-//! | `content` `build` `hosts` `entered` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
+//! | `content` `build` `hosts` `started` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
 //! | `suspect` | until replayed | its content crashed a worker before: it runs alone |
-//! | `line` | scheduled, waiting for a host | that host |
-//! | `last` `put_off_ms` | after a retry | the last failure; how long counted postponements put it off |
+//! | `waits_for_host` | scheduled, waiting for a host | that host |
+//! | `last_failure` `postponed_ms` | after a retry | the last failure; how long counted postponements put it off |
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
 //! | `cancel` | once asked for | nobody wants it any more |
 //! | `died_ms` `kind` `reason` `size` | dead | the evidence, and what it weighs |
@@ -29,7 +29,7 @@ use wm_job::JobId;
 use wm_job::failure::Kind;
 
 /// The version of the key space. A build refuses to touch a newer one.
-pub(crate) const SCHEMA: u64 = 1;
+pub(crate) const SCHEMA: u64 = 2;
 /// The longest name of a queue.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -68,8 +68,8 @@ impl Keys {
             self.ready(),
             self.scheduled(),
             self.lease(),
-            self.solo(),
-            self.key("solo_turn"),
+            self.exclusive(),
+            self.key("exclusive_lock"),
             self.dead(),
             self.paused(),
             self.wake(),
@@ -106,8 +106,8 @@ impl Keys {
     }
 
     /// ZSET of suspects by the moment they came.
-    pub(crate) fn solo(&self) -> String {
-        self.key("solo")
+    pub(crate) fn exclusive(&self) -> String {
+        self.key("exclusive")
     }
 
     /// ZSET of dead letters by the moment of death.
@@ -172,8 +172,8 @@ impl Keys {
     }
 
     /// ZSET of the hosts that jobs wait for, by the length of their line.
-    pub(crate) fn lines(&self) -> String {
-        self.key("lines")
+    pub(crate) fn waiting_hosts(&self) -> String {
+        self.key("waiting_hosts")
     }
 
     /// STRING with the report on `<from>..<to>`.
@@ -192,8 +192,8 @@ impl Keys {
     }
 
     /// STRING with the worker that is to tell of an outage, `*` once it is told; lives for a lease.
-    pub(crate) fn teller(&self, what: &str) -> String {
-        self.key(&format!("teller:{what}"))
+    pub(crate) fn alert_leader(&self, what: &str) -> String {
+        self.key(&format!("alert_leader:{what}"))
     }
 
     /// HASH of one worker's entry.

@@ -2,6 +2,6 @@
 
 pub(crate) mod address;
 pub(crate) mod keys;
-pub(crate) mod link;
+pub(crate) mod pool;
 pub(crate) mod scripts;
 pub(crate) mod server;

@@ -19,7 +19,7 @@ use wm_job::duration::millis;
 use wm_job::text::quote;
 
 /// A script with its name, for errors.
-pub(crate) struct Named {
+pub(crate) struct NamedScript {
     name: &'static str,
     script: Script,
 }
@@ -28,7 +28,7 @@ macro_rules! scripts {
     ($($ident:ident = $file:literal;)*) => {
         $(
             #[doc = concat!("`lua/", $file, ".lua`; its contract stands at its head.")]
-            pub(crate) static $ident: LazyLock<Named> = LazyLock::new(|| Named {
+            pub(crate) static $ident: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
                 name: $file,
                 script: Script::new(concat!(
                     include_str!("../lua/common.lua"),
@@ -45,11 +45,11 @@ scripts! {
     PEEK = "peek";
     REFUSE = "refuse";
     CLAIM = "claim";
-    ENTER = "enter";
-    WAIT = "wait";
-    BEAT = "beat";
+    START = "start";
+    WAIT_FOR_HOST = "wait_for_host";
+    HEARTBEAT = "heartbeat";
     CONFIRM = "confirm";
-    FINISH = "finish";
+    SETTLE = "settle";
     SCHEDULE = "schedule";
     BURY = "bury";
     RELEASE = "release";
@@ -71,7 +71,7 @@ pub(crate) struct Call<'q> {
 
 impl Queue {
     /// Begins a call.
-    pub(crate) fn call(&self, named: &'static Named) -> Call<'_> {
+    pub(crate) fn call(&self, named: &'static NamedScript) -> Call<'_> {
         let config = &self.inner.config;
         let mut invocation = named.script.prepare_invoke();
         for key in self.inner.keys.fixed(OffsetDateTime::now_utc()) {
@@ -81,7 +81,7 @@ impl Queue {
             .arg(self.inner.keys.prefix())
             .arg(config.events_max)
             .arg(millis(config.lease))
-            .arg(config.releases_solo)
+            .arg(config.releases_exclusive)
             .arg(config.host_in_flight_max);
         Call { queue: self, name: named.name, invocation }
     }
@@ -106,24 +106,24 @@ impl Call<'_> {
         Ok(self.invocation.invoke_async(&mut connection).await?)
     }
 
-    /// Runs a script that answers with words.
-    pub(crate) async fn words(self) -> Result<Words, Error> {
+    /// Runs a script that answers with reply.
+    pub(crate) async fn reply(self) -> Result<ScriptReply, Error> {
         let script = self.name;
-        let words: Vec<Vec<u8>> = self.run().await?;
-        Ok(Words { script, words: words.into_iter() })
+        let parts: Vec<Vec<u8>> = self.run().await?;
+        Ok(ScriptReply { script, parts: parts.into_iter() })
     }
 }
 
 /// The answer of a script: a flat list of words, read from the front.
-pub(crate) struct Words {
+pub(crate) struct ScriptReply {
     script: &'static str,
-    words: std::vec::IntoIter<Vec<u8>>,
+    parts: std::vec::IntoIter<Vec<u8>>,
 }
 
-impl Words {
+impl ScriptReply {
     /// The next word as it is, if there is one.
     pub(crate) fn bytes(&mut self) -> Option<Vec<u8>> {
-        self.words.next()
+        self.parts.next()
     }
 
     /// The next word as text, if there is one.
@@ -134,14 +134,14 @@ impl Words {
 
     /// The next word, which must be there.
     pub(crate) fn text(&mut self) -> Result<String, Error> {
-        self.next().ok_or_else(|| self.odd("an end too early"))
+        self.next().ok_or_else(|| self.unexpected("an end too early"))
     }
 
     /// The next word as a number; an absent field counts as zero.
     pub(crate) fn number<N: std::str::FromStr + Default>(&mut self) -> Result<N, Error> {
         match self.text()?.as_str() {
             "" => Ok(N::default()),
-            text => text.parse().map_err(|_| self.odd(text)),
+            text => text.parse().map_err(|_| self.unexpected(text)),
         }
     }
 
@@ -151,7 +151,7 @@ impl Words {
     }
 
     /// The error for an answer that this build does not understand.
-    pub(crate) fn odd(&self, reply: &str) -> Error {
-        Error::Reply { script: self.script, reply: quote(reply) }
+    pub(crate) fn unexpected(&self, part: &str) -> Error {
+        Error::Reply { script: self.script, reply: quote(part) }
     }
 }

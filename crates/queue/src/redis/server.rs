@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::Queue;
 use crate::error::Error;
 use crate::redis::keys;
-use crate::redis::link::Connection;
+use crate::redis::pool::Connection;
 use crate::role::WorkerHandle;
 
 /// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. Measured by
@@ -117,7 +117,7 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// Those of Redis.
-    pub async fn forgot(&self) -> Result<bool, Error> {
+    pub async fn has_lost_queue(&self) -> Result<bool, Error> {
         let mut connection = self.connection().await?;
         self.check_schema(&mut connection).await
     }

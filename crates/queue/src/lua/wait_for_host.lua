@@ -6,8 +6,8 @@
 --          host is seen to be full: a permit that came free a moment before would call nobody.
 -- Bound    one job, and who is called at its hosts.
 local id, job, host = arg(1), key(1), arg(3)
-local full = host ~= '' and not has_room(host, id)
-local due = full and look_again(host)
+local full = host ~= '' and not host_has_room(host, id)
+local due = full and recheck_host_at(host)
 local score = redis.call('HGET', job, 'score')
 local ended = end_delivery(id, job, arg(2))
 if ended ~= 'ended' then return { ended } end
@@ -15,11 +15,11 @@ if ended ~= 'ended' then return { ended } end
 redis.call('HINCRBY', job, 'deliveries', -1)
 if full then
   redis.call('ZADD', SCHEDULED, due, id)
-  redis.call('ZADD', line_key(host), score or 0, id)
-  note_line(host)
-  redis.call('HSET', job, 'state', 'scheduled', 'line', host)
+  redis.call('ZADD', host_waiters_key(host), score or 0, id)
+  count_host_waiters(host)
+  redis.call('HSET', job, 'state', 'scheduled', 'waits_for_host', host)
 else
-  park(id, job)
+  make_waiting(id, job)
   wake()
 end
 count(arg(4)) -- but no event: waiting in a line is no news

@@ -1,6 +1,6 @@
 //! The line of a host: whom it calls, and whom it does not.
 
-use crate::entry::{in_line, inside};
+use crate::start::{in_line, inside};
 use crate::world::*;
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn each_permit_that_comes_free_calls_one_however_much_room_those_called_be
     for (called, delivery) in held.into_iter().enumerate() {
         let verdict = done(&delivery.job);
         let _ = queue.worker.settle(delivery, verdict).await.unwrap();
-        let states = world.take_stock().await;
+        let states = world.check_invariants().await;
         let ready = line.iter().filter(|id| states[id.as_str()] == "ready");
         assert_eq!(ready.collect::<Vec<_>>(), line[..=called].iter().collect::<Vec<_>>());
     }
@@ -33,9 +33,9 @@ async fn a_name_in_the_line_that_waits_for_nothing_is_passed_over_and_costs_nobo
     let held = inside(&queue, "w", &somewhere("slow.test")).await;
     let waits = in_line(&queue, "slow.test").await;
     // As after a restore from an old backup: the line knows of a job that is gone.
-    let _: u64 = world.ask("ZADD", &[&key("line:slow.test"), "0", "gone"]).await;
+    let _: u64 = world.ask("ZADD", &[&key("host_waiters:slow.test"), "0", "gone"]).await;
     let verdict = done(&held.job);
     let _ = queue.worker.settle(held, verdict).await.unwrap();
-    let states = world.take_stock().await;
+    let states = world.check_invariants().await;
     assert_eq!(states.into_iter().collect::<Vec<_>>(), [(waits.to_string(), "ready".to_owned())]);
 }

@@ -42,12 +42,12 @@ async fn a_claim_for_many_hands_out_the_first_in_their_order_and_never_more_than
     let jobs = enqueue(&queue, CLAIM_MOST + 7).await;
     let three = claim(&queue, "w", 3).await;
     assert_eq!(ids(three.iter().map(|d| &d.job)), ids(&jobs[..3]));
-    assert!(three.iter().all(|d| d.counts.deliveries == 1 && !d.is_solo()));
+    assert!(three.iter().all(|d| d.counts.deliveries == 1 && !d.is_exclusive()));
     let most = claim(&queue, "w", usize::MAX).await;
     assert_eq!(ids(most.iter().map(|d| &d.job)), ids(&jobs[3..CLAIM_MOST + 3]));
     assert_eq!(claim(&queue, "w", 50).await.len(), 4, "what is left");
     assert!(matches!(queue.worker.claim_many(&worker("w"), 50).await.unwrap()[..], [Claim::Empty]));
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -55,13 +55,13 @@ async fn an_id_without_a_job_is_cleared_away_and_costs_nobody_the_claim() {
     let world = World::new().await;
     let queue = world.queue().await;
     // As after a restore from an old backup: the order knows of jobs that are gone.
-    for place in ["ready", "solo"] {
+    for place in ["ready", "exclusive"] {
         let _: u64 = world.ask("ZADD", &[&key(place), "0", "gone", "0", "lost"]).await;
     }
     let jobs = enqueue(&queue, 2).await;
     assert_eq!(ids(claim(&queue, "w", 2).await.iter().map(|d| &d.job)), ids(&jobs));
     assert!(matches!(queue.worker.claim_many(&worker("w"), 2).await.unwrap()[..], [Claim::Empty]));
-    assert_eq!(world.take_stock().await.len(), 2, "nothing is left of them");
+    assert_eq!(world.check_invariants().await.len(), 2, "nothing is left of them");
 }
 
 #[tokio::test]
@@ -84,8 +84,8 @@ async fn many_that_end_at_the_same_moment_share_a_call_and_each_has_its_own_answ
     let calls = scripts(&world).await - before;
     assert!(calls < 10, "{calls} calls for 60 jobs");
     assert_eq!(world.counter("done").await, 59);
-    let left = world.take_stock().await;
-    assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "solo".to_owned())]);
+    let left = world.check_invariants().await;
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "exclusive".to_owned())]);
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn one_that_cannot_be_ended_holds_up_no_other() {
             Err(unsettled) => assert_eq!((&unsettled.delivery.job.id, &id), (&ill, &ill)),
         }
     }
-    assert_eq!(world.state(&ill).await.as_deref(), Some("leased"), "not half ended");
+    assert_eq!(world.state(&ill).await.as_deref(), Some("in_flight"), "not half ended");
     assert_eq!(world.counter("done").await, 19);
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::Queue;
 use crate::error::Error;
 use crate::lease::settled::{Settled, settled};
-use crate::redis::scripts::{self, Words};
+use crate::redis::scripts::{self, ScriptReply};
 use wm_job::duration::millis;
 
 /// Most jobs that one call ends: some 2 ms of Redis.
@@ -25,12 +25,12 @@ const MOST_BYTES: usize = 1 << 20;
 
 /// One job's end, as the script wants it: `job`, `unique`, `report`, `done`; id, token, state, why, pair, report.
 #[derive(Debug)]
-pub(crate) struct Finish {
+pub(crate) struct SettleCall {
     pub(crate) keys: [String; 4],
     pub(crate) args: [String; 6],
 }
 
-impl Finish {
+impl SettleCall {
     fn bytes(&self) -> usize {
         self.args.iter().map(String::len).sum()
     }
@@ -38,18 +38,18 @@ impl Finish {
 
 /// A job's end that waits for its call, and where its answer goes.
 struct Waiting {
-    finish: Arc<Finish>,
+    call: Arc<SettleCall>,
     answer: oneshot::Sender<Result<Settled, Error>>,
 }
 
 /// The ends that wait for a call, and the right to make one.
 #[derive(Default)]
-pub(crate) struct Finishes {
+pub(crate) struct SettleBatcher {
     waiting: Mutex<Vec<Waiting>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-impl Finishes {
+impl SettleBatcher {
     fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
         self.waiting.lock()
     }
@@ -61,7 +61,7 @@ impl Finishes {
         let mut bytes = 0;
         let fit = waiting.iter().take(MOST).take_while(|one| {
             let first = bytes == 0;
-            bytes += one.finish.bytes();
+            bytes += one.call.bytes();
             first || bytes <= MOST_BYTES
         });
         let fit = fit.count();
@@ -71,34 +71,34 @@ impl Finishes {
 
 impl Queue {
     /// Ends a job, together with those that end now.
-    pub(crate) async fn finish(&self, finish: Finish) -> Result<Settled, Error> {
-        let finish = Arc::new(finish);
+    pub(crate) async fn settle_in_batch(&self, call: SettleCall) -> Result<Settled, Error> {
+        let call = Arc::new(call);
         let (answer, mut answered) = oneshot::channel();
-        self.inner.finishes.waiting().push(Waiting { finish: Arc::clone(&finish), answer });
+        self.inner.batcher.waiting().push(Waiting { call: Arc::clone(&call), answer });
         loop {
             tokio::select! {
                 biased;
                 answer = &mut answered => match answer {
                     Ok(answer) => return answer,
                     // The call that it was part of failed, or was given up: by itself it meets no trouble but its own.
-                    Err(_) => return settled(&mut self.finish_all(&[&finish]).await?),
+                    Err(_) => return settled(&mut self.settle_all(&[&call]).await?),
                 },
-                _turn = self.inner.finishes.turn.lock() => self.finish_next().await,
+                _turn = self.inner.batcher.turn.lock() => self.settle_next().await,
             }
         }
     }
 
     /// Makes one call, where anybody is left to make it for.
-    async fn finish_next(&self) {
-        let mut next = self.inner.finishes.next();
+    async fn settle_next(&self) {
+        let mut next = self.inner.batcher.next();
         if next.is_empty() {
             return;
         }
-        let parts: Vec<&Finish> = next.iter().map(|one| &*one.finish).collect();
-        match self.finish_all(&parts).await {
-            Ok(mut words) => {
+        let parts: Vec<&SettleCall> = next.iter().map(|one| &*one.call).collect();
+        match self.settle_all(&parts).await {
+            Ok(mut reply) => {
                 for one in next {
-                    let _ = one.answer.send(settled(&mut words));
+                    let _ = one.answer.send(settled(&mut reply));
                 }
             }
             // The trouble of a single one is its own; of several each hears only that there is no answer.
@@ -110,16 +110,16 @@ impl Queue {
         }
     }
 
-    async fn finish_all(&self, finishes: &[&Finish]) -> Result<Words, Error> {
+    async fn settle_all(&self, calls: &[&SettleCall]) -> Result<ScriptReply, Error> {
         let config = &self.inner.config;
         let mut call =
-            self.call(&scripts::FINISH).arg(millis(config.report_ttl)).arg(millis(config.done_ttl));
-        for finish in finishes {
-            for key in &finish.keys {
+            self.call(&scripts::SETTLE).arg(millis(config.report_ttl)).arg(millis(config.done_ttl));
+        for settle in calls {
+            for key in &settle.keys {
                 call = call.key(key);
             }
-            call = call.arg(&finish.args);
+            call = call.arg(&settle.args);
         }
-        call.words().await
+        call.reply().await
     }
 }

@@ -20,11 +20,11 @@ const PASSAGES: Part = ("passages", |report| report.passages.clear());
 const MISSING: Part = ("missing", |report| report.missing.clear());
 
 /// The report as JSON of at most [`REPORT_MAX_BYTES`]: the steps of the largest diff are left out first, then the next.
-pub fn fit_report(report: &Report) -> String {
-    fit(report, REPORT_MAX_BYTES)
+pub fn truncate_report(report: &Report) -> String {
+    truncate(report, REPORT_MAX_BYTES)
 }
 
-fn fit(report: &Report, max: usize) -> String {
+fn truncate(report: &Report, max: usize) -> String {
     let whole = json(report);
     if whole.len() <= max {
         return whole;
@@ -71,7 +71,7 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
 }
 
 /// The evidence as JSON that fits; a sentence that is too long is cut, and what is known of the bodies goes last.
-pub(crate) fn fit_reason(reason: &DeathReason) -> String {
+pub(crate) fn truncate_reason(reason: &DeathReason) -> String {
     let whole = json(reason);
     if whole.len() <= REASON_MAX_BYTES {
         return whole;
@@ -151,7 +151,7 @@ mod tests {
             (2000, 3000, 2000, &["html_source_dmp.diff", "html_text_dmp.diff", "bodies"]),
         ];
         for (text, source, url, omitted) in cases {
-            let fitted = fit(&report(text, source, url), 1200);
+            let fitted = truncate(&report(text, source, url), 1200);
             assert!(fitted.len() <= 1200, "{}", fitted.len());
             let read: Report = serde_json::from_str(&fitted).unwrap();
             assert_eq!(read.omitted, omitted);
@@ -172,11 +172,11 @@ mod tests {
             worker: "w".into(),
             build: "0".into(),
         };
-        let read: DeathReason = serde_json::from_str(&fit_reason(&reason)).unwrap();
+        let read: DeathReason = serde_json::from_str(&truncate_reason(&reason)).unwrap();
         assert_eq!(read.failure.detail.chars().count(), DETAIL_MAX_CHARS + 1);
         assert_eq!(read.bodies.len(), 1);
         reason.bodies = vec![body(REASON_MAX_BYTES)];
-        let fitted = fit_reason(&reason);
+        let fitted = truncate_reason(&reason);
         assert!(fitted.len() <= REASON_MAX_BYTES);
         let read: DeathReason = serde_json::from_str(&fitted).unwrap();
         assert!(read.bodies.is_empty() && read.failure.detail.contains("left out"));

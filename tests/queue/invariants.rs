@@ -58,8 +58,8 @@ impl Stock {
     /// someone's hands, who stands in a line is scheduled and knows it; the dead are counted. Answers all states.
     pub fn check(&self) -> BTreeMap<String, String> {
         let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for place in ["ready", "scheduled", "lease", "solo", "dead"] {
-            let state = if place == "lease" { "leased" } else { place };
+        for place in ["ready", "scheduled", "lease", "exclusive", "dead"] {
+            let state = if place == "lease" { "in_flight" } else { place };
             for (id, _) in self.pairs(place) {
                 places.entry(id).or_default().push(state);
             }
@@ -69,7 +69,7 @@ impl Stock {
             let job = self.fields(&format!("job:{id}"));
             let state = *job.get("state").expect("a state");
             assert_eq!(places.remove(id), Some(vec![state]), "{id}");
-            assert_eq!(job.contains_key("token"), state == "leased", "{id}: {state}");
+            assert_eq!(job.contains_key("token"), state == "in_flight", "{id}: {state}");
             if state == "dead" {
                 dead_bytes += job["size"].parse::<u64>().unwrap();
                 let letters = self.fields(&format!("dead:kind:{}", job["kind"]));
@@ -77,7 +77,7 @@ impl Stock {
             } else {
                 assert_eq!(self.text(&format!("unique:{}", job["unique"])), Some(id), "its lock");
             }
-            lined += usize::from(job.contains_key("line"));
+            lined += usize::from(job.contains_key("waits_for_host"));
             states.insert(id.to_owned(), state.to_owned());
         }
         assert!(places.is_empty(), "places without a job: {places:?}");
@@ -92,21 +92,21 @@ impl Stock {
         let state = |id: &str| states.get(id).map(String::as_str);
         for host in self.names("host:") {
             for id in self.held(&format!("host:{host}")) {
-                assert_eq!(state(id), Some("leased"), "inside {host}: {id}");
+                assert_eq!(state(id), Some("in_flight"), "inside {host}: {id}");
             }
         }
         let mut lengths = BTreeMap::new();
-        for host in self.names("line:") {
-            lengths.insert(host, self.pairs(&format!("line:{host}")).count().to_string());
-            for (id, _) in self.pairs(&format!("line:{host}")) {
+        for host in self.names("host_waiters:") {
+            lengths.insert(host, self.pairs(&format!("host_waiters:{host}")).count().to_string());
+            for (id, _) in self.pairs(&format!("host_waiters:{host}")) {
                 assert_eq!(state(id), Some("scheduled"), "in the line of {host}: {id}");
-                assert_eq!(self.fields(&format!("job:{id}")).get("line"), Some(&host), "{id}");
+                assert_eq!(self.fields(&format!("job:{id}")).get("waits_for_host"), Some(&host), "{id}");
                 lined -= 1;
             }
         }
         assert_eq!(lined, 0, "all who wait for a host stand in its line");
         let noted: BTreeMap<_, _> =
-            self.pairs("lines").map(|(host, length)| (host, length.to_owned())).collect();
+            self.pairs("waiting_hosts").map(|(host, length)| (host, length.to_owned())).collect();
         assert_eq!(noted, lengths, "how long the lines are");
     }
 }

@@ -7,7 +7,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{Holdup, Verdict};
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Claim, Delivery, Entry, Settled};
+use wm_analyzer::queue::{Claim, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -24,7 +24,7 @@ pub fn full(host: &str) -> Verdict {
 pub async fn inside(queue: &Roles, name: &str, pair: &PagePair) -> Delivery {
     enqueued(queue).await;
     let delivery = claimed(queue, name).await;
-    assert_eq!(queue.worker.enter(&delivery.lease(), pair).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.start(&delivery.lease(), pair).await.unwrap(), StartPermit::Granted);
     delivery
 }
 
@@ -33,8 +33,8 @@ pub async fn in_line(queue: &Roles, host: &str) -> JobId {
     let id = enqueued(queue).await.id;
     let delivery = claimed(queue, "w").await;
     assert_eq!(delivery.job.id, id);
-    let entry = queue.worker.enter(&delivery.lease(), &somewhere(host)).await.unwrap();
-    assert_eq!(entry, Entry::HostFull { host: host.to_owned() });
+    let entry = queue.worker.start(&delivery.lease(), &somewhere(host)).await.unwrap();
+    assert_eq!(entry, StartPermit::HostFull { host: host.to_owned() });
     assert_eq!(queue.worker.settle(delivery, full(host)).await.unwrap(), Settled::Settled);
     id
 }
@@ -43,9 +43,9 @@ async fn vanishes(world: &World, queue: &Roles, deliveries: Vec<Delivery>) {
     for delivery in deliveries {
         world.expire(&dies_with(delivery).id).await;
     }
-    let _: u64 = world.ask("DEL", key("solo_turn")).await; // its time is over too
+    let _: u64 = world.ask("DEL", key("exclusive_lock")).await; // its time is over too
     queue.worker.upkeep().await.unwrap();
-    let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+    let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
 }
 
 async fn suspects(world: &World) -> Vec<String> {
@@ -66,16 +66,19 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     let verdict = death(Kind::Crashed, "a.test");
     let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.state(&first).await.as_deref(), Some("dead"));
-    let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+    let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
 
     let beside = inside(&queue, "w", &somewhere("a.test")).await;
     let again = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job.id, again.id);
-    assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Suspect);
+    assert_eq!(queue.worker.start(&delivery.lease(), &killer).await.unwrap(), StartPermit::Suspect);
     assert_eq!(queue.worker.settle(delivery, alone()).await.unwrap(), Settled::Settled);
-    assert_eq!(world.take_stock().await[again.id.as_str()], "solo");
-    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Solo), "not beside the other");
+    assert_eq!(world.check_invariants().await[again.id.as_str()], "exclusive");
+    assert!(
+        matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Exclusive),
+        "not beside the other"
+    );
     assert!(
         matches!(other.worker.claim(&worker("v")).await.unwrap(), Claim::Empty),
         "nor while w has its turn"
@@ -84,13 +87,17 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     let _ = queue.worker.settle(beside, verdict).await.unwrap();
 
     let delivery = claimed(&queue, "w").await;
-    assert!(delivery.is_solo());
+    assert!(delivery.is_exclusive());
     let counts = delivery.counts;
     assert_eq!((counts.deliveries, counts.crashes, counts.releases, counts.postponements), (1, 0, 0, 0));
-    assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered, "alone it may");
+    assert_eq!(
+        queue.worker.start(&delivery.lease(), &killer).await.unwrap(),
+        StartPermit::Granted,
+        "alone it may"
+    );
     let _ = queue.worker.settle(delivery, done(&again)).await.unwrap();
     assert_eq!(suspects(&world).await, [""; 0], "it survived");
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -105,30 +112,30 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
     let ids: Vec<JobId> = held.iter().map(|delivery| delivery.job.id.clone()).collect();
     vanishes(&world, &queue, held).await;
     assert_eq!(suspects(&world).await.len(), 2, "what had not gone in killed nobody");
-    assert!(world.take_stock().await.values().all(|state| state == "solo"));
+    assert!(world.check_invariants().await.values().all(|state| state == "exclusive"));
 
     for _ in 0..3 {
         let delivery = claimed(&queue, "w").await;
-        assert!(delivery.is_solo());
+        assert!(delivery.is_exclusive());
         if delivery.job.id == ids[1] {
-            assert_eq!(queue.worker.enter(&delivery.lease(), &killer).await.unwrap(), Entry::Entered);
+            assert_eq!(queue.worker.start(&delivery.lease(), &killer).await.unwrap(), StartPermit::Granted);
             vanishes(&world, &queue, vec![delivery]).await;
         } else {
-            assert_eq!(queue.worker.enter(&delivery.lease(), &good).await.unwrap(), Entry::Entered);
+            assert_eq!(queue.worker.start(&delivery.lease(), &good).await.unwrap(), StartPermit::Granted);
             let verdict = done(&delivery.job);
             let _ = queue.worker.settle(delivery, verdict).await.unwrap();
-            let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+            let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
         }
     }
     assert_eq!(
-        world.take_stock().await.into_iter().collect::<Vec<_>>(),
+        world.check_invariants().await.into_iter().collect::<Vec<_>>(),
         [(ids[1].to_string(), "dead".to_owned())]
     );
     assert_eq!(suspects(&world).await.len(), 1, "the killer's content stays known");
     let letter = queue.operator.dead_letter(&ids[1]).await.unwrap().unwrap().reason.unwrap();
     assert_eq!((letter.kind, letter.counts.crashes), (Kind::CrashLoop, 2));
     let fresh = inside(&queue, "w", &good).await;
-    assert!(!fresh.is_solo());
+    assert!(!fresh.is_exclusive());
 }
 
 #[tokio::test]
@@ -144,13 +151,13 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
 
     // A job is cancelled while it runs, tried again, and refused before it went in: none of them says anything.
     let running = claimed(&queue, "w").await;
-    assert_eq!(queue.worker.enter(&running.lease(), &pair).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.start(&running.lease(), &pair).await.unwrap(), StartPermit::Granted);
     let _ = queue.worker.settle(running, skip(SkipReason::Cancelled)).await.unwrap();
     assert!(known().await, "cancelled");
     for verdict in [retry(Duration::from_secs(3600)), skip(SkipReason::MediaType)] {
         enqueued(&queue).await;
         let label = verdict.as_str();
-        let _: u64 = world.ask("HDEL", &[&key("meta"), "solo_rest_ms"]).await;
+        let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
         let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
         assert!(known().await, "{label}");
     }
@@ -159,14 +166,14 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
     enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert_eq!(
-        queue.worker.enter(&delivery.lease(), &pair).await.unwrap(),
-        Entry::Suspect,
+        queue.worker.start(&delivery.lease(), &pair).await.unwrap(),
+        StartPermit::Suspect,
         "we are the older build"
     );
     world.ask::<()>("SET", &[suspect.as_str(), "0.0.99"]).await;
     assert_eq!(
-        queue.worker.enter(&delivery.lease(), &pair).await.unwrap(),
-        Entry::Entered,
+        queue.worker.start(&delivery.lease(), &pair).await.unwrap(),
+        StartPermit::Granted,
         "and now the newer one"
     );
     assert!(!known().await);
@@ -184,11 +191,11 @@ async fn a_stale_worker_neither_goes_in_nor_clears_a_suspicion() {
     let slow = inside(&stale, "slow", &pair).await;
     world.expire(&slow.job.id).await;
     fresh.worker.upkeep().await.unwrap();
-    assert_eq!(stale.worker.enter(&slow.lease(), &pair).await.unwrap(), Entry::Lost);
+    assert_eq!(stale.worker.start(&slow.lease(), &pair).await.unwrap(), StartPermit::Lost);
     let verdict = done(&slow.job);
     assert_eq!(stale.worker.settle(slow, verdict).await.unwrap(), Settled::Superseded);
     assert_eq!(suspects(&world).await.len(), 1);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -213,10 +220,10 @@ async fn no_more_jobs_are_in_hand_than_may_be_over_all_workers_together() {
     one.worker.upkeep().await.unwrap();
     drop(held.remove(0));
     assert!(
-        matches!(two.worker.claim(&worker("two")).await.unwrap(), Claim::Solo),
+        matches!(two.worker.claim(&worker("two")).await.unwrap(), Claim::Exclusive),
         "its job waits for empty hands"
     );
-    assert_eq!(two.status().await.unwrap().leased, 2);
+    assert_eq!(two.status().await.unwrap().in_flight, 2);
 }
 
 #[tokio::test]
@@ -229,7 +236,7 @@ async fn a_host_sees_no_more_than_it_may_and_waiting_for_it_counts_against_nothi
         inside(&other, "v", &somewhere("slow.test")).await,
     ];
     let waiting = in_line(&queue, "slow.test").await;
-    assert_eq!(world.take_stock().await[waiting.as_str()], "scheduled");
+    assert_eq!(world.check_invariants().await[waiting.as_str()], "scheduled");
     held.push(inside(&queue, "w", &somewhere("fast.test")).await);
 
     // Even when its time has come it is not brought back to be refused again.
@@ -241,18 +248,21 @@ async fn a_host_sees_no_more_than_it_may_and_waiting_for_it_counts_against_nothi
     let first = held.remove(0);
     let verdict = done(&first.job);
     let _ = queue.worker.settle(first, verdict).await.unwrap();
-    assert_eq!(world.take_stock().await[waiting.as_str()], "ready", "called as soon as there is room");
+    assert_eq!(world.check_invariants().await[waiting.as_str()], "ready", "called as soon as there is room");
     let delivery = claimed(&other, "v").await;
     let counts = delivery.counts;
     assert_eq!(delivery.job.id, waiting);
-    assert_eq!((counts.deliveries, counts.releases, counts.postponements, counts.put_off_ms), (1, 0, 0, 0));
-    assert_eq!(other.worker.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
+    assert_eq!((counts.deliveries, counts.releases, counts.postponements, counts.postponed_ms), (1, 0, 0, 0));
     assert_eq!(
-        other.worker.enter(&delivery.lease(), &somewhere("slow.test")).await.unwrap(),
-        Entry::Entered,
+        other.worker.start(&delivery.lease(), &somewhere("slow.test")).await.unwrap(),
+        StartPermit::Granted
+    );
+    assert_eq!(
+        other.worker.start(&delivery.lease(), &somewhere("slow.test")).await.unwrap(),
+        StartPermit::Granted,
         "twice is once"
     );
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -263,7 +273,7 @@ async fn a_dead_workers_permits_come_back_with_its_lease_and_who_waits_is_called
     let held = inside(&queue, "dead", &somewhere("slow.test")).await;
     let waiting = in_line(&queue, "slow.test").await;
     vanishes(&world, &queue, vec![held]).await;
-    assert_eq!(world.take_stock().await[waiting.as_str()], "ready");
+    assert_eq!(world.check_invariants().await[waiting.as_str()], "ready");
     assert_eq!(world.ask::<u64>("EXISTS", key("host:slow.test")).await, 0);
 }
 
@@ -276,24 +286,24 @@ async fn permits_are_taken_at_both_hosts_or_at_none() {
     enqueued(&queue).await;
     let both = claimed(&queue, "w").await;
     let pair = at("http://a.test/", "http://b.test/");
-    let entry = queue.worker.enter(&both.lease(), &pair).await.unwrap();
-    assert_eq!(entry, Entry::HostFull { host: "b.test".into() });
+    let entry = queue.worker.start(&both.lease(), &pair).await.unwrap();
+    assert_eq!(entry, StartPermit::HostFull { host: "b.test".into() });
     let free = inside(&queue, "w", &somewhere("a.test")).await;
     let _ = queue.worker.settle(both, full("b.test")).await.unwrap();
     // Called by b, it finds a full, and stands in that line now.
     let verdict = done(&held.job);
     let _ = queue.worker.settle(held, verdict).await.unwrap();
     let both = claimed(&queue, "w").await;
-    let entry = queue.worker.enter(&both.lease(), &pair).await.unwrap();
-    assert_eq!(entry, Entry::HostFull { host: "a.test".into() });
+    let entry = queue.worker.start(&both.lease(), &pair).await.unwrap();
+    assert_eq!(entry, StartPermit::HostFull { host: "a.test".into() });
     let _ = queue.worker.settle(both, full("a.test")).await.unwrap();
     let verdict = done(&free.job);
     let _ = queue.worker.settle(free, verdict).await.unwrap();
     let both = claimed(&queue, "w").await;
-    assert_eq!(queue.worker.enter(&both.lease(), &pair).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.start(&both.lease(), &pair).await.unwrap(), StartPermit::Granted);
     let permits: u64 = world.ask("SCARD", key("host:a.test")).await;
     assert_eq!(permits + world.ask::<u64>("SCARD", key("host:b.test")).await, 2);
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -305,11 +315,11 @@ async fn who_is_called_and_does_not_go_in_calls_the_next() {
     let line = [in_line(&queue, "slow.test").await, in_line(&queue, "slow.test").await];
     let verdict = done(&held.job);
     let _ = queue.worker.settle(held, verdict).await.unwrap();
-    let stock = world.take_stock().await;
+    let stock = world.check_invariants().await;
     assert_eq!((&*stock[line[0].as_str()], &*stock[line[1].as_str()]), ("ready", "scheduled"), "one for one");
     let called = claimed(&queue, "w").await;
     let _ = queue.worker.settle(called, retry(Duration::from_secs(60))).await.unwrap();
-    assert_eq!(world.take_stock().await[line[1].as_str()], "ready");
+    assert_eq!(world.check_invariants().await[line[1].as_str()], "ready");
 }
 
 #[tokio::test]
@@ -320,13 +330,13 @@ async fn a_permit_that_comes_free_while_a_job_is_on_its_way_to_the_line_is_not_m
     let held = inside(&queue, "w", &somewhere("slow.test")).await;
     enqueued(&queue).await;
     let late = claimed(&queue, "w").await;
-    let entry = queue.worker.enter(&late.lease(), &somewhere("slow.test")).await.unwrap();
-    assert!(matches!(entry, Entry::HostFull { .. }));
+    let entry = queue.worker.start(&late.lease(), &somewhere("slow.test")).await.unwrap();
+    assert!(matches!(entry, StartPermit::HostFull { .. }));
     let verdict = done(&held.job);
     let _ = queue.worker.settle(held, verdict).await.unwrap();
     let id = late.job.id.clone();
     let _ = queue.worker.settle(late, full("slow.test")).await.unwrap();
-    assert_eq!(world.take_stock().await[id.as_str()], "ready");
+    assert_eq!(world.check_invariants().await[id.as_str()], "ready");
 }
 
 #[tokio::test]
@@ -340,14 +350,14 @@ async fn nobody_waits_for_a_host_who_is_cancelled_or_too_late() {
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{expired}")), "expires_ms", "1"]).await;
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", expired.as_str()]).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 2);
-    world.take_stock().await;
+    world.check_invariants().await;
     for _ in 0..2 {
-        let Claim::Foregone(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
+        let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
             panic!()
         };
         let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
     }
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -360,18 +370,21 @@ async fn a_suspect_that_finds_its_host_full_waits_in_line_and_is_then_alone_agai
     enqueued(&other).await;
     let beside = claimed(&other, "v").await;
     vanishes(&world, &queue, vec![held]).await;
-    assert_eq!(other.worker.enter(&beside.lease(), &somewhere("slow.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(
+        other.worker.start(&beside.lease(), &somewhere("slow.test")).await.unwrap(),
+        StartPermit::Granted
+    );
     let suspect = claimed(&queue, "w").await;
-    assert!(suspect.is_solo());
+    assert!(suspect.is_exclusive());
     assert!(matches!(
-        queue.worker.enter(&suspect.lease(), &somewhere("slow.test")).await.unwrap(),
-        Entry::HostFull { .. }
+        queue.worker.start(&suspect.lease(), &somewhere("slow.test")).await.unwrap(),
+        StartPermit::HostFull { .. }
     ));
     let _ = queue.worker.settle(suspect, full("slow.test")).await.unwrap();
-    assert_eq!(world.take_stock().await[id.as_str()], "scheduled");
+    assert_eq!(world.check_invariants().await[id.as_str()], "scheduled");
     let verdict = done(&beside.job);
     let _ = other.worker.settle(beside, verdict).await.unwrap();
-    assert_eq!(world.take_stock().await[id.as_str()], "solo");
+    assert_eq!(world.check_invariants().await[id.as_str()], "exclusive");
 }
 
 #[tokio::test]
@@ -385,12 +398,12 @@ async fn ten_thousand_in_a_hosts_line_hold_up_nobody_else() {
     // As if each had been claimed and found the host full, and all of them were due again by now.
     let stand_in_line = "for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
         redis.call('ZADD', KEYS[2], 1, id) redis.call('ZADD', KEYS[3], 1, id)
-        redis.call('HSET', KEYS[4] .. id, 'state', 'scheduled', 'line', 'slow.test') end
+        redis.call('HSET', KEYS[4] .. id, 'state', 'scheduled', 'waits_for_host', 'slow.test') end
         return redis.call('DEL', KEYS[1])";
-    let keys = ["ready", "scheduled", "line:slow.test", "job:"].map(key);
+    let keys = ["ready", "scheduled", "host_waiters:slow.test", "job:"].map(key);
     let [ready, scheduled, line, jobs] = &keys;
     let _: u64 = world.ask("EVAL", &[stand_in_line, "4", ready, scheduled, line, jobs]).await;
-    let _: u64 = world.ask("ZADD", &[&key("lines"), "10000", "slow.test"]).await;
+    let _: u64 = world.ask("ZADD", &[&key("waiting_hosts"), "10000", "slow.test"]).await;
     // A retry that is due behind all of them is promoted within a few rounds; none of them is.
     let retried = inside(&queue, "w", &somewhere("fast.test")).await;
     let id = retried.job.id.clone();
@@ -404,5 +417,5 @@ async fn ten_thousand_in_a_hosts_line_hold_up_nobody_else() {
     let horizon = (world.now_ms().await + 90_000).to_string();
     let soon: u64 = world.ask("ZCOUNT", &[&key("scheduled"), "-inf", &horizon]).await;
     assert_eq!(soon, 0, "ten thousand are looked at over a hundred seconds, not all at once");
-    world.take_stock().await;
+    world.check_invariants().await;
 }

@@ -17,9 +17,9 @@ const HOST_MAX_BYTES: usize = 253;
 /// The answer to a delivery that wants to go in.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum StartPermit {
     /// Go in. Its hosts know of it until its lease ends, in whatever way.
-    Entered,
+    Granted,
     /// The lease is somebody else's by now.
     Lost,
     /// This content crashed a worker before: not beside others.
@@ -37,25 +37,25 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// Those of Redis; it may have been let in, which settling undoes.
-    pub async fn enter(&self, lease: &LeaseRef, pair: &PagePair) -> Result<Entry, Error> {
+    pub async fn start(&self, lease: &LeaseRef, pair: &PagePair) -> Result<StartPermit, Error> {
         let keys = &self.inner.keys;
         let content = content_name(pair);
         let hosts = if self.inner.config.host_in_flight_max == 0 { Vec::new() } else { hosts(pair) };
         let mut call = self
-            .call(&scripts::ENTER)
+            .call(&scripts::START)
             .key(keys.job(&lease.id))
             .key(keys.suspect(&content))
             .arg(&[lease.id.as_str(), &lease.token, &content, BUILD]);
         for host in &hosts {
             call = call.key(keys.host(host)).arg(host);
         }
-        let mut words = call.words().await?;
-        match words.text()?.as_str() {
-            "entered" => Ok(Entry::Entered),
-            "lost" => Ok(Entry::Lost),
-            "suspect" => Ok(Entry::Suspect),
-            "full" => Ok(Entry::HostFull { host: words.text()? }),
-            odd => Err(words.odd(odd)),
+        let mut reply = call.reply().await?;
+        match reply.text()?.as_str() {
+            "started" => Ok(StartPermit::Granted),
+            "lost" => Ok(StartPermit::Lost),
+            "suspect" => Ok(StartPermit::Suspect),
+            "full" => Ok(StartPermit::HostFull { host: reply.text()? }),
+            other => Err(reply.unexpected(other)),
         }
     }
 }

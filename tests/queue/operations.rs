@@ -5,7 +5,7 @@ use std::time::Duration;
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::verdict::{Holdup, Verdict};
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, Entry, OutageReport, Settled};
+use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, OutageReport, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -13,7 +13,7 @@ use crate::world::*;
 /// Leaves three dead letters: of a payload that was no job, and of two jobs.
 pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap().fit_for_work().unwrap();
-    assert!(!queue.worker.forgot().await.unwrap());
+    assert!(!queue.worker.has_lost_queue().await.unwrap());
     let all: Vec<Job> = (0..8).map(|_| job()).collect();
     let _ = queue.producer.enqueue(&all).await.unwrap();
     assert!(matches!(
@@ -37,7 +37,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     }
     assert_eq!(queue.worker.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
     let held = claimed(queue, "w").await;
-    assert_eq!(queue.worker.enter(&held.lease(), &somewhere("a.test")).await.unwrap(), Entry::Entered);
+    assert_eq!(queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap(), StartPermit::Granted);
     let full = Holdup::HostFull { host: "a.test".into() };
     let verdict = Verdict::Postpone { after: Duration::ZERO, because: full };
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
@@ -50,7 +50,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     }
     queue.worker.wait(Duration::from_millis(20)).await;
     queue.worker.leave(&worker("w")).await.unwrap();
-    world.take_stock().await;
+    world.check_invariants().await;
 }
 
 /// Looks, pauses and resumes, and leaves one dead letter of those three.
@@ -71,5 +71,5 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     assert!(!queue.events("0", 10).await.unwrap().is_empty());
     assert!(queue.report(uuid::Uuid::new_v4(), uuid::Uuid::new_v4()).await.unwrap().is_none());
     assert_eq!(queue.status().await.unwrap().dead, 1);
-    world.take_stock().await;
+    world.check_invariants().await;
 }

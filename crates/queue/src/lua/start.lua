@@ -16,13 +16,13 @@ end
 
 local j = redis.call('HMGET', job, 'token', 'worker')
 if j[1] ~= token then return { 'lost' } end
-local alone = redis.call('GET', SOLO_TURN) == (j[2] or '') .. '|' .. id
+local exclusively = redis.call('GET', EXCLUSIVE_LOCK) == (j[2] or '') .. '|' .. id
 local suspected_by = redis.call('GET', suspect)
 local outdated = suspected_by and release(build) > release(suspected_by)
 local hosts, full = {}, nil
 for i = 1, #KEYS - 15 do
   hosts[i] = arg(4 + i)
-  if not full and not has_room(hosts[i], id) then full = hosts[i] end
+  if not full and not host_has_room(hosts[i], id) then full = hosts[i] end
 end
 
 redis.call('ZREM', LEASE, id) -- a write that is allowed at maxmemory, so that the next one is too
@@ -30,11 +30,11 @@ redis.call('ZADD', LEASE, NOW + LEASE_MS, id)
 redis.call('HSET', job, 'content', content, 'build', build, 'hosts', table.concat(hosts, ' '))
 if outdated then
   redis.call('DEL', suspect)
-elseif suspected_by and not alone then
+elseif suspected_by and not exclusively then
   redis.call('HSET', job, 'suspect', '1')
   return { 'suspect' }
 end
 if full then return { 'full', full } end
 for i = 1, #hosts do redis.call('SADD', key(2 + i), id) end
-redis.call('HSET', job, 'entered', token)
-return { 'entered' }
+redis.call('HSET', job, 'started', token)
+return { 'started' }

@@ -12,7 +12,7 @@ local answers = {}
 local gone = redis.call('ZRANGEBYSCORE', key(1), '-inf', NOW - tonumber(entry_ms), 'LIMIT', 0, 100)
 redis.call('ZREM', key(1), worker, unpack(gone))
 
-local turn = redis.call('GET', SOLO_TURN)
+local exclusive = redis.call('GET', EXCLUSIVE_LOCK)
 for i = 0, leases - 1 do
   local id, token = arg(4 + i * 2), arg(5 + i * 2)
   local j = redis.call('HMGET', job_key(id), 'token', 'cancel')
@@ -21,7 +21,7 @@ for i = 0, leases - 1 do
     answers[#answers + 1] = 'lost'
   else
     redis.call('ZADD', LEASE, 'XX', NOW + LEASE_MS, id)
-    if turn == worker .. '|' .. id then redis.call('PEXPIRE', SOLO_TURN, LEASE_MS) end
+    if exclusive == worker .. '|' .. id then redis.call('PEXPIRE', EXCLUSIVE_LOCK, LEASE_MS) end
     if j[2] then
       answers[#answers + 1] = id
       answers[#answers + 1] = 'cancelled'
@@ -30,6 +30,6 @@ for i = 0, leases - 1 do
 end
 
 redis.call('ZADD', key(1), NOW, worker)
-redis.call('HSET', key(2), 'beat_ms', int(NOW), unpack(ARGV, 5 + 4 + leases * 2))
+redis.call('HSET', key(2), 'heartbeat_ms', int(NOW), unpack(ARGV, 5 + 4 + leases * 2))
 redis.call('PEXPIRE', key(2), entry_ms)
 return answers
