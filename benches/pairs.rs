@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wm_analyzer::analysis::child;
-use wm_analyzer::config::{Config, Loaded, Sources};
+use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::demo::cases;
 use wm_analyzer::job::order::{Order, SideOrder};
 use wm_analyzer::job::page::{Body, PagePair};
@@ -21,7 +21,7 @@ use wm_analyzer::sandbox::{Limits, Request};
 use wm_analyzer::telemetry::metrics::Metrics;
 use wm_analyzer::telemetry::sentry::Alerts;
 use wm_analyzer::worker::shutdown::Phase;
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 use wm_testbed::site::Site;
 
@@ -34,7 +34,7 @@ fn main() {
     let pairs = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let redis = PrivateRedis::start(Options::default()).unwrap();
+        let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
         let site = Site::start().await.unwrap();
         let config = config(&redis.url());
         let good = cases::good(&site, pairs);
@@ -55,7 +55,7 @@ fn config(redis: &str) -> Config {
         flag("worker.ingest_every", "10ms"),
         flag("web.bind", ""),
     ];
-    Loaded::load(&Sources { flags, ..Sources::default() }).unwrap().config
+    LoadedConfig::load(&ConfigSources { flags, ..ConfigSources::default() }).unwrap().config
 }
 
 /// One pair, fetched: what a child is handed.

@@ -21,7 +21,7 @@ use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, WorkerId};
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
 /// Jobs that are claimed and settled per measurement.
@@ -59,7 +59,7 @@ fn config(url: &str) -> Config {
 async fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     if std::env::args().any(|arg| arg == "--peer") {
-        let redis = PrivateRedis::start(Options::default().tcp().set("maxmemory", "0")).unwrap();
+        let redis = PrivateRedis::start(RedisOptions::default().tcp().set("maxmemory", "0")).unwrap();
         let number = |at: usize, default| sizes.get(at).copied().unwrap_or(default);
         return peer::compare(&redis, number(0, 40_000), number(1, CLAIM_MOST), number(2, 5)).await;
     }
@@ -69,7 +69,7 @@ async fn main() {
     }
     let sizes = if sizes.is_empty() { vec![1_000, 100_000] } else { sizes };
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
-    let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default().set("maxmemory", "0")).unwrap();
     let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let (mut waiting, mut before) = (0, memory(&mut eye).await);

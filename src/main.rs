@@ -12,8 +12,8 @@ use wm_analyzer::{child, sandbox};
 static HEAP: sandbox::heap::Counting = sandbox::heap::Counting;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|arg| arg == sandbox::ZYGOTE_ARG) {
-        return sandbox::zygote_main(child::run);
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == sandbox::FORK_SERVER_ARG) {
+        return sandbox::fork_server_main(child::run);
     }
     run::run(Cli::parse()).into()
 }

@@ -1,31 +1,31 @@
 //! What a Sentry sees of the alerts, in the bytes that arrive there: what is told, how often, and what never.
 //!
-//! Method: a fake ingest on loopback that takes, hangs, limits or refuses; short windows, no sleeps.
+//! Method: a fake sentry on loopback that takes, hangs, limits or refuses; short windows, no sleeps.
 
-#[path = "support/ingest.rs"]
-mod ingest;
+#[path = "support/fake_sentry.rs"]
+mod fake_sentry;
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use uuid::Uuid;
 use wm_analyzer::job::failure::{Kind, Stage};
-use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, Config, DeadLetterAlert, Guard, Outage};
+use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, AlertsGuard, Config, DeadLetterAlert, OutageKind};
 
-use crate::ingest::{Ingest, Mode};
+use crate::fake_sentry::{FakeSentry, ResponseMode};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(150);
 /// Long enough for a busy machine where Sentry answers.
-const PATIENT: Duration = Duration::from_secs(10);
+const LONG_SHUTDOWN: Duration = Duration::from_secs(10);
 /// Where it does not.
 const SHUTDOWN: Duration = Duration::from_millis(500);
 
-fn started(dsn: &str, window: Duration) -> (Alerts, Guard) {
-    started_with(dsn, window, PATIENT)
+fn started(dsn: &str, window: Duration) -> (Alerts, AlertsGuard) {
+    started_with(dsn, window, LONG_SHUTDOWN)
 }
 
-fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, Guard) {
+fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, AlertsGuard) {
     let config = Config { dsn: dsn.into(), environment: "test".to_owned(), window, shutdown };
     Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
 }
@@ -56,15 +56,15 @@ fn text(event: &Value) -> &str {
 
 #[test]
 fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), LONG);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), LONG);
     alerts.dead_letter(&letter(Kind::WallExceeded, 7));
-    ingest.wait_until("it is told", |i| i.events().len() == 1);
+    sentry.wait_until("it is told", |i| i.events().len() == 1);
     assert_eq!(guard.close(), AlertCounts { sent: 1, ..AlertCounts::default() });
 
-    assert_eq!(ingest.faults(), Vec::<String>::new());
-    assert_eq!(ingest.items().len(), 1, "nothing but the event: {:?}", ingest.items());
-    let event = &ingest.events()[0];
+    assert_eq!(sentry.violations(), Vec::<String>::new());
+    assert_eq!(sentry.items().len(), 1, "nothing but the event: {:?}", sentry.items());
+    let event = &sentry.events()[0];
     assert_eq!(event["fingerprint"], serde_json::json!(["dead-letter", "wall_exceeded", "analyse"]));
     let want = serde_json::json!({"queue":"analysis", "kind":"wall_exceeded", "stage":"analyse",
         "replayed":"false", "host":"www.example.test"});
@@ -84,8 +84,8 @@ fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
 
 #[test]
 fn hostile_text_and_secrets_do_not_leave_the_house() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), LONG);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), LONG);
     let mut bad = letter(Kind::Connect, 1);
     bad.detail =
         format!("http://u:s3cr3t@a.test/?token=s3cr3t {}\n\u{1b}[2J password=s3cr3t", "x".repeat(100_000));
@@ -94,17 +94,17 @@ fn hostile_text_and_secrets_do_not_leave_the_house() {
     bad.command = "wm-analyzer dead show token:1".to_owned();
     (bad.from, bad.to) = (None, None);
     alerts.dead_letter(&bad);
-    alerts.trouble(Outage::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
-    ingest.wait_until("both are told", |i| i.events().len() == 2);
+    alerts.report_outage(OutageKind::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
+    sentry.wait_until("both are told", |i| i.events().len() == 2);
     drop(guard);
 
-    assert_eq!(ingest.faults(), Vec::<String>::new());
-    let raw = ingest.raw();
+    assert_eq!(sentry.violations(), Vec::<String>::new());
+    let raw = sentry.raw();
     assert!(!raw.contains("s3cr3t"), "{raw}");
     assert!(!raw.contains("\\u001b") && !raw.contains('\u{202e}') && !raw.contains("\\u0007"), "{raw}");
     assert!(raw.contains("redis://***@cache:6379/0: refused"), "{raw}");
     assert!(raw.contains("from unknown to unknown") && raw.contains("dead show token:1"), "{raw}");
-    for event in ingest.events() {
+    for event in sentry.events() {
         assert!(text(&event).len() < 8192);
         let tags = event["tags"].as_object().unwrap();
         assert!(tags.values().all(|tag| tag.as_str().unwrap().len() <= 200), "{tags:?}");
@@ -113,69 +113,69 @@ fn hostile_text_and_secrets_do_not_leave_the_house() {
 
 #[test]
 fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), SHORT);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), SHORT);
     let began = Instant::now();
     alerts.dead_letter(&letter(Kind::MemoryExceeded, 0));
-    ingest.wait_until("the first is told", |i| i.events().len() == 1);
+    sentry.wait_until("the first is told", |i| i.events().len() == 1);
     for n in 1..5000 {
         alerts.dead_letter(&letter(Kind::MemoryExceeded, n));
     }
     let windows = began.elapsed().as_millis() / SHORT.as_millis() + 1;
-    ingest.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000);
+    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000);
     assert!(began.elapsed() >= SHORT, "the second event did not wait for its window");
-    let events = ingest.events();
+    let events = sentry.events();
     assert!((2..=windows + 1).contains(&(events.len() as u128)), "{} events", events.len());
     let last = text(events.last().unwrap());
     let told = format!("stands for {} dead letters", counts_of(&events).last().unwrap());
     assert!(last.contains(&told) && last.contains("letter 4999"), "{last}");
     let counts = guard.close();
     assert_eq!((counts.sent, counts.suppressed), (events.len() as u64, 4999));
-    assert_eq!((counts.failed, counts.untold), (0, 0));
+    assert_eq!((counts.failed, counts.pending), (0, 0));
 }
 
 #[test]
 fn another_kind_does_not_wait_for_the_window_of_this_one() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), LONG);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), LONG);
     for kind in [Kind::WallExceeded, Kind::MemoryExceeded, Kind::Gone] {
         alerts.dead_letter(&letter(kind, 1));
     }
     // The same kind at another stage is another fingerprint.
     alerts.dead_letter(&DeadLetterAlert { stage: Stage::Deliver, ..letter(Kind::Gone, 2) });
-    ingest.wait_until("four are told", |i| i.events().len() == 4);
+    sentry.wait_until("four are told", |i| i.events().len() == 4);
     drop(guard);
-    assert_eq!(ingest.requests(), 4);
+    assert_eq!(sentry.requests(), 4);
 }
 
 #[test]
 fn the_end_of_the_process_tells_what_still_waits() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), LONG);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), LONG);
     alerts.dead_letter(&letter(Kind::Gone, 0));
-    ingest.wait_until("the first is told", |i| i.events().len() == 1);
+    sentry.wait_until("the first is told", |i| i.events().len() == 1);
     for n in 1..500 {
         alerts.dead_letter(&letter(Kind::Gone, n));
-        alerts.trouble(Outage::Api, "503");
+        alerts.report_outage(OutageKind::Api, "503");
     }
     let counts = guard.close();
-    assert_eq!((counts.untold, counts.failed), (0, 0));
-    let events = ingest.events();
+    assert_eq!((counts.pending, counts.failed), (0, 0));
+    let events = sentry.events();
     let of = |what: &str| -> Vec<u64> {
         let those: Vec<_> = events.iter().filter(|e| e["fingerprint"][0] == what).cloned().collect();
         counts_of(&those)
     };
     assert_eq!(of("dead-letter"), [1, 499]);
-    assert_eq!(of("trouble").iter().sum::<u64>(), 499);
-    assert!(of("trouble").len() <= 2, "{:?}", of("trouble"));
+    assert_eq!(of("outage").iter().sum::<u64>(), 499);
+    assert!(of("outage").len() <= 2, "{:?}", of("outage"));
 }
 
 #[test]
 fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
-    let ingest = Ingest::start(Mode::Hang);
-    let (alerts, guard) = started_with(&ingest.dsn(), SHORT, SHUTDOWN);
+    let sentry = FakeSentry::start(ResponseMode::Hang);
+    let (alerts, guard) = started_with(&sentry.dsn(), SHORT, SHUTDOWN);
     alerts.dead_letter(&letter(Kind::Gone, 0));
-    ingest.wait_until("it hangs", |i| i.requests() == 1);
+    sentry.wait_until("it hangs", |i| i.requests() == 1);
     let began = Instant::now();
     for n in 1..1000 {
         alerts.dead_letter(&letter(Kind::Gone, n));
@@ -185,82 +185,78 @@ fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     let counts = guard.close();
     let took = began.elapsed();
     assert!((SHUTDOWN..SHUTDOWN * 3).contains(&took), "the end took {took:?}");
-    assert_eq!((counts.sent, counts.untold), (0, 1000));
+    assert_eq!((counts.sent, counts.pending), (0, 1000));
 }
 
 #[test]
 fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
-    for mode in [Mode::Status(503), Mode::Status(403)] {
-        let ingest = Ingest::start(mode);
-        let (alerts, guard) = started(&ingest.dsn(), SHORT);
+    for mode in [ResponseMode::Status(503), ResponseMode::Status(403)] {
+        let sentry = FakeSentry::start(mode);
+        let (alerts, guard) = started(&sentry.dsn(), SHORT);
         for n in 0..10 {
             alerts.dead_letter(&letter(Kind::Gone, n));
         }
-        ingest.wait_until("it was refused", |_| alerts.counts().failed >= 1);
-        assert_eq!((alerts.counts().sent, alerts.counts().untold), (0, 10));
-        ingest.set(Mode::Take);
-        ingest.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 10);
-        assert_eq!(guard.close().untold, 0);
+        sentry.wait_until("it was refused", |_| alerts.counts().failed >= 1);
+        assert_eq!((alerts.counts().sent, alerts.counts().pending), (0, 10));
+        sentry.set(ResponseMode::Accept);
+        sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 10);
+        assert_eq!(guard.close().pending, 0);
     }
 
-    let closed = Ingest::start(Mode::Take).dsn();
+    let closed = FakeSentry::start(ResponseMode::Accept).dsn();
     let (alerts, guard) = started(&closed, LONG);
     alerts.dead_letter(&letter(Kind::Gone, 0));
-    assert_eq!(guard.close().untold, 1);
+    assert_eq!(guard.close().pending, 1);
 }
 
 #[test]
 fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
-    let ingest = Ingest::start(Mode::Limit(1));
-    let (alerts, guard) = started(&ingest.dsn(), SHORT);
+    let sentry = FakeSentry::start(ResponseMode::RateLimit(1));
+    let (alerts, guard) = started(&sentry.dsn(), SHORT);
     alerts.dead_letter(&letter(Kind::Gone, 0));
-    ingest.wait_until("it is limited", |_| alerts.counts().failed == 1);
+    sentry.wait_until("it is limited", |_| alerts.counts().failed == 1);
     let began = Instant::now();
-    ingest.set(Mode::Take);
+    sentry.set(ResponseMode::Accept);
     for n in 1..10 {
         alerts.dead_letter(&letter(Kind::Gone, n));
         alerts.dead_letter(&letter(Kind::Refused, n));
     }
-    ingest.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19);
+    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19);
     // The answer was booked a moment before this clock began.
     assert!(began.elapsed() >= Duration::from_millis(900), "told after {:?} of silence", began.elapsed());
-    assert_eq!(ingest.requests(), 3, "one refused, then one of each");
+    assert_eq!(sentry.requests(), 3, "one refused, then one of each");
     drop(guard);
 }
 
 #[test]
 fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn(), SHORT);
-    alerts.recovered(Outage::Redis);
-    alerts.trouble(Outage::Redis, "refused");
-    ingest.wait_until("it is told", |i| i.events().len() == 1);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn(), SHORT);
+    alerts.resolve_outage(OutageKind::Redis);
+    alerts.report_outage(OutageKind::Redis, "refused");
+    sentry.wait_until("it is told", |i| i.events().len() == 1);
     for _ in 0..50 {
-        alerts.trouble(Outage::Redis, "refused again");
+        alerts.report_outage(OutageKind::Redis, "refused again");
     }
-    alerts.recovered(Outage::Redis);
-    ingest.wait_until("its end is told", |i| i.events().len() >= 2);
-    alerts.recovered(Outage::Redis);
-    assert_eq!(guard.close().untold, 0);
-    let events = ingest.events();
+    alerts.resolve_outage(OutageKind::Redis);
+    sentry.wait_until("its end is told", |i| i.events().len() >= 2);
+    alerts.resolve_outage(OutageKind::Redis);
+    assert_eq!(guard.close().pending, 0);
+    let events = sentry.events();
     assert_eq!(events.len(), 2, "{events:?}");
     assert_eq!(counts_of(&events), [1, 50]);
-    assert!(events.iter().all(|e| e["fingerprint"] == serde_json::json!(["trouble", "redis"])));
-    assert!(
-        text(&events[0]).starts_with("trouble: Redis is down for 0 s\nrefused\n"),
-        "{}",
-        text(&events[0])
-    );
-    assert!(text(&events[1]).starts_with("over: Redis answers again after 0 s\nrefused again\n"));
+    assert!(events.iter().all(|e| e["fingerprint"] == serde_json::json!(["outage", "redis"])));
+    assert!(text(&events[0]).starts_with("outage: Redis is down for 0 s\nrefused\n"), "{}", text(&events[0]));
+    assert!(text(&events[1]).starts_with("resolved: Redis answers again after 0 s\nrefused again\n"));
     assert_eq!((&events[0]["level"], &events[1]["level"]), (&Value::Null, &"info".into()));
 }
 
 #[test]
 fn an_ingest_without_tls_behind_an_https_dsn_is_a_failure_and_no_panic() {
-    let ingest = Ingest::start(Mode::Take);
-    let (alerts, guard) = started(&ingest.dsn().replace("http:", "https:"), LONG);
+    let sentry = FakeSentry::start(ResponseMode::Accept);
+    let (alerts, guard) = started(&sentry.dsn().replace("http:", "https:"), LONG);
     alerts.dead_letter(&letter(Kind::Gone, 0));
-    ingest.wait_until("it failed", |_| alerts.counts().failed == 1);
+    sentry.wait_until("it failed", |_| alerts.counts().failed == 1);
     drop(guard);
-    assert_eq!(ingest.requests(), 0);
+    assert_eq!(sentry.requests(), 0);
 }

@@ -13,16 +13,16 @@ mod db;
 #[expect(dead_code, unused_imports, reason = "shared with the tests of it/, which use more of it")]
 mod harness;
 
-#[path = "chaos/cage.rs"]
-mod cage;
+#[path = "chaos/cgroup.rs"]
+mod cgroup;
 #[path = "chaos/incident.rs"]
 mod incident;
-#[path = "chaos/proxy.rs"]
-mod proxy;
-#[path = "chaos/storm.rs"]
-mod storm;
-#[path = "chaos/tally.rs"]
-mod tally;
+#[path = "chaos/random_faults.rs"]
+mod random_faults;
+#[path = "chaos/results.rs"]
+mod results;
+#[path = "chaos/tcp_proxy.rs"]
+mod tcp_proxy;
 
 /// Two small pages that differ: what a job costs is then the way it goes, not the comparing.
 fn small_pair(n: u64) -> (Vec<u8>, Vec<u8>) {

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
-use wm_analyzer::demo::cases::{self, Ending};
+use wm_analyzer::demo::cases::{self, CaseOutcome};
 use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_testbed::body::Body;
-use wm_testbed::ingest::Ingest;
-use wm_testbed::redis::{Options, PrivateRedis, Search};
+use wm_testbed::fake_sentry::FakeSentry;
+use wm_testbed::redis::{PrivateRedis, RedisOptions, ServerSearch};
 use wm_testbed::site::Site;
 
 /// Waits for a moment, for at most ten seconds.
@@ -48,7 +48,7 @@ fn ask(connection: &mut redis::Connection, words: &[&str]) -> String {
 
 #[test]
 fn a_private_redis_is_what_it_says_and_dies_with_its_guard() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
     let mut connection = connect(&redis);
     let info = ask(&mut connection, &["INFO"]);
     assert!(info.contains(&format!("process_id:{}\r", redis.pid().unwrap())), "{info}");
@@ -65,7 +65,8 @@ fn a_private_redis_is_what_it_says_and_dies_with_its_guard() {
 
 #[test]
 fn two_private_redises_share_nothing() {
-    let (one, two) = (PrivateRedis::start(Options::default()), PrivateRedis::start(Options::default()));
+    let (one, two) =
+        (PrivateRedis::start(RedisOptions::default()), PrivateRedis::start(RedisOptions::default()));
     let (one, two) = (one.unwrap(), two.unwrap());
     ask(&mut connect(&one), &["SET", "k", "v"]);
     assert_eq!(ask(&mut connect(&two), &["DBSIZE"]), "0");
@@ -73,7 +74,7 @@ fn two_private_redises_share_nothing() {
 
 #[test]
 fn a_killed_redis_comes_back_at_the_same_address_with_what_it_persisted() {
-    for options in [Options::default().persistent(), Options::default().persistent().tcp()] {
+    for options in [RedisOptions::default().persistent(), RedisOptions::default().persistent().tcp()] {
         let mut redis = PrivateRedis::start(options).unwrap();
         let (url, first) = (redis.url(), redis.pid().unwrap());
         ask(&mut connect(&redis), &["SET", "kept", "yes"]);
@@ -94,7 +95,7 @@ fn a_killed_redis_comes_back_at_the_same_address_with_what_it_persisted() {
 
 #[test]
 fn a_frozen_redis_answers_nothing_until_it_is_thawed() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
     let mut connection = connect(&redis);
     connection.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     redis.freeze();
@@ -105,9 +106,10 @@ fn a_frozen_redis_answers_nothing_until_it_is_thawed() {
 
 #[test]
 fn a_directive_that_redis_refuses_is_told_in_its_own_words_at_once() {
-    drop(PrivateRedis::start(Options::default()).unwrap()); // The search for a server is not what is timed.
+    drop(PrivateRedis::start(RedisOptions::default()).unwrap()); // The search for a server is not what is timed.
     let began = Instant::now();
-    let error = PrivateRedis::start(Options::default().set("maxmemory", "nonsense")).unwrap_err().to_string();
+    let error =
+        PrivateRedis::start(RedisOptions::default().set("maxmemory", "nonsense")).unwrap_err().to_string();
     assert!(error.contains("maxmemory") && error.contains("did not come up"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(5), "an early end was waited out");
 }
@@ -116,7 +118,7 @@ fn a_directive_that_redis_refuses_is_told_in_its_own_words_at_once() {
 #[test]
 #[ignore = "a child of another test"]
 fn hold_a_private_redis_until_killed() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
     println!("\nheld {} {}", redis.pid().unwrap(), redis.socket().display());
     std::thread::park_timeout(Duration::from_secs(60));
 }
@@ -156,7 +158,7 @@ fn path_without_redis(dir: &Path) -> std::ffi::OsString {
 #[test]
 fn without_apt_the_failure_names_what_was_tried_and_the_way_out() {
     let empty = tempfile::tempdir().unwrap();
-    let search = Search { path: empty.path().into(), caches: vec![empty.path().join("cache")] };
+    let search = ServerSearch { path: empty.path().into(), caches: vec![empty.path().join("cache")] };
     let error = search.find(&mut |_| {}).unwrap_err().to_string();
     for needle in
         ["redis-server is not on PATH", "apt-get is not on PATH", "sudo apt-get install redis-server"]
@@ -174,7 +176,7 @@ fn where_there_is_no_redis_debians_own_is_unpacked_once_by_however_many_ask() {
         return;
     }
     let unusable = tools.path().join("apt-get").join("no-directory");
-    let search = Search { path, caches: vec![unusable, tools.path().join("cache")] };
+    let search = ServerSearch { path, caches: vec![unusable, tools.path().join("cache")] };
     let find = || {
         let mut said = Vec::new();
         let server = search.find(&mut |line| said.push(line.to_owned()));
@@ -188,7 +190,7 @@ fn where_there_is_no_redis_debians_own_is_unpacked_once_by_however_many_ask() {
     assert_eq!(unpacked, 1, "{first:?} {second:?}");
     assert_eq!(one.program(), two.program());
     assert!(one.program().starts_with(tools.path()), "{one:?}");
-    let redis = PrivateRedis::start_server(one, Options::default()).unwrap();
+    let redis = PrivateRedis::start_server(one, RedisOptions::default()).unwrap();
     assert_eq!(ask(&mut connect(&redis), &["EVAL", "return cjson.encode({1})", "0"]), "[1]");
     assert_eq!(find().1, Vec::<String>::new(), "a second search had to unpack again");
     let left: Vec<_> =
@@ -304,7 +306,7 @@ async fn a_dropped_site_closes_what_hangs_on_it() {
         let url = url.clone();
         async move { exchange(&url, "GET /hang HTTP/1.1\r\n\r\n", Duration::from_secs(10)).await }
     });
-    moment("the request", || site.hits("/hang") == 1).await;
+    wait_for("the request", || site.hits("/hang") == 1).await;
     drop(site);
     let (_, closed) = hanging.await.unwrap();
     assert!(closed);
@@ -322,7 +324,7 @@ async fn no_more_connections_are_served_at_once_than_the_bound() {
         stream.write_all(b"GET /hang HTTP/1.1\r\n\r\n").await.unwrap();
         held.push(stream);
     }
-    moment("all hang", || site.hits("/hang") == 256).await;
+    wait_for("all hang", || site.hits("/hang") == 256).await;
     let one_more = exchange(&url, "GET /a HTTP/1.1\r\n\r\n", Duration::from_millis(100)).await;
     assert_eq!((one_more.0.as_str(), site.hits("/a")), ("", 0));
     held.pop();
@@ -330,7 +332,7 @@ async fn no_more_connections_are_served_at_once_than_the_bound() {
 }
 
 /// Waits for a moment without holding up the runtime.
-async fn moment(what: &str, condition: impl Fn() -> bool) {
+async fn wait_for(what: &str, condition: impl Fn() -> bool) {
     let come = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -341,8 +343,8 @@ async fn moment(what: &str, condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn an_ingest_counts_every_alert_and_keeps_its_fingerprint() {
-    let ingest = Ingest::start().await.unwrap();
-    let dsn: Url = ingest.dsn().parse().unwrap();
+    let sentry = FakeSentry::start().await.unwrap();
+    let dsn: Url = sentry.dsn().parse().unwrap();
     assert!(!dsn.username().is_empty() && dsn.path() == "/1", "{dsn}");
     let event = r#"{"event_id":"0","fingerprint":["dead-letter","decode","ingest"]}"#;
     let header = format!("{{}}\n{{\"type\":\"event\",\"length\":{}}}\n", event.len());
@@ -355,9 +357,9 @@ async fn an_ingest_counts_every_alert_and_keeps_its_fingerprint() {
         let (answer, closed) = exchange(&dsn, &request, Duration::from_secs(10)).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}") && closed, "{answer}");
     }
-    assert_eq!((ingest.envelopes(), ingest.alerts(), ingest.unreadable()), (3, 2, 1));
+    assert_eq!((sentry.envelopes(), sentry.alerts(), sentry.unreadable()), (3, 2, 1));
     let fingerprint = ["dead-letter", "decode", "ingest"].map(str::to_owned).to_vec();
-    assert_eq!(ingest.fingerprints(), vec![fingerprint; 2]);
+    assert_eq!(sentry.fingerprints(), vec![fingerprint; 2]);
     let huge = "POST /api/1/envelope/ HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n";
     let (answer, closed) = exchange(&dsn, huge, Duration::from_secs(10)).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && closed, "{answer}");
@@ -373,9 +375,9 @@ async fn every_case_is_a_job_of_its_own_unless_being_unreadable_is_its_point() {
     for case in &all {
         for (n, payload) in case.jobs.iter().enumerate() {
             let job = match (Job::decode(payload), case.expected) {
-                (Err(failure), Ending::Dead(kind)) if failure.kind == kind => continue,
+                (Err(failure), CaseOutcome::Dead(kind)) if failure.kind == kind => continue,
                 (Err(failure), expected) => panic!("{}: {failure}, not {expected}", case.name),
-                (Ok(_), Ending::Dead(kind @ (Kind::Decode | Kind::UnsupportedVersion))) => {
+                (Ok(_), CaseOutcome::Dead(kind @ (Kind::Decode | Kind::UnsupportedVersion))) => {
                     panic!("no {kind}")
                 }
                 (Ok(job), _) => job,
@@ -383,7 +385,7 @@ async fn every_case_is_a_job_of_its_own_unless_being_unreadable_is_its_point() {
             assert_eq!(job.id, case.id(n));
             assert!(ids.insert(job.id.clone()), "{} twice", job.id);
             let (from, to) = (job.from.given().unwrap().uuid(), job.to.uuid());
-            let same = case.expected == Ending::Skipped(SkipReason::SameVersion);
+            let same = case.expected == CaseOutcome::Skipped(SkipReason::SameVersion);
             assert_eq!(from == to, same, "{}", case.name);
             assert!(uuids.insert(from) && (same || uuids.insert(to)), "{}: a uuid occurs twice", case.name);
         }

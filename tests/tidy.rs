@@ -1,7 +1,7 @@
 //! The house rules, as tests: who may import whom, how long a file may be, what must be said and what may not.
 //!
 //! Not a linter: what rustc, clippy or cargo-deny can say is theirs. A rule is a function from one file to its
-//! complaints, and every rule is first shown something bad: a rule that cannot fail is not a rule.
+//! violations, and every rule is first shown something bad: a rule that cannot fail is not a rule.
 //!
 //! # Why
 //! The text is read by a small lexer that blanks comments and literals, and not by a parser: every rule here is
@@ -16,7 +16,7 @@ use self::source::{Source, balanced, body, code, heads, parts, sources, words};
 
 /// The rooms of the root package and the crates that it re-exports, by floor, lowest first. A file imports its own room
 /// and lower floors, nothing else. Between crates the compiler keeps this; see [`CRATES`].
-const FLOORS: [&[&str]; 5] = [
+const LAYERS: [&[&str]; 5] = [
     &["job"],
     &["queue", "api", "filter", "fetch", "sandbox", "analysis", "policy", "telemetry"],
     &["pipeline", "child"],
@@ -35,15 +35,15 @@ const EXCEPTIONS: [(&str, &str, &str); 6] = [
 ];
 
 /// Crates that only one room may name: what is behind them stays behind a door.
-const DOORS: [(&str, &str); 4] =
+const CRATE_OWNERS: [(&str, &str); 4] =
     [("redis", "queue"), ("deadpool_redis", "queue"), ("sentry", "telemetry"), ("backoff", "policy")];
 
 /// Where a new variant must be judged by a person, so no arm may swallow it.
-const JUDGES: [&str; 4] =
+const EXHAUSTIVE_MATCH_FILES: [&str; 4] =
     ["src/policy/judge.rs", "crates/job/src/failure.rs", "src/worker/observe.rs", "src/worker/summary.rs"];
 
 /// Names that say nothing.
-const EMPTY_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];
+const BANNED_WORDS: [&str; 8] = ["manager", "handler", "helper", "util", "common", "service", "data", "info"];
 
 /// What people read first, and where it leads.
 const DOCS: [&str; 2] = ["README.md", "docs"];
@@ -56,8 +56,8 @@ const MAX_README: usize = 150;
 const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
 
 /// Lines of a file without its tests, and of a function.
-const MAX_FILE: usize = 400;
-const MAX_FUNCTION: usize = 70;
+const MAX_FILE_LINES: usize = 400;
+const MAX_FUNCTION_LINES: usize = 70;
 
 const RUST: [&str; 6] = ["src", "crates", "tests", "benches", "fuzz/src", "fuzz/targets"];
 const BUILT: [&str; 2] = ["src", "crates"];
@@ -72,35 +72,35 @@ const CRATES: [(&str, &[&str]); 5] = [
 ];
 
 /// What is wrong, and at which byte.
-type Complaint = (usize, String);
-type Rule = fn(&Source) -> Vec<Complaint>;
+type Violation = (usize, String);
+type Rule = fn(&Source) -> Vec<Violation>;
 
 #[test]
 fn every_file_says_first_what_it_is() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let says = file.text.starts_with("//! ");
-        complain_if(!says, 0, "begin with `//! ` and what this file is")
+        violation_if(!says, 0, "begin with `//! ` and what this file is")
     }
-    keep(rule, &RUST, ".rs", &[("src/a.rs", "use std::fs;")], &[("src/a.rs", "//! A.")]);
+    check_rule(rule, &RUST, ".rs", &[("src/a.rs", "use std::fs;")], &[("src/a.rs", "//! A.")]);
 }
 
 #[test]
 fn a_file_imports_its_own_room_and_lower_floors() {
-    fn rule(file: &Source) -> Vec<Complaint> {
-        let Some(floor) = floor_of(file.room()) else { return vec![(0, "this room has no floor".into())] };
+    fn rule(file: &Source) -> Vec<Violation> {
+        let Some(layer) = layer_of(file.module()) else { return vec![(0, "this room has no floor".into())] };
         let may = |to: &str| {
-            let excepted = EXCEPTIONS.iter().any(|(from, into, _)| (*from, *into) == (file.room(), to));
-            to == file.room() || excepted || floor_of(to).is_none_or(|its| its < floor)
+            let excepted = EXCEPTIONS.iter().any(|(from, into, _)| (*from, *into) == (file.module(), to));
+            to == file.module() || excepted || layer_of(to).is_none_or(|its| its < layer)
         };
-        let mut complaints = Vec::new();
+        let mut violations = Vec::new();
         for (at, word) in
             words(&file.code).filter(|(_, word)| ["crate", "super", "wm_analyzer"].contains(word))
         {
             let Some(path) = file.code[at + word.len()..].strip_prefix("::") else { continue };
             let refused = heads(path).into_iter().filter(|to| !may(to));
-            complaints.extend(refused.map(|to| (at, format!("`{}` may not import `{to}`", file.room()))));
+            violations.extend(refused.map(|to| (at, format!("`{}` may not import `{to}`", file.module()))));
         }
-        complaints
+        violations
     }
     let bad = [
         ("src/queue/keys.rs", "use crate::api::Client;"),
@@ -120,14 +120,14 @@ fn a_file_imports_its_own_room_and_lower_floors() {
         ("src/cli.rs", "use crate::config::Config;"),
         ("src/main.rs", "use wm_analyzer::cli;"),
     ];
-    keep(rule, &["src"], ".rs", &bad, &good);
+    check_rule(rule, &["src"], ".rs", &bad, &good);
 }
 
 #[test]
 fn what_lies_behind_a_room_is_named_by_that_room_alone() {
-    fn rule(file: &Source) -> Vec<Complaint> {
-        let mut complaints = Vec::new();
-        for (name, room) in DOORS.iter().filter(|(_, room)| *room != file.room()) {
+    fn rule(file: &Source) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        for (name, room) in CRATE_OWNERS.iter().filter(|(_, room)| *room != file.module()) {
             let uses: Vec<_> = file.uses(name).collect();
             // A module of ours may bear the crate's name: then it was declared or imported here.
             let declares = |after: &str| after.trim_start().starts_with([',', ';', '}']);
@@ -136,9 +136,9 @@ fn what_lies_behind_a_room_is_named_by_that_room_alone() {
             }
             let opens =
                 uses.iter().filter(|(_, before, after)| after.starts_with("::") && !before.ends_with("::"));
-            complaints.extend(opens.map(|(at, ..)| (*at, format!("`{name}` lies behind `{room}`"))));
+            violations.extend(opens.map(|(at, ..)| (*at, format!("`{name}` lies behind `{room}`"))));
         }
-        complaints
+        violations
     }
     let bad = [("src/worker/mod.rs", "use redis::cmd;"), ("src/ops/mod.rs", "fn f() { sentry::flush() }")];
     let good = [
@@ -147,7 +147,7 @@ fn what_lies_behind_a_room_is_named_by_that_room_alone() {
         ("src/worker/observe.rs", "use crate::telemetry::{metrics, sentry}; fn f() { sentry::alert() }"),
         ("src/cli.rs", "fn f() { demo::redis::start() }"),
     ];
-    keep(rule, &BUILT, ".rs", &bad, &good);
+    check_rule(rule, &BUILT, ".rs", &bad, &good);
 }
 
 #[test]
@@ -166,46 +166,46 @@ fn a_crate_depends_on_the_crates_below_it() {
 
 #[test]
 fn no_file_and_no_function_outgrows_its_budget() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let (code, tests) = file.code.split_at(file.untested);
         let lines = code.lines().count();
         let after_the_tests = tests[body(tests).len()..].trim_matches([';', '\n']);
-        let mut complaints = complain_if(!after_the_tests.is_empty(), file.untested, "tests stand last");
-        if lines > MAX_FILE && !file.path.ends_with("/tests.rs") {
-            complaints.push((0, format!("{lines} lines without tests, at most {MAX_FILE}")));
+        let mut violations = violation_if(!after_the_tests.is_empty(), file.untested, "tests stand last");
+        if lines > MAX_FILE_LINES && !file.path.ends_with("/tests.rs") {
+            violations.push((0, format!("{lines} lines without tests, at most {MAX_FILE_LINES}")));
         }
         for (at, _) in words(code).filter(|(_, word)| *word == "fn") {
             let lines = body(&code[at..]).lines().count();
-            if lines > MAX_FUNCTION {
-                complaints.push((at, format!("a function of {lines} lines, at most {MAX_FUNCTION}")));
+            if lines > MAX_FUNCTION_LINES {
+                violations.push((at, format!("a function of {lines} lines, at most {MAX_FUNCTION_LINES}")));
             }
         }
-        complaints
+        violations
     }
-    let long_file = "\n".repeat(MAX_FILE + 1);
-    let long_function = format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(MAX_FUNCTION));
+    let long_file = "\n".repeat(MAX_FILE_LINES + 1);
+    let long_function = format!("fn f(a: [u8; 4]) {{{}}}", "\n".repeat(MAX_FUNCTION_LINES));
     let tested = format!("//! A.\n#[cfg(test)]\nmod tests {{{long_file}}}\n");
     let unsorted = "//! A.\n#[cfg(test)]\nmod tests;\nfn f() {}\n";
     let bad = [("src/a.rs", long_file.as_str()), ("src/a.rs", &long_function), ("src/a.rs", unsorted)];
     let good = [("src/a.rs", tested.as_str()), ("src/a.rs", "trait T { fn f(); }\nfn g() {}")];
-    keep(rule, &["src", "crates", "benches"], ".rs", &bad, &good);
+    check_rule(rule, &["src", "crates", "benches"], ".rs", &bad, &good);
 }
 
 #[test]
 fn every_script_has_a_contract() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let header: Vec<&str> = file.text.lines().take_while(|line| line.starts_with("--")).collect();
         let lacks = |word: &&str| !header.iter().any(|line| line.contains(*word));
         ["KEYS", "ARGV", "Returns"].into_iter().filter(lacks).map(|word| (0, format!("say {word}"))).collect()
     }
     let bad = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- Returns nothing\nlocal ARGV = ARGV")];
     let good = [("src/queue/lua/a.lua", "-- KEYS[1] ready\n-- ARGV none\n-- Returns nothing\nreturn 1")];
-    keep(rule, &["crates"], ".lua", &bad, &good);
+    check_rule(rule, &["crates"], ".lua", &bad, &good);
 }
 
 #[test]
 fn unsafe_is_the_sandboxs_alone() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let outside = !file.path.starts_with("crates/sandbox/src/");
         let uses = file.uses("unsafe").filter(|_| outside);
         uses.map(|(at, ..)| (at, "`unsafe` belongs to crates/sandbox".into())).collect()
@@ -215,33 +215,36 @@ fn unsafe_is_the_sandboxs_alone() {
         ("crates/sandbox/src/limits.rs", "fn f() { unsafe { g() } }"),
         ("src/a.rs", "#![deny(unsafe_code)] // unsafe\nconst A: &str = r#\"unsafe\"#;"),
     ];
-    keep(rule, &RUST, ".rs", &bad, &good);
+    check_rule(rule, &RUST, ".rs", &bad, &good);
 }
 
 #[test]
 fn nobody_forks_the_worker() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         // With it std forks and does not spawn: 92 ms for a worker of 2 GiB.
         file.uses("pre_exec").map(|(at, ..)| (at, "`pre_exec` forks the whole worker".into())).collect()
     }
     let bad = [("src/sandbox/a.rs", "fn f() { unsafe { command.pre_exec(g) } }")];
     let good = [("src/sandbox/a.rs", "//! Never `pre_exec`.\nfn f() { command.process_group(0) }")];
-    keep(rule, &BUILT, ".rs", &bad, &good);
+    check_rule(rule, &BUILT, ".rs", &bad, &good);
 }
 
 #[test]
 fn a_judge_answers_for_every_variant() {
-    fn rule(file: &Source) -> Vec<Complaint> {
-        let judges = JUDGES.contains(&file.path.as_str());
+    fn rule(file: &Source) -> Vec<Violation> {
+        let judges = EXHAUSTIVE_MATCH_FILES.contains(&file.path.as_str());
         let swallows = |after: &str| after.trim_start().starts_with("=>") || after.starts_with(" if ");
         let arms = file.uses("_").filter(|(at, _, after)| judges && *at < file.untested && swallows(after));
         arms.map(|(at, ..)| (at, "a new variant would go unjudged here".into())).collect()
     }
     let tested = "match a { A(_) => 1, B { .. } => 2 }\n#[cfg(test)]\nmod tests { match a { _ => 1 } }";
-    let bad = [(JUDGES[0], "match a { A => 1, _ => 2 }"), (JUDGES[1], "match a { _ if b => 1 }")];
-    let good = [(JUDGES[0], tested), ("src/policy/breaker.rs", "match a { A => 1, _ => 2 }")];
-    keep(rule, &BUILT, ".rs", &bad, &good);
-    for judge in JUDGES {
+    let bad = [
+        (EXHAUSTIVE_MATCH_FILES[0], "match a { A => 1, _ => 2 }"),
+        (EXHAUSTIVE_MATCH_FILES[1], "match a { _ if b => 1 }"),
+    ];
+    let good = [(EXHAUSTIVE_MATCH_FILES[0], tested), ("src/policy/breaker.rs", "match a { A => 1, _ => 2 }")];
+    check_rule(rule, &BUILT, ".rs", &bad, &good);
+    for judge in EXHAUSTIVE_MATCH_FILES {
         let room = judge.rsplit_once('/').map_or(judge, |(room, _)| room);
         let is_built = sources(&[room], ".rs").len() > 1;
         assert!(!is_built || sources(&[judge], "").len() == 1, "{judge} has moved: who judges now?");
@@ -250,7 +253,7 @@ fn a_judge_answers_for_every_variant() {
 
 #[test]
 fn a_silenced_lint_has_a_reason() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let attributes = |name| {
             file.uses(name).filter(|(_, before, after)| before.ends_with('[') && after.starts_with('('))
         };
@@ -264,19 +267,19 @@ fn a_silenced_lint_has_a_reason() {
         ("src/a.rs", "#![expect(dead_code)]\n#[cfg(reason)]"),
     ];
     let good = [("src/a.rs", "#[expect(dead_code, reason = \"soon\")] fn f() { a.expect(\"b\") }")];
-    keep(rule, &RUST, ".rs", &bad, &good);
+    check_rule(rule, &RUST, ".rs", &bad, &good);
 }
 
 #[test]
 fn names_say_something() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let stem = file.path.rsplit('/').next().and_then(|name| name.strip_suffix(".rs")).unwrap_or_default();
         let all: Vec<(usize, &str)> = words(&file.code).collect();
         let defined =
             all.windows(2).filter(|pair| ["struct", "enum", "trait", "mod", "type"].contains(&pair[0].1));
         let named = defined.map(|pair| pair[1]).chain([(0, stem)]);
         let is_empty =
-            |part: &String| EMPTY_WORDS.iter().any(|empty| part == empty || *part == format!("{empty}s"));
+            |part: &String| BANNED_WORDS.iter().any(|empty| part == empty || *part == format!("{empty}s"));
         let empty = named.filter(|(_, name)| parts(name).iter().any(is_empty));
         empty.map(|(at, name)| (at, format!("the name `{name}` says nothing"))).collect()
     }
@@ -287,27 +290,27 @@ fn names_say_something() {
         ("src/a.rs", "trait RetryHandler {}"),
     ];
     let good = [("src/queue/keys.rs", "struct Metadata; enum Outcome {} fn common_prefix() {} // mod util")];
-    keep(rule, &RUST, ".rs", &bad, &good);
+    check_rule(rule, &RUST, ".rs", &bad, &good);
 }
 
 #[test]
 fn no_file_knows_the_machine_it_was_written_on() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let homes = [concat!("/wo", "rk/"), concat!("/ro", "ot/")];
         let named = homes.iter().filter_map(|home| Some((file.text.find(home)?, home)));
         named.map(|(at, home)| (at, format!("names {home}"))).collect()
     }
-    keep(rule, &["."], "", &[("a.md", concat!("see /ro", "ot/x"))], &[("a.md", "a network/path")]);
+    check_rule(rule, &["."], "", &[("a.md", concat!("see /ro", "ot/x"))], &[("a.md", "a network/path")]);
 }
 
 #[test]
 fn ci_runs_what_the_readme_says() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let lacks = |command: &&str| !file.text.lines().any(|line| line.trim_start().starts_with(*command));
         COMMANDS.into_iter().filter(lacks).map(|command| (0, format!("has no line `{command}`"))).collect()
     }
     let good = [("README.md", "```\ncargo run --release -- demo\ncargo test\n```")];
-    keep(rule, &[".ci/run", "README.md"], "", &[("README.md", "run `cargo test`")], &good);
+    check_rule(rule, &[".ci/run", "README.md"], "", &[("README.md", "run `cargo test`")], &good);
 }
 
 #[test]
@@ -364,19 +367,19 @@ fn every_test_that_the_docs_name_exists() {
 
 #[test]
 fn the_readme_is_short_and_every_link_leads_to_a_file() {
-    fn rule(file: &Source) -> Vec<Complaint> {
+    fn rule(file: &Source) -> Vec<Violation> {
         let lines = file.text.lines().count();
         let long = file.path == "README.md" && lines > MAX_README;
-        let mut complaints = complain_if(long, 0, &format!("{lines} lines, at most {MAX_README}"));
+        let mut violations = violation_if(long, 0, &format!("{lines} lines, at most {MAX_README}"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(&file.path);
         for (at, _) in file.text.match_indices("](") {
             let target = file.text[at + 2..].split(')').next().unwrap_or_default();
             let path = target.split('#').next().unwrap_or_default();
             if !target.contains("://") && !folder.with_file_name(path).exists() {
-                complaints.push((at, format!("the link to {target} leads nowhere")));
+                violations.push((at, format!("the link to {target} leads nowhere")));
             }
         }
-        complaints
+        violations
     }
     let long = "\n".repeat(MAX_README + 1);
     let bad = [
@@ -388,7 +391,7 @@ fn the_readme_is_short_and_every_link_leads_to_a_file() {
         ("docs/a.md", long.as_str()),
         ("docs/a.md", "[a](../README.md#limits), [b](https://example.org), [c](operators.md)"),
     ];
-    keep(rule, &LINKING, ".md", &bad, &good);
+    check_rule(rule, &LINKING, ".md", &bad, &good);
 }
 
 #[test]
@@ -449,28 +452,28 @@ fn comments_and_literals_are_not_code() {
     assert_eq!(code.len(), text.len());
 }
 
-/// Shows `rule` every example, then every file under `places`, and fails with all complaints at once.
-fn keep(rule: Rule, places: &[&str], ending: &str, bad: &[(&str, &str)], good: &[(&str, &str)]) {
+/// Shows `rule` every example, then every file under `places`, and fails with all violations at once.
+fn check_rule(rule: Rule, places: &[&str], ending: &str, bad: &[(&str, &str)], good: &[(&str, &str)]) {
     for (path, text) in bad {
-        let complaints = rule(&Source::new(path, text.to_string()));
-        assert!(!complaints.is_empty(), "the rule cannot see what is wrong with {path}:\n{text}");
+        let violations = rule(&Source::new(path, text.to_string()));
+        assert!(!violations.is_empty(), "the rule cannot see what is wrong with {path}:\n{text}");
     }
     for (path, text) in good {
-        let complaints = rule(&Source::new(path, text.to_string()));
-        assert_eq!(complaints, vec![], "the rule refuses what is right in {path}:\n{text}");
+        let violations = rule(&Source::new(path, text.to_string()));
+        assert_eq!(violations, vec![], "the rule refuses what is right in {path}:\n{text}");
     }
     let located = |file: &Source| {
         let line = |at: usize| file.text[..at].matches('\n').count() + 1;
         rule(file).into_iter().map(|(at, what)| format!("{}:{}: {what}", file.path, line(at))).collect()
     };
-    let complaints: Vec<String> = sources(places, ending).iter().flat_map::<Vec<_>, _>(located).collect();
-    assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+    let violations: Vec<String> = sources(places, ending).iter().flat_map::<Vec<_>, _>(located).collect();
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
 }
 
-fn complain_if(wrong: bool, at: usize, what: &str) -> Vec<Complaint> {
+fn violation_if(wrong: bool, at: usize, what: &str) -> Vec<Violation> {
     if wrong { vec![(at, what.to_owned())] } else { vec![] }
 }
 
-fn floor_of(room: &str) -> Option<usize> {
-    FLOORS.iter().position(|rooms| rooms.contains(&room))
+fn layer_of(room: &str) -> Option<usize> {
+    LAYERS.iter().position(|rooms| rooms.contains(&room))
 }

@@ -12,7 +12,7 @@ use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, WorkerId};
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
 use uuid::Uuid;
@@ -25,7 +25,7 @@ const BATCH: usize = 1_000;
 /// Measures every step at each of these backlogs, smallest first.
 pub(crate) async fn measure(sizes: &[usize], config: impl Fn(&str) -> Config) {
     // Without persistence and without a ceiling: a million waiting jobs are some 1.2 GB.
-    let redis = PrivateRedis::start(Options::default().set("maxmemory", "0")).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default().set("maxmemory", "0")).unwrap();
     let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     let empty = used(&mut eye).await;

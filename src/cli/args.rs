@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
 use super::schema::Schema;
-use super::values::{heap_bytes, limits, moment, per_second, sha256, wall_ms};
+use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
 use crate::config::Config;
 use crate::job::{JobId, LimitsRequest};
 use crate::ops;
@@ -27,7 +27,7 @@ pub struct Cli {
     pub queue: Option<String>,
     /// For people, or for programs.
     #[arg(long, short = 'o', global = true, value_name = "FORMAT", default_value = "text")]
-    pub output: Output,
+    pub output: OutputFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -35,7 +35,7 @@ pub struct Cli {
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+pub enum OutputFormat {
     /// Tables and sentences.
     Text,
     /// One JSON object.
@@ -49,32 +49,32 @@ pub enum Command {
     #[command(
         after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExample: wm-analyzer diff old.html new.html"
     )]
-    Diff(Diff),
+    Diff(DiffArgs),
     /// Run a worker: take jobs from the queue until told to stop.
-    Work(Work),
+    Work(WorkArgs),
     /// See it work: a private Redis, a misbehaving site, good and poison pairs, and what became of each.
-    Demo(Demo),
+    Demo(DemoArgs),
     /// Put jobs into the queue: from a file of JSON lines, from standard input (-), or one pair by uuid.
     #[command(after_help = "Example: wm-analyzer enqueue jobs.jsonl")]
-    Enqueue(Enqueue),
+    Enqueue(EnqueueArgs),
     /// Walk the versions that the db app knows, and enqueue those that nobody compared with the one before them.
     #[command(
         after_help = "Example: wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json"
     )]
-    Backfill(Backfill),
+    Backfill(BackfillArgs),
     /// What is waiting, running and dead, on one screen.
     Status,
     /// Pause, resume or drain the queue.
     #[command(subcommand)]
-    Queue(Queue),
+    Queue(QueueCommand),
     /// Look at dead letters; put them back or throw them away.
     #[command(subcommand)]
-    Dead(Dead),
+    Dead(DeadCommand),
     /// Speak to worker processes.
     #[command(subcommand)]
-    Worker(Worker),
+    Worker(WorkerCommand),
     /// Ask a running worker how it is (for container health checks).
-    Health(Health),
+    Health(HealthArgs),
     /// Check Redis, limits and isolation, and say what is wrong.
     Doctor,
     /// Check or show the configuration.
@@ -84,7 +84,7 @@ pub enum Command {
 
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
-pub struct Diff {
+pub struct DiffArgs {
     /// The older version: a file or a URL.
     pub from: String,
     /// The newer version: a file or a URL.
@@ -105,7 +105,7 @@ pub struct Diff {
 
 /// Arguments of `work`.
 #[derive(Debug, Args)]
-pub struct Work {
+pub struct WorkArgs {
     /// Jobs at once (stronger than sandbox.slots; 0 computes it from memory and CPUs).
     #[arg(long, short = 'j', value_name = "N")]
     pub slots: Option<u32>,
@@ -116,7 +116,7 @@ pub struct Work {
 
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub struct DemoArgs {
     /// Good pairs to enqueue, at least 200.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(200..=20_000))]
     pub pairs: u32,
@@ -125,7 +125,7 @@ pub struct Demo {
 /// Arguments of `enqueue`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["file", "to"]))]
-pub struct Enqueue {
+pub struct EnqueueArgs {
     /// JSON lines, one native job each; - reads standard input.
     pub file: Option<PathBuf>,
     /// The older version's uuid; absent means the previous version.
@@ -144,12 +144,12 @@ pub struct Enqueue {
 
 /// Arguments of `backfill`.
 #[derive(Debug, Args)]
-pub struct Backfill {
+pub struct BackfillArgs {
     /// Captured not before: 2018-10-01, or 2018-10-01T12:00:00Z.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub since: OffsetDateTime,
     /// Captured not after (default: now, or what the cursor says).
-    #[arg(long, value_name = "TIME", value_parser = moment)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub until: Option<OffsetDateTime>,
     /// Keep in this file how far it came, and go on from there.
     #[arg(long, value_name = "FILE")]
@@ -162,12 +162,12 @@ pub struct Backfill {
     pub again: bool,
     /// How.
     #[command(flatten)]
-    pub bulk: Bulk,
+    pub bulk: BulkArgs,
 }
 
 /// `queue ...`
 #[derive(Debug, Subcommand)]
-pub enum Queue {
+pub enum QueueCommand {
     /// Hand out nothing more, in all workers, until resumed.
     Pause {
         /// Why: shown to whoever looks.
@@ -195,7 +195,7 @@ pub enum Queue {
 
 /// Which dead letters.
 #[derive(Debug, Args, Clone)]
-pub struct Selection {
+pub struct SelectionArgs {
     /// Job ids.
     pub ids: Vec<String>,
     /// Only these kinds, e.g. timeout,memory_exceeded.
@@ -214,7 +214,7 @@ pub struct Selection {
 
 /// How a bulk action goes about it.
 #[derive(Debug, Args, Clone, Copy)]
-pub struct Bulk {
+pub struct BulkArgs {
     /// Say what would be touched, touch nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -228,10 +228,10 @@ pub struct Bulk {
 
 /// `dead ...`
 #[derive(Debug, Subcommand)]
-pub enum Dead {
+pub enum DeadCommand {
     /// List dead letters, newest first, with a count by kind.
     #[command(visible_alias = "list")]
-    Ls(Selection),
+    Ls(SelectionArgs),
     /// Everything that is known of one, and the command that reproduces it.
     Show {
         /// The job id.
@@ -241,10 +241,10 @@ pub enum Dead {
     Replay {
         /// Which ones.
         #[command(flatten)]
-        selection: Selection,
+        selection: SelectionArgs,
         /// How.
         #[command(flatten)]
-        bulk: Bulk,
+        bulk: BulkArgs,
         /// Under another wall clock than the configured one, e.g. 30s; up to sandbox.max_wall.
         #[arg(long, value_name = "TIME", value_parser = wall_ms)]
         wall: Option<u64>,
@@ -257,16 +257,16 @@ pub enum Dead {
     Discard {
         /// Which ones.
         #[command(flatten)]
-        selection: Selection,
+        selection: SelectionArgs,
         /// How.
         #[command(flatten)]
-        bulk: Bulk,
+        bulk: BulkArgs,
     },
 }
 
 /// `worker ...`
 #[derive(Debug, Subcommand)]
-pub enum Worker {
+pub enum WorkerCommand {
     /// Tell the worker in this container to claim nothing more (sends it TSTP): for preStop hooks.
     Quiet {
         /// The one worker of this binary that this process can see.
@@ -278,7 +278,7 @@ pub enum Worker {
 /// Arguments of `health`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["live", "ready"]))]
-pub struct Health {
+pub struct HealthArgs {
     /// Is the process alive (never asks Redis)?
     #[arg(long)]
     pub live: bool,
@@ -305,78 +305,81 @@ pub enum ConfigCommand {
     },
 }
 
-impl Diff {
+impl DiffArgs {
     /// As `ops` takes it.
-    pub fn options(self, config: &Config, json: bool) -> ops::diff::Options {
+    pub fn options(self, config: &Config, json: bool) -> ops::diff::DiffOptions {
         let Self { from, to, limits, from_hash, to_hash, verbose } = self;
         let (hashes, max_body) = ([from_hash, to_hash], config.fetch.max_body.as_u64());
-        ops::diff::Options { from, to, hashes, limits, json, verbose, max_body }
+        ops::diff::DiffOptions { from, to, hashes, limits, json, verbose, max_body }
     }
 }
 
-impl Enqueue {
+impl EnqueueArgs {
     /// As `ops` takes it.
-    pub fn options(self) -> ops::enqueue::Options {
+    pub fn options(self) -> ops::enqueue::EnqueueOptions {
         let pair =
             self.to.map(|to| serde_json::json!({ "v": 1, "from": self.from, "to": to, "again": self.again }));
-        ops::enqueue::Options { file: self.file, pair, dry_run: self.dry_run }
+        ops::enqueue::EnqueueOptions { file: self.file, pair, dry_run: self.dry_run }
     }
 }
 
-impl Backfill {
+impl BackfillArgs {
     /// As `ops` takes it.
-    pub fn options(self) -> ops::backfill::Options {
-        let Self { since, until, cursor, compare_earliest, again, bulk: Bulk { dry_run, rate, yes } } = self;
-        ops::backfill::Options { since, until, rate, cursor, compare_earliest, again, dry_run, yes }
+    pub fn options(self) -> ops::backfill::BackfillOptions {
+        let Self { since, until, cursor, compare_earliest, again, bulk: BulkArgs { dry_run, rate, yes } } =
+            self;
+        ops::backfill::BackfillOptions { since, until, rate, cursor, compare_earliest, again, dry_run, yes }
     }
 }
 
-impl Queue {
+impl QueueCommand {
     /// As `ops` takes it.
-    pub fn action(self) -> ops::queue::Action {
+    pub fn action(self) -> ops::queue::QueueAction {
         match self {
-            Self::Pause { reason } => ops::queue::Action::Pause { reason },
-            Self::Resume => ops::queue::Action::Resume,
-            Self::Drain { reason, timeout } => ops::queue::Action::Drain { reason, timeout },
-            Self::Cancel { ids } => ops::queue::Action::Cancel { ids },
+            Self::Pause { reason } => ops::queue::QueueAction::Pause { reason },
+            Self::Resume => ops::queue::QueueAction::Resume,
+            Self::Drain { reason, timeout } => ops::queue::QueueAction::Drain { reason, timeout },
+            Self::Cancel { ids } => ops::queue::QueueAction::Cancel { ids },
         }
     }
 }
 
-impl Dead {
+impl DeadCommand {
     /// As `ops` takes it.
     ///
     /// # Errors
     /// A limit that is above its ceiling, in a sentence.
-    pub fn action(self, config: &Config) -> Result<ops::dead::Action, String> {
+    pub fn action(self, config: &Config) -> Result<ops::dead::DeadAction, String> {
         Ok(match self {
-            Self::Ls(selection) => ops::dead::Action::Ls(selection.into()),
-            Self::Show { id } => ops::dead::Action::Show(id),
+            Self::Ls(selection) => ops::dead::DeadAction::Ls(selection.into()),
+            Self::Show { id } => ops::dead::DeadAction::Show(id),
             Self::Replay { selection, bulk, wall, heap } => {
                 let granted = LimitsRequest { wall_ms: wall, heap_bytes: heap };
                 let usual = Limits::from_config(&config.sandbox);
                 usual.granted(granted, &Limits::ceiling(&config.sandbox))?;
-                ops::dead::Action::Replay(selection.into(), bulk.into(), granted)
+                ops::dead::DeadAction::Replay(selection.into(), bulk.into(), granted)
             }
-            Self::Discard { selection, bulk } => ops::dead::Action::Discard(selection.into(), bulk.into()),
+            Self::Discard { selection, bulk } => {
+                ops::dead::DeadAction::Discard(selection.into(), bulk.into())
+            }
         })
     }
 }
 
-impl From<Selection> for ops::dead::Selection {
-    fn from(typed: Selection) -> Self {
-        let Selection { ids, kind, host, since, limit } = typed;
+impl From<SelectionArgs> for ops::dead::DeadSelection {
+    fn from(typed: SelectionArgs) -> Self {
+        let SelectionArgs { ids, kind, host, since, limit } = typed;
         Self { ids, kinds: kind, hosts: host, since, limit: limit as usize }
     }
 }
 
-impl From<Bulk> for ops::dead::Bulk {
-    fn from(Bulk { dry_run, rate, yes }: Bulk) -> Self {
+impl From<BulkArgs> for ops::dead::BulkOptions {
+    fn from(BulkArgs { dry_run, rate, yes }: BulkArgs) -> Self {
         Self { dry_run, rate, yes }
     }
 }
 
-impl Health {
+impl HealthArgs {
     /// The path to ask.
     pub fn path(&self) -> &'static str {
         if self.live { "/livez" } else { "/readyz" }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Cli, Command, ConfigCommand, Output};
+use super::args::{Cli, Command, ConfigCommand, OutputFormat};
 use crate::api::Api;
 use crate::config::assemble::{self, build, executable};
-use crate::config::{Config, Loaded, Sources};
+use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::failure::Failure;
 use crate::ops::{self, Exit, render};
@@ -27,19 +27,19 @@ use crate::worker::shutdown::{Phase, Phases};
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
     if let Command::Config(ConfigCommand::Schema { of }) = &cli.command {
-        render::piece(of.text());
+        render::text(of.text());
         return Exit::Ok;
     }
-    let loaded = match Loaded::load(&sources(&cli)) {
+    let loaded = match LoadedConfig::load(&sources(&cli)) {
         Ok(loaded) => loaded,
-        Err(errors) => return refused(&errors, cli.output),
+        Err(errors) => return print_config_errors(&errors, cli.output),
     };
     if let Command::Config(what) = &cli.command {
         return show_config(what, &loaded, cli.output);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return told(Err((Exit::Failed, format!("no runtime: {e}")))),
+        Err(e) => return report_exit(Err((Exit::Failed, format!("no runtime: {e}")))),
     };
     let exit = runtime.block_on(command(cli, loaded.config));
     // A name lookup that hangs in the C library must not hold up the end.
@@ -47,7 +47,7 @@ pub fn run(cli: Cli) -> Exit {
     exit
 }
 
-fn sources(cli: &Cli) -> Sources {
+fn sources(cli: &Cli) -> ConfigSources {
     let mut flags = Vec::new();
     let mut flag =
         |key: &str, value: Option<String>| flags.extend(value.map(|value| (key.to_owned(), value)));
@@ -56,28 +56,28 @@ fn sources(cli: &Cli) -> Sources {
     if let Command::Work(work) = &cli.command {
         flag("sandbox.slots", work.slots.map(|slots| slots.to_string()));
     }
-    Sources::from_process(cli.config.clone(), flags)
+    ConfigSources::from_process(cli.config.clone(), flags)
 }
 
 async fn command(cli: Cli, config: Config) -> Exit {
-    let json = cli.output == Output::Json;
+    let json = cli.output == OutputFormat::Json;
     match cli.command {
         Command::Diff(args) => diff(&args.options(&config, json), &config).await,
-        Command::Work(args) => told(work(&config, args.until_empty).await),
-        Command::Demo(args) => demo::story::run(args.pairs, json).await,
+        Command::Work(args) => report_exit(work(&config, args.until_empty).await),
+        Command::Demo(args) => demo::scenario::run(args.pairs, json).await,
         Command::Enqueue(args) => enqueue(&args.options(), &config, json).await,
         Command::Backfill(args) => backfill(&args.options(), &config, json).await,
         Command::Status => match Queue::connect(&config.queue, config.sink()).await {
-            Ok(queue) => asked(ops::status::run(&queue, json).await),
-            Err(e) => asked(Err(e)),
+            Ok(queue) => exit_of_result(ops::status::run(&queue, json).await),
+            Err(e) => exit_of_result(Err(e)),
         },
         Command::Queue(args) => match OperatorHandle::connect(&config.queue, config.sink()).await {
-            Ok(queue) => asked(ops::queue::run(&queue, args.action(), json).await),
-            Err(e) => asked(Err(e)),
+            Ok(queue) => exit_of_result(ops::queue::run(&queue, args.action(), json).await),
+            Err(e) => exit_of_result(Err(e)),
         },
         Command::Dead(args) => match args.action(&config) {
             Ok(action) => dead(action, &config, json).await,
-            Err(what) => told(Err((Exit::Usage, what))),
+            Err(what) => report_exit(Err((Exit::Usage, what))),
         },
         Command::Worker(_) => ops::worker::quiet(),
         Command::Health(args) => health(&config, args.path()).await,
@@ -86,28 +86,28 @@ async fn command(cli: Cli, config: Config) -> Exit {
     }
 }
 
-fn show_config(what: &ConfigCommand, loaded: &Loaded, output: Output) -> Exit {
+fn show_config(what: &ConfigCommand, loaded: &LoadedConfig, output: OutputFormat) -> Exit {
     match (what, output) {
-        (ConfigCommand::Check, Output::Text) => render::note("the configuration is sound"),
-        (ConfigCommand::Check, Output::Json) => render::json(&serde_json::json!({ "errors": [] })),
-        (ConfigCommand::Show { origin }, Output::Text) => render::piece(loaded.show(*origin)),
-        (ConfigCommand::Show { .. }, Output::Json) => render::json(&loaded.to_json()),
-        (ConfigCommand::Schema { of }, _) => render::piece(of.text()),
+        (ConfigCommand::Check, OutputFormat::Text) => render::note("the configuration is sound"),
+        (ConfigCommand::Check, OutputFormat::Json) => render::json(&serde_json::json!({ "errors": [] })),
+        (ConfigCommand::Show { origin }, OutputFormat::Text) => render::text(loaded.show(*origin)),
+        (ConfigCommand::Show { .. }, OutputFormat::Json) => render::json(&loaded.to_json()),
+        (ConfigCommand::Schema { of }, _) => render::text(of.text()),
     }
     Exit::Ok
 }
 
-fn refused(errors: &[String], output: Output) -> Exit {
+fn print_config_errors(errors: &[String], output: OutputFormat) -> Exit {
     match output {
-        Output::Text => errors.iter().for_each(render::failure),
-        Output::Json => render::json(&serde_json::json!({ "errors": errors })),
+        OutputFormat::Text => errors.iter().for_each(render::error),
+        OutputFormat::Json => render::json(&serde_json::json!({ "errors": errors })),
     }
     Exit::Config
 }
 
-async fn diff(options: &ops::diff::Options, config: &Config) -> Exit {
+async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Exit {
     let parts = async {
-        let pipeline = config.pipeline_for_show()?;
+        let pipeline = config.pipeline_for_diff()?;
         let pool = config.pool(1, executable()).await.map_err(|failure| failure.to_string())?;
         Ok::<_, String>((pipeline, pool))
     };
@@ -117,42 +117,42 @@ async fn diff(options: &ops::diff::Options, config: &Config) -> Exit {
             pool.shutdown().await;
             exit
         }
-        Err(what) => told(Err((Exit::Failed, what))),
+        Err(what) => report_exit(Err((Exit::Failed, what))),
     }
 }
 
-async fn dead(action: ops::dead::Action, config: &Config, json: bool) -> Exit {
+async fn dead(action: ops::dead::DeadAction, config: &Config, json: bool) -> Exit {
     match OperatorHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => asked(ops::dead::run(&queue, action, json).await),
-        Err(e) => asked(Err(e)),
+        Ok(queue) => exit_of_result(ops::dead::run(&queue, action, json).await),
+        Err(e) => exit_of_result(Err(e)),
     }
 }
 
-async fn enqueue(options: &ops::enqueue::Options, config: &Config, json: bool) -> Exit {
+async fn enqueue(options: &ops::enqueue::EnqueueOptions, config: &Config, json: bool) -> Exit {
     match ProducerHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => asked(ops::enqueue::run(&queue, options, json).await),
-        Err(e) => asked(Err(e)),
+        Ok(queue) => exit_of_result(ops::enqueue::run(&queue, options, json).await),
+        Err(e) => exit_of_result(Err(e)),
     }
 }
 
-async fn backfill(options: &ops::backfill::Options, config: &Config, json: bool) -> Exit {
+async fn backfill(options: &ops::backfill::BackfillOptions, config: &Config, json: bool) -> Exit {
     let api = match Api::new(&config.api) {
         Ok(Some(api)) => api,
         Ok(None) => {
-            return told(Err((Exit::Config, "api.url is not set: there is no app to ask".to_owned())));
+            return report_exit(Err((Exit::Config, "api.url is not set: there is no app to ask".to_owned())));
         }
-        Err(e) => return told(Err((Exit::Config, e.to_string()))),
+        Err(e) => return report_exit(Err((Exit::Config, e.to_string()))),
     };
     match ProducerHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => asked(ops::backfill::run(&queue, &api, options, json).await),
-        Err(e) => asked(Err(e)),
+        Ok(queue) => exit_of_result(ops::backfill::run(&queue, &api, options, json).await),
+        Err(e) => exit_of_result(Err(e)),
     }
 }
 
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
 async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> {
     logs::init(&config.log).map_err(|e| (Exit::Config, e.to_string()))?;
-    // From here on: whoever is told to leave while it starts must not die of it with its first jobs in hand.
+    // From here on: whoever is told to leave while it starts must not die of it with its first jobs in flight.
     let phases = Phases::default();
     let following = phases.clone().follow_signals().map_err(|e| (Exit::Failed, e.to_string()))?;
     let signals = tokio::spawn(following);
@@ -160,11 +160,11 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
         Alerts::start(&config.sentry, &build()).map_err(|e| (Exit::Config, e.to_string()))?;
     let slots = config.slots().map_err(|what| (Exit::Config, what))?;
     let queue = WorkerHandle::connect(&config.queue, config.sink()).await;
-    let queue = queue.map_err(|e| (of_queue(&e), e.to_string()))?;
+    let queue = queue.map_err(|e| (exit_of_queue_error(&e), e.to_string()))?;
     preflight(&queue).await?;
     let pool = config.pool(slots, executable()).await.map_err(|f| (Exit::Failed, f.to_string()))?;
     let metrics = Metrics::new(queue.name(), env!("CARGO_PKG_VERSION"), assemble::commit());
-    pool.walls().for_each(|(name, stands)| metrics.isolation(&name, stands));
+    pool.isolation_layers().for_each(|(name, in_force)| metrics.isolation(&name, in_force));
     let worker = config
         .worker(queue, pool, alerts, Arc::clone(&metrics), until_empty)
         .map_err(|what| (Exit::Config, what))?;
@@ -179,8 +179,8 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     signals.abort();
     stopped.cancel();
     let counts = tokio::task::spawn_blocking(|| guard.close()).await;
-    let untold = counts.map(|counts| counts.untold).unwrap_or_default();
-    tracing::info!(released = ended.released, alerts_untold = untold, "stopped");
+    let pending = counts.map(|counts| counts.pending).unwrap_or_default();
+    tracing::info!(released = ended.released, alerts_pending = pending, "stopped");
     match ended.exited_task {
         None => Ok(()),
         Some(task) => {
@@ -205,7 +205,7 @@ async fn preflight(queue: &Queue) -> Result<(), (Exit, String)> {
             tracing::warn!(error = %e, "Redis does not answer yet: going on, it will be asked again");
             Ok(())
         }
-        Err(e) => Err((of_queue(&e), e.to_string())),
+        Err(e) => Err((exit_of_queue_error(&e), e.to_string())),
     }
 }
 
@@ -223,7 +223,7 @@ async fn serve(
     let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis_answers));
     let probes = Probes {
         live: Arc::new(|| Probe::Ok("alive".to_owned())),
-        ready: Arc::new(move || ready(phases.now(), redis.load(Ordering::Relaxed))),
+        ready: Arc::new(move || readiness(phases.now(), redis.load(Ordering::Relaxed))),
         metrics: Arc::new(move || metrics.render()),
     };
     tracing::info!(address = %health.address(), "health and metrics");
@@ -231,7 +231,7 @@ async fn serve(
     Ok(())
 }
 
-fn ready(phase: Phase, redis_answers: bool) -> Probe {
+fn readiness(phase: Phase, redis_answers: bool) -> Probe {
     match (phase, redis_answers) {
         (Phase::Running, true) => Probe::Ok("claiming".to_owned()),
         (Phase::Running, false) => Probe::Failing("Redis does not answer".to_owned()),
@@ -243,14 +243,14 @@ fn ready(phase: Phase, redis_answers: bool) -> Probe {
 
 async fn health(config: &Config, path: &str) -> Exit {
     let Some(address) = config.web.bind else {
-        return told(Err((Exit::Config, "web.bind is off: there is nobody to ask".to_owned())));
+        return report_exit(Err((Exit::Config, "web.bind is off: there is nobody to ask".to_owned())));
     };
-    match health::ask(address, path).await {
+    match health::check(address, path).await {
         Ok(answer) => {
             render::line(answer);
             Exit::Ok
         }
-        Err(what) => told(Err((Exit::Failed, what.to_string()))),
+        Err(what) => report_exit(Err((Exit::Failed, what.to_string()))),
     }
 }
 
@@ -265,19 +265,19 @@ async fn doctor(config: &Config, json: bool) -> Exit {
     };
     let queue = Queue::connect(&config.queue, config.sink()).await;
     let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
-    let patient = ops::doctor::Patient { queue, slots, sizes, ceiling, isolation };
-    ops::doctor::run(&patient, json).await
+    let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation };
+    ops::doctor::run(&input, json).await
 }
 
 /// The exit code of what was asked of the queue.
-fn asked(answer: Result<Exit, queue::Error>) -> Exit {
+fn exit_of_result(answer: Result<Exit, queue::Error>) -> Exit {
     answer.unwrap_or_else(|e| {
-        render::failure(&e);
-        of_queue(&e)
+        render::error(&e);
+        exit_of_queue_error(&e)
     })
 }
 
-fn of_queue(error: &queue::Error) -> Exit {
+fn exit_of_queue_error(error: &queue::Error) -> Exit {
     match error {
         queue::Error::Unavailable(_) | queue::Error::Full(_) => Exit::RedisUnreachable,
         queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
@@ -285,11 +285,11 @@ fn of_queue(error: &queue::Error) -> Exit {
     }
 }
 
-fn told(ended: Result<(), (Exit, String)>) -> Exit {
+fn report_exit(ended: Result<(), (Exit, String)>) -> Exit {
     match ended {
         Ok(()) => Exit::Ok,
         Err((exit, what)) => {
-            render::failure(what);
+            render::error(what);
             exit
         }
     }

@@ -44,8 +44,8 @@ pub(super) fn heap_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads a day, which begins at midnight UTC, or a moment.
-pub(super) fn moment(text: &str) -> Result<OffsetDateTime, String> {
+/// Reads a day, which begins at midnight UTC, or a timestamp.
+pub(super) fn timestamp(text: &str) -> Result<OffsetDateTime, String> {
     let day = format!("{text}T00:00:00Z");
     let read = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     read(text).or_else(|| read(&day)).ok_or_else(|| "write 2018-10-01, or 2018-10-01T12:00:00Z".to_owned())
@@ -79,10 +79,10 @@ mod tests {
 
     #[test]
     fn a_moment_is_a_day_or_a_time_of_it() {
-        assert_eq!(moment("2018-10-01"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
-        assert_eq!(moment("2018-10-01T02:00:00+02:00"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
+        assert_eq!(timestamp("2018-10-01"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
+        assert_eq!(timestamp("2018-10-01T02:00:00+02:00"), Ok(time::macros::datetime!(2018-10-01 0:00 UTC)));
         for bad in ["", "yesterday", "2018-13-01", "1538352000"] {
-            assert!(moment(bad).is_err(), "{bad}");
+            assert!(timestamp(bad).is_err(), "{bad}");
         }
     }
 

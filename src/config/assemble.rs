@@ -82,7 +82,7 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong with the fetcher's or the API's settings.
-    pub fn pipeline_for_show(&self) -> Result<Pipeline, String> {
+    pub fn pipeline_for_diff(&self) -> Result<Pipeline, String> {
         self.pipeline_with(SHOWN_STEPS_BYTES)
     }
 

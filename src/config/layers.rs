@@ -34,7 +34,7 @@ const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// What the process was given.
 #[derive(Debug, Clone, Default)]
-pub struct Sources {
+pub struct ConfigSources {
     /// Built-in settings of a purpose, by name: the demo's.
     pub texts: Vec<(String, String)>,
     /// `--config FILE`, in order.
@@ -45,7 +45,7 @@ pub struct Sources {
     pub flags: Vec<(String, String)>,
 }
 
-impl Sources {
+impl ConfigSources {
     /// The real environment of this process.
     pub fn from_process(files: Vec<PathBuf>, flags: Vec<(String, String)>) -> Self {
         let env = std::env::vars_os()
@@ -56,7 +56,7 @@ impl Sources {
 }
 
 /// Layers all sources, collecting what is wrong with any of them.
-pub(super) fn layer(sources: &Sources, errors: &mut Vec<String>) -> Figment {
+pub(super) fn layer(sources: &ConfigSources, errors: &mut Vec<String>) -> Figment {
     let defaults = read_toml("built-in default", DEFAULT, errors);
     let mut figment = Figment::from(Layer::new("built-in default", defaults.clone()));
     let mut texts = sources.texts.clone();
@@ -69,11 +69,11 @@ pub(super) fn layer(sources: &Sources, errors: &mut Vec<String>) -> Figment {
     }
     for (name, text) in texts {
         let values = read_toml(&name, &text, errors);
-        refuse_unknown(&values, &defaults, "", &name, errors);
+        reject_unknown_keys(&values, &defaults, "", &name, errors);
         figment = figment.merge(Layer::new(&name, values));
     }
     for (origin, key, text) in assignments(sources, errors) {
-        match typed(&defaults, &key, text.trim()) {
+        match parse_as_default_type(&defaults, &key, text.trim()) {
             Ok(value) => figment = figment.merge(Layer::new(&origin, nested(&key, value))),
             Err(what) => errors.push(format!("{origin}: {what}")),
         }
@@ -82,7 +82,7 @@ pub(super) fn layer(sources: &Sources, errors: &mut Vec<String>) -> Figment {
 }
 
 /// Environment and flags as (origin, dotted key, value), weakest first.
-fn assignments(sources: &Sources, errors: &mut Vec<String>) -> Vec<(String, String, String)> {
+fn assignments(sources: &ConfigSources, errors: &mut Vec<String>) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     let mut add = |name: &str, key: String, value: &str| {
         found.push((format!("environment {name}"), key, value.to_owned()));
@@ -125,19 +125,19 @@ fn read_toml(name: &str, text: &str, errors: &mut Vec<String>) -> Dict {
         Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
         Err(e) => {
             // Not the line it quotes: it may hold a secret.
-            let said = e.to_string();
-            let told: Vec<&str> =
-                said.lines().filter(|line| !line.contains('|') && !line.trim().is_empty()).collect();
-            errors.push(format!("{name}: {}", told.join(": ")));
+            let message = e.to_string();
+            let lines: Vec<&str> =
+                message.lines().filter(|line| !line.contains('|') && !line.trim().is_empty()).collect();
+            errors.push(format!("{name}: {}", lines.join(": ")));
             Dict::new()
         }
     }
 }
 
 /// Reads text as the type that the default has at that key.
-fn typed(defaults: &Dict, key: &str, text: &str) -> Result<Value, String> {
-    let value = match find(defaults, key) {
-        None => return Err(unknown(key, defaults)),
+fn parse_as_default_type(defaults: &Dict, key: &str, text: &str) -> Result<Value, String> {
+    let value = match lookup(defaults, key) {
+        None => return Err(unknown_key_error(key, defaults)),
         Some(Value::Bool(..)) => {
             Value::from(boolean(text).ok_or(format!("{key}: {text:?} is neither true nor false"))?)
         }
@@ -165,7 +165,7 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn find<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
+fn lookup<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
     let mut parts = key.split('.');
     let mut value = dict.get(parts.next()?)?;
     for part in parts {
@@ -181,18 +181,20 @@ fn nested(key: &str, value: Value) -> Dict {
     }
 }
 
-fn refuse_unknown(values: &Dict, defaults: &Dict, path: &str, origin: &str, errors: &mut Vec<String>) {
+fn reject_unknown_keys(values: &Dict, defaults: &Dict, path: &str, origin: &str, errors: &mut Vec<String>) {
     for (key, value) in values {
         let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-        match (find(defaults, &full), value.as_dict()) {
-            (None, _) => errors.push(format!("{origin}: {}", unknown(&full, defaults))),
-            (Some(Value::Dict(..)), Some(inner)) => refuse_unknown(inner, defaults, &full, origin, errors),
+        match (lookup(defaults, &full), value.as_dict()) {
+            (None, _) => errors.push(format!("{origin}: {}", unknown_key_error(&full, defaults))),
+            (Some(Value::Dict(..)), Some(inner)) => {
+                reject_unknown_keys(inner, defaults, &full, origin, errors)
+            }
             (Some(_), _) => {}
         }
     }
 }
 
-fn unknown(key: &str, defaults: &Dict) -> String {
+fn unknown_key_error(key: &str, defaults: &Dict) -> String {
     let near = keys(defaults)
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(key, &known), known))

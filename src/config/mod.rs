@@ -12,7 +12,7 @@ use figment::value::{Dict, Value};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-pub use self::layers::{ALIASES, DEFAULT, Sources};
+pub use self::layers::{ALIASES, ConfigSources, DEFAULT};
 use crate::{analysis, api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
 
 /// Keys whose values are never shown.
@@ -21,9 +21,9 @@ const SECRETS: [&str; 3] = ["sentry.dsn", "api.password", "api.token"];
 const SECRET_URLS: [&str; 2] = ["queue.url", "api.url"];
 
 /// The least heap that a child needs for a page at all.
-const LEAST_HEAP: ByteSize = ByteSize::mib(16);
+const MIN_HEAP: ByteSize = ByteSize::mib(16);
 /// The least stack that a parser at its bounded depth needs, with room.
-const LEAST_STACK: ByteSize = ByteSize::kib(256);
+const MIN_STACK: ByteSize = ByteSize::kib(256);
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,18 +53,18 @@ pub struct Config {
 }
 
 /// A configuration with where each value came from.
-pub struct Loaded {
+pub struct LoadedConfig {
     /// The values.
     pub config: Config,
     figment: Figment,
 }
 
-impl Loaded {
+impl LoadedConfig {
     /// Layers, reads and checks everything, and reports all that is wrong at once.
     ///
     /// # Errors
     /// One sentence for each mistake, naming its source.
-    pub fn load(sources: &Sources) -> Result<Self, Vec<String>> {
+    pub fn load(sources: &ConfigSources) -> Result<Self, Vec<String>> {
         let mut errors = Vec::new();
         let figment = layers::layer(sources, &mut errors);
         match read(&figment, &mut errors) {
@@ -161,39 +161,39 @@ fn section<T: DeserializeOwned>(figment: &Figment, name: &str, errors: &mut Vec<
 
 /// What the sections mean together.
 fn check(config: &Config, errors: &mut Vec<String>) {
-    let mut must = |holds: bool, what: String| {
+    let mut require = |holds: bool, what: String| {
         if !holds {
             errors.push(what);
         }
     };
     let (queue, worker, sandbox) = (&config.queue, &config.worker, &config.sandbox);
     let heartbeats = queue.lease.as_secs_f64() / worker.heartbeat.as_secs_f64().max(0.001);
-    must(
+    require(
         heartbeats >= 3.0,
         format!(
             "queue.lease {:?} must be at least three times worker.heartbeat {:?}",
             queue.lease, worker.heartbeat
         ),
     );
-    must(config.policy.attempts > 0, "policy.attempts must be at least 1".to_owned());
-    must(
+    require(config.policy.attempts > 0, "policy.attempts must be at least 1".to_owned());
+    require(
         sandbox.wall <= sandbox.max_wall,
         format!("sandbox.wall {:?} is above sandbox.max_wall {:?}", sandbox.wall, sandbox.max_wall),
     );
-    must(
+    require(
         sandbox.heap <= sandbox.max_heap,
         format!("sandbox.heap {} is above sandbox.max_heap {}", sandbox.heap, sandbox.max_heap),
     );
     // Below these a child cannot even start: it would die of every job, and the jobs would be blamed.
-    must(
-        sandbox.heap >= LEAST_HEAP,
-        format!("sandbox.heap {} is below the least, {LEAST_HEAP}", sandbox.heap),
+    require(
+        sandbox.heap >= MIN_HEAP,
+        format!("sandbox.heap {} is below the least, {MIN_HEAP}", sandbox.heap),
     );
-    must(
-        sandbox.stack >= LEAST_STACK,
-        format!("sandbox.stack {} is below the least, {LEAST_STACK}", sandbox.stack),
+    require(
+        sandbox.stack >= MIN_STACK,
+        format!("sandbox.stack {} is below the least, {MIN_STACK}", sandbox.stack),
     );
-    must(
+    require(
         worker.drain > sandbox.wall,
         format!("worker.drain {:?} must be longer than sandbox.wall {:?}", worker.drain, sandbox.wall),
     );
@@ -256,18 +256,18 @@ fn toml_literal(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn env(pairs: &[(&str, &str)]) -> Sources {
+    fn env(pairs: &[(&str, &str)]) -> ConfigSources {
         let env = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Sources { env, ..Sources::default() }
+        ConfigSources { env, ..ConfigSources::default() }
     }
 
-    fn wrong(pairs: &[(&str, &str)]) -> Vec<String> {
-        Loaded::load(&env(pairs)).err().expect("must be refused")
+    fn load_errors(pairs: &[(&str, &str)]) -> Vec<String> {
+        LoadedConfig::load(&env(pairs)).err().expect("must be refused")
     }
 
     #[test]
     fn the_built_in_default_passes_its_own_checks() {
-        match Loaded::load(&Sources::default()) {
+        match LoadedConfig::load(&ConfigSources::default()) {
             Ok(loaded) => assert_eq!(loaded.config.queue.name, crate::queue::DEFAULT_NAME),
             Err(errors) => panic!("{errors:#?}"),
         }
@@ -278,7 +278,7 @@ mod tests {
         let text = include_str!("../../config/web-monitoring-db.toml").to_owned();
         let mut sources = env(&[("WEB_MONITORING_DB_URL", "https://db.example.org")]);
         sources.texts = vec![("web-monitoring-db.toml".to_owned(), text)];
-        let loaded = Loaded::load(&sources).unwrap_or_else(|errors| panic!("{errors:#?}"));
+        let loaded = LoadedConfig::load(&sources).unwrap_or_else(|errors| panic!("{errors:#?}"));
         assert!(
             loaded.show(true).contains("post = \"post\"  # web-monitoring-db.toml"),
             "{}",
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn a_stronger_source_wins_and_is_named_as_the_origin() {
         let loaded =
-            Loaded::load(&env(&[("WM__SANDBOX__WALL", " 7s\n"), ("REDIS_URL", "redis://:pw@h/0\n")]))
+            LoadedConfig::load(&env(&[("WM__SANDBOX__WALL", " 7s\n"), ("REDIS_URL", "redis://:pw@h/0\n")]))
                 .unwrap();
         assert_eq!(loaded.config.sandbox.wall.as_secs(), 7);
         let shown = loaded.show(true);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn all_mistakes_come_at_once_each_with_its_source_and_the_nearest_key() {
-        let errors = wrong(&[
+        let errors = load_errors(&[
             ("WM__SANDBOX__WAL", "7s"),
             ("WM__FETCH__TOTAL_TIMEOUT", "soon"),
             ("WM__POLICY__ATTEMPTS", "many"),
@@ -325,22 +325,23 @@ mod tests {
 
     #[test]
     fn values_that_do_not_fit_each_other_are_refused() {
-        let errors = wrong(&[("WM__QUEUE__LEASE", "9s"), ("WM__WORKER__DRAIN", "1s")]).join("\n");
+        let errors = load_errors(&[("WM__QUEUE__LEASE", "9s"), ("WM__WORKER__DRAIN", "1s")]).join("\n");
         assert!(errors.contains("queue.lease") && errors.contains("worker.drain"), "{errors}");
     }
 
     #[test]
     fn a_file_that_is_no_toml_is_named_with_its_line_and_without_what_stands_there() {
         let text = "[api]\npassword = \"hunter2\n".to_owned();
-        let sources = Sources { texts: vec![("worker.toml".to_owned(), text)], ..Sources::default() };
-        let errors = Loaded::load(&sources).err().expect("must be refused").join("\n");
+        let sources =
+            ConfigSources { texts: vec![("worker.toml".to_owned(), text)], ..ConfigSources::default() };
+        let errors = LoadedConfig::load(&sources).err().expect("must be refused").join("\n");
         assert!(errors.contains("worker.toml") && errors.contains("line 2"), "{errors}");
         assert!(!errors.contains("hunter2"), "{errors}");
     }
 
     #[test]
     fn a_secret_is_never_shown_not_even_when_it_cannot_be_read() {
-        let loaded = Loaded::load(&env(&[("WM__API__PASSWORD", "hunter2")])).unwrap();
+        let loaded = LoadedConfig::load(&env(&[("WM__API__PASSWORD", "hunter2")])).unwrap();
         let text = format!("{}{}", loaded.show(true), loaded.to_json());
         assert!(!text.contains("hunter2"), "{text}");
     }

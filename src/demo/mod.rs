@@ -3,5 +3,5 @@
 //! Its site, ingest and Redis are those of `wm-testbed`; here are the [`cases`], the run, and what became of each job.
 
 pub mod cases;
-pub mod story;
-mod tally;
+mod results;
+pub mod scenario;

@@ -8,7 +8,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::Exit;
-use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, plain, styled};
+use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
 use crate::filter;
 use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure};
@@ -27,7 +27,7 @@ const CONTEXT_CHARS: usize = 30;
 const CHANGE_CHARS: usize = 200;
 
 /// What to compare and how to tell.
-pub struct Options {
+pub struct DiffOptions {
     /// The older version: a file or a URL.
     pub from: String,
     /// The newer version: a file or a URL.
@@ -45,11 +45,11 @@ pub struct Options {
 }
 
 /// Compares and prints.
-pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
+pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exit {
     let limits = match pipeline.limits.granted(options.limits, &pipeline.ceiling) {
         Ok(limits) => limits,
         Err(what) => {
-            render::failure(what);
+            render::error(what);
             return Exit::Usage;
         }
     };
@@ -60,7 +60,7 @@ pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
     if options.json {
         render::json(&as_json(&outcome));
     } else {
-        tell(&outcome, options);
+        print_outcome(&outcome, options);
     }
     match outcome {
         Outcome::Reported(_) => Exit::Ok,
@@ -71,7 +71,7 @@ pub async fn run(options: &Options, pipeline: &Pipeline, pool: &Pool) -> Exit {
 }
 
 async fn compare(
-    options: &Options,
+    options: &DiffOptions,
     limits: Limits,
     pipeline: &Pipeline,
     pool: &Pool,
@@ -130,17 +130,17 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
     }
 }
 
-fn tell(outcome: &Outcome, options: &Options) {
+fn print_outcome(outcome: &Outcome, options: &DiffOptions) {
     match outcome {
-        Outcome::Reported(report) => tell_report(report, options.verbose),
+        Outcome::Reported(report) => print_report(report, options.verbose),
         Outcome::Skipped(skip) => {
             render::line(format!(
                 "{}  {}",
                 styled(WARN, format!("skipped: {}", skip.reason)),
-                plain(&skip.detail, 500)
+                sanitize(&skip.detail, 500)
             ));
             if options.verbose {
-                tell_child(skip.measured.as_deref());
+                print_child_usage(skip.measured.as_deref());
             }
         }
         Outcome::Failed(failure) => {
@@ -148,31 +148,31 @@ fn tell(outcome: &Outcome, options: &Options) {
             render::line(format!(
                 "{}  {}",
                 styled(BAD, format!("{word}: {}", failure.kind)),
-                plain(&failure.detail, 500)
+                sanitize(&failure.detail, 500)
             ));
-            tell_child(failure.measured.as_deref());
+            print_child_usage(failure.measured.as_deref());
         }
     }
 }
 
-fn tell_report(report: &Report, verbose: bool) {
+fn print_report(report: &Report, verbose: bool) {
     let about = if report.approximate { "  (approximate)" } else { "" };
     render::line(styled(BOLD, format!("analysed  priority {:.4}{about}", report.annotation.priority)));
     let (text, source, links) =
         (&report.annotation.text, &report.annotation.source, &report.annotation.links);
     if let Some(n) = text {
-        heading("text", n.text_diff_count, Some(n.text_diff_length), n.text_diff_ratio);
-        tell_steps(report.diffs.html_text_dmp.as_ref());
+        print_heading("text", n.text_diff_count, Some(n.text_diff_length), n.text_diff_ratio);
+        print_steps(report.diffs.html_text_dmp.as_ref());
     }
     if let Some(n) = links {
-        heading("links", n.links_diff_count, None, n.links_diff_ratio);
-        tell_links(report.diffs.links_json.as_ref());
+        print_heading("links", n.links_diff_count, None, n.links_diff_ratio);
+        print_links(report.diffs.links_json.as_ref());
     }
     if let Some(n) = source {
-        heading("source", n.source_diff_count, Some(n.source_diff_length), n.source_diff_ratio);
+        print_heading("source", n.source_diff_count, Some(n.source_diff_length), n.source_diff_ratio);
         // The source is shown only where nothing visible explains it.
         if text.as_ref().is_none_or(|t| t.text_diff_count == 0) {
-            tell_steps(report.diffs.html_source_dmp.as_ref());
+            print_steps(report.diffs.html_source_dmp.as_ref());
         }
     }
     for missing in &report.missing {
@@ -180,23 +180,23 @@ fn tell_report(report: &Report, verbose: bool) {
             "{} {}: {}",
             styled(WARN, "missing"),
             missing.diff,
-            plain(&missing.skip.detail, 300)
+            sanitize(&missing.skip.detail, 300)
         ));
     }
     if verbose {
-        tell_child(report.measured.as_ref());
+        print_child_usage(report.measured.as_ref());
     }
 }
 
-fn tell_child(measured: Option<&Measured>) {
+fn print_child_usage(measured: Option<&Measured>) {
     let Some(measured) = measured else { return };
-    render::line(styled(DIM, format!("child  {}", render::measured(measured))));
+    render::line(styled(DIM, format!("child  {}", render::format_measured(measured))));
     if let Some(words) = &measured.stderr {
-        render::line(styled(DIM, format!("stderr {}", plain(words, 2500))));
+        render::line(styled(DIM, format!("stderr {}", sanitize(words, 2500))));
     }
 }
 
-fn heading(name: &str, count: u64, characters: Option<u64>, ratio: f64) {
+fn print_heading(name: &str, count: u64, characters: Option<u64>, ratio: f64) {
     let characters = characters.map_or(String::new(), |n| format!("  {n} characters"));
     let plural = if count == 1 { "change" } else { "changes" };
     render::line(format!(
@@ -205,14 +205,14 @@ fn heading(name: &str, count: u64, characters: Option<u64>, ratio: f64) {
     ));
 }
 
-fn tell_steps(diff: Option<&Diff<Op>>) {
+fn print_steps(diff: Option<&Diff<Op>>) {
     let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
     let mut shown = 0;
     let mut open = false;
     for (at, Op(code, text)) in steps.iter().enumerate() {
         if *code == 0 {
             if open {
-                render::line(styled(DIM, plain(&head(text, CONTEXT_CHARS), 4 * CONTEXT_CHARS)));
+                render::line(styled(DIM, sanitize(&head(text, CONTEXT_CHARS), 4 * CONTEXT_CHARS)));
                 open = false;
             }
             continue;
@@ -223,13 +223,13 @@ fn tell_steps(diff: Option<&Diff<Op>>) {
         }
         if !open {
             let before = at.checked_sub(1).map_or("", |before| steps[before].1.as_str());
-            render::piece(format!(
+            render::text(format!(
                 "  {}",
-                styled(DIM, plain(&tail(before, CONTEXT_CHARS), 4 * CONTEXT_CHARS))
+                styled(DIM, sanitize(&tail(before, CONTEXT_CHARS), 4 * CONTEXT_CHARS))
             ));
             open = true;
         }
-        render::piece(marked(*code, text));
+        render::text(highlight(*code, text));
         shown += 1;
     }
     if open {
@@ -238,23 +238,28 @@ fn tell_steps(diff: Option<&Diff<Op>>) {
 }
 
 /// A change in the form of a word diff: `[-gone-]{+come+}`, coloured where there is colour.
-fn marked(code: i8, text: &str) -> String {
-    let text = plain(&text.chars().map(shown).collect::<String>(), CHANGE_CHARS);
+fn highlight(code: i8, text: &str) -> String {
+    let text = sanitize(&text.chars().map(visible_line_end).collect::<String>(), CHANGE_CHARS);
     if code < 0 { styled(BAD, format!("[-{text}-]")) } else { styled(GOOD, format!("{{+{text}+}}")) }
 }
 
-fn tell_links(diff: Option<&Diff<LinkOp>>) {
+fn print_links(diff: Option<&Diff<LinkOp>>) {
     let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
     let changed = steps.iter().filter(|step| !matches!(step, LinkOp::Plain(0, _)));
     for step in changed.clone().take(MAX_SHOWN) {
         render::line(match step {
             LinkOp::Plain(code, link) => {
                 let (style, sign) = if *code < 0 { (BAD, '-') } else { (GOOD, '+') };
-                styled(style, format!("  {sign} {} -> {}", plain(&link.text, 80), plain(&link.href, 120)))
+                styled(
+                    style,
+                    format!("  {sign} {} -> {}", sanitize(&link.text, 80), sanitize(&link.href, 120)),
+                )
             }
             LinkOp::Changed(_, link) => {
-                let text: String = link.text.iter().map(|Op(code, text)| word(*code, text)).collect();
-                let href: String = link.href.iter().map(|Op(code, text)| word(*code, text)).collect();
+                let text: String =
+                    link.text.iter().map(|Op(code, text)| highlight_or_plain(*code, text)).collect();
+                let href: String =
+                    link.href.iter().map(|Op(code, text)| highlight_or_plain(*code, text)).collect();
                 format!("  {} {text} -> {href}", styled(WARN, "~"))
             }
         });
@@ -265,20 +270,20 @@ fn tell_links(diff: Option<&Diff<LinkOp>>) {
     }
 }
 
-fn word(code: i8, text: &str) -> String {
-    if code == 0 { plain(text, CHANGE_CHARS) } else { marked(code, text) }
+fn highlight_or_plain(code: i8, text: &str) -> String {
+    if code == 0 { sanitize(text, CHANGE_CHARS) } else { highlight(code, text) }
 }
 
 fn head(text: &str, chars: usize) -> String {
-    text.chars().take(chars).map(shown).collect()
+    text.chars().take(chars).map(visible_line_end).collect()
 }
 
 fn tail(text: &str, chars: usize) -> String {
     let count = text.chars().count();
-    text.chars().skip(count.saturating_sub(chars)).map(shown).collect()
+    text.chars().skip(count.saturating_sub(chars)).map(visible_line_end).collect()
 }
 
 /// A line end that takes one column, so that a change stays on one line.
-fn shown(c: char) -> char {
+fn visible_line_end(c: char) -> char {
     if c == '\n' { '↵' } else { c }
 }

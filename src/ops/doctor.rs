@@ -5,16 +5,16 @@
 use serde::Serialize;
 
 use super::Exit;
-use super::render::{self, BAD, GOOD, WARN, plain, styled};
+use super::render::{self, BAD, GOOD, WARN, sanitize, styled};
 use crate::job::failure::Failure;
 use crate::policy::admission::Sizes;
 use crate::queue::{Error, Queue, Server};
 use crate::sandbox::Limits;
 
 /// The oldest Redis that every script was tested on.
-const REDIS_FLOOR: (u32, u32) = (7, 0);
+const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 /// A clock this far off makes people misread times, though no deadline depends on it.
-const CLOCK_OFF_MS: i64 = 5_000;
+const MAX_CLOCK_SKEW_MS: i64 = 5_000;
 /// Isolation that a job must not be without on Linux.
 const EXPECTED_ISOLATION: [&str; 2] = ["seccomp", "landlock"];
 
@@ -34,12 +34,12 @@ pub enum Level {
 #[derive(Debug, Serialize)]
 pub struct Finding {
     level: Level,
-    about: &'static str,
-    what: String,
+    check: &'static str,
+    message: String,
 }
 
 /// What the doctor is given to look at.
-pub struct Patient {
+pub struct DoctorInput {
     /// The queue, or why there is none.
     pub queue: Result<Queue, Error>,
     /// Slots, or why there are none.
@@ -53,31 +53,31 @@ pub struct Patient {
 }
 
 /// Looks and tells.
-pub async fn run(patient: &Patient, json: bool) -> Exit {
-    let mut findings = redis(&patient.queue).await;
-    findings.push(memory(patient));
-    findings.extend(grants(patient));
-    findings.extend(isolation(&patient.isolation));
+pub async fn run(input: &DoctorInput, json: bool) -> Exit {
+    let mut findings = redis(&input.queue).await;
+    findings.push(memory(input));
+    findings.extend(grant_ceiling(input));
+    findings.extend(isolation(&input.isolation));
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
         render::json(&serde_json::json!({ "worst": worst, "findings": findings }));
     } else {
-        findings.iter().for_each(tell);
+        findings.iter().for_each(print_finding);
     }
     if worst == Level::Fail { Exit::Failed } else { Exit::Ok }
 }
 
-fn tell(finding: &Finding) {
+fn print_finding(finding: &Finding) {
     let word = match finding.level {
         Level::Ok => styled(GOOD, "ok  "),
         Level::Warn => styled(WARN, "warn"),
         Level::Fail => styled(BAD, "FAIL"),
     };
-    render::line(format!("{word}  {:<10} {}", finding.about, plain(&finding.what, 500)));
+    render::line(format!("{word}  {:<10} {}", finding.check, sanitize(&finding.message, 500)));
 }
 
-fn finding(level: Level, about: &'static str, what: impl Into<String>) -> Finding {
-    Finding { level, about, what: what.into() }
+fn finding(level: Level, check: &'static str, message: impl Into<String>) -> Finding {
+    Finding { level, check, message: message.into() }
 }
 
 async fn redis(queue: &Result<Queue, Error>) -> Vec<Finding> {
@@ -93,44 +93,48 @@ async fn redis(queue: &Result<Queue, Error>) -> Vec<Finding> {
 
 fn server_findings(server: &Server, (weight, sum): (u64, String)) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut say = |level, what: String| findings.push(finding(level, "redis", what));
+    let mut add = |level, what: String| findings.push(finding(level, "redis", what));
     let name = format!("{} {}", server.flavour, server.version);
-    match version(&server.version) >= Some(REDIS_FLOOR) {
-        true => say(Level::Ok, format!("{name}, {}", server.role)),
-        false => say(Level::Warn, format!("{name}: tested from 7.0 on, please update")),
+    match version(&server.version) >= Some(MIN_REDIS_VERSION) {
+        true => add(Level::Ok, format!("{name}, {}", server.role)),
+        false => add(Level::Warn, format!("{name}: tested from 7.0 on, please update")),
     }
     match server.fit_for_work() {
-        Ok(()) => say(Level::Ok, "maxmemory-policy noeviction".to_owned()),
-        Err(e) => say(Level::Fail, e.to_string()),
+        Ok(()) => add(Level::Ok, "maxmemory-policy noeviction".to_owned()),
+        Err(e) => add(Level::Fail, e.to_string()),
     }
     match server.maxmemory_bytes {
-        0 => say(
+        0 => add(
             Level::Warn,
             "maxmemory is not set: a full machine kills Redis; set it below the machine's memory".to_owned(),
         ),
-        limit if limit < weight => say(
+        limit if limit < weight => add(
             Level::Warn,
             format!(
                 "maxmemory {} is less than {sum} = {}: a backlog at its ceiling fills Redis, which stops all producers; \
                  raise the one or lower the others",
-                render::bytes(limit),
-                render::bytes(weight)
+                render::format_bytes(limit),
+                render::format_bytes(weight)
             ),
         ),
-        limit => say(
+        limit => add(
             Level::Ok,
-            format!("maxmemory {}, at the ceilings {}", render::bytes(limit), render::bytes(weight)),
+            format!(
+                "maxmemory {}, at the ceilings {}",
+                render::format_bytes(limit),
+                render::format_bytes(weight)
+            ),
         ),
     }
     match server.aof {
-        true => say(Level::Ok, "append-only file on".to_owned()),
-        false => say(Level::Warn, "no append-only file: a restart loses jobs; set appendonly yes".to_owned()),
+        true => add(Level::Ok, "append-only file on".to_owned()),
+        false => add(Level::Warn, "no append-only file: a restart loses jobs; set appendonly yes".to_owned()),
     }
     if server.role != "master" {
-        say(Level::Fail, format!("this is a {}: jobs can only be taken from the master", server.role));
+        add(Level::Fail, format!("this is a {}: jobs can only be taken from the master", server.role));
     }
-    if server.clock_ahead_ms.abs() > CLOCK_OFF_MS {
-        say(
+    if server.clock_ahead_ms.abs() > MAX_CLOCK_SKEW_MS {
+        add(
             Level::Warn,
             format!(
                 "its clock is {} ms ahead of ours: deadlines are by its clock, logs by ours",
@@ -146,22 +150,22 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((parts.next()??, parts.next()??))
 }
 
-fn memory(patient: &Patient) -> Finding {
-    let (sizes, origin) = &patient.sizes;
-    match &patient.slots {
+fn memory(input: &DoctorInput) -> Finding {
+    let (sizes, origin) = &input.sizes;
+    match &input.slots {
         Ok(slots) => finding(Level::Ok, "memory", format!("{} ({origin})", sizes.arithmetic(*slots))),
         Err(what) => finding(Level::Fail, "memory", format!("{what} ({origin})")),
     }
 }
 
 /// Whether the most that a replay may be granted has room here at all.
-fn grants(patient: &Patient) -> Option<Finding> {
-    let room = patient.sizes.0.room(*patient.slots.as_ref().ok()?);
-    let fence = patient.ceiling.fence_bytes();
-    let [heap, fence_said, room_said] = [patient.ceiling.heap_bytes, fence, room].map(render::bytes);
-    (fence > room).then(|| {
+fn grant_ceiling(input: &DoctorInput) -> Option<Finding> {
+    let room = input.sizes.0.room(*input.slots.as_ref().ok()?);
+    let limit = input.ceiling.fence_bytes();
+    let [heap, limit_text, room_text] = [input.ceiling.heap_bytes, limit, room].map(render::format_bytes);
+    (limit > room).then(|| {
         let what = format!(
-            "a replay may be granted sandbox.max_heap {heap}, a fence of {fence_said}, and there is room for {room_said} \
+            "a replay may be granted sandbox.max_heap {heap}, an address space limit of {limit_text}, and there is room for {room_text} \
              here: a job that is granted more than fits is buried"
         );
         finding(Level::Warn, "memory", what)
@@ -192,9 +196,9 @@ mod tests {
 
     #[test]
     fn a_version_is_compared_by_number() {
-        assert!(version("7.0.15") >= Some(REDIS_FLOOR));
-        assert!(version("10.2.1") >= Some(REDIS_FLOOR));
-        assert!(version("6.2.14") < Some(REDIS_FLOOR));
-        assert!(version("unstable") < Some(REDIS_FLOOR));
+        assert!(version("7.0.15") >= Some(MIN_REDIS_VERSION));
+        assert!(version("10.2.1") >= Some(MIN_REDIS_VERSION));
+        assert!(version("6.2.14") < Some(MIN_REDIS_VERSION));
+        assert!(version("unstable") < Some(MIN_REDIS_VERSION));
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read as _};
 use std::path::PathBuf;
 
 use super::Exit;
-use super::render::{self, plain};
+use super::render::{self, sanitize};
 use crate::job::failure::Failure;
 use crate::job::{Job, MAX_PAYLOAD_BYTES};
 use crate::queue::{Admission, Error, ProducerHandle};
@@ -15,7 +15,7 @@ const BATCH: usize = 200;
 const MAX_SHOWN: usize = 20;
 
 /// What to enqueue.
-pub struct Options {
+pub struct EnqueueOptions {
     /// JSON lines; `-` is standard input.
     pub file: Option<PathBuf>,
     /// One pair, as a native payload.
@@ -26,9 +26,9 @@ pub struct Options {
 
 /// What became of the lines.
 #[derive(Debug, Default, serde::Serialize)]
-struct Count {
+struct EnqueueCounts {
     read: u64,
-    admitted: u64,
+    enqueued: u64,
     duplicate: u64,
     already_done: u64,
     refused: u64,
@@ -36,7 +36,7 @@ struct Count {
     refusals: Vec<String>,
 }
 
-impl Count {
+impl EnqueueCounts {
     fn refuse(&mut self, what: String) {
         self.refused += 1;
         if self.refusals.len() < MAX_SHOWN {
@@ -49,18 +49,18 @@ impl Count {
 ///
 /// # Errors
 /// Those of the queue; what was sent before stays sent, and a repeat answers `duplicate`.
-pub async fn run(queue: &ProducerHandle, options: &Options, json: bool) -> Result<Exit, Error> {
-    let mut count = Count::default();
+pub async fn run(queue: &ProducerHandle, options: &EnqueueOptions, json: bool) -> Result<Exit, Error> {
+    let mut count = EnqueueCounts::default();
     let mut batch = Vec::with_capacity(BATCH);
-    let mut lines = match lines(options) {
+    let mut lines = match open_input(options) {
         Ok(lines) => lines,
         Err(what) => {
-            render::failure(what);
+            render::error(what);
             return Ok(Exit::Failed);
         }
     };
     loop {
-        let (number, job) = match next(lines.as_mut(), count.read) {
+        let (number, job) = match next_job(lines.as_mut(), count.read) {
             Ok(Some(line)) => line,
             Ok(None) => break,
             Err(e) => {
@@ -71,17 +71,17 @@ pub async fn run(queue: &ProducerHandle, options: &Options, json: bool) -> Resul
         count.read = number;
         match job {
             Ok(job) => batch.push(job),
-            Err(failure) => count.refuse(format!("line {number}: {}", plain(&failure.to_string(), 300))),
+            Err(failure) => count.refuse(format!("line {number}: {}", sanitize(&failure.to_string(), 300))),
         }
         if batch.len() == BATCH {
             send(queue, &mut batch, options.dry_run, &mut count).await?;
         }
     }
     send(queue, &mut batch, options.dry_run, &mut count).await?;
-    Ok(tell(&count, options.dry_run, json))
+    Ok(print_counts(&count, options.dry_run, json))
 }
 
-fn lines(options: &Options) -> Result<Box<dyn BufRead>, String> {
+fn open_input(options: &EnqueueOptions) -> Result<Box<dyn BufRead>, String> {
     match (&options.pair, &options.file) {
         (Some(pair), _) => Ok(Box::new(std::io::Cursor::new(pair.to_string()))),
         (None, Some(path)) if path.as_os_str() == "-" => Ok(Box::new(BufReader::new(std::io::stdin()))),
@@ -94,7 +94,10 @@ fn lines(options: &Options) -> Result<Box<dyn BufRead>, String> {
 }
 
 /// The next line that is not blank, with its number; a line that is too long is read to its end but not kept.
-fn next(lines: &mut dyn BufRead, mut number: u64) -> std::io::Result<Option<(u64, Result<Job, Failure>)>> {
+fn next_job(
+    lines: &mut dyn BufRead,
+    mut number: u64,
+) -> std::io::Result<Option<(u64, Result<Job, Failure>)>> {
     loop {
         let mut line = Vec::new();
         // One byte more than a payload may have, and one for the line end: enough to see that it is too long.
@@ -117,16 +120,16 @@ async fn send(
     queue: &ProducerHandle,
     batch: &mut Vec<Job>,
     dry_run: bool,
-    count: &mut Count,
+    count: &mut EnqueueCounts,
 ) -> Result<(), Error> {
     if dry_run {
-        count.admitted += batch.len() as u64;
+        count.enqueued += batch.len() as u64;
         batch.clear();
         return Ok(());
     }
     for (job, admission) in batch.iter().zip(queue.enqueue(batch).await?) {
         match admission {
-            Admission::Admitted { .. } => count.admitted += 1,
+            Admission::Admitted { .. } => count.enqueued += 1,
             Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
             Admission::AlreadyDone => count.already_done += 1,
             Admission::Full => {
@@ -138,19 +141,19 @@ async fn send(
     Ok(())
 }
 
-fn tell(count: &Count, dry_run: bool, json: bool) -> Exit {
+fn print_counts(count: &EnqueueCounts, dry_run: bool, json: bool) -> Exit {
     if json {
         render::json(count);
     } else {
-        count.refusals.iter().for_each(render::failure);
+        count.refusals.iter().for_each(render::error);
         let hidden = count.refused.saturating_sub(count.refusals.len() as u64);
         if hidden > 0 {
-            render::failure(format!("… and {hidden} more"));
+            render::error(format!("… and {hidden} more"));
         }
         let verb = if dry_run { "would enqueue" } else { "enqueued" };
         render::note(format!(
             "{verb} {}, {} already waiting or running, {} already done, {} refused",
-            count.admitted, count.duplicate, count.already_done, count.refused
+            count.enqueued, count.duplicate, count.already_done, count.refused
         ));
     }
     if count.refused == 0 { Exit::Ok } else { Exit::Failed }
@@ -171,10 +174,10 @@ mod tests {
         text.extend(b"\n\n");
         text.extend(good.encode());
         let mut lines = std::io::Cursor::new(text);
-        let (number, first) = next(&mut lines, 0).unwrap().unwrap();
+        let (number, first) = next_job(&mut lines, 0).unwrap().unwrap();
         assert!(first.is_err() && number == 1);
-        let (number, second) = next(&mut lines, number).unwrap().unwrap();
+        let (number, second) = next_job(&mut lines, number).unwrap().unwrap();
         assert_eq!((number, second.unwrap()), (3, good));
-        assert!(next(&mut lines, number).unwrap().is_none());
+        assert!(next_job(&mut lines, number).unwrap().is_none());
     }
 }

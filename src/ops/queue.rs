@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use super::Exit;
-use super::render::{self, plain};
+use super::render::{self, sanitize};
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::queue::{Error, OperatorHandle};
 
 /// How often a drain looks.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a drain that waits says so.
-const SAY_EVERY: Duration = Duration::from_secs(5);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What to do with the queue.
-pub enum Action {
+pub enum QueueAction {
     /// Hand out nothing more.
     Pause {
         /// Why.
@@ -40,15 +40,15 @@ pub enum Action {
 ///
 /// # Errors
 /// Those of the queue.
-pub async fn run(queue: &OperatorHandle, action: Action, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Result<Exit, Error> {
     match action {
-        Action::Pause { reason } => pause(queue, &reason, json).await,
-        Action::Resume => resume(queue, json).await,
-        Action::Drain { reason, timeout } => {
+        QueueAction::Pause { reason } => pause(queue, &reason, json).await,
+        QueueAction::Resume => resume(queue, json).await,
+        QueueAction::Drain { reason, timeout } => {
             pause(queue, &reason, false).await?;
             drain(queue, timeout, json).await
         }
-        Action::Cancel { ids } => cancel(queue, &ids, json).await,
+        QueueAction::Cancel { ids } => cancel(queue, &ids, json).await,
     }
 }
 
@@ -57,13 +57,13 @@ async fn pause(queue: &OperatorHandle, reason: &str, json: bool) -> Result<Exit,
     let status = queue.status().await?;
     if json {
         render::json(
-            &serde_json::json!({ "paused": true, "running": status.in_flight, "waiting": status.ready }),
+            &serde_json::json!({ "paused": true, "in_flight": status.in_flight, "ready": status.ready }),
         );
     } else {
         let name = queue.name();
         render::note(format!(
-            "paused {name} ({}): {} running finish, {} wait. Undo: {}",
-            plain(reason, 200),
+            "paused {name} ({}): {} in flight finish, {} ready wait. Undo: {}",
+            sanitize(reason, 200),
             status.in_flight,
             status.ready,
             queue.command("queue resume")
@@ -75,15 +75,15 @@ async fn pause(queue: &OperatorHandle, reason: &str, json: bool) -> Result<Exit,
 async fn resume(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
     let was = queue.resume(&render::operator()).await?;
     if json {
-        render::json(&serde_json::json!({ "paused": false, "was": was }));
+        render::json(&serde_json::json!({ "paused": false, "previous_pause": was }));
         return Ok(Exit::Ok);
     }
     match was {
         Some(was) => render::note(format!(
             "resumed {} (paused by {}: {}). Undo: {}",
             queue.name(),
-            plain(&was.by, 100),
-            plain(&was.reason, 200),
+            sanitize(&was.by, 100),
+            sanitize(&was.reason, 200),
             queue.command("queue pause --reason ...")
         )),
         None => render::note(format!("{} was not paused: nothing changed", queue.name())),
@@ -93,34 +93,35 @@ async fn resume(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
 
 async fn drain(queue: &OperatorHandle, timeout: Duration, json: bool) -> Result<Exit, Error> {
     let start = Instant::now();
-    let mut said = start;
+    let mut last_printed = start;
     loop {
         let status = queue.status().await?;
         if status.in_flight == 0 {
             if json {
                 render::json(&serde_json::json!({ "drained": true, "waited_ms": millis(start.elapsed()) }));
             } else {
-                let (waited, undo) = (render::ago(start.elapsed()), queue.command("queue resume"));
+                let (waited, undo) =
+                    (render::format_duration(start.elapsed()), queue.command("queue resume"));
                 render::note(format!("drained after {waited}: nothing runs. Undo: {undo}"));
             }
             return Ok(Exit::Ok);
         }
         if start.elapsed() > timeout {
-            render::failure(format!(
-                "{} still run after {timeout:?}; the queue stays paused",
+            render::error(format!(
+                "{} still in flight after {timeout:?}; the queue stays paused",
                 status.in_flight
             ));
             return Ok(Exit::Failed);
         }
-        if said.elapsed() > SAY_EVERY {
-            said = Instant::now();
+        if last_printed.elapsed() > PROGRESS_INTERVAL {
+            last_printed = Instant::now();
             render::note(format!(
-                "{} running, waiting up to {}",
+                "{} in flight, waiting up to {}",
                 status.in_flight,
-                render::ago(timeout.saturating_sub(start.elapsed()))
+                render::format_duration(timeout.saturating_sub(start.elapsed()))
             ));
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -133,13 +134,13 @@ async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exi
         }
     }
     if json {
-        render::json(&serde_json::json!({ "cancelled": cancelled, "not_live": unknown }));
+        render::json(&serde_json::json!({ "cancelled": cancelled, "not_found": unknown }));
     } else {
         for id in &unknown {
             render::note(format!("{id} is not in {}, or not alive any more", queue.name()));
         }
         render::note(format!(
-            "cancelled {} of {}: a running one is stopped within a beat, a waiting one is skipped when its turn comes. \
+            "cancelled {} of {}: a running one is stopped within a heartbeat, a waiting one is skipped when its turn comes. \
              Undo: enqueue it again",
             cancelled.len(),
             ids.len()

@@ -1,6 +1,6 @@
 //! The only place that prints: data to stdout, talk to stderr, colour where a terminal wants it.
 //!
-//! Whatever came from outside is shown through [`plain`] first: a hostile URL can neither move the cursor nor
+//! Whatever came from outside is shown through [`sanitize`] first: a hostile URL can neither move the cursor nor
 //! pretend to be one of our lines.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::job::measured::Measured;
-pub use crate::telemetry::plain;
+pub use crate::telemetry::sanitize;
 
 /// Good news.
 pub const GOOD: Style = AnsiColor::Green.on_default();
@@ -42,7 +42,7 @@ pub fn note(text: impl std::fmt::Display) {
 }
 
 /// What went wrong, in talk.
-pub fn failure(text: impl std::fmt::Display) {
+pub fn error(text: impl std::fmt::Display) {
     eprintln!("{}: {text}", styled(BAD, "error"));
 }
 
@@ -50,7 +50,7 @@ pub fn failure(text: impl std::fmt::Display) {
 pub fn json(value: &impl Serialize) {
     match serde_json::to_string_pretty(value) {
         Ok(text) => println!("{text}"),
-        Err(e) => failure(format!("the result cannot be written as JSON: {e}")),
+        Err(e) => error(format!("the result cannot be written as JSON: {e}")),
     }
 }
 
@@ -58,7 +58,7 @@ pub fn json(value: &impl Serialize) {
 pub fn json_line(value: &impl Serialize) {
     match serde_json::to_string(value) {
         Ok(text) => println!("{text}"),
-        Err(e) => failure(format!("the result cannot be written as JSON: {e}")),
+        Err(e) => error(format!("the result cannot be written as JSON: {e}")),
     }
 }
 
@@ -90,7 +90,7 @@ pub fn confirm(question: &str) -> Option<bool> {
 }
 
 /// A duration as people say it: `412ms`, `4m 12s`, `3h 5m`, `2d 1h`.
-pub fn ago(time: Duration) -> String {
+pub fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{}ms", time.as_millis()),
@@ -102,14 +102,14 @@ pub fn ago(time: Duration) -> String {
 }
 
 /// Bytes as people say them.
-pub fn bytes(count: u64) -> String {
+pub fn format_bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).to_string()
 }
 
 /// What a child cost, against what it might have cost.
-pub fn measured(measured: &Measured) -> String {
+pub fn format_measured(measured: &Measured) -> String {
     let limits = measured.limits;
-    let phase = measured.phase.as_ref().map(|phase| format!("last in {}", plain(phase, 40)));
+    let phase = measured.phase.as_ref().map(|phase| format!("last in {}", sanitize(phase, 40)));
     let end = match (measured.exit, measured.signal) {
         (_, Some(signal)) => Some(format!("signal {signal}")),
         (Some(0) | None, None) => None,
@@ -118,8 +118,12 @@ pub fn measured(measured: &Measured) -> String {
     let mut parts = vec![
         format!("wall {} of {} ms", measured.wall_ms, limits.wall_ms),
         format!("cpu {} of {} ms", measured.cpu_ms, limits.cpu_ms),
-        format!("heap {} of {}", bytes(measured.peak_heap_bytes), bytes(limits.heap_bytes)),
-        format!("resident {} within a fence of {}", bytes(measured.max_rss_bytes), bytes(limits.fence_bytes)),
+        format!("heap {} of {}", format_bytes(measured.peak_heap_bytes), format_bytes(limits.heap_bytes)),
+        format!(
+            "resident {} within an address space limit of {}",
+            format_bytes(measured.max_rss_bytes),
+            format_bytes(limits.fence_bytes)
+        ),
     ];
     parts.extend(end.into_iter().chain(phase));
     parts.push(format!("isolation {}", measured.isolation.join("+")));
@@ -132,11 +136,11 @@ pub fn operator() -> String {
         .or_else(|_| std::env::var("USER"))
         .unwrap_or_else(|_| "unknown".to_owned());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    plain(&format!("{user}@{host}"), 100)
+    sanitize(&format!("{user}@{host}"), 100)
 }
 
 /// Text without a line end, for what is built piece by piece.
-pub fn piece(text: impl std::fmt::Display) {
+pub fn text(text: impl std::fmt::Display) {
     print!("{text}");
 }
 
@@ -146,9 +150,10 @@ mod tests {
 
     #[test]
     fn durations_read_aloud() {
-        let said: Vec<String> =
-            [412, 42_000, 252_000, 11_100_000, 176_400_000].map(|ms| ago(Duration::from_millis(ms))).into();
-        assert_eq!(said, ["412ms", "42s", "4m 12s", "3h 5m", "2d 1h"]);
+        let formatted: Vec<String> = [412, 42_000, 252_000, 11_100_000, 176_400_000]
+            .map(|ms| format_duration(Duration::from_millis(ms)))
+            .into();
+        assert_eq!(formatted, ["412ms", "42s", "4m 12s", "3h 5m", "2d 1h"]);
     }
 
     #[test]

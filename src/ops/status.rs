@@ -6,11 +6,11 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::Exit;
-use super::render::{self, BAD, BOLD, GOOD, WARN, plain, styled};
+use super::render::{self, BAD, BOLD, GOOD, WARN, sanitize, styled};
 use crate::queue::{Ceilings, DEAD_NEARLY_FULL, Error, HostWaiters, Queue, RunningJob, Status, WorkerStatus};
 
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
-const JOBS_SHOWN: usize = 8;
+const MAX_JOBS_SHOWN: usize = 8;
 
 /// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and no worker lives.
 ///
@@ -22,7 +22,7 @@ pub async fn run(queue: &Queue, json: bool) -> Result<Exit, Error> {
     if json {
         render::json(&status);
     } else {
-        tell(queue, &status);
+        print_status(queue, &status);
         if stalled {
             let start = queue.command("work");
             render::note(styled(BAD, format!("jobs wait and no worker lives: start one with {start}")));
@@ -31,29 +31,33 @@ pub async fn run(queue: &Queue, json: bool) -> Result<Exit, Error> {
     Ok(if stalled { Exit::Failed } else { Exit::Ok })
 }
 
-fn tell(queue: &Queue, status: &Status) {
+fn print_status(queue: &Queue, status: &Status) {
     let state = match &status.paused {
         None => styled(GOOD, "running"),
         Some(paused) => {
-            let by = plain(&paused.by, 60);
+            let by = sanitize(&paused.by, 60);
             styled(
                 WARN,
-                format!("paused {} ago by {by}: {}", since(paused.since_ms), plain(&paused.reason, 100)),
+                format!(
+                    "paused {} ago by {by}: {}",
+                    elapsed_since(paused.since_ms),
+                    sanitize(&paused.reason, 100)
+                ),
             )
         }
     };
     render::line(format!("{}  {state}", styled(BOLD, queue.name())));
-    let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::ago);
+    let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::format_duration);
     let row = [status.inbox, status.ready, status.scheduled, status.exclusive, status.in_flight, status.dead];
     let mut row: Vec<String> = row.iter().map(u64::to_string).collect();
     row.push(oldest);
-    let header = ["INBOX", "READY", "SCHEDULED", "SOLO", "RUNNING", "DEAD", "OLDEST"];
+    let header = ["INBOX", "READY", "SCHEDULED", "EXCLUSIVE", "IN FLIGHT", "DEAD", "OLDEST"];
     render::line(render::table(&header, &[0, 1, 2, 3, 4, 5, 6], [row]));
     if !status.today.is_empty() {
-        render::line(format!("today   {}", counts(&status.today)));
+        render::line(format!("today   {}", format_counts(&status.today)));
     }
-    tell_ceilings(status);
-    status.workers.iter().for_each(tell_worker);
+    print_ceilings(status);
+    status.workers.iter().for_each(print_worker);
     let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
     if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
         render::note(format!(
@@ -82,7 +86,7 @@ fn tell(queue: &Queue, status: &Status) {
 }
 
 /// The ceilings over all workers, each where it is set or holds jobs up.
-fn tell_ceilings(status: &Status) {
+fn print_ceilings(status: &Status) {
     let Ceilings { in_flight_max, host_in_flight_max, hosts_full, longest_host_waiters } = &status.ceilings;
     if *in_flight_max > 0 {
         let is_full = status.in_flight >= u64::from(*in_flight_max);
@@ -90,7 +94,7 @@ fn tell_ceilings(status: &Status) {
         render::line(format!("ceiling {} of {in_flight_max} in flight{waits}", status.in_flight));
     }
     for HostWaiters { host, in_flight, waiting } in longest_host_waiters {
-        let host = plain(host, 100);
+        let host = sanitize(host, 100);
         render::line(format!(
             "host    {host}  {in_flight} of {host_in_flight_max} in flight, {waiting} wait"
         ));
@@ -102,39 +106,39 @@ fn tell_ceilings(status: &Status) {
 }
 
 /// The worker on one line, and a line for each job that it runs, as far as they fit.
-fn tell_worker(seen: &WorkerStatus) {
+fn print_worker(seen: &WorkerStatus) {
     let info = &seen.info;
     render::line(format!(
-        "worker  {}  {} of {} slots busy  {}{}  beat {} ago",
-        plain(info.id.as_str(), 100),
+        "worker  {}  {} of {} slots busy  {}{}  heartbeat {} ago",
+        sanitize(info.id.as_str(), 100),
         info.busy,
         info.slots,
-        plain(&info.phase, 20),
+        sanitize(&info.phase, 20),
         breakers(&info.breakers),
-        render::ago(Duration::from_millis(seen.heartbeat_age_ms)),
+        render::format_duration(Duration::from_millis(seen.heartbeat_age_ms)),
     ));
-    info.running.iter().take(JOBS_SHOWN).for_each(|job| render::line(running(job)));
-    if info.running.len() > JOBS_SHOWN {
-        render::line(format!("  and {} more", info.running.len() - JOBS_SHOWN));
+    info.in_flight.iter().take(MAX_JOBS_SHOWN).for_each(|job| render::line(job_line(job)));
+    if info.in_flight.len() > MAX_JOBS_SHOWN {
+        render::line(format!("  and {} more", info.in_flight.len() - MAX_JOBS_SHOWN));
     }
 }
 
 /// `  job-7  analyse for 2s of 10s (20 %), heap 96.0 MiB of 256.0 MiB (37 %), claimed 14s ago`, with the pair behind it.
-fn running(job: &RunningJob) -> String {
-    let ago = |ms| render::ago(Duration::from_millis(ms));
+fn job_line(job: &RunningJob) -> String {
+    let ago = |ms| render::format_duration(Duration::from_millis(ms));
     let limit = job.limit_ms.zip(job.percent());
     let limit =
         limit.map_or_else(String::new, |(limit, percent)| format!(" of {} ({percent} %)", ago(limit)));
     let heap = job.heap.map_or_else(String::new, |heap| {
-        let [held, limit] = [heap.bytes, heap.limit_bytes].map(render::bytes);
+        let [held, limit] = [heap.bytes, heap.limit_bytes].map(render::format_bytes);
         format!(", heap {held} of {limit} ({} %)", heap.percent())
     });
     format!(
         "  {}  {} for {}{limit}{heap}, claimed {} ago  {}..{}",
-        plain(job.id.as_str(), 128),
+        sanitize(job.id.as_str(), 128),
         job.stage,
         ago(job.stage_ms),
-        ago(job.running_ms),
+        ago(job.in_flight_ms),
         job.from.map_or_else(String::new, |from| from.to_string()),
         job.to,
     )
@@ -142,16 +146,22 @@ fn running(job: &RunningJob) -> String {
 
 /// `  breaker api open`, or nothing where all are closed.
 fn breakers(open: &BTreeMap<String, String>) -> String {
-    let each = open.iter().map(|(thing, state)| format!("breaker {} {}", plain(thing, 20), plain(state, 20)));
+    let each = open
+        .iter()
+        .map(|(dependency, state)| format!("breaker {} {}", sanitize(dependency, 20), sanitize(state, 20)));
     let each: Vec<String> = each.collect();
     if each.is_empty() { String::new() } else { format!("  {}", styled(BAD, each.join(", "))) }
 }
 
-fn counts(today: &BTreeMap<String, u64>) -> String {
-    today.iter().map(|(name, count)| format!("{} {count}", plain(name, 40))).collect::<Vec<_>>().join(" · ")
+fn format_counts(today: &BTreeMap<String, u64>) -> String {
+    today
+        .iter()
+        .map(|(name, count)| format!("{} {count}", sanitize(name, 40)))
+        .collect::<Vec<_>>()
+        .join(" · ")
 }
 
-fn since(ms: u64) -> String {
+fn elapsed_since(ms: u64) -> String {
     let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(ms);
-    render::ago(Duration::from_millis(now.saturating_sub(ms)))
+    render::format_duration(Duration::from_millis(now.saturating_sub(ms)))
 }

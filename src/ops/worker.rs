@@ -12,9 +12,9 @@ use super::render;
 
 /// Sends TSTP to the one `wm-analyzer work` that this process can see.
 pub fn quiet() -> Exit {
-    match workers().as_slice() {
+    match worker_pids().as_slice() {
         [] => {
-            render::failure("no `wm-analyzer work` runs here");
+            render::error("no `wm-analyzer work` runs here");
             Exit::NothingMatched
         }
         [pid] => match kill_process(*pid, Signal::TSTP) {
@@ -26,31 +26,31 @@ pub fn quiet() -> Exit {
                 Exit::Ok
             }
             Err(e) => {
-                render::failure(format!("worker {}: {e}", pid.as_raw_pid()));
+                render::error(format!("worker {}: {e}", pid.as_raw_pid()));
                 Exit::Failed
             }
         },
         many => {
             let pids = many.iter().map(|pid| pid.as_raw_pid().to_string()).collect::<Vec<_>>().join(", ");
-            render::failure(format!("several workers run here ({pids}): send TSTP to the one you mean"));
+            render::error(format!("several workers run here ({pids}): send TSTP to the one you mean"));
             Exit::Failed
         }
     }
 }
 
 /// Processes of this very binary whose command is `work`.
-fn workers() -> Vec<Pid> {
+fn worker_pids() -> Vec<Pid> {
     let Ok(own) = fs::metadata("/proc/self/exe") else { return Vec::new() };
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(|pid| works(Path::new("/proc").join(pid.to_string()).as_path(), &own))
+        .filter(|pid| is_worker(Path::new("/proc").join(pid.to_string()).as_path(), &own))
         .filter_map(Pid::from_raw)
         .collect()
 }
 
-fn works(process: &Path, own: &fs::Metadata) -> bool {
+fn is_worker(process: &Path, own: &fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let same =
         fs::metadata(process.join("exe")).is_ok_and(|exe| (exe.dev(), exe.ino()) == (own.dev(), own.ino()));

@@ -5,7 +5,7 @@
 //! Sentry, to nobody else.
 //!
 //! Invariant: text that a page, a site or a producer may have written leaves this room only through
-//! [`text::plain`], and text that may hold a secret only through [`text::scrub`].
+//! [`text::sanitize`], and text that may hold a secret only through [`text::scrub`].
 
 pub mod logs;
 pub mod metrics;
@@ -14,7 +14,7 @@ pub mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::text::plain;
+pub use self::text::sanitize;
 
 /// What can be configured of this room.
 #[derive(Debug, Clone, Serialize, Deserialize)]

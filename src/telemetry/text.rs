@@ -1,8 +1,8 @@
-//! Hostile or secret text made fit to be shown: [`plain`] takes its power over a terminal, [`scrub`] its secrets.
+//! Hostile or secret text made fit to be shown: [`sanitize`] takes its power over a terminal, [`scrub`] its secrets.
 //!
 //! Neither is HTML escaping: that is the page's that shows it.
 //!
-//! Invariant: what `plain` returns is one line without control, bidi or invisible characters, of at most so many
+//! Invariant: what `sanitize` returns is one line without control, bidi or invisible characters, of at most so many
 //! bytes; `scrub` returns no user-info, query or fragment of a URL and no value behind a name like `password`.
 //!
 //! # Why
@@ -13,9 +13,9 @@
 use std::fmt::Write;
 
 /// What stands where something was hidden.
-const HIDDEN: &str = "***";
+const REDACTED: &str = "***";
 /// What stands where something was cut.
-const CUT: char = '…';
+const ELLIPSIS: char = '…';
 /// A name that holds one of these (in any case) has a secret for its value.
 const SECRET_NAMES: [&str; 11] = [
     "password",
@@ -33,24 +33,24 @@ const SECRET_NAMES: [&str; 11] = [
 
 /// `text` on one line, with every character that could steer a terminal or a reader's eye written out, cut so that
 /// the result has at most `max` bytes (the mark of the cut included; a `max` under 3 can hold no mark).
-pub fn plain(text: &str, max: usize) -> String {
+pub fn sanitize(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
     let mut room = 0; // the longest length so far at which the mark of a cut still fits
     for c in text.chars() {
-        if out.len() + CUT.len_utf8() <= max {
+        if out.len() + ELLIPSIS.len_utf8() <= max {
             room = out.len();
         }
         match c {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if steers(c) => write!(out, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default(),
+            c if is_unsafe_char(c) => write!(out, "\\u{{{:x}}}", u32::from(c)).unwrap_or_default(),
             c => out.push(c),
         }
         if out.len() > max {
             out.truncate(room);
-            if room + CUT.len_utf8() <= max {
-                out.push(CUT);
+            if room + ELLIPSIS.len_utf8() <= max {
+                out.push(ELLIPSIS);
             }
             break;
         }
@@ -59,7 +59,7 @@ pub fn plain(text: &str, max: usize) -> String {
 }
 
 /// Control characters (C0, DEL, C1), line separators, and the invisible ones that reorder or join text.
-fn steers(c: char) -> bool {
+fn is_unsafe_char(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
@@ -86,17 +86,17 @@ pub fn scrub(text: &str) -> String {
 
 /// Writes a URL (what follows its `://`) without its secrets; returns what comes after it.
 fn scrub_url<'a>(text: &'a str, out: &mut String) -> &'a str {
-    let whole = until(text, |c| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>'));
+    let whole = prefix_until(text, |c| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>'));
     let mut url = whole;
-    let authority = until(url, |c| matches!(c, '/' | '?' | '#' | '\\'));
+    let authority = prefix_until(url, |c| matches!(c, '/' | '?' | '#' | '\\'));
     // `redis://:pa/ss@host`: an authority with a port that is none goes on until the last `@`.
     let (_, port) = authority.rsplit_once(':').unwrap_or_default();
     let odd = !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit());
     if let Some(at) = if odd { url.rfind('@') } else { authority.rfind('@') } {
-        out.push_str(HIDDEN);
+        out.push_str(REDACTED);
         url = &url[at..];
     }
-    let path = until(url, |c| matches!(c, '?' | '#'));
+    let path = prefix_until(url, |c| matches!(c, '?' | '#'));
     if let Some(nested) = path.find("://") {
         // An archive's address with another one inside: that one is looked at next.
         out.push_str(&path[..nested]);
@@ -105,21 +105,21 @@ fn scrub_url<'a>(text: &'a str, out: &mut String) -> &'a str {
     out.push_str(path);
     if url.len() > path.len() + 1 {
         out.push_str(&url[path.len()..=path.len()]);
-        out.push_str(HIDDEN);
+        out.push_str(REDACTED);
     }
     &text[whole.len()..]
 }
 
 /// Writes one word and, where it names a secret, hides the value behind it; returns what comes after.
 fn scrub_word<'a>(text: &'a str, out: &mut String) -> &'a str {
-    let word = until(text, |c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')));
+    let word = prefix_until(text, |c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')));
     let after = &text[word.len()..];
     out.push_str(word);
     let Some(value) = secret_value(&word.to_ascii_lowercase(), after) else { return after };
     out.push_str(&after[..after.len() - value.len()]);
-    let secret = until(value, ends_value);
+    let secret = prefix_until(value, ends_value);
     if !secret.is_empty() {
-        out.push_str(HIDDEN);
+        out.push_str(REDACTED);
     }
     &value[secret.len()..]
 }
@@ -130,12 +130,12 @@ fn secret_value<'a>(word: &str, after: &'a str) -> Option<&'a str> {
         // `name = "value"`, `"name": "value"`, `name: Basic value`
         let rest = after.strip_prefix(['"', '\'']).unwrap_or(after).trim_start_matches(' ');
         let value = rest.strip_prefix(['=', ':'])?.trim_start_matches([' ', '"', '\'']);
-        let first = until(value, |c| c == ' ');
+        let first = prefix_until(value, |c| c == ' ');
         let scheme = ["basic", "bearer"].iter().any(|scheme| first.eq_ignore_ascii_case(scheme));
         return Some(if scheme { value[first.len()..].trim_start_matches(' ') } else { value });
     }
     let value = after.strip_prefix(' ')?.trim_start_matches(' ');
-    let credentials = until(value, ends_value);
+    let credentials = prefix_until(value, ends_value);
     // "basic authentication" is prose.
     let prose = credentials.len() < 8 || credentials.bytes().all(|b| b.is_ascii_lowercase());
     (matches!(word, "basic" | "bearer") && !prose).then_some(value)
@@ -146,7 +146,7 @@ fn ends_value(c: char) -> bool {
 }
 
 /// The start of `text` before the first character that `ends` it.
-fn until(text: &str, ends: impl FnMut(char) -> bool) -> &str {
+fn prefix_until(text: &str, ends: impl FnMut(char) -> bool) -> &str {
     &text[..text.find(ends).unwrap_or(text.len())]
 }
 
@@ -168,7 +168,7 @@ mod tests {
             ("", ""),
         ];
         for (text, want) in cases {
-            assert_eq!(plain(text, 1000), want);
+            assert_eq!(sanitize(text, 1000), want);
         }
     }
 
@@ -184,7 +184,7 @@ mod tests {
             ("abcd", 3, "…"),
         ];
         for (text, max, want) in cases {
-            assert_eq!(plain(text, max), want, "{text:?} in {max}");
+            assert_eq!(sanitize(text, max), want, "{text:?} in {max}");
         }
     }
 
@@ -226,9 +226,9 @@ mod tests {
     proptest! {
         #[test]
         fn plain_never_passes_its_bound_nor_lets_a_control_through(text in ".{0,80}|\\PC{0,80}", max in 0_usize..100) {
-            let shown = plain(&text, max);
+            let shown = sanitize(&text, max);
             prop_assert!(shown.len() <= max);
-            prop_assert!(!shown.chars().any(steers));
+            prop_assert!(!shown.chars().any(is_unsafe_char));
         }
 
         #[test]

@@ -26,8 +26,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{Listener, MAX_LIFE};
-use crate::telemetry::{metrics, plain};
+use super::listener::{BoundedListener, MAX_CONNECTION_LIFETIME};
+use crate::telemetry::{metrics, sanitize};
 
 /// Is this process alive?
 pub const LIVEZ: &str = "/livez";
@@ -38,10 +38,10 @@ pub const METRICS: &str = "/metrics";
 
 /// A probe's line is one line of at most this many bytes.
 const MAX_DETAIL_BYTES: usize = 512;
-/// An answer to [`ask`] that is longer is none of ours.
-const MAX_ANSWER_BYTES: u64 = 16 * 1024;
+/// An answer to [`check`] that is longer is none of ours.
+const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
 /// A container runtime gives its health check 5 s or more; a worker that needs 2 s for one line is not well.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What can be configured of the health pages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,8 +74,8 @@ pub struct Probes {
 
 /// An open port that nobody answers yet.
 #[derive(Debug)]
-pub struct Health {
-    listener: Listener,
+pub struct HealthServer {
+    listener: BoundedListener,
     address: SocketAddr,
 }
 
@@ -83,7 +83,7 @@ pub struct Health {
 ///
 /// # Errors
 /// Why the port cannot be opened, with its address.
-pub async fn bind(config: &Config) -> std::io::Result<Option<Health>> {
+pub async fn bind(config: &Config) -> std::io::Result<Option<HealthServer>> {
     let Some(wanted) = config.bind else { return Ok(None) };
     let because =
         |e: std::io::Error| std::io::Error::new(e.kind(), format!("cannot listen on {wanted}: {e}"));
@@ -92,10 +92,10 @@ pub async fn bind(config: &Config) -> std::io::Result<Option<Health>> {
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "health and metrics can be read from other machines");
     }
-    Ok(Some(Health { listener: Listener::new(tcp, MAX_LIFE), address }))
+    Ok(Some(HealthServer { listener: BoundedListener::new(tcp, MAX_CONNECTION_LIFETIME), address }))
 }
 
-impl Health {
+impl HealthServer {
     /// Where it listens; the port is the real one where `:0` was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -117,28 +117,28 @@ impl Health {
 
 fn router(probes: Probes) -> Router {
     Router::new()
-        .route(LIVEZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { answer((p.live)(), &headers) }))
-        .route(READYZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { answer((p.ready)(), &headers) }))
+        .route(LIVEZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { probe_response((p.live)(), &headers) }))
+        .route(READYZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { probe_response((p.ready)(), &headers) }))
         .route(METRICS, get(|State(p): State<Probes>| async move {
             ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], (p.metrics)())
         }))
-        .layer(map_response(closing))
+        .layer(map_response(add_security_headers))
         .with_state(probes)
 }
 
 /// What every answer says: no second request on this connection, no cache, no guessing of types.
-async fn closing(response: Response) -> impl IntoResponse {
+async fn add_security_headers(response: Response) -> impl IntoResponse {
     let nosniff = (HeaderName::from_static("x-content-type-options"), "nosniff");
     ([(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), nosniff], response)
 }
 
 /// One line of text, or JSON for who accepts it.
-fn answer(probe: Probe, headers: &HeaderMap) -> Response {
+fn probe_response(probe: Probe, headers: &HeaderMap) -> Response {
     let (status, word, detail) = match probe {
         Probe::Ok(detail) => (StatusCode::OK, "ok", detail),
         Probe::Failing(detail) => (StatusCode::SERVICE_UNAVAILABLE, "failing", detail),
     };
-    let detail = plain(&detail, MAX_DETAIL_BYTES);
+    let detail = sanitize(&detail, MAX_DETAIL_BYTES);
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accept.contains("application/json") {
         let json = serde_json::json!({ "status": word, "detail": detail }).to_string();
@@ -148,12 +148,12 @@ fn answer(probe: Probe, headers: &HeaderMap) -> Response {
     }
 }
 
-/// Why [`ask`] has no good news.
+/// Why [`check`] has no good news.
 #[derive(Debug, thiserror::Error)]
-pub enum AskError {
+pub enum CheckError {
     /// Nobody answers.
     #[error("no answer from http://{address}{path}: {source}")]
-    Silent {
+    NoAnswer {
         /// Who was asked.
         address: SocketAddr,
         /// What was asked.
@@ -166,7 +166,7 @@ pub enum AskError {
     Failing(String),
     /// What answers is not a worker.
     #[error("http://{address}{path} does not answer like a worker: {line}")]
-    Strange {
+    UnexpectedAnswer {
         /// Who was asked.
         address: SocketAddr,
         /// What was asked.
@@ -181,35 +181,35 @@ pub enum AskError {
 ///
 /// # Errors
 /// That it is not well, or does not answer, or is no worker.
-pub async fn ask(address: SocketAddr, path: &str) -> Result<String, AskError> {
-    let address = reachable(address);
-    let silent = |source| AskError::Silent { address, path: path.to_owned(), source };
-    let text = match timeout(ASK_TIMEOUT, exchange(address, path)).await {
+pub async fn check(address: SocketAddr, path: &str) -> Result<String, CheckError> {
+    let address = loopback_if_unspecified(address);
+    let silent = |source| CheckError::NoAnswer { address, path: path.to_owned(), source };
+    let text = match timeout(CHECK_TIMEOUT, http_get(address, path)).await {
         Ok(answer) => answer.map_err(silent)?,
         Err(late) => return Err(silent(late.into())),
     };
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-    let line = plain(body.trim(), MAX_DETAIL_BYTES);
+    let line = sanitize(body.trim(), MAX_DETAIL_BYTES);
     match head.split(' ').nth(1) {
         Some("200") => Ok(line),
-        Some("503") => Err(AskError::Failing(line)),
+        Some("503") => Err(CheckError::Failing(line)),
         Some(_) | None => {
-            let line = plain(head.lines().next().unwrap_or_default(), MAX_DETAIL_BYTES);
-            Err(AskError::Strange { address, path: path.to_owned(), line })
+            let line = sanitize(head.lines().next().unwrap_or_default(), MAX_DETAIL_BYTES);
+            Err(CheckError::UnexpectedAnswer { address, path: path.to_owned(), line })
         }
     }
 }
 
 /// One HTTP/1.0 request, whose answer ends with the connection.
-async fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
+async fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut tcp = TcpStream::connect(address).await?;
     tcp.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
-    tcp.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
+    tcp.take(MAX_RESPONSE_BYTES).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+fn loopback_if_unspecified(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -247,18 +247,18 @@ mod tests {
     use crate::web::listener::{MAX_CONNECTIONS, MAX_REQUEST_BYTES};
 
     /// A served worker that is ready while `.0` says so, and ends with the test.
-    struct World(SocketAddr, Arc<AtomicBool>, CancellationToken);
+    struct TestServer(SocketAddr, Arc<AtomicBool>, CancellationToken);
 
-    impl Drop for World {
+    impl Drop for TestServer {
         fn drop(&mut self) {
             self.2.cancel();
         }
     }
 
-    async fn world(life: Duration) -> World {
+    async fn test_server(life: Duration) -> TestServer {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let health = Health { listener: Listener::new(tcp, life), address };
+        let health = HealthServer { listener: BoundedListener::new(tcp, life), address };
         let well = Arc::new(AtomicBool::new(true));
         let asked = Arc::clone(&well);
         let probes = Probes {
@@ -271,7 +271,7 @@ mod tests {
         };
         let shutdown = CancellationToken::new();
         tokio::spawn(health.serve(probes, shutdown.clone()));
-        World(address, well, shutdown)
+        TestServer(address, well, shutdown)
     }
 
     async fn raw(address: SocketAddr, request: &str) -> String {
@@ -284,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_page_answers_with_its_probes_word_and_status() {
-        let world = world(MAX_LIFE).await;
+        let server = test_server(MAX_CONNECTION_LIFETIME).await;
         let cases = [
             ("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", "ok: 3 slots\n"),
             ("HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", ""),
@@ -297,7 +297,7 @@ mod tests {
             ),
         ];
         for (request, status, kind, want) in cases {
-            let answer = raw(world.0, request).await;
+            let answer = raw(server.0, request).await;
             let (head, body) = answer.split_once("\r\n\r\n").expect(request);
             let head = head.to_lowercase();
             assert!(head.starts_with(&format!("http/1.1 {status} ")), "{request}: {answer}");
@@ -309,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_get_and_head_and_only_these_pages() {
-        let world = world(MAX_LIFE).await;
+        let server = test_server(MAX_CONNECTION_LIFETIME).await;
         for (method, path, status) in [
             ("POST", LIVEZ, "405"),
             ("PUT", METRICS, "405"),
@@ -319,44 +319,44 @@ mod tests {
             ("GET", "/livez/../metrics", "404"),
         ] {
             let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
-            let answer = raw(world.0, &request).await;
+            let answer = raw(server.0, &request).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path}: {answer}");
         }
     }
 
     #[tokio::test]
     async fn asking_tells_well_from_failing_from_silent_from_strange() {
-        let world = world(MAX_LIFE).await;
-        let everywhere = SocketAddr::from(([0, 0, 0, 0], world.0.port()));
-        assert_eq!(ask(everywhere, READYZ).await.unwrap(), "ok: claiming");
-        world.1.store(false, Ordering::Relaxed);
-        let failing = ask(world.0, READYZ).await.expect_err("Redis is gone");
+        let server = test_server(MAX_CONNECTION_LIFETIME).await;
+        let everywhere = SocketAddr::from(([0, 0, 0, 0], server.0.port()));
+        assert_eq!(check(everywhere, READYZ).await.unwrap(), "ok: claiming");
+        server.1.store(false, Ordering::Relaxed);
+        let failing = check(server.0, READYZ).await.expect_err("Redis is gone");
         assert_eq!(failing.to_string(), "failing: Redis: \\u{1b}[31mgone\\n");
-        assert_eq!(ask(world.0, LIVEZ).await.unwrap(), "ok: 3 slots");
-        assert!(matches!(ask(world.0, "/x").await, Err(AskError::Strange { .. })));
+        assert_eq!(check(server.0, LIVEZ).await.unwrap(), "ok: 3 slots");
+        assert!(matches!(check(server.0, "/x").await, Err(CheckError::UnexpectedAnswer { .. })));
 
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mute, began) = (closed.local_addr().unwrap(), Instant::now());
-        assert!(matches!(ask(mute, LIVEZ).await, Err(AskError::Silent { .. })));
-        assert!(began.elapsed() < ASK_TIMEOUT * 2, "{:?}", began.elapsed());
+        assert!(matches!(check(mute, LIVEZ).await, Err(CheckError::NoAnswer { .. })));
+        assert!(began.elapsed() < CHECK_TIMEOUT * 2, "{:?}", began.elapsed());
         drop(closed);
-        assert!(matches!(ask(mute, LIVEZ).await, Err(AskError::Silent { .. })));
+        assert!(matches!(check(mute, LIVEZ).await, Err(CheckError::NoAnswer { .. })));
     }
 
     #[tokio::test]
     async fn a_peer_that_dawdles_or_floods_is_cut_off_and_others_get_their_turn() {
         let life = Duration::from_millis(300);
-        let world = world(life).await;
+        let server = test_server(life).await;
         let began = Instant::now();
         let mut dawdlers = Vec::new();
         for _ in 0..MAX_CONNECTIONS * 2 {
-            let mut tcp = TcpStream::connect(world.0).await.unwrap();
+            let mut tcp = TcpStream::connect(server.0).await.unwrap();
             tcp.write_all(b"GET /livez HT").await.unwrap();
             dawdlers.push(tcp);
         }
-        // All places are taken, twice over: the answer comes when their lives are over, and not before.
-        assert_eq!(ask(world.0, LIVEZ).await.unwrap(), "ok: 3 slots");
-        assert!(began.elapsed() >= life, "{:?}: the places were not taken", began.elapsed());
+        // All permits are taken, twice over: the answer comes when their lives are over, and not before.
+        assert_eq!(check(server.0, LIVEZ).await.unwrap(), "ok: 3 slots");
+        assert!(began.elapsed() >= life, "{:?}: the permits were not taken", began.elapsed());
         for mut tcp in dawdlers {
             let mut rest = Vec::new();
             tcp.read_to_end(&mut rest).await.unwrap_or_default();
@@ -364,7 +364,7 @@ mod tests {
         }
 
         let flood = format!("GET /livez HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(MAX_REQUEST_BYTES));
-        assert!(!raw(world.0, &flood).await.starts_with("HTTP/1.1 200"));
+        assert!(!raw(server.0, &flood).await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

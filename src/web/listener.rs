@@ -1,4 +1,4 @@
-//! A TCP listener whose connections have a short life, few bytes and a place among few.
+//! A TCP listener whose connections have a short life, few bytes and a permit among few.
 //!
 //! It knows nothing of HTTP; whatever stands on it inherits the limits.
 //!
@@ -7,7 +7,7 @@
 //!
 //! # Why
 //! A header timeout alone leaves a peer that reads its answer byte by byte. One deadline for the whole life of a
-//! connection covers every way to be slow, in one place.
+//! connection covers every way to be slow, in one permit.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -26,36 +26,44 @@ pub(super) const MAX_CONNECTIONS: usize = 32;
 /// One request per connection, and a probe's has a few hundred bytes.
 pub(super) const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Prometheus gives up after 10 s by default; a probe after 1 s.
-pub(super) const MAX_LIFE: Duration = Duration::from_secs(10);
+pub(super) const MAX_CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
 /// How long to wait after a failed accept: as a rule the process has no descriptors left, and some will come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Where connections come in.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct BoundedListener {
     tcp: TcpListener,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     life: Duration,
 }
 
-impl Listener {
+impl BoundedListener {
     pub(super) fn new(tcp: TcpListener, life: Duration) -> Self {
-        Self { tcp, places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), life }
+        Self { tcp, permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)), life }
     }
 }
 
-impl axum::serve::Listener for Listener {
-    type Io = Connection;
+impl axum::serve::Listener for BoundedListener {
+    type Io = BoundedConnection;
     type Addr = SocketAddr;
 
-    /// Waits for a place first: who finds none free waits in the kernel's short queue.
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    /// Waits for a permit first: who finds none free waits in the kernel's short queue.
+    async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
         loop {
-            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
             match self.tcp.accept().await {
                 Ok((tcp, peer)) => {
                     let deadline = Box::pin(sleep(self.life));
-                    return (Connection { tcp, deadline, unread: MAX_REQUEST_BYTES, _place: place }, peer);
+                    return (
+                        BoundedConnection {
+                            tcp,
+                            deadline,
+                            remaining_bytes: MAX_REQUEST_BYTES,
+                            _permit: permit,
+                        },
+                        peer,
+                    );
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             }
@@ -69,17 +77,17 @@ impl axum::serve::Listener for Listener {
 
 /// One connection with its limits.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct BoundedConnection {
     tcp: TcpStream,
     deadline: Pin<Box<Sleep>>,
-    unread: usize,
+    remaining_bytes: usize,
     /// Always there: the semaphore is never closed.
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Connection {
+impl BoundedConnection {
     /// An error once the connection's time is over; else makes sure that its end wakes whoever waits.
-    fn alive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.deadline.as_mut().poll(cx) {
             Poll::Ready(()) => Err(io::Error::new(ErrorKind::TimedOut, "the connection's time is over")),
             Poll::Pending => Ok(()),
@@ -87,39 +95,39 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for BoundedConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.alive(cx)?;
-        if self.unread == 0 {
+        self.check_deadline(cx)?;
+        if self.remaining_bytes == 0 {
             return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, "the request is too large")));
         }
-        let most = self.unread.min(buf.remaining());
+        let most = self.remaining_bytes.min(buf.remaining());
         let mut few = ReadBuf::new(buf.initialize_unfilled_to(most));
         ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut few))?;
         let read = few.filled().len();
-        self.unread -= read;
+        self.remaining_bytes -= read;
         buf.advance(read);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for BoundedConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.alive(cx)?;
+        self.check_deadline(cx)?;
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.alive(cx)?;
+        self.check_deadline(cx)?;
         Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.alive(cx)?;
+        self.check_deadline(cx)?;
         Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }

@@ -61,7 +61,7 @@ impl RunningJob {
             id: id.clone(),
             from: self.from,
             to: self.to,
-            running_ms: millis(self.since.elapsed()),
+            in_flight_ms: millis(self.since.elapsed()),
             stage: self.progress.stage,
             stage_ms: millis(self.progress.since.elapsed()),
             limit_ms: self.progress.limit.map(millis),
@@ -138,7 +138,7 @@ impl InFlight {
             |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
         let metered = job.into_iter().map(|(job, meter)| queue::RunningJob { heap: heap(meter), ..job });
         let mut running: Vec<_> = metered.collect();
-        running.sort_unstable_by_key(|job| Reverse(job.running_ms));
+        running.sort_unstable_by_key(|job| Reverse(job.in_flight_ms));
         running
     }
 
@@ -164,7 +164,7 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
         let info = Presence {
             phase: shared.phases().now().as_str().to_owned(),
             breakers: shared.breakers.states(),
-            running: shared.in_flight.running(),
+            in_flight: shared.in_flight.running(),
             ..shared.observer.worker_info()
         };
         match shared.worker.queue.heartbeat(&info, &shared.in_flight.leases()).await {

@@ -23,9 +23,9 @@ use crate::job::verdict::{DeathReason, Holdup};
 use crate::policy::breaker::Dependency;
 use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
 use crate::sandbox::Pool;
-use crate::telemetry::metrics::{Ending, Metrics, QueueDepths};
-use crate::telemetry::plain;
-use crate::telemetry::sentry::{Alerts, DeadLetterAlert, Outage};
+use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
+use crate::telemetry::sanitize;
+use crate::telemetry::sentry::{Alerts, DeadLetterAlert, OutageKind};
 
 /// The longest piece of hostile text in a log line or an alert, in bytes.
 const DETAIL_BYTES: usize = 500;
@@ -66,7 +66,7 @@ impl Observer {
                 slots: number(worker.pool.stats().slots),
                 busy: 0,
                 breakers: BTreeMap::new(),
-                running: Vec::new(),
+                in_flight: Vec::new(),
             },
             redis_answers: Arc::clone(&worker.redis_answers),
             redis_told: AtomicBool::new(false),
@@ -82,7 +82,7 @@ impl Observer {
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
         let untold =
             stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
-        (0..untold).for_each(|_| self.metrics.zygote_respawned());
+        (0..untold).for_each(|_| self.metrics.fork_server_respawned());
         self.metrics.alerts(self.alerts.counts());
         Presence { busy: number(stats.busy), ..self.info.clone() }
     }
@@ -101,34 +101,34 @@ impl Observer {
         for (stage, took) in stages.into_iter().filter(|(_, took)| !took.is_zero()) {
             self.metrics.stage_seconds(stage, took);
         }
-        self.metrics.bytes_fetched(*fetched_bytes);
+        self.metrics.fetched_bytes(*fetched_bytes);
         let (job, pair) = (&subject.job, subject.pair());
         match detail {
             Detail::Done { approximate, priority, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
-                self.metrics.child_wall(*child);
-                self.alerts.recovered(Outage::Killed);
+                self.metrics.child_wall_seconds(*child);
+                self.alerts.resolve_outage(OutageKind::Killed);
                 let child_ms = millis(*child);
                 info!(%job, pair, priority, approximate, child_ms, "done");
             }
             Detail::Skipped(skip) => {
                 self.metrics.skip(skip.reason);
-                info!(%job, pair, reason = %skip.reason, detail = plain(&skip.detail, DETAIL_BYTES), "skipped");
+                info!(%job, pair, reason = %skip.reason, detail = sanitize(&skip.detail, DETAIL_BYTES), "skipped");
             }
             Detail::Retried { after, failure } => {
                 self.doubt(failure);
                 let kind = failure.kind;
-                info!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "will try again");
+                info!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "will try again");
             }
             Detail::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
                 let kind = failure.kind;
-                warn!(%job, pair, %kind, ?after, detail = plain(&failure.detail, DETAIL_BYTES), "postponed");
+                warn!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "postponed");
             }
             Detail::Postponed { because: Holdup::Suspect, .. } => {
                 info!(%job, pair, "what it compares crashed a worker before: it will run alone");
             }
             Detail::Postponed { because: Holdup::HostFull { host }, .. } => {
-                debug!(%job, pair, host = plain(host, DETAIL_BYTES), "waits for its host");
+                debug!(%job, pair, host = sanitize(host, DETAIL_BYTES), "waits for its host");
             }
             Detail::Dead(reason) => self.dead(subject, reason),
         }
@@ -139,7 +139,7 @@ impl Observer {
         let mut ends = buried.pair.split("..").map(|uuid| Uuid::parse_str(uuid).ok());
         let replayed = buried.reason.counts.replays > 0;
         let (from, to) = (ends.next().flatten(), ends.next().flatten());
-        self.metrics.job(Ending::Dead);
+        self.metrics.job(DeliveryOutcome::Dead);
         let subject = Subject { job: buried.id.clone(), from, to, replayed };
         self.dead(&subject, &buried.reason);
     }
@@ -147,7 +147,7 @@ impl Observer {
     fn dead(&self, subject: &Subject, reason: &DeathReason) {
         self.metrics.dead(reason.kind);
         let job = &subject.job;
-        let detail = plain(&reason.failure.detail, DETAIL_BYTES);
+        let detail = sanitize(&reason.failure.detail, DETAIL_BYTES);
         self.alerts.dead_letter(&DeadLetterAlert {
             queue: self.queue.name().to_owned(),
             job_id: job.to_string(),
@@ -167,7 +167,7 @@ impl Observer {
     /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
     fn doubt(&self, failure: &Failure) {
         if failure.kind == Kind::KilledFromOutside {
-            self.alerts.trouble(Outage::Killed, &plain(&failure.detail, DETAIL_BYTES));
+            self.alerts.report_outage(OutageKind::Killed, &sanitize(&failure.detail, DETAIL_BYTES));
         }
     }
 
@@ -179,7 +179,7 @@ impl Observer {
     /// Something of ours failed: nothing more is claimed until a probe goes through. One alert of one worker, however long
     /// it lasts and however many see it.
     pub(super) fn breaker_opened(&self, dependency: Dependency, why: &str) {
-        let why = plain(why, DETAIL_BYTES);
+        let why = sanitize(why, DETAIL_BYTES);
         self.metrics.breaker(dependency.as_str(), true);
         if let Some(what) = outage_of(dependency) {
             self.outages.begins(what, format!("{why}; nothing is claimed until a probe goes through"));
@@ -201,28 +201,28 @@ impl Observer {
 
     /// A delivery that is no longer ours: nothing was written.
     pub(super) fn superseded(&self, job: &JobId) {
-        self.metrics.job(Ending::Superseded);
+        self.metrics.job(DeliveryOutcome::Superseded);
         warn!(%job, "the lease was lost: nothing was written, another worker has this job");
     }
 
     /// Redis stayed away for a whole lease: what became of the job is known here alone, and it will run again.
     pub(super) fn unsettled(&self, job: &JobId) {
-        self.metrics.job(Ending::Superseded);
+        self.metrics.job(DeliveryOutcome::Superseded);
         error!(%job, "could not be settled while its lease lived: it will run again");
     }
 
     /// A delivery that was handed back un-counted.
     pub(super) fn released(&self, job: &JobId) {
-        self.metrics.job(Ending::Released);
+        self.metrics.job(DeliveryOutcome::Released);
         info!(%job, "handed back");
     }
 
     /// Redis cannot be reached: one line and one alert at the change, of each worker, for there is nobody to agree by.
     pub(super) fn redis_down(&self, why: &str) {
-        let why = plain(why, DETAIL_BYTES);
+        let why = sanitize(why, DETAIL_BYTES);
         self.metrics.redis_up(false);
         if !self.redis_told.swap(true, Ordering::Relaxed) {
-            self.alerts.trouble(Outage::Redis, &why);
+            self.alerts.report_outage(OutageKind::Redis, &why);
         }
         match self.redis_answers.swap(false, Ordering::Relaxed) {
             true => error!(error = why, "Redis cannot be reached: what runs goes on, nothing new is claimed"),
@@ -234,7 +234,7 @@ impl Observer {
     pub(super) fn redis_up(&self) {
         self.metrics.redis_up(true);
         if self.redis_told.swap(false, Ordering::Relaxed) {
-            self.alerts.recovered(Outage::Redis);
+            self.alerts.resolve_outage(OutageKind::Redis);
         }
         if !self.redis_answers.swap(true, Ordering::Relaxed) {
             info!("Redis answers");
@@ -245,7 +245,7 @@ impl Observer {
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
         self.redis_told.store(true, Ordering::Relaxed);
-        self.alerts.trouble(Outage::Redis, LOST);
+        self.alerts.report_outage(OutageKind::Redis, LOST);
         error!("{LOST}");
     }
 
@@ -265,8 +265,8 @@ impl Observer {
 
     /// A task without which this worker is none has ended: it leaves.
     pub(super) fn task_exited(&self, task: &'static str, why: &str) {
-        let why = plain(why, DETAIL_BYTES);
-        self.alerts.trouble(Outage::Task, &format!("{task}: {why}"));
+        let why = sanitize(why, DETAIL_BYTES);
+        self.alerts.report_outage(OutageKind::Task, &format!("{task}: {why}"));
         error!(task, why, "a task that must not end has ended: leaving, to be started anew");
     }
 
@@ -286,7 +286,7 @@ impl Observer {
             dead_filled: status.dead_filled(),
         });
         self.metrics.paused(status.paused.is_some());
-        self.crossed(Outage::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
+        self.crossed(OutageKind::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
             let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;
             let look = self.queue.command("dead ls");
             format!(
@@ -294,7 +294,7 @@ impl Observer {
                  forgotten: replay or discard some ({look})"
             )
         });
-        self.crossed(Outage::Backlog, self.backlog.crossing(status.backlog_filled()), || {
+        self.crossed(OutageKind::Backlog, self.backlog.crossing(status.backlog_filled()), || {
             format!(
                 "{} jobs wait of {}: the inbox waits, enqueue refuses",
                 status.backlog(),
@@ -303,7 +303,7 @@ impl Observer {
         });
     }
 
-    fn crossed(&self, what: Outage, crossing: Option<Crossing>, detail: impl FnOnce() -> String) {
+    fn crossed(&self, what: OutageKind, crossing: Option<Crossing>, detail: impl FnOnce() -> String) {
         match crossing {
             Some(Crossing::Above) => {
                 let detail = detail();
@@ -320,11 +320,11 @@ impl Observer {
 }
 
 /// What an open breaker is detail as. Of Redis more is known than claims know: `redis_down` tells that.
-fn outage_of(dependency: Dependency) -> Option<Outage> {
+fn outage_of(dependency: Dependency) -> Option<OutageKind> {
     match dependency {
         Dependency::Redis => None,
-        Dependency::Api => Some(Outage::Api),
-        Dependency::Spawn => Some(Outage::Spawn),
+        Dependency::Api => Some(OutageKind::Api),
+        Dependency::Spawn => Some(OutageKind::Spawn),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Outage that all workers of a queue share, and who of them alerts: one alert for an outage, not one per process.
+//! OutageKind that all workers of a queue share, and who of them alerts: one alert for an outage, not one per process.
 //!
 //! With each beat a worker tells the others, through Redis, what it sees (`queue/outage.rs`), and hears who tells people.
 //!
@@ -9,14 +9,14 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 
 use crate::queue::{AlertLeader, OutageReport, WorkerHandle, WorkerId};
-use crate::telemetry::sentry::{Alerts, Outage};
+use crate::telemetry::sentry::{Alerts, OutageKind};
 
 /// What this worker sees, and what of it was reported.
 pub(super) struct SharedOutages {
     alerts: Alerts,
     queue: WorkerHandle,
     worker: WorkerId,
-    seen: Mutex<HashMap<Outage, OutageState>>,
+    seen: Mutex<HashMap<OutageKind, OutageState>>,
 }
 
 #[derive(Default)]
@@ -37,28 +37,28 @@ impl SharedOutages {
         Self { alerts, queue, worker, seen: Mutex::default() }
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<Outage, OutageState>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<OutageKind, OutageState>> {
         // A panic while holding it leaves a whole map: each change is one assignment.
         self.seen.lock()
     }
 
     /// It begins; somebody alerts soon after the next beat.
-    pub(super) fn begins(&self, what: Outage, detail: String) {
+    pub(super) fn begins(&self, what: OutageKind, detail: String) {
         self.seen().entry(what).or_default().ongoing = Some(Ongoing { detail, reported: false });
     }
 
     /// It is over for us; who alerted says so.
-    pub(super) fn ends(&self, what: Outage) {
+    pub(super) fn ends(&self, what: OutageKind) {
         let mut seen = self.seen();
         let Some(trouble) = seen.get_mut(&what).filter(|trouble| trouble.ongoing.is_some()) else { return };
         *trouble = OutageState { ended: Some(self.alerts.reported(what)), ongoing: None };
-        self.alerts.recovered(what);
+        self.alerts.resolve_outage(what);
     }
 
     /// Tells the others what is seen, where Redis `answers`, and alerts where that falls to us.
     pub(super) async fn sync_outages(&self, answers: bool) {
         // Who cannot alert must not be the one to.
-        if !self.alerts.are_on() {
+        if !self.alerts.is_enabled() {
             return;
         }
         for (what, reported) in self.ended() {
@@ -83,24 +83,24 @@ impl SharedOutages {
         }
     }
 
-    fn ended(&self) -> Vec<(Outage, bool)> {
+    fn ended(&self) -> Vec<(OutageKind, bool)> {
         self.seen().iter().filter_map(|(what, trouble)| Some((*what, trouble.ended?))).collect()
     }
 
-    fn ongoing(&self) -> Vec<Outage> {
+    fn ongoing(&self) -> Vec<OutageKind> {
         self.seen().iter().filter(|(_, trouble)| trouble.ongoing.is_some()).map(|(what, _)| *what).collect()
     }
 
-    fn report(&self, what: Outage) {
+    fn report(&self, what: OutageKind) {
         let mut seen = self.seen();
         let ongoing = seen.get_mut(&what).and_then(|trouble| trouble.ongoing.as_mut());
         if let Some(ongoing) = ongoing.filter(|ongoing| !ongoing.reported) {
             ongoing.reported = true;
-            self.alerts.trouble(what, &ongoing.detail);
+            self.alerts.report_outage(what, &ongoing.detail);
         }
     }
 
-    fn mark_reported(&self, what: Outage) {
+    fn mark_reported(&self, what: OutageKind) {
         if let Some(ongoing) = self.seen().get_mut(&what).and_then(|trouble| trouble.ongoing.as_mut()) {
             ongoing.reported = true;
         }

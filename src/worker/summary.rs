@@ -13,7 +13,7 @@ use crate::job::verdict::{DeathReason, Holdup, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::StageTimings;
 use crate::queue::Delivery;
-use crate::telemetry::metrics::Ending;
+use crate::telemetry::metrics::DeliveryOutcome;
 
 /// Which job something is detail of.
 #[derive(Debug, Clone)]
@@ -43,7 +43,7 @@ pub(super) struct SettledSummary {
     pub(super) waited: Duration,
     pub(super) timings: StageTimings,
     pub(super) fetched_bytes: u64,
-    pub(super) ending: Ending,
+    pub(super) ending: DeliveryOutcome,
     pub(super) detail: Detail,
 }
 
@@ -78,7 +78,7 @@ impl SettledSummary {
             waited: delivery.age,
             timings,
             fetched_bytes,
-            ending: Ending::from(verdict),
+            ending: DeliveryOutcome::from(verdict),
             detail,
         }
     }

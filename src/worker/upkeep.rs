@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use super::Shared;
 use super::redis_backoff::RedisBackoff;
 use crate::queue::{Adopter, Ingested, ListState, Upkeep};
-use crate::telemetry::plain;
+use crate::telemetry::sanitize;
 
 /// How often workers of another system are looked for on lists that are adopted: they come with a deploy, not by the second.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
@@ -58,11 +58,11 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
         match state {
             ListState::Adopted => info!(list, "adopted: what comes there is moved to the inbox"),
             ListState::Shared(worker) => {
-                let worker = plain(worker, WORKER_BYTES);
+                let worker = sanitize(worker, WORKER_BYTES);
                 warn!(list, worker, "adopted beside a live worker: each job goes to whoever is first");
             }
             ListState::Theirs(worker) => {
-                let worker = plain(worker, WORKER_BYTES);
+                let worker = sanitize(worker, WORKER_BYTES);
                 warn!(
                     list,
                     worker,

@@ -15,9 +15,9 @@ use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
 use wm_testbed::site::Resource;
 
-use crate::cage::{Cage, weight_bytes};
+use crate::cgroup::{LimitedCgroup, pss_bytes};
 use crate::harness::{World, job};
-use crate::{small_pair, tally};
+use crate::{results, small_pair};
 
 const MEMORY_BYTES: u64 = 1 << 30;
 const CPUS: f64 = 1.5;
@@ -45,11 +45,11 @@ async fn replay(count: usize) {
     for batch in jobs.chunks(1_000) {
         world.send(&batch.iter().map(|(job, _)| job.clone()).collect::<Vec<_>>()).await;
     }
-    let cage = Cage::make(MEMORY_BYTES, CPUS);
+    let cgroup = LimitedCgroup::make(MEMORY_BYTES, CPUS);
     let bystander = Bystander::start();
     let begun = Instant::now();
-    let worker = match &cage {
-        Ok(cage) => cage.inside(|| world.worker()).unwrap(),
+    let worker = match &cgroup {
+        Ok(cgroup) => cgroup.inside(|| world.worker()).unwrap(),
         Err(_) => world.worker(),
     };
     let peak = {
@@ -57,7 +57,7 @@ async fn replay(count: usize) {
             let mut peak = 0;
             loop {
                 let pids = [vec![worker.pid()], worker.descendants()].concat();
-                peak = peak.max(weight_bytes(&pids));
+                peak = peak.max(pss_bytes(&pids));
                 assert!(peak < MEMORY_BYTES, "{} MiB", peak >> 20);
                 sleep(Duration::from_millis(200)).await;
                 if world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0) {
@@ -71,24 +71,24 @@ async fn replay(count: usize) {
     };
     let took = begun.elapsed();
     let beside = bystander.end();
-    worker.leave().await;
+    worker.stop().await;
 
-    let accounts = tally::account(&world, jobs.iter().map(|(job, _)| job)).await;
+    let histories = results::collect_histories(&world, jobs.iter().map(|(job, _)| job)).await;
     let (mut ends, mut again): (BTreeMap<String, u32>, u32) = (BTreeMap::new(), 0);
-    for (job, fate) in &jobs {
-        let account = &accounts[&job.id];
-        assert_eq!(account.kind, *fate, "{}", job.id);
-        assert!(account.runs <= 2, "{}: {} runs", job.id, account.runs);
-        again += u32::from(account.runs == 2);
-        *ends.entry(fate.map_or("done".to_owned(), |kind| kind.to_string())).or_default() += 1;
+    for (job, expected) in &jobs {
+        let history = &histories[&job.id];
+        assert_eq!(history.kind, *expected, "{}", job.id);
+        assert!(history.runs <= 2, "{}: {} runs", job.id, history.runs);
+        again += u32::from(history.runs == 2);
+        *ends.entry(expected.map_or("done".to_owned(), |kind| kind.to_string())).or_default() += 1;
     }
-    let alerts = world.ingest.alerts();
-    let (caged, inside) = match &cage {
-        Ok(cage) => ("in a cgroup".to_owned(), cage.peak_bytes()),
+    let alerts = world.sentry.alerts();
+    let (place, inside) = match &cgroup {
+        Ok(cgroup) => ("in a cgroup".to_owned(), cgroup.peak_bytes()),
         Err(why) => (format!("without a cgroup ({why})"), None),
     };
     println!(
-        "{count} jobs in {:.1} s {caged}: {ends:?}, {again} run twice, {alerts} alerts; at most {} MiB ({:?} MiB by the \
+        "{count} jobs in {:.1} s {place}: {ends:?}, {again} run twice, {alerts} alerts; at most {} MiB ({:?} MiB by the \
          cgroup); bystander {beside}",
         took.as_secs_f64(),
         peak >> 20,
@@ -96,7 +96,7 @@ async fn replay(count: usize) {
     );
     // One for each kind of poison, again once a minute, and at the end those that were held back, as one of each kind.
     let most = 3 * (took.as_secs() / 60 + 2);
-    assert!((3..=most).contains(&alerts), "{alerts} alerts: {:?}", world.ingest.fingerprints());
+    assert!((3..=most).contains(&alerts), "{alerts} alerts: {:?}", world.sentry.fingerprints());
 }
 
 /// So many jobs in any order, each with the kind of death that is to be its own.
@@ -106,11 +106,11 @@ fn jobs(world: &World, count: usize) -> Vec<(Job, Option<Kind>)> {
     let large = pages::pair(1, 600_000);
     let large = (Body::html(large.0), Body::html(large.1));
     let bomb = poison::gzip_bomb(64 << 20);
-    let mut dice = Rng::new(2018);
+    let mut rng = Rng::new(2018);
     let mut left = [count * 7 / 10, count / 10, count / 10, count / 10];
     (0..count)
         .map(|n| {
-            let mut kind = dice.below(10).saturating_sub(6);
+            let mut kind = rng.below(10).saturating_sub(6);
             while left[kind] == 0 {
                 kind = (kind + 1) % left.len();
             }

@@ -9,7 +9,7 @@ use wm_testbed::body::Body;
 use wm_testbed::pages;
 
 use crate::db::{Db, FakeDb, errors, version};
-use crate::harness::{Gate, Worker, World, job, key, until};
+use crate::harness::{GatedSite, Worker, World, job, key, until};
 
 /// `analyst@db.test:hunter2`
 const BASIC: &str = "Basic YW5hbHlzdEBkYi50ZXN0Omh1bnRlcjI=";
@@ -30,7 +30,7 @@ const FIELDS: [&str; 12] = [
 ];
 
 /// A version that the app knows, whose body is at the site.
-pub(crate) fn known(world: &World, page: Uuid, name: &str, body: Vec<u8>) -> (Uuid, Value) {
+pub(crate) fn version_on_site(world: &World, page: Uuid, name: &str, body: Vec<u8>) -> (Uuid, Value) {
     let uuid = Uuid::new_v4();
     let url = world.site.put(&format!("/{name}"), Body::html(body));
     let mut version = version(uuid, page);
@@ -44,8 +44,8 @@ pub(crate) async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
     let world = World::new().await;
     let page = Uuid::new_v4();
     let (old, new) = pages::pair(5, 20_000);
-    let (from, from_version) = known(&world, page, "old", old);
-    let (to, to_version) = known(&world, page, "new", new);
+    let (from, from_version) = version_on_site(&world, page, "old", old);
+    let (to, to_version) = version_on_site(&world, page, "new", new);
     let db = FakeDb::with(Db {
         versions: vec![from_version, to_version],
         authorization: Some(BASIC.to_owned()),
@@ -64,7 +64,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(crate) fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
+pub(crate) fn job_for_versions(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
     Job {
         id: JobId::parse(id).unwrap(),
         from: from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from))),
@@ -76,9 +76,9 @@ pub(crate) fn named(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
 async fn a_pair_named_by_uuid_is_looked_up_analysed_and_annotated_once_with_the_twelve_fields() {
     let (world, db, page, [from, to]) = world_with_app().await;
     let worker = world.worker();
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "done").await;
+    world.until_event(&pair.id, "done").await;
 
     let annotations = db.look(|db| db.annotations.clone());
     assert_eq!(annotations.len(), 1);
@@ -96,17 +96,18 @@ async fn a_pair_named_by_uuid_is_looked_up_analysed_and_annotated_once_with_the_
         db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).cloned().collect::<Vec<_>>());
     assert_eq!(posts, [format!("POST /api/v0/pages/{page}/changes/{from}..{to}/annotations")]);
     assert!(db.look(|db| db.authorizations.iter().all(|sent| sent.as_deref() == Some(BASIC))));
-    assert!(!worker.text().contains("hunter2"));
+    assert!(!worker.log_text().contains("hunter2"));
 }
 
 #[tokio::test]
 async fn a_job_without_from_is_compared_with_the_version_before_it() {
     let (world, db, _, [from, to]) = world_with_app().await;
     let _worker = world.worker();
-    world.send(&[named("previous", None, to), named("first", None, from)]).await;
-    let (previous, first) = (named("previous", None, to).id, named("first", None, from).id);
-    world.until_it_is(&previous, "done").await;
-    world.until_it_is(&first, "skipped").await;
+    world.send(&[job_for_versions("previous", None, to), job_for_versions("first", None, from)]).await;
+    let (previous, first) =
+        (job_for_versions("previous", None, to).id, job_for_versions("first", None, from).id);
+    world.until_event(&previous, "done").await;
+    world.until_event(&first, "skipped").await;
     assert!(db.look(|db| db.annotations.keys().all(|(change, _)| *change == format!("{from}..{to}"))));
     assert!(world.queue.report(from, to).await.unwrap().is_some());
 }
@@ -128,9 +129,9 @@ async fn credentials_go_to_the_app_and_never_to_a_body() {
         db.look(|db| db.versions.push(version));
     }
     let _worker = world.worker();
-    let pair = named("pair", Some(uuids[0]), uuids[1]);
+    let pair = job_for_versions("pair", Some(uuids[0]), uuids[1]);
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "done").await;
+    world.until_event(&pair.id, "done").await;
     assert_eq!(archive.calls(), 2);
     assert_eq!(archive.look(|archive| archive.authorizations.clone()), [None, None]);
 }
@@ -141,42 +142,42 @@ async fn an_app_that_is_down_costs_no_attempt_and_one_alert_and_is_told_when_it_
     let world = world.with("policy.attempts", "1");
     db.look(|db| db.instead = Some((503, vec![], "down".to_owned())));
     let worker = world.worker();
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
     until("it was put off a few times", async || {
-        world.story(&pair.id).await.iter().filter(|what| *what == "postponed").count() >= 3
+        world.job_events(&pair.id).await.iter().filter(|what| *what == "postponed").count() >= 3
     })
     .await;
-    assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
+    assert_eq!(world.sentry.fingerprints(), [["outage", "api"]]);
     assert_eq!(world.field(&pair.id, "failures").await, None);
     db.look(|db| db.instead = None);
-    world.until_it_is(&pair.id, "done").await;
-    worker.leave().await;
-    let last = world.ingest.events().pop().unwrap();
-    assert!(last["message"].as_str().unwrap().starts_with("over: the db app's API answers"), "{last}");
-    assert_eq!(world.ingest.alerts(), 2);
+    world.until_event(&pair.id, "done").await;
+    worker.stop().await;
+    let last = world.sentry.events().pop().unwrap();
+    assert!(last["message"].as_str().unwrap().starts_with("resolved: the db app's API answers"), "{last}");
+    assert_eq!(world.sentry.alerts(), 2);
 }
 
 #[tokio::test]
 async fn what_the_app_refuses_is_buried_with_its_words_and_what_it_does_not_know_is_missing() {
     let (world, db, _, [from, to]) = world_with_app().await;
     let _worker = world.worker();
-    let unknown = named("unknown", Some(from), Uuid::new_v4());
+    let unknown = job_for_versions("unknown", Some(from), Uuid::new_v4());
     world.send(std::slice::from_ref(&unknown)).await;
-    let reason = world.until_dead(1).await.remove(0).reason.unwrap();
+    let reason = world.until_dead_letters(1).await.remove(0).reason.unwrap();
     assert_eq!(reason.kind.as_str(), "version_missing");
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     let words = errors(422, "Validation failed: From version must be captured before to").to_string();
     db.look(|db| db.refuse_posts = Some((422, words)));
-    world.send(&[Job { again: true, ..named("refused", Some(from), to) }]).await;
-    let refused = world.until_dead(2).await.remove(0).reason.unwrap();
+    world.send(&[Job { again: true, ..job_for_versions("refused", Some(from), to) }]).await;
+    let refused = world.until_dead_letters(2).await.remove(0).reason.unwrap();
     assert_eq!(refused.kind.as_str(), "rejected");
     assert!(refused.failure.detail.contains("must be captured before"), "{}", refused.failure);
     db.look(|db| (db.refuse_posts, db.read_only) = (None, true));
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "postponed").await;
+    world.until_event(&pair.id, "postponed").await;
     db.look(|db| db.read_only = false);
-    world.until_it_is(&pair.id, "done").await;
+    world.until_event(&pair.id, "done").await;
     assert_eq!(world.dead().await.len(), 2);
 }
 
@@ -185,13 +186,13 @@ async fn a_pair_without_text_is_reported_with_what_is_missing_and_annotated_only
     for (post_partial, annotated) in [("false", 0), ("true", 1)] {
         let (world, db, page, _) = world_with_app().await;
         let world = world.with("api.post_partial", post_partial);
-        let (from, old) = known(&world, page, "json/old", br#"{"a": 1, "b": [1, 2]}"#.to_vec());
-        let (to, new) = known(&world, page, "json/new", br#"{"a": 2, "b": [1, 2]}"#.to_vec());
+        let (from, old) = version_on_site(&world, page, "json/old", br#"{"a": 1, "b": [1, 2]}"#.to_vec());
+        let (to, new) = version_on_site(&world, page, "json/new", br#"{"a": 2, "b": [1, 2]}"#.to_vec());
         db.look(|db| db.versions.extend([old, new]));
         let _worker = world.worker();
-        let pair = named("pair", Some(from), to);
+        let pair = job_for_versions("pair", Some(from), to);
         world.send(std::slice::from_ref(&pair)).await;
-        world.until_it_is(&pair.id, "done").await;
+        world.until_event(&pair.id, "done").await;
         let report = world.report(&pair).await.unwrap();
         let missing: Vec<&str> =
             report["missing"].as_array().unwrap().iter().map(|m| m["diff"].as_str().unwrap()).collect();
@@ -211,9 +212,9 @@ async fn a_dry_run_does_everything_but_the_call() {
     let (world, db, _, [from, to]) = world_with_app().await;
     let world = world.with("api.post", "dry_run");
     let _worker = world.worker();
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "done").await;
+    world.until_event(&pair.id, "done").await;
     assert_eq!(world.report(&pair).await.unwrap()["annotation"].as_object().unwrap().len(), FIELDS.len());
     assert!(db.look(|db| db.requests.iter().all(|line| line.starts_with("GET"))));
 }
@@ -221,7 +222,7 @@ async fn a_dry_run_does_everything_but_the_call() {
 #[tokio::test]
 async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_without_credentials() {
     let (world, db, page, [from, _]) = world_with_app().await;
-    let (to, mut kept) = known(&world, page, "kept", pages::pair(5, 20_000).1);
+    let (to, mut kept) = version_on_site(&world, page, "kept", pages::pair(5, 20_000).1);
     let place = kept["body_url"].take();
     kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address).into();
     kept["body_hash"] = sha256_hex(&pages::pair(5, 20_000).1).into();
@@ -230,9 +231,9 @@ async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_wi
         db.raw.insert(to.to_string(), place.as_str().unwrap().to_owned());
     });
     let _worker = world.worker();
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "done").await;
+    world.until_event(&pair.id, "done").await;
     let raw: Vec<Option<String>> = db.look(|db| {
         let calls = db.requests.iter().zip(&db.authorizations);
         calls.filter(|(line, _)| line.ends_with("/raw")).map(|(_, sent)| sent.clone()).collect()
@@ -245,17 +246,17 @@ async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_wi
 async fn a_pair_that_was_done_for_redis_is_not_done_for_an_app() {
     let (world, db, page, [from, to]) = world_with_app().await;
     let world = world.with("api.post", "off");
-    let pair = named("pair", Some(from), to);
+    let pair = job_for_versions("pair", Some(from), to);
     let worker = world.worker();
     world.send(std::slice::from_ref(&pair)).await;
-    world.until_it_is(&pair.id, "done").await;
-    worker.leave().await;
+    world.until_event(&pair.id, "done").await;
+    worker.stop().await;
     assert!(db.look(|db| db.annotations.is_empty()));
     let world = world.with("api.post", "post");
     let line = json!({ "v": 1, "id": "again", "page": page, "from": from, "to": to }).to_string();
-    world.feed(&["enqueue", "-"], line).await.ended(0).told(&["enqueued 1"]);
+    world.run_with_stdin(&["enqueue", "-"], line).await.exited_with(0).stderr_contains(&["enqueued 1"]);
     let _worker = world.worker();
-    world.until_it_is(&JobId::parse("again").unwrap(), "done").await;
+    world.until_event(&JobId::parse("again").unwrap(), "done").await;
     assert_eq!(db.look(|db| db.annotations.len()), 1);
 }
 
@@ -263,51 +264,51 @@ async fn a_pair_that_was_done_for_redis_is_not_done_for_an_app() {
 async fn a_worker_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on() {
     let (world, db, page, [from, _]) = world_with_app().await;
     let world = world.with("queue.lease", "1s");
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     let slow = Uuid::new_v4();
     let mut slow_version = version(slow, page);
     slow_version["body_url"] = gate.url("/slow").as_str().into();
     slow_version["body_hash"] = Value::Null;
     db.look(|db| db.versions.push(slow_version));
-    let held = named("held", Some(from), slow);
+    let held = job_for_versions("held", Some(from), slow);
     world.send(std::slice::from_ref(&held)).await;
     let stopped = world.worker();
-    gate.until_asked(1).await;
+    gate.until_requested(1).await;
     stopped.signal(Signal::STOP);
 
     // It is reclaimed and done by another while the first one cannot even know.
     let other = world.worker();
-    world.until_it_is(&held.id, "reclaimed").await;
-    gate.until_asked(2).await;
+    world.until_event(&held.id, "reclaimed").await;
+    gate.until_requested(2).await;
     gate.open();
-    world.until_it_is(&held.id, "done").await;
-    let (report, posts) = (world.report(&held).await, annotated(&db));
+    world.until_event(&held.id, "done").await;
+    let (report, posts) = (world.report(&held).await, post_count(&db));
     assert_eq!(posts, 1);
-    other.leave().await;
+    other.stop().await;
 
     stopped.signal(Signal::CONT);
-    stopped.until_said("the lease was lost: nothing was written, another worker has this job").await;
+    stopped.until_logged("the lease was lost: nothing was written, another worker has this job").await;
     // It is well, and alone: what it does now is done by it.
-    let next = named("next", None, from);
+    let next = job_for_versions("next", None, from);
     world.send(std::slice::from_ref(&next)).await;
-    world.until_it_is(&next.id, "skipped").await;
-    assert_eq!(annotated(&db), posts, "not to the app");
+    world.until_event(&next.id, "skipped").await;
+    assert_eq!(post_count(&db), posts, "not to the app");
     assert_eq!(world.report(&held).await, report, "not to Redis");
-    assert_eq!(world.story(&held.id).await, ["reclaimed", "done"]);
-    stopped.leave().await;
+    assert_eq!(world.job_events(&held.id).await, ["reclaimed", "done"]);
+    stopped.stop().await;
 }
 
-/// A worker with a job in hand that another has by now, which no beat tells it in time.
-async fn has_lost_its_lease_between_two_beats(world: &World) -> Worker {
-    let gate = Gate::shut().await;
+/// A worker with a job in flight that another has by now, which no beat tells it in time.
+async fn worker_with_lost_lease(world: &World) -> Worker {
+    let gate = GatedSite::closed().await;
     let held = Job { page: Some(Uuid::new_v4()), ..job("held", gate.url("/a"), world.page()) };
     world.send(std::slice::from_ref(&held)).await;
-    let worker = world.worker_with(&[("queue.lease", "90s"), ("worker.beat", "25s")]);
-    gate.until_asked(1).await;
-    world.ask::<()>("HSET", &[&key("job:held"), "token", "another's"]).await;
+    let worker = world.worker_with(&[("queue.lease", "90s"), ("worker.heartbeat", "25s")]);
+    gate.until_requested(1).await;
+    world.redis_cmd::<()>("HSET", &[&key("job:held"), "token", "another's"]).await;
     gate.open();
-    worker.until_said("the lease was lost: nothing was written, another worker has this job").await;
-    assert_eq!(world.story(&held.id).await, [""; 0]);
+    worker.until_logged("the lease was lost: nothing was written, another worker has this job").await;
+    assert_eq!(world.job_events(&held.id).await, [""; 0]);
     assert_eq!(world.report(&held).await, None);
     assert_eq!(world.field(&held.id, "token").await.as_deref(), Some("another's"));
     worker
@@ -316,16 +317,16 @@ async fn has_lost_its_lease_between_two_beats(world: &World) -> Worker {
 #[tokio::test]
 async fn who_has_lost_its_lease_unknowingly_posts_nothing() {
     let (world, db, _, _) = world_with_app().await;
-    has_lost_its_lease_between_two_beats(&world).await.leave().await;
-    assert_eq!(annotated(&db), 0);
+    worker_with_lost_lease(&world).await.stop().await;
+    assert_eq!(post_count(&db), 0);
 }
 
 #[tokio::test]
 async fn who_has_lost_its_lease_unknowingly_settles_nothing() {
-    has_lost_its_lease_between_two_beats(&World::new().await).await.leave().await;
+    worker_with_lost_lease(&World::new().await).await.stop().await;
 }
 
 /// How often anything was posted to the app.
-fn annotated(db: &FakeDb) -> usize {
+fn post_count(db: &FakeDb) -> usize {
     db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count())
 }

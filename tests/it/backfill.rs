@@ -62,7 +62,7 @@ fn sorted(mut list: Vec<String>) -> Vec<String> {
 #[tokio::test]
 async fn versions_without_a_change_are_enqueued_once_with_the_version_before_them() {
     let (world, db, wanted) = world_with_history().await;
-    let ran = world.run(&october(&["--yes", "-o", "json", "--compare-earliest"])).await.ended(0);
+    let ran = world.run(&october(&["--yes", "-o", "json", "--compare-earliest"])).await.exited_with(0);
     let count = json!({"seen": 5, "has_change": 1, "enqueued": 4, "duplicate": 0, "already_done": 0});
     assert_eq!(ran.json(), json!({"finished": true, "dry_run": false, "count": count}));
     assert_eq!(sorted(enqueued(&world).await), sorted(wanted.clone()));
@@ -74,21 +74,21 @@ async fn versions_without_a_change_are_enqueued_once_with_the_version_before_the
     // Every chunk is asked of the app itself, whatever its links say.
     assert_eq!(db.calls(), 3);
 
-    let again = world.run(&october(&["--yes"])).await.ended(0);
-    again.told(&["enqueued 0 of 5 versions", "4 wait already", "queue pause"]);
+    let again = world.run(&october(&["--yes"])).await.exited_with(0);
+    again.stderr_contains(&["enqueued 0 of 5 versions", "4 wait already", "queue pause"]);
 }
 
 #[tokio::test]
 async fn a_plan_is_shown_and_nothing_happens_without_a_yes() {
     let (world, _db, _) = world_with_history().await;
-    let planned = world.run(&october(&["--dry-run"])).await.ended(0);
-    planned.told(&["into queue analysis", "would enqueue 4 of 5", "nothing changed"]);
-    world.run(&OCTOBER).await.ended(4).told(&["--yes", "nothing changed"]);
-    world.run(&["backfill", "--since", "2018-10-02", "--until", "2018-10-01", "--yes"]).await.ended(2);
+    let planned = world.run(&october(&["--dry-run"])).await.exited_with(0);
+    planned.stderr_contains(&["into queue analysis", "would enqueue 4 of 5", "nothing changed"]);
+    world.run(&OCTOBER).await.exited_with(4).stderr_contains(&["--yes", "nothing changed"]);
+    world.run(&["backfill", "--since", "2018-10-02", "--until", "2018-10-01", "--yes"]).await.exited_with(2);
     let nobody = world.run(&["backfill", "--since", "2019-01-01", "--until", "2019-02-01", "--yes"]).await;
-    nobody.ended(0).told(&["enqueued 0 of 0"]);
+    nobody.exited_with(0).stderr_contains(&["enqueued 0 of 0"]);
     assert_eq!(enqueued(&world).await, [""; 0]);
-    world.with("api.url", "").run(&october(&["--yes"])).await.ended(78).told(&["api.url"]);
+    world.with("api.url", "").run(&october(&["--yes"])).await.exited_with(78).stderr_contains(&["api.url"]);
 }
 
 #[tokio::test]
@@ -99,22 +99,26 @@ async fn a_backfill_that_was_stopped_goes_on_where_its_cursor_says() {
     let cursor = cursor.to_str().unwrap();
     let refusal = (400, Vec::new(), errors(400, "not today").to_string());
     db.look(|db| db.trouble = Some((1, 1, refusal)));
-    let stopped = world.run(&october(&["--yes", "--cursor", cursor])).await.ended(1);
-    stopped.told(&["not today", "say the same again to go on"]);
+    let stopped = world.run(&october(&["--yes", "--cursor", cursor])).await.exited_with(1);
+    stopped.stderr_contains(&["not today", "say the same again to go on"]);
     assert_eq!(enqueued(&world).await, wanted[..1], "the first chunk is in");
 
-    let looked = world.run(&october(&["--dry-run", "--cursor", cursor])).await.ended(0);
-    looked.told(&["going on where", "after 2 versions"]);
+    let looked = world.run(&october(&["--dry-run", "--cursor", cursor])).await.exited_with(0);
+    looked.stderr_contains(&["going on where", "after 2 versions"]);
     let before = db.calls();
     // Without --until, which the cursor knows.
-    world.run(&["backfill", "--since", "2018-10-01", "--yes", "--cursor", cursor]).await.ended(0);
+    world.run(&["backfill", "--since", "2018-10-01", "--yes", "--cursor", cursor]).await.exited_with(0);
     assert_eq!(db.calls() - before, 2, "the first chunk is not asked for again");
     assert_eq!(sorted(enqueued(&world).await), sorted(wanted));
 
-    world.run(&october(&["--yes", "--cursor", cursor])).await.ended(0).told(&["walked to its end"]);
+    world
+        .run(&october(&["--yes", "--cursor", cursor]))
+        .await
+        .exited_with(0)
+        .stderr_contains(&["backfill is finished"]);
     assert_eq!(db.calls() - before, 2);
     let other = world.run(&["backfill", "--since", "2018-10-02", "--yes", "--cursor", cursor]).await;
-    other.ended(2).told(&["another walk"]);
+    other.exited_with(2).stderr_contains(&["another backfill"]);
 }
 
 #[tokio::test]
@@ -122,7 +126,7 @@ async fn an_app_that_cannot_answer_is_asked_again_and_an_endless_list_is_left() 
     let (world, db, wanted) = world_with_history().await;
     let down = (503, Vec::new(), json!({"status": 503}).to_string());
     db.look(|db| db.trouble = Some((1, 1, down)));
-    world.run(&october(&["--yes"])).await.ended(0).told(&["trying again"]);
+    world.run(&october(&["--yes"])).await.exited_with(0).stderr_contains(&["trying again"]);
     assert_eq!(sorted(enqueued(&world).await), sorted(wanted));
     // A second with more versions than a chunk: the app's places are cut to seconds.
     db.look(|db| {
@@ -135,7 +139,7 @@ async fn an_app_that_cannot_answer_is_asked_again_and_an_endless_list_is_left() 
     });
     let world = world.with("api.timeout", "5s");
     let before = db.calls();
-    world.run(&october(&["--yes", "--again"])).await.ended(1).told(&["none of its own"]);
+    world.run(&october(&["--yes", "--again"])).await.exited_with(1).stderr_contains(&["none of its own"]);
     assert!(db.calls() - before <= 1 + 5);
 }
 
@@ -143,12 +147,12 @@ async fn an_app_that_cannot_answer_is_asked_again_and_an_endless_list_is_left() 
 async fn a_rate_is_kept_and_a_full_backlog_ends_it() {
     let (world, _db, _) = world_with_history().await;
     let begun = Instant::now();
-    world.run(&october(&["--yes", "--rate", "4/s"])).await.ended(0);
+    world.run(&october(&["--yes", "--rate", "4/s"])).await.exited_with(0);
     assert!(
         begun.elapsed() >= Duration::from_millis(700),
         "four jobs, the first at once: {:?}",
         begun.elapsed()
     );
     let world = world.with("queue.backlog_max", "4");
-    world.run(&october(&["--yes", "--again"])).await.ended(1).told(&["the backlog is full"]);
+    world.run(&october(&["--yes", "--again"])).await.exited_with(1).stderr_contains(&["the backlog is full"]);
 }

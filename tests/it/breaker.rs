@@ -10,7 +10,7 @@ use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_testbed::pages;
 
-use crate::annotations::{known, named, world_with_app};
+use crate::annotations::{job_for_versions, version_on_site, world_with_app};
 use crate::db::FakeDb;
 use crate::harness::{World, key, until};
 
@@ -19,15 +19,15 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// So many jobs, each about a pair of its own, all to be looked up.
 fn jobs(world: &World, db: &FakeDb, page: Uuid, from: Uuid, count: usize) -> Vec<Job> {
     let one = |n: usize| {
-        let (to, version) = known(world, page, &format!("to-{n}"), pages::pair(n as u64, 4_000).1);
+        let (to, version) = version_on_site(world, page, &format!("to-{n}"), pages::pair(n as u64, 4_000).1);
         db.look(|db| db.versions.push(version));
-        named(&format!("job-{n}"), Some(from), to)
+        job_for_versions(&format!("job-{n}"), Some(from), to)
     };
     (0..count).map(one).collect()
 }
 
 /// What was counted against these jobs, all together.
-async fn counted(world: &World, jobs: &[Job]) -> u32 {
+async fn postponements_counted(world: &World, jobs: &[Job]) -> u32 {
     let mut sum = 0;
     for job in jobs {
         let field = world.field(&job.id, "postponements").await;
@@ -36,7 +36,7 @@ async fn counted(world: &World, jobs: &[Job]) -> u32 {
     sum
 }
 
-async fn times_put_off(world: &World) -> usize {
+async fn postponed_events(world: &World) -> usize {
     world.events().await.iter().filter(|event| event.what == "postponed").count()
 }
 
@@ -52,42 +52,46 @@ async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_ale
     let start = Instant::now();
     let worker = world.worker();
     world.send(&jobs).await;
-    until("some probes failed", async || times_put_off(&world).await >= 6).await;
+    until("some probes failed", async || postponed_events(&world).await >= 6).await;
 
     // Two slots were full when it began; after that it was one probe in each pause.
     let probes = start.elapsed().as_millis() / PAUSE.as_millis() + 1;
-    let seen = times_put_off(&world).await as u128;
+    let seen = postponed_events(&world).await as u128;
     assert!(seen <= 2 + probes, "{seen} claims in {probes} pauses");
     let requests = db.calls() as u128;
     assert!(requests <= 2 * (2 + probes + 1), "{requests} requests in {probes} pauses, two for each claim");
-    assert_eq!(counted(&world, &jobs).await, 1, "the failure that opened it is counted, and no other");
+    assert_eq!(
+        postponements_counted(&world, &jobs).await,
+        1,
+        "the failure that opened it is counted, and no other"
+    );
     let status = world.queue.status().await.unwrap();
     assert_eq!((status.backlog() + status.in_flight + status.inbox, status.dead), (12, 0));
-    let shown = world.run(&["status"]).await.ended(0);
+    let shown = world.run(&["status"]).await.exited_with(0);
     assert!(
-        shown.out.contains("breaker api open") || shown.out.contains("breaker api half_open"),
+        shown.stdout.contains("breaker api open") || shown.stdout.contains("breaker api half_open"),
         "{shown:?}"
     );
-    let json = world.run(&["status", "-o", "json"]).await.ended(0).json();
+    let json = world.run(&["status", "-o", "json"]).await.exited_with(0).json();
     assert!(json["workers"][0]["breakers"]["api"].as_str().unwrap().contains("open"), "{json}");
-    assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 1.0);
-    assert_eq!(worker.number("breaker_open{thing=\"spawn\"}").await, 0.0);
-    assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
+    assert_eq!(worker.metric("breaker_open{dependency=\"api\"}").await, 1.0);
+    assert_eq!(worker.metric("breaker_open{dependency=\"spawn\"}").await, 0.0);
+    assert_eq!(world.sentry.fingerprints(), [["outage", "api"]]);
 
     db.look(|db| db.instead = None);
     for job in &jobs {
-        world.until_it_is(&job.id, "done").await;
+        world.until_event(&job.id, "done").await;
     }
-    assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 0.0);
+    assert_eq!(worker.metric("breaker_open{dependency=\"api\"}").await, 0.0);
     until("status says so", async || world.queue.status().await.unwrap().workers[0].info.breakers.is_empty())
         .await;
     assert_eq!(world.dead().await.len(), 0);
-    worker.leave().await;
+    worker.stop().await;
     let told: Vec<String> =
-        world.ingest.events().iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
+        world.sentry.events().iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
     assert_eq!(told.len(), 2, "{told:#?}");
     assert!(told[0].contains("nothing is claimed until a probe goes through"), "{}", told[0]);
-    assert!(told[1].starts_with("over: the db app's API answers again"), "{}", told[1]);
+    assert!(told[1].starts_with("resolved: the db app's API answers again"), "{}", told[1]);
 }
 
 #[tokio::test]
@@ -105,52 +109,60 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
             _ => db.authorization.replace("Basic changed".to_owned()),
         });
         // The oldest version of the page: looked up, and skipped. That shows an app that answers, not one that writes.
-        let first = Job { priority: Priority::High, ..named("first", None, from) };
+        let first = Job { priority: Priority::High, ..job_for_versions("first", None, from) };
         let worker = world.worker();
         world.send(&jobs).await;
-        until("the breaker is open", async || times_put_off(&world).await >= 2).await;
+        until("the breaker is open", async || postponed_events(&world).await >= 2).await;
         world.send(std::slice::from_ref(&first)).await;
         if refusal == "read-only" {
-            world.until_it_is(&first.id, "skipped").await;
+            world.until_event(&first.id, "skipped").await;
         }
-        let enough = times_put_off(&world).await + 4;
-        until("some probes failed", async || times_put_off(&world).await >= enough).await;
-        assert_eq!(counted(&world, &jobs).await, 1, "{refusal}: what still works closed the breaker");
-        assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]], "{refusal}");
+        let enough = postponed_events(&world).await + 4;
+        until("some probes failed", async || postponed_events(&world).await >= enough).await;
+        assert_eq!(
+            postponements_counted(&world, &jobs).await,
+            1,
+            "{refusal}: what still works closed the breaker"
+        );
+        assert_eq!(world.sentry.fingerprints(), [["outage", "api"]], "{refusal}");
         db.look(|db| (db.read_only, db.authorization) = (false, authorization));
         for job in &jobs {
-            world.until_it_is(&job.id, "done").await;
+            world.until_event(&job.id, "done").await;
         }
-        world.until_it_is(&first.id, "skipped").await;
+        world.until_event(&first.id, "skipped").await;
         assert_eq!(db.look(|db| db.annotations.len()), 5);
-        worker.leave().await;
+        worker.stop().await;
     }
 }
 
 /// Until when the word of each worker counts that sees the app's outage.
-async fn seen(world: &World) -> BTreeMap<String, f64> {
-    let words: Vec<(String, f64)> = world.ask("ZRANGE", &[&key("outage:api"), "0", "-1", "WITHSCORES"]).await;
+async fn outage_reports(world: &World) -> BTreeMap<String, f64> {
+    let words: Vec<(String, f64)> =
+        world.redis_cmd("ZRANGE", &[&key("outage:api"), "0", "-1", "WITHSCORES"]).await;
     words.into_iter().collect()
 }
 
 /// Waits until so many workers see the outage, and each has twice heard what the others know.
-async fn until_agreed(world: &World, workers: usize) {
-    until("all see it", async || seen(world).await.len() == workers).await;
+async fn until_all_report_outage(world: &World, workers: usize) {
+    until("all see it", async || outage_reports(world).await.len() == workers).await;
     for _ in 0..2 {
-        let before = seen(world).await;
+        let before = outage_reports(world).await;
         let again = async || {
-            seen(world).await.iter().all(|(worker, word)| before.get(worker).is_none_or(|b| word > b))
+            outage_reports(world)
+                .await
+                .iter()
+                .all(|(worker, word)| before.get(worker).is_none_or(|b| word > b))
         };
         until("each has spoken again", again).await;
     }
 }
 
 /// How often it was told that the app is down.
-fn outages_told(world: &World) -> usize {
-    let events = world.ingest.events();
+fn outages_alerted(world: &World) -> usize {
+    let events = world.sentry.events();
     events
         .iter()
-        .filter(|e| e["message"].as_str().unwrap().starts_with("trouble: the db app's API is down"))
+        .filter(|e| e["message"].as_str().unwrap().starts_with("outage: the db app's API is down"))
         .count()
 }
 
@@ -164,22 +176,26 @@ async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another
         let jobs = jobs(&world, &db, page, from, 12);
         let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { again: true, ..job }).collect();
         world.send(&jobs).await;
-        until_agreed(&world, workers.len()).await;
-        until("somebody told", async || outages_told(&world) == outage).await;
-        until_agreed(&world, workers.len()).await;
-        assert_eq!(outages_told(&world), outage, "one alert, however many see it and however long it lasts");
+        until_all_report_outage(&world, workers.len()).await;
+        until("somebody told", async || outages_alerted(&world) == outage).await;
+        until_all_report_outage(&world, workers.len()).await;
+        assert_eq!(
+            outages_alerted(&world),
+            outage,
+            "one alert, however many see it and however long it lasts"
+        );
         for worker in &workers {
-            assert_eq!(worker.number("breaker_open{thing=\"api\"}").await, 1.0);
+            assert_eq!(worker.metric("breaker_open{dependency=\"api\"}").await, 1.0);
         }
         db.look(|db| db.instead = None);
         until("all is done", async || world.queue.status().await.unwrap().backlog() == 0).await;
         until("all know that it is over", async || world.keys("alert_leader:*").await.is_empty()).await;
-        assert_eq!(seen(&world).await, BTreeMap::new());
+        assert_eq!(outage_reports(&world).await, BTreeMap::new());
     }
     for worker in workers {
-        worker.leave().await;
+        worker.stop().await;
     }
-    assert_eq!(outages_told(&world), 2);
+    assert_eq!(outages_alerted(&world), 2);
     assert_eq!(world.dead().await.len(), 0);
 }
 
@@ -193,15 +209,15 @@ async fn an_alert_is_not_lost_with_the_worker_that_was_to_send_it() {
     let victim =
         world.worker_with(&[("sentry.dsn", &format!("http://key@{}/1", deaf.local_addr().unwrap()))]);
     world.send(&jobs(&world, &db, page, from, 6)).await;
-    until_agreed(&world, 1).await;
+    until_all_report_outage(&world, 1).await;
     let heir = world.worker();
-    until_agreed(&world, 2).await;
-    assert_eq!(world.ingest.alerts(), 0, "it is another's to tell");
+    until_all_report_outage(&world, 2).await;
+    assert_eq!(world.sentry.alerts(), 0, "it is another's to tell");
     victim.signal(Signal::KILL);
-    until("the heir tells", async || outages_told(&world) == 1).await;
-    until_agreed(&world, 1).await;
-    assert_eq!(world.ingest.fingerprints(), [["trouble", "api"]]);
-    heir.leave().await;
+    until("the heir tells", async || outages_alerted(&world) == 1).await;
+    until_all_report_outage(&world, 1).await;
+    assert_eq!(world.sentry.fingerprints(), [["outage", "api"]]);
+    heir.stop().await;
 }
 
 #[tokio::test]
@@ -216,10 +232,10 @@ async fn jobs_at_the_front_that_make_the_app_fail_hold_up_no_others_and_are_stra
     db.look(|db| db.broken = bad.iter().map(|job| job.to.uuid()).collect());
     let worker = world.worker();
     world.send(&bad).await;
-    until("the app fails", async || times_put_off(&world).await >= 2).await;
+    until("the app fails", async || postponed_events(&world).await >= 2).await;
     world.send(&good[..10]).await;
     for job in &good[..10] {
-        world.until_it_is(&job.id, "done").await;
+        world.until_event(&job.id, "done").await;
     }
     // What still waits is tried in a sound house only while others come through.
     let mut turns = good[10..].iter().cycle();
@@ -227,11 +243,11 @@ async fn jobs_at_the_front_that_make_the_app_fail_hold_up_no_others_and_are_stra
         let next = turns.next().unwrap();
         let next = Job { id: JobId::fresh(), again: true, ..next.clone() };
         world.send(std::slice::from_ref(&next)).await;
-        world.until_it_is(&next.id, "done").await;
+        world.until_event(&next.id, "done").await;
         world.dead().await.len() == BAD
     })
     .await;
     let dead = world.dead().await;
     assert!(dead.iter().all(|letter| letter.reason.as_ref().unwrap().kind == Kind::Stranded), "{dead:?}");
-    worker.leave().await;
+    worker.stop().await;
 }

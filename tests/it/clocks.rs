@@ -1,4 +1,4 @@
-//! Clocks that really jump: the server's or the worker's, each told its time by libfaketime, while jobs are in hand.
+//! Clocks that really jump: the server's or the worker's, each told its time by libfaketime, while jobs are in flight.
 //!
 //! Only the time of day jumps. How long something took, no process may take from that.
 
@@ -10,24 +10,24 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wm_analyzer::job::Job;
-use wm_testbed::redis::Options;
+use wm_testbed::redis::RedisOptions;
 
 use crate::db::{Db, FakeDb};
-use crate::harness::{Gate, Worker, World, job, key, until};
-use crate::peers::lacks;
+use crate::harness::{GatedSite, Worker, World, job, key, until};
+use crate::peers::skip_without;
 
 /// A time of day that is everybody's plus so much, for processes with its environment.
-struct Clock {
+struct FakeClock {
     variables: [(&'static str, String); 4],
     file: PathBuf,
     _home: tempfile::TempDir,
 }
 
-impl Clock {
+impl FakeClock {
     /// A clock that is right; `None`, which is said, where there is no libfaketime.
-    fn right() -> Option<Self> {
+    fn accurate() -> Option<Self> {
         let Some(library) = library() else {
-            lacks("libfaketime");
+            skip_without("libfaketime");
             return None;
         };
         let home = tempfile::tempdir().unwrap();
@@ -40,12 +40,12 @@ impl Clock {
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ];
         let clock = Self { variables, file, _home: home };
-        clock.is_off_by("+0s");
+        clock.set_offset("+0s");
         Some(clock)
     }
 
     /// Sets it, for all its processes at once.
-    fn is_off_by(&self, offset: &str) {
+    fn set_offset(&self, offset: &str) {
         let next = self.file.with_extension("next");
         fs::write(&next, offset).unwrap();
         fs::rename(next, &self.file).unwrap();
@@ -65,53 +65,53 @@ fn library() -> Option<PathBuf> {
 
 /// A process that is killed leaves behind two files in which libfaketime keeps it and its children in step: they are
 /// removed while it runs, when it has opened them.
-fn leaves_nothing(pid: u32) {
+fn remove_faketime_files(pid: u32) {
     for file in [format!("/dev/shm/faketime_shm_{pid}"), format!("/dev/shm/sem.faketime_sem_{pid}")] {
         let _ = fs::remove_file(file);
     }
 }
 
 async fn server_time(world: &World) -> OffsetDateTime {
-    let (seconds, _micros): (i64, i64) = world.ask("TIME", &[""; 0]).await;
+    let (seconds, _micros): (i64, i64) = world.redis_cmd("TIME", &[""; 0]).await;
     OffsetDateTime::from_unix_timestamp(seconds).unwrap()
 }
 
 /// A time in the queue's own notes.
 async fn meta_time(world: &World, field: &str) -> OffsetDateTime {
-    let ms: Option<i64> = world.ask("HGET", &[&key("meta"), field]).await;
+    let ms: Option<i64> = world.redis_cmd("HGET", &[&key("meta"), field]).await;
     OffsetDateTime::UNIX_EPOCH + Duration::milliseconds(ms.unwrap_or_default())
 }
 
 /// A live worker with its hands full, two jobs whose workers died, some that wait and one whose time is to come.
-struct Scene {
+struct ClockScenario {
     world: World,
     db: FakeDb,
-    gate: Gate,
+    gate: GatedSite,
     worker: Worker,
     /// Taken over before the clock jumps: it waits for its turn alone.
     suspect: Job,
     /// Nobody has missed its worker yet.
     orphan: Job,
-    in_hand: Vec<Job>,
+    in_flight: Vec<Job>,
     waits: Vec<Job>,
     later: Job,
 }
 
-impl Scene {
-    async fn set(options: Options, worker_variables: &[(&str, &str)]) -> Self {
+impl ClockScenario {
+    async fn start(options: RedisOptions, worker_variables: &[(&str, &str)]) -> Self {
         let db = FakeDb::with(Db::default()).await;
-        let world = World::on(options)
+        let world = World::with_redis_options(options)
             .await
             .with("queue.lease", "2s")
             .with("api.url", format!("http://{}", db.address))
             .with("api.email", "analyst@db.test")
             .with("api.password", "hunter2")
             .with("api.post", "post");
-        let gate = Gate::shut().await;
+        let gate = GatedSite::closed().await;
         let page = Some(Uuid::new_v4());
         let held = |name: &str| Job { page, ..job(name, gate.url(&format!("/{name}")), world.page()) };
         let (suspect, orphan) = (held("suspect"), held("orphan"));
-        let in_hand = vec![held("held-0"), held("held-1")];
+        let in_flight = vec![held("held-0"), held("held-1")];
         let waits =
             (0..4).map(|n| Job { page, ..world.pair(&format!("waits-{n}"), 4_000) }).collect::<Vec<_>>();
         let in_half_an_hour = server_time(&world).await + Duration::minutes(30);
@@ -121,11 +121,11 @@ impl Scene {
         for (n, job) in [&suspect, &orphan].into_iter().enumerate() {
             world.send(std::slice::from_ref(job)).await;
             doomed.push(world.worker_with(&[("sandbox.slots", "1")]));
-            gate.until_asked(n as u64 + 1).await;
+            gate.until_requested(n as u64 + 1).await;
         }
-        world.send(&in_hand).await;
-        let worker = world.worker_in(worker_variables);
-        gate.until_asked(4).await;
+        world.send(&in_flight).await;
+        let worker = world.worker_with_env(worker_variables);
+        gate.until_requested(4).await;
         world.send(&waits).await;
         world.send(std::slice::from_ref(&later)).await;
         until("all wait", async || {
@@ -134,13 +134,13 @@ impl Scene {
         })
         .await;
         doomed[0].signal(Signal::KILL);
-        world.until_it_is(&suspect.id, "reclaimed").await;
+        world.until_event(&suspect.id, "reclaimed").await;
         doomed[1].signal(Signal::KILL);
-        Self { world, db, gate, worker, suspect, orphan, in_hand, waits, later }
+        Self { world, db, gate, worker, suspect, orphan, in_flight, waits, later }
     }
 
-    /// Waits until the calm that a jump begins is over, and whoever is to blame has been found.
-    async fn calm_is_over(&self, jumped: OffsetDateTime) {
+    /// Waits until the grace period that a jump begins is over, and whoever is to blame has been found.
+    async fn until_grace_period_over(&self, jumped: OffsetDateTime) {
         let soon = jumped..jumped + Duration::minutes(10);
         until("the jump was noticed", async || {
             soon.contains(&meta_time(&self.world, "tick_ms").await)
@@ -148,45 +148,45 @@ impl Scene {
         })
         .await;
         let end = meta_time(&self.world, "grace_until_ms").await;
-        until("the calm is over", async || meta_time(&self.world, "tick_ms").await > end).await;
+        until("the grace period is over", async || meta_time(&self.world, "tick_ms").await > end).await;
     }
 
-    /// What is in hand is still in the same hands, and nobody was blamed for it.
-    async fn nobody_alive_was_blamed(&self) {
-        for job in &self.in_hand {
-            assert_eq!(self.world.story(&job.id).await, [""; 0], "{}", job.id);
+    /// What is in flight is still in the same hands, and nobody was blamed for it.
+    async fn assert_no_crash_charged(&self) {
+        for job in &self.in_flight {
+            assert_eq!(self.world.job_events(&job.id).await, [""; 0], "{}", job.id);
             assert_eq!(self.world.field(&job.id, "crashes").await, None, "{}", job.id);
             assert_eq!(self.world.field(&job.id, "deliveries").await.as_deref(), Some("1"), "{}", job.id);
         }
     }
 
     /// The gate opens: all but the one whose time is to come are done.
-    async fn goes_on(&self) {
+    async fn finish_jobs(&self) {
         self.gate.open();
-        let now = self.in_hand.iter().chain(&self.waits).chain([&self.suspect, &self.orphan]);
+        let now = self.in_flight.iter().chain(&self.waits).chain([&self.suspect, &self.orphan]);
         for job in now {
-            self.world.until_it_is(&job.id, "done").await;
+            self.world.until_event(&job.id, "done").await;
         }
     }
 
     /// How far the worker's clock was off when it said that a job is done.
-    async fn off_when_done(&self, job: &Job) -> Duration {
-        let line = || self.worker.said("done").into_iter().find(|line| line["job"] == job.id.as_str());
+    async fn clock_skew_when_done(&self, job: &Job) -> Duration {
+        let line = || self.worker.log_lines("done").into_iter().find(|line| line["job"] == job.id.as_str());
         until("it is said to be done", async || line().is_some()).await;
         let said = line().unwrap()["time"].as_str().unwrap().to_owned();
         OffsetDateTime::parse(&said, &Rfc3339).unwrap() - OffsetDateTime::now_utc()
     }
 
     /// Each was done once, posted once, and fetched once for each worker that had it; the books are closed.
-    async fn ends(self) {
-        self.world.until_it_is(&self.later.id, "done").await;
-        for job in self.in_hand.iter().chain(&self.waits).chain([&self.later]) {
-            assert_eq!(self.world.story(&job.id).await, ["done"], "{}", job.id);
+    async fn assert_settled(self) {
+        self.world.until_event(&self.later.id, "done").await;
+        for job in self.in_flight.iter().chain(&self.waits).chain([&self.later]) {
+            assert_eq!(self.world.job_events(&job.id).await, ["done"], "{}", job.id);
         }
         for job in [&self.suspect, &self.orphan] {
-            assert_eq!(self.world.story(&job.id).await, ["reclaimed", "done"], "{}", job.id);
+            assert_eq!(self.world.job_events(&job.id).await, ["reclaimed", "done"], "{}", job.id);
         }
-        let all = self.in_hand.iter().chain(&self.waits).chain([&self.later, &self.suspect, &self.orphan]);
+        let all = self.in_flight.iter().chain(&self.waits).chain([&self.later, &self.suspect, &self.orphan]);
         let mut posts = self.db.look(|db| db.requests.clone());
         for job in all {
             let change = format!("{}..{}/", job.from.given().unwrap().uuid(), job.to.uuid());
@@ -195,85 +195,91 @@ impl Scene {
             assert_eq!(before - posts.len(), 1, "{}: told once", job.id);
         }
         assert_eq!(posts, [""; 0], "and nothing else");
-        assert_eq!(self.gate.asked(), 6, "twice only what a worker vanished with");
+        assert_eq!(self.gate.requests(), 6, "twice only what a worker vanished with");
         let status = self.world.queue.status().await.unwrap();
         assert_eq!(status.inbox + status.backlog() + status.in_flight + status.dead, 0, "{status:?}");
         assert_eq!(self.world.keys("unique:*").await, [""; 0]);
-        assert_eq!(self.world.ingest.alerts(), 0, "{:?}", self.world.ingest.fingerprints());
-        self.worker.leave().await;
+        assert_eq!(self.world.sentry.alerts(), 0, "{:?}", self.world.sentry.fingerprints());
+        self.worker.stop().await;
     }
 }
 
-async fn leaps_ahead(offset: &str, by: Duration) {
-    let Some(clock) = Clock::right() else { return };
-    let scene = Scene::set(under(&clock), &[]).await;
-    leaves_nothing(scene.world.redis.pid().unwrap());
-    let before = server_time(&scene.world).await;
-    clock.is_off_by(offset);
-    let jumped = server_time(&scene.world).await;
+async fn jumps_ahead(offset: &str, by: Duration) {
+    let Some(clock) = FakeClock::accurate() else { return };
+    let scenario = ClockScenario::start(redis_options_under(&clock), &[]).await;
+    remove_faketime_files(scenario.world.redis.pid().unwrap());
+    let before = server_time(&scenario.world).await;
+    clock.set_offset(offset);
+    let jumped = server_time(&scenario.world).await;
     assert!(jumped - before >= by, "it jumped: {before} to {jumped}");
-    scene.calm_is_over(jumped).await;
-    scene.nobody_alive_was_blamed().await;
-    scene.goes_on().await;
-    scene.ends().await;
+    scenario.until_grace_period_over(jumped).await;
+    scenario.assert_no_crash_charged().await;
+    scenario.finish_jobs().await;
+    scenario.assert_settled().await;
 }
 
 /// A server whose time is that clock's.
-fn under(clock: &Clock) -> Options {
-    clock.variables().into_iter().fold(Options::default(), |options, (name, value)| options.env(name, value))
+fn redis_options_under(clock: &FakeClock) -> RedisOptions {
+    clock
+        .variables()
+        .into_iter()
+        .fold(RedisOptions::default(), |options, (name, value)| options.env(name, value))
 }
 
 #[tokio::test]
 async fn when_the_servers_clock_leaps_an_hour_ahead_nobody_alive_is_blamed_and_each_job_is_done_once() {
-    leaps_ahead("+1h", Duration::hours(1)).await;
+    jumps_ahead("+1h", Duration::hours(1)).await;
 }
 
 #[tokio::test]
 async fn when_the_servers_clock_leaps_a_day_ahead_nobody_alive_is_blamed_and_each_job_is_done_once() {
-    leaps_ahead("+1d", Duration::days(1)).await;
+    jumps_ahead("+1d", Duration::days(1)).await;
 }
 
 #[tokio::test]
 async fn when_the_servers_clock_falls_back_an_hour_only_what_has_a_time_of_its_own_waits_for_it() {
-    let Some(clock) = Clock::right() else { return };
-    let scene = Scene::set(under(&clock), &[]).await;
-    leaves_nothing(scene.world.redis.pid().unwrap());
-    let before = server_time(&scene.world).await;
-    clock.is_off_by("-1h");
-    let jumped = server_time(&scene.world).await;
+    let Some(clock) = FakeClock::accurate() else { return };
+    let scenario = ClockScenario::start(redis_options_under(&clock), &[]).await;
+    remove_faketime_files(scenario.world.redis.pid().unwrap());
+    let before = server_time(&scenario.world).await;
+    clock.set_offset("-1h");
+    let jumped = server_time(&scenario.world).await;
     assert!(before - jumped >= Duration::minutes(59), "it jumped: {before} to {jumped}");
-    scene.calm_is_over(jumped).await;
-    scene.nobody_alive_was_blamed().await;
-    scene.goes_on().await;
-    let status = scene.world.queue.status().await.unwrap();
+    scenario.until_grace_period_over(jumped).await;
+    scenario.assert_no_crash_charged().await;
+    scenario.finish_jobs().await;
+    let status = scenario.world.queue.status().await.unwrap();
     assert_eq!(
         (status.scheduled, status.backlog()),
         (1, 1),
         "it was to run at a time that is now further away"
     );
-    clock.is_off_by("+31m");
-    scene.ends().await;
+    clock.set_offset("+31m");
+    scenario.assert_settled().await;
 }
 
 #[tokio::test]
 async fn what_time_a_worker_thinks_it_is_makes_no_difference_to_its_jobs() {
-    let Some(clock) = Clock::right() else { return };
-    let scene = Scene::set(Options::default(), &clock.variables()).await;
-    leaves_nothing(scene.worker.pid());
+    let Some(clock) = FakeClock::accurate() else { return };
+    let scenario = ClockScenario::start(RedisOptions::default(), &clock.variables()).await;
+    remove_faketime_files(scenario.worker.pid());
     for offset in ["+1d", "-1h"] {
-        clock.is_off_by(offset);
-        let jumped = meta_time(&scene.world, "tick_ms").await;
+        clock.set_offset(offset);
+        let jumped = meta_time(&scenario.world, "tick_ms").await;
         until("it was kept time for longer than a lease", async || {
-            meta_time(&scene.world, "tick_ms").await > jumped + Duration::milliseconds(2_500)
+            meta_time(&scenario.world, "tick_ms").await > jumped + Duration::milliseconds(2_500)
         })
         .await;
-        scene.nobody_alive_was_blamed().await;
+        scenario.assert_no_crash_charged().await;
     }
-    scene.goes_on().await;
-    assert!(scene.off_when_done(&scene.in_hand[0]).await < Duration::minutes(-59), "it jumped");
-    clock.is_off_by("+1d");
+    scenario.finish_jobs().await;
+    assert!(
+        scenario.clock_skew_when_done(&scenario.in_flight[0]).await < Duration::minutes(-59),
+        "it jumped"
+    );
+    clock.set_offset("+1d");
     // By the server's clock its time has come.
-    scene.world.ask::<()>("ZADD", &[&key("scheduled"), "XX", "1", scene.later.id.as_str()]).await;
-    assert!(scene.off_when_done(&scene.later).await > Duration::hours(23), "it jumped");
-    scene.ends().await;
+    scenario.world.redis_cmd::<()>("ZADD", &[&key("scheduled"), "XX", "1", scenario.later.id.as_str()]).await;
+    assert!(scenario.clock_skew_when_done(&scenario.later).await > Duration::hours(23), "it jumped");
+    scenario.assert_settled().await;
 }

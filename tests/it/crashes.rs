@@ -3,15 +3,15 @@
 use rustix::process::Signal;
 use wm_analyzer::job::Job;
 
-use crate::harness::{Gate, World, job, lives, until};
+use crate::harness::{GatedSite, World, is_alive, job, until};
 
-/// How many jobs in hand a worker has, as Redis sees it.
-async fn in_hand(world: &World, pid: u32) -> usize {
-    let leased: Vec<String> = world.ask("ZRANGE", &["wm:{analysis}:lease", "0", "-1"]).await;
+/// How many jobs in flight a worker has, as Redis sees it.
+async fn in_flight(world: &World, pid: u32) -> usize {
+    let leased: Vec<String> = world.redis_cmd("ZRANGE", &["wm:{analysis}:lease", "0", "-1"]).await;
     let mut count = 0;
     for id in leased {
         let holder: Option<String> =
-            world.ask("HGET", &[&format!("wm:{{analysis}}:job:{id}"), "worker"]).await;
+            world.redis_cmd("HGET", &[&format!("wm:{{analysis}}:job:{id}"), "worker"]).await;
         count += usize::from(holder.is_some_and(|holder| names(&holder, pid)));
     }
     count
@@ -28,12 +28,12 @@ async fn done(world: &World) -> usize {
 #[tokio::test]
 async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
     let world = World::new().await.with("queue.lease", "1500ms").with("sandbox.slots", "3");
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     let mut jobs: Vec<Job> =
         (0..2).map(|n| job(&format!("held-{n}"), gate.url("/a"), world.page())).collect();
     world.send(&jobs).await;
     let victim = world.worker();
-    gate.until_asked(2).await;
+    gate.until_requested(2).await;
 
     let _survivor = world.worker();
     let rest: Vec<Job> =
@@ -42,21 +42,26 @@ async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
     jobs.extend(rest);
     until("a third is done", async || done(&world).await >= 16).await;
     victim.signal(Signal::STOP);
-    assert!(in_hand(&world, victim.pid()).await >= 2, "the victim has its hands full");
+    assert!(in_flight(&world, victim.pid()).await >= 2, "the victim has its hands full");
     victim.signal(Signal::KILL);
     gate.open();
 
     until("all are done", async || done(&world).await >= jobs.len()).await;
     for job in &jobs {
-        let story = world.story(&job.id).await;
-        let ends = story.iter().filter(|what| *what == "done").count();
-        assert_eq!((ends, story.last().map(String::as_str)), (1, Some("done")), "{}: {story:?}", job.id);
+        let job_events = world.job_events(&job.id).await;
+        let ends = job_events.iter().filter(|what| *what == "done").count();
+        assert_eq!(
+            (ends, job_events.last().map(String::as_str)),
+            (1, Some("done")),
+            "{}: {job_events:?}",
+            job.id
+        );
         let report = world.report(job).await.expect("a report");
         assert_eq!(report["to"], job.to.uuid().to_string());
     }
     for held in &jobs[..2] {
         assert!(
-            world.story(&held.id).await.contains(&"reclaimed".to_owned()),
+            world.job_events(&held.id).await.contains(&"reclaimed".to_owned()),
             "{} was in its hands",
             held.id
         );
@@ -68,47 +73,47 @@ async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
     .await;
     assert_eq!(world.keys("job:*").await, [""; 0]);
     assert_eq!(world.keys("unique:*").await, [""; 0]);
-    assert_eq!(world.ingest.alerts(), 0, "{:?}", world.ingest.events());
+    assert_eq!(world.sentry.alerts(), 0, "{:?}", world.sentry.events());
 }
 
 #[tokio::test]
 async fn a_job_whose_workers_vanish_twice_is_buried_as_a_crash_loop_with_one_alert() {
     let world = World::new().await.with("queue.lease", "1s");
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     let deadly = job("deadly", gate.url("/a"), world.page());
     let witness = world.worker();
     world.send(&[world.pair("before", 4_000)]).await;
     until("the witness works", async || done(&world).await == 1).await;
     // Made quiet, it still keeps time for all, and leaves the job to those that will vanish.
     witness.signal(Signal::TSTP);
-    witness.until_said("quiet: claiming nothing more").await;
+    witness.until_logged("quiet: claiming nothing more").await;
     world.send(std::slice::from_ref(&deadly)).await;
     for deaths in 1..=2 {
         let victim = world.worker();
-        gate.until_asked(deaths).await;
+        gate.until_requested(deaths).await;
         victim.signal(Signal::KILL);
         drop(victim);
         let ending = if deaths == 1 { "reclaimed" } else { "buried" };
-        world.until_it_is(&deadly.id, ending).await;
+        world.until_event(&deadly.id, ending).await;
     }
-    let dead = world.until_dead(1).await;
+    let dead = world.until_dead_letters(1).await;
     let reason = dead[0].reason.as_ref().unwrap();
     assert_eq!((reason.kind.as_str(), reason.counts.crashes, reason.counts.deliveries), ("crash_loop", 2, 2));
-    until("an alert", async || world.ingest.alerts() == 1).await;
-    assert_eq!(world.ingest.fingerprints(), [["dead-letter", "crash_loop", "queue"]]);
+    until("an alert", async || world.sentry.alerts() == 1).await;
+    assert_eq!(world.sentry.fingerprints(), [["dead-letter", "crash_loop", "queue"]]);
 }
 
 #[tokio::test]
 async fn a_killed_worker_leaves_no_process_behind() {
     let world = World::new().await;
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     world.send(&[job("held", gate.url("/a"), world.page())]).await;
     let worker = world.worker();
-    gate.until_asked(1).await;
+    gate.until_requested(1).await;
     let family = worker.descendants();
     assert!(family.len() >= 2, "a fork-server for each slot: {family:?}");
-    assert!(family.iter().all(|pid| lives(*pid)), "{family:?}");
+    assert!(family.iter().all(|pid| is_alive(*pid)), "{family:?}");
 
     worker.signal(Signal::KILL);
-    until("its fork-servers are gone", async || !family.iter().any(|pid| lives(*pid))).await;
+    until("its fork-servers are gone", async || !family.iter().any(|pid| is_alive(*pid))).await;
 }

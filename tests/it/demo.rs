@@ -6,7 +6,7 @@ use crate::harness::run;
 
 #[tokio::test]
 async fn the_demo_ends_with_every_class_as_it_should_and_nothing_lost() {
-    let ran = run(&["demo", "-o", "json"], &BTreeMap::new(), b"").await.ended(0);
+    let ran = run(&["demo", "-o", "json"], &BTreeMap::new(), b"").await.exited_with(0);
     let json = ran.json();
     let count = |pointer: &str| {
         json.pointer(pointer)
@@ -29,7 +29,7 @@ async fn the_demo_ends_with_every_class_as_it_should_and_nothing_lost() {
     assert!(count("/good_ms/p50") <= count("/good_ms/p99"));
     let alerts = count("/alerts");
     assert!((1..=count("/jobs/dead")).contains(&alerts), "{alerts} alerts");
-    count("/children_respawned");
+    count("/fork_servers_respawned");
     assert_eq!(json.as_object().unwrap().len(), 7, "{json}");
-    assert!(ran.err.contains("private"), "it says where its Redis is: {}", ran.err);
+    assert!(ran.stderr.contains("private"), "it says where its Redis is: {}", ran.stderr);
 }

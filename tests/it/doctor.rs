@@ -1,21 +1,23 @@
 //! `doctor` and the refusals of `work`: what would go wrong, found before it does.
 
 use serde_json::Value;
-use wm_testbed::redis::Options;
+use wm_testbed::redis::RedisOptions;
 
 use crate::harness::World;
 
-fn levels(json: &Value, about: &str) -> Vec<(String, String)> {
-    let findings = json["findings"].as_array().unwrap().iter().filter(|finding| finding["about"] == about);
+fn levels(json: &Value, check: &str) -> Vec<(String, String)> {
+    let findings = json["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check);
     let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
-    findings.map(|finding| (text(finding, "level"), text(finding, "what"))).collect()
+    findings.map(|finding| (text(finding, "level"), text(finding, "message"))).collect()
 }
 
 #[tokio::test]
 async fn a_good_redis_gets_a_clean_bill() {
-    let small = World::on(Options::default().persistent()).await.with("queue.backlog_max", "50000");
+    let small = World::with_redis_options(RedisOptions::default().persistent())
+        .await
+        .with("queue.backlog_max", "50000");
     let world = small.with("queue.dead_max_bytes", "64 MiB");
-    let json = world.run(&["doctor", "-o", "json"]).await.ended(0).json();
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
     let redis = levels(&json, "redis");
     assert!(redis.iter().all(|(level, _)| level == "ok"), "{redis:?}");
     for needle in ["master", "noeviction", "maxmemory 256", "append-only file on"] {
@@ -25,13 +27,15 @@ async fn a_good_redis_gets_a_clean_bill() {
     assert!(memory[0].0 == "ok" && memory[0].1.contains("2 x ("), "{memory:?}");
     let isolation = levels(&json, "isolation");
     assert!(!isolation.is_empty() && isolation.iter().all(|(level, _)| level != "fail"), "{isolation:?}");
-    world.run(&["doctor"]).await.ended(0).shows(&["ok", "noeviction"]);
+    world.run(&["doctor"]).await.exited_with(0).stdout_contains(&["ok", "noeviction"]);
 }
 
 #[tokio::test]
 async fn a_backlog_that_does_not_fit_into_redis_is_told_with_the_sum() {
-    let world = World::on(Options::default().persistent()).await.with("queue.backlog_max", "300000");
-    let json = world.run(&["doctor", "-o", "json"]).await.ended(0).json();
+    let world = World::with_redis_options(RedisOptions::default().persistent())
+        .await
+        .with("queue.backlog_max", "300000");
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
     let warned: Vec<_> = levels(&json, "redis").into_iter().filter(|(level, _)| level == "warn").collect();
     let [(_, what)] = &warned[..] else { panic!("{warned:?}") };
     assert!(what.starts_with("maxmemory 256.0 MiB is less than queue.backlog_max 300000 x "), "{what}");
@@ -39,8 +43,9 @@ async fn a_backlog_that_does_not_fit_into_redis_is_told_with_the_sum() {
 
 #[tokio::test]
 async fn a_redis_that_may_lose_jobs_fails_the_doctor_and_is_refused_by_work() {
-    let world = World::on(Options::default().set("maxmemory-policy", "allkeys-lru")).await;
-    let json = world.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    let world =
+        World::with_redis_options(RedisOptions::default().set("maxmemory-policy", "allkeys-lru")).await;
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(1).json();
     assert_eq!(json["worst"], "fail");
     let redis = levels(&json, "redis");
     assert!(redis.iter().any(|(level, what)| level == "fail" && what.contains("allkeys-lru")), "{redis:?}");
@@ -48,8 +53,8 @@ async fn a_redis_that_may_lose_jobs_fails_the_doctor_and_is_refused_by_work() {
         redis.iter().any(|(level, what)| level == "warn" && what.contains("appendonly yes")),
         "{redis:?}"
     );
-    world.run(&["doctor"]).await.ended(1).shows(&["FAIL", "set it to noeviction"]);
-    world.run(&["work"]).await.ended(78).told(&["allkeys-lru", "set it to noeviction"]);
+    world.run(&["doctor"]).await.exited_with(1).stdout_contains(&["FAIL", "set it to noeviction"]);
+    world.run(&["work"]).await.exited_with(78).stderr_contains(&["allkeys-lru", "set it to noeviction"]);
 }
 
 #[tokio::test]
@@ -57,17 +62,20 @@ async fn a_doctor_without_redis_still_looks_at_the_rest() {
     let mut world = World::new().await;
     world.redis.kill();
     let world = world.with("queue.connect_timeout", "300ms").with("queue.response_timeout", "300ms");
-    let json = world.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(1).json();
     assert_eq!(levels(&json, "redis")[0].0, "fail");
     assert_eq!(levels(&json, "memory")[0].0, "ok");
     assert_ne!(levels(&json, "isolation")[0].0, "fail");
     let narrow = [("worker.memory_limit", "1 GiB"), ("sandbox.slots", "2")];
-    let json = world.run_with(&narrow, &["doctor", "-o", "json"]).await.ended(1).json();
+    let json = world.run_with(&narrow, &["doctor", "-o", "json"]).await.exited_with(1).json();
     let memory = levels(&json, "memory");
     assert_eq!((&memory[0].0[..], &memory[1].0[..]), ("ok", "warn"), "{memory:?}");
-    assert!(memory[1].1.contains("sandbox.max_heap 1.0 GiB, a fence of 1.3 GiB"), "{memory:?}");
+    assert!(
+        memory[1].1.contains("sandbox.max_heap 1.0 GiB, an address space limit of 1.3 GiB"),
+        "{memory:?}"
+    );
     let tight = world.with("worker.memory_limit", "300 MiB");
-    let json = tight.run(&["doctor", "-o", "json"]).await.ended(1).json();
+    let json = tight.run(&["doctor", "-o", "json"]).await.exited_with(1).json();
     let memory = levels(&json, "memory");
     assert!(memory[0].0 == "fail" && memory[0].1.contains("worker.memory_limit"), "{memory:?}");
 }

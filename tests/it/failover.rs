@@ -3,11 +3,11 @@
 use wm_analyzer::job::Job;
 use wm_testbed::redis::PrivateRedis;
 
-use crate::harness::{Gate, World, job, until};
-use crate::sentinel::watched;
+use crate::harness::{GatedSite, World, job, until};
+use crate::sentinel::start_with_sentinel;
 
 /// Waits until the replica has all that the master has: what is promised over a failover is what was replicated.
-async fn replicated(master: &PrivateRedis) {
+async fn until_replicated(master: &PrivateRedis) {
     let mut eye =
         redis::Client::open(master.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
     // WAIT is about what the same connection saw written.
@@ -19,49 +19,50 @@ async fn replicated(master: &PrivateRedis) {
 
 #[tokio::test]
 async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_is_reported_once() {
-    let (mut master, replica, sentinel) = watched().await;
+    let (mut master, replica, sentinel) = start_with_sentinel().await;
     let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
-    let mut world = World::at(replica, url).await;
-    let gate = Gate::shut().await;
+    let mut world = World::with_redis(replica, url).await;
+    let gate = GatedSite::closed().await;
     let worker = world.worker();
     let before = world.pair("before", 4_000);
     world.send(std::slice::from_ref(&before)).await;
-    world.until_it_is(&before.id, "done").await;
-    let in_hand: Vec<Job> = (0..2).map(|n| job(&format!("held-{n}"), gate.url("/a"), world.page())).collect();
-    world.send(&in_hand).await;
-    gate.until_asked(2).await;
+    world.until_event(&before.id, "done").await;
+    let in_flight: Vec<Job> =
+        (0..2).map(|n| job(&format!("held-{n}"), gate.url("/a"), world.page())).collect();
+    world.send(&in_flight).await;
+    gate.until_requested(2).await;
     let waits: Vec<Job> = (0..6).map(|n| world.pair(&format!("waits-{n}"), 4_000)).collect();
     world.send(&waits).await;
     until("all wait", async || world.queue.status().await.unwrap().ready == 6).await;
-    replicated(&master).await;
+    until_replicated(&master).await;
 
     master.kill();
-    worker.until_said("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
+    worker.until_logged("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
     gate.open();
-    worker.until_said("not settled yet: trying again").await;
+    worker.until_logged("not settled yet: trying again").await;
     until("all is done", async || {
         world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     })
     .await;
     // A replica that becomes the master drops whoever was connected.
-    world.look_again();
+    world.reconnect();
     let late = world.pair("late", 4_000);
     world.send(std::slice::from_ref(&late)).await;
-    world.until_it_is(&late.id, "done").await;
+    world.until_event(&late.id, "done").await;
 
-    for job in in_hand.iter().chain(&waits).chain([&before, &late]) {
-        let mut story = world.story(&job.id).await;
+    for job in in_flight.iter().chain(&waits).chain([&before, &late]) {
+        let mut job_events = world.job_events(&job.id).await;
         // One that was claimed before the new master had dropped all connections is put off before it is fetched.
-        story.retain(|what| what != "postponed");
-        assert_eq!(story, ["done"], "{}: nobody is blamed, nothing runs twice", job.id);
+        job_events.retain(|what| what != "postponed");
+        assert_eq!(job_events, ["done"], "{}: nobody is blamed, nothing runs twice", job.id);
         assert!(world.report(job).await.is_some(), "{}", job.id);
     }
-    assert_eq!(gate.asked(), 2, "each page was fetched once");
+    assert_eq!(gate.requests(), 2, "each page was fetched once");
     for job in waits.iter().chain([&before, &late]) {
         assert_eq!(world.site.hits(&format!("/{}/from", job.id)), 1, "{}", job.id);
     }
     assert_eq!(world.dead().await, []);
     assert_eq!(world.keys("unique:*").await, [""; 0]);
-    assert_eq!(world.ingest.fingerprints().len(), 1, "one alert: {:?}", world.ingest.fingerprints());
-    worker.leave().await;
+    assert_eq!(world.sentry.fingerprints().len(), 1, "one alert: {:?}", world.sentry.fingerprints());
+    worker.stop().await;
 }

@@ -3,53 +3,57 @@
 use wm_analyzer::job::Job;
 use wm_testbed::body::Body;
 
-use crate::harness::{Gate, World, job, until};
+use crate::harness::{GatedSite, World, job, until};
 
 /// Two slots, children of 16 MiB, and memory for just two of them: 96 MiB + 2 x (84 MiB fence + 36 MiB buffers).
-async fn tight_world() -> World {
+async fn world_with_little_memory() -> World {
     let world = World::new().await.with("fetch.total_timeout", "5m");
     world.with("sandbox.heap", "16 MiB").with("worker.memory_limit", "336 MiB")
 }
 
 /// Honest work that needs more than 16 MiB and hardly a CPU: much text, of which one word changed.
-fn hungry(world: &World, name: &str) -> Job {
+fn heap_heavy_job(world: &World, name: &str) -> Job {
     let page = |last| Body::html(format!("<!DOCTYPE html><p>{}{last}", "word ".repeat(800_000)).into_bytes());
     world.bodies(name, page("old"), page("new"))
 }
 
 #[tokio::test]
 async fn what_died_of_memory_is_done_when_more_is_granted_and_waits_until_that_much_is_free() {
-    let world = tight_world().await;
+    let world = world_with_little_memory().await;
     let worker = world.worker();
-    let hungry = hungry(&world, "hungry");
+    let hungry = heap_heavy_job(&world, "hungry");
     world.send(std::slice::from_ref(&hungry)).await;
-    let reason = world.until_dead(1).await.remove(0).reason.unwrap();
+    let reason = world.until_dead_letters(1).await.remove(0).reason.unwrap();
     assert_eq!(reason.kind.as_str(), "memory_exceeded");
 
     // A job that has its room and is not done with it.
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     let slow = job("slow", gate.url("/from"), gate.url("/to"));
     world.send(std::slice::from_ref(&slow)).await;
-    gate.until_asked(1).await;
+    gate.until_requested(1).await;
     let fetched = world.site.hits("/hungry/to");
     let replay = ["dead", "replay", "hungry", "--heap", "64MiB", "--wall", "30s", "--yes"];
-    world.run(&replay).await.ended(0).told(&["under wall 30s, heap 64.0 MiB", "replayed 1 of 1"]);
+    world
+        .run(&replay)
+        .await
+        .exited_with(0)
+        .stderr_contains(&["under wall 30s, heap 64.0 MiB", "replayed 1 of 1"]);
     until("its bodies are here", async || world.site.hits("/hungry/to") > fetched).await;
 
     // Another worker does the same work several times over in the meantime.
     let roomy = world.worker_with(&[("sandbox.heap", "64 MiB"), ("sandbox.slots", "1")]);
-    let twins: Vec<Job> = (0..3).map(|n| self::hungry(&world, &format!("twin-{n}"))).collect();
+    let twins: Vec<Job> = (0..3).map(|n| self::heap_heavy_job(&world, &format!("twin-{n}"))).collect();
     world.send(&twins).await;
     for twin in &twins {
-        world.until_it_is(&twin.id, "done").await;
+        world.until_event(&twin.id, "done").await;
     }
-    roomy.leave().await;
-    assert_eq!(world.story(&hungry.id).await, ["buried", "replayed"], "it waits");
+    roomy.stop().await;
+    assert_eq!(world.job_events(&hungry.id).await, ["buried", "replayed"], "it waits");
     assert_eq!(worker.descendants().len(), 2, "two fork-servers, and no child");
 
     gate.open();
-    world.until_it_is(&hungry.id, "done").await;
-    assert_eq!(world.story(&slow.id).await, ["done"]);
+    world.until_event(&hungry.id, "done").await;
+    assert_eq!(world.job_events(&slow.id).await, ["done"]);
     let limits = &world.report(&hungry).await.unwrap()["measured"]["limits"];
     assert_eq!((&limits["heap_bytes"], &limits["wall_ms"]), (&(64 << 20).into(), &30_000.into()));
 }
@@ -61,33 +65,37 @@ async fn what_is_above_the_ceiling_is_refused_at_the_command() {
     world
         .run(&[&replay[..], &["--heap", "2GiB"]].concat())
         .await
-        .ended(2)
-        .told(&["2.0 GiB is above sandbox.max_heap"]);
+        .exited_with(2)
+        .stderr_contains(&["2.0 GiB is above sandbox.max_heap"]);
     world
         .run(&[&replay[..], &["--wall", "61s"]].concat())
         .await
-        .ended(2)
-        .told(&["61s is above sandbox.max_wall, 60s"]);
-    world.run(&[&replay[..], &["--wall", "0s"]].concat()).await.ended(2).told(&["no time"]);
-    world.run(&["diff", "a", "b", "--limits", "heap=2GiB"]).await.ended(2).told(&["sandbox.max_heap"]);
+        .exited_with(2)
+        .stderr_contains(&["61s is above sandbox.max_wall, 60s"]);
+    world.run(&[&replay[..], &["--wall", "0s"]].concat()).await.exited_with(2).stderr_contains(&["no time"]);
+    world
+        .run(&["diff", "a", "b", "--limits", "heap=2GiB"])
+        .await
+        .exited_with(2)
+        .stderr_contains(&["sandbox.max_heap"]);
 }
 
 #[tokio::test]
 async fn a_grant_that_a_worker_cannot_honour_is_buried_with_the_sum_and_never_goes_round() {
-    let world = tight_world().await.with("sandbox.max_wall", "20s");
+    let world = world_with_little_memory().await.with("sandbox.max_wall", "20s");
     let _worker = world.worker();
-    let hungry = hungry(&world, "hungry");
+    let hungry = heap_heavy_job(&world, "hungry");
     world.send(std::slice::from_ref(&hungry)).await;
-    world.until_dead(1).await;
+    world.until_dead_letters(1).await;
     for (grant, why) in [
         (["--heap", "512MiB"], "512.0 MiB needs 704 MiB with its fence, and this worker has 168 MiB"),
         (["--wall", "50s"], "50s is above sandbox.max_wall, 20s"),
     ] {
         let replay = [&["dead", "replay", "hungry", "--yes"][..], &grant].concat();
-        world.run_with(&[("sandbox.max_wall", "60s")], &replay).await.ended(0);
+        world.run_with(&[("sandbox.max_wall", "60s")], &replay).await.exited_with(0);
         until("it is dead again", async || world.dead().await.len() == 1).await;
-        world.run(&["dead", "show", "hungry"]).await.ended(0).shows(&["stranded", why]);
+        world.run(&["dead", "show", "hungry"]).await.exited_with(0).stdout_contains(&["stranded", why]);
     }
-    let story = world.story(&hungry.id).await;
-    assert_eq!(story, ["buried", "replayed", "buried", "replayed", "buried"]);
+    let job_events = world.job_events(&hungry.id).await;
+    assert_eq!(job_events, ["buried", "replayed", "buried", "replayed", "buried"]);
 }

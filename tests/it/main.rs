@@ -6,8 +6,8 @@
 //! - It asserts what the world saw: keys and reports in Redis, hits at the site, alerts at the ingest, what a person
 //!   would read on a terminal. Never a private state, and a log line only where the line is the promise.
 //! - It waits for moments (`until`), not for times; what must *not* happen is watched until something later did.
-//! - What must be slow waits at a `Gate` that the test opens; what must be heavy is honest work.
-//! - Timings come from `harness::TIMINGS`, short and in the proportions of the defaults; change one by `with`.
+//! - What must be slow waits at a `GatedSite` that the test opens; what must be heavy is honest work.
+//! - Timings come from `harness::FAST_TIMINGS`, short and in the proportions of the defaults; change one by `with`.
 //! - A process ends with its guard, by its own pid. A failing test prints the end of its workers' logs.
 //! - A test that cannot fail is a defect: break the code once to see it fail.
 
@@ -20,8 +20,8 @@ mod harness;
 mod peers;
 #[path = "../support/sentinel.rs"]
 mod sentinel;
-#[path = "../support/wire.rs"]
-mod wire;
+#[path = "../support/tcp_proxy.rs"]
+mod tcp_proxy;
 
 use self::harness::until;
 

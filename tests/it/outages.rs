@@ -4,160 +4,175 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use wm_analyzer::job::Job;
-use wm_testbed::redis::Options;
+use wm_testbed::redis::RedisOptions;
 
-use crate::harness::{Gate, Worker, World, job, until};
-use crate::wire::Wire;
+use crate::harness::{GatedSite, Worker, World, job, until};
+use crate::tcp_proxy::TcpProxy;
 
 /// The worst that full jitter allows in this time to five loops and three settling hands, and a good deal more.
-const KNOCKS_PER_SECOND: u64 = 60;
+const MAX_CONNECTION_ATTEMPTS_PER_SECOND: u64 = 60;
 
-/// A worker with one job in hand that waits at the gate.
-async fn holding(world: &World, gate: &Gate) -> (Worker, Job) {
+/// A worker with one job in flight that waits at the gate.
+async fn worker_with_job_in_flight(world: &World, gate: &GatedSite) -> (Worker, Job) {
     let held = job("held", gate.url("/a"), world.page());
     world.send(std::slice::from_ref(&held)).await;
     let worker = world.worker();
-    gate.until_asked(1).await;
+    gate.until_requested(1).await;
     (worker, held)
 }
 
 #[tokio::test]
 async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_settled_once() {
     let world = World::new().await;
-    let wire = Wire::to(world.redis.socket()).await;
-    let world = world.with("queue.url", wire.url());
-    let gate = Gate::shut().await;
-    let (mut worker, held) = holding(&world, &gate).await;
+    let proxy = TcpProxy::to(world.redis.socket()).await;
+    let world = world.with("queue.url", proxy.url());
+    let gate = GatedSite::closed().await;
+    let (mut worker, held) = worker_with_job_in_flight(&world, &gate).await;
 
-    wire.cut();
-    let (start, before) = (Instant::now(), wire.knocks());
-    worker.until_said("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
+    proxy.cut();
+    let (start, before) = (Instant::now(), proxy.connection_attempts());
+    worker.until_logged("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
     gate.open();
-    worker.until_said("not settled yet: trying again").await;
+    worker.until_logged("not settled yet: trying again").await;
     until("a while has passed", async || start.elapsed() > Duration::from_secs(3)).await;
-    let knocks = wire.knocks() - before;
-    assert!(knocks >= 5, "it tries: {knocks}");
-    assert!(knocks <= KNOCKS_PER_SECOND * start.elapsed().as_secs(), "but does not spin: {knocks}");
-    assert!(worker.runs());
-    assert_eq!(world.story(&held.id).await, [""; 0], "its outcome is held");
+    let attempts = proxy.connection_attempts() - before;
+    assert!(attempts >= 5, "it tries: {attempts}");
+    assert!(
+        attempts <= MAX_CONNECTION_ATTEMPTS_PER_SECOND * start.elapsed().as_secs(),
+        "but does not spin: {attempts}"
+    );
+    assert!(worker.is_running());
+    assert_eq!(world.job_events(&held.id).await, [""; 0], "its outcome is held");
 
-    wire.mend();
-    world.until_it_is(&held.id, "done").await;
+    proxy.restore();
+    world.until_event(&held.id, "done").await;
     let late = world.pair("late", 4_000);
     world.send(std::slice::from_ref(&late)).await;
-    world.until_it_is(&late.id, "done").await;
-    assert_eq!(world.story(&held.id).await, ["done"], "once, by the delivery that had it");
-    assert_eq!(worker.said("Redis cannot be reached: what runs goes on, nothing new is claimed").len(), 1);
-    assert_eq!(gate.asked(), 1, "its page was fetched once");
-    worker.leave().await;
+    world.until_event(&late.id, "done").await;
+    assert_eq!(world.job_events(&held.id).await, ["done"], "once, by the delivery that had it");
+    assert_eq!(
+        worker.log_lines("Redis cannot be reached: what runs goes on, nothing new is claimed").len(),
+        1
+    );
+    assert_eq!(gate.requests(), 1, "its page was fetched once");
+    worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_redis_that_restarts_with_its_file_is_gone_on_with() {
-    let mut world = World::on(Options::default().persistent().set("appendfsync", "always")).await;
-    let gate = Gate::shut().await;
-    let (worker, held) = holding(&world, &gate).await;
+    let mut world =
+        World::with_redis_options(RedisOptions::default().persistent().set("appendfsync", "always")).await;
+    let gate = GatedSite::closed().await;
+    let (worker, held) = worker_with_job_in_flight(&world, &gate).await;
     let waits: Vec<Job> = (0..4).map(|n| world.pair(&format!("waits-{n}"), 4_000)).collect();
     world.send(&waits).await;
     world.redis.kill();
     gate.open();
-    worker.until_said("not settled yet: trying again").await;
+    worker.until_logged("not settled yet: trying again").await;
     world.redis.restart().unwrap();
-    world.look_again();
+    world.reconnect();
     for job in waits.iter().chain([&held]) {
-        world.until_it_is(&job.id, "done").await;
-        assert_eq!(world.story(&job.id).await, ["done"], "{}: nobody is blamed, nothing runs twice", job.id);
+        world.until_event(&job.id, "done").await;
+        assert_eq!(
+            world.job_events(&job.id).await,
+            ["done"],
+            "{}: nobody is blamed, nothing runs twice",
+            job.id
+        );
     }
-    assert_eq!(world.ingest.fingerprints().len(), 1, "one alert: {:?}", world.ingest.fingerprints());
-    worker.leave().await;
+    assert_eq!(world.sentry.fingerprints().len(), 1, "one alert: {:?}", world.sentry.fingerprints());
+    worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_redis_that_comes_back_empty_has_lost_its_jobs_and_is_worked_for_all_the_same() {
     let mut world = World::new().await;
-    let gate = Gate::shut().await;
-    let (mut worker, held) = holding(&world, &gate).await;
+    let gate = GatedSite::closed().await;
+    let (mut worker, held) = worker_with_job_in_flight(&world, &gate).await;
     world.redis.restart().unwrap();
-    world.look_again();
-    worker.until_said("Redis has lost this queue: what waited there is gone (appendonly yes keeps it)").await;
+    world.reconnect();
+    worker
+        .until_logged("Redis has lost this queue: what waited there is gone (appendonly yes keeps it)")
+        .await;
     gate.open();
-    worker.until_said("the lease was lost: nothing was written, another worker has this job").await;
+    worker.until_logged("the lease was lost: nothing was written, another worker has this job").await;
     let late = world.pair("late", 4_000);
     world.send(std::slice::from_ref(&late)).await;
-    world.until_it_is(&late.id, "done").await;
-    assert_eq!(world.story(&held.id).await, [""; 0], "what Redis forgot is not written into it");
-    assert!(worker.runs());
-    worker.leave().await;
+    world.until_event(&late.id, "done").await;
+    assert_eq!(world.job_events(&held.id).await, [""; 0], "what Redis forgot is not written into it");
+    assert!(worker.is_running());
+    worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_full_redis_takes_nothing_in_and_what_is_in_hand_is_settled() {
     let world = World::new().await;
-    let gate = Gate::shut().await;
-    let (worker, held) = holding(&world, &gate).await;
+    let gate = GatedSite::closed().await;
+    let (worker, held) = worker_with_job_in_flight(&world, &gate).await;
     world.send(&[world.pair("waits", 4_000)]).await;
-    world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
+    world.redis_cmd::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
     gate.open();
-    world.until_it_is(&held.id, "done").await;
-    world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
+    world.until_event(&held.id, "done").await;
+    world.redis_cmd::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
     until("both are done", async || world.queue.status().await.unwrap().backlog() == 0).await;
-    worker.leave().await;
+    worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_server_that_may_not_write_now_is_waited_for() {
     let world = World::new().await;
-    let gate = Gate::shut().await;
-    let (worker, held) = holding(&world, &gate).await;
+    let gate = GatedSite::closed().await;
+    let (worker, held) = worker_with_job_in_flight(&world, &gate).await;
     // A replica of nobody: first READONLY, then, as it may not even answer, MASTERDOWN.
     for serves_stale in ["yes", "no"] {
-        world.ask::<()>("CONFIG", &["SET", "replica-serve-stale-data", serves_stale]).await;
-        world.ask::<()>("REPLICAOF", &["127.0.0.1", "1"]).await;
-        let said = worker.said("not settled yet: trying again").len();
+        world.redis_cmd::<()>("CONFIG", &["SET", "replica-serve-stale-data", serves_stale]).await;
+        world.redis_cmd::<()>("REPLICAOF", &["127.0.0.1", "1"]).await;
+        let said = worker.log_lines("not settled yet: trying again").len();
         gate.open();
-        until("it was told to wait", async || worker.said("not settled yet: trying again").len() > said)
+        until("it was told to wait", async || worker.log_lines("not settled yet: trying again").len() > said)
             .await;
     }
-    let told = worker.text();
+    let told = worker.log_text();
     assert!(told.contains("ReadOnly") && told.contains("MasterDown"), "{told}");
-    world.ask::<()>("REPLICAOF", &["NO", "ONE"]).await;
-    world.until_it_is(&held.id, "done").await;
-    assert_eq!(world.story(&held.id).await, ["done"]);
-    worker.leave().await;
+    world.redis_cmd::<()>("REPLICAOF", &["NO", "ONE"]).await;
+    world.until_event(&held.id, "done").await;
+    assert_eq!(world.job_events(&held.id).await, ["done"]);
+    worker.stop().await;
 }
 
 #[tokio::test]
 async fn a_worker_leaves_by_its_deadline_though_redis_is_away() {
     let mut world = World::new().await.with("sandbox.wall", "500ms").with("worker.drain", "600ms");
-    let gate = Gate::shut().await;
-    let (mut worker, _held) = holding(&world, &gate).await;
+    let gate = GatedSite::closed().await;
+    let (mut worker, _held) = worker_with_job_in_flight(&world, &gate).await;
     world.redis.kill();
     gate.open();
-    worker.until_said("not settled yet: trying again").await;
+    worker.until_logged("not settled yet: trying again").await;
     let start = Instant::now();
     worker.signal(Signal::TERM);
-    assert_eq!(worker.ended().await.code(), Some(0));
+    assert_eq!(worker.wait_for_exit().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
 async fn a_redis_lost_while_draining_holds_nobody_up_and_its_job_is_run_again_without_blame() {
-    let world = World::on(Options::default().persistent().set("appendfsync", "always")).await;
+    let world =
+        World::with_redis_options(RedisOptions::default().persistent().set("appendfsync", "always")).await;
     let mut world =
         world.with("sandbox.wall", "500ms").with("worker.drain", "600ms").with("queue.lease", "2s");
-    let gate = Gate::shut().await;
-    let (mut worker, held) = holding(&world, &gate).await;
+    let gate = GatedSite::closed().await;
+    let (mut worker, held) = worker_with_job_in_flight(&world, &gate).await;
     worker.signal(Signal::TERM);
-    worker.until_said("draining").await;
+    worker.until_logged("draining").await;
     world.redis.kill();
     let start = Instant::now();
-    assert_eq!(worker.ended().await.code(), Some(0));
+    assert_eq!(worker.wait_for_exit().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 
     gate.open();
     world.redis.restart().unwrap();
-    world.look_again();
+    world.reconnect();
     let _next = world.worker();
-    world.until_it_is(&held.id, "done").await;
+    world.until_event(&held.id, "done").await;
     assert_eq!(world.dead().await, []);
 }

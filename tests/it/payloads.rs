@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use wm_analyzer::queue::{Content, DeadLetter, RawPayload};
 
-use crate::harness::{World, by_uuid, until};
+use crate::harness::{World, job_by_uuid, until};
 
 fn raw(letter: &DeadLetter) -> &RawPayload {
     match &letter.content {
@@ -26,8 +26,8 @@ async fn what_is_no_job_is_buried_with_its_head_length_and_hash_and_what_is_behi
     let encoded = good.encode();
     world.push(&[b"{\"v\":1,\"from\":", hostile, long.as_bytes(), &huge, &encoded]).await;
     let _worker = world.worker();
-    world.until_it_is(&good.id, "done").await;
-    let dead = world.until_dead(4).await;
+    world.until_event(&good.id, "done").await;
+    let dead = world.until_dead_letters(4).await;
     let of = |length: usize| {
         let found = dead.iter().find(|letter| raw(letter).length == length as u64);
         found.unwrap_or_else(|| panic!("none of {length} bytes: {dead:?}"))
@@ -47,11 +47,12 @@ async fn what_is_no_job_is_buried_with_its_head_length_and_hash_and_what_is_behi
     assert_eq!((status.inbox, status.backlog()), (0, 0));
 
     let id = of(hostile.len()).id.as_str();
-    let shown = world.run(&["dead", "show", id]).await.ended(0);
+    let shown = world.run(&["dead", "show", id]).await.exited_with(0);
     let length = format!("{} bytes", hostile.len());
-    let shown = shown.shows(&["decode", "not JSON", "\\u{1b}[2J", &sha256(hostile), &length]);
-    assert!(!shown.out.contains('\u{1b}'), "nothing steers the terminal: {shown:?}");
-    let json = world.run(&["dead", "show", of(long.len()).id.as_str(), "-o", "json"]).await.ended(0).json();
+    let shown = shown.stdout_contains(&["decode", "not JSON", "\\u{1b}[2J", &sha256(hostile), &length]);
+    assert!(!shown.stdout.contains('\u{1b}'), "nothing steers the terminal: {shown:?}");
+    let json =
+        world.run(&["dead", "show", of(long.len()).id.as_str(), "-o", "json"]).await.exited_with(0).json();
     assert_eq!(json["raw"]["length"], long.len());
     assert_eq!(json["raw"]["head"], long);
     assert!(json["reason"]["failure"]["detail"].as_str().unwrap().contains("at most 8192"), "{json}");
@@ -67,7 +68,7 @@ async fn a_job_of_a_later_version_or_with_a_bad_field_says_which_and_what_to_wri
         br#"{"v":1,"to":"00000000-0000-4000-8000-000000000001","expires":"2030-01-01T00:00:00Z"}"#,
     ];
     world.push(&payloads).await;
-    let dead = world.until_dead(3).await;
+    let dead = world.until_dead_letters(3).await;
     let told: Vec<String> =
         dead.iter().filter_map(|letter| letter.reason.as_ref()).map(|r| r.failure.to_string()).collect();
     for needle in
@@ -80,12 +81,12 @@ async fn a_job_of_a_later_version_or_with_a_bad_field_says_which_and_what_to_wri
 #[tokio::test]
 async fn a_job_that_names_uuids_where_no_app_is_configured_is_buried_and_names_the_setting() {
     let world = World::new().await;
-    let job = by_uuid("uuids");
+    let job = job_by_uuid("uuids");
     let _worker = world.worker();
     world.send(std::slice::from_ref(&job)).await;
-    let reason = world.until_dead(1).await.remove(0).reason.unwrap();
+    let reason = world.until_dead_letters(1).await.remove(0).reason.unwrap();
     assert_eq!(reason.kind.as_str(), "bad_reference");
     assert!(reason.failure.detail.contains("api.url"), "{}", reason.failure.detail);
-    assert_eq!(world.story(&job.id).await, ["buried"]);
-    until("one alert", async || world.ingest.alerts() == 1).await;
+    assert_eq!(world.job_events(&job.id).await, ["buried"]);
+    until("one alert", async || world.sentry.alerts() == 1).await;
 }

@@ -24,12 +24,12 @@ async fn a_poison_job_is_buried_within_its_limit_and_a_second_once_while_good_jo
     let poison = poison(&world);
     let good: Vec<Job> = (0..20).map(|n| world.pair(&format!("good-{n}"), 20_000)).collect();
     let worker = world.worker();
-    worker.until_said("working").await;
+    worker.until_logged("working").await;
     let mut jobs = vec![poison.clone()];
     jobs.extend(good.iter().cloned());
     world.send(&jobs).await;
 
-    let dead = world.until_dead(1).await.remove(0);
+    let dead = world.until_dead_letters(1).await.remove(0);
     let reason = dead.reason.as_ref().unwrap();
     assert_eq!((reason.kind.as_str(), &dead.id), ("wall_exceeded", &poison.id));
     let claimed_ms: u64 = world.field(&poison.id, "claimed_ms").await.unwrap().parse().unwrap();
@@ -40,28 +40,29 @@ async fn a_poison_job_is_buried_within_its_limit_and_a_second_once_while_good_jo
     assert!(measured.wall_ms >= measured.limits.wall_ms, "{measured:?}");
 
     for job in &good {
-        world.until_it_is(&job.id, "done").await;
+        world.until_event(&job.id, "done").await;
     }
     // On a machine so busy that the child hardly ran, and only there, it is run once more before it is blamed.
     let doubts = reason.counts.doubts;
     assert!(doubts <= 1 && reason.counts.deliveries == 1 + doubts, "{:?}", reason.counts);
     let told = [&["retried"; 1][..doubts as usize], &["buried"]].concat();
-    assert_eq!(world.story(&poison.id).await, told, "once");
+    assert_eq!(world.job_events(&poison.id).await, told, "once");
     let hits = u64::from(reason.counts.deliveries);
     assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (hits, hits));
-    assert_eq!(worker.number("dead_letters_total{kind=\"wall_exceeded\"}").await, 1.0);
+    assert_eq!(worker.metric("dead_letters_total{kind=\"wall_exceeded\"}").await, 1.0);
 
-    until("one alert", async || world.ingest.alerts() == 1).await;
-    let text = world.ingest.events()[0]["message"].as_str().unwrap().to_owned();
+    until("one alert", async || world.sentry.alerts() == 1).await;
+    let text = world.sentry.events()[0]["message"].as_str().unwrap().to_owned();
     for needle in ["wall_exceeded", "at 127.0.0.1", "limit hit: wall 300 ms", "wm-analyzer dead show poison"]
     {
         assert!(text.contains(needle), "{needle:?} is not in:\n{text}");
     }
-    world.run(&["dead", "show", "poison"]).await.ended(0).shows(&["wall_exceeded", "of 300 ms"]).told(&[
-        "wm-analyzer diff",
-        "--limits wall=300ms",
-        "wm-analyzer dead replay poison",
-    ]);
+    world
+        .run(&["dead", "show", "poison"])
+        .await
+        .exited_with(0)
+        .stdout_contains(&["wall_exceeded", "of 300 ms"])
+        .stderr_contains(&["wm-analyzer diff", "--limits wall=300ms", "wm-analyzer dead replay poison"]);
 }
 
 #[tokio::test]
@@ -73,7 +74,10 @@ async fn a_poison_job_that_is_too_large_for_its_heap_takes_its_child_with_it_and
     let good = world.pair("good", 20_000);
     let _worker = world.worker();
     world.send(&[poison.clone(), good.clone()]).await;
-    world.until_it_is(&poison.id, "buried").await;
-    world.until_it_is(&good.id, "done").await;
-    assert_eq!(world.until_dead(1).await[0].reason.as_ref().unwrap().kind.as_str(), "memory_exceeded");
+    world.until_event(&poison.id, "buried").await;
+    world.until_event(&good.id, "done").await;
+    assert_eq!(
+        world.until_dead_letters(1).await[0].reason.as_ref().unwrap().kind.as_str(),
+        "memory_exceeded"
+    );
 }

@@ -10,8 +10,8 @@ async fn the_metrics_are_openmetrics_and_every_one_of_the_catalogue_is_there() {
     let worker = world.worker();
     let job = world.pair("pair", 10_000);
     world.send(std::slice::from_ref(&job)).await;
-    world.until_it_is(&job.id, "done").await;
-    until("it is counted", async || worker.number("jobs_total{outcome=\"done\"}").await == 1.0).await;
+    world.until_event(&job.id, "done").await;
+    until("it is counted", async || worker.metric("jobs_total{outcome=\"done\"}").await == 1.0).await;
     let text = worker.get("/metrics").await.1;
     assert!(text.ends_with("# EOF\n"), "{text}");
     for entry in CATALOGUE {
@@ -25,11 +25,11 @@ async fn the_metrics_are_openmetrics_and_every_one_of_the_catalogue_is_there() {
         let (name, value) = line.rsplit_once(' ').unwrap();
         assert!(name.starts_with("wm_analyzer_") && value.parse::<f64>().is_ok(), "{line}");
     }
-    assert_eq!(worker.number("redis_up").await, 1.0);
-    assert_eq!(worker.number("child_wall_seconds_count").await, 1.0);
-    assert!(worker.number("fetched_bytes_total").await >= 20_000.0);
-    until("the slots are counted", async || worker.number("worker_slots{state=\"free\"}").await == 2.0).await;
-    assert!(worker.number("isolation").await >= 1.0, "at least one wall stands");
+    assert_eq!(worker.metric("redis_up").await, 1.0);
+    assert_eq!(worker.metric("child_wall_seconds_count").await, 1.0);
+    assert!(worker.metric("fetched_bytes_total").await >= 20_000.0);
+    until("the slots are counted", async || worker.metric("worker_slots{state=\"free\"}").await == 2.0).await;
+    assert!(worker.metric("isolation").await >= 1.0, "at least one wall stands");
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn livez_answers_while_redis_is_down_and_readyz_does_not() {
     world.redis.kill();
     assert!(worker.until_status("/readyz", 503).await.contains("Redis does not answer"));
     assert_eq!(worker.get("/livez").await.0, 200);
-    assert_eq!(worker.number("redis_up").await, 0.0);
+    assert_eq!(worker.metric("redis_up").await, 0.0);
 }
 
 #[tokio::test]
@@ -56,22 +56,22 @@ async fn a_frozen_redis_is_noticed_and_what_runs_goes_on() {
     worker.until_status("/readyz", 200).await;
     let job = world.pair("pair", 5_000);
     world.send(std::slice::from_ref(&job)).await;
-    world.until_it_is(&job.id, "done").await;
+    world.until_event(&job.id, "done").await;
 }
 
 #[tokio::test]
 async fn health_asks_the_worker_and_ends_as_it_answers() {
     let mut world = World::new().await;
-    world.run(&["health", "--live"]).await.ended(1).told(&["no answer from"]);
+    world.run(&["health", "--live"]).await.exited_with(1).stderr_contains(&["no answer from"]);
     let worker = world.worker();
     let address = worker.address().await.to_string();
     worker.until_status("/readyz", 200).await;
     world = world.with("web.bind", address);
-    world.run(&["health", "--live"]).await.ended(0).shows(&["ok: alive"]);
-    world.run(&["health", "--ready"]).await.ended(0).shows(&["ok: claiming"]);
+    world.run(&["health", "--live"]).await.exited_with(0).stdout_contains(&["ok: alive"]);
+    world.run(&["health", "--ready"]).await.exited_with(0).stdout_contains(&["ok: claiming"]);
     worker.signal(rustix::process::Signal::TSTP);
     worker.until_status("/readyz", 503).await;
-    world.run(&["health", "--ready"]).await.ended(1).told(&["quiet"]);
-    world.run(&["health", "--live"]).await.ended(0);
-    world.run(&["health"]).await.ended(2);
+    world.run(&["health", "--ready"]).await.exited_with(1).stderr_contains(&["quiet"]);
+    world.run(&["health", "--live"]).await.exited_with(0);
+    world.run(&["health"]).await.exited_with(2);
 }

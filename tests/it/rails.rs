@@ -99,12 +99,12 @@ async fn a_worker_empties_an_adopted_list_before_it_calls_anything_empty() {
             "arguments": [{"_aj_globalid": version}, null, false]});
         let wrapper = "ActiveJob::QueueAdapters::ResqueAdapter::JobWrapper";
         let pushed = json!({"class": wrapper, "args": [job]}).to_string();
-        world.ask::<u64>("RPUSH", &[LIST, &pushed]).await;
+        world.redis_cmd::<u64>("RPUSH", &[LIST, &pushed]).await;
     }
     let ran = world.run(&["work", "--until-empty"]).await;
-    ran.ended(0);
+    ran.exited_with(0);
     assert_eq!(db.look(|db| db.annotations.len()), 10);
-    assert_eq!(world.ask::<u64>("LLEN", LIST).await, 0);
+    assert_eq!(world.redis_cmd::<u64>("LLEN", LIST).await, 0);
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn a_pair_that_only_resolving_names_is_not_analysed_again_unless_that_is_a
         ("on-purpose", json!({"again": true}), "done", 2),
     ] {
         world.push(&[job(id, more).as_bytes()]).await;
-        world.until_it_is(&wm_analyzer::job::JobId::parse(id).unwrap(), ends).await;
+        world.until_event(&wm_analyzer::job::JobId::parse(id).unwrap(), ends).await;
         assert_eq!(posts(), posted, "{id}");
     }
 }

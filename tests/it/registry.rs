@@ -8,56 +8,59 @@ use wm_analyzer::job::Job;
 use wm_testbed::body::Body;
 use wm_testbed::pages;
 
-use crate::harness::{Gate, World, job, key, lives, until};
+use crate::harness::{GatedSite, World, is_alive, job, key, until};
 
 /// A wall clock that no test waits for.
 const WALL: Duration = Duration::from_secs(20);
 
 /// What the only worker runs, as a program reads it.
-async fn running(world: &World) -> Vec<Value> {
-    let status = world.run(&["status", "-o", "json"]).await.ended(0).json();
-    status["workers"][0]["running"].as_array().cloned().unwrap_or_default()
+async fn in_flight_jobs(world: &World) -> Vec<Value> {
+    let status = world.run(&["status", "-o", "json"]).await.exited_with(0).json();
+    status["workers"][0]["in_flight"].as_array().cloned().unwrap_or_default()
 }
 
 #[tokio::test]
 async fn jobs_that_hang_at_their_site_are_shown_with_their_times_and_limit_the_longest_first() {
     let world = World::new().await.with("sandbox.slots", "10").with("fetch.total_timeout", "40s");
-    let gate = Gate::shut().await;
+    let gate = GatedSite::closed().await;
     let worker = world.worker();
     let hung = job("hung", gate.url("/a"), world.page());
     world.send(std::slice::from_ref(&hung)).await;
-    gate.until_asked(1).await;
+    gate.until_requested(1).await;
     let others: Vec<Job> = (0..9).map(|n| job(&format!("other-{n}"), gate.url("/a"), world.page())).collect();
     world.send(&others).await;
     until("all are shown at the gate", async || {
-        let shown = running(&world).await;
+        let shown = in_flight_jobs(&world).await;
         shown.len() == 10 && shown.iter().all(|job| job["stage"] == "fetch")
     })
     .await;
 
-    let shown = running(&world).await;
+    let shown = in_flight_jobs(&world).await;
     let number = |job: &Value, name: &str| job[name].as_u64().unwrap_or_else(|| panic!("{name}: {job}"));
     let first = &shown[0];
     assert_eq!((first["id"].as_str(), number(first, "limit_ms")), (Some("hung"), 40_000));
     assert_eq!(first["from"], hung.from.given().unwrap().uuid().to_string());
     assert_eq!(first["to"], hung.to.uuid().to_string());
-    assert!(0 < number(first, "stage_ms") && number(first, "stage_ms") <= number(first, "running_ms"));
-    assert!(shown.is_sorted_by_key(|job| u64::MAX - number(job, "running_ms")), "{shown:#?}");
+    assert!(0 < number(first, "stage_ms") && number(first, "stage_ms") <= number(first, "in_flight_ms"));
+    assert!(shown.is_sorted_by_key(|job| u64::MAX - number(job, "in_flight_ms")), "{shown:#?}");
     until("its time goes on", async || {
-        let now = running(&world).await;
+        let now = in_flight_jobs(&world).await;
         number(&now[0], "stage_ms") >= 1_000 + number(first, "stage_ms")
     })
     .await;
-    let text =
-        world.run(&["status"]).await.ended(0).shows(&["  hung  fetch for ", "s of 40s (", "and 2 more"]);
-    assert_eq!(text.out.matches(" of 40s (").count(), 8, "{text:?}");
+    let text = world.run(&["status"]).await.exited_with(0).stdout_contains(&[
+        "  hung  fetch for ",
+        "s of 40s (",
+        "and 2 more",
+    ]);
+    assert_eq!(text.stdout.matches(" of 40s (").count(), 8, "{text:?}");
 
     gate.open();
     for job in others.iter().chain([&hung]) {
-        world.until_it_is(&job.id, "done").await;
+        world.until_event(&job.id, "done").await;
     }
-    until("nothing runs", async || running(&world).await.is_empty()).await;
-    worker.leave().await;
+    until("nothing runs", async || in_flight_jobs(&world).await.is_empty()).await;
+    worker.stop().await;
 }
 
 #[tokio::test]
@@ -71,7 +74,7 @@ async fn a_worker_that_was_killed_is_shown_no_more_once_its_time_is_over() {
     victim.signal(Signal::KILL);
     until("one is gone", async || seen().await == [survivor.pid()]).await;
     let entries =
-        async || (world.ask::<u64>("ZCARD", key("workers")).await, world.keys("worker:*").await.len());
+        async || (world.redis_cmd::<u64>("ZCARD", key("workers")).await, world.keys("worker:*").await.len());
     until("and leaves nothing", async || entries().await == (1, 1)).await;
 }
 
@@ -79,7 +82,7 @@ async fn a_worker_that_was_killed_is_shown_no_more_once_its_time_is_over() {
 async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     let world = World::new().await.with("sandbox.wall", format!("{}s", WALL.as_secs()));
     let worker = world.worker();
-    worker.until_said("working").await;
+    worker.until_logged("working").await;
     let before = worker.descendants();
     let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
     let heavy = world.bodies("heavy", page(1), page(2));
@@ -90,31 +93,35 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     // Stopped, it ends by nothing but a kill.
     kill_process(Pid::from_raw(child.cast_signed()).unwrap(), Signal::STOP).unwrap();
     until("it is shown in its child", async || {
-        let shown = running(&world).await;
+        let shown = in_flight_jobs(&world).await;
         shown.iter().any(|job| job["id"] == "heavy" && job["stage"] == "analyse")
     })
     .await;
-    assert_eq!(running(&world).await[0]["limit_ms"], WALL.as_millis() as u64);
-    let heap = running(&world).await[0]["heap"].clone();
+    assert_eq!(in_flight_jobs(&world).await[0]["limit_ms"], WALL.as_millis() as u64);
+    let heap = in_flight_jobs(&world).await[0]["heap"].clone();
     assert_eq!(heap["limit_bytes"], 256 << 20);
     assert!((1..256 << 20).contains(&heap["bytes"].as_u64().unwrap()), "{heap}");
-    world.run(&["status"]).await.ended(0).shows(&["  heavy  analyse for ", ", heap ", " of 256.0 MiB ("]);
-    assert!(lives(child));
+    world.run(&["status"]).await.exited_with(0).stdout_contains(&[
+        "  heavy  analyse for ",
+        ", heap ",
+        " of 256.0 MiB (",
+    ]);
+    assert!(is_alive(child));
 
     let start = Instant::now();
-    let cancelled = world.run(&["queue", "cancel", heavy.id.as_str(), "nobody"]).await.ended(0);
-    cancelled.told(&["cancelled 1 of 2", "nobody is not in analysis", "Undo: enqueue it again"]);
-    world.until_it_is(&heavy.id, "skipped").await;
-    until("its child is gone", async || !lives(child)).await;
+    let cancelled = world.run(&["queue", "cancel", heavy.id.as_str(), "nobody"]).await.exited_with(0);
+    cancelled.stderr_contains(&["cancelled 1 of 2", "nobody is not in analysis", "Undo: enqueue it again"]);
+    world.until_event(&heavy.id, "skipped").await;
+    until("its child is gone", async || !is_alive(child)).await;
     assert!(start.elapsed() < WALL / 2, "{:?}: not by its wall clock", start.elapsed());
     let events = world.events().await;
     let told: Vec<_> = events.iter().map(|event| (event.what.as_str(), event.why.as_str())).collect();
     assert_eq!(told, [("skipped", "cancelled")]);
-    world.run(&["queue", "cancel", heavy.id.as_str(), "-o", "json"]).await.ended(3);
+    world.run(&["queue", "cancel", heavy.id.as_str(), "-o", "json"]).await.exited_with(3);
 
     let next = world.pair("next", 4_000);
     world.send(std::slice::from_ref(&next)).await;
-    world.until_it_is(&next.id, "done").await;
+    world.until_event(&next.id, "done").await;
     assert_eq!((worker.descendants(), world.dead().await.len()), (before, 0));
-    worker.leave().await;
+    worker.stop().await;
 }

@@ -9,10 +9,10 @@ use wm_testbed::body::Body;
 use wm_testbed::pages;
 
 use crate::harness::{World, until};
-use crate::peers::{has, run};
+use crate::peers::{is_available, run};
 
 /// Reads `[{schema, name, value, holds}]`, and says of which the schema and we disagree.
-const JUDGE: &str = r#"
+const VALIDATOR_SCRIPT: &str = r#"
 import json, sys
 from jsonschema import Draft202012Validator as Validator
 for case in json.load(sys.stdin):
@@ -22,9 +22,9 @@ for case in json.load(sys.stdin):
         print(case["name"], "should hold" if case["holds"] else "should not hold", errors, json.dumps(case["value"])[:300])
 "#;
 
-fn judge(cases: &[Value]) {
+fn assert_schema_agrees(cases: &[Value]) {
     let disagreements =
-        run(Command::new("python3").args(["-c", JUDGE]), &serde_json::to_string(cases).unwrap());
+        run(Command::new("python3").args(["-c", VALIDATOR_SCRIPT]), &serde_json::to_string(cases).unwrap());
     assert!(disagreements.is_empty(), "{disagreements}");
 }
 
@@ -38,7 +38,7 @@ async fn schema(world: &World, of: &str) -> Value {
 
 #[tokio::test]
 async fn the_schema_of_a_job_and_the_decoder_agree() {
-    if !has("python3", &["-c", "import jsonschema"]) {
+    if !is_available("python3", &["-c", "import jsonschema"]) {
         return;
     }
     let world = World::new().await;
@@ -86,12 +86,12 @@ async fn the_schema_of_a_job_and_the_decoder_agree() {
         })
         .collect();
     assert!(cases.len() > 50 && cases.iter().any(|case| case["holds"] == false));
-    judge(&cases);
+    assert_schema_agrees(&cases);
 }
 
 #[tokio::test]
 async fn reports_and_events_of_a_real_worker_hold_to_their_schemas() {
-    if !has("python3", &["-c", "import jsonschema"]) {
+    if !is_available("python3", &["-c", "import jsonschema"]) {
         return;
     }
     let world = World::new().await;
@@ -129,12 +129,12 @@ async fn reports_and_events_of_a_real_worker_hold_to_their_schemas() {
         cases.push(case(&event, "event", fields.into(), true));
     }
     assert!(cases.len() >= 7, "{cases:?}");
-    judge(&cases);
+    assert_schema_agrees(&cases);
 }
 
 async fn events(world: &World) -> Vec<(String, Map<String, Value>)> {
     let entries: Vec<(String, Vec<(String, String)>)> =
-        world.ask("XRANGE", &["wm:{analysis}:events", "-", "+"]).await;
+        world.redis_cmd("XRANGE", &["wm:{analysis}:events", "-", "+"]).await;
     let read = |(at, fields): (String, Vec<(String, String)>)| {
         (at, fields.into_iter().map(|(name, value)| (name, Value::from(value))).collect())
     };

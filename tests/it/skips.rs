@@ -42,7 +42,7 @@ async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metr
     world.send(&jobs).await;
     for job in &jobs {
         let reason = job.id.as_str();
-        world.until_it_is(&job.id, "skipped").await;
+        world.until_event(&job.id, "skipped").await;
         let events = world.events().await;
         let event = events.iter().find(|event| event.id == reason).unwrap();
         assert_eq!((event.what.as_str(), event.why.as_str()), ("skipped", reason));
@@ -52,12 +52,12 @@ async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metr
         let status = world.queue.status().await.unwrap();
         assert_eq!(status.today.get(&format!("skipped:{reason}")), Some(&1), "{:?}", status.today);
         let metric = format!("skips_total{{reason=\"{reason}\"}}");
-        until(&metric, async || worker.number(&metric).await == 1.0).await;
+        until(&metric, async || worker.metric(&metric).await == 1.0).await;
     }
     for unfetched in ["extension", "media_type", "same_version", "expired"] {
         assert_eq!(world.site.hits(&format!("/{unfetched}/from")), 0, "{unfetched} needs no fetching");
     }
-    assert_eq!(world.ingest.alerts(), 0, "a skip is no alarm");
+    assert_eq!(world.sentry.alerts(), 0, "a skip is no alarm");
     assert_eq!(world.dead().await.len(), 0);
 }
 
@@ -67,12 +67,12 @@ async fn a_skipped_pair_may_be_asked_for_again_and_a_done_one_only_on_purpose() 
     let _worker = world.worker();
     let job = world.pair("pair", 5_000);
     world.send(std::slice::from_ref(&job)).await;
-    world.until_it_is(&job.id, "done").await;
+    world.until_event(&job.id, "done").await;
     let again =
         |id: &str, again: bool| Job { id: wm_analyzer::job::JobId::parse(id).unwrap(), again, ..job.clone() };
     world.send(&[again("idle", false), again("on-purpose", true)]).await;
-    world.until_it_is(&again("on-purpose", true).id, "done").await;
-    assert_eq!(world.story(&again("idle", false).id).await, ["duplicate"]);
+    world.until_event(&again("on-purpose", true).id, "done").await;
+    assert_eq!(world.job_events(&again("idle", false).id).await, ["duplicate"]);
     assert_eq!(world.site.hits("/pair/from"), 2);
 }
 
@@ -87,10 +87,10 @@ async fn a_page_that_is_declared_bare_xml_is_compared_by_task_sheets_rules_alone
     let (old, new) = (xml("by-the-old-rules"), xml("by-task-sheets"));
     let worker = world.worker();
     world.send(std::slice::from_ref(&old)).await;
-    world.until_it_is(&old.id, "skipped").await;
-    worker.leave().await;
+    world.until_event(&old.id, "skipped").await;
+    worker.stop().await;
     let world = world.with("filter.rules", "task_sheets");
     let _worker = world.worker();
     world.send(std::slice::from_ref(&new)).await;
-    world.until_it_is(&new.id, "done").await;
+    world.until_event(&new.id, "done").await;
 }

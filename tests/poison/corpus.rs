@@ -8,7 +8,7 @@ use wm_analyzer::job::measured::Measured;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Slot};
 
-use crate::fixtures::{self, Ending, Made, Poison, floods};
+use crate::fixtures::{self, DiffResult, ExpectedOutcome, PoisonCase, floods};
 use crate::stage::{analyse, defaults, ending, in_turn, pool, request};
 use crate::world::{MIB, good, holdings, resident};
 
@@ -19,21 +19,26 @@ fn the_corpus_has_two_documents_for_each_idea_and_is_the_same_every_time() {
 
 fn the_corpus_is_whole() {
     let all = fixtures::all();
-    let mut ideas = BTreeMap::<_, usize>::new();
+    let mut techniques = BTreeMap::<_, usize>::new();
     let mut names = HashSet::new();
     for poison in &all {
-        *ideas.entry(poison.idea).or_default() += 1;
-        assert!(names.insert((poison.idea, poison.name)), "{}: {} twice", poison.idea, poison.name);
+        *techniques.entry(poison.technique).or_default() += 1;
+        assert!(names.insert((poison.technique, poison.name)), "{}: {} twice", poison.technique, poison.name);
         let [once, again] = [(poison.make)(), (poison.make)()];
         for (one, other) in once.iter().zip(&again) {
-            assert!(one.bytes == other.bytes, "{}: {}", poison.idea, poison.name);
-            let least = if poison.idea == "the largest pair" { floods::LARGEST / 100 * 98 } else { 0 };
-            assert!(one.bytes.len() >= least, "{}: {} is too small", poison.idea, poison.name);
-            assert!(one.bytes.len() <= floods::LARGEST, "{}: {} is never fetched", poison.idea, poison.name);
+            assert!(one.bytes == other.bytes, "{}: {}", poison.technique, poison.name);
+            let least = if poison.technique == "the largest pair" { floods::LARGEST / 100 * 98 } else { 0 };
+            assert!(one.bytes.len() >= least, "{}: {} is too small", poison.technique, poison.name);
+            assert!(
+                one.bytes.len() <= floods::LARGEST,
+                "{}: {} is never fetched",
+                poison.technique,
+                poison.name
+            );
         }
     }
     assert!(all.len() >= 60, "{} documents", all.len());
-    assert!(ideas.values().all(|documents| *documents >= 2), "{ideas:?}");
+    assert!(techniques.values().all(|documents| *documents >= 2), "{techniques:?}");
 }
 
 /// How often a document is tried on a machine that has no time for it.
@@ -41,15 +46,15 @@ const TRIES: usize = 5;
 
 /// How one poison ended.
 struct Line {
-    poison: Poison,
+    poison: PoisonCase,
     bytes: u64,
-    ending: Ending,
+    ending: ExpectedOutcome,
     measured: Measured,
 }
 
 impl Line {
     /// Tries a document, and again where it hardly ran and that may be why it ended otherwise, as the judge would.
-    async fn of(poison: Poison, slot: &mut Slot, pipeline: &Pipeline) -> Self {
+    async fn of(poison: PoisonCase, slot: &mut Slot, pipeline: &Pipeline) -> Self {
         let bodies = (poison.make)();
         let bytes = bodies.iter().map(|body| body.bytes.len() as u64).sum();
         let mut tries = 0;
@@ -70,7 +75,7 @@ impl Line {
 
     fn is_right(&self) -> bool {
         match (self.ending, self.poison.ending) {
-            (Ending::Reported(made), Ending::Reported(expected)) => {
+            (ExpectedOutcome::Reported(made), ExpectedOutcome::Reported(expected)) => {
                 made.into_iter().zip(expected).all(|(made, expected)| self.is_allowed(made, expected))
             }
             (ending, expected) => ending == expected,
@@ -78,11 +83,13 @@ impl Line {
     }
 
     /// Who has no time makes do with less, and says so.
-    fn is_allowed(&self, made: Made, expected: Made) -> bool {
+    fn is_allowed(&self, made: DiffResult, expected: DiffResult) -> bool {
         match expected {
-            Made::Hurried => matches!(made, Made::Exact | Made::Approximate),
-            Made::Exact => made == Made::Exact || (self.starved() && made == Made::Approximate),
-            Made::Approximate | Made::Missing => made == expected,
+            DiffResult::Hurried => matches!(made, DiffResult::Exact | DiffResult::Approximate),
+            DiffResult::Exact => {
+                made == DiffResult::Exact || (self.starved() && made == DiffResult::Approximate)
+            }
+            DiffResult::Approximate | DiffResult::Missing => made == expected,
         }
     }
 }
@@ -142,7 +149,7 @@ fn judged(lines: &[Line], limits: &Limits) -> Vec<String> {
     let mut wrong = Vec::new();
     for line in lines {
         let Line { poison, ending, measured, .. } = line;
-        let name = format!("{}: {}", poison.idea, poison.name);
+        let name = format!("{}: {}", poison.technique, poison.name);
         let (heap, resident) = (measured.peak_heap_bytes / MIB, measured.max_rss_bytes / MIB);
         println!(
             "{name:<75} {:<35} {:>5} ms, {:>4} ms CPU, {heap:>3} MiB heap, {resident:>3} MiB resident",
@@ -164,10 +171,10 @@ fn judged(lines: &[Line], limits: &Limits) -> Vec<String> {
     wrong
 }
 
-fn told(ending: Ending) -> String {
+fn told(ending: ExpectedOutcome) -> String {
     match ending {
-        Ending::Skipped(reason) => format!("skipped: {}", reason.as_str()),
-        Ending::Dead(kind) => format!("dead: {}", kind.as_str()),
-        Ending::Reported(made) => made.map(|made| format!("{made:?}").to_lowercase()).join(" "),
+        ExpectedOutcome::Skipped(reason) => format!("skipped: {}", reason.as_str()),
+        ExpectedOutcome::Dead(kind) => format!("dead: {}", kind.as_str()),
+        ExpectedOutcome::Reported(made) => made.map(|made| format!("{made:?}").to_lowercase()).join(" "),
     }
 }

@@ -11,7 +11,7 @@ use wm_analyzer::sandbox::{Limits, Request};
 use wm_testbed::pages;
 use wm_testbed::poison::{gzip_bomb, nested_divs};
 
-use crate::fixtures::{BOMB, Ending, TREELESS, beside_a_page, html};
+use crate::fixtures::{BOMB, ExpectedOutcome, TREELESS, html, paired_with_page};
 use crate::stage::{analyse, defaults, ending, in_turn, pool, request};
 use crate::world::{MIB, act};
 
@@ -44,12 +44,14 @@ async fn good_jobs_beside_poison() {
     let alone = analyse(&mut pool.acquire().await, good.clone(), patient).await.0.unwrap();
     assert!(matches!(alone, Answer::Reported(_)));
 
-    let mut poisons: Vec<(Request, Limits, Ending)> =
-        ACTS.iter().map(|(name, kind)| (act(name), limits_for(*kind), Ending::Dead(*kind))).collect();
+    let mut poisons: Vec<(Request, Limits, ExpectedOutcome)> = ACTS
+        .iter()
+        .map(|(name, kind)| (act(name), limits_for(*kind), ExpectedOutcome::Dead(*kind)))
+        .collect();
     for (document, ending) in
         [(html(gzip_bomb(1 << 30).bytes()).encoded("gzip"), BOMB), (html(nested_divs(20_000, "x")), TREELESS)]
     {
-        poisons.push((request(&pipeline, beside_a_page(document)), patient, ending));
+        poisons.push((request(&pipeline, paired_with_page(document)), patient, ending));
     }
     let poisons = Arc::new(poisons);
 

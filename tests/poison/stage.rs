@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use wm_analyzer::config::{Config, Loaded, Sources};
+use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::job::failure::Failure;
 use wm_analyzer::job::measured::Measured;
 use wm_analyzer::job::order::{Answer, Order, SideOrder};
@@ -10,7 +10,7 @@ use wm_analyzer::job::report::Report;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Request, Slot};
 
-use crate::fixtures::{Body, Ending, Made};
+use crate::fixtures::{Body, DiffResult, ExpectedOutcome};
 use crate::world::PROGRAM;
 
 /// Tests share one process, and count what it holds: each has it for itself, its runtime included.
@@ -22,7 +22,7 @@ pub(crate) fn in_turn(test: impl Future<Output = ()>) {
 
 /// The configuration of somebody who configured nothing, and what it makes of limits.
 pub(crate) fn defaults() -> (Config, Pipeline) {
-    let config = Loaded::load(&Sources::default()).unwrap().config;
+    let config = LoadedConfig::load(&ConfigSources::default()).unwrap().config;
     let pipeline = config.pipeline().unwrap();
     (config, pipeline)
 }
@@ -70,16 +70,16 @@ pub(crate) async fn analyse(
 }
 
 /// The same as one word.
-pub(crate) fn ending(answer: &Result<Answer, Failure>) -> Ending {
+pub(crate) fn ending(answer: &Result<Answer, Failure>) -> ExpectedOutcome {
     match answer {
-        Ok(Answer::Reported(report)) => Ending::Reported(made(report)),
-        Ok(Answer::Skipped(skip)) => Ending::Skipped(skip.reason),
-        Ok(Answer::Failed(failure)) | Err(failure) => Ending::Dead(failure.kind),
+        Ok(Answer::Reported(report)) => ExpectedOutcome::Reported(made(report)),
+        Ok(Answer::Skipped(skip)) => ExpectedOutcome::Skipped(skip.reason),
+        Ok(Answer::Failed(failure)) | Err(failure) => ExpectedOutcome::Dead(failure.kind),
     }
 }
 
 /// What became of each diff.
-fn made(report: &Report) -> [Made; 3] {
+fn made(report: &Report) -> [DiffResult; 3] {
     let diffs = &report.diffs;
     let each = [
         ("html_text_dmp", diffs.html_text_dmp.as_ref().map(|diff| diff.approximate)),
@@ -96,9 +96,9 @@ fn made(report: &Report) -> [Made; 3] {
             "what is missing, and nothing else, is said to be: {name}"
         );
         match approximate {
-            None => Made::Missing,
-            Some(true) => Made::Approximate,
-            Some(false) => Made::Exact,
+            None => DiffResult::Missing,
+            Some(true) => DiffResult::Approximate,
+            Some(false) => DiffResult::Exact,
         }
     })
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::ForeignList;
 
-use crate::peers::{has, run};
+use crate::peers::{is_available, run};
 use crate::world::*;
 
 const RECIPES: &str = include_str!("../../docs/producers.md");
@@ -21,7 +21,7 @@ fn block(language: &str, text: &str) -> &'static str {
 }
 
 fn has_ruby() -> bool {
-    has("ruby", &["-e", r#"require "active_job"; require "redis"; require "sidekiq""#])
+    is_available("ruby", &["-e", r#"require "active_job"; require "redis"; require "sidekiq""#])
 }
 
 /// Lets a Ruby process enqueue in one of its ways; answers what it meant.
@@ -111,7 +111,7 @@ async fn the_documented_pair_is_in(world: &World) {
 
 #[tokio::test]
 async fn the_documented_python_enqueues() {
-    if !has("python3", &["-c", "import redis"]) {
+    if !is_available("python3", &["-c", "import redis"]) {
         return;
     }
     let world = World::new().await;
@@ -123,7 +123,7 @@ async fn the_documented_python_enqueues() {
 
 #[tokio::test]
 async fn the_documented_shell_line_enqueues() {
-    if !has("redis-cli", &["--version"]) {
+    if !is_available("redis-cli", &["--version"]) {
         return;
     }
     let world = World::new().await;

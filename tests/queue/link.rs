@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::{Claim, Config, Delivery, Error, Settled};
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
 use crate::operations::{all_that_a_worker_does, all_that_an_operator_does};
-use crate::sentinel::{tell, watched};
+use crate::sentinel::{command, start_with_sentinel};
 use crate::world::*;
 
 const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
@@ -47,7 +47,7 @@ async fn settled_at_last(queue: &Roles, delivery: Delivery) -> Vec<String> {
 
 #[tokio::test]
 async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
-    let options = Options::default().tls(&format!("{TLS}/site.pem"), &format!("{TLS}/site.key"));
+    let options = RedisOptions::default().tls(&format!("{TLS}/site.pem"), &format!("{TLS}/site.key"));
     let redis = match PrivateRedis::start(options) {
         Ok(redis) => redis,
         Err(e) if e.to_string().to_lowercase().contains("tls support") => {
@@ -59,7 +59,7 @@ async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
     let queue = Roles::connect(&trusting).await.unwrap();
     works(&queue).await;
     queue.worker.wait(Duration::from_millis(50)).await;
-    let clients: String = tell(&redis, "CLIENT LIST").await;
+    let clients: String = command(&redis, "CLIENT LIST").await;
     assert!(clients.contains("cmd=blpop"), "whoever waits, waits over TLS too: {clients}");
 
     let stranger = Roles::connect(&config(&redis.url())).await.unwrap();
@@ -73,7 +73,7 @@ async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
 
 #[tokio::test]
 async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
-    let (mut master, replica, sentinel) = watched().await;
+    let (mut master, replica, sentinel) = start_with_sentinel().await;
     let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
     let mut world = World::at(replica, &url).await;
     let queue = world.queue().await;
@@ -88,7 +88,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
         }
     });
     until("somebody waits", async || {
-        tell::<String>(&master, "INFO clients").await.contains("blocked_clients:1")
+        command::<String>(&master, "INFO clients").await.contains("blocked_clients:1")
     })
     .await;
     let last = idle.lease().id;
@@ -125,7 +125,7 @@ async fn after_a_failover_what_was_in_hand_is_settled_once_by_the_new_master() {
 
 #[tokio::test]
 async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
-    let (master, replica, sentinel) = watched().await;
+    let (master, replica, sentinel) = start_with_sentinel().await;
     let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
     let mut world = World::at(replica, &url).await;
     let queue = world.queue().await;
@@ -134,13 +134,13 @@ async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
     until("the replica is in step", async || world.state(&job.id).await.as_deref() == Some("in_flight"))
         .await;
     // Half a second is nothing: that is when the client itself would give up.
-    tell::<()>(&master, "CLIENT PAUSE 1200 ALL").await;
+    command::<()>(&master, "CLIENT PAUSE 1200 ALL").await;
     queue.status().await.unwrap();
     // No connection is cut, and no sentinel helps: only the answers tell.
-    tell::<()>(&sentinel, "SENTINEL REMOVE m").await;
-    tell::<()>(&world.redis, "REPLICAOF NO ONE").await;
-    tell::<()>(&master, &format!("REPLICAOF 127.0.0.1 {}", world.redis.port())).await;
-    tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", world.redis.port())).await;
+    command::<()>(&sentinel, "SENTINEL REMOVE m").await;
+    command::<()>(&world.redis, "REPLICAOF NO ONE").await;
+    command::<()>(&master, &format!("REPLICAOF 127.0.0.1 {}", world.redis.port())).await;
+    command::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", world.redis.port())).await;
     let said = settled_at_last(&queue, held).await;
     assert!(said.iter().any(|said| said.to_lowercase().contains("read")), "{said:?}");
     world.look_again().await;
@@ -150,7 +150,7 @@ async fn a_replica_that_was_master_is_left_for_the_one_that_is() {
 
 #[tokio::test]
 async fn sentinels_that_are_away_or_know_no_such_service_are_an_outage_and_say_whose() {
-    let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
+    let sentinel = PrivateRedis::start(RedisOptions::sentinel()).unwrap();
     let url = format!("redis+sentinel://:geheim@127.0.0.1:{}/nobody", sentinel.port());
     let queue = Roles::connect(&config(&url)).await.unwrap();
     let error = queue.status().await.unwrap_err();
@@ -166,15 +166,15 @@ async fn sentinels_that_are_away_or_know_no_such_service_are_an_outage_and_say_w
 
 pub async fn cluster(nodes: usize) -> Vec<PrivateRedis> {
     let nodes: Vec<_> =
-        (0..nodes).map(|_| PrivateRedis::start(Options::default().cluster()).unwrap()).collect();
-    tell::<()>(&nodes[0], "CLUSTER ADDSLOTSRANGE 0 16383").await;
+        (0..nodes).map(|_| PrivateRedis::start(RedisOptions::default().cluster()).unwrap()).collect();
+    command::<()>(&nodes[0], "CLUSTER ADDSLOTSRANGE 0 16383").await;
     for other in &nodes[1..] {
-        let bus: Vec<String> = tell(other, "CONFIG GET cluster-port").await;
-        tell::<()>(&nodes[0], &format!("CLUSTER MEET 127.0.0.1 {} {}", other.port(), bus[1])).await;
+        let bus: Vec<String> = command(other, "CONFIG GET cluster-port").await;
+        command::<()>(&nodes[0], &format!("CLUSTER MEET 127.0.0.1 {} {}", other.port(), bus[1])).await;
     }
     for node in &nodes {
         until("the cluster is whole", async || {
-            let info: String = tell(node, "CLUSTER INFO").await;
+            let info: String = command(node, "CLUSTER INFO").await;
             let known = format!("cluster_known_nodes:{}", nodes.len());
             info.contains("cluster_state:ok") && info.contains(&known)
         })
@@ -213,15 +213,15 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     let _ = queue.producer.enqueue(&jobs).await.unwrap();
     let (held, idle) = (claimed(&queue, "w").await, claimed(&queue, "w").await);
 
-    let slot: u64 = tell(&here, &format!("CLUSTER KEYSLOT {}", key("ready"))).await;
+    let slot: u64 = command(&here, &format!("CLUSTER KEYSLOT {}", key("ready"))).await;
     let (from, to): (String, String) =
-        (tell(&here, "CLUSTER MYID").await, world.ask("CLUSTER", "MYID").await);
-    tell::<()>(&world.redis, &format!("CLUSTER SETSLOT {slot} IMPORTING {from}")).await;
-    tell::<()>(&here, &format!("CLUSTER SETSLOT {slot} MIGRATING {to}")).await;
+        (command(&here, "CLUSTER MYID").await, world.ask("CLUSTER", "MYID").await);
+    command::<()>(&world.redis, &format!("CLUSTER SETSLOT {slot} IMPORTING {from}")).await;
+    command::<()>(&here, &format!("CLUSTER SETSLOT {slot} MIGRATING {to}")).await;
     let mut hands = vec![held, idle];
     let mut waited = 0;
     loop {
-        let next: Vec<String> = tell(&here, &format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
+        let next: Vec<String> = command(&here, &format!("CLUSTER GETKEYSINSLOT {slot} 1")).await;
         // With a part of the keys here and a part there, all that a worker does is either done whole or not at all.
         match queue.worker.claim(&worker("w")).await {
             Ok(Claim::Delivery(delivery)) => hands.push(*delivery),
@@ -249,11 +249,11 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
             }
         }
         let Some(name) = next.first() else { break };
-        tell::<()>(&here, &format!("MIGRATE 127.0.0.1 {} {name} 0 1000", world.redis.port())).await;
+        command::<()>(&here, &format!("MIGRATE 127.0.0.1 {} {name} 0 1000", world.redis.port())).await;
     }
     assert!(waited > 0, "it was in the way");
     for node in [&world.redis, &here] {
-        tell::<()>(node, &format!("CLUSTER SETSLOT {slot} NODE {to}")).await;
+        command::<()>(node, &format!("CLUSTER SETSLOT {slot} NODE {to}")).await;
     }
     for held in hands {
         settled_at_last(&queue, held).await;
@@ -281,10 +281,10 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
 
 #[tokio::test]
 async fn a_busy_connection_is_not_asked_before_every_call_and_one_that_was_cut_costs_one_call() {
-    let redis = PrivateRedis::start(Options::default()).unwrap();
+    let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
     let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let pings = async || {
-        let stats: String = tell(&redis, "INFO commandstats").await;
+        let stats: String = command(&redis, "INFO commandstats").await;
         let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_ping:calls="));
         line.map_or(0, |line| line.split(',').next().unwrap().parse::<usize>().unwrap())
     };
@@ -295,7 +295,7 @@ async fn a_busy_connection_is_not_asked_before_every_call_and_one_that_was_cut_c
     let asked = pings().await - before;
     assert!(asked < 50, "{asked} times in 50 calls");
 
-    let _: u64 = tell(&redis, "CLIENT KILL TYPE normal").await;
+    let _: u64 = command(&redis, "CLIENT KILL TYPE normal").await;
     let mut failed = 0;
     while let Err(e) = queue.status().await {
         assert!(e.is_transient(), "{e}");

@@ -18,7 +18,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config as Cases, RngSeed, TestRunner};
 use wm_analyzer::job::Priority;
 use wm_analyzer::job::skip::SkipReason;
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 
 use self::case::{Case, WORKERS};
 use self::machine::{Ask, HOSTS, How, Limits, PAIRS, When};
@@ -122,7 +122,7 @@ fn given(name: &str) -> Option<u64> {
 fn the_scripts_do_what_the_model_does_whatever_happens_in_whatever_order() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(async {
-        let redis = PrivateRedis::start(Options::default()).unwrap();
+        let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
         let url = redis.url();
         World::at(redis, &url).await
     });

@@ -344,14 +344,14 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         id: JobId::parse(&format!("job-{n}")).unwrap(),
         from: None,
         to: Uuid::nil(),
-        running_ms: 10_000 - n,
+        in_flight_ms: 10_000 - n,
         stage: Stage::Fetch,
         stage_ms: 6_000,
         limit_ms: Some(30_000),
         heap: (n < 3).then_some(Heap { bytes: 64 << 20, limit_bytes: 256 << 20 }),
     };
     let told: Vec<RunningJob> = (0..70).map(running).collect();
-    queue.worker.heartbeat(&Presence { running: told.clone(), ..info("w") }, &[]).await.unwrap();
+    queue.worker.heartbeat(&Presence { in_flight: told.clone(), ..info("w") }, &[]).await.unwrap();
     let mut seen = queue.status().await.unwrap().workers.remove(0);
     until("time has gone by", async || {
         seen = queue.status().await.unwrap().workers.remove(0);
@@ -360,11 +360,11 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
     .await;
     let age = seen.heartbeat_age_ms;
     let later = |job: &RunningJob| RunningJob {
-        running_ms: job.running_ms + age,
+        in_flight_ms: job.in_flight_ms + age,
         stage_ms: job.stage_ms + age,
         ..job.clone()
     };
-    assert_eq!(seen.info.running, told[..64].iter().map(later).collect::<Vec<_>>());
+    assert_eq!(seen.info.in_flight, told[..64].iter().map(later).collect::<Vec<_>>());
     assert_eq!((told[0].percent(), told[0].heap.unwrap().percent()), (Some(20), 25));
     assert_eq!(RunningJob { limit_ms: None, ..told[0].clone() }.percent(), None);
 }

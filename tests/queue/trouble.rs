@@ -6,7 +6,7 @@ use wm_analyzer::job::failure::Kind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::queue::{Admission, Claim, Error, Settled};
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -176,7 +176,7 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
 #[tokio::test]
 async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     // It looks up from its file every thousand commands, and takes half a millisecond for each.
-    let slow = Options::default().persistent().set("key-load-delay", "500");
+    let slow = RedisOptions::default().persistent().set("key-load-delay", "500");
     let redis = PrivateRedis::start(slow).unwrap();
     let url = redis.url();
     let world = World::at(redis, &url).await;
@@ -264,7 +264,7 @@ async fn one_wake_token_wakes_as_many_workers_as_there_are_jobs() {
 #[tokio::test]
 async fn a_key_space_of_a_newer_build_is_not_touched() {
     let world = World::new().await;
-    let _: u64 = world.ask("HSET", &[&key("meta"), "schema", "2"]).await;
+    let _: u64 = world.ask("HSET", &[&key("meta"), "schema", "3"]).await;
     let refused = Roles::connect(&world.config).await.unwrap_err();
     assert!(matches!(refused, Error::NewerSchema { found: 2, known: 1 }) && !refused.is_transient());
 }

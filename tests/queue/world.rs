@@ -14,7 +14,7 @@ use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::{DeathReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
 use crate::invariants::Stock;
@@ -56,7 +56,7 @@ pub fn config(url: &str) -> Config {
 
 impl World {
     pub async fn new() -> Self {
-        let durable = Options::default().persistent().set("appendfsync", "always");
+        let durable = RedisOptions::default().persistent().set("appendfsync", "always");
         let redis = PrivateRedis::start(durable).unwrap();
         let url = redis.url();
         Self::at(redis, &url).await
@@ -158,7 +158,7 @@ pub fn info(name: &str) -> Presence {
         slots: 2,
         busy: 1,
         breakers: Default::default(),
-        running: Vec::new(),
+        in_flight: Vec::new(),
     }
 }
 

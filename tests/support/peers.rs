@@ -15,19 +15,19 @@ pub(crate) fn run(command: &mut Command, input: &str) -> String {
 
 /// Whether `program` with these arguments ends well. Where it does not, the test may be skipped, which is said; under
 /// `WM_REQUIRE_PEERS=1` that is a failure.
-pub(crate) fn has(program: &str, args: &[&str]) -> bool {
+pub(crate) fn is_available(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     let command = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let has = command.status().is_ok_and(|status| status.success());
-    if !has {
-        lacks(&[&[program], args].concat().join(" "));
+    let available = command.status().is_ok_and(|status| status.success());
+    if !available {
+        skip_without(&[&[program], args].concat().join(" "));
     }
-    has
+    available
 }
 
 /// Says that a test is skipped because this peer is not there.
 #[expect(clippy::print_stdout, reason = "a test that says nothing must say so")]
-pub(crate) fn lacks(peer: &str) {
+pub(crate) fn skip_without(peer: &str) {
     println!("SKIPPED: no {peer}");
     assert!(std::env::var_os("WM_REQUIRE_PEERS").is_none(), "no {peer}");
 }

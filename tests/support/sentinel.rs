@@ -2,39 +2,40 @@
 
 use redis::FromRedisValue;
 use redis::aio::MultiplexedConnection;
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 
 use crate::until;
 
-async fn eye_on(redis: &PrivateRedis) -> MultiplexedConnection {
+async fn connect(redis: &PrivateRedis) -> MultiplexedConnection {
     let url = format!("redis+unix://{}", redis.socket().display());
     redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
 }
 
 /// Tells a server something, in one line.
-pub(crate) async fn tell<T: FromRedisValue>(redis: &PrivateRedis, command: &str) -> T {
-    let mut words = command.split(' ');
+pub(crate) async fn command<T: FromRedisValue>(redis: &PrivateRedis, line: &str) -> T {
+    let mut words = line.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
-    let answer = cmd.arg(words.collect::<Vec<_>>()).query_async(&mut eye_on(redis).await).await;
-    answer.unwrap_or_else(|e| panic!("{command}: {e}"))
+    let answer = cmd.arg(words.collect::<Vec<_>>()).query_async(&mut connect(redis).await).await;
+    answer.unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
 /// A master, a replica that is in step with it, and a sentinel that looks after both.
-pub(crate) async fn watched() -> (PrivateRedis, PrivateRedis, PrivateRedis) {
-    let data = || PrivateRedis::start(Options::default().tcp().set("repl-diskless-sync-delay", "0")).unwrap();
+pub(crate) async fn start_with_sentinel() -> (PrivateRedis, PrivateRedis, PrivateRedis) {
+    let data =
+        || PrivateRedis::start(RedisOptions::default().tcp().set("repl-diskless-sync-delay", "0")).unwrap();
     let (master, replica) = (data(), data());
-    let sentinel = PrivateRedis::start(Options::sentinel()).unwrap();
-    tell::<()>(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port())).await;
+    let sentinel = PrivateRedis::start(RedisOptions::sentinel()).unwrap();
+    command::<()>(&replica, &format!("REPLICAOF 127.0.0.1 {}", master.port())).await;
     until("the replica follows", async || {
-        tell::<String>(&replica, "INFO replication").await.contains("master_link_status:up")
+        command::<String>(&replica, "INFO replication").await.contains("master_link_status:up")
     })
     .await;
-    tell::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", master.port())).await;
+    command::<()>(&sentinel, &format!("SENTINEL MONITOR m 127.0.0.1 {} 1", master.port())).await;
     for setting in ["down-after-milliseconds 300", "failover-timeout 2000"] {
-        tell::<()>(&sentinel, &format!("SENTINEL SET m {setting}")).await;
+        command::<()>(&sentinel, &format!("SENTINEL SET m {setting}")).await;
     }
     until("the sentinel knows the replica", async || {
-        tell::<redis::Value>(&sentinel, "SENTINEL REPLICAS m").await != redis::Value::Array(Vec::new())
+        command::<redis::Value>(&sentinel, "SENTINEL REPLICAS m").await != redis::Value::Array(Vec::new())
     })
     .await;
     (master, replica, sentinel)

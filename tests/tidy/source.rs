@@ -23,7 +23,7 @@ impl Source {
     }
 
     /// The room: `src/<room>.rs`, `src/<room>/...` or `crates/<room>/...`.
-    pub(crate) fn room(&self) -> &str {
+    pub(crate) fn module(&self) -> &str {
         let inside = self.path.strip_prefix("src/").or_else(|| self.path.strip_prefix("crates/"));
         let inside = inside.unwrap_or(&self.path);
         inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs")

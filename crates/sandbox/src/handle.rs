@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use super::features::Features;
 use super::limits::Limits;
 use super::protocol::{self, Answer, Order, Report};
-use super::{Isolation, ZYGOTE_ARG};
+use super::{FORK_SERVER_ARG, Isolation};
 use wm_job::failure::{Failure, Kind};
 
 /// A zygote says hello within 1 ms on an idle machine; this allows for one that is drowning.
@@ -105,7 +105,7 @@ impl Recipe {
         // Neither end waits: whoever writes when it is full is not heard, and nobody is held up by it.
         let (words, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let child = Command::new(&self.executable)
-            .arg(ZYGOTE_ARG)
+            .arg(FORK_SERVER_ARG)
             .arg(self.isolation.as_str())
             .args(&self.without)
             .stdin(Stdio::from(theirs))

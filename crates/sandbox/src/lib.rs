@@ -53,11 +53,11 @@ pub use self::board::phase;
 pub use self::limits::Limits;
 pub use self::meter::{HeapUse, Meter};
 pub use self::pool::{Pool, Slot, Stats};
-pub use self::zygote::zygote_main;
+pub use self::zygote::fork_server_main;
 use wm_job::measured::Measured;
 
-/// The first argument that makes this program a zygote; see [`zygote_main`].
-pub const ZYGOTE_ARG: &str = "--internal-zygote";
+/// The first argument that makes this program a zygote; see [`fork_server_main`].
+pub const FORK_SERVER_ARG: &str = "--internal-zygote";
 
 /// What a job does with its bytes: in the child, alone, within its limits.
 pub type Work = fn(Task) -> Vec<u8>;

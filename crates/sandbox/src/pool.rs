@@ -186,7 +186,7 @@ impl Pool {
     }
 
     /// Every kind of isolation there is, and whether it is in force.
-    pub fn walls(&self) -> impl Iterator<Item = (String, bool)> {
+    pub fn isolation_layers(&self) -> impl Iterator<Item = (String, bool)> {
         self.0.features.each()
     }
 

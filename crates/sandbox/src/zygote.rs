@@ -42,8 +42,8 @@ const GRACE: Duration = Duration::from_millis(100);
 /// Runs this process as a zygote, until its control socket closes.
 ///
 /// To be called first thing in `main`, before anything starts a thread, when the first argument is
-/// [`super::ZYGOTE_ARG`]. `work` is what its jobs do.
-pub fn zygote_main(work: Work) -> ExitCode {
+/// [`super::FORK_SERVER_ARG`]. `work` is what its jobs do.
+pub fn fork_server_main(work: Work) -> ExitCode {
     match serve(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Just enough HTTP/1.1 to serve loopback by hand: reading a request, writing an answer, bounded connections.
 //!
 //! It knows no site and no ingest. Invariant: what it reads is bounded, and whatever it started ends when the
-//! [`Listening`] is dropped.
+//! [`ListeningServer`] is dropped.
 //!
 //! # Why
 //! By hand, because what the demo must show is what no honest server library lets one do: bodies that end too
@@ -22,7 +22,7 @@ const MAX_HEAD_BYTES: u64 = 16 * 1024;
 /// More than any worker here has slots; beyond it connections wait their turn.
 const MAX_CONNECTIONS: usize = 256;
 /// A kept-alive connection on which nobody asks anything is closed after this long.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A connection; answers go to its inner stream.
 pub(super) type Connection = BufReader<TcpStream>;
@@ -44,7 +44,7 @@ impl Request {
     }
 
     /// Whether the client wants the connection closed after this answer.
-    pub(super) fn closes(&self) -> bool {
+    pub(super) fn wants_close(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
@@ -69,7 +69,7 @@ pub(super) async fn next_request(connection: &mut Connection) -> Option<Request>
             }
         }
     };
-    let lines = tokio::time::timeout(IDLE, head).await.ok().flatten()?;
+    let lines = tokio::time::timeout(IDLE_TIMEOUT, head).await.ok().flatten()?;
     let mut words = lines.first()?.split(' ');
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
     let header = |line: &String| {
@@ -95,7 +95,7 @@ pub(super) async fn write_head(
 }
 
 /// Writes an answer with its body.
-pub(super) async fn write_answer(
+pub(super) async fn write_response(
     connection: &mut Connection,
     status: u16,
     headers: &[(&str, &str)],
@@ -119,20 +119,20 @@ fn reason(status: u16) -> &'static str {
 
 /// A listening socket on loopback; dropping it closes the socket and every connection.
 #[derive(Debug)]
-pub(super) struct Listening {
+pub(super) struct ListeningServer {
     /// Where it listens.
     pub(super) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Drop for Listening {
+impl Drop for ListeningServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 /// Listens on a free port of 127.0.0.1 and serves each connection by its own task.
-pub(super) async fn listen<S, F>(serve: S) -> std::io::Result<Listening>
+pub(super) async fn listen<S, F>(serve: S) -> std::io::Result<ListeningServer>
 where
     S: Fn(Connection) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -155,5 +155,5 @@ where
             while connections.try_join_next().is_some() {}
         }
     });
-    Ok(Listening { address, task })
+    Ok(ListeningServer { address, task })
 }

@@ -4,8 +4,8 @@
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 
 pub mod body;
+pub mod fake_sentry;
 mod http;
-pub mod ingest;
 pub mod pages;
 pub mod poison;
 pub mod redis;

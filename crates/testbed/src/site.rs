@@ -32,7 +32,7 @@ use super::http::{self, Connection, Request};
 use super::poison;
 
 /// No answer, however slow it is meant to be, takes longer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Paths that hits are counted for; a client that makes up more is not counted.
 const MAX_COUNTED_PATHS: usize = 100_000;
 /// One piece of an endless body.
@@ -84,18 +84,18 @@ impl From<Body> for Resource {
 /// A running site; dropping it closes every connection.
 #[derive(Debug)]
 pub struct Site {
-    state: Arc<State>,
-    listening: http::Listening,
+    state: Arc<SiteState>,
+    server: http::ListeningServer,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct SiteState {
     resources: Mutex<HashMap<String, Resource>>,
     hits: Mutex<HashMap<String, u64>>,
 }
 
 /// Nothing panics while it holds one of these locks; if it did, the maps would still be whole.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock()
 }
 
@@ -105,10 +105,10 @@ impl Site {
     /// # Errors
     /// Where the machine gives no socket.
     pub async fn start() -> io::Result<Self> {
-        let state = Arc::new(State::default());
+        let state = Arc::new(SiteState::default());
         let served = Arc::clone(&state);
-        let listening = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
-        Ok(Self { state, listening })
+        let server = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
+        Ok(Self { state, server })
     }
 
     /// The address of a path (with its query), which begins with `/`.
@@ -116,37 +116,37 @@ impl Site {
     /// # Panics
     /// Where the path makes no address.
     pub fn url(&self, path: &str) -> Url {
-        let url = format!("http://{}{path}", self.listening.address);
+        let url = format!("http://{}{path}", self.server.address);
         url.parse().expect("a path of the site makes an address")
     }
 
     /// Puts something at a path, in place of what was there, and gives its address.
     pub fn put(&self, path: &str, resource: impl Into<Resource>) -> Url {
-        locked(&self.state.resources).insert(path.to_owned(), resource.into());
+        lock(&self.state.resources).insert(path.to_owned(), resource.into());
         self.url(path)
     }
 
     /// How often a path was asked for, whatever its query.
     pub fn hits(&self, path: &str) -> u64 {
-        locked(&self.state.hits).get(path).copied().unwrap_or(0)
+        lock(&self.state.hits).get(path).copied().unwrap_or(0)
     }
 }
 
-impl State {
+impl SiteState {
     /// Counts a request and finds what answers it: what was put there, else one of the words, else nothing.
     fn hit(&self, request: &Request) -> (u64, Resource) {
         let path = request.path();
-        let mut hits = locked(&self.hits);
+        let mut hits = lock(&self.hits);
         let room = hits.len() < MAX_COUNTED_PATHS || hits.contains_key(path);
         let hit = if room { hits.entry(path.to_owned()).or_insert(0) } else { &mut 0 };
         *hit += 1;
-        let put = locked(&self.resources).get(path).cloned();
-        (*hit, put.or_else(|| word(request)).unwrap_or(Resource::Status(404)))
+        let put = lock(&self.resources).get(path).cloned();
+        (*hit, put.or_else(|| builtin_resource(request)).unwrap_or(Resource::Status(404)))
     }
 }
 
 /// What a path of the site's own vocabulary means.
-fn word(request: &Request) -> Option<Resource> {
+fn builtin_resource(request: &Request) -> Option<Resource> {
     let page = || Body::html(&b"<!DOCTYPE html><title>here</title><p>A page.</p>"[..]);
     if let Some(status) = request.path().strip_prefix("/status/") {
         let recovers = status.split_once("-then-200/").map(|(status, _)| status);
@@ -172,38 +172,40 @@ fn word(request: &Request) -> Option<Resource> {
 }
 
 /// Whether the connection can take another request.
-enum After {
+enum ConnectionReuse {
     Keep,
     Close,
 }
 
-async fn serve(state: Arc<State>, mut connection: Connection) {
+async fn serve(state: Arc<SiteState>, mut connection: Connection) {
     while let Some(request) = http::next_request(&mut connection).await {
         let (hit, resource) = state.hit(&request);
         let answer = answer(&mut connection, hit, resource);
-        match tokio::time::timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(After::Keep)) if !request.closes() => {}
+        match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
+            Ok(Ok(ConnectionReuse::Keep)) if !request.wants_close() => {}
             Ok(_) | Err(_) => return,
         }
     }
 }
 
-async fn answer(connection: &mut Connection, hit: u64, resource: Resource) -> io::Result<After> {
+async fn answer(connection: &mut Connection, hit: u64, resource: Resource) -> io::Result<ConnectionReuse> {
     match resource {
-        Resource::Body(body) => body_answer(connection, &body).await,
-        Resource::FailsFirst { times, status, .. } if hit <= times => status_answer(connection, status).await,
-        Resource::FailsFirst { then, .. } => body_answer(connection, &then).await,
-        Resource::Status(status) => status_answer(connection, status).await,
+        Resource::Body(body) => respond_with_body(connection, &body).await,
+        Resource::FailsFirst { times, status, .. } if hit <= times => {
+            respond_with_status(connection, status).await
+        }
+        Resource::FailsFirst { then, .. } => respond_with_body(connection, &then).await,
+        Resource::Status(status) => respond_with_status(connection, status).await,
         Resource::RedirectTo(target) => {
-            http::write_answer(connection, 302, &[("location", &target)], b"").await?;
-            Ok(After::Keep)
+            http::write_response(connection, 302, &[("location", &target)], b"").await?;
+            Ok(ConnectionReuse::Keep)
         }
         Resource::Hang => {
             // Until the client gives up: what it still sends is nobody's concern.
             tokio::io::copy(connection, &mut tokio::io::sink()).await?;
-            Ok(After::Close)
+            Ok(ConnectionReuse::Close)
         }
-        Resource::HangUp => Ok(After::Close),
+        Resource::HangUp => Ok(ConnectionReuse::Close),
         Resource::Drip => drip(connection).await,
         Resource::Endless => endless(connection).await,
         Resource::Short { body, missing } => {
@@ -212,23 +214,23 @@ async fn answer(connection: &mut Connection, hit: u64, resource: Resource) -> io
             headers.push(("content-length", &announced));
             http::write_head(connection, 200, &headers).await?;
             connection.write_all(body.bytes()).await?;
-            Ok(After::Close)
+            Ok(ConnectionReuse::Close)
         }
     }
 }
 
-async fn body_answer(connection: &mut Connection, body: &Body) -> io::Result<After> {
-    http::write_answer(connection, 200, &body.headers(), body.bytes()).await?;
-    Ok(After::Keep)
+async fn respond_with_body(connection: &mut Connection, body: &Body) -> io::Result<ConnectionReuse> {
+    http::write_response(connection, 200, &body.headers(), body.bytes()).await?;
+    Ok(ConnectionReuse::Keep)
 }
 
-async fn status_answer(connection: &mut Connection, status: u16) -> io::Result<After> {
+async fn respond_with_status(connection: &mut Connection, status: u16) -> io::Result<ConnectionReuse> {
     let body = format!("{status}, as asked for\n");
-    http::write_answer(connection, status, &[("content-type", "text/plain")], body.as_bytes()).await?;
-    Ok(After::Keep)
+    http::write_response(connection, status, &[("content-type", "text/plain")], body.as_bytes()).await?;
+    Ok(ConnectionReuse::Keep)
 }
 
-async fn drip(connection: &mut Connection) -> io::Result<After> {
+async fn drip(connection: &mut Connection) -> io::Result<ConnectionReuse> {
     let headers = [("content-type", "text/html"), ("content-length", "1048576")];
     http::write_head(connection, 200, &headers).await?;
     loop {
@@ -237,7 +239,7 @@ async fn drip(connection: &mut Connection) -> io::Result<After> {
     }
 }
 
-async fn endless(connection: &mut Connection) -> io::Result<After> {
+async fn endless(connection: &mut Connection) -> io::Result<ConnectionReuse> {
     let headers = [("content-type", "text/html"), ("transfer-encoding", "chunked")];
     http::write_head(connection, 200, &headers).await?;
     let text = b"<p>and so on</p>".repeat(CHUNK_BYTES / 16);

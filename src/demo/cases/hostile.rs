@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Case, Class, Ending, versions};
+use super::{Case, CaseBuilder, CaseOutcome, versions};
 use crate::job::VersionRef;
 use crate::job::failure::Kind;
 use crate::job::skip::SkipReason;
@@ -22,15 +22,22 @@ use wm_testbed::{pages, poison};
 /// What the bomb becomes: a hundred times the cap.
 const BOMB_BYTES: u64 = 1 << 30;
 
-/// Every other class, in the order in which the story tells them.
+/// Every other class, in the order in which the scenario runs them.
 pub fn hostile(site: &Site) -> Vec<Case> {
-    [not_pages(site), slow_for_the_old(site), lying(site), unwell(site), unreadable(site), over_limits(site)]
-        .concat()
+    [
+        not_pages(site),
+        slow_for_old_service(site),
+        permanent_failures(site),
+        transient_failures(site),
+        invalid_payloads(site),
+        over_limits(site),
+    ]
+    .concat()
 }
 
 /// What must be skipped: by its references, or by its bytes.
 fn not_pages(site: &Site) -> Vec<Case> {
-    let class = |name, title, reason| Class::new(site, name, title, Ending::Skipped(reason));
+    let class = |name, title, reason| CaseBuilder::new(site, name, title, CaseOutcome::Skipped(reason));
     let pdf: Arc<[u8]> = poison::pdf(1, 3_500_000).into();
     let (page, _) = pages::pair(1, 150_000);
     vec![
@@ -67,8 +74,8 @@ fn not_pages(site: &Site) -> Vec<Case> {
 const LATIN_1: &str = "text/html; charset=iso-8859-1";
 
 /// What took the old service seconds to minutes, or all memory, and is analysed here.
-fn slow_for_the_old(site: &Site) -> Vec<Case> {
-    let class = |name, title| Class::new(site, name, title, Ending::Done);
+fn slow_for_old_service(site: &Site) -> Vec<Case> {
+    let class = |name, title| CaseBuilder::new(site, name, title, CaseOutcome::Done);
     vec![
         class("blank_run", "100,000 spaces after a newline (quadratic pattern)")
             .pair(Body::html(poison::blank_run(100_000, "b")), Body::html(poison::blank_run(100_000, "c"))),
@@ -85,8 +92,8 @@ fn slow_for_the_old(site: &Site) -> Vec<Case> {
 }
 
 /// What must be buried at once: it would be the same the next time.
-fn lying(site: &Site) -> Vec<Case> {
-    let class = |name, title, kind| Class::new(site, name, title, Ending::Dead(kind));
+fn permanent_failures(site: &Site) -> Vec<Case> {
+    let class = |name, title, kind| CaseBuilder::new(site, name, title, CaseOutcome::Dead(kind));
     let inside = "/redirect-to?u=http%3A%2F%2F169.254.169.254%2Flatest%2Fmeta-data%2F";
     vec![
         class("gzip_bomb", "a gzip bomb: 1 MB that becomes 1 GB", Kind::DecompressionBomb)
@@ -111,13 +118,13 @@ fn lying(site: &Site) -> Vec<Case> {
 }
 
 /// Sites in trouble: tried again, for a while.
-fn unwell(site: &Site) -> Vec<Case> {
-    let class = |name, title, ending| Class::new(site, name, title, ending);
+fn transient_failures(site: &Site) -> Vec<Case> {
+    let class = |name, title, ending| CaseBuilder::new(site, name, title, ending);
     let recovers = Resource::FailsFirst { times: 2, status: 503, then: small(30) };
     let short = Resource::Short { body: small(31), missing: 10_000 };
-    let exhausted = Ending::Dead(Kind::Exhausted);
+    let exhausted = CaseOutcome::Dead(Kind::Exhausted);
     vec![
-        class("recovers", "a 503 that recovers on the third try", Ending::DoneAfterRetries)
+        class("recovers", "a 503 that recovers on the third try", CaseOutcome::DoneAfterRetries)
             .pair(recovers, small(32)),
         class("short", "a body shorter than its Content-Length", exhausted).pair(short, small(33)),
         class("hang", "a server that never answers", exhausted).pair(Resource::Hang, small(34)),
@@ -125,10 +132,10 @@ fn unwell(site: &Site) -> Vec<Case> {
 }
 
 /// Payloads that are no job, or none that this worker can do.
-fn unreadable(site: &Site) -> Vec<Case> {
+fn invalid_payloads(site: &Site) -> Vec<Case> {
     let class = |name, title, kind, payloads: &[&[u8]]| Case {
         jobs: payloads.iter().map(|payload| payload.to_vec()).collect(),
-        ..Class::new(site, name, title, Ending::Dead(kind)).case
+        ..CaseBuilder::new(site, name, title, CaseOutcome::Dead(kind)).case
     };
     let pair = br#"{"v":1,"id":"demo-no_api-0","from":"00000000-0000-4000-8000-000000000001","to":"00000000-0000-4000-8000-000000000002"}"#;
     let future =
@@ -143,7 +150,7 @@ fn unreadable(site: &Site) -> Vec<Case> {
 
 /// Honest work under limits that are too small for it: the child is killed, and only the child.
 fn over_limits(site: &Site) -> Vec<Case> {
-    let class = |name, title, kind| Class::new(site, name, title, Ending::Dead(kind));
+    let class = |name, title, kind| CaseBuilder::new(site, name, title, CaseOutcome::Dead(kind));
     vec![
         // Parsing 10 MB alone takes several times as long on the fastest machine.
         class("wall", "5 MB pages under a wall clock of 30 ms", Kind::WallExceeded).change(

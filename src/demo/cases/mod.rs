@@ -30,7 +30,7 @@ const LARGEST_PAGE: f64 = 300_000.0;
 
 /// How every job of a class must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum CaseOutcome {
     /// Analysed, at the first attempt.
     Done,
     /// Analysed, after attempts that failed.
@@ -41,7 +41,7 @@ pub enum Ending {
     Dead(Kind),
 }
 
-impl std::fmt::Display for Ending {
+impl std::fmt::Display for CaseOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Done => f.write_str("done"),
@@ -62,7 +62,7 @@ pub struct Case {
     /// The payloads to put into the inbox.
     pub jobs: Vec<Vec<u8>>,
     /// How each of them must end.
-    pub expected: Ending,
+    pub expected: CaseOutcome,
 }
 
 impl Case {
@@ -74,7 +74,7 @@ impl Case {
 
 /// That many good pairs of 5 to 300 kB; every third is sent compressed.
 pub fn good(site: &Site, count: usize) -> Case {
-    let mut class = Class::new(site, "good", "ordinary pages with ordinary edits", Ending::Done);
+    let mut class = CaseBuilder::new(site, "good", "ordinary pages with ordinary edits", CaseOutcome::Done);
     let mut rng = Rng::new(2018);
     for n in 0..count {
         let share = rng.below(1 << 20) as f64 / f64::from(1 << 20);
@@ -108,13 +108,13 @@ fn versions(job: &mut Job) -> Vec<&mut Version> {
 }
 
 /// A case in the making.
-struct Class<'a> {
+struct CaseBuilder<'a> {
     site: &'a Site,
     case: Case,
 }
 
-impl<'a> Class<'a> {
-    fn new(site: &'a Site, name: &'static str, title: &'static str, expected: Ending) -> Self {
+impl<'a> CaseBuilder<'a> {
+    fn new(site: &'a Site, name: &'static str, title: &'static str, expected: CaseOutcome) -> Self {
         Self { site, case: Case { name, title, jobs: Vec::new(), expected } }
     }
 

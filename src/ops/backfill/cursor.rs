@@ -13,12 +13,12 @@ use crate::api::Span;
 /// The version of the file's shape.
 const VERSION: u32 = 1;
 /// The largest file that is read: a cursor has some hundred bytes.
-const MAX_BYTES: u64 = 64 << 10;
+const MAX_CURSOR_BYTES: u64 = 64 << 10;
 
 /// What became of the versions so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Count {
+pub(super) struct BackfillCounts {
     /// Versions that were looked at.
     pub(super) seen: u64,
     /// Versions whose change the app holds already.
@@ -43,10 +43,10 @@ pub(super) struct Cursor {
     until: OffsetDateTime,
     /// Where the next chunk begins.
     pub(super) next: Option<String>,
-    /// Was it walked to its end?
+    /// Is it finished?
     pub(super) finished: bool,
     /// So far.
-    pub(super) count: Count,
+    pub(super) count: BackfillCounts,
 }
 
 impl Cursor {
@@ -60,7 +60,7 @@ impl Cursor {
             until,
             next: None,
             finished: false,
-            count: Count::default(),
+            count: BackfillCounts::default(),
         }
     }
 
@@ -70,14 +70,14 @@ impl Cursor {
     }
 
     /// Has it begun?
-    pub(super) fn is_under_way(&self) -> bool {
+    pub(super) fn is_started(&self) -> bool {
         self.next.is_some() || self.finished
     }
 
     /// Where the file says, if it is about the same walk; the beginning where there is no file.
     ///
     /// # Errors
-    /// A sentence: the file is unreadable, or about another walk.
+    /// A sentence: the file is unreadable, or about another backfill.
     pub(super) fn resume(
         path: &Path,
         queue: &str,
@@ -90,7 +90,7 @@ impl Cursor {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(bad(e.to_string())),
         };
-        if size > MAX_BYTES {
+        if size > MAX_CURSOR_BYTES {
             return Err(bad(format!("{size} bytes are no cursor")));
         }
         let text = std::fs::read_to_string(path).map_err(|e| bad(e.to_string()))?;
@@ -101,7 +101,7 @@ impl Cursor {
             && until.is_none_or(|until| until == cursor.until);
         if !same {
             return Err(bad(format!(
-                "this cursor is of another walk (queue {}, {} until {}): name another file, or remove it",
+                "this cursor is of another backfill (queue {}, {} until {}): name another file, or remove it",
                 cursor.queue, cursor.since, cursor.until
             )));
         }
@@ -144,7 +144,9 @@ mod tests {
         for (queue, since, until) in
             [("other", since, until), ("analysis", until, until), ("analysis", since, since)]
         {
-            assert!(Cursor::resume(&path, queue, since, Some(until)).unwrap_err().contains("another walk"));
+            assert!(
+                Cursor::resume(&path, queue, since, Some(until)).unwrap_err().contains("another backfill")
+            );
         }
         std::fs::write(&path, "{}").unwrap();
         assert!(Cursor::resume(&path, "analysis", since, None).unwrap_err().contains("not a cursor"));

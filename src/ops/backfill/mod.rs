@@ -15,10 +15,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::Interval;
 
-use self::cursor::{Count, Cursor};
-use self::progress::Progress;
+use self::cursor::{BackfillCounts, Cursor};
+use self::progress::BackfillProgress;
 use super::Exit;
-use super::render::{self, BOLD, plain, styled};
+use super::render::{self, BOLD, sanitize, styled};
 use crate::api::{Api, Chunk, Listed, Span};
 use crate::job::failure::{Failure, Kind};
 use crate::job::{Job, JobId, Older, Priority, VersionRef};
@@ -28,18 +28,18 @@ use crate::queue::{Admission, Error, ProducerHandle};
 /// Jobs sent in one command.
 const BATCH: usize = 100;
 /// How often a chunk is asked for while the app cannot answer.
-const TRIES: u32 = 5;
+const MAX_ATTEMPTS: u32 = 5;
 /// The longest wait before the second try; it doubles, and a `Retry-After` counts more.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// The longest wait of all: who asks for more is asked again by a person.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// What to walk over, and how.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct BackfillOptions {
     /// Captured not before.
     pub since: OffsetDateTime,
-    /// Captured not after; now, where nothing is said.
+    /// Captured not after; now, where nothing is given.
     pub until: Option<OffsetDateTime>,
     /// Jobs a second.
     pub rate: f64,
@@ -49,14 +49,14 @@ pub struct Options {
     pub compare_earliest: bool,
     /// Also what the app holds a change of, and what was analysed before.
     pub again: bool,
-    /// Walk and count, enqueue nothing.
+    /// Look and count, enqueue nothing.
     pub dry_run: bool,
     /// Do not ask.
     pub yes: bool,
 }
 
 /// Why the walk ended before its end.
-enum Ended {
+enum BackfillError {
     /// The app does not answer, or not sensibly.
     Api(Failure),
     /// The queue is not there.
@@ -73,15 +73,20 @@ enum Ended {
 ///
 /// # Errors
 /// Those of the queue; what was sent before stays sent.
-pub async fn run(queue: &ProducerHandle, api: &Api, options: &Options, json: bool) -> Result<Exit, Error> {
+pub async fn run(
+    queue: &ProducerHandle,
+    api: &Api,
+    options: &BackfillOptions,
+    json: bool,
+) -> Result<Exit, Error> {
     let mut cursor = match begin(queue, options) {
         Ok(cursor) => cursor,
         Err(what) => {
-            render::failure(what);
+            render::error(what);
             return Ok(Exit::Usage);
         }
     };
-    plan(queue, &cursor, options);
+    print_plan(queue, &cursor, options);
     if !options.dry_run && !options.yes && !cursor.finished {
         match render::confirm("Enqueue them?") {
             Some(true) => {}
@@ -90,22 +95,22 @@ pub async fn run(queue: &ProducerHandle, api: &Api, options: &Options, json: boo
                 return Ok(Exit::Ok);
             }
             None => {
-                render::failure(
+                render::error(
                     "there is no terminal to ask on: say --yes, or look with --dry-run; nothing changed",
                 );
                 return Ok(Exit::ConfirmationNeeded);
             }
         }
     }
-    let walk = Walk { queue, api, options };
+    let run = BackfillRun { queue, api, options };
     let ended = tokio::select! {
-        ended = walk.on(&mut cursor) => ended,
-        _ = tokio::signal::ctrl_c() => Err(Ended::Interrupted),
+        ended = run.run_to_end(&mut cursor) => ended,
+        _ = tokio::signal::ctrl_c() => Err(BackfillError::Interrupted),
     };
-    conclude(queue, &cursor, options, ended, json)
+    print_summary(queue, &cursor, options, ended, json)
 }
 
-fn begin(queue: &ProducerHandle, options: &Options) -> Result<Cursor, String> {
+fn begin(queue: &ProducerHandle, options: &BackfillOptions) -> Result<Cursor, String> {
     let kept = match &options.cursor {
         Some(path) => Cursor::resume(path, queue.name(), options.since, options.until)?,
         None => None,
@@ -118,7 +123,7 @@ fn begin(queue: &ProducerHandle, options: &Options) -> Result<Cursor, String> {
     Ok(cursor)
 }
 
-fn plan(queue: &ProducerHandle, cursor: &Cursor, options: &Options) {
+fn print_plan(queue: &ProducerHandle, cursor: &Cursor, options: &BackfillOptions) {
     let Span { since, until } = cursor.span();
     let which = if options.again { "all versions" } else { "versions without a change" };
     render::note(format!(
@@ -130,11 +135,11 @@ fn plan(queue: &ProducerHandle, cursor: &Cursor, options: &Options) {
     match &options.cursor {
         Some(path) if cursor.finished => {
             render::note(format!(
-                "  {} says that this was walked to its end: remove it to walk again",
+                "  {} says that this backfill is finished: remove it to run it again",
                 path.display()
             ));
         }
-        Some(path) if cursor.is_under_way() => {
+        Some(path) if cursor.is_started() => {
             render::note(format!(
                 "  going on where {} says, after {} versions",
                 path.display(),
@@ -147,27 +152,27 @@ fn plan(queue: &ProducerHandle, cursor: &Cursor, options: &Options) {
 }
 
 /// One walk over the app's list.
-struct Walk<'a> {
+struct BackfillRun<'a> {
     queue: &'a ProducerHandle,
     api: &'a Api,
-    options: &'a Options,
+    options: &'a BackfillOptions,
 }
 
-impl Walk<'_> {
-    async fn on(&self, cursor: &mut Cursor) -> Result<(), Ended> {
+impl BackfillRun<'_> {
+    async fn run_to_end(&self, cursor: &mut Cursor) -> Result<(), BackfillError> {
         // At most ten commands a second, so that a rate is kept in small steps and not in one leap a second.
         let step = ((self.options.rate / 10.0).ceil() as usize).clamp(1, BATCH);
         let mut tick = tokio::time::interval(Duration::from_secs_f64(step as f64 / self.options.rate));
-        let progress = Progress::new(cursor.span());
+        let progress = BackfillProgress::new(cursor.span());
         while !cursor.finished {
-            let chunk = self.ask(cursor).await.map_err(Ended::Api)?;
+            let chunk = self.fetch_chunk(cursor).await.map_err(BackfillError::Api)?;
             let mut count = cursor.count;
             self.send(&chunk.versions, step, &mut tick, &mut count).await?;
             cursor.count = count;
             cursor.finished = chunk.next.is_none();
             cursor.next = chunk.next;
             if let (Some(path), false) = (&self.options.cursor, self.options.dry_run) {
-                cursor.save(path).map_err(Ended::Cursor)?;
+                cursor.save(path).map_err(BackfillError::Cursor)?;
             }
             if let Some(last) = chunk.versions.last() {
                 progress.show(last.captured, &cursor.count);
@@ -177,16 +182,16 @@ impl Walk<'_> {
     }
 
     /// The next chunk, asked for again for as long as the fault is the app's.
-    async fn ask(&self, cursor: &Cursor) -> Result<Chunk, Failure> {
-        let mut tries = 1;
+    async fn fetch_chunk(&self, cursor: &Cursor) -> Result<Chunk, Failure> {
+        let mut attempts = 1;
         loop {
             match self.api.captured(cursor.span(), cursor.next.as_deref()).await {
-                Err(failure) if failure.kind == Kind::ApiUnavailable && tries < TRIES => {
-                    let drawn = backoff::full_jitter(FIRST_WAIT, LONGEST_WAIT, tries, fastrand::f64());
-                    let wait = failure.retry_after.unwrap_or(drawn).min(LONGEST_WAIT);
-                    render::note(format!("{}; trying again", plain(&failure.detail, 300)));
+                Err(failure) if failure.kind == Kind::ApiUnavailable && attempts < MAX_ATTEMPTS => {
+                    let drawn = backoff::full_jitter(BACKOFF_BASE, BACKOFF_MAX, attempts, fastrand::f64());
+                    let wait = failure.retry_after.unwrap_or(drawn).min(BACKOFF_MAX);
+                    render::note(format!("{}; trying again", sanitize(&failure.detail, 300)));
                     tokio::time::sleep(wait).await;
-                    tries += 1;
+                    attempts += 1;
                 }
                 ended => return ended,
             }
@@ -198,8 +203,8 @@ impl Walk<'_> {
         versions: &[Listed],
         step: usize,
         tick: &mut Interval,
-        count: &mut Count,
-    ) -> Result<(), Ended> {
+        count: &mut BackfillCounts,
+    ) -> Result<(), BackfillError> {
         count.seen += versions.len() as u64;
         let wanted: Vec<Job> =
             versions.iter().filter(|v| self.options.again || !v.has_change).map(|v| self.job(v)).collect();
@@ -210,12 +215,12 @@ impl Walk<'_> {
                 continue;
             }
             tick.tick().await;
-            for admission in self.queue.enqueue(batch).await.map_err(Ended::Queue)? {
+            for admission in self.queue.enqueue(batch).await.map_err(BackfillError::Queue)? {
                 match admission {
                     Admission::Admitted { .. } => count.enqueued += 1,
                     Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
                     Admission::AlreadyDone => count.already_done += 1,
-                    Admission::Full => return Err(Ended::Full),
+                    Admission::Full => return Err(BackfillError::Full),
                 }
             }
         }
@@ -237,11 +242,11 @@ impl Walk<'_> {
     }
 }
 
-fn conclude(
+fn print_summary(
     queue: &ProducerHandle,
     cursor: &Cursor,
-    options: &Options,
-    ended: Result<(), Ended>,
+    options: &BackfillOptions,
+    ended: Result<(), BackfillError>,
     json: bool,
 ) -> Result<Exit, Error> {
     if json {
@@ -249,7 +254,7 @@ fn conclude(
             &serde_json::json!({ "finished": cursor.finished, "dry_run": options.dry_run, "count": cursor.count }),
         );
     }
-    let Count { seen, has_change, enqueued, duplicate, already_done } = cursor.count;
+    let BackfillCounts { seen, has_change, enqueued, duplicate, already_done } = cursor.count;
     let verb = if options.dry_run { "would enqueue" } else { "enqueued" };
     render::note(format!(
         "{verb} {enqueued} of {seen} versions; {has_change} have a change, {duplicate} wait already, {already_done} already done"
@@ -270,15 +275,15 @@ fn conclude(
             render::note("In the app a repeat overwrites, so that there is nothing to undo");
             return Ok(Exit::Ok);
         }
-        Err(Ended::Queue(error)) => {
+        Err(BackfillError::Queue(error)) => {
             render::note(go_on);
             return Err(error);
         }
-        Err(Ended::Api(failure)) => plain(&failure.to_string(), 500),
-        Err(Ended::Full) => "the backlog is full (queue.backlog_max)".to_owned(),
-        Err(Ended::Interrupted) => "interrupted".to_owned(),
-        Err(Ended::Cursor(error)) => format!("the cursor cannot be kept: {error}"),
+        Err(BackfillError::Api(failure)) => sanitize(&failure.to_string(), 500),
+        Err(BackfillError::Full) => "the backlog is full (queue.backlog_max)".to_owned(),
+        Err(BackfillError::Interrupted) => "interrupted".to_owned(),
+        Err(BackfillError::Cursor(error)) => format!("the cursor cannot be kept: {error}"),
     };
-    render::failure(format!("{why}; {go_on}"));
+    render::error(format!("{why}; {go_on}"));
     Ok(Exit::Failed)
 }

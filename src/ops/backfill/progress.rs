@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 
-use super::cursor::Count;
+use super::cursor::BackfillCounts;
 use crate::api::Span;
 use crate::ops::render;
 
 /// How often a line is written where no bar can be drawn.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Progress along the time of capture: how many versions there are, the app does not say.
-pub(super) struct Progress {
+/// How far it is along the time of capture: how many versions there are, the app does not say.
+pub(super) struct BackfillProgress {
     span: Span,
     bar: Option<ProgressBar>,
-    said: Cell<Instant>,
+    last_printed: Cell<Instant>,
 }
 
-impl Progress {
+impl BackfillProgress {
     /// At the beginning.
     pub(super) fn new(span: Span) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
@@ -29,11 +29,11 @@ impl Progress {
             let seconds = u64::try_from((span.until - span.since).whole_seconds()).unwrap_or_default();
             ProgressBar::new(seconds).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { span, bar, said: Cell::new(Instant::now()) }
+        Self { span, bar, last_printed: Cell::new(Instant::now()) }
     }
 
     /// At this moment of capture.
-    pub(super) fn show(&self, captured: OffsetDateTime, count: &Count) {
+    pub(super) fn show(&self, captured: OffsetDateTime, count: &BackfillCounts) {
         let line = format!("{} of {} versions enqueued, at {captured}", count.enqueued, count.seen);
         match &self.bar {
             Some(bar) => {
@@ -42,8 +42,8 @@ impl Progress {
                 );
                 bar.set_message(line);
             }
-            None if self.said.get().elapsed() >= SAY_EVERY => {
-                self.said.set(Instant::now());
+            None if self.last_printed.get().elapsed() >= PROGRESS_INTERVAL => {
+                self.last_printed.set(Instant::now());
                 render::note(line);
             }
             None => {}
@@ -51,7 +51,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for BackfillProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

@@ -1,6 +1,6 @@
 //! `dead ls | show | replay | discard`: look at dead letters, put them back, throw them away.
 //!
-//! A bulk action (`bulk`) works on a selection that is frozen before it is shown: what dies while it runs is not touched.
+//! A bulk action (`bulk`) works on a selection that is frozen before it is shown: what dies while it runs is not included.
 
 mod bulk;
 
@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use self::bulk::Verb;
+use self::bulk::BulkAction;
 use super::Exit;
-use super::render::{self, BAD, BOLD, DIM, plain, styled};
+use super::render::{self, BAD, BOLD, DIM, sanitize, styled};
 use crate::job::counts::Counts;
 use crate::job::failure::Kind;
 use crate::job::page::Version;
@@ -21,7 +21,7 @@ use crate::queue::{Content, DeadFilter, DeadLetter, Error, OperatorHandle};
 
 /// Which letters.
 #[derive(Debug, Clone, Default)]
-pub struct Selection {
+pub struct DeadSelection {
     /// By id; empty means all that the rest lets through.
     pub ids: Vec<String>,
     /// By kind.
@@ -36,7 +36,7 @@ pub struct Selection {
 
 /// How a bulk action goes about it.
 #[derive(Debug, Clone, Copy)]
-pub struct Bulk {
+pub struct BulkOptions {
     /// Say, do not do.
     pub dry_run: bool,
     /// Letters a second.
@@ -47,45 +47,47 @@ pub struct Bulk {
 
 /// What to do with them.
 #[derive(Debug, Clone)]
-pub enum Action {
+pub enum DeadAction {
     /// List.
-    Ls(Selection),
+    Ls(DeadSelection),
     /// Everything about one.
     Show(String),
     /// Put back, under other limits than the configured ones where some are granted.
-    Replay(Selection, Bulk, LimitsRequest),
+    Replay(DeadSelection, BulkOptions, LimitsRequest),
     /// Throw away.
-    Discard(Selection, Bulk),
+    Discard(DeadSelection, BulkOptions),
 }
 
 /// Carries it out.
 ///
 /// # Errors
 /// Those of the queue.
-pub async fn run(queue: &OperatorHandle, action: Action, json: bool) -> Result<Exit, Error> {
+pub async fn run(queue: &OperatorHandle, action: DeadAction, json: bool) -> Result<Exit, Error> {
     match action {
-        Action::Ls(selection) => ls(queue, &selection, json).await,
-        Action::Show(id) => show(queue, &id, json).await,
-        Action::Replay(selection, bulk, granted) => {
-            bulk::touch(queue, &selection, bulk, Verb::Replay(granted), json).await
+        DeadAction::Ls(selection) => ls(queue, &selection, json).await,
+        DeadAction::Show(id) => show(queue, &id, json).await,
+        DeadAction::Replay(selection, bulk, granted) => {
+            bulk::run(queue, &selection, bulk, BulkAction::Replay(granted), json).await
         }
-        Action::Discard(selection, bulk) => bulk::touch(queue, &selection, bulk, Verb::Discard, json).await,
+        DeadAction::Discard(selection, bulk) => {
+            bulk::run(queue, &selection, bulk, BulkAction::Discard, json).await
+        }
     }
 }
 
-fn filter(selection: &Selection) -> Result<DeadFilter, String> {
+fn filter(selection: &DeadSelection) -> Result<DeadFilter, String> {
     let kinds = selection.kinds.iter().map(|label| {
         Kind::parse(label).ok_or_else(|| {
             let near = Kind::ALL.iter().copied().min_by_key(|kind| strsim::levenshtein(kind.as_str(), label));
             format!(
                 "{:?} is not a kind of failure{}",
-                plain(label, 40),
+                sanitize(label, 40),
                 near.map_or(String::new(), |k| format!(": did you mean {k}?"))
             )
         })
     });
     let ids =
-        selection.ids.iter().map(|id| JobId::parse(id).map_err(|e| format!("{:?}: {e}", plain(id, 140))));
+        selection.ids.iter().map(|id| JobId::parse(id).map_err(|e| format!("{:?}: {e}", sanitize(id, 140))));
     Ok(DeadFilter {
         kinds: kinds.collect::<Result<_, _>>()?,
         hosts: selection.hosts.clone(),
@@ -96,7 +98,7 @@ fn filter(selection: &Selection) -> Result<DeadFilter, String> {
 
 async fn select(
     queue: &OperatorHandle,
-    selection: &Selection,
+    selection: &DeadSelection,
 ) -> Result<Result<Vec<DeadLetter>, String>, Error> {
     match filter(selection) {
         Ok(filter) => Ok(Ok(queue.dead(&filter, selection.limit).await?)),
@@ -104,28 +106,28 @@ async fn select(
     }
 }
 
-async fn ls(queue: &OperatorHandle, selection: &Selection, json: bool) -> Result<Exit, Error> {
+async fn ls(queue: &OperatorHandle, selection: &DeadSelection, json: bool) -> Result<Exit, Error> {
     let letters = match select(queue, selection).await? {
         Ok(letters) => letters,
-        Err(what) => return Ok(usage(&what)),
+        Err(what) => return Ok(usage_error(&what)),
     };
     if json {
         render::json(&letters.iter().map(as_json).collect::<Vec<_>>());
     } else if letters.is_empty() {
         render::note("no dead letters match");
     } else {
-        render::line(list(&letters));
-        render::note(format!("\n{}", by(&letters, kind)));
+        render::line(letters_table(&letters));
+        render::note(format!("\n{}", count_by(&letters, kind)));
     }
     Ok(if letters.is_empty() { Exit::NothingMatched } else { Exit::Ok })
 }
 
-fn usage(what: &str) -> Exit {
-    render::failure(what);
+fn usage_error(what: &str) -> Exit {
+    render::error(what);
     Exit::Usage
 }
 
-fn list(letters: &[DeadLetter]) -> String {
+fn letters_table(letters: &[DeadLetter]) -> String {
     let now = OffsetDateTime::now_utc();
     let rows = letters.iter().map(|letter| {
         vec![letter.id.to_string(), age(letter, now), kind(letter), host(letter), detail(letter, 60)]
@@ -135,7 +137,7 @@ fn list(letters: &[DeadLetter]) -> String {
 
 fn age(letter: &DeadLetter, now: OffsetDateTime) -> String {
     let now_ms = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
-    format!("{} ago", render::ago(Duration::from_millis(now_ms.saturating_sub(letter.died_ms))))
+    format!("{} ago", render::format_duration(Duration::from_millis(now_ms.saturating_sub(letter.died_ms))))
 }
 
 fn kind(letter: &DeadLetter) -> String {
@@ -143,12 +145,12 @@ fn kind(letter: &DeadLetter) -> String {
 }
 
 fn host(letter: &DeadLetter) -> String {
-    letter.host().map_or_else(|| "-".to_owned(), |host| plain(&host, 60))
+    letter.host().map_or_else(|| "-".to_owned(), |host| sanitize(&host, 60))
 }
 
 fn detail(letter: &DeadLetter, chars: usize) -> String {
     let newer = "written by a newer build, which can read it";
-    plain(letter.reason.as_ref().map_or(newer, |reason| &reason.failure.detail), chars)
+    sanitize(letter.reason.as_ref().map_or(newer, |reason| &reason.failure.detail), chars)
 }
 
 /// What a letter holds, as it would be sent again; of what is no job, its first characters.
@@ -160,7 +162,7 @@ fn payload(letter: &DeadLetter) -> String {
 }
 
 /// One line of JSON that keeps what a letter holds: the payload of a job, and of what is no job all that is left of it.
-fn kept(letter: &DeadLetter) -> String {
+fn backup_line(letter: &DeadLetter) -> String {
     match &letter.content {
         Content::Job(_) => payload(letter),
         Content::Raw(_) => serde_json::json!({ "raw": as_json(letter)["raw"] }).to_string(),
@@ -185,7 +187,7 @@ fn as_json(letter: &DeadLetter) -> serde_json::Value {
 }
 
 /// `timeout 19 · memory_exceeded 2`, most first.
-fn by(letters: &[DeadLetter], key: fn(&DeadLetter) -> String) -> String {
+fn count_by(letters: &[DeadLetter], key: fn(&DeadLetter) -> String) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for letter in letters {
         *counts.entry(key(letter)).or_default() += 1;
@@ -198,51 +200,51 @@ fn by(letters: &[DeadLetter], key: fn(&DeadLetter) -> String) -> String {
 async fn show(queue: &OperatorHandle, id: &str, json: bool) -> Result<Exit, Error> {
     let id = match JobId::parse(id) {
         Ok(id) => id,
-        Err(what) => return Ok(usage(&what)),
+        Err(what) => return Ok(usage_error(&what)),
     };
     let Some(letter) = queue.dead_letter(&id).await? else {
-        render::failure(format!("no dead letter {id}"));
+        render::error(format!("no dead letter {id}"));
         return Ok(Exit::NothingMatched);
     };
     if json {
         render::json(&as_json(&letter));
     } else {
-        tell(queue, &letter);
+        print_letter(queue, &letter);
     }
     Ok(Exit::Ok)
 }
 
-fn tell(queue: &OperatorHandle, letter: &DeadLetter) {
+fn print_letter(queue: &OperatorHandle, letter: &DeadLetter) {
     render::line(format!("{}  {}", styled(BAD, kind(letter)), styled(BOLD, &letter.id)));
-    field("because", detail(letter, 500));
-    field("died", age(letter, OffsetDateTime::now_utc()));
+    print_field("because", detail(letter, 500));
+    print_field("died", age(letter, OffsetDateTime::now_utc()));
     if let Some(reason) = &letter.reason {
-        tell_reason(reason);
+        print_reason(reason);
     }
     match &letter.content {
-        Content::Job(_) => field("payload", plain(&payload(letter), 2000)),
+        Content::Job(_) => print_field("payload", sanitize(&payload(letter), 2000)),
         Content::Raw(raw) => {
-            field("payload", format!("{} bytes, {}, beginning with", raw.length, raw.hash));
-            field("", plain(&payload(letter), 500));
+            print_field("payload", format!("{} bytes, {}, beginning with", raw.length, raw.hash));
+            print_field("", sanitize(&payload(letter), 500));
         }
     }
-    if let Some(command) = reproduction(letter) {
+    if let Some(command) = reproduce_command(letter) {
         render::note(format!("\nreproduce it here:  {command}"));
     }
     render::note(format!("put it back:        {}", queue.command(&format!("dead replay {}", letter.id))));
 }
 
-fn field(name: &str, value: String) {
+fn print_field(name: &str, value: String) {
     render::line(format!("{} {value}", styled(DIM, format!("{name:<10}"))));
 }
 
-fn tell_reason(reason: &DeathReason) {
-    field("stage", reason.stage.to_string());
-    field("worker", format!("{} ({})", plain(&reason.worker, 100), plain(&reason.build, 60)));
+fn print_reason(reason: &DeathReason) {
+    print_field("stage", reason.stage.to_string());
+    print_field("worker", format!("{} ({})", sanitize(&reason.worker, 100), sanitize(&reason.build, 60)));
     let Counts { deliveries, failures, doubts, crashes, postponements, postponed_ms, releases, replays } =
         reason.counts;
     let put_off = humantime::format_duration(Duration::from_millis(postponed_ms));
-    field(
+    print_field(
         "counts",
         format!(
             "deliveries {deliveries}, failures {failures}, doubts {doubts}, crashes {crashes}, \
@@ -250,16 +252,16 @@ fn tell_reason(reason: &DeathReason) {
         ),
     );
     for body in &reason.bodies {
-        let size = render::bytes(body.wire_bytes);
-        field(body.side.as_str(), format!("{} ({size} on the wire)", plain(&body.url, 300)));
+        let size = render::format_bytes(body.wire_bytes);
+        print_field(body.side.as_str(), format!("{} ({size} on the wire)", sanitize(&body.url, 300)));
         if let Some(hash) = &body.wire_sha256 {
-            field("", format!("sha256 {}", plain(hash, 64)));
+            print_field("", format!("sha256 {}", sanitize(hash, 64)));
         }
     }
     if let Some(measured) = reason.failure.measured.as_ref() {
-        field("measured", render::measured(measured));
+        print_field("measured", render::format_measured(measured));
         if let Some(words) = &measured.stderr {
-            field("stderr", plain(words, 2500));
+            print_field("stderr", sanitize(words, 2500));
         }
     }
 }
@@ -267,27 +269,28 @@ fn tell_reason(reason: &DeathReason) {
 /// The one command that reproduces it locally, under the same limits.
 ///
 /// It fetches anew: a site that was down may be better by now.
-fn reproduction(letter: &DeadLetter) -> Option<String> {
+fn reproduce_command(letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
     let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) else {
         let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
-        return Some(command(letter, &from.url, &to.url));
+        return Some(diff_command(letter, &from.url, &to.url));
     };
-    let hash =
-        |flag, version: &Version| version.body_hash.as_ref().map(|hash| format!(" {flag} {}", quoted(hash)));
+    let hash = |flag, version: &Version| {
+        version.body_hash.as_ref().map(|hash| format!(" {flag} {}", shell_quoted(hash)))
+    };
     let hashes = [hash("--from-hash", from), hash("--to-hash", to)].into_iter().flatten().collect::<String>();
-    Some(command(letter, from.body_url.as_str(), to.body_url.as_str()) + &hashes)
+    Some(diff_command(letter, from.body_url.as_str(), to.body_url.as_str()) + &hashes)
 }
 
-fn command(letter: &DeadLetter, from: &str, to: &str) -> String {
+fn diff_command(letter: &DeadLetter, from: &str, to: &str) -> String {
     let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
     let limits = measured.map_or(String::new(), |measured| {
         format!(" --limits wall={}ms,heap={}", measured.limits.wall_ms, measured.limits.heap_bytes)
     });
-    format!("wm-analyzer diff {} {}{limits} -v", quoted(from), quoted(to))
+    format!("wm-analyzer diff {} {}{limits} -v", shell_quoted(from), shell_quoted(to))
 }
 
 /// A word that a shell takes as it stands: hostile URLs hold quotes and semicolons.
-fn quoted(text: &str) -> String {
-    format!("'{}'", plain(text, 2000).replace('\'', r"'\''"))
+fn shell_quoted(text: &str) -> String {
+    format!("'{}'", sanitize(text, 2000).replace('\'', r"'\''"))
 }

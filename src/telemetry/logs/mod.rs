@@ -3,13 +3,13 @@
 //! It only formats; what is worth a line, and at which level, is its writer's choice.
 //!
 //! Invariant: one event is one line of at most [`MAX_LINE_BYTES`]; every text in it has gone through `scrub` and
-//! `plain`, so no page can forge a line, colour a terminal or leak a password; a JSON line is always whole JSON.
+//! `sanitize`, so no page can forge a line, colour a terminal or leak a password; a JSON line is always whole JSON.
 //!
 //! # Why
 //! A formatter of our own and not `tracing_subscriber`'s: theirs leaves bidi characters and secrets in, and a line
 //! has no bound, so one hostile address could make a collector split it into lines that are no JSON.
 
-mod line;
+mod formatter;
 
 use std::io::IsTerminal;
 
@@ -18,8 +18,8 @@ use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::line::{Line, SpanFields};
-use super::plain;
+use self::formatter::{LineFormatter, SpanFields};
+use super::sanitize;
 
 /// Container runtimes split longer lines (Docker and the Kubernetes CRI both at 16 KiB).
 pub const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -59,7 +59,7 @@ pub enum Error {
     },
     /// Somebody logs already.
     #[error("logging was started twice")]
-    Twice(#[from] tracing_subscriber::util::TryInitError),
+    AlreadyInitialized(#[from] tracing_subscriber::util::TryInitError),
 }
 
 /// Starts logging to standard error, once per process.
@@ -69,9 +69,9 @@ pub enum Error {
 pub fn init(config: &Config) -> Result<(), Error> {
     let terminal = std::io::stderr().is_terminal();
     let line = match config.format {
-        Format::Json => Line::Json,
-        Format::Auto if !terminal => Line::Json,
-        Format::Auto | Format::Text => Line::Text,
+        Format::Json => LineFormatter::Json,
+        Format::Auto if !terminal => LineFormatter::Json,
+        Format::Auto | Format::Text => LineFormatter::Text,
     };
     let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     subscriber(line, &config.filter, colour, std::io::stderr)?.try_init()?;
@@ -80,7 +80,7 @@ pub fn init(config: &Config) -> Result<(), Error> {
 
 /// All of it but the choice of where to write.
 fn subscriber<W>(
-    line: Line,
+    line: LineFormatter,
     filter: &str,
     colour: bool,
     writer: W,
@@ -91,7 +91,7 @@ where
     let filter = if filter.trim().is_empty() { "info" } else { filter.trim() };
     let filter = EnvFilter::builder()
         .parse(filter)
-        .map_err(|source| Error::Filter { filter: plain(filter, 200), source })?;
+        .map_err(|source| Error::Filter { filter: sanitize(filter, 200), source })?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(colour)
@@ -108,9 +108,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Page(Arc<Mutex<Vec<u8>>>);
+    struct LogBuffer(Arc<Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Page {
+    impl std::io::Write for LogBuffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -120,12 +120,12 @@ mod tests {
         }
     }
 
-    fn logged(line: Line, tell: impl FnOnce()) -> String {
-        let page = Page::default();
-        let writer = page.clone();
+    fn logged(line: LineFormatter, emit: impl FnOnce()) -> String {
+        let buffer = LogBuffer::default();
+        let writer = buffer.clone();
         let subscriber = subscriber(line, "info", false, move || writer.clone()).unwrap();
-        tracing::subscriber::with_default(subscriber, tell);
-        let bytes = page.0.lock().unwrap().clone();
+        tracing::subscriber::with_default(subscriber, emit);
+        let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_hostile_address_stays_one_line_of_text_without_power_or_secrets() {
-        let text = logged(Line::Text, hostile);
+        let text = logged(LineFormatter::Text, hostile);
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(!text.contains(['\u{1b}', '\u{202e}']) && !text.contains("hunter2"), "{text:?}");
         assert!(text.contains("  INFO job{id=j-1 url="), "{text:?}");
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_json_line_is_one_object_with_typed_fields() {
-        let text = logged(Line::Json, hostile);
+        let text = logged(LineFormatter::Json, hostile);
         assert!(text.ends_with("}\n") && text.matches('\n').count() == 1, "{text:?}");
         assert!(!text.contains("hunter2") && !text.contains('\u{202e}'), "{text:?}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -164,27 +164,28 @@ mod tests {
     fn a_line_has_a_bound_and_json_stays_whole_within_it() {
         let flood = "\"".repeat(100_000);
         let tell = || tracing::info!(a = flood, b = flood, c = flood, d = flood, e = 1, "{flood}");
-        for line in [Line::Text, Line::Json] {
+        for line in [LineFormatter::Text, LineFormatter::Json] {
             let text = logged(line, tell);
             assert!(text.len() <= MAX_LINE_BYTES + 1, "{line:?}: {}", text.len());
             assert!(text.contains("cut"), "{line:?}");
         }
-        let json: serde_json::Value = serde_json::from_str(&logged(Line::Json, tell)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&logged(LineFormatter::Json, tell)).unwrap();
         assert_eq!((&json["cut"], &json["e"]), (&true.into(), &1.into()));
     }
 
     #[test]
     fn a_filter_that_is_none_is_an_error_that_names_it() {
-        let error =
-            subscriber(Line::Text, "info,=x=", false, std::io::stderr).map(drop).expect_err("refused");
+        let error = subscriber(LineFormatter::Text, "info,=x=", false, std::io::stderr)
+            .map(drop)
+            .expect_err("refused");
         assert!(error.to_string().contains("info,=x="), "{error}");
-        assert!(subscriber(Line::Text, " ", false, std::io::stderr).is_ok());
+        assert!(subscriber(LineFormatter::Text, " ", false, std::io::stderr).is_ok());
     }
 
     #[test]
     fn logging_starts_once() {
         let config = Config { format: Format::Auto, filter: "off".to_owned() };
         init(&config).unwrap();
-        assert!(matches!(init(&config), Err(Error::Twice(_))));
+        assert!(matches!(init(&config), Err(Error::AlreadyInitialized(_))));
     }
 }

@@ -7,7 +7,7 @@ use crate::job::verdict::{Holdup, Verdict};
 /// How a delivery left this worker: a verdict, or none because somebody else has the job now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Ending {
+pub enum DeliveryOutcome {
     /// Settled as this verdict says.
     Done,
     /// Settled as skipped.
@@ -28,7 +28,7 @@ pub enum Ending {
     Superseded,
 }
 
-impl Ending {
+impl DeliveryOutcome {
     /// Every ending.
     pub(super) const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
@@ -38,7 +38,7 @@ impl Ending {
     }
 }
 
-impl From<&Verdict> for Ending {
+impl From<&Verdict> for DeliveryOutcome {
     fn from(verdict: &Verdict) -> Self {
         match verdict {
             Verdict::Done(_) => Self::Done,
@@ -57,7 +57,7 @@ impl From<&Verdict> for Ending {
 pub struct QueueDepths {
     /// Jobs that could be claimed now.
     pub ready: u64,
-    /// Jobs in somebody's hands.
+    /// Jobs in flight.
     pub in_flight: u64,
     /// Jobs that wait for their time.
     pub scheduled: u64,
@@ -69,7 +69,7 @@ pub struct QueueDepths {
     pub oldest_ready_age: Duration,
     /// Hosts that have all the visitors they may have, and jobs waiting for them.
     pub hosts_full: u64,
-    /// Jobs in somebody's hands as a share of their ceiling; zero where there is none.
+    /// Jobs in flight as a share of their ceiling; zero where there is none.
     pub in_flight_filled: f64,
     /// Waiting jobs as a share of the backlog's ceiling.
     pub backlog_filled: f64,

@@ -26,8 +26,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use time::OffsetDateTime;
 
-pub use self::catalogue::{CATALOGUE, Entry, PREFIX, Type};
-pub use self::facts::{Ending, QueueDepths};
+pub use self::catalogue::{CATALOGUE, MetricDef, MetricType, PREFIX};
+pub use self::facts::{DeliveryOutcome, QueueDepths};
 use super::sentry::AlertCounts;
 use crate::job::failure::{Kind, Stage};
 use crate::job::skip::SkipReason;
@@ -39,8 +39,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 type Label = [(&'static str, &'static str); 1];
 type Counters = Family<Label, Counter>;
 type Gauges = Family<Label, Gauge>;
-type Seconds = Gauge<f64, AtomicU64>;
-type StageTimes = Family<Label, Histogram, fn() -> Histogram>;
+type SecondsGauge = Gauge<f64, AtomicU64>;
+type StageHistograms = Family<Label, Histogram, fn() -> Histogram>;
 
 /// All metrics of this process.
 #[derive(Debug)]
@@ -50,23 +50,23 @@ pub struct Metrics {
     skips: Counters,
     dead_letters: Counters,
     dead_letters_evicted: Counters,
-    stage_seconds: StageTimes,
+    stage_seconds: StageHistograms,
     wait_seconds: Histogram,
     child_wall_seconds: Histogram,
     child_peak_bytes: Histogram,
-    bytes_fetched: Counter,
-    zygotes_respawned: Counter,
+    fetched_bytes: Counter,
+    fork_servers_respawned: Counter,
     queue_jobs: [Gauge; 6],
-    queue_oldest: Seconds,
+    queue_oldest: SecondsGauge,
     queue_filled: [Gauge<f64, AtomicU64>; 3],
     queue_paused: Gauge,
     slots: Gauges,
     redis_up: Gauge,
     breakers: Gauges,
     isolation: Family<[(&'static str, String); 1], Gauge>,
-    last_success: Seconds,
+    last_success: SecondsGauge,
     alerts: [Counter; 3],
-    alerts_untold: Gauge,
+    alerts_pending: Gauge,
 }
 
 impl Metrics {
@@ -76,29 +76,29 @@ impl Metrics {
         let registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
         let mut metrics = Self {
             registry,
-            jobs: counters("outcome", Ending::ALL.iter().copied().map(Ending::as_str)),
+            jobs: counters("outcome", DeliveryOutcome::ALL.iter().copied().map(DeliveryOutcome::as_str)),
             skips: counters("reason", SkipReason::ALL.iter().copied().map(SkipReason::as_str)),
             dead_letters: counters("kind", Kind::ALL.iter().copied().map(Kind::as_str)),
             dead_letters_evicted: counters("cap", ["age", "count", "bytes"]),
-            stage_seconds: StageTimes::new_with_constructor(work_seconds),
+            stage_seconds: StageHistograms::new_with_constructor(work_seconds),
             wait_seconds: Histogram::new([
                 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
             ]),
             child_wall_seconds: work_seconds(),
             child_peak_bytes: Histogram::new(exponential_buckets(f64::from(1 << 20), 2.0, 10)),
-            bytes_fetched: Counter::default(),
-            zygotes_respawned: Counter::default(),
+            fetched_bytes: Counter::default(),
+            fork_servers_respawned: Counter::default(),
             queue_jobs: array::from_fn(|_| Gauge::default()),
-            queue_oldest: Seconds::default(),
+            queue_oldest: SecondsGauge::default(),
             queue_filled: array::from_fn(|_| Gauge::default()),
             queue_paused: Gauge::default(),
             slots: Gauges::default(),
             redis_up: Gauge::default(),
             breakers: Gauges::default(),
             isolation: Family::default(),
-            last_success: Seconds::default(),
+            last_success: SecondsGauge::default(),
             alerts: array::from_fn(|_| Counter::default()),
-            alerts_untold: Gauge::default(),
+            alerts_pending: Gauge::default(),
         };
         let build = vec![("version", version.to_owned()), ("commit", commit.to_owned())];
         metrics.register("build", Info::new(build));
@@ -115,8 +115,8 @@ impl Metrics {
         self.register("job_wait_seconds", self.wait_seconds.clone());
         self.register("child_wall_seconds", self.child_wall_seconds.clone());
         self.register("child_peak_bytes", self.child_peak_bytes.clone());
-        self.register("fetched_bytes", self.bytes_fetched.clone());
-        self.register("zygotes_respawned", self.zygotes_respawned.clone());
+        self.register("fetched_bytes", self.fetched_bytes.clone());
+        self.register("fork_servers_respawned", self.fork_servers_respawned.clone());
         let depths = [
             "queue_ready",
             "queue_in_flight",
@@ -144,7 +144,7 @@ impl Metrics {
         for (name, counter) in alerts.into_iter().zip(self.alerts.clone()) {
             self.register(name, counter);
         }
-        self.register("alerts_untold", self.alerts_untold.clone());
+        self.register("alerts_pending", self.alerts_pending.clone());
     }
 
     /// Registers a metric with the help that the catalogue has for it.
@@ -162,9 +162,9 @@ impl Metrics {
     }
 
     /// A delivery left this worker.
-    pub fn job(&self, ending: Ending) {
-        self.jobs.get_or_create(&[("outcome", ending.as_str())]).inc();
-        if ending == Ending::Done {
+    pub fn job(&self, outcome: DeliveryOutcome) {
+        self.jobs.get_or_create(&[("outcome", outcome.as_str())]).inc();
+        if outcome == DeliveryOutcome::Done {
             let now = OffsetDateTime::now_utc();
             self.last_success.set(now.unix_timestamp() as f64);
         }
@@ -201,18 +201,18 @@ impl Metrics {
     }
 
     /// How long one child ran.
-    pub fn child_wall(&self, took: Duration) {
+    pub fn child_wall_seconds(&self, took: Duration) {
         self.child_wall_seconds.observe(took.as_secs_f64());
     }
 
     /// So many bytes of bodies came over the wire.
-    pub fn bytes_fetched(&self, bytes: u64) {
-        self.bytes_fetched.inc_by(bytes);
+    pub fn fetched_bytes(&self, bytes: u64) {
+        self.fetched_bytes.inc_by(bytes);
     }
 
     /// A fork-server died and was replaced.
-    pub fn zygote_respawned(&self) {
-        self.zygotes_respawned.inc();
+    pub fn fork_server_respawned(&self) {
+        self.fork_servers_respawned.inc();
     }
 
     /// How full the queue is.
@@ -220,7 +220,7 @@ impl Metrics {
         let QueueDepths { ready, in_flight, scheduled, dead, inbox, hosts_full, .. } = *depths;
         let counts = [ready, in_flight, scheduled, dead, inbox, hosts_full];
         for (gauge, count) in self.queue_jobs.iter().zip(counts) {
-            gauge.set(whole(count));
+            gauge.set(saturating_i64(count));
         }
         self.queue_oldest.set(depths.oldest_ready_age.as_secs_f64());
         let shares = [depths.backlog_filled, depths.dead_filled, depths.in_flight_filled];
@@ -236,8 +236,8 @@ impl Metrics {
 
     /// How many jobs this worker may run at once, and how many it runs.
     pub fn slots(&self, total: u64, busy: u64) {
-        self.slots.get_or_create(&[("state", "busy")]).set(whole(busy));
-        self.slots.get_or_create(&[("state", "free")]).set(whole(total.saturating_sub(busy)));
+        self.slots.get_or_create(&[("state", "busy")]).set(saturating_i64(busy));
+        self.slots.get_or_create(&[("state", "free")]).set(saturating_i64(total.saturating_sub(busy)));
     }
 
     /// Whether Redis answered when it was last asked.
@@ -245,9 +245,9 @@ impl Metrics {
         self.redis_up.set(up.into());
     }
 
-    /// Whether the breaker of a thing of ours (`redis`, `api`, `spawn`) is not closed.
-    pub fn breaker(&self, thing: &'static str, open: bool) {
-        self.breakers.get_or_create(&[("thing", thing)]).set(open.into());
+    /// Whether the breaker of one dependency (`redis`, `api`, `spawn`) is not closed.
+    pub fn breaker(&self, dependency: &'static str, open: bool) {
+        self.breakers.get_or_create(&[("dependency", dependency)]).set(open.into());
     }
 
     /// Whether one kind of isolation (`seccomp`, `landlock`, …) holds the children.
@@ -260,7 +260,7 @@ impl Metrics {
         for (counter, total) in self.alerts.iter().zip([counts.sent, counts.suppressed, counts.failed]) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
-        self.alerts_untold.set(whole(counts.untold));
+        self.alerts_pending.set(saturating_i64(counts.pending));
     }
 }
 
@@ -278,7 +278,7 @@ fn counters(name: &'static str, values: impl IntoIterator<Item = &'static str>) 
     family
 }
 
-fn whole(n: u64) -> i64 {
+fn saturating_i64(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
@@ -294,16 +294,16 @@ mod tests {
     }
 
     /// Every fact once, so that every family has a sample.
-    fn tell_everything(metrics: &Metrics) {
-        Ending::ALL.iter().copied().for_each(|ending| metrics.job(ending));
+    fn record_everything(metrics: &Metrics) {
+        DeliveryOutcome::ALL.iter().copied().for_each(|ending| metrics.job(ending));
         SkipReason::ALL.iter().copied().for_each(|reason| metrics.skip(reason));
         Kind::ALL.iter().copied().for_each(|kind| metrics.dead(kind));
         metrics.stage_seconds(Stage::Fetch, Duration::from_millis(20));
         metrics.wait_seconds(Duration::from_secs(2));
         metrics.child_peak_bytes(3 << 20);
-        metrics.child_wall(Duration::from_secs(200));
-        metrics.bytes_fetched(12);
-        metrics.zygote_respawned();
+        metrics.child_wall_seconds(Duration::from_secs(200));
+        metrics.fetched_bytes(12);
+        metrics.fork_server_respawned();
         let oldest_ready_age = Duration::from_millis(1500);
         metrics.queue(&QueueDepths {
             ready: 1,
@@ -323,13 +323,13 @@ mod tests {
         metrics.redis_up(true);
         metrics.breaker("api", true);
         metrics.isolation("seccomp", true);
-        metrics.alerts(AlertCounts { sent: 2, suppressed: 9, failed: 1, untold: 3 });
+        metrics.alerts(AlertCounts { sent: 2, suppressed: 9, failed: 1, pending: 3 });
     }
 
     #[test]
     fn what_is_rendered_is_what_the_catalogue_lists() {
         let metrics = metrics();
-        tell_everything(&metrics);
+        record_everything(&metrics);
         let text = metrics.render();
         let rendered: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let listed: Vec<_> =
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn each_fact_moves_its_own_number() {
         let metrics = metrics();
-        tell_everything(&metrics);
+        record_everything(&metrics);
         let text = metrics.render();
         let samples = [
             r#"build_info{queue="analysis",version="1.2.3",commit="abc"} 1"#,
@@ -376,12 +376,12 @@ mod tests {
             r#"worker_slots{queue="analysis",state="busy"} 3"#,
             r#"worker_slots{queue="analysis",state="free"} 1"#,
             r#"redis_up{queue="analysis"} 1"#,
-            r#"breaker_open{queue="analysis",thing="api"} 1"#,
+            r#"breaker_open{queue="analysis",dependency="api"} 1"#,
             r#"isolation{queue="analysis",name="seccomp"} 1"#,
             r#"alerts_sent_total{queue="analysis"} 2"#,
             r#"alerts_suppressed_total{queue="analysis"} 9"#,
             r#"alerts_failed_total{queue="analysis"} 1"#,
-            r#"alerts_untold{queue="analysis"} 3"#,
+            r#"alerts_pending{queue="analysis"} 3"#,
         ];
         for sample in samples {
             assert!(text.contains(&format!("\n{PREFIX}_{sample}\n")), "no {sample}\n{text}");
@@ -420,7 +420,7 @@ mod tests {
             Verdict::Postpone { after, because: Holdup::HostFull { host: "a.test".to_owned() } },
         ];
         for verdict in &verdicts {
-            assert_eq!(Ending::from(verdict).as_str(), verdict.as_str());
+            assert_eq!(DeliveryOutcome::from(verdict).as_str(), verdict.as_str());
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It builds values; nothing is sent here, and nothing of the process is looked at: no hub, no scope, no breadcrumbs.
 //!
-//! Invariant: every text of a [`Sample`] has gone through `scrub` and `plain` when it was made, so that what waits is
+//! Invariant: every text of a [`AlertSample`] has gone through `scrub` and `sanitize` when it was made, so that what waits is
 //! bounded and what is sent is safe; the fingerprint is made of labels alone.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,9 @@ use ::sentry::Level;
 use ::sentry::protocol::{Context, Event, Value};
 use uuid::Uuid;
 
-use super::Outage;
+use super::OutageKind;
 use crate::job::failure::{Kind, Stage};
-use crate::telemetry::text::{plain, scrub};
+use crate::telemetry::text::{sanitize, scrub};
 
 /// Sentry cuts a tag's value here, in bytes.
 const MAX_TAG_BYTES: usize = 200;
@@ -51,51 +51,51 @@ pub struct DeadLetterAlert {
 
 /// How it stands with one of the things that all jobs need.
 #[derive(Debug)]
-pub(super) struct TroubleReport {
+pub(super) struct OutageReport {
     /// Which.
-    pub(super) what: Outage,
+    pub(super) what: OutageKind,
     /// The latest failure's sentence, safe.
     pub(super) detail: String,
     /// Seconds since the outage began, until now or until it ended.
     pub(super) seconds: u64,
     /// True when it is over.
-    pub(super) over: bool,
+    pub(super) resolved: bool,
 }
 
 /// What is known of one fingerprint; its texts are safe.
 #[derive(Debug)]
-pub(super) enum Sample {
+pub(super) enum AlertSample {
     DeadLetter(Box<DeadLetterAlert>),
-    Outage(TroubleReport),
+    Outage(OutageReport),
 }
 
-impl Sample {
+impl AlertSample {
     /// A safe copy of what a caller told.
-    pub(super) fn of_letter(alert: &DeadLetterAlert) -> Self {
+    pub(super) fn from_dead_letter(alert: &DeadLetterAlert) -> Self {
         let DeadLetterAlert { queue, job_id, from, to, host, kind, stage, detail, limit, command, replayed } =
             alert;
         Self::DeadLetter(Box::new(DeadLetterAlert {
-            queue: plain(queue, MAX_TAG_BYTES),
-            job_id: plain(job_id, MAX_FIELD_BYTES),
+            queue: sanitize(queue, MAX_TAG_BYTES),
+            job_id: sanitize(job_id, MAX_FIELD_BYTES),
             from: *from,
             to: *to,
-            host: host.as_ref().map(|host| safe(host, MAX_TAG_BYTES)),
+            host: host.as_ref().map(|host| sanitize_and_scrub(host, MAX_TAG_BYTES)),
             kind: *kind,
             stage: *stage,
-            detail: safe(detail, MAX_DETAIL_BYTES),
-            limit: limit.as_ref().map(|limit| safe(limit, MAX_FIELD_BYTES)),
+            detail: sanitize_and_scrub(detail, MAX_DETAIL_BYTES),
+            limit: limit.as_ref().map(|limit| sanitize_and_scrub(limit, MAX_FIELD_BYTES)),
             // Ours, and it holds an id that the scrubber could take for a secret.
-            command: plain(command, MAX_FIELD_BYTES),
+            command: sanitize(command, MAX_FIELD_BYTES),
             replayed: *replayed,
         }))
     }
 }
 
 /// The event for `sample`, standing for `count` occurrences of which the first was `ago_seconds` ago.
-pub(super) fn build(sample: &Sample, count: u64, ago_seconds: u64) -> Event<'static> {
+pub(super) fn build(sample: &AlertSample, count: u64, ago_seconds: u64) -> Event<'static> {
     let mut event = match sample {
-        Sample::DeadLetter(alert) => dead_letter(alert, count, ago_seconds),
-        Sample::Outage(report) => trouble(report, count, ago_seconds),
+        AlertSample::DeadLetter(alert) => dead_letter(alert, count, ago_seconds),
+        AlertSample::Outage(report) => outage(report, count, ago_seconds),
     };
     event.logger = Some("wm_analyzer".to_owned());
     event.extra.insert("count".to_owned(), count.into());
@@ -141,21 +141,21 @@ fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'
     event
 }
 
-fn trouble(report: &TroubleReport, count: u64, ago_seconds: u64) -> Event<'static> {
+fn outage(report: &OutageReport, count: u64, ago_seconds: u64) -> Event<'static> {
     let what = report.what.as_str();
     let detail = &report.detail;
-    let (level, head) = if report.over {
-        (Level::Info, format!("over: {} again after {} s", report.what.well(), report.seconds))
+    let (level, head) = if report.resolved {
+        (Level::Info, format!("resolved: {} again after {} s", report.what.recovered_text(), report.seconds))
     } else {
-        (Level::Error, format!("trouble: {} for {} s", report.what.ill(), report.seconds))
+        (Level::Error, format!("outage: {} for {} s", report.what.failing_text(), report.seconds))
     };
     let mut text = format!("{head}\n{detail}");
     if count > 1 {
         text.push_str(&format!("\nstands for {count} failures of the last {ago_seconds} s"));
     }
     text.push_str("\nlook closer: wm-analyzer doctor");
-    let mut event = event(level, &["trouble", what], text);
-    tag(&mut event, [("trouble", what)]);
+    let mut event = event(level, &["outage", what], text);
+    tag(&mut event, [("outage", what)]);
     event
 }
 
@@ -169,10 +169,10 @@ fn tag<const N: usize>(event: &mut Event<'_>, tags: [(&str, &str); N]) {
 }
 
 /// A sentence from outside, without secrets, on one line, bounded.
-pub(super) fn safe_detail(text: &str) -> String {
-    safe(text, MAX_DETAIL_BYTES)
+pub(super) fn sanitize_detail(text: &str) -> String {
+    sanitize_and_scrub(text, MAX_DETAIL_BYTES)
 }
 
-fn safe(text: &str, max: usize) -> String {
-    plain(&scrub(text), max)
+fn sanitize_and_scrub(text: &str, max: usize) -> String {
+    sanitize(&scrub(text), max)
 }

@@ -1,10 +1,10 @@
 //! Alerts: one Sentry event per dead letter and per trouble, gated, scrubbed, and never in anybody's way.
 //!
 //! Callers only count under a short lock; a thread of its own sends. Nothing here blocks, fails or slows a job:
-//! while Sentry hangs, refuses or limits, counts wait in the gate, whose memory is bounded by its keys.
+//! while Sentry hangs, refuses or limits, counts wait in the throttle, whose memory is bounded by its keys.
 //!
 //! Invariant: per fingerprint at most one event leaves in a window, and an event says how many occurrences it stands
-//! for; what could not be told by the end is returned by [`Guard::close`], so no count is lost silently.
+//! for; what could not be told by the end is returned by [`AlertsGuard::close`], so no count is lost silently.
 //!
 //! # Why
 //! The SDK is used for what it knows well, the DSN, the event and the envelope, and for nothing that acts on its own.
@@ -15,10 +15,10 @@
 //!   no hub, no breadcrumbs, no structured logs, no sessions, no traces, and nothing to scrub but our own text.
 //! - Its option builder panics on a malformed DSN. The DSN is parsed here, blank is off, and no error repeats it.
 
-mod deliver;
 mod event;
-mod gate;
+mod sender;
 mod state;
+mod throttle;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -29,10 +29,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use self::event::AlertSample;
 pub use self::event::DeadLetterAlert;
-use self::event::Sample;
 pub use self::state::AlertCounts;
-use self::state::{Key, Shared};
+use self::state::{AlertKey, SharedAlerts};
 use crate::job::duration;
 use crate::job::text::innermost_cause;
 
@@ -72,7 +72,7 @@ pub enum Error {
 /// Something that all jobs need and that is down or full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Outage {
+pub enum OutageKind {
     /// Redis does not answer.
     Redis,
     /// The db app's API does not answer, or refuses us.
@@ -89,7 +89,7 @@ pub enum Outage {
     Task,
 }
 
-impl Outage {
+impl OutageKind {
     const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
     /// The label, the same everywhere.
@@ -97,7 +97,7 @@ impl Outage {
         self.into()
     }
 
-    fn ill(self) -> &'static str {
+    fn failing_text(self) -> &'static str {
         match self {
             Self::Redis => "Redis is down",
             Self::Api => "the db app's API is down",
@@ -109,7 +109,7 @@ impl Outage {
         }
     }
 
-    fn well(self) -> &'static str {
+    fn recovered_text(self) -> &'static str {
         match self {
             Self::Redis => "Redis answers",
             Self::Api => "the db app's API answers",
@@ -122,9 +122,9 @@ impl Outage {
     }
 }
 
-/// Where alerts are noted. Cheap to clone; every clone shares one gate.
+/// Where alerts are noted. Cheap to clone; every clone shares one throttle.
 #[derive(Debug, Clone)]
-pub struct Alerts(Option<Arc<Shared>>);
+pub struct Alerts(Option<Arc<SharedAlerts>>);
 
 impl Alerts {
     /// No alerts: everything noted is forgotten.
@@ -136,14 +136,14 @@ impl Alerts {
     ///
     /// # Errors
     /// A malformed DSN (a configuration error), or no client or thread to send with.
-    pub fn start(config: &Config, release: &str) -> Result<(Self, Guard), Error> {
+    pub fn start(config: &Config, release: &str) -> Result<(Self, AlertsGuard), Error> {
         let dsn = config.dsn.expose_secret().trim();
         if dsn.is_empty() {
-            return Ok((Self::off(), Guard(None)));
+            return Ok((Self::off(), AlertsGuard(None)));
         }
         let dsn: Dsn = dsn.parse()?;
-        let sender = deliver::Sender::new(dsn, release, &config.environment)?;
-        let shared = Arc::new(Shared::new(config.window));
+        let sender = sender::Sender::new(dsn, release, &config.environment)?;
+        let shared = Arc::new(SharedAlerts::new(config.window));
         let stop = CancellationToken::new();
         // The thread speaks twice: when it can send, and when it has ended.
         let (say, ended) = sync_channel(2);
@@ -152,44 +152,44 @@ impl Alerts {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let started = runtime.map(|runtime| {
                 say.send(Ok(())).unwrap_or_default();
-                runtime.block_on(deliver::run(sender, &theirs, stopping));
+                runtime.block_on(sender::run(sender, &theirs, stopping));
             });
             say.send(started).unwrap_or_default();
         })?;
         ended.recv().unwrap_or_else(|gone| Err(std::io::Error::other(gone)))?;
-        let open = Open { shared: Arc::clone(&shared), stop, ended, deadline: config.shutdown };
-        Ok((Self(Some(shared)), Guard(Some(open))))
+        let running = RunningSender { shared: Arc::clone(&shared), stop, ended, deadline: config.shutdown };
+        Ok((Self(Some(shared)), AlertsGuard(Some(running))))
     }
 
     /// Notes a buried job.
     pub fn dead_letter(&self, alert: &DeadLetterAlert) {
         if let Some(shared) = &self.0 {
-            let key = Key::DeadLetter(alert.kind, alert.stage);
-            shared.note(key, Sample::of_letter(alert), 1);
+            let key = AlertKey::DeadLetter(alert.kind, alert.stage);
+            shared.note(key, AlertSample::from_dead_letter(alert), 1);
         }
     }
 
     /// Notes one failure of something that all jobs need; call it as often as it fails.
-    pub fn trouble(&self, what: Outage, detail: &str) {
+    pub fn report_outage(&self, what: OutageKind, detail: &str) {
         if let Some(shared) = &self.0 {
-            shared.fails(what, detail);
+            shared.record_failure(what, detail);
         }
     }
 
     /// Notes that it works again; tells so once, after the window of the trouble's own event. Free while all is well.
-    pub fn recovered(&self, what: Outage) {
+    pub fn resolve_outage(&self, what: OutageKind) {
         if let Some(shared) = &self.0 {
-            shared.works(what);
+            shared.record_recovery(what);
         }
     }
 
     /// Whether alerts go anywhere.
-    pub fn are_on(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.0.is_some()
     }
 
     /// Whether Sentry took an event of the trouble that lasts now.
-    pub fn reported(&self, what: Outage) -> bool {
+    pub fn reported(&self, what: OutageKind) -> bool {
         self.0.as_ref().is_some_and(|shared| shared.reported(what))
     }
 
@@ -199,40 +199,40 @@ impl Alerts {
     }
 }
 
-/// Ends the sender; dropping it is the same as [`Guard::close`].
+/// Ends the sender; dropping it is the same as [`AlertsGuard::close`].
 #[derive(Debug)]
 #[must_use = "dropping it ends the alerts"]
-pub struct Guard(Option<Open>);
+pub struct AlertsGuard(Option<RunningSender>);
 
 #[derive(Debug)]
-struct Open {
-    shared: Arc<Shared>,
+struct RunningSender {
+    shared: Arc<SharedAlerts>,
     stop: CancellationToken,
     ended: Receiver<std::io::Result<()>>,
     deadline: Duration,
 }
 
-impl Guard {
+impl AlertsGuard {
     /// Tells what is not yet told, one event per fingerprint, and waits for that no longer than the configured
     /// deadline, whatever Sentry does. Blocks the caller: call it when no job is left.
     ///
-    /// Returns the final counts; `untold` is what nobody was told.
+    /// Returns the final counts; `pending` is what nobody was told.
     pub fn close(mut self) -> AlertCounts {
-        self.end()
+        self.shut_down()
     }
 
-    fn end(&mut self) -> AlertCounts {
-        let Some(open) = self.0.take() else { return AlertCounts::default() };
-        open.stop.cancel();
+    fn shut_down(&mut self) -> AlertCounts {
+        let Some(running) = self.0.take() else { return AlertCounts::default() };
+        running.stop.cancel();
         // A sender that is late is left behind, not joined: it dies with the process.
-        let _ = open.ended.recv_timeout(open.deadline);
-        open.shared.counts()
+        let _ = running.ended.recv_timeout(running.deadline);
+        running.shared.counts()
     }
 }
 
-impl Drop for Guard {
+impl Drop for AlertsGuard {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }
 
@@ -251,8 +251,8 @@ mod tests {
     fn a_blank_dsn_is_off_and_costs_nothing() {
         for dsn in ["", "  ", "\n"] {
             let (alerts, guard) = Alerts::start(&config(dsn), "r").unwrap();
-            alerts.trouble(Outage::Redis, "down");
-            alerts.recovered(Outage::Redis);
+            alerts.report_outage(OutageKind::Redis, "down");
+            alerts.resolve_outage(OutageKind::Redis);
             assert_eq!((alerts.counts(), guard.close()), (AlertCounts::default(), AlertCounts::default()));
         }
     }

@@ -1,6 +1,6 @@
 //! The world around the binary: a private Redis, a site, an ingest, the settings that workers and commands share.
 
-mod gate;
+mod gated_site;
 mod process;
 
 use std::collections::BTreeMap;
@@ -13,24 +13,24 @@ use redis::{FromRedisValue, ToRedisArgs};
 use tokio::time::{Instant, sleep};
 use url::Url;
 use uuid::Uuid;
-use wm_analyzer::config::{Config, Loaded, Sources};
+use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{DeadFilter, DeadLetter, Event};
 use wm_testbed::body::Body;
-use wm_testbed::ingest::Ingest;
+use wm_testbed::fake_sentry::FakeSentry;
 use wm_testbed::pages;
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 use wm_testbed::site::{Resource, Site};
 
-pub(crate) use self::gate::Gate;
-pub(crate) use self::process::{Ran, Worker, lives, run};
+pub(crate) use self::gated_site::GatedSite;
+pub(crate) use self::process::{CommandOutput, Worker, is_alive, run};
 
 /// The rhythm of production, some twenty times as fast; two slots, because the machines of tests have two CPUs.
-pub(crate) const TIMINGS: [(&str, &str); 9] = [
+pub(crate) const FAST_TIMINGS: [(&str, &str); 9] = [
     ("sandbox.slots", "2"),
-    ("worker.beat", "100ms"),
+    ("worker.heartbeat", "100ms"),
     ("worker.ingest_every", "20ms"),
     ("worker.upkeep_every", "50ms"),
     ("policy.backoff_base", "20ms"),
@@ -40,50 +40,50 @@ pub(crate) const TIMINGS: [(&str, &str); 9] = [
     ("web.bind", "127.0.0.1:0"),
 ];
 /// A moment that has not come by then does not come; generous, for a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Everything outside of the processes under test; dropping it ends it all.
 pub(crate) struct World {
     pub(crate) site: Site,
-    pub(crate) ingest: Ingest,
+    pub(crate) sentry: FakeSentry,
     pub(crate) queue: Roles,
     pub(crate) redis: PrivateRedis,
     settings: BTreeMap<String, String>,
-    eye: OnceLock<MultiplexedConnection>,
+    connection: OnceLock<MultiplexedConnection>,
 }
 
 impl World {
     /// A world with a Redis of its own.
     pub(crate) async fn new() -> Self {
-        Self::on(Options::default()).await
+        Self::with_redis_options(RedisOptions::default()).await
     }
 
     /// A world whose Redis is like this.
-    pub(crate) async fn on(options: Options) -> Self {
+    pub(crate) async fn with_redis_options(options: RedisOptions) -> Self {
         let started = tokio::task::spawn_blocking(|| PrivateRedis::start(options)).await.unwrap();
         let redis = started.unwrap_or_else(|e| panic!("{e}"));
         let url = redis.url();
-        Self::at(redis, url).await
+        Self::with_redis(redis, url).await
     }
 
     /// A world around this Redis, whose workers and commands find theirs by `url`.
-    pub(crate) async fn at(redis: PrivateRedis, url: String) -> Self {
-        let (site, ingest) = (Site::start().await.unwrap(), Ingest::start().await.unwrap());
+    pub(crate) async fn with_redis(redis: PrivateRedis, url: String) -> Self {
+        let (site, sentry) = (Site::start().await.unwrap(), FakeSentry::start().await.unwrap());
         let mut settings: BTreeMap<_, _> =
-            TIMINGS.iter().map(|(key, value)| (variable(key), (*value).to_owned())).collect();
-        settings.insert(variable("queue.url"), url);
-        settings.insert(variable("sentry.dsn"), ingest.dsn());
-        settings.insert(variable("fetch.allow_networks"), "127.0.0.0/8".to_owned());
+            FAST_TIMINGS.iter().map(|(key, value)| (env_var_name(key), (*value).to_owned())).collect();
+        settings.insert(env_var_name("queue.url"), url);
+        settings.insert(env_var_name("sentry.dsn"), sentry.dsn());
+        settings.insert(env_var_name("fetch.allow_networks"), "127.0.0.0/8".to_owned());
         let queue = Roles::connect(&config(&settings).queue).await.unwrap();
-        Self { site, ingest, queue, redis, settings, eye: OnceLock::new() }
+        Self { site, sentry, queue, redis, settings, connection: OnceLock::new() }
     }
 
     /// The same with one key of the configuration set, for workers and commands.
     #[must_use]
     pub(crate) fn with(mut self, key: &str, value: impl Into<String>) -> Self {
-        self.settings.insert(variable(key), value.into());
+        self.settings.insert(env_var_name(key), value.into());
         self
     }
 
@@ -94,65 +94,65 @@ impl World {
 
     /// A worker of the same queue that is set otherwise.
     pub(crate) fn worker_with(&self, settings: &[(&str, &str)]) -> Worker {
-        Worker::start(&self.but(settings))
+        Worker::start(&self.settings_with(settings))
     }
 
-    /// A worker of which one task (`beat`, `ingest`, `upkeep`) panics once this file is there.
-    pub(crate) fn worker_that_loses(&self, task: &str, file: &Path) -> Worker {
-        self.worker_in(&[(&format!("WM_TEST_EXITS_{task}"), file.to_str().unwrap())])
+    /// A worker of which one task (`heartbeat`, `ingest`, `upkeep`) panics once this file is there.
+    pub(crate) fn worker_with_failing_task(&self, task: &str, file: &Path) -> Worker {
+        self.worker_with_env(&[(&format!("WM_TEST_EXITS_{task}"), file.to_str().unwrap())])
     }
 
     /// A worker with these variables in its environment.
-    pub(crate) fn worker_in(&self, variables: &[(&str, &str)]) -> Worker {
+    pub(crate) fn worker_with_env(&self, variables: &[(&str, &str)]) -> Worker {
         let mut all = self.settings.clone();
         all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         Worker::start(&all)
     }
 
     /// A command that is set otherwise.
-    pub(crate) async fn run_with(&self, settings: &[(&str, &str)], args: &[&str]) -> Ran {
-        run(args, &self.but(settings), b"").await
+    pub(crate) async fn run_with(&self, settings: &[(&str, &str)], args: &[&str]) -> CommandOutput {
+        run(args, &self.settings_with(settings), b"").await
     }
 
-    fn but(&self, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn settings_with(&self, settings: &[(&str, &str)]) -> BTreeMap<String, String> {
         let mut all = self.settings.clone();
-        all.extend(settings.iter().map(|(key, value)| (variable(key), (*value).to_owned())));
+        all.extend(settings.iter().map(|(key, value)| (env_var_name(key), (*value).to_owned())));
         all
     }
 
     /// A command, run to its end with nothing on its standard input.
-    pub(crate) async fn run(&self, args: &[&str]) -> Ran {
+    pub(crate) async fn run(&self, args: &[&str]) -> CommandOutput {
         run(args, &self.settings, b"").await
     }
 
     /// A command that is given something to read.
-    pub(crate) async fn feed(&self, args: &[&str], input: impl AsRef<[u8]>) -> Ran {
+    pub(crate) async fn run_with_stdin(&self, args: &[&str], input: impl AsRef<[u8]>) -> CommandOutput {
         run(args, &self.settings, input.as_ref()).await
     }
 
     /// Asks Redis itself.
-    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &str, args: impl ToRedisArgs) -> T {
-        if self.eye.get().is_none() {
+    pub(crate) async fn redis_cmd<T: FromRedisValue>(&self, command: &str, args: impl ToRedisArgs) -> T {
+        if self.connection.get().is_none() {
             let client = redis::Client::open(self.redis.url()).unwrap();
-            let _ = self.eye.set(client.get_multiplexed_async_connection().await.unwrap());
+            let _ = self.connection.set(client.get_multiplexed_async_connection().await.unwrap());
         }
-        let mut eye = self.eye.get().unwrap().clone();
-        redis::cmd(command).arg(args).query_async(&mut eye).await.unwrap()
+        let mut connection = self.connection.get().unwrap().clone();
+        redis::cmd(command).arg(args).query_async(&mut connection).await.unwrap()
     }
 
-    /// Forgets the connection that [`ask`](Self::ask) uses: its server was another one.
-    pub(crate) fn look_again(&mut self) {
-        self.eye = OnceLock::new();
+    /// Forgets the connection that [`redis_cmd`](Self::redis_cmd) uses: its server was another one.
+    pub(crate) fn reconnect(&mut self) {
+        self.connection = OnceLock::new();
     }
 
     /// How many keys there are of this pattern, behind the queue's prefix.
     pub(crate) async fn keys(&self, pattern: &str) -> Vec<String> {
-        self.ask("KEYS", key(pattern)).await
+        self.redis_cmd("KEYS", key(pattern)).await
     }
 
     /// A field of a job.
     pub(crate) async fn field(&self, id: &JobId, field: &str) -> Option<String> {
-        self.ask("HGET", &[&key(&format!("job:{id}")), field]).await
+        self.redis_cmd("HGET", &[&key(&format!("job:{id}")), field]).await
     }
 
     /// Puts payloads into the inbox, as any producer does.
@@ -190,15 +190,17 @@ impl World {
     }
 
     /// What happened to one job, in order.
-    pub(crate) async fn story(&self, id: &JobId) -> Vec<String> {
+    pub(crate) async fn job_events(&self, id: &JobId) -> Vec<String> {
         let events = self.events().await;
         events.into_iter().filter(|event| event.id == id.as_str()).map(|event| event.what).collect()
     }
 
     /// Waits until this happened to a job.
-    pub(crate) async fn until_it_is(&self, id: &JobId, what: &str) {
-        until(&format!("{id} is {what}"), async || self.story(id).await.iter().any(|event| event == what))
-            .await;
+    pub(crate) async fn until_event(&self, id: &JobId, what: &str) {
+        until(&format!("{id} is {what}"), async || {
+            self.job_events(id).await.iter().any(|event| event == what)
+        })
+        .await;
     }
 
     /// The dead letters, newest first.
@@ -207,7 +209,7 @@ impl World {
     }
 
     /// Waits until there are so many dead letters.
-    pub(crate) async fn until_dead(&self, count: usize) -> Vec<DeadLetter> {
+    pub(crate) async fn until_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         until(&format!("{count} dead letters"), async || self.dead().await.len() >= count).await;
         let dead = self.dead().await;
         assert_eq!(dead.len(), count, "{dead:?}");
@@ -225,12 +227,12 @@ impl World {
 /// The configuration that these variables make.
 fn config(settings: &BTreeMap<String, String>) -> Config {
     let env = settings.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    let loaded = Loaded::load(&Sources { env, ..Sources::default() });
+    let loaded = LoadedConfig::load(&ConfigSources { env, ..ConfigSources::default() });
     loaded.unwrap_or_else(|errors| panic!("{errors:#?}")).config
 }
 
 /// `queue.lease` as a variable of the environment.
-pub(crate) fn variable(key: &str) -> String {
+pub(crate) fn env_var_name(key: &str) -> String {
     format!("WM__{}", key.to_uppercase().replace('.', "__"))
 }
 
@@ -246,16 +248,16 @@ pub(crate) fn job(id: &str, from: Url, to: Url) -> Job {
 }
 
 /// A job with this id that names its versions by uuid alone.
-pub(crate) fn by_uuid(id: &str) -> Job {
+pub(crate) fn job_by_uuid(id: &str) -> Job {
     let uuid = || VersionRef::Uuid(Uuid::new_v4());
     Job { id: JobId::parse(id).unwrap(), ..Job::new(uuid(), uuid()) }
 }
 
 /// Waits for a moment.
 pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !reached().await {
         assert!(Instant::now() < end, "never reached: {what}");
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
 }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::{PATIENCE, until};
+use super::{TIMEOUT, until};
 
 fn binary(environment: &BTreeMap<String, String>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_wm-analyzer"));
@@ -49,42 +49,42 @@ impl Worker {
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
-        timeout(PATIENCE, self.child.wait()).await.expect("it ends").unwrap()
+    pub(crate) async fn wait_for_exit(&mut self) -> ExitStatus {
+        timeout(TIMEOUT, self.child.wait()).await.expect("it ends").unwrap()
     }
 
     /// Asks it to leave and waits for its end.
-    pub(crate) async fn leave(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.signal(Signal::TERM);
-        let status = self.ended().await;
-        assert_eq!(status.code(), Some(0), "{status}\n{}", self.text());
+        let status = self.wait_for_exit().await;
+        assert_eq!(status.code(), Some(0), "{status}\n{}", self.log_text());
     }
 
-    pub(crate) fn runs(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
     /// All it wrote to standard error.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn log_text(&self) -> String {
         fs::read_to_string(self.log.path()).unwrap()
     }
 
     /// Its log lines with this message.
-    pub(crate) fn said(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn log_lines(&self, message: &str) -> Vec<Value> {
         let lines: Vec<Value> =
-            self.text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            self.log_text().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         lines.into_iter().filter(|line| line["message"] == message).collect()
     }
 
     /// Waits until it said so, and gives the first such line.
-    pub(crate) async fn until_said(&self, message: &str) -> Value {
-        until(&format!("worker says {message:?}"), async || !self.said(message).is_empty()).await;
-        self.said(message).remove(0)
+    pub(crate) async fn until_logged(&self, message: &str) -> Value {
+        until(&format!("worker says {message:?}"), async || !self.log_lines(message).is_empty()).await;
+        self.log_lines(message).remove(0)
     }
 
     /// Where its health pages are.
     pub(crate) async fn address(&self) -> SocketAddr {
-        let line = self.until_said("health and metrics").await;
+        let line = self.until_logged("health and metrics").await;
         line["address"].as_str().unwrap().parse().unwrap()
     }
 
@@ -105,7 +105,7 @@ impl Worker {
     }
 
     /// One of its numbers, e.g. `redis_up` or `jobs_total{outcome="done"}`; 0 where there is none.
-    pub(crate) async fn number(&self, sample: &str) -> f64 {
+    pub(crate) async fn metric(&self, sample: &str) -> f64 {
         let (name, label) = sample.split_once('{').unwrap_or((sample, ""));
         let (name, label) = (format!("wm_analyzer_{name}{{"), label.trim_end_matches('}'));
         let text = self.get("/metrics").await.1;
@@ -129,7 +129,7 @@ impl Drop for Worker {
     #[expect(clippy::print_stderr, reason = "a test that failed shows what its worker said last")]
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let text = self.text();
+            let text = self.log_text();
             let lines: Vec<&str> = text.lines().collect();
             eprintln!("worker {}:\n{}", self.pid, lines[lines.len().saturating_sub(30)..].join("\n"));
         }
@@ -147,53 +147,57 @@ fn children(parent: u32) -> Vec<u32> {
 }
 
 /// True while this process is there and not merely waiting to be reaped.
-pub(crate) fn lives(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z")))
 }
 
 /// What a command said.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-impl Ran {
+impl CommandOutput {
     /// Its standard output, as JSON.
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 
     /// Fails with all it said, unless it ended so.
     #[track_caller]
-    pub(crate) fn ended(self, code: i32) -> Self {
+    pub(crate) fn exited_with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:#?}");
         self
     }
 
     /// Fails with all it said, unless it said all of these on standard error.
     #[track_caller]
-    pub(crate) fn told(self, needles: &[&str]) -> Self {
+    pub(crate) fn stderr_contains(self, needles: &[&str]) -> Self {
         for needle in needles {
-            assert!(self.err.contains(needle), "{needle:?} is not in {self:#?}");
+            assert!(self.stderr.contains(needle), "{needle:?} is not in {self:#?}");
         }
         self
     }
 
     /// Fails with all it said, unless all of these stand in its standard output.
     #[track_caller]
-    pub(crate) fn shows(self, needles: &[&str]) -> Self {
+    pub(crate) fn stdout_contains(self, needles: &[&str]) -> Self {
         for needle in needles {
-            assert!(self.out.contains(needle), "{needle:?} is not in {self:#?}");
+            assert!(self.stdout.contains(needle), "{needle:?} is not in {self:#?}");
         }
         self
     }
 }
 
 /// Runs a command to its end.
-pub(crate) async fn run(args: &[&str], environment: &BTreeMap<String, String>, input: &[u8]) -> Ran {
+pub(crate) async fn run(
+    args: &[&str],
+    environment: &BTreeMap<String, String>,
+    input: &[u8],
+) -> CommandOutput {
     let mut command = binary(environment);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -203,8 +207,8 @@ pub(crate) async fn run(args: &[&str], environment: &BTreeMap<String, String>, i
         // Who does not want it hangs up: that is no surprise.
         let _ = stdin.write_all(&input).await;
     });
-    let output = timeout(PATIENCE * 2, child.wait_with_output()).await.expect("it ends").unwrap();
+    let output = timeout(TIMEOUT * 2, child.wait_with_output()).await.expect("it ends").unwrap();
     feeding.abort();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }

@@ -41,7 +41,7 @@ pub struct Presence {
     /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
     pub breakers: BTreeMap<String, String>,
     /// What it runs, the longest first; no more than the first 64 are told.
-    pub running: Vec<RunningJob>,
+    pub in_flight: Vec<RunningJob>,
 }
 
 /// A job in a worker's hand.
@@ -54,7 +54,7 @@ pub struct RunningJob {
     /// The newer version.
     pub to: Uuid,
     /// Time since it was claimed, in milliseconds.
-    pub running_ms: u64,
+    pub in_flight_ms: u64,
     /// Where on its way it is.
     pub stage: Stage,
     /// Time since it came there, in milliseconds.
@@ -90,8 +90,8 @@ impl RunningJob {
 
     /// The same so much later, if nothing has changed.
     pub(crate) fn later(self, ms: u64) -> Self {
-        let [running_ms, stage_ms] = [self.running_ms, self.stage_ms].map(|time| time.saturating_add(ms));
-        Self { running_ms, stage_ms, ..self }
+        let [in_flight_ms, stage_ms] = [self.in_flight_ms, self.stage_ms].map(|time| time.saturating_add(ms));
+        Self { in_flight_ms, stage_ms, ..self }
     }
 }
 
@@ -145,7 +145,7 @@ impl WorkerHandle {
         beat: &mut Heartbeat,
     ) -> Result<(), Error> {
         let keys = &self.inner.keys;
-        let told = &worker.running[..worker.running.len().min(RUNNING_MAX)];
+        let told = &worker.in_flight[..worker.in_flight.len().min(RUNNING_MAX)];
         let mut call = self
             .call(&scripts::HEARTBEAT)
             .key(keys.workers())
@@ -167,7 +167,7 @@ impl WorkerHandle {
             .arg(worker.busy)
             .arg("breakers")
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
-            .arg("running")
+            .arg("in_flight")
             .arg(serde_json::to_string(told).unwrap_or_default())
             .reply()
             .await?;

@@ -145,7 +145,7 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
     let beat: u64 = text("heartbeat_ms").parse().ok()?;
     let heartbeat_age_ms = now.saturating_sub(beat);
-    let running: Vec<RunningJob> = serde_json::from_str(&text("running")).unwrap_or_default();
+    let in_flight: Vec<RunningJob> = serde_json::from_str(&text("in_flight")).unwrap_or_default();
     let info = Presence {
         id: WorkerId::parse(id).ok()?,
         host: text("host"),
@@ -155,7 +155,7 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
         slots: text("slots").parse().unwrap_or(0),
         busy: text("busy").parse().unwrap_or(0),
         breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
-        running: running.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
+        in_flight: in_flight.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
     };
     Some(WorkerStatus { info, heartbeat_age_ms })
 }

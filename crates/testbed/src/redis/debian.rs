@@ -16,24 +16,24 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::search::Search;
-use super::server::{Refusal, Server, entries, run};
-use super::watch;
+use super::poll_until;
+use super::search::ServerSearch;
+use super::server::{RedisServer, UnpackError, entries, run};
 
 /// A server's package with the one that holds its program; the one we test first named first.
 const PRODUCTS: [[&str; 2]; 2] = [["redis-server", "redis-tools"], ["valkey-server", "valkey-tools"]];
 /// Other packages are what an installed daemon needs (users, init scripts), not what a program needs to run.
-const OTHERS_WANTED: [&str; 2] = ["lib", "lua-"];
+const LIBRARY_PREFIXES: [&str; 2] = ["lib", "lua-"];
 /// Resolving reads 60 MB of lists at most.
-const RESOLVE_WITHIN: Duration = Duration::from_secs(30);
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// 10 MB of package lists, over a slow line.
-const UPDATE_WITHIN: Duration = Duration::from_secs(120);
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(120);
 /// 2 MB of packages, over a slow line.
-const DOWNLOAD_WITHIN: Duration = Duration::from_secs(60);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// One package of 1 MB.
-const UNPACK_WITHIN: Duration = Duration::from_secs(20);
+const UNPACK_TIMEOUT: Duration = Duration::from_secs(20);
 /// After this the other process's work is not waited for: doing it twice is harmless.
-const OTHERS_WORK_WITHIN: Duration = Duration::from_secs(180);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// No locks (nothing shared is written), no hooks of an installed system, short waits, nothing unsigned.
 const APT_CONF: &str = r#"
@@ -53,54 +53,63 @@ APT::Update::Error-Mode "any";
 "#;
 
 /// The server in this cache, unpacked now if there is none.
-pub(super) fn server_in(cache: &Path, search: &Search, say: &mut dyn FnMut(&str)) -> Result<Server, Refusal> {
+pub(super) fn server_in(
+    cache: &Path,
+    search: &ServerSearch,
+    on_progress: &mut dyn FnMut(&str),
+) -> Result<RedisServer, UnpackError> {
     if let Some(server) = existing(cache) {
         return Ok(server);
     }
-    let tool =
-        |name: &str| search.program(name).ok_or_else(|| Refusal::Machine(format!("{name} is not on PATH")));
+    let tool = |name: &str| {
+        search.program(name).ok_or_else(|| UnpackError::Machine(format!("{name} is not on PATH")))
+    };
     let (apt_get, dpkg_deb) = (tool("apt-get")?, tool("dpkg-deb")?);
-    let _turn = wait_for_turn(cache, say);
+    let _turn = lock_cache(cache, on_progress);
     if let Some(server) = existing(cache) {
         return Ok(server);
     }
-    sweep(cache);
-    say(&format!("no redis-server here: unpacking Debian's own into {} (2 MB, no root)", cache.display()));
-    let failed = |e: std::io::Error| Refusal::Directory(format!("cannot write in {}: {e}", cache.display()));
+    remove_stale(cache);
+    on_progress(&format!(
+        "no redis-server here: unpacking Debian's own into {} (2 MB, no root)",
+        cache.display()
+    ));
+    let failed =
+        |e: std::io::Error| UnpackError::Directory(format!("cannot write in {}: {e}", cache.display()));
     let work = tempfile::Builder::new().prefix(".unpack-").tempdir_in(cache).map_err(failed)?;
     let apt = Apt::new(apt_get, work.path()).map_err(failed)?;
-    let packages = apt.packages(say).map_err(Refusal::Machine)?;
+    let packages = apt.packages(on_progress).map_err(UnpackError::Machine)?;
     let root = work.path().join("root");
     for package in &packages {
         let mut unpack = Command::new(&dpkg_deb);
-        let unpacked = run("dpkg-deb -x", unpack.arg("-x").arg(package).arg(&root), UNPACK_WITHIN);
-        unpacked.map_err(Refusal::Directory)?;
+        let unpacked = run("dpkg-deb -x", unpack.arg("-x").arg(package).arg(&root), UNPACK_TIMEOUT);
+        unpacked.map_err(UnpackError::Directory)?;
     }
-    let home = cache.join(name_of(&packages).map_err(Refusal::Machine)?);
-    settle(&root, &home, &work.path().join("broken")).map_err(Refusal::Directory)
+    let home = cache.join(server_name(&packages).map_err(UnpackError::Machine)?);
+    install(&root, &home, &work.path().join("broken")).map_err(UnpackError::Directory)
 }
 
 /// Moves a whole unpacked server to where it will be found, unless somebody was quicker.
-fn settle(root: &Path, home: &Path, aside: &Path) -> Result<Server, String> {
-    Server::in_root(root)?;
-    if std::fs::rename(root, home).is_err() && Server::in_root(home).is_err() {
+fn install(root: &Path, home: &Path, aside: &Path) -> Result<RedisServer, String> {
+    RedisServer::in_root(root)?;
+    if std::fs::rename(root, home).is_err() && RedisServer::in_root(home).is_err() {
         // What lies there does not run.
         let _ = std::fs::rename(home, aside);
         std::fs::rename(root, home).map_err(|e| format!("cannot make {}: {e}", home.display()))?;
     }
-    Server::in_root(home)
+    RedisServer::in_root(home)
 }
 
 /// The newest unpacked server that runs.
-fn existing(cache: &Path) -> Option<Server> {
+fn existing(cache: &Path) -> Option<RedisServer> {
     let mut roots = entries(cache);
     roots.retain(|root| root.is_dir() && !hidden(root));
     roots.sort();
-    roots.iter().rev().find_map(|root| Server::in_root(root).ok())
+    roots.iter().rev().find_map(|root| RedisServer::in_root(root).ok())
 }
 
 /// Removes what a killed process left half done long ago.
-fn sweep(cache: &Path) {
+fn remove_stale(cache: &Path) {
     let hour_ago = SystemTime::now() - Duration::from_secs(3600);
     let old = |path: &Path| path.metadata().and_then(|found| found.modified()).is_ok_and(|at| at < hour_ago);
     for path in entries(cache).into_iter().filter(|path| hidden(path) && path.is_dir() && old(path)) {
@@ -109,18 +118,18 @@ fn sweep(cache: &Path) {
 }
 
 /// A lock that spares two processes the same work; without it (an odd file system, a frozen holder) both do it.
-fn wait_for_turn(cache: &Path, say: &mut dyn FnMut(&str)) -> Option<File> {
+fn lock_cache(cache: &Path, on_progress: &mut dyn FnMut(&str)) -> Option<File> {
     let file = File::create(cache.join(".lock")).ok()?;
     let free = || !matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
     if !free() {
-        say("another process is unpacking a redis-server: waiting for it");
-        watch(OTHERS_WORK_WITHIN, Duration::from_millis(20), || free().then_some(()));
+        on_progress("another process is unpacking a redis-server: waiting for it");
+        poll_until(LOCK_TIMEOUT, Duration::from_millis(20), || free().then_some(()));
     }
     Some(file)
 }
 
 /// `redis-server_5%3a7.0.15-1~deb12u10_amd64`: product, version and architecture, as apt named the file.
-fn name_of(packages: &[PathBuf]) -> Result<String, String> {
+fn server_name(packages: &[PathBuf]) -> Result<String, String> {
     let stems = packages.iter().filter_map(|package| package.file_stem()?.to_str());
     let servers = PRODUCTS.map(|[server, _]| format!("{server}_"));
     let named = stems.into_iter().find(|stem| servers.iter().any(|server| stem.starts_with(server)));
@@ -139,7 +148,7 @@ struct Apt {
 
 /// Whose package lists are read.
 #[derive(Clone, Copy)]
-enum Lists {
+enum PackageLists {
     System,
     Own,
 }
@@ -154,21 +163,21 @@ impl Apt {
     }
 
     /// Downloads the packages that this machine lacks, and gives their files.
-    fn packages(&self, say: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>, String> {
-        let by_system = self.download(Lists::System);
+    fn packages(&self, on_progress: &mut dyn FnMut(&str)) -> Result<Vec<PathBuf>, String> {
+        let by_system = self.download(PackageLists::System);
         let Err(why) = by_system else { return by_system };
-        say(
+        on_progress(
             "the system's package lists do not serve: updating private ones (about 10 MB, verified by its keyring)",
         );
         // One source of several that fails need not matter: what is missing then is said by the next step.
-        let updated = self.run(Lists::Own, &["update"], UPDATE_WITHIN);
-        self.download(Lists::Own).map_err(|then| {
+        let updated = self.run(PackageLists::Own, &["update"], UPDATE_TIMEOUT);
+        self.download(PackageLists::Own).map_err(|then| {
             let update = updated.err().map(|e| format!("\n  {e}")).unwrap_or_default();
             format!("{why}{update}\n  {then}")
         })
     }
 
-    fn download(&self, lists: Lists) -> Result<Vec<PathBuf>, String> {
+    fn download(&self, lists: PackageLists) -> Result<Vec<PathBuf>, String> {
         let mut why = String::new();
         for product in PRODUCTS {
             let wanted = match self.wanted(lists, product) {
@@ -180,22 +189,22 @@ impl Apt {
             };
             let mut words = vec!["download"];
             words.extend(wanted.iter().map(String::as_str));
-            self.run(lists, &words, DOWNLOAD_WITHIN)?;
+            self.run(lists, &words, DOWNLOAD_TIMEOUT)?;
             return Ok(entries(&self.work.join("debs")));
         }
         Err(why)
     }
 
     /// The product's packages and those libraries that apt would install with them on this machine.
-    fn wanted(&self, lists: Lists, product: [&str; 2]) -> Result<Vec<String>, String> {
+    fn wanted(&self, lists: PackageLists, product: [&str; 2]) -> Result<Vec<String>, String> {
         let words = ["--simulate", "--no-install-recommends", "install", product[0], product[1]];
-        let mut wanted = installations(&self.run(lists, &words, RESOLVE_WITHIN)?);
-        wanted.retain(|name| OTHERS_WANTED.iter().any(|prefix| name.starts_with(prefix)));
+        let mut wanted = installations(&self.run(lists, &words, RESOLVE_TIMEOUT)?);
+        wanted.retain(|name| LIBRARY_PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
         wanted.extend(product.map(str::to_owned));
         Ok(wanted)
     }
 
-    fn run(&self, lists: Lists, words: &[&str], limit: Duration) -> Result<String, String> {
+    fn run(&self, lists: PackageLists, words: &[&str], limit: Duration) -> Result<String, String> {
         let mut command = Command::new(&self.program);
         command
             .current_dir(self.work.join("debs"))
@@ -203,8 +212,8 @@ impl Apt {
             .env("DEBIAN_FRONTEND", "noninteractive");
         command.args(["-q", "-y"]).arg("-c").arg(self.work.join("apt.conf"));
         match lists {
-            Lists::System => {}
-            Lists::Own => {
+            PackageLists::System => {}
+            PackageLists::Own => {
                 let place = |key: &str, dir: &str| format!("{key}={}", self.work.join(dir).display());
                 command.args([
                     "-o",
@@ -252,8 +261,8 @@ mod tests {
     #[test]
     fn an_unpacked_server_is_named_after_product_version_and_architecture() {
         let files = ["libjemalloc2_5.3.0-1_amd64.deb", "redis-server_5%3a7.0.15-1~deb12u10_amd64.deb"];
-        let name = name_of(&files.map(PathBuf::from));
+        let name = server_name(&files.map(PathBuf::from));
         assert_eq!(name.as_deref(), Ok("redis-server_5%3a7.0.15-1~deb12u10_amd64"));
-        assert!(name_of(&[PathBuf::from("redis-tools_1_amd64.deb")]).is_err());
+        assert!(server_name(&[PathBuf::from("redis-tools_1_amd64.deb")]).is_err());
     }
 }

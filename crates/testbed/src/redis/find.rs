@@ -8,8 +8,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::debian;
-use super::search::Search;
-use super::server::{PROGRAMS, Refusal, Server};
+use super::search::ServerSearch;
+use super::server::{PROGRAM_NAMES, RedisServer, UnpackError};
 
 /// There is no server and no way to get one; holds everything that was tried.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -18,28 +18,31 @@ use super::server::{PROGRAMS, Refusal, Server};
      or put redis-server or valkey-server on PATH",
     .0.join("\n  ")
 )]
-pub struct NoServer(pub Vec<String>);
+pub struct ServerNotFound(pub Vec<String>);
 
 /// The server that `WM_TEST_REDIS` names, for whoever wants this very one and no other.
-pub(super) fn chosen() -> Option<Result<Server, NoServer>> {
+pub(super) fn from_env_override() -> Option<Result<RedisServer, ServerNotFound>> {
     let program = PathBuf::from(std::env::var_os("WM_TEST_REDIS")?);
-    Some(Server::probe(program, Vec::new()).map_err(|why| NoServer(vec![format!("WM_TEST_REDIS: {why}")])))
+    Some(
+        RedisServer::probe(program, Vec::new())
+            .map_err(|why| ServerNotFound(vec![format!("WM_TEST_REDIS: {why}")])),
+    )
 }
 
-impl Search {
-    /// Finds a server, unpacking one where that is the only way; `say` is told before anything that takes time.
+impl ServerSearch {
+    /// Finds a server, unpacking one where that is the only way; `on_progress` is told before anything that takes time.
     ///
     /// # Errors
-    /// [`NoServer`] with everything that was tried.
-    pub fn find(&self, say: &mut dyn FnMut(&str)) -> Result<Server, NoServer> {
+    /// [`ServerNotFound`] with everything that was tried.
+    pub fn find(&self, on_progress: &mut dyn FnMut(&str)) -> Result<RedisServer, ServerNotFound> {
         let mut tried = Vec::new();
-        let found = self.installed(&mut tried).or_else(|| self.unpacked(&mut tried, say));
-        found.ok_or(NoServer(tried))
+        let found = self.installed(&mut tried).or_else(|| self.unpacked(&mut tried, on_progress));
+        found.ok_or(ServerNotFound(tried))
     }
 
-    fn installed(&self, tried: &mut Vec<String>) -> Option<Server> {
-        for name in PROGRAMS {
-            match self.program(name).map(|program| Server::probe(program, Vec::new())) {
+    fn installed(&self, tried: &mut Vec<String>) -> Option<RedisServer> {
+        for name in PROGRAM_NAMES {
+            match self.program(name).map(|program| RedisServer::probe(program, Vec::new())) {
                 Some(Ok(server)) => return Some(server),
                 Some(Err(why)) => tried.push(why),
                 None => tried.push(format!("{name} is not on PATH")),
@@ -48,13 +51,13 @@ impl Search {
         None
     }
 
-    fn unpacked(&self, tried: &mut Vec<String>, say: &mut dyn FnMut(&str)) -> Option<Server> {
+    fn unpacked(&self, tried: &mut Vec<String>, on_progress: &mut dyn FnMut(&str)) -> Option<RedisServer> {
         for cache in &self.caches {
-            let ready = make_ours(cache).map_err(Refusal::Directory);
-            match ready.and_then(|()| debian::server_in(cache, self, say)) {
+            let ready = create_private_dir(cache).map_err(UnpackError::Directory);
+            match ready.and_then(|()| debian::server_in(cache, self, on_progress)) {
                 Ok(server) => return Some(server),
-                Err(Refusal::Directory(why)) => tried.push(why),
-                Err(Refusal::Machine(why)) => {
+                Err(UnpackError::Directory(why)) => tried.push(why),
+                Err(UnpackError::Machine(why)) => {
                     tried.push(why);
                     break;
                 }
@@ -65,7 +68,7 @@ impl Search {
 }
 
 /// Makes a directory that only we can write to, or makes sure that it is one: programs will be run from it.
-fn make_ours(dir: &Path) -> Result<(), String> {
+fn create_private_dir(dir: &Path) -> Result<(), String> {
     let shown = dir.display();
     DirBuilder::new()
         .recursive(true)
@@ -87,12 +90,12 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let cache = dir.path().join("a/b");
-        assert_eq!(make_ours(&cache), Ok(()));
+        assert_eq!(create_private_dir(&cache), Ok(()));
         std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(make_ours(&cache).unwrap_err().contains("not ours alone"));
+        assert!(create_private_dir(&cache).unwrap_err().contains("not ours alone"));
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert!(make_ours(&link).unwrap_err().contains("not ours alone"));
+        assert!(create_private_dir(&link).unwrap_err().contains("not ours alone"));
     }
 
     #[test]
@@ -102,7 +105,7 @@ mod tests {
         let program = dir.path().join("redis-server");
         std::fs::write(&program, "#!/bin/sh\necho Redis server v=5.0.7 sha=0\n").unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let search = Search { path: dir.path().into(), caches: Vec::new() };
+        let search = ServerSearch { path: dir.path().into(), caches: Vec::new() };
         let error = search.find(&mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("is version 5.0.7"), "{error}");
         assert!(error.contains("valkey-server is not on PATH"), "{error}");

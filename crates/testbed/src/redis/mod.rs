@@ -7,11 +7,11 @@
 //!
 //! # Why
 //! A real server and not an imitation: of those that run inside a Rust process none passes more than two thirds of
-//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: `leash.rs`.
+//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: `kill_on_exit.rs`.
 
 mod debian;
 mod find;
-mod leash;
+mod kill_on_exit;
 mod options;
 mod search;
 mod server;
@@ -27,31 +27,31 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-pub use self::find::NoServer;
-use self::leash::Leashed;
+pub use self::find::ServerNotFound;
+use self::kill_on_exit::KillOnExit;
 use self::options::Listen;
-pub use self::options::Options;
-pub use self::search::Search;
-pub use self::server::Server;
+pub use self::options::RedisOptions;
+pub use self::search::ServerSearch;
+pub use self::server::RedisServer;
 
 /// A server answers within milliseconds; a machine this slow is not one to wait for.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks at a server that is starting: a tenth of the time it usually takes.
-const LOOK_EVERY: Duration = Duration::from_millis(3);
+const POLL_INTERVAL: Duration = Duration::from_millis(3);
 /// Others may take a port between our finding it free and the server's binding it; not five times in a row.
-const PORT_TRIES: u32 = 5;
+const MAX_PORT_ATTEMPTS: u32 = 5;
 /// `sun_path` holds 108 bytes with its NUL; our part of the path is `/wm-redis-000000/r.sock`.
-const LONGEST_BASE: usize = 107 - "/wm-redis-000000/r.sock".len();
+const MAX_BASE_BYTES: usize = 107 - "/wm-redis-000000/r.sock".len();
 
 /// Why there is no private Redis.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No server was found and none could be unpacked.
     #[error(transparent)]
-    NoServer(#[from] NoServer),
+    ServerNotFound(#[from] ServerNotFound),
     /// A server was found but did not come up.
     #[error("{program} did not come up: {why}\n{log}")]
-    NotUp {
+    NotReady {
         /// The server's program.
         program: PathBuf,
         /// What was seen.
@@ -78,11 +78,11 @@ impl Error {
 /// A running server; dropping it kills the server and removes all it wrote.
 #[derive(Debug)]
 pub struct PrivateRedis {
-    server: Server,
-    options: Options,
+    server: RedisServer,
+    options: RedisOptions,
     /// Of 127.0.0.1; 0 where it listens on its unix socket only.
     port: u16,
-    process: Option<Leashed>,
+    process: Option<KillOnExit>,
     dir: tempfile::TempDir,
 }
 
@@ -92,18 +92,21 @@ impl PrivateRedis {
     ///
     /// # Errors
     /// [`Error`], whose text says what was tried and what to do.
-    pub fn start(options: Options) -> Result<Self, Error> {
-        Self::start_saying(options, &mut |_| {})
+    pub fn start(options: RedisOptions) -> Result<Self, Error> {
+        Self::start_with_progress(options, &mut |_| {})
     }
 
     /// The same, telling in whole sentences what takes time.
     ///
     /// # Errors
     /// [`Error`], whose text says what was tried and what to do.
-    pub fn start_saying(options: Options, say: &mut dyn FnMut(&str)) -> Result<Self, Error> {
+    pub fn start_with_progress(
+        options: RedisOptions,
+        on_progress: &mut dyn FnMut(&str),
+    ) -> Result<Self, Error> {
         // One search per process: a hundred tests that start at once must not unpack a hundred times.
-        static FOUND: OnceLock<Result<Server, NoServer>> = OnceLock::new();
-        let find = || find::chosen().unwrap_or_else(|| Search::from_env().find(say));
+        static FOUND: OnceLock<Result<RedisServer, ServerNotFound>> = OnceLock::new();
+        let find = || find::from_env_override().unwrap_or_else(|| ServerSearch::from_env().find(on_progress));
         let server = FOUND.get_or_init(find).clone()?;
         Self::start_server(server, options)
     }
@@ -111,15 +114,15 @@ impl PrivateRedis {
     /// Starts this very server.
     ///
     /// # Errors
-    /// [`Error::NotUp`] with its log, or [`Error::Io`].
-    pub fn start_server(server: Server, options: Options) -> Result<Self, Error> {
-        let base = Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() <= LONGEST_BASE);
+    /// [`Error::NotReady`] with its log, or [`Error::Io`].
+    pub fn start_server(server: RedisServer, options: RedisOptions) -> Result<Self, Error> {
+        let base = Some(std::env::temp_dir()).filter(|base| base.as_os_str().len() <= MAX_BASE_BYTES);
         let dir = tempfile::Builder::new()
             .prefix("wm-redis-")
             .tempdir_in(base.as_deref().unwrap_or(Path::new("/tmp")))
             .map_err(Error::io("make a directory for a private Redis"))?;
         let mut redis = Self { server, options, port: 0, process: None, dir };
-        let mut tries = PORT_TRIES;
+        let mut tries = MAX_PORT_ATTEMPTS;
         loop {
             if redis.options.listen != Listen::Socket {
                 redis.port = free_port()?;
@@ -130,7 +133,7 @@ impl PrivateRedis {
             tries -= 1;
             match redis.launch() {
                 Ok(()) => return Ok(redis),
-                Err(Error::NotUp { log, .. }) if log.contains("Address already in use") && tries > 0 => {}
+                Err(Error::NotReady { log, .. }) if log.contains("Address already in use") && tries > 0 => {}
                 Err(e) => return Err(e),
             }
         }
@@ -158,11 +161,11 @@ impl PrivateRedis {
 
     /// The server's process id; `None` after [`PrivateRedis::kill`].
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Leashed::id)
+        self.process.as_ref().map(KillOnExit::id)
     }
 
     /// The server that runs: its program and version.
-    pub fn server(&self) -> &Server {
+    pub fn server(&self) -> &RedisServer {
         &self.server
     }
 
@@ -181,7 +184,7 @@ impl PrivateRedis {
     /// Kills the server if it runs and starts it again, at the same address, with what it persisted.
     ///
     /// # Errors
-    /// [`Error::NotUp`] with its log, or [`Error::Io`].
+    /// [`Error::NotReady`] with its log, or [`Error::Io`].
     pub fn restart(&mut self) -> Result<(), Error> {
         self.kill();
         self.launch()
@@ -205,7 +208,7 @@ impl PrivateRedis {
 
     fn launch(&mut self) -> Result<(), Error> {
         let log = File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
-        let mut words = [self.options.words(), self.server.words()].concat();
+        let mut words = [self.options.command_line(), self.server.command_line()].concat();
         let (port, tls_port) = match self.options.listen {
             Listen::Socket => (0, 0),
             Listen::Tls => (0, self.port),
@@ -227,16 +230,16 @@ impl PrivateRedis {
         for (directive, value) in self.options.config() {
             words.extend([format!("--{directive}").into(), value.into()]);
         }
-        let process = Leashed::start(&words, self.dir.path(), log).map_err(Error::io("start sh"))?;
+        let process = KillOnExit::start(&words, self.dir.path(), log).map_err(Error::io("start sh"))?;
         self.process = Some(process);
         self.wait_until_ready().inspect_err(|_| self.kill())
     }
 
     fn wait_until_ready(&mut self) -> Result<(), Error> {
         let (socket, mut process) = (self.socket(), self.process.as_mut());
-        let mut exited = || process.as_mut().and_then(|process| process.ended());
-        let seen = watch(READY_WITHIN, LOOK_EVERY, || {
-            if answers(&socket) {
+        let mut exited = || process.as_mut().and_then(|process| process.exit_status());
+        let seen = poll_until(READY_TIMEOUT, POLL_INTERVAL, || {
+            if responds_to_ping(&socket) {
                 Some(Ok(()))
             } else {
                 exited().map(|status| Err(format!("it ended: {status}")))
@@ -245,12 +248,12 @@ impl PrivateRedis {
         let why = match seen {
             Some(Ok(())) => return Ok(()),
             Some(Err(why)) => why,
-            None => format!("no answer to PING within {READY_WITHIN:?}"),
+            None => format!("no answer to PING within {READY_TIMEOUT:?}"),
         };
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let log = lines[lines.len().saturating_sub(5)..].join("\n");
-        Err(Error::NotUp { program: self.server.program().to_owned(), why, log })
+        Err(Error::NotReady { program: self.server.program().to_owned(), why, log })
     }
 
     fn log(&self) -> PathBuf {
@@ -265,7 +268,7 @@ impl Drop for PrivateRedis {
 }
 
 /// Looks again and again until there is something to see; `None` when there was nothing for that long.
-fn watch<T>(patience: Duration, every: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+fn poll_until<T>(patience: Duration, every: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
         let seen = look();
@@ -281,7 +284,7 @@ fn watch<T>(patience: Duration, every: Duration, mut look: impl FnMut() -> Optio
 }
 
 /// True when a server at this socket answers a `PING` (one that is still loading its data does not).
-fn answers(socket: &Path) -> bool {
+fn responds_to_ping(socket: &Path) -> bool {
     let ping = || -> std::io::Result<[u8; 7]> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -18,13 +18,13 @@ pub(super) enum Listen {
 
 /// How the server is to be: by default in memory only, 256 MB, never evicting, on a unix socket.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RedisOptions {
     pub(super) listen: Listen,
     config: Vec<(String, String)>,
     environment: Vec<(String, String)>,
 }
 
-impl Default for Options {
+impl Default for RedisOptions {
     fn default() -> Self {
         let config = [
             ("save", ""),
@@ -40,7 +40,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl RedisOptions {
     /// Also listens on a free port of 127.0.0.1, which [`url`](super::PrivateRedis::url) then names.
     #[must_use]
     pub fn tcp(mut self) -> Self {
@@ -95,7 +95,7 @@ impl Options {
     }
 
     /// How the command line begins that sets those variables, for the server and for no shell before it.
-    pub(super) fn words(&self) -> Vec<OsString> {
+    pub(super) fn command_line(&self) -> Vec<OsString> {
         let variables = self.environment.iter().map(|(name, value)| format!("{name}={value}").into());
         let env = (!self.environment.is_empty()).then(|| OsString::from("env"));
         env.into_iter().chain(variables).collect()

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 /// Where to look for a server.
 #[derive(Debug, Clone)]
-pub struct Search {
+pub struct ServerSearch {
     /// Directories of programs, in the form of `PATH`.
     pub path: OsString,
     /// Directories that may keep an unpacked server, best first; each is made when needed, for us alone.
     pub caches: Vec<PathBuf>,
 }
 
-impl Search {
+impl ServerSearch {
     /// As this process's environment has it: `PATH`, then the user's cache, then the temporary directory.
     pub fn from_env() -> Self {
         let home = std::env::home_dir().filter(|home| home.is_dir()).map(|home| home.join(".cache"));

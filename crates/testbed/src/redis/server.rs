@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::watch;
+use super::poll_until;
 
 /// Programs that speak Redis, the one we test first named first.
-pub(super) const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
+pub(super) const PROGRAM_NAMES: [&str; 2] = ["redis-server", "valkey-server"];
 /// The oldest major version that has what the queue's scripts use.
-const OLDEST_MAJOR: u32 = 7;
+const MIN_MAJOR_VERSION: u32 = 7;
 /// `--version` prints a line and ends.
-const VERSION_WITHIN: Duration = Duration::from_secs(5);
+const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A server that can be started.
 #[derive(Debug, Clone)]
-pub struct Server {
+pub struct RedisServer {
     program: PathBuf,
     /// Directories for `LD_LIBRARY_PATH`, where it was unpacked rather than installed.
     libraries: Vec<PathBuf>,
     version: String,
 }
 
-impl Server {
+impl RedisServer {
     /// The program.
     pub fn program(&self) -> &Path {
         &self.program
@@ -38,7 +38,7 @@ impl Server {
 
     /// The server in an unpacked root, if there is one that runs.
     pub(super) fn in_root(root: &Path) -> Result<Self, String> {
-        let programs = PROGRAMS.map(|name| root.join("usr/bin").join(name));
+        let programs = PROGRAM_NAMES.map(|name| root.join("usr/bin").join(name));
         match programs.into_iter().find(|program| program.exists()) {
             Some(program) => Self::probe(program, libraries(root)),
             None => Err(format!("{} holds no server", root.display())),
@@ -48,23 +48,23 @@ impl Server {
     /// Asks a program for its version.
     pub(super) fn probe(program: PathBuf, libraries: Vec<PathBuf>) -> Result<Self, String> {
         let mut server = Self { program, libraries, version: String::new() };
-        let mut words = server.words().into_iter();
+        let mut words = server.command_line().into_iter();
         let mut command = Command::new(words.next().unwrap_or_default());
         let asked = format!("{} --version", server.program.display());
-        let line = run(&asked, command.args(words).arg("--version"), VERSION_WITHIN)?;
+        let line = run(&asked, command.args(words).arg("--version"), VERSION_TIMEOUT)?;
         server.version = version_in(&line).ok_or_else(|| format!("{asked} says {:?}", line.trim()))?;
         let major: u32 = server.version.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        if major < OLDEST_MAJOR {
+        if major < MIN_MAJOR_VERSION {
             let (program, version) = (server.program.display(), &server.version);
             return Err(format!(
-                "{program} is version {version}: {OLDEST_MAJOR}.0 is the oldest that will do"
+                "{program} is version {version}: {MIN_MAJOR_VERSION}.0 is the oldest that will do"
             ));
         }
         Ok(server)
     }
 
     /// The command line that runs it. `env` sets the library path for the server alone, so that no shell before it loads those libraries.
-    pub(super) fn words(&self) -> Vec<OsString> {
+    pub(super) fn command_line(&self) -> Vec<OsString> {
         let mut words = Vec::new();
         if let Ok(joined) = std::env::join_paths(&self.libraries)
             && !joined.is_empty()
@@ -79,7 +79,7 @@ impl Server {
 }
 
 /// Why nothing could be unpacked.
-pub(super) enum Refusal {
+pub(super) enum UnpackError {
     /// This directory cannot be used; the next one may.
     Directory(String),
     /// No directory would help.
@@ -115,7 +115,7 @@ pub(super) fn run(shown: &str, command: &mut Command, limit: Duration) -> Result
     let mut output = tempfile::tempfile().map_err(failed)?;
     let (stdout, stderr) = (output.try_clone().map_err(failed)?, output.try_clone().map_err(failed)?);
     let mut child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().map_err(failed)?;
-    let ended = watch(limit, Duration::from_millis(2), || child.try_wait().transpose());
+    let ended = poll_until(limit, Duration::from_millis(2), || child.try_wait().transpose());
     let Some(status) = ended else {
         let _ = child.kill();
         let _ = child.wait();
@@ -126,11 +126,11 @@ pub(super) fn run(shown: &str, command: &mut Command, limit: Duration) -> Result
     if status.success() {
         return Ok(text);
     }
-    Err(format!("{shown}: {status}: {}", complaint(&text)))
+    Err(format!("{shown}: {status}: {}", error_lines(&text)))
 }
 
 /// The last three lines, or of an apt the last three that complain.
-fn complaint(text: &str) -> String {
+fn error_lines(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let (loud, quiet): (Vec<_>, Vec<_>) =
         lines.partition(|line| line.starts_with("E:") || line.starts_with("W:"));
@@ -173,10 +173,11 @@ mod tests {
 
     #[test]
     fn what_a_program_said_last_is_in_the_failure() {
-        let why = run("x", Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), VERSION_WITHIN)
-            .unwrap_err();
+        let why =
+            run("x", Command::new("sh").args(["-c", "echo one; echo two >&2; exit 3"]), VERSION_TIMEOUT)
+                .unwrap_err();
         assert_eq!(why, "x: exit status: 3: one | two");
         let apt = "Reading lists...\nW: Failed to fetch http://x\nBuilding...\nE: Unable to locate\n\nDone\n";
-        assert_eq!(complaint(apt), "W: Failed to fetch http://x | E: Unable to locate");
+        assert_eq!(error_lines(apt), "W: Failed to fetch http://x | E: Unable to locate");
     }
 }

@@ -1,6 +1,6 @@
-//! A child process on a leash: it cannot outlive us, however we die, and cleans up a directory when it goes.
+//! A child process with a control pipe: it cannot outlive us, however we die, and cleans up a directory when it goes.
 //!
-//! It knows nothing of Redis. Invariant: when the last end of the leash that we hold is closed, by us or by the
+//! It knows nothing of Redis. Invariant: when the last end of the control pipe that we hold is closed, by us or by the
 //! kernel, the process is killed.
 //!
 //! # Why
@@ -22,29 +22,29 @@ use rustix::process::{Pid, Signal};
 
 /// Starts the guardian, then becomes the process. `$1` is the directory, the rest is the command line.
 /// The guardian waits for a line or for the end of the pipe; only the line `keep` spares the directory.
-const LEASH: &str = r#"
+const KILL_ON_EXIT_SCRIPT: &str = r#"
 dir=$1; shift
 exec 3<&0
 (read -r word <&3; kill -9 $$; [ "$word" = keep ] || rm -rf -- "$dir") &
 exec "$@" 3<&- </dev/null
 "#;
 
-/// A running process and our end of its leash. Merely dropped, it is killed and its directory removed.
+/// A running process and our end of its control pipe. Merely dropped, it is killed and its directory removed.
 #[derive(Debug)]
-pub(super) struct Leashed {
+pub(super) struct KillOnExit {
     child: Child,
-    leash: ChildStdin,
+    control_pipe: ChildStdin,
 }
 
-impl Leashed {
+impl KillOnExit {
     /// Starts a command line; what it prints goes to `log`, and `dir` is removed when we die.
     pub(super) fn start(words: &[OsString], dir: &Path, log: File) -> io::Result<Self> {
         let mut command = Command::new("sh");
-        command.args(["-c", LEASH, "sh"]).arg(dir).args(words).process_group(0);
+        command.args(["-c", KILL_ON_EXIT_SCRIPT, "sh"]).arg(dir).args(words).process_group(0);
         command.stdin(Stdio::piped()).stderr(log.try_clone()?).stdout(log);
         let mut child = command.spawn()?;
-        let leash = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        Ok(Self { child, leash })
+        let control_pipe = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        Ok(Self { child, control_pipe })
     }
 
     /// The process's id.
@@ -53,7 +53,7 @@ impl Leashed {
     }
 
     /// How it ended, if it did.
-    pub(super) fn ended(&mut self) -> Option<ExitStatus> {
+    pub(super) fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
@@ -66,7 +66,7 @@ impl Leashed {
     /// Kills it and waits for its end; its directory stays.
     pub(super) fn kill(mut self) {
         // To the guardian; and in case that is gone, by our own hand too.
-        let _ = self.leash.write_all(b"keep\n");
+        let _ = self.control_pipe.write_all(b"keep\n");
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

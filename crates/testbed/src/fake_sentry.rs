@@ -16,11 +16,11 @@ use super::http::{self, Connection};
 /// Sentry itself refuses larger envelopes of this kind.
 const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
 /// Events kept whole, oldest first; a worker that sends more than this has failed whatever they say.
-const MAX_KEPT: usize = 1000;
+const MAX_STORED_EVENTS: usize = 1000;
 
 /// What came in.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct ReceivedEnvelopes {
     envelopes: u64,
     items: BTreeMap<String, u64>,
     unreadable: u64,
@@ -29,31 +29,31 @@ struct Seen {
 
 /// A running ingest; dropping it closes every connection.
 #[derive(Debug)]
-pub struct Ingest {
-    seen: Arc<Mutex<Seen>>,
-    listening: http::Listening,
+pub struct FakeSentry {
+    received: Arc<Mutex<ReceivedEnvelopes>>,
+    server: http::ListeningServer,
 }
 
-impl Ingest {
+impl FakeSentry {
     /// Starts an ingest on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// Where the machine gives no socket.
     pub async fn start() -> io::Result<Self> {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let served = Arc::clone(&seen);
-        let listening = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
-        Ok(Self { seen, listening })
+        let received = Arc::new(Mutex::new(ReceivedEnvelopes::default()));
+        let served = Arc::clone(&received);
+        let server = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
+        Ok(Self { received, server })
     }
 
     /// The address to give to an SDK.
     pub fn dsn(&self) -> String {
-        format!("http://demo@{}/1", self.listening.address)
+        format!("http://demo@{}/1", self.server.address)
     }
 
     /// How many envelopes came.
     pub fn envelopes(&self) -> u64 {
-        self.seen().envelopes
+        self.received().envelopes
     }
 
     /// How many events came: each one is an alert.
@@ -63,17 +63,17 @@ impl Ingest {
 
     /// How many items of a type came: `event`, `session`, `log`, `check_in`, ...
     pub fn items(&self, kind: &str) -> u64 {
-        self.seen().items.get(kind).copied().unwrap_or(0)
+        self.received().items.get(kind).copied().unwrap_or(0)
     }
 
     /// How many envelopes could not be read.
     pub fn unreadable(&self) -> u64 {
-        self.seen().unreadable
+        self.received().unreadable
     }
 
     /// The first thousand events, as they came.
     pub fn events(&self) -> Vec<Value> {
-        self.seen().events.clone()
+        self.received().events.clone()
     }
 
     /// The fingerprints of those events; empty for one that has none of its own.
@@ -82,42 +82,42 @@ impl Ingest {
             let parts = event["fingerprint"].as_array().into_iter().flatten();
             parts.map(|part| part.as_str().unwrap_or_default().to_owned()).collect()
         };
-        self.seen().events.iter().map(fingerprint).collect()
+        self.received().events.iter().map(fingerprint).collect()
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        locked(&self.seen)
+    fn received(&self) -> MutexGuard<'_, ReceivedEnvelopes> {
+        lock(&self.received)
     }
 }
 
 /// Nothing panics while it holds the lock; if it did, the counts would still be counts.
-fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock()
+fn lock(received: &Mutex<ReceivedEnvelopes>) -> MutexGuard<'_, ReceivedEnvelopes> {
+    received.lock()
 }
 
-async fn serve(seen: Arc<Mutex<Seen>>, mut connection: Connection) {
+async fn serve(received: Arc<Mutex<ReceivedEnvelopes>>, mut connection: Connection) {
     while let Some(request) = http::next_request(&mut connection).await {
         let length = request.header("content-length").and_then(|value| value.parse().ok());
         let (Some(length), "POST") = (length, request.method.as_str()) else { return };
         if length > MAX_ENVELOPE_BYTES || !request.path().ends_with("/envelope/") {
-            let _ = http::write_answer(&mut connection, 400, &[], b"").await;
+            let _ = http::write_response(&mut connection, 400, &[], b"").await;
             return;
         }
         let mut body = vec![0; length];
         if connection.read_exact(&mut body).await.is_err() {
             return;
         }
-        locked(&seen).take(&body);
+        lock(&received).record(&body);
         let json = [("content-type", "application/json")];
-        let answered = http::write_answer(&mut connection, 200, &json, b"{}").await;
-        if answered.is_err() || request.closes() {
+        let written = http::write_response(&mut connection, 200, &json, b"{}").await;
+        if written.is_err() || request.wants_close() {
             return;
         }
     }
 }
 
-impl Seen {
-    fn take(&mut self, envelope: &[u8]) {
+impl ReceivedEnvelopes {
+    fn record(&mut self, envelope: &[u8]) {
         self.envelopes += 1;
         let Some(items) = items(envelope) else {
             self.unreadable += 1;
@@ -128,7 +128,7 @@ impl Seen {
             if self.items.len() < 100 || self.items.contains_key(&kind) {
                 *self.items.entry(kind.clone()).or_insert(0) += 1;
             }
-            if kind == "event" && self.events.len() < MAX_KEPT {
+            if kind == "event" && self.events.len() < MAX_STORED_EVENTS {
                 self.events.push(serde_json::from_slice(payload).unwrap_or_default());
             }
         }
@@ -138,11 +138,11 @@ impl Seen {
 /// The items of an envelope: after its header line, each has a header line and a payload of its `length`, or up to
 /// the end of the line where it states none. (Format: develop.sentry.dev, "Envelopes".)
 fn items(envelope: &[u8]) -> Option<Vec<(String, &[u8])>> {
-    let (header, mut rest) = line(envelope);
+    let (header, mut rest) = split_line(envelope);
     serde_json::from_slice::<Value>(header).ok()?;
     let mut items = Vec::new();
     while !rest.is_empty() {
-        let (header, after) = line(rest);
+        let (header, after) = split_line(rest);
         if header.is_empty() {
             rest = after;
             continue;
@@ -152,7 +152,7 @@ fn items(envelope: &[u8]) -> Option<Vec<(String, &[u8])>> {
         let length = header["length"].as_u64().map(usize::try_from).transpose().ok()?;
         let (payload, after) = match length {
             Some(length) => after.split_at_checked(length)?,
-            None => line(after),
+            None => split_line(after),
         };
         items.push((kind, payload));
         rest = after.strip_prefix(b"\n").unwrap_or(after);
@@ -161,7 +161,7 @@ fn items(envelope: &[u8]) -> Option<Vec<(String, &[u8])>> {
 }
 
 /// The first line without its end, and what follows it.
-fn line(bytes: &[u8]) -> (&[u8], &[u8]) {
+fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
     match bytes.iter().position(|byte| *byte == b'\n') {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),
         None => (bytes, &[]),

@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 /// One period of the CPU's scheduler, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
-/// The cage, empty again when it is dropped; or why there is none.
-pub(crate) struct Cage {
+/// The cgroup, empty again when it is dropped; or why there is none.
+pub(crate) struct LimitedCgroup {
     dirs: Vec<PathBuf>,
     homes: Vec<PathBuf>,
 }
 
-impl Cage {
-    /// A cage of so many bytes and so much CPU.
+impl LimitedCgroup {
+    /// A cgroup of so many bytes and so much CPU.
     pub(crate) fn make(bytes: u64, cpus: f64) -> Result<Self, String> {
         let quota = (cpus * PERIOD_US as f64) as u64;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
-        let mut cage = Self { dirs: Vec::new(), homes: Vec::new() };
-        let name = format!("wm-cage-{}", std::process::id());
+        let mut cgroup = Self { dirs: Vec::new(), homes: Vec::new() };
+        let name = format!("wm-cgroup-{}", std::process::id());
         if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            let dir = cage.add("/sys/fs/cgroup", path_of(&own, ""), &name)?;
+            let dir = cgroup.add("/sys/fs/cgroup", path_of(&own, ""), &name)?;
             write(&dir, "memory.max", bytes)?;
             write(&dir, "cpu.max", format!("{quota} {PERIOD_US}"))?;
         } else {
-            let dir = cage.add("/sys/fs/cgroup/memory", path_of(&own, "memory"), &name)?;
+            let dir = cgroup.add("/sys/fs/cgroup/memory", path_of(&own, "memory"), &name)?;
             write(&dir, "memory.limit_in_bytes", bytes)?;
-            let dir = cage.add("/sys/fs/cgroup/cpu", path_of(&own, "cpu"), &name)?;
+            let dir = cgroup.add("/sys/fs/cgroup/cpu", path_of(&own, "cpu"), &name)?;
             write(&dir, "cpu.cfs_quota_us", quota)?;
         }
-        Ok(cage)
+        Ok(cgroup)
     }
 
     fn add(&mut self, root: &str, path: Option<&str>, name: &str) -> Result<PathBuf, String> {
@@ -59,7 +59,7 @@ impl Cage {
     }
 }
 
-impl Drop for Cage {
+impl Drop for LimitedCgroup {
     fn drop(&mut self) {
         for dir in &self.dirs {
             let _ = fs::remove_dir(dir);
@@ -81,7 +81,7 @@ fn write(dir: &Path, name: &str, value: impl ToString) -> Result<(), String> {
 }
 
 /// What these processes weigh together: each page once, by halves where two share it.
-pub(crate) fn weight_bytes(pids: &[u32]) -> u64 {
+pub(crate) fn pss_bytes(pids: &[u32]) -> u64 {
     let one = |pid: &u32| -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;

@@ -16,28 +16,28 @@ use url::Url;
 use super::until;
 
 /// A gate, shut at first; `/busy` does not wait and answers 429 with `Retry-After: 3600`.
-pub(crate) struct Gate {
+pub(crate) struct GatedSite {
     address: SocketAddr,
     open: watch::Sender<bool>,
-    asked: Arc<AtomicU64>,
-    crowd: Arc<Crowd>,
+    requests: Arc<AtomicU64>,
+    concurrency: Arc<Concurrency>,
     server: JoinHandle<()>,
 }
 
-impl Gate {
-    pub(crate) async fn shut() -> Self {
-        Self::shut_at("127.0.0.1").await
+impl GatedSite {
+    pub(crate) async fn closed() -> Self {
+        Self::closed_at("127.0.0.1").await
     }
 
     /// The same at another address of this machine: another host.
-    pub(crate) async fn shut_at(host: &str) -> Self {
+    pub(crate) async fn closed_at(host: &str) -> Self {
         let listener = TcpListener::bind((host, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (open, asked, crowd) = (watch::Sender::new(false), Arc::default(), Arc::default());
-        let state = (open.clone(), Arc::clone(&asked), Arc::clone(&crowd));
+        let (open, requests, concurrency) = (watch::Sender::new(false), Arc::default(), Arc::default());
+        let state = (open.clone(), Arc::clone(&requests), Arc::clone(&concurrency));
         let router = Router::new().fallback(answer).with_state(state);
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, open, asked, crowd, server }
+        Self { address, open, requests, concurrency, server }
     }
 
     /// The address of a page behind it.
@@ -51,22 +51,22 @@ impl Gate {
     }
 
     /// How many have come to it so far.
-    pub(crate) fn asked(&self) -> u64 {
-        self.asked.load(Ordering::SeqCst)
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
     }
 
     /// The most that were at it at one moment.
-    pub(crate) fn most_at_once(&self) -> u64 {
-        self.crowd.most.load(Ordering::SeqCst)
+    pub(crate) fn max_concurrent(&self) -> u64 {
+        self.concurrency.max.load(Ordering::SeqCst)
     }
 
     /// Waits until so many have come to it.
-    pub(crate) async fn until_asked(&self, times: u64) {
-        until(&format!("{times} at the gate"), async || self.asked() >= times).await;
+    pub(crate) async fn until_requested(&self, times: u64) {
+        until(&format!("{times} at the gate"), async || self.requests() >= times).await;
     }
 }
 
-impl Drop for Gate {
+impl Drop for GatedSite {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -74,36 +74,36 @@ impl Drop for Gate {
 
 /// How many are at the gate, and the most that were.
 #[derive(Default)]
-struct Crowd {
+struct Concurrency {
     now: AtomicU64,
-    most: AtomicU64,
+    max: AtomicU64,
 }
 
-/// One of the crowd, for as long as it stays.
-struct Visitor(Arc<Crowd>);
+/// One of them, for as long as it stays.
+struct ConcurrencyGuard(Arc<Concurrency>);
 
-impl Visitor {
-    fn comes(crowd: &Arc<Crowd>) -> Self {
-        let now = crowd.now.fetch_add(1, Ordering::SeqCst) + 1;
-        crowd.most.fetch_max(now, Ordering::SeqCst);
-        Self(Arc::clone(crowd))
+impl ConcurrencyGuard {
+    fn enter(concurrency: &Arc<Concurrency>) -> Self {
+        let now = concurrency.now.fetch_add(1, Ordering::SeqCst) + 1;
+        concurrency.max.fetch_max(now, Ordering::SeqCst);
+        Self(Arc::clone(concurrency))
     }
 }
 
-impl Drop for Visitor {
+impl Drop for ConcurrencyGuard {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-type Shown = (watch::Sender<bool>, Arc<AtomicU64>, Arc<Crowd>);
+type GateState = (watch::Sender<bool>, Arc<AtomicU64>, Arc<Concurrency>);
 
-async fn answer(State((open, asked, crowd)): State<Shown>, uri: Uri) -> Response {
-    asked.fetch_add(1, Ordering::SeqCst);
-    let _visitor = Visitor::comes(&crowd);
+async fn answer(State((open, requests, concurrency)): State<GateState>, uri: Uri) -> Response {
+    requests.fetch_add(1, Ordering::SeqCst);
+    let _guard = ConcurrencyGuard::enter(&concurrency);
     if uri.path() == "/busy" {
         return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "3600")]).into_response();
     }
     let _ = open.subscribe().wait_for(|open| *open).await;
-    Html(format!("<!DOCTYPE html><title>Gate</title><p>Behind the gate: {uri}</p>")).into_response()
+    Html(format!("<!DOCTYPE html><title>GatedSite</title><p>Behind the gate: {uri}</p>")).into_response()
 }

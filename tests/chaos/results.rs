@@ -1,4 +1,4 @@
-//! The account at the end: what became of each job, in the eyes of Redis and of the site.
+//! The histories at the end: what became of each job, in the eyes of Redis and of the site.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,13 +16,13 @@ const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
-const LEFT: [&str; 14] = [
+const ALLOWED_KEYS: [&str; 14] = [
     "audit", "dead", "done", "events", "job", "meta", "outage", "report", "seq", "stats", "teller", "wake",
     "worker", "workers",
 ];
 
 /// What became of one job.
-pub(crate) struct Account {
+pub(crate) struct JobHistory {
     /// `done`, `skipped` or `buried`.
     pub(crate) end: String,
     /// How often the site was asked for its older version.
@@ -33,9 +33,9 @@ pub(crate) struct Account {
     pub(crate) kind: Option<Kind>,
 }
 
-impl Account {
+impl JobHistory {
     /// Buried, for a reason that chaos is to blame for: whoever had it was killed, and more than once.
-    pub(crate) fn fell_to_chaos(&self) -> bool {
+    pub(crate) fn ended_by_chaos(&self) -> bool {
         let killed =
             [Kind::CrashLoop, Kind::KilledFromOutside, Kind::Crashed, Kind::ZygoteLost, Kind::Stranded];
         self.returns > 0 && self.kind.is_some_and(|kind| killed.contains(&kind))
@@ -43,7 +43,7 @@ impl Account {
 }
 
 /// Waits until nothing waits or runs any more.
-pub(crate) async fn settled(world: &World, patience: Duration) {
+pub(crate) async fn until_settled(world: &World, patience: Duration) {
     let end = Instant::now() + patience;
     loop {
         let status = world.queue.status().await;
@@ -55,62 +55,65 @@ pub(crate) async fn settled(world: &World, patience: Duration) {
     }
 }
 
-/// Takes the account: every job ended once, ran no more often than its returns allow, and left nothing behind.
-pub(crate) async fn account(world: &World, jobs: impl Iterator<Item = &Job>) -> BTreeMap<JobId, Account> {
-    let mut stories: BTreeMap<String, Vec<String>> = BTreeMap::new();
+/// Collects the histories: every job ended once, ran no more often than its returns allow, and left nothing behind.
+pub(crate) async fn collect_histories(
+    world: &World,
+    jobs: impl Iterator<Item = &Job>,
+) -> BTreeMap<JobId, JobHistory> {
+    let mut events_by_job: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for event in world.queue.events("0", 1_000_000).await.unwrap() {
-        stories.entry(event.id).or_default().push(event.what);
+        events_by_job.entry(event.id).or_default().push(event.what);
     }
     let mut dead: BTreeMap<String, DeadLetter> = BTreeMap::new();
     for letter in world.queue.operator.dead(&DeadFilter::default(), 100_000).await.unwrap() {
         assert!(dead.insert(letter.id.to_string(), letter).is_none(), "buried twice");
     }
-    let mut accounts = BTreeMap::new();
+    let mut histories = BTreeMap::new();
     for job in jobs {
-        let story = stories.remove(job.id.as_str()).unwrap_or_default();
-        let count = |of: &[&str]| story.iter().filter(|what| of.contains(&what.as_str())).count() as u64;
-        let end = story.last().cloned().unwrap_or_default();
-        assert!(count(&ENDS) == 1 && ENDS.contains(&end.as_str()), "{}: {story:?}", job.id);
+        let job_events = events_by_job.remove(job.id.as_str()).unwrap_or_default();
+        let count = |of: &[&str]| job_events.iter().filter(|what| of.contains(&what.as_str())).count() as u64;
+        let end = job_events.last().cloned().unwrap_or_default();
+        assert!(count(&ENDS) == 1 && ENDS.contains(&end.as_str()), "{}: {job_events:?}", job.id);
         let (runs, returns) = (world.site.hits(&format!("/{}/from", job.id)), count(&RETURNS));
-        assert!(runs <= 1 + returns, "{}: {runs} runs, but {story:?}", job.id);
+        assert!(runs <= 1 + returns, "{}: {runs} runs, but {job_events:?}", job.id);
         let letter = dead.remove(job.id.as_str());
-        assert_eq!(letter.is_some(), end == "buried", "{}: {story:?}", job.id);
-        assert!(count(&["reclaimed"]) <= 1, "{}: a second crash buries, but {story:?}", job.id);
+        assert_eq!(letter.is_some(), end == "buried", "{}: {job_events:?}", job.id);
+        assert!(count(&["reclaimed"]) <= 1, "{}: a second crash buries, but {job_events:?}", job.id);
         let reason = letter.and_then(|letter| letter.reason);
         if let Some(reason) = &reason {
             // It is charged with what was seen, and with no more.
             let charged = (reason.counts.crashes.into(), reason.counts.releases.into());
             let last = u64::from(reason.kind == Kind::CrashLoop);
             let seen = (count(&["reclaimed"]) + last, count(&["released"]));
-            assert_eq!(charged, seen, "{}: {story:?}", job.id);
+            assert_eq!(charged, seen, "{}: {job_events:?}", job.id);
         }
         let kind = reason.map(|reason| reason.kind);
-        accounts.insert(job.id.clone(), Account { end, runs, returns, kind });
+        histories.insert(job.id.clone(), JobHistory { end, runs, returns, kind });
     }
     assert!(dead.is_empty(), "dead, and nobody sent them: {:?}", dead.keys());
-    nothing_is_left(world, &accounts).await;
-    accounts
+    assert_nothing_left(world, &histories).await;
+    histories
 }
 
 /// No lease, no turn, no lock, no permit; of jobs only those that are dead.
-async fn nothing_is_left(world: &World, accounts: &BTreeMap<JobId, Account>) {
+async fn assert_nothing_left(world: &World, histories: &BTreeMap<JobId, JobHistory>) {
     let prefix = crate::harness::key("");
     let (mut odd, mut suspects) = (BTreeSet::new(), 0);
     for key in world.keys("*").await {
         let (name, rest) = key[prefix.len()..].split_once(':').unwrap_or((&key[prefix.len()..], ""));
         let buried = || {
             let id = JobId::parse(rest).ok();
-            id.and_then(|id| accounts.get(&id)).is_some_and(|account| account.end == "buried")
+            id.and_then(|id| histories.get(&id)).is_some_and(|history| history.end == "buried")
         };
         if name == "suspect" {
             suspects += 1;
-        } else if !LEFT.contains(&name) || (name == "job" && !buried()) {
+        } else if !ALLOWED_KEYS.contains(&name) || (name == "job" && !buried()) {
             odd.insert(key);
         }
     }
     assert!(odd.is_empty(), "left behind: {odd:?}");
     // What a worker died with, and what then died itself, stays under suspicion: whoever survives clears it.
     let suspicious =
-        accounts.values().filter(|account| account.end == "buried" && account.returns > 0).count();
+        histories.values().filter(|history| history.end == "buried" && history.returns > 0).count();
     assert!(suspects <= suspicious, "{suspects} suspects, and {suspicious} that may be");
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of the SDK: framing, lengths and fields are read from the bytes, as Sentry's own relay would.
 //!
-//! Invariant: whatever is not a well-formed envelope stands in [`Ingest::faults`].
+//! Invariant: whatever is not a well-formed envelope stands in [`FakeSentry::violations`].
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,20 +13,20 @@ use serde_json::Value;
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub(crate) enum ResponseMode {
     /// 200.
-    Take,
+    Accept,
     /// Accepts the request and never answers.
     Hang,
     /// 429 with so many seconds of `Retry-After`.
-    Limit(u64),
+    RateLimit(u64),
     /// Another status.
     Status(u16),
 }
 
 /// One item of an envelope that was taken.
 #[derive(Debug, Clone)]
-pub(crate) struct Item {
+pub(crate) struct EnvelopeItem {
     /// Its type, e.g. `event`.
     pub(crate) kind: String,
     /// Its payload.
@@ -34,32 +34,33 @@ pub(crate) struct Item {
 }
 
 #[derive(Debug)]
-struct Seen {
-    mode: Mode,
+struct ReceivedRequests {
+    mode: ResponseMode,
     open: bool,
     /// Requests, whatever was answered.
     requests: usize,
     /// Heads and bodies of all requests, as they came.
     raw: String,
-    items: Vec<Item>,
-    faults: Vec<String>,
+    items: Vec<EnvelopeItem>,
+    violations: Vec<String>,
 }
 
 /// The running fake; its port closes with it.
 #[derive(Debug)]
-pub(crate) struct Ingest {
+pub(crate) struct FakeSentry {
     address: SocketAddr,
-    seen: Arc<Mutex<Seen>>,
+    received: Arc<Mutex<ReceivedRequests>>,
 }
 
-impl Ingest {
+impl FakeSentry {
     /// Starts one on a free port.
-    pub(crate) fn start(mode: Mode) -> Self {
+    pub(crate) fn start(mode: ResponseMode) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address");
-        let (raw, items, faults) = (String::new(), Vec::new(), Vec::new());
-        let seen = Arc::new(Mutex::new(Seen { mode, open: true, requests: 0, raw, items, faults }));
-        let shared = Arc::clone(&seen);
+        let (raw, items, violations) = (String::new(), Vec::new(), Vec::new());
+        let received =
+            Arc::new(Mutex::new(ReceivedRequests { mode, open: true, requests: 0, raw, items, violations }));
+        let shared = Arc::clone(&received);
         std::thread::spawn(move || {
             for tcp in listener.incoming().flatten() {
                 if !shared.lock().expect("nobody panics with it").open {
@@ -69,11 +70,11 @@ impl Ingest {
                 std::thread::spawn(move || serve(tcp, &shared));
             }
         });
-        Self { address, seen }
+        Self { address, received }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn received(&self) -> MutexGuard<'_, ReceivedRequests> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A DSN that leads here, with `hunter2` for its key.
@@ -82,8 +83,8 @@ impl Ingest {
     }
 
     /// Answers otherwise from now on.
-    pub(crate) fn set(&self, mode: Mode) {
-        self.seen().mode = mode;
+    pub(crate) fn set(&self, mode: ResponseMode) {
+        self.received().mode = mode;
     }
 
     /// The events that were taken, in their order.
@@ -92,23 +93,23 @@ impl Ingest {
     }
 
     /// All items that were taken.
-    pub(crate) fn items(&self) -> Vec<Item> {
-        self.seen().items.clone()
+    pub(crate) fn items(&self) -> Vec<EnvelopeItem> {
+        self.received().items.clone()
     }
 
     /// What was not well-formed.
-    pub(crate) fn faults(&self) -> Vec<String> {
-        self.seen().faults.clone()
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.received().violations.clone()
     }
 
     /// How many requests came, whatever was answered.
     pub(crate) fn requests(&self) -> usize {
-        self.seen().requests
+        self.received().requests
     }
 
     /// Everything that came over the wire.
     pub(crate) fn raw(&self) -> String {
-        self.seen().raw.clone()
+        self.received().raw.clone()
     }
 
     /// Waits until `condition` holds, for 10 s at most.
@@ -121,29 +122,29 @@ impl Ingest {
     }
 }
 
-impl Drop for Ingest {
+impl Drop for FakeSentry {
     fn drop(&mut self) {
-        self.seen().open = false;
+        self.received().open = false;
         drop(TcpStream::connect(self.address));
     }
 }
 
-fn serve(tcp: TcpStream, shared: &Mutex<Seen>) {
+fn serve(tcp: TcpStream, shared: &Mutex<ReceivedRequests>) {
     let mut reader = BufReader::new(tcp);
     while let Some((head, body)) = request(&mut reader) {
         let mode = {
-            let mut seen = shared.lock().expect("nobody panics with it");
-            seen.requests += 1;
-            seen.raw.push_str(&head);
-            seen.raw.push_str(&String::from_utf8_lossy(&body));
-            take(&mut seen, &head, &body);
-            seen.mode
+            let mut received = shared.lock().expect("nobody panics with it");
+            received.requests += 1;
+            received.raw.push_str(&head);
+            received.raw.push_str(&String::from_utf8_lossy(&body));
+            record(&mut received, &head, &body);
+            received.mode
         };
         let (status, extra) = match mode {
-            Mode::Take => (200, String::new()),
-            Mode::Status(status) => (status, String::new()),
-            Mode::Limit(seconds) => (429, format!("Retry-After: {seconds}\r\n")),
-            Mode::Hang => {
+            ResponseMode::Accept => (200, String::new()),
+            ResponseMode::Status(status) => (status, String::new()),
+            ResponseMode::RateLimit(seconds) => (429, format!("Retry-After: {seconds}\r\n")),
+            ResponseMode::Hang => {
                 // Until the peer gives up.
                 reader.read_to_end(&mut Vec::new()).unwrap_or_default();
                 return;
@@ -173,22 +174,22 @@ fn request(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
     Some((head, body))
 }
 
-fn take(seen: &mut Seen, head: &str, body: &[u8]) {
+fn record(received: &mut ReceivedRequests, head: &str, body: &[u8]) {
     if !head.starts_with("POST /api/42/envelope/ HTTP/1.1\r\n") {
-        seen.faults.push(format!("not to the envelope endpoint: {head}"));
+        received.violations.push(format!("not to the envelope endpoint: {head}"));
     }
     if !head.to_lowercase().contains("x-sentry-auth: sentry sentry_key=hunter2, sentry_version=7") {
-        seen.faults.push(format!("no key in the head: {head}"));
+        received.violations.push(format!("no key in the head: {head}"));
     }
-    match envelope(body) {
-        Err(fault) => seen.faults.push(fault),
-        Ok(items) if seen.mode == Mode::Take => seen.items.extend(items),
+    match parse_envelope(body) {
+        Err(fault) => received.violations.push(fault),
+        Ok(items) if received.mode == ResponseMode::Accept => received.items.extend(items),
         Ok(_) => {}
     }
 }
 
 /// Reads an envelope: a header line, then items of a header line with the payload's length, and the payload.
-pub(crate) fn envelope(body: &[u8]) -> Result<Vec<Item>, String> {
+pub(crate) fn parse_envelope(body: &[u8]) -> Result<Vec<EnvelopeItem>, String> {
     let (header, mut rest) = line(body)?;
     let event_id =
         header["event_id"].as_str().ok_or("no event_id in the envelope's header")?.replace('-', "");
@@ -210,7 +211,7 @@ pub(crate) fn envelope(body: &[u8]) -> Result<Vec<Item>, String> {
         {
             return Err("an event with another id than its envelope".to_owned());
         }
-        items.push(Item { kind, payload });
+        items.push(EnvelopeItem { kind, payload });
     }
     if items.is_empty() { Err("an empty envelope".to_owned()) } else { Ok(items) }
 }

@@ -1,4 +1,4 @@
-//! A wire between clients and a server that can be cut and mended, and counts how often somebody knocks.
+//! A wire between clients and a server that can be cut and mended, and counts how often somebody connects.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The wire; what runs over it ends with it.
-pub(crate) struct Wire {
+pub(crate) struct TcpProxy {
     port: u16,
     cut: watch::Sender<bool>,
-    knocks: Arc<AtomicU64>,
+    connection_attempts: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
 
-impl Wire {
+impl TcpProxy {
     /// A wire from a port of 127.0.0.1 to the server at this socket.
     pub(crate) async fn to(server: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (cut, knocks) = (watch::Sender::new(false), Arc::new(AtomicU64::new(0)));
-        let (state, count) = (cut.clone(), Arc::clone(&knocks));
+        let (cut, connection_attempts) = (watch::Sender::new(false), Arc::new(AtomicU64::new(0)));
+        let (state, count) = (cut.clone(), Arc::clone(&connection_attempts));
         let accepting = tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
+            while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(carry(near, server.clone(), state.subscribe()));
+                tokio::spawn(forward(client, server.clone(), state.subscribe()));
             }
         });
-        Self { port, cut, knocks, accepting }
+        Self { port, cut, connection_attempts, accepting }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -42,30 +42,30 @@ impl Wire {
         self.cut.send_replace(true);
     }
 
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         self.cut.send_replace(false);
     }
 
     /// How many connections were begun so far.
-    pub(crate) fn knocks(&self) -> u64 {
-        self.knocks.load(Ordering::SeqCst)
+    pub(crate) fn connection_attempts(&self) -> u64 {
+        self.connection_attempts.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Wire {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.accepting.abort();
         self.cut();
     }
 }
 
-async fn carry(mut near: TcpStream, server: PathBuf, mut cut: watch::Receiver<bool>) {
+async fn forward(mut client: TcpStream, server: PathBuf, mut cut: watch::Receiver<bool>) {
     if *cut.borrow() {
         return;
     }
-    let Ok(mut far) = UnixStream::connect(server).await else { return };
+    let Ok(mut server_stream) = UnixStream::connect(server).await else { return };
     tokio::select! {
-        _ = copy_bidirectional(&mut near, &mut far) => {}
+        _ = copy_bidirectional(&mut client, &mut server_stream) => {}
         _ = cut.wait_for(|cut| *cut) => {}
     }
 }

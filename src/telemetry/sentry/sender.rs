@@ -3,7 +3,7 @@
 //! It decides nothing about what is told, and learns of each envelope whether Sentry took it.
 //!
 //! Invariant: what was not taken goes back into the gate; no request outlives its timeout, and at most
-//! [`MAX_IN_FLIGHT`] run at once.
+//! [`MAX_CONCURRENT_DELIVERIES`] run at once.
 //!
 //! # Why
 //! A delivery that timed out may have arrived: it is told again, because an alert twice is better than none.
@@ -21,9 +21,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::event::{self, Sample};
-use super::gate::Telling;
-use super::state::{Key, Shared};
+use super::event::{self, AlertSample};
+use super::state::{AlertKey, SharedAlerts};
+use super::throttle::AlertBatch;
 use crate::job::duration::retry_after;
 use crate::job::text::innermost_cause;
 
@@ -32,9 +32,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The whole request: an event has a few kilobytes; who needs longer is hanging.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envelopes on their way at once: dead letters of one minute rarely have more fingerprints than this.
-const MAX_IN_FLIGHT: usize = 8;
+const MAX_CONCURRENT_DELIVERIES: usize = 8;
 /// How long a 429 without a time means, and the longest that one with a time is believed.
-const LIMITED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+const RATE_LIMIT_DEFAULT_AND_MAX: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
 /// How long the sender sleeps when nothing waits; whatever is noted or lands wakes it sooner.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -49,15 +49,15 @@ pub(super) struct Sender {
 }
 
 /// How one delivery ended.
-struct Landed {
-    telling: Telling<Key, Sample>,
-    answer: Answer,
+struct DeliveryResult {
+    batch: AlertBatch<AlertKey, AlertSample>,
+    response: IngestResponse,
 }
 
-enum Answer {
-    Taken,
+enum IngestResponse {
+    Accepted,
     Failed(String),
-    Limited(Duration),
+    RateLimited(Duration),
 }
 
 impl Sender {
@@ -84,9 +84,9 @@ impl Sender {
         Ok(Self { http: http.build()?, url: dsn.envelope_api_url().to_string(), auth, client })
     }
 
-    /// The request for one telling; `None` where the event could not be written down.
-    fn request(&self, telling: &Telling<Key, Sample>) -> Option<reqwest::RequestBuilder> {
-        let event = event::build(&telling.latest, telling.count, telling.since.elapsed().as_secs());
+    /// The request for one batch; `None` where the event could not be written down.
+    fn request(&self, batch: &AlertBatch<AlertKey, AlertSample>) -> Option<reqwest::RequestBuilder> {
+        let event = event::build(&batch.latest, batch.count, batch.since.elapsed().as_secs());
         let envelope = Envelope::from(self.client.prepare_event(event, None)?);
         let mut body = Vec::new();
         envelope.to_writer(&mut body).ok()?;
@@ -95,35 +95,35 @@ impl Sender {
     }
 
     /// Starts one delivery.
-    fn send(&self, telling: Telling<Key, Sample>, flights: &mut JoinSet<Landed>) {
-        let request = self.request(&telling);
-        flights.spawn(async move {
-            let answer = match request {
-                None => Answer::Failed("the event cannot be written down".to_owned()),
+    fn send(&self, batch: AlertBatch<AlertKey, AlertSample>, deliveries: &mut JoinSet<DeliveryResult>) {
+        let request = self.request(&batch);
+        deliveries.spawn(async move {
+            let response = match request {
+                None => IngestResponse::Failed("the event cannot be written down".to_owned()),
                 Some(request) => match request.send().await {
-                    Ok(response) => judge(&response),
-                    Err(e) => Answer::Failed(innermost_cause(&e.without_url())),
+                    Ok(response) => classify(&response),
+                    Err(e) => IngestResponse::Failed(innermost_cause(&e.without_url())),
                 },
             };
-            Landed { telling, answer }
+            DeliveryResult { batch, response }
         });
     }
 }
 
-/// What Sentry's answer means.
-fn judge(response: &Response) -> Answer {
+/// What Sentry's response means.
+fn classify(response: &Response) -> IngestResponse {
     let status = response.status();
     if status.is_success() {
-        Answer::Taken
+        IngestResponse::Accepted
     } else if status == StatusCode::TOO_MANY_REQUESTS {
-        Answer::Limited(limited_for(response.headers()))
+        IngestResponse::RateLimited(rate_limit_duration(response.headers()))
     } else {
-        Answer::Failed(format!("Sentry answered {status}"))
+        IngestResponse::Failed(format!("Sentry answered {status}"))
     }
 }
 
 /// How long a 429 asks to be left alone: the longest limit that touches errors, else `Retry-After`, bounded.
-fn limited_for(headers: &HeaderMap) -> Duration {
+fn rate_limit_duration(headers: &HeaderMap) -> Duration {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     // `<seconds>:<category>;<category>:<scope>, …`; no category means all of them.
     let limit = |group: &str| {
@@ -136,35 +136,35 @@ fn limited_for(headers: &HeaderMap) -> Duration {
     let wait = limits
         .map(Duration::from_secs)
         .or_else(|| retry_after(text(RETRY_AFTER.as_str())?, SystemTime::now()));
-    wait.unwrap_or(LIMITED.0).clamp(Duration::from_secs(1), LIMITED.1)
+    wait.unwrap_or(RATE_LIMIT_DEFAULT_AND_MAX.0).clamp(Duration::from_secs(1), RATE_LIMIT_DEFAULT_AND_MAX.1)
 }
 
-/// Sends what is due until `stop`, then once everything that waits; ends when the last answer is in. How long that
+/// Sends what is due until `stop`, then once everything that waits; ends when the last response is in. How long that
 /// may take is not decided here: whoever stops it leaves it behind at the deadline.
-pub(super) async fn run(sender: Sender, shared: &Shared, stop: CancellationToken) {
-    let mut flights = JoinSet::new();
-    let mut quiet_until = Instant::now();
+pub(super) async fn run(sender: Sender, shared: &SharedAlerts, stop: CancellationToken) {
+    let mut deliveries = JoinSet::new();
+    let mut rate_limited_until = Instant::now();
     while !stop.is_cancelled() {
-        let pause = send_due(&sender, shared, &mut flights, quiet_until);
+        let pause = send_due(&sender, shared, &mut deliveries, rate_limited_until);
         tokio::select! {
             () = stop.cancelled() => {}
             () = shared.noted.notified() => {}
             () = sleep(pause) => {}
-            Some(Ok(landed)) = flights.join_next() => quiet_until = quiet_until.max(land(landed, shared)),
+            Some(Ok(result)) = deliveries.join_next() => rate_limited_until = rate_limited_until.max(record_result(result, shared)),
         }
     }
-    let last = if quiet_until > Instant::now() { Vec::new() } else { shared.take_all() };
-    for telling in last {
-        if flights.len() >= MAX_IN_FLIGHT
-            && let Some(Ok(landed)) = flights.join_next().await
+    let last = if rate_limited_until > Instant::now() { Vec::new() } else { shared.take_all() };
+    for batch in last {
+        if deliveries.len() >= MAX_CONCURRENT_DELIVERIES
+            && let Some(Ok(result)) = deliveries.join_next().await
         {
-            land(landed, shared);
+            record_result(result, shared);
         }
-        sender.send(telling, &mut flights);
+        sender.send(batch, &mut deliveries);
     }
-    while let Some(landed) = flights.join_next().await {
-        if let Ok(landed) = landed {
-            land(landed, shared);
+    while let Some(result) = deliveries.join_next().await {
+        if let Ok(result) = result {
+            record_result(result, shared);
         }
     }
 }
@@ -172,17 +172,17 @@ pub(super) async fn run(sender: Sender, shared: &Shared, stop: CancellationToken
 /// Starts every delivery that is due and has room; returns how long nothing else will be due.
 fn send_due(
     sender: &Sender,
-    shared: &Shared,
-    flights: &mut JoinSet<Landed>,
-    quiet_until: Instant,
+    shared: &SharedAlerts,
+    deliveries: &mut JoinSet<DeliveryResult>,
+    rate_limited_until: Instant,
 ) -> Duration {
     let now = Instant::now();
-    if quiet_until > now {
-        return quiet_until - now;
+    if rate_limited_until > now {
+        return rate_limited_until - now;
     }
-    while flights.len() < MAX_IN_FLIGHT {
+    while deliveries.len() < MAX_CONCURRENT_DELIVERIES {
         match shared.take_due(now) {
-            Ok(telling) => sender.send(telling, flights),
+            Ok(batch) => sender.send(batch, deliveries),
             Err(pause) => return pause.unwrap_or(IDLE),
         }
     }
@@ -190,18 +190,20 @@ fn send_due(
 }
 
 /// Books how a delivery ended; returns until when Sentry wants to be left alone.
-fn land(landed: Landed, shared: &Shared) -> Instant {
-    let Landed { telling, answer } = landed;
-    let (why, quiet) = match answer {
-        Answer::Taken => {
-            shared.taken(&telling);
+fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
+    let DeliveryResult { batch, response } = result;
+    let (why, quiet) = match response {
+        IngestResponse::Accepted => {
+            shared.record_delivered(&batch);
             return Instant::now();
         }
-        Answer::Failed(why) => (why, Duration::ZERO),
-        Answer::Limited(time) => (format!("Sentry asks for {} s of silence", time.as_secs()), time),
+        IngestResponse::Failed(why) => (why, Duration::ZERO),
+        IngestResponse::RateLimited(time) => {
+            (format!("Sentry asks for {} s of silence", time.as_secs()), time)
+        }
     };
-    tracing::warn!(why, stands_for = telling.count, "an alert was not delivered: it is told again later");
-    shared.given_back(telling);
+    tracing::warn!(why, stands_for = batch.count, "an alert was not delivered: it is told again later");
+    shared.record_failed(batch);
     Instant::now() + quiet
 }
 
@@ -229,7 +231,7 @@ mod tests {
             for (name, value) in [("x-sentry-rate-limits", limits), ("retry-after", after)] {
                 value.and_then(|value| headers.insert(name, HeaderValue::from_static(value)));
             }
-            assert_eq!(limited_for(&headers), Duration::from_secs(want), "{limits:?} {after:?}");
+            assert_eq!(rate_limit_duration(&headers), Duration::from_secs(want), "{limits:?} {after:?}");
         }
     }
 }

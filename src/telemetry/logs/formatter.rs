@@ -1,6 +1,6 @@
 //! One event as one line, for people or for programs.
 //!
-//! Invariant: every text of an event or a span goes through `scrub` and `plain` as it is recorded, before any form
+//! Invariant: every text of an event or a span goes through `scrub` and `sanitize` as it is recorded, before any form
 //! of line sees it.
 
 use std::fmt::{self, Write};
@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::MAX_LINE_BYTES;
-use crate::telemetry::text::{plain, scrub};
+use crate::telemetry::text::{sanitize, scrub};
 
 /// One message or field: enough for a sentence with two long addresses in it.
 const MAX_TEXT_BYTES: usize = 4 * 1024;
@@ -24,12 +24,12 @@ const MAX_TAIL_BYTES: usize = 64;
 
 /// The two forms.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Line {
+pub(super) enum LineFormatter {
     Text,
     Json,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormatter
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'w> FormatFields<'w> + 'static,
@@ -156,7 +156,7 @@ struct Fields {
 
 impl Fields {
     fn add(&mut self, field: &Field, text: &str) {
-        let text = plain(&scrub(text), MAX_TEXT_BYTES);
+        let text = sanitize(&scrub(text), MAX_TEXT_BYTES);
         match field.name() {
             "message" => self.message = text,
             name => self.others.push((name, text.into())),

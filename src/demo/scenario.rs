@@ -11,9 +11,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::cases::{self, Case};
-use super::tally::{Measures, Tally};
+use super::results::{DemoMeasurements, DemoResults};
 use crate::config::assemble::{build, executable};
-use crate::config::{Config, Loaded, Sources};
+use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::job::report::Report;
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
@@ -21,93 +21,95 @@ use crate::queue::{ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::sentry::{Alerts, Guard};
+use crate::telemetry::sentry::{Alerts, AlertsGuard};
 use crate::worker::Ended;
 use crate::worker::shutdown::{Phase, Phases};
-use wm_testbed::ingest::Ingest;
-use wm_testbed::redis::{Options, PrivateRedis};
+use wm_testbed::fake_sentry::FakeSentry;
+use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::site::Site;
 
 /// What the demo sets, with the reasons beside the numbers.
 const SETTINGS: &str = include_str!("../../config/demo.toml");
 /// How often the queue is asked what became of the jobs.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How often progress is told where there is no terminal to draw on.
-const SAY_EVERY: Duration = Duration::from_secs(2);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// A demo that has not ended by then is broken, and says what is missing.
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 /// Events read in one step.
 const EVENTS_BATCH: usize = 500;
 
 /// Plays it, tells it, and judges it: `Ok` only if every class ended as it should.
 pub async fn run(pairs: u32, json: bool) -> Exit {
-    match play(pairs as usize).await {
-        Ok(tally) => {
+    match run_jobs(pairs as usize).await {
+        Ok(results) => {
             if json {
-                render::json(&tally.to_json());
+                render::json(&results.to_json());
             } else {
-                render::line(tally.to_table());
-                render::line(tally.to_summary());
+                render::line(results.to_table());
+                render::line(results.to_summary());
             }
-            match tally.problems().as_slice() {
+            match results.problems().as_slice() {
                 [] => Exit::Ok,
                 problems => {
-                    problems.iter().for_each(render::failure);
+                    problems.iter().for_each(render::error);
                     Exit::Failed
                 }
             }
         }
         Err(what) => {
-            render::failure(what);
+            render::error(what);
             Exit::Failed
         }
     }
 }
 
-async fn play(pairs: usize) -> Result<Tally, String> {
-    let stage = Stage::set().await?;
-    let mut cast = vec![cases::good(&stage.site, pairs)];
-    cast.extend(cases::hostile(&stage.site));
-    let payloads = shuffled(&cast);
-    say(&format!(
+async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
+    let environment = DemoEnvironment::start().await?;
+    let mut cases = vec![cases::good(&environment.site, pairs)];
+    cases.extend(cases::hostile(&environment.site));
+    let payloads = interleaved(&cases);
+    print_step(&format!(
         "{} jobs of {} classes: {pairs} good pairs, {} that are not",
         payloads.len(),
-        cast.len(),
+        cases.len(),
         payloads.len() - pairs
     ));
-    let mut tally = Tally::new(cast);
+    let mut results = DemoResults::new(cases);
 
-    let running = stage.start_worker()?;
-    stage.producer.push(&payloads).await.map_err(|e| e.to_string())?;
-    watch(&stage.queue, &mut tally).await?;
-    stage.end(running, tally).await
+    let running = environment.start_worker()?;
+    environment.producer.push(&payloads).await.map_err(|e| e.to_string())?;
+    collect_events(&environment.queue, &mut results).await?;
+    environment.finish(running, results).await
 }
 
 /// Everything the story needs, standing.
-struct Stage {
+struct DemoEnvironment {
     config: Config,
     site: Site,
-    ingest: Ingest,
+    sentry: FakeSentry,
     producer: ProducerHandle,
     queue: WorkerHandle,
     pool: Pool,
     alerts: Alerts,
-    guard: Guard,
+    guard: AlertsGuard,
     phases: Phases,
     // Last, so that it outlives what talks to it.
     _redis: PrivateRedis,
 }
 
-impl Stage {
-    async fn set() -> Result<Self, String> {
-        let redis = tokio::task::spawn_blocking(|| PrivateRedis::start_saying(Options::default(), &mut say))
-            .await
-            .map_err(|e| e.to_string())?
-            .map_err(|e| e.to_string())?;
+impl DemoEnvironment {
+    async fn start() -> Result<Self, String> {
+        let redis = tokio::task::spawn_blocking(|| {
+            PrivateRedis::start_with_progress(RedisOptions::default(), &mut print_step)
+        })
+        .await
+        .map_err(|e| e.to_string())?
+        .map_err(|e| e.to_string())?;
         let site = Site::start().await.map_err(|e| format!("no site on loopback: {e}"))?;
-        let ingest = Ingest::start().await.map_err(|e| format!("no ingest on loopback: {e}"))?;
-        let config = settings(&redis.url(), &ingest.dsn())?;
-        // A second initialisation, in tests, is no reason not to play.
+        let sentry = FakeSentry::start().await.map_err(|e| format!("no sentry on loopback: {e}"))?;
+        let config = demo_config(&redis.url(), &sentry.dsn())?;
+        // A second initialisation, in tests, is no reason not to run.
         let _ = logs::init(&config.log);
         let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(|e| e.to_string())?;
         let producer =
@@ -115,7 +117,7 @@ impl Stage {
         let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
         let slots = config.slots()?;
         let pool = config.pool(slots, executable()).await.map_err(|e| e.to_string())?;
-        say(&format!(
+        print_step(&format!(
             "{} {} on a private socket, {slots} children with {}, nothing leaves this machine",
             redis.server().program().file_name().unwrap_or_default().to_string_lossy(),
             redis.version(),
@@ -124,7 +126,7 @@ impl Stage {
         Ok(Self {
             config,
             site,
-            ingest,
+            sentry,
             producer,
             queue,
             pool,
@@ -148,74 +150,78 @@ impl Stage {
         Ok(tokio::spawn(worker.run()))
     }
 
-    async fn end(self, running: JoinHandle<Ended>, mut tally: Tally) -> Result<Tally, String> {
-        let good = good_times(&self.queue, &tally).await?;
+    async fn finish(
+        self,
+        running: JoinHandle<Ended>,
+        mut results: DemoResults,
+    ) -> Result<DemoResults, String> {
+        let good = good_pair_times(&self.queue, &results).await?;
         self.phases.advance(Phase::Draining);
         running.await.map_err(|e| format!("the worker did not end well: {e}"))?;
         let stats = self.pool.stats();
         // Closing sends what the gate still holds back; only then is the count complete.
         tokio::task::spawn_blocking(|| self.guard.close()).await.map_err(|e| e.to_string())?;
-        tally.measures = Measures {
+        results.measurements = DemoMeasurements {
             peak_bytes_max: stats.peak_heap_bytes,
             wall_ms_max: stats.longest_ms,
             good_ms: good,
-            children_respawned: stats.respawned,
-            alerts: self.ingest.alerts(),
+            fork_servers_respawned: stats.respawned,
+            alerts: self.sentry.alerts(),
         };
-        Ok(tally)
+        Ok(results)
     }
 }
 
-fn settings(redis: &str, dsn: &str) -> Result<Config, String> {
+fn demo_config(redis: &str, dsn: &str) -> Result<Config, String> {
     let set = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let sources = Sources {
+    let sources = ConfigSources {
         texts: vec![("config/demo.toml".to_owned(), SETTINGS.to_owned())],
         flags: vec![set("queue.url", redis), set("sentry.dsn", dsn)],
-        ..Sources::default()
+        ..ConfigSources::default()
     };
-    Loaded::load(&sources).map(|loaded| loaded.config).map_err(|errors| errors.join("\n"))
+    LoadedConfig::load(&sources).map(|loaded| loaded.config).map_err(|errors| errors.join("\n"))
 }
 
 /// All payloads, the classes evenly mixed, so that the poison runs beside the good pairs.
-fn shuffled(cast: &[Case]) -> Vec<Vec<u8>> {
+fn interleaved(cases: &[Case]) -> Vec<Vec<u8>> {
     let mut placed: Vec<(f64, &Vec<u8>)> = Vec::new();
-    for (class, case) in cast.iter().enumerate() {
+    for (class, case) in cases.iter().enumerate() {
         let step = 1.0 / case.jobs.len().max(1) as f64;
         // Each class is spread over the whole run, and begins a little later than the one before it.
-        let shift = class as f64 / cast.len() as f64 * step;
+        let shift = class as f64 / cases.len() as f64 * step;
         placed.extend(case.jobs.iter().enumerate().map(|(n, job)| (n as f64 * step + shift, job)));
     }
     placed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     placed.into_iter().map(|(_, job)| job.clone()).collect()
 }
 
-async fn watch(queue: &Queue, tally: &mut Tally) -> Result<(), String> {
-    let bar = Progress::new(tally.enqueued());
+async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), String> {
+    let bar = DemoProgress::new(results.enqueued());
     let start = Instant::now();
     let mut cursor = String::from("0");
-    while tally.open() > 0 {
-        if start.elapsed() > PATIENCE {
-            return Err(format!("{} jobs have no ending after {PATIENCE:?}", tally.open()));
+    while results.open() > 0 {
+        if start.elapsed() > TIMEOUT {
+            return Err(format!("{} jobs have no ending after {TIMEOUT:?}", results.open()));
         }
         let events = queue.events(&cursor, EVENTS_BATCH).await.map_err(|e| e.to_string())?;
         if let Some(last) = events.last() {
             cursor.clone_from(&last.at);
         }
         let full = events.len() == EVENTS_BATCH;
-        events.iter().for_each(|event| tally.note(event));
-        bar.show(tally);
+        events.iter().for_each(|event| results.record(event));
+        bar.show(results);
         if !full {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
-    bar.finish(tally);
+    bar.finish(results);
     Ok(())
 }
 
 /// Milliseconds that each good pair took, fetching and analysing, as its report says.
-async fn good_times(queue: &Queue, tally: &Tally) -> Result<Vec<u64>, String> {
+async fn good_pair_times(queue: &Queue, results: &DemoResults) -> Result<Vec<u64>, String> {
     let mut times = Vec::new();
-    for (from, to) in tally.good_pairs() {
+    for (from, to) in results.good_pairs() {
         let text = queue.report(from, to).await.map_err(|e| e.to_string())?;
         let report: Option<Report> = text.and_then(|text| serde_json::from_str(&text).ok());
         times.extend(report.and_then(|report| report.timings).map(|t| t.fetch_ms + t.analyse_ms));
@@ -224,50 +230,55 @@ async fn good_times(queue: &Queue, tally: &Tally) -> Result<Vec<u64>, String> {
     Ok(times)
 }
 
-fn say(text: &str) {
+fn print_step(text: &str) {
     render::note(format!("{} {text}", styled(BOLD, "demo")));
 }
 
 /// A bar where a terminal can draw one, a line now and then where it cannot.
-struct Progress {
+struct DemoProgress {
     bar: Option<ProgressBar>,
-    said: std::cell::Cell<Instant>,
+    last_printed: std::cell::Cell<Instant>,
 }
 
-impl Progress {
+impl DemoProgress {
     fn new(total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:40.cyan/blue} {pos}/{len}  {msg}");
             ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { bar, said: std::cell::Cell::new(Instant::now()) }
+        Self { bar, last_printed: std::cell::Cell::new(Instant::now()) }
     }
 
-    fn show(&self, tally: &Tally) {
+    fn show(&self, results: &DemoResults) {
         match &self.bar {
             Some(bar) => {
-                bar.set_position(tally.enqueued() - tally.open());
-                bar.set_message(counts(tally));
+                bar.set_position(results.enqueued() - results.open());
+                bar.set_message(counts(results));
             }
-            None if self.said.get().elapsed() > SAY_EVERY => {
-                self.said.set(Instant::now());
-                say(&format!("{}/{}  {}", tally.enqueued() - tally.open(), tally.enqueued(), counts(tally)));
+            None if self.last_printed.get().elapsed() > PROGRESS_INTERVAL => {
+                self.last_printed.set(Instant::now());
+                print_step(&format!(
+                    "{}/{}  {}",
+                    results.enqueued() - results.open(),
+                    results.enqueued(),
+                    counts(results)
+                ));
             }
             None => {}
         }
     }
 
-    fn finish(&self, tally: &Tally) {
+    fn finish(&self, results: &DemoResults) {
         match &self.bar {
             Some(bar) => bar.finish_and_clear(),
-            None => say(&format!("{0}/{0}  {1}", tally.enqueued(), counts(tally))),
+            None => print_step(&format!("{0}/{0}  {1}", results.enqueued(), counts(results))),
         }
         render::note(styled(DIM, ""));
     }
 }
 
-fn counts(tally: &Tally) -> String {
-    let jobs: HashMap<&str, u64> = tally.jobs().into_iter().collect();
+fn counts(results: &DemoResults) -> String {
+    let jobs: HashMap<&str, u64> = results.jobs().into_iter().collect();
     format!(
         "done {} · skipped {} · retried {} · dead {}",
         jobs["done"], jobs["skipped"], jobs["retried"], jobs["dead"]

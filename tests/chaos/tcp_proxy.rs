@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// The proxy; dropped, it takes no more connections.
-pub(crate) struct Proxy {
+pub(crate) struct TcpProxy {
     address: SocketAddr,
     cut: watch::Sender<u64>,
     accepting: JoinHandle<()>,
 }
 
-impl Proxy {
+impl TcpProxy {
     /// A proxy to this address.
     pub(crate) async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -48,7 +48,7 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -1,4 +1,4 @@
-//! The storm: workers and children killed, Redis restarted and frozen, wires cut, processes stopped, in any order; and
+//! Random faults: workers and children killed, Redis restarted and frozen, wires cut, processes stopped, in any order; and
 //! in the end every job is accounted for once.
 
 use std::collections::BTreeMap;
@@ -13,25 +13,25 @@ use wm_analyzer::job::{Job, LimitsRequest};
 use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
-use wm_testbed::redis::Options;
+use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 
 use crate::db::{Db, FakeDb};
-use crate::harness::{Gate, Worker, World, job};
-use crate::proxy::Proxy;
+use crate::harness::{GatedSite, Worker, World, job};
+use crate::results::{self, JobHistory};
 use crate::small_pair;
-use crate::tally::{self, Account};
+use crate::tcp_proxy::TcpProxy;
 
 /// Workers at a time: a crash leaves two to take over.
 const WORKERS: usize = 3;
 /// A heap that no honest page fits into.
 const TINY_HEAP: u64 = 2 << 20;
-/// How long the rest may take once the storm is over, on a machine that does other things too.
-const CALM_WITHIN: Duration = Duration::from_secs(180);
+/// How long the rest may take once the faults are over, on a machine that does other things too.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// What is to become of a job, chaos aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum ExpectedEnd {
     Good,
     NoPage,
     Gone,
@@ -49,7 +49,7 @@ enum Fault {
     RollWorker,
     RestartRedis,
     FreezeRedis,
-    CutWires,
+    CutConnections,
 }
 
 /// Drawn from as it stands: children and wires are the commonest to break.
@@ -62,58 +62,58 @@ const FAULTS: [Fault; 10] = [
     Fault::RollWorker,
     Fault::RestartRedis,
     Fault::FreezeRedis,
-    Fault::CutWires,
-    Fault::CutWires,
+    Fault::CutConnections,
+    Fault::CutConnections,
 ];
 
-struct Storm {
+struct ChaosRun {
     world: World,
     db: FakeDb,
-    proxy: Proxy,
+    proxy: TcpProxy,
     /// Nothing comes back from there.
-    gate: Gate,
-    dice: Rng,
+    gate: GatedSite,
+    rng: Rng,
     page: Uuid,
     workers: Vec<Worker>,
     leaving: Vec<Worker>,
-    jobs: Vec<(Job, Fate)>,
+    jobs: Vec<(Job, ExpectedEnd)>,
     faults: BTreeMap<Fault, u32>,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_breaks_in_whatever_order_every_job_ends_once() {
-    weather(24, 12).await;
+    run_faults(24, 12).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes of it: the same with thousands of jobs"]
 async fn whatever_breaks_for_minutes_every_job_of_thousands_ends_once() {
-    weather(400, 12).await;
+    run_faults(400, 12).await;
 }
 
-async fn weather(faults: usize, jobs_per_fault: usize) {
+async fn run_faults(faults: usize, jobs_per_fault: usize) {
     let chosen = std::env::var("WM_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = chosen.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 32);
     println!("WM_SEED={seed}");
-    let mut storm = Storm::brew(seed).await;
+    let mut run = ChaosRun::start(seed).await;
     for _ in 0..faults {
-        storm.send(jobs_per_fault).await;
-        let pause = storm.dice.below(150) as u64;
+        run.send(jobs_per_fault).await;
+        let pause = run.rng.below(150) as u64;
         sleep(Duration::from_millis(pause)).await;
-        let fault = FAULTS[storm.dice.below(FAULTS.len())];
-        storm.strike(fault).await;
+        let fault = FAULTS[run.rng.below(FAULTS.len())];
+        run.inject(fault).await;
     }
-    storm.kill_whoever_takes_one().await;
-    storm.calm().await;
+    run.run_worker_killing_job().await;
+    run.settle_and_check().await;
 }
 
-impl Storm {
-    async fn brew(seed: u64) -> Self {
-        let durable = Options::default().persistent().set("appendfsync", "always").tcp();
-        let world = World::on(durable).await;
+impl ChaosRun {
+    async fn start(seed: u64) -> Self {
+        let durable = RedisOptions::default().persistent().set("appendfsync", "always").tcp();
+        let world = World::with_redis_options(durable).await;
         let url = world.redis.url();
-        let proxy = Proxy::to(url.trim_start_matches("redis://").to_owned()).await;
-        let (db, gate) = (FakeDb::with(Db::default()).await, Gate::shut().await);
+        let proxy = TcpProxy::to(url.trim_start_matches("redis://").to_owned()).await;
+        let (db, gate) = (FakeDb::with(Db::default()).await, GatedSite::closed().await);
         let world = world
             .with("queue.url", format!("redis://{}", proxy.address()))
             // A lease is fifteen beats, and short enough that each fault is felt.
@@ -127,9 +127,9 @@ impl Storm {
             .with("api.password", "hunter2")
             .with("api.post", "post");
         let workers = (0..WORKERS).map(|_| world.worker()).collect();
-        let (dice, page) = (Rng::new(seed), Uuid::new_v4());
+        let (rng, page) = (Rng::new(seed), Uuid::new_v4());
         let (leaving, jobs, faults) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { world, db, proxy, gate, dice, page, workers, leaving, jobs, faults }
+        Self { world, db, proxy, gate, rng, page, workers, leaving, jobs, faults }
     }
 
     /// Sends so many jobs, mostly good ones.
@@ -137,51 +137,51 @@ impl Storm {
         let mut batch = Vec::new();
         for _ in 0..count {
             let n = self.jobs.len();
-            let fate = match self.dice.below(12) {
-                0 => Fate::NoPage,
-                1 => Fate::Gone,
-                2 => Fate::TooLarge,
-                3 => Fate::Bomb,
-                _ => Fate::Good,
+            let expected = match self.rng.below(12) {
+                0 => ExpectedEnd::NoPage,
+                1 => ExpectedEnd::Gone,
+                2 => ExpectedEnd::TooLarge,
+                3 => ExpectedEnd::Bomb,
+                _ => ExpectedEnd::Good,
             };
-            let job = Job { page: Some(self.page), ..self.job(&format!("{fate:?}-{n}"), fate) };
+            let job = Job { page: Some(self.page), ..self.job(&format!("{expected:?}-{n}"), expected) };
             batch.push(job.clone());
-            self.jobs.push((job, fate));
+            self.jobs.push((job, expected));
         }
         self.world.send(&batch).await;
     }
 
-    fn job(&mut self, name: &str, fate: Fate) -> Job {
+    fn job(&mut self, name: &str, expected: ExpectedEnd) -> Job {
         let html = |bytes: Vec<u8>| -> Resource { Body::html(bytes).into() };
-        match fate {
-            Fate::Good => {
+        match expected {
+            ExpectedEnd::Good => {
                 let (from, to) = small_pair(self.jobs.len() as u64);
                 self.world.bodies(name, html(from), html(to))
             }
-            Fate::NoPage => {
+            ExpectedEnd::NoPage => {
                 let pdf = || Body::raw(poison::pdf(3, 20_000)).header("content-type", "text/html");
                 self.world.bodies(name, pdf(), pdf())
             }
-            Fate::Gone => {
+            ExpectedEnd::Gone => {
                 let (from, _) = small_pair(5);
                 self.world.bodies(name, html(from), Resource::Status(404))
             }
-            Fate::TooLarge => {
+            ExpectedEnd::TooLarge => {
                 let (from, to) = pages::pair(6, 600_000);
                 let limits = LimitsRequest { wall_ms: None, heap_bytes: Some(TINY_HEAP) };
                 Job { limits, ..self.world.bodies(name, html(from), html(to)) }
             }
-            Fate::Bomb => {
+            ExpectedEnd::Bomb => {
                 let (from, _) = small_pair(7);
                 self.world.bodies(name, poison::gzip_bomb(64 << 20), html(from))
             }
-            Fate::Deadly => job(name, self.gate.url("/"), self.world.page()),
+            ExpectedEnd::Deadly => job(name, self.gate.url("/"), self.world.page()),
         }
     }
 
-    async fn strike(&mut self, fault: Fault) {
+    async fn inject(&mut self, fault: Fault) {
         *self.faults.entry(fault).or_default() += 1;
-        let one = self.dice.below(WORKERS);
+        let one = self.rng.below(WORKERS);
         match fault {
             Fault::KillWorker => {
                 self.workers[one].signal(Signal::KILL);
@@ -189,10 +189,10 @@ impl Storm {
             }
             Fault::KillChild => {
                 // One that loses a child before it works gives up, as it should where it cannot start.
-                let starting = self.workers[one].said("working").is_empty();
+                let starting = self.workers[one].log_lines("working").is_empty();
                 let children = self.workers[one].descendants();
                 if !starting && !children.is_empty() {
-                    let pid = children[self.dice.below(children.len())];
+                    let pid = children[self.rng.below(children.len())];
                     // It may be gone by now.
                     let _ = kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), Signal::KILL);
                 }
@@ -200,7 +200,7 @@ impl Storm {
             Fault::StopWorker => {
                 // Up to twice its lease: some come back in time, others have lost all they had.
                 self.workers[one].signal(Signal::STOP);
-                let pause = self.dice.below(3_000) as u64;
+                let pause = self.rng.below(3_000) as u64;
                 sleep(Duration::from_millis(pause)).await;
                 self.workers[one].signal(Signal::CONT);
             }
@@ -212,83 +212,83 @@ impl Storm {
             Fault::RestartRedis => self.world.redis.restart().unwrap(),
             Fault::FreezeRedis => {
                 self.world.redis.freeze();
-                let pause = self.dice.below(1_500) as u64;
+                let pause = self.rng.below(1_500) as u64;
                 sleep(Duration::from_millis(pause)).await;
                 self.world.redis.thaw();
             }
-            Fault::CutWires => self.proxy.cut(),
+            Fault::CutConnections => self.proxy.cut(),
         }
     }
 
     /// A job that its workers do not survive: one takes it beside others, one alone, and there is no third.
-    async fn kill_whoever_takes_one(&mut self) {
-        tally::settled(&self.world, CALM_WITHIN).await;
-        let deadly = Job { page: Some(self.page), ..self.job("Deadly", Fate::Deadly) };
+    async fn run_worker_killing_job(&mut self) {
+        results::until_settled(&self.world, SETTLE_TIMEOUT).await;
+        let deadly = Job { page: Some(self.page), ..self.job("Deadly", ExpectedEnd::Deadly) };
         self.world.send(std::slice::from_ref(&deadly)).await;
         self.send(12).await;
         for death in 1..=2 {
-            self.gate.until_asked(death).await;
+            self.gate.until_requested(death).await;
             let holder = self.world.field(&deadly.id, "worker").await.unwrap();
             let has_it = |worker: &Worker| holder.split(':').any(|part| part == worker.pid().to_string());
             let one = self.workers.iter().position(has_it).expect("one of these has it");
             self.workers[one].signal(Signal::KILL);
             self.workers[one] = self.world.worker();
         }
-        self.world.until_it_is(&deadly.id, "buried").await;
-        assert_eq!(self.gate.asked(), 2, "there was no third");
-        self.jobs.push((deadly, Fate::Deadly));
+        self.world.until_event(&deadly.id, "buried").await;
+        assert_eq!(self.gate.requests(), 2, "there was no third");
+        self.jobs.push((deadly, ExpectedEnd::Deadly));
     }
 
-    /// The storm is over: all that is left is worked off, everybody leaves, and the account is taken.
-    async fn calm(mut self) {
-        assert!(self.workers.iter_mut().all(Worker::runs), "a worker gave up");
-        tally::settled(&self.world, CALM_WITHIN).await;
+    /// The faults are over: all that is left is worked off, everybody leaves, and the histories are checked.
+    async fn settle_and_check(mut self) {
+        assert!(self.workers.iter_mut().all(Worker::is_running), "a worker gave up");
+        results::until_settled(&self.world, SETTLE_TIMEOUT).await;
         for worker in self.leaving.iter_mut() {
-            let status = worker.ended().await;
-            // Told so before it could hear, it had nothing in hand yet.
-            let unheard = status.signal() == Some(Signal::TERM.as_raw()) && worker.text().is_empty();
-            assert!(unheard || status.code() == Some(0), "{status}\n{}", worker.text());
+            let status = worker.wait_for_exit().await;
+            // Told so before it could hear, it had nothing in flight yet.
+            let unheard = status.signal() == Some(Signal::TERM.as_raw()) && worker.log_text().is_empty();
+            assert!(unheard || status.code() == Some(0), "{status}\n{}", worker.log_text());
         }
         for worker in self.workers.drain(..) {
-            worker.leave().await;
+            worker.stop().await;
         }
-        let accounts = tally::account(&self.world, self.jobs.iter().map(|(job, _)| job)).await;
+        let histories = results::collect_histories(&self.world, self.jobs.iter().map(|(job, _)| job)).await;
         let mut ends: BTreeMap<String, u32> = BTreeMap::new();
-        for (job, fate) in &self.jobs {
-            let account = &accounts[&job.id];
-            self.check(job, *fate, account).await;
-            let end = account.kind.map_or_else(|| account.end.clone(), |kind| kind.to_string());
+        for (job, expected) in &self.jobs {
+            let history = &histories[&job.id];
+            self.check(job, *expected, history).await;
+            let end = history.kind.map_or_else(|| history.end.clone(), |kind| kind.to_string());
             *ends.entry(end).or_default() += 1;
         }
         assert_eq!(self.db.look(|db| db.rewritten.clone()), [""; 0], "two annotations that differ");
-        let again = accounts.values().filter(|account| account.runs > 1).count();
+        let again = histories.values().filter(|history| history.runs > 1).count();
         println!("{} jobs {ends:?}, {again} ran again; {:?}", self.jobs.len(), self.faults);
     }
 
-    async fn check(&self, job: &Job, fate: Fate, account: &Account) {
-        let (id, end) = (&job.id, account.end.as_str());
-        if account.fell_to_chaos() && fate != Fate::Deadly {
+    async fn check(&self, job: &Job, expected: ExpectedEnd, history: &JobHistory) {
+        let (id, end) = (&job.id, history.end.as_str());
+        if history.ended_by_chaos() && expected != ExpectedEnd::Deadly {
             return;
         }
-        match fate {
-            Fate::Good => {
-                assert_eq!((end, account.kind), ("done", None), "{id}");
+        match expected {
+            ExpectedEnd::Good => {
+                assert_eq!((end, history.kind), ("done", None), "{id}");
                 let report = self.world.report(job).await.expect("a report");
                 let change = format!("{}..{}", report["from"].as_str().unwrap(), job.to.uuid());
                 let posted = self.db.look(|db| db.annotations.keys().any(|(posted, _)| *posted == change));
                 assert!(posted, "{id} is done, and nobody was told");
             }
-            Fate::NoPage => assert_eq!(end, "skipped", "{id}"),
-            Fate::Gone => assert_eq!(account.kind, Some(Kind::Gone), "{id}"),
-            Fate::TooLarge => assert_eq!(account.kind, Some(Kind::MemoryExceeded), "{id}"),
-            Fate::Bomb => assert_eq!(account.kind, Some(Kind::DecompressionBomb), "{id}"),
-            Fate::Deadly => assert_eq!(account.kind, Some(Kind::CrashLoop), "{id}"),
+            ExpectedEnd::NoPage => assert_eq!(end, "skipped", "{id}"),
+            ExpectedEnd::Gone => assert_eq!(history.kind, Some(Kind::Gone), "{id}"),
+            ExpectedEnd::TooLarge => assert_eq!(history.kind, Some(Kind::MemoryExceeded), "{id}"),
+            ExpectedEnd::Bomb => assert_eq!(history.kind, Some(Kind::DecompressionBomb), "{id}"),
+            ExpectedEnd::Deadly => assert_eq!(history.kind, Some(Kind::CrashLoop), "{id}"),
         }
-        let poison = matches!(fate, Fate::TooLarge | Fate::Bomb);
+        let poison = matches!(expected, ExpectedEnd::TooLarge | ExpectedEnd::Bomb);
         assert!(
-            !poison || account.returns > 0 || account.runs == 1,
+            !poison || history.returns > 0 || history.runs == 1,
             "{id}: poison ran {} times",
-            account.runs
+            history.runs
         );
     }
 }
