@@ -8,41 +8,41 @@
 
 use std::time::{Duration, Instant};
 
-use wm_analyzer::analysis::{Analysed, Options, Page, analyse};
+use wm_analyzer::analysis::{AnalysisOptions, AnalysisResult, PageInput, analyse};
 
 const RUNS: usize = 9;
 /// The usual: 0.6 of a wall clock of 10 s.
 const BUDGET: Duration = Duration::from_secs(6);
 
 /// A small generator, so that a page is the same each time.
-struct Dice(u64);
+struct SeededRng(u64);
 
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+impl SeededRng {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+        (self.0 >> 33) % bound
     }
 }
 
 /// A page of paragraphs, lists and links, about so long.
 fn page(seed: u64, bytes: usize) -> String {
-    let mut dice = Dice(seed);
+    let mut rng = SeededRng(seed);
     let mut page = String::from("<!doctype html>\n<html><head><title>A page</title></head>\n<body>\n");
     while page.len() < bytes {
-        match dice.roll(8) {
+        match rng.below(8) {
             0 => {
                 page +=
-                    &format!("<li><a href=\"/topic/{}\">Topic {}</a></li>\n", dice.roll(4000), dice.roll(900))
+                    &format!("<li><a href=\"/topic/{}\">Topic {}</a></li>\n", rng.below(4000), rng.below(900))
             }
             1 => {
                 page += &format!(
                     "<div class=\"box b{}\">\n<h2>Heading {}</h2>\n</div>\n",
-                    dice.roll(9),
-                    dice.roll(99)
+                    rng.below(9),
+                    rng.below(99)
                 )
             }
             _ => {
-                let words: Vec<String> = (0..12).map(|_| format!("word{}", dice.roll(3000))).collect();
+                let words: Vec<String> = (0..12).map(|_| format!("word{}", rng.below(3000))).collect();
                 page += &format!("<p>{}.</p>\n", words.join(" "));
             }
         }
@@ -58,10 +58,12 @@ fn edited(page: &str, every: usize) -> String {
         .collect()
 }
 
-fn run(from: &str, to: &str) -> (Duration, Option<Analysed>) {
-    let page = |text| Page { bytes: str::as_bytes(text), content_type: None, status: None, html_like: true };
+fn run(from: &str, to: &str) -> (Duration, Option<AnalysisResult>) {
+    let page =
+        |text| PageInput { bytes: str::as_bytes(text), content_type: None, status: None, html_like: true };
     let start = Instant::now();
-    let options = Options { soft_deadline: start + BUDGET, max_ops_bytes: 256 * 1024, max_passages: 0 };
+    let options =
+        AnalysisOptions { soft_deadline: start + BUDGET, max_ops_bytes: 256 * 1024, max_passages: 0 };
     let found = analyse(page(from), page(to), &options, |_| {}).ok();
     (start.elapsed(), found)
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use wm_analyzer::analysis::child;
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::demo::cases;
-use wm_analyzer::job::order::{Order, SideOrder};
+use wm_analyzer::job::analysis_request::{AnalysisRequest, BodyInput};
 use wm_analyzer::job::page::{Body, PagePair};
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::sandbox::{Limits, Request};
@@ -28,7 +28,7 @@ use wm_testbed::site::Site;
 /// Turns of each side; the best one is compared, because a shared machine only ever adds time.
 const ROUNDS: usize = 5;
 /// A run that takes longer than this has failed.
-const PATIENCE: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_secs(300);
 
 fn main() {
     let pairs = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200);
@@ -59,31 +59,31 @@ fn config(redis: &str) -> Config {
 }
 
 /// One pair, fetched: what a child is handed.
-struct Fetched {
-    order: Vec<u8>,
+struct FetchedPair {
+    options: Vec<u8>,
     from: Vec<u8>,
     to: Vec<u8>,
 }
 
-async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<Fetched> {
+async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<FetchedPair> {
     let fetcher = config.pipeline().unwrap().fetcher;
     let mut all = Vec::new();
     for payload in payloads {
         let job = Job::decode(payload).unwrap();
-        let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given().cloned(), job.to)
+        let (Some(VersionRef::Inline(from)), VersionRef::Inline(to)) = (job.from.given().cloned(), job.to)
         else {
             panic!("not whole")
         };
         let pair = PagePair { page: None, from: *from, to: *to };
         let bodies = fetcher.pair(&pair).await.unwrap();
-        let side = |version: &wm_analyzer::job::page::Version, body: &Body| SideOrder {
+        let side = |version: &wm_analyzer::job::page::Version, body: &Body| BodyInput {
             uuid: version.uuid,
             content_encoding: body.content_encoding.clone(),
             content_type: body.content_type.clone(),
             body_hash: version.body_hash.clone(),
-            ..SideOrder::default()
+            ..BodyInput::default()
         };
-        let order = Order {
+        let options = AnalysisRequest {
             page: None,
             from: side(&pair.from, &bodies.from),
             to: side(&pair.to, &bodies.to),
@@ -91,8 +91,8 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<Fetched> {
             max_ops_bytes: 64 << 10,
             max_passages: 0,
         };
-        let order = serde_json::to_vec(&order).unwrap();
-        all.push(Fetched { order, from: bodies.from.bytes, to: bodies.to.bytes });
+        let options = serde_json::to_vec(&options).unwrap();
+        all.push(FetchedPair { options, from: bodies.from.bytes, to: bodies.to.bytes });
     }
     all
 }
@@ -107,13 +107,13 @@ async fn sandbox_against_process(config: &Config, payloads: &[Vec<u8>]) {
         let start = Instant::now();
         for pair in &pairs {
             let deadline = Instant::now() + limits.soft_deadline();
-            let reply = child::answer(&pair.order, pair.from.clone(), pair.to.clone(), deadline, |_| {});
+            let reply = child::answer(&pair.options, pair.from.clone(), pair.to.clone(), deadline, |_| {});
             assert!(reply.starts_with(b"{\"reported\""), "{}", String::from_utf8_lossy(&reply));
         }
         bare = bare.min(start.elapsed());
         let start = Instant::now();
         for pair in &pairs {
-            let request = Request { options: pair.order.clone(), a: pair.from.clone(), b: pair.to.clone() };
+            let request = Request { options: pair.options.clone(), a: pair.from.clone(), b: pair.to.clone() };
             let reply = slot.run(request, limits).await.unwrap();
             assert!(reply.body.starts_with(b"{\"reported\""));
         }
@@ -145,7 +145,7 @@ async fn end_to_end(config: &Config, payloads: &[Vec<u8>]) {
         if done == payloads.len() as u64 {
             break;
         }
-        assert!(start.elapsed() < PATIENCE, "only {done} of {} are done", payloads.len());
+        assert!(start.elapsed() < TIMEOUT, "only {done} of {} are done", payloads.len());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = start.elapsed();

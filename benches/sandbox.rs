@@ -29,12 +29,12 @@ async fn main() {
     println!("isolation in force: {}\n", pool.isolation().join(" "));
     println!("{:<58} {:>9} {:>9}", "ratio", "measured", "at most");
     let mut slot = pool.acquire().await;
-    trivial(&mut slot).await;
+    trivial_job(&mut slot).await;
     real_work(&mut slot).await;
-    ballast(&mut slot).await;
-    kill(&mut slot).await;
+    large_worker(&mut slot).await;
+    kill_delay(&mut slot).await;
     memory(&mut slot).await;
-    counter(&mut slot).await;
+    counting_cost(&mut slot).await;
     endurance(&mut slot).await;
     drop(slot);
     neighbours(&pool).await;
@@ -82,8 +82,8 @@ fn percentile(mut times: Vec<f64>, of_hundred: usize) -> f64 {
     times[times.len() * of_hundred / 100]
 }
 
-/// Microseconds of one run of an act, with its bodies already in hand.
-async fn once(slot: &mut Slot, request: Request) -> f64 {
+/// Microseconds of one run of an act, with its bodies already in memory.
+async fn run_once_us(slot: &mut Slot, request: Request) -> f64 {
     let began = Instant::now();
     black_box(slot.run(request, limits()).await.unwrap());
     micros(began)
@@ -94,22 +94,22 @@ fn micros(began: Instant) -> f64 {
 }
 
 /// The best batch's median of an act.
-async fn batch(slot: &mut Slot, act: &str, a: &[u8], b: &[u8], runs: usize) -> f64 {
+async fn batch_median_us(slot: &mut Slot, act: &str, a: &[u8], b: &[u8], runs: usize) -> f64 {
     let mut times = Vec::new();
     for _ in 0..runs {
-        times.push(once(slot, request(act, a, b)).await);
+        times.push(run_once_us(slot, request(act, a, b)).await);
     }
     median(times)
 }
 
 /// 1. A trivial job: fork-server against an exec for each job.
-async fn trivial(slot: &mut Slot) {
+async fn trivial_job(slot: &mut Slot) {
     let exec = start(ProcessModel::ExecPerJob, 1).await;
     let mut exec_slot = exec.acquire().await;
     let (mut forked, mut executed) = (f64::MAX, f64::MAX);
     for _ in 0..BATCHES {
-        forked = forked.min(batch(slot, "echo", b"", b"", 300).await);
-        executed = executed.min(batch(&mut exec_slot, "echo", b"", b"", 100).await);
+        forked = forked.min(batch_median_us(slot, "echo", b"", b"", 300).await);
+        executed = executed.min(batch_median_us(&mut exec_slot, "echo", b"", b"", 100).await);
     }
     print("1 trivial job, fork / exec per job", forked / executed, 0.5);
     println!("  ({forked:.0} us, {executed:.0} us)");
@@ -136,7 +136,7 @@ async fn real_work(slot: &mut Slot) {
         let (a, b) = texts(bytes);
         let (mut inside, mut here) = (f64::MAX, f64::MAX);
         for _ in 0..BATCHES {
-            inside = inside.min(batch(slot, "diff", &a, &b, 20).await);
+            inside = inside.min(batch_median_us(slot, "diff", &a, &b, 20).await);
             here = here.min(in_process(20, || hooks::diff(&a, &b)));
         }
         print(&format!("2 diff of two times {name}, sandbox / in-process"), inside / here, at_most);
@@ -144,7 +144,7 @@ async fn real_work(slot: &mut Slot) {
     }
     let (mut inside, mut here) = (f64::MAX, f64::MAX);
     for _ in 0..BATCHES {
-        inside = inside.min(batch(slot, "tree 190000", b"", b"", 5).await);
+        inside = inside.min(batch_median_us(slot, "tree 190000", b"", b"", 5).await);
         here = here.min(in_process(5, || hooks::tree(190_000)));
     }
     print("2 tree of 190,000 nodes, sandbox / in-process", inside / here, 1.5);
@@ -160,19 +160,19 @@ fn in_process(runs: usize, work: impl Fn() -> usize) -> f64 {
 }
 
 /// 3. A trivial job while the worker holds 1 GiB: nobody forks the worker.
-async fn ballast(slot: &mut Slot) {
+async fn large_worker(slot: &mut Slot) {
     let (mut light, mut heavy) = (f64::MAX, f64::MAX);
     for _ in 0..BATCHES {
-        light = light.min(batch(slot, "echo", b"", b"", 300).await);
+        light = light.min(batch_median_us(slot, "echo", b"", b"", 300).await);
         let held = black_box(vec![1_u8; 1 << 30]);
-        heavy = heavy.min(batch(slot, "echo", b"", b"", 300).await);
+        heavy = heavy.min(batch_median_us(slot, "echo", b"", b"", 300).await);
         drop(held);
     }
     print("3 trivial job, worker of 1 GiB / small worker", heavy / light, 1.2);
 }
 
 /// 4. How late a kill comes, of what it may: 5 % of the wall clock and 0.1 ms for each MiB.
-async fn kill(slot: &mut Slot) {
+async fn kill_delay(slot: &mut Slot) {
     let wall = Duration::from_millis(500);
     for (name, act, mebibytes) in
         [("spinning", "spin".to_owned(), 0.0), ("with 200 MiB", resident(200), 200.0)]
@@ -213,7 +213,7 @@ async fn memory(slot: &mut Slot) {
 }
 
 /// 6. The same diff in a job with and without the counting.
-async fn counter(slot: &mut Slot) {
+async fn counting_cost(slot: &mut Slot) {
     let (a, b) = texts(1_000_000);
     let (mut counted, mut plain) = (f64::MAX, f64::MAX);
     for _ in 0..BATCHES * 2 {
@@ -229,11 +229,11 @@ async fn counter(slot: &mut Slot) {
     print("6 diff of 1 MB in a job, counted / uncounted", counted / plain, 1.05);
 }
 
-/// 7. Ten thousand jobs through one zygote: the last thousand against the first.
+/// 7. Ten thousand jobs through one fork-server: the last thousand against the first.
 async fn endurance(slot: &mut Slot) {
     let mut times = Vec::new();
     for _ in 0..10_000 {
-        times.push(once(slot, request("echo", b"", b"")).await);
+        times.push(run_once_us(slot, request("echo", b"", b"")).await);
     }
     let best = |times: &[f64]| times.chunks(200).map(|batch| median(batch.to_vec())).fold(f64::MAX, f64::min);
     let (first, last) = (best(&times[..1000]), best(&times[9000..]));

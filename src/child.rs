@@ -5,5 +5,5 @@ use crate::sandbox::{self, Task};
 
 /// Answers the task's order; see [`analysis::child::answer`].
 pub fn run(task: Task) -> Vec<u8> {
-    analysis::child::answer(&task.options, task.a, task.b, task.soft_deadline, sandbox::phase)
+    analysis::child::answer(&task.options, task.a, task.b, task.soft_deadline, sandbox::set_phase)
 }

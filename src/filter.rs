@@ -68,14 +68,14 @@ const TASK_SHEETS_DENIED: [&str; 1] = ["application/rss+xml"];
 /// Whose rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Rules {
+pub enum FilterRules {
     /// Those of web-monitoring-db's analysis job.
     AnalysisJob,
     /// Those, with the additions of web-monitoring-task-sheets.
     TaskSheets,
 }
 
-impl Rules {
+impl FilterRules {
     /// Media types that are allowed, and those that are denied, beside those of the old job.
     fn additions(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
@@ -90,7 +90,7 @@ impl Rules {
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Whose rules.
-    pub rules: Rules,
+    pub rules: FilterRules,
     /// Skip versions that declare no media type, instead of judging them by their extension.
     pub require_media_type: bool,
     /// Further extensions that are no page, with or without their dot, in any case.
@@ -106,29 +106,29 @@ pub struct Config {
 /// # Errors
 /// The first [`Skip`] that applies: the pair as a whole, then the schemes, then what each side declares; the older
 /// side first.
-pub fn by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
+pub fn filter_by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     if pair.from.uuid == pair.to.uuid {
         let detail = format!("from and to are the same version {}", pair.to.uuid);
         return Err(Skip::new(SkipReason::SameVersion, detail));
     }
     for (side, version) in pair.sides() {
-        over_http(version).map_err(|skip| skip.on(side))?;
+        require_http(version).map_err(|skip| skip.on(side))?;
     }
-    by_type(pair, config)
+    filter_by_type(pair, config)
 }
 
 /// Judges a pair by what each side declares itself to be: all that can be said of files.
 ///
 /// # Errors
 /// The first [`Skip`] that applies, the older side first.
-pub fn by_type(pair: &PagePair, config: &Config) -> Result<(), Skip> {
+pub fn filter_by_type(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     for (side, version) in pair.sides() {
-        like_a_page(version, config).map_err(|skip| skip.on(side))?;
+        check_declared_type(version, config).map_err(|skip| skip.on(side))?;
     }
     Ok(())
 }
 
-fn over_http(version: &Version) -> Result<(), Skip> {
+fn require_http(version: &Version) -> Result<(), Skip> {
     match version.body_url.scheme() {
         "http" | "https" => Ok(()),
         other => {
@@ -138,21 +138,21 @@ fn over_http(version: &Version) -> Result<(), Skip> {
     }
 }
 
-fn like_a_page(version: &Version, config: &Config) -> Result<(), Skip> {
+fn check_declared_type(version: &Version, config: &Config) -> Result<(), Skip> {
     let declared = version.media_type.as_deref().map(str::trim).filter(|declared| !declared.is_empty());
     match declared {
-        Some(declared) => by_media_type(declared, config),
+        Some(declared) => check_media_type(declared, config),
         None if config.require_media_type => {
             let detail = "no media type is declared, and filter.require_media_type asks for one";
             Err(Skip::new(SkipReason::MediaTypeUnknown, detail))
         }
-        None => by_extension(version.address(), config),
+        None => check_extension(version.address(), config),
     }
 }
 
-fn by_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
-    let canonical = canonical(declared);
-    let listed = |list: &[String]| list.iter().any(|entry| self::canonical(entry) == canonical);
+fn check_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
+    let canonical = canonical_media_type(declared);
+    let listed = |list: &[String]| list.iter().any(|entry| self::canonical_media_type(entry) == canonical);
     let (also_allowed, also_denied) = config.rules.additions();
     let among = |lists: [&[&str]; 2]| lists.iter().any(|list| list.contains(&canonical.as_str()));
     let denied = among([&DENIED_MEDIA, also_denied]) || listed(&config.extra_denied_media_types);
@@ -167,7 +167,7 @@ fn by_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
 }
 
 /// A media type without its parameters, in lower case, by its usual name.
-fn canonical(declared: &str) -> String {
+fn canonical_media_type(declared: &str) -> String {
     let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match SYNONYMS.iter().find(|(synonym, _)| *synonym == essence) {
         Some((_, name)) => (*name).to_owned(),
@@ -175,7 +175,7 @@ fn canonical(declared: &str) -> String {
     }
 }
 
-fn by_extension(address: &str, config: &Config) -> Result<(), Skip> {
+fn check_extension(address: &str, config: &Config) -> Result<(), Skip> {
     let Some(extension) = extension(address) else { return Ok(()) };
     let extra = |entry: &String| entry.trim_start_matches('.').eq_ignore_ascii_case(&extension);
     if DENIED_EXTENSIONS.contains(&extension.as_str()) || config.extra_extensions.iter().any(extra) {
@@ -208,7 +208,7 @@ mod tests {
 
     fn config() -> Config {
         Config {
-            rules: Rules::AnalysisJob,
+            rules: FilterRules::AnalysisJob,
             require_media_type: false,
             extra_extensions: Vec::new(),
             extra_denied_media_types: Vec::new(),
@@ -225,11 +225,11 @@ mod tests {
     }
 
     /// Judges a pair in which one version, on either side in turn, has been changed; both must agree.
-    fn judge(config: &Config, change: impl Fn(&mut Version)) -> Option<SkipReason> {
+    fn skip_reason(config: &Config, change: impl Fn(&mut Version)) -> Option<SkipReason> {
         let reasons = [Side::From, Side::To].map(|side| {
             let mut pair = pair();
             change(if side == Side::From { &mut pair.from } else { &mut pair.to });
-            let skip = by_address(&pair, config).err();
+            let skip = filter_by_address(&pair, config).err();
             assert!(skip.iter().all(|skip| skip.side == Some(side)), "{skip:?} is not said of {side}");
             skip.map(|skip| skip.reason)
         });
@@ -237,12 +237,12 @@ mod tests {
         reasons[0]
     }
 
-    fn declared(media_type: &str, config: &Config) -> Option<SkipReason> {
-        judge(config, |version| version.media_type = Some(media_type.to_owned()))
+    fn skip_reason_for_type(media_type: &str, config: &Config) -> Option<SkipReason> {
+        skip_reason(config, |version| version.media_type = Some(media_type.to_owned()))
     }
 
-    fn captured_at(address: &str, config: &Config) -> Option<SkipReason> {
-        judge(config, |version| version.url = Some(address.to_owned()))
+    fn skip_reason_for_address(address: &str, config: &Config) -> Option<SkipReason> {
+        skip_reason(config, |version| version.url = Some(address.to_owned()))
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
         let mut pair = pair();
         pair.to = pair.from.clone();
         pair.to.body_url = Url::parse("ftp://archive.test/a.pdf").unwrap();
-        let skip = by_address(&pair, &config()).unwrap_err();
+        let skip = filter_by_address(&pair, &config()).unwrap_err();
         assert_eq!((skip.reason, skip.side), (SkipReason::SameVersion, None));
     }
 
@@ -266,7 +266,7 @@ mod tests {
             ("javascript:1", true),
             ("httpx://archive.test/a", true),
         ] {
-            let reason = judge(&config(), |version| version.body_url = Url::parse(body).unwrap());
+            let reason = skip_reason(&config(), |version| version.body_url = Url::parse(body).unwrap());
             assert_eq!(reason, skipped.then_some(SkipReason::NotHttp), "{body}");
         }
     }
@@ -315,13 +315,13 @@ mod tests {
             ("application/xlsx", false),
         ] {
             let expected = (!allowed).then_some(SkipReason::MediaType);
-            assert_eq!(declared(media_type, &config()), expected, "{media_type}");
+            assert_eq!(skip_reason_for_type(media_type, &config()), expected, "{media_type}");
         }
     }
 
     #[test]
     fn task_sheets_admits_bare_xml_and_denies_feeds_even_where_they_were_added() {
-        let task_sheets = Config { rules: Rules::TaskSheets, ..config() };
+        let task_sheets = Config { rules: FilterRules::TaskSheets, ..config() };
         for (media_type, old_job, theirs) in [
             ("application/xml", false, true),
             ("application/rss+xml", false, false),
@@ -332,15 +332,20 @@ mod tests {
         ] {
             for (config, allowed) in [(&config(), old_job), (&task_sheets, theirs)] {
                 let expected = (!allowed).then_some(SkipReason::MediaType);
-                assert_eq!(declared(media_type, config), expected, "{media_type} by {:?}", config.rules);
+                assert_eq!(
+                    skip_reason_for_type(media_type, config),
+                    expected,
+                    "{media_type} by {:?}",
+                    config.rules
+                );
             }
         }
         let feeds = vec!["application/rss+xml".to_owned()];
         for (rules, expected) in
-            [(Rules::AnalysisJob, None), (Rules::TaskSheets, Some(SkipReason::MediaType))]
+            [(FilterRules::AnalysisJob, None), (FilterRules::TaskSheets, Some(SkipReason::MediaType))]
         {
             let config = Config { rules, extra_allowed_media_types: feeds.clone(), ..config() };
-            assert_eq!(declared("application/rss+xml", &config), expected);
+            assert_eq!(skip_reason_for_type("application/rss+xml", &config), expected);
         }
     }
 
@@ -352,7 +357,11 @@ mod tests {
         for extension in listed.split_whitespace() {
             for spelled in [extension.to_owned(), extension.to_uppercase()] {
                 let address = format!("https://agency.test/a/b.{spelled}?download=1#top");
-                assert_eq!(captured_at(&address, &config()), Some(SkipReason::Extension), "{address}");
+                assert_eq!(
+                    skip_reason_for_address(&address, &config()),
+                    Some(SkipReason::Extension),
+                    "{address}"
+                );
             }
         }
     }
@@ -379,13 +388,13 @@ mod tests {
             ("agency.test/a.pdf#page=2", true),
         ] {
             let expected = skipped.then_some(SkipReason::Extension);
-            assert_eq!(captured_at(address, &config()), expected, "{address:?}");
+            assert_eq!(skip_reason_for_address(address, &config()), expected, "{address:?}");
         }
     }
 
     #[test]
     fn where_no_address_was_captured_the_place_of_the_body_stands_in() {
-        let reason = judge(&config(), |version| {
+        let reason = skip_reason(&config(), |version| {
             version.body_url =
                 Url::parse("https://archive.test/web/2018id_/http://agency.test/a.PDF").unwrap();
         });
@@ -400,7 +409,7 @@ mod tests {
             ("", "pdf", Some(SkipReason::Extension)),
             (" ", "html", None),
         ] {
-            let reason = judge(&config(), |version| {
+            let reason = skip_reason(&config(), |version| {
                 version.media_type = Some(media_type.to_owned());
                 version.url = Some(format!("https://agency.test/a.{extension}"));
             });
@@ -412,13 +421,13 @@ mod tests {
     fn a_missing_media_type_is_skipped_only_where_one_is_required() {
         let strict = Config { require_media_type: true, ..config() };
         let mut both = pair();
-        assert_eq!(by_address(&both, &config()), Ok(()));
-        assert_eq!(by_address(&both, &strict).unwrap_err().reason, SkipReason::MediaTypeUnknown);
+        assert_eq!(filter_by_address(&both, &config()), Ok(()));
+        assert_eq!(filter_by_address(&both, &strict).unwrap_err().reason, SkipReason::MediaTypeUnknown);
         both.from.media_type = Some("text/html".to_owned());
-        let skip = by_address(&both, &strict).unwrap_err();
+        let skip = filter_by_address(&both, &strict).unwrap_err();
         assert_eq!((skip.reason, skip.side), (SkipReason::MediaTypeUnknown, Some(Side::To)));
         both.to.media_type = Some("text/html".to_owned());
-        assert_eq!(by_address(&both, &strict), Ok(()));
+        assert_eq!(filter_by_address(&both, &strict), Ok(()));
     }
 
     #[test]
@@ -432,18 +441,24 @@ mod tests {
             extra_allowed_media_types: vec!["application/rss+xml".to_owned(), "application/XML".to_owned()],
             ..config()
         };
-        assert_eq!(captured_at("https://agency.test/a.ics", &config), Some(SkipReason::Extension));
-        assert_eq!(captured_at("https://agency.test/a.SVG", &config), Some(SkipReason::Extension));
-        assert_eq!(declared("application/xhtml+xml", &config), Some(SkipReason::MediaType));
-        assert_eq!(declared("application/rss+xml", &config), Some(SkipReason::MediaType));
-        assert_eq!(declared("application/xml; charset=utf-8", &config), None);
+        assert_eq!(
+            skip_reason_for_address("https://agency.test/a.ics", &config),
+            Some(SkipReason::Extension)
+        );
+        assert_eq!(
+            skip_reason_for_address("https://agency.test/a.SVG", &config),
+            Some(SkipReason::Extension)
+        );
+        assert_eq!(skip_reason_for_type("application/xhtml+xml", &config), Some(SkipReason::MediaType));
+        assert_eq!(skip_reason_for_type("application/rss+xml", &config), Some(SkipReason::MediaType));
+        assert_eq!(skip_reason_for_type("application/xml; charset=utf-8", &config), None);
     }
 
     #[test]
     fn a_skip_shows_the_value_that_decided_it_clipped() {
         let mut pair = pair();
         pair.to.media_type = Some(format!("application/{}", "x".repeat(9_000)));
-        let skip = by_address(&pair, &config()).unwrap_err();
+        let skip = filter_by_address(&pair, &config()).unwrap_err();
         assert!(skip.detail.contains("application/xxx") && skip.detail.len() < 200, "{}", skip.detail);
     }
 }

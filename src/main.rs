@@ -7,9 +7,9 @@ use wm_analyzer::cli::args::Cli;
 use wm_analyzer::cli::run;
 use wm_analyzer::{child, sandbox};
 
-/// Counts what a sandboxed job allocates; costs nothing where nobody counts.
+/// DeliveryCounts what a sandboxed job allocates; costs nothing where nobody counts.
 #[global_allocator]
-static HEAP: sandbox::heap::Counting = sandbox::heap::Counting;
+static HEAP: sandbox::heap::CountingAllocator = sandbox::heap::CountingAllocator;
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == sandbox::FORK_SERVER_ARG) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use uuid::Uuid;
-use wm_analyzer::job::failure::{Kind, Stage};
+use wm_analyzer::job::failure::{FailureKind, Stage};
 use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, AlertsGuard, Config, DeadLetterAlert, OutageKind};
 
 use crate::fake_sentry::{FakeSentry, ResponseMode};
@@ -30,7 +30,7 @@ fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, Ale
     Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
 }
 
-fn letter(kind: Kind, n: u32) -> DeadLetterAlert {
+fn letter(kind: FailureKind, n: u32) -> DeadLetterAlert {
     DeadLetterAlert {
         queue: "analysis".to_owned(),
         job_id: format!("j-{n}"),
@@ -58,7 +58,7 @@ fn text(event: &Value) -> &str {
 fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    alerts.dead_letter(&letter(Kind::WallExceeded, 7));
+    alerts.dead_letter(&letter(FailureKind::WallExceeded, 7));
     sentry.wait_until("it is told", |i| i.events().len() == 1);
     assert_eq!(guard.close(), AlertCounts { sent: 1, ..AlertCounts::default() });
 
@@ -86,7 +86,7 @@ fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
 fn hostile_text_and_secrets_do_not_leave_the_house() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    let mut bad = letter(Kind::Connect, 1);
+    let mut bad = letter(FailureKind::Connect, 1);
     bad.detail =
         format!("http://u:s3cr3t@a.test/?token=s3cr3t {}\n\u{1b}[2J password=s3cr3t", "x".repeat(100_000));
     bad.host = Some("a\n\u{202e}.test".repeat(100));
@@ -116,10 +116,10 @@ fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
     let began = Instant::now();
-    alerts.dead_letter(&letter(Kind::MemoryExceeded, 0));
+    alerts.dead_letter(&letter(FailureKind::MemoryExceeded, 0));
     sentry.wait_until("the first is told", |i| i.events().len() == 1);
     for n in 1..5000 {
-        alerts.dead_letter(&letter(Kind::MemoryExceeded, n));
+        alerts.dead_letter(&letter(FailureKind::MemoryExceeded, n));
     }
     let windows = began.elapsed().as_millis() / SHORT.as_millis() + 1;
     sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000);
@@ -138,11 +138,11 @@ fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
 fn another_kind_does_not_wait_for_the_window_of_this_one() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    for kind in [Kind::WallExceeded, Kind::MemoryExceeded, Kind::Gone] {
+    for kind in [FailureKind::WallExceeded, FailureKind::MemoryExceeded, FailureKind::Gone] {
         alerts.dead_letter(&letter(kind, 1));
     }
     // The same kind at another stage is another fingerprint.
-    alerts.dead_letter(&DeadLetterAlert { stage: Stage::Deliver, ..letter(Kind::Gone, 2) });
+    alerts.dead_letter(&DeadLetterAlert { stage: Stage::Deliver, ..letter(FailureKind::Gone, 2) });
     sentry.wait_until("four are told", |i| i.events().len() == 4);
     drop(guard);
     assert_eq!(sentry.requests(), 4);
@@ -152,10 +152,10 @@ fn another_kind_does_not_wait_for_the_window_of_this_one() {
 fn the_end_of_the_process_tells_what_still_waits() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    alerts.dead_letter(&letter(Kind::Gone, 0));
+    alerts.dead_letter(&letter(FailureKind::Gone, 0));
     sentry.wait_until("the first is told", |i| i.events().len() == 1);
     for n in 1..500 {
-        alerts.dead_letter(&letter(Kind::Gone, n));
+        alerts.dead_letter(&letter(FailureKind::Gone, n));
         alerts.report_outage(OutageKind::Api, "503");
     }
     let counts = guard.close();
@@ -174,11 +174,11 @@ fn the_end_of_the_process_tells_what_still_waits() {
 fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     let sentry = FakeSentry::start(ResponseMode::Hang);
     let (alerts, guard) = started_with(&sentry.dsn(), SHORT, SHUTDOWN);
-    alerts.dead_letter(&letter(Kind::Gone, 0));
+    alerts.dead_letter(&letter(FailureKind::Gone, 0));
     sentry.wait_until("it hangs", |i| i.requests() == 1);
     let began = Instant::now();
     for n in 1..1000 {
-        alerts.dead_letter(&letter(Kind::Gone, n));
+        alerts.dead_letter(&letter(FailureKind::Gone, n));
     }
     assert!(began.elapsed() < SHUTDOWN, "noting took {:?}", began.elapsed());
     let began = Instant::now();
@@ -194,7 +194,7 @@ fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
         let sentry = FakeSentry::start(mode);
         let (alerts, guard) = started(&sentry.dsn(), SHORT);
         for n in 0..10 {
-            alerts.dead_letter(&letter(Kind::Gone, n));
+            alerts.dead_letter(&letter(FailureKind::Gone, n));
         }
         sentry.wait_until("it was refused", |_| alerts.counts().failed >= 1);
         assert_eq!((alerts.counts().sent, alerts.counts().pending), (0, 10));
@@ -205,7 +205,7 @@ fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
 
     let closed = FakeSentry::start(ResponseMode::Accept).dsn();
     let (alerts, guard) = started(&closed, LONG);
-    alerts.dead_letter(&letter(Kind::Gone, 0));
+    alerts.dead_letter(&letter(FailureKind::Gone, 0));
     assert_eq!(guard.close().pending, 1);
 }
 
@@ -213,13 +213,13 @@ fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
 fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
     let sentry = FakeSentry::start(ResponseMode::RateLimit(1));
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
-    alerts.dead_letter(&letter(Kind::Gone, 0));
+    alerts.dead_letter(&letter(FailureKind::Gone, 0));
     sentry.wait_until("it is limited", |_| alerts.counts().failed == 1);
     let began = Instant::now();
     sentry.set(ResponseMode::Accept);
     for n in 1..10 {
-        alerts.dead_letter(&letter(Kind::Gone, n));
-        alerts.dead_letter(&letter(Kind::Refused, n));
+        alerts.dead_letter(&letter(FailureKind::Gone, n));
+        alerts.dead_letter(&letter(FailureKind::Refused, n));
     }
     sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19);
     // The answer was booked a moment before this clock began.
@@ -255,7 +255,7 @@ fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
 fn an_ingest_without_tls_behind_an_https_dsn_is_a_failure_and_no_panic() {
     let sentry = FakeSentry::start(ResponseMode::Accept);
     let (alerts, guard) = started(&sentry.dsn().replace("http:", "https:"), LONG);
-    alerts.dead_letter(&letter(Kind::Gone, 0));
+    alerts.dead_letter(&letter(FailureKind::Gone, 0));
     sentry.wait_until("it failed", |_| alerts.counts().failed == 1);
     drop(guard);
     assert_eq!(sentry.requests(), 0);

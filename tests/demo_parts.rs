@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 use wm_analyzer::demo::cases::{self, CaseOutcome};
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_testbed::body::Body;
@@ -377,7 +377,10 @@ async fn every_case_is_a_job_of_its_own_unless_being_unreadable_is_its_point() {
             let job = match (Job::decode(payload), case.expected) {
                 (Err(failure), CaseOutcome::Dead(kind)) if failure.kind == kind => continue,
                 (Err(failure), expected) => panic!("{}: {failure}, not {expected}", case.name),
-                (Ok(_), CaseOutcome::Dead(kind @ (Kind::Decode | Kind::UnsupportedVersion))) => {
+                (
+                    Ok(_),
+                    CaseOutcome::Dead(kind @ (FailureKind::Decode | FailureKind::UnsupportedVersion)),
+                ) => {
                     panic!("no {kind}")
                 }
                 (Ok(job), _) => job,
@@ -404,7 +407,7 @@ async fn good_pairs_are_on_the_site_with_the_hash_that_their_job_names() {
     for payload in &good.jobs {
         let job = Job::decode(payload).unwrap();
         for version in [job.from.given().unwrap().clone(), job.to] {
-            let VersionRef::Whole(version) = version else { panic!("a good job needs no API") };
+            let VersionRef::Inline(version) = version else { panic!("a good job needs no API") };
             let answer = fetch(&version.body_url).await;
             let found: String = Sha256::digest(&answer).iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(version.body_hash, Some(found));

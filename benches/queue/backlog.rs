@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use time::OffsetDateTime;
-use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
@@ -97,7 +97,7 @@ fn skip() -> Verdict {
 
 /// Due at once, so that the next upkeep has something to promote.
 fn retry() -> Verdict {
-    Verdict::Retry { after: Duration::ZERO, failure: Failure::new(Kind::Timeout, "no answer") }
+    Verdict::Retry { after: Duration::ZERO, failure: Failure::new(FailureKind::Timeout, "no answer") }
 }
 
 async fn used(eye: &mut MultiplexedConnection) -> u64 {

@@ -5,8 +5,8 @@
 /// Whatever a hostile process writes, the worker reads it or refuses it, and reads back what it would have written.
 pub(crate) fn frames(bytes: &[u8]) {
     wm_sandbox::hooks::read_frames(bytes);
-    if let Ok(answer) = serde_json::from_slice::<wm_job::order::Answer>(bytes) {
+    if let Ok(answer) = serde_json::from_slice::<wm_job::analysis_request::AnalysisReply>(bytes) {
         let written = serde_json::to_vec(&answer).expect("what was read can be written");
-        serde_json::from_slice::<wm_job::order::Answer>(&written).expect("and read again");
+        serde_json::from_slice::<wm_job::analysis_request::AnalysisReply>(&written).expect("and read again");
     }
 }

@@ -5,10 +5,10 @@
 use std::time::{Duration, Instant};
 
 use wm_analysis::child;
-use wm_analysis::sniff::{self, Family};
-use wm_analysis::{Analysed, Options, Page, analyse};
-use wm_job::failure::Kind;
-use wm_job::order::{Answer, Order, SideOrder};
+use wm_analysis::sniff::{self, ContentFamily};
+use wm_analysis::{AnalysisOptions, AnalysisResult, PageInput, analyse};
+use wm_job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
+use wm_job::failure::FailureKind;
 use wm_job::report::{ChangedLink, LinkOp, Op, Report};
 use wm_job::skip::SkipReason;
 
@@ -20,7 +20,7 @@ const MAX_DECODED: u64 = 64 * 1024;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their targets.
-pub const ALL: [(&str, Property); 5] =
+pub const TARGETS: [(&str, Property); 5] =
     [("decode", decode), ("text", text), ("links", links), ("sniff", sniff), ("diff", diff)];
 
 /// A body of any content encoding and charset becomes an answer, within the cap, that blames only what it may.
@@ -42,15 +42,15 @@ pub fn decode(bytes: &[u8]) {
     let [encoding, media_type, newer, body @ ..] = bytes else { return };
     let chosen =
         |of: [&str; 8], by: u8| Some(of[usize::from(by) % 8].to_owned()).filter(|name| !name.is_empty());
-    let side = SideOrder {
+    let side = BodyInput {
         content_encoding: chosen(ENCODINGS, *encoding),
         content_type: chosen(TYPES, *media_type),
-        ..SideOrder::default()
+        ..BodyInput::default()
     };
     let newer = newer % 2 == 1;
-    let [from, to] = if newer { [SideOrder::default(), side] } else { [side, SideOrder::default()] };
+    let [from, to] = if newer { [BodyInput::default(), side] } else { [side, BodyInput::default()] };
     let [a, b] = if newer { [PAGE, body] } else { [body, PAGE] };
-    let order = Order {
+    let request = AnalysisRequest {
         page: None,
         from,
         to,
@@ -58,22 +58,25 @@ pub fn decode(bytes: &[u8]) {
         max_ops_bytes: 1 << 20,
         max_passages: 20,
     };
-    let order = serde_json::to_vec(&order).expect("an order is JSON");
-    let answer = child::answer(&order, a.to_vec(), b.to_vec(), far(), |_| {});
+    let request = serde_json::to_vec(&request).expect("a request is JSON");
+    let answer = child::answer(&request, a.to_vec(), b.to_vec(), far_deadline(), |_| {});
     match serde_json::from_slice(&answer).expect("an answer is one") {
-        Answer::Reported(report) => {
+        AnalysisReply::Reported(report) => {
             let decoded: Vec<_> = report.bodies.iter().filter_map(|body| body.decoded_bytes).collect();
             assert!(decoded.len() == 2 && decoded.iter().all(|bytes| *bytes <= MAX_DECODED), "{decoded:?}");
-            of_numbers(&report);
+            assert_numbers_in_range(&report);
         }
-        Answer::Skipped(_) => {}
-        Answer::Failed(failure) => {
-            assert!(matches!(failure.kind, Kind::DecompressionBomb | Kind::HashMismatch), "{failure:?}");
+        AnalysisReply::Skipped(_) => {}
+        AnalysisReply::Failed(failure) => {
+            assert!(
+                matches!(failure.kind, FailureKind::DecompressionBomb | FailureKind::HashMismatch),
+                "{failure:?}"
+            );
         }
     }
 }
 
-fn of_numbers(report: &Report) {
+fn assert_numbers_in_range(report: &Report) {
     let annotation = &report.annotation;
     let ratios = [
         annotation.text.as_ref().map(|text| text.text_diff_ratio),
@@ -87,11 +90,11 @@ fn of_numbers(report: &Report) {
 /// Two pages, read with a tree or without, say text without runs of blank lines; a page says the same as itself; and
 /// what is said of two pages is the same as what is said of each by itself.
 pub fn text(bytes: &[u8]) {
-    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
     let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
     let [said_by_old, said_by_new, [a, b]] = [&old, &new, &both].map(|found| {
         let diff = found.diffs.html_text_dmp.as_ref().expect("both are pages");
-        both_sides(diff.diff.as_deref().expect("nothing is too large here"))
+        rebuild_texts(diff.diff.as_deref().expect("nothing is too large here"))
     });
     // A page that needs no tree is read without one where its neighbour does.
     if !both.approximate {
@@ -108,11 +111,11 @@ pub fn text(bytes: &[u8]) {
 ///
 /// Bytes are read as markup, or (by their first bit but one) as texts and targets in turn.
 pub fn links(bytes: &[u8]) {
-    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
     let built = bytes[0] & 2 != 0;
     let [from, to] = [from, to].map(|page| if built { page_of_links(&page) } else { page });
     let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
-    let steps = |found: &Analysed| {
+    let steps = |found: &AnalysisResult| {
         found.diffs.links_json.clone().and_then(|diff| diff.diff).expect("nothing is too large here")
     };
     let (mut of_old, mut of_new) = (0, 0);
@@ -125,8 +128,8 @@ pub fn links(bytes: &[u8]) {
             }
             LinkOp::Changed(code, ChangedLink { text, href, hrefs }) => {
                 assert_eq!(code, 100);
-                assert_eq!(both_sides(&href), hrefs);
-                both_sides(&text);
+                assert_eq!(rebuild_texts(&href), hrefs);
+                rebuild_texts(&text);
                 of_old += 1;
                 of_new += 1;
             }
@@ -151,56 +154,56 @@ pub fn sniff(bytes: &[u8]) {
     let found = sniff::classify(bytes);
     let binary = |byte: &u8| matches!(byte, 0x00..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F);
     let wide = matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [b'<', 0, ..] | [0, b'<', ..]);
-    if matches!(found.family, Family::Text | Family::Json | Family::Empty) && !wide {
+    if matches!(found.family, ContentFamily::Text | ContentFamily::Json | ContentFamily::Empty) && !wide {
         assert!(!bytes.iter().take(1445).any(binary), "{found:?}");
     }
     for declared in [None, Some("text/html"), Some("application/json"), Some("image/png; charset=x")] {
-        match sniff::by_content(bytes, bytes, [declared; 2]) {
+        match sniff::filter_by_content(bytes, bytes, [declared; 2]) {
             Ok(both) => assert!(both.iter().all(|side| side.family == found.family), "{both:?}, {found:?}"),
             Err(skip) => {
-                assert_eq!((skip.reason, found.family), (SkipReason::Content, Family::Binary));
+                assert_eq!((skip.reason, found.family), (SkipReason::Content, ContentFamily::Binary));
             }
         }
-        let there = sniff::by_content(bytes, PAGE, [declared, None]).map_err(|skip| skip.reason);
-        let back = sniff::by_content(PAGE, bytes, [None, declared]).map_err(|skip| skip.reason);
+        let there = sniff::filter_by_content(bytes, PAGE, [declared, None]).map_err(|skip| skip.reason);
+        let back = sniff::filter_by_content(PAGE, bytes, [None, declared]).map_err(|skip| skip.reason);
         assert_eq!(there, back.map(|[page, other]| [other, page]));
     }
 }
 
 /// The steps of a diff put together are both texts, whether there was time or not.
 pub fn diff(bytes: &[u8]) {
-    let Some((deadline, from, to)) = pair(bytes) else { return };
+    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
     let Ok(found) = analysed(deadline, &from, &to, false) else { return };
     let steps = found.diffs.html_source_dmp.and_then(|diff| diff.diff).expect("nothing is too large here");
-    assert!(both_sides(&steps) == [from, to], "the steps do not rebuild both texts");
+    assert!(rebuild_texts(&steps) == [from, to], "the steps do not rebuild both texts");
 }
 
 /// The first bit says whether there is time; then two texts, split where 0xFF stands first, or in the middle.
-fn pair(bytes: &[u8]) -> Option<(Instant, String, String)> {
+fn parse_pair(bytes: &[u8]) -> Option<(Instant, String, String)> {
     let (first, rest) = bytes.split_first()?;
     let middle = rest.iter().position(|byte| *byte == 0xFF).unwrap_or(rest.len() / 2);
     let (from, to) = rest.split_at(middle);
     let text =
         |bytes| String::from_utf8_lossy(bytes).replace('\0', "").trim_start_matches('\u{FEFF}').to_owned();
-    let deadline = if first & 1 == 1 { Instant::now() } else { far() };
+    let deadline = if first & 1 == 1 { Instant::now() } else { far_deadline() };
     Some((deadline, text(from), text(to.strip_prefix(&[0xFF]).unwrap_or(to))))
 }
 
-fn far() -> Instant {
+fn far_deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<Analysed, ()> {
+fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<AnalysisResult, ()> {
     let content_type = Some("text/html; charset=utf-8");
-    let page = |text| Page { bytes: str::as_bytes(text), content_type, status: Some(200), html_like };
-    let options = Options { soft_deadline: deadline, max_ops_bytes: usize::MAX, max_passages: 20 };
+    let page = |text| PageInput { bytes: str::as_bytes(text), content_type, status: Some(200), html_like };
+    let options = AnalysisOptions { soft_deadline: deadline, max_ops_bytes: usize::MAX, max_passages: 20 };
     analyse(page(from), page(to), &options, |_| {}).map_err(|skip| {
         assert_eq!(skip.reason, SkipReason::Undecodable);
     })
 }
 
 /// Each page compared with itself, where nothing may have changed; and then both.
-fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Option<[Analysed; 3]> {
+fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Option<[AnalysisResult; 3]> {
     let alone = |page: &str| {
         let found = analysed(deadline, page, page, true).ok()?;
         assert!(found.annotation.priority == 0.0, "{:?}", found.annotation);
@@ -210,7 +213,7 @@ fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Optio
 }
 
 /// Both texts, put together from steps; none of those is empty, and no two neighbours are of one kind.
-fn both_sides(steps: &[Op]) -> [String; 2] {
+fn rebuild_texts(steps: &[Op]) -> [String; 2] {
     assert!(steps.iter().all(|Op(_, text)| !text.is_empty()));
     assert!(steps.windows(2).all(|pair| pair[0].0 != pair[1].0));
     [1, -1].map(|other| {

@@ -11,10 +11,10 @@ use url::Url;
 
 use crate::job::redact::MARK;
 
-use super::{Config, ConfigError};
+use super::{ApiConfigError, Config};
 
 /// Secrets shorter than this are not looked for in texts: they would be found everywhere.
-const MIN_SCRUBBED: usize = 4;
+const MIN_SCRUBBED_BYTES: usize = 4;
 
 /// Our `Authorization`, if any.
 pub(super) struct Auth {
@@ -24,7 +24,7 @@ pub(super) struct Auth {
 
 impl Auth {
     /// Reads the credentials; empty ones are none.
-    pub(super) fn new(config: &Config, client: &Client) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &Config, client: &Client) -> Result<Self, ApiConfigError> {
         let (password, token) = (config.password.expose_secret(), config.token.expose_secret());
         // reqwest writes the header; this request itself is never sent.
         let request = client.get("http://localhost");
@@ -32,29 +32,31 @@ impl Auth {
             (true, true, true) => request,
             (false, false, true) => request.basic_auth(&config.email, Some(password)),
             (true, true, false) => request.bearer_auth(token),
-            (true, false, true) => return Err(ConfigError::Credentials("password", "api.email is not")),
-            (false, true, true) => return Err(ConfigError::Credentials("email", "api.password is not")),
+            (true, false, true) => return Err(ApiConfigError::Credentials("password", "api.email is not")),
+            (false, true, true) => return Err(ApiConfigError::Credentials("email", "api.password is not")),
             (_, _, false) => {
-                return Err(ConfigError::Credentials("token", "so are api.email or api.password"));
+                return Err(ApiConfigError::Credentials("token", "so are api.email or api.password"));
             }
         };
         // Basic encodes what it is given; a token stands there as it is.
         let request = request.build();
-        let request = request.map_err(|_| ConfigError::Credentials("token", "holds what no header can"))?;
+        let request =
+            request.map_err(|_| ApiConfigError::Credentials("token", "holds what no header can"))?;
         let header = request.headers().get(AUTHORIZATION).cloned();
         let written = header.as_ref().and_then(|header| header.to_str().ok()).unwrap_or_default();
         let encoded = written.split(' ').next_back().unwrap_or_default();
-        let secrets = [password, token, encoded].into_iter().filter(|secret| secret.len() >= MIN_SCRUBBED);
+        let secrets =
+            [password, token, encoded].into_iter().filter(|secret| secret.len() >= MIN_SCRUBBED_BYTES);
         Ok(Self { secrets: secrets.map(SecretString::from).collect(), header })
     }
 
     /// Are we anybody?
-    pub(super) fn is_somebody(&self) -> bool {
+    pub(super) fn is_set(&self) -> bool {
         self.header.is_some()
     }
 
     /// Puts our header on a request.
-    pub(super) fn sign(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(super) fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.header {
             Some(header) => request.header(AUTHORIZATION, header),
             None => request,

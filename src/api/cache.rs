@@ -12,46 +12,46 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::version::Record;
+use super::version::VersionRecord;
 
 /// A bounded memory of versions.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct VersionCache {
     entries: usize,
     ttl: Duration,
-    kept: Mutex<Kept>,
+    state: Mutex<CacheState>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    records: HashMap<Uuid, (Instant, Record)>,
+struct CacheState {
+    records: HashMap<Uuid, (Instant, VersionRecord)>,
     order: VecDeque<Uuid>,
 }
 
-impl Cache {
+impl VersionCache {
     /// An empty one; no entries means no memory.
     pub(super) fn new(entries: usize, ttl: Duration) -> Self {
-        Self { entries, ttl, kept: Mutex::default() }
+        Self { entries, ttl, state: Mutex::default() }
     }
 
     /// What is remembered of a version.
-    pub(super) fn get(&self, uuid: Uuid) -> Option<Record> {
-        let kept = self.kept.lock();
-        let (since, record) = kept.records.get(&uuid)?;
+    pub(super) fn get(&self, uuid: Uuid) -> Option<VersionRecord> {
+        let state = self.state.lock();
+        let (since, record) = state.records.get(&uuid)?;
         (since.elapsed() < self.ttl).then(|| record.clone())
     }
 
     /// Remembers a version, forgetting the oldest where there is no room.
-    pub(super) fn put(&self, record: Record) {
-        let mut kept = self.kept.lock();
+    pub(super) fn put(&self, record: VersionRecord) {
+        let mut state = self.state.lock();
         let uuid = record.uuid;
-        if kept.records.insert(uuid, (Instant::now(), record)).is_some() {
-            kept.order.retain(|known| *known != uuid);
+        if state.records.insert(uuid, (Instant::now(), record)).is_some() {
+            state.order.retain(|known| *known != uuid);
         }
-        kept.order.push_back(uuid);
-        while kept.order.len() > self.entries {
-            if let Some(oldest) = kept.order.pop_front() {
-                kept.records.remove(&oldest);
+        state.order.push_back(uuid);
+        while state.order.len() > self.entries {
+            if let Some(oldest) = state.order.pop_front() {
+                state.records.remove(&oldest);
             }
         }
     }
@@ -60,31 +60,32 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::version::Previous;
+    use crate::api::version::PreviousVersion;
     use crate::job::skip::{Skip, SkipReason};
 
-    fn record(n: u128) -> Record {
+    fn record(n: u128) -> VersionRecord {
         let version = Err(Skip::new(SkipReason::NotHttp, ""));
-        Record { uuid: Uuid::from_u128(n), page: None, previous: Previous::Unsaid, version }
+        VersionRecord { uuid: Uuid::from_u128(n), page: None, previous: PreviousVersion::Unknown, version }
     }
 
-    fn kept(cache: &Cache, among: u128) -> Vec<u128> {
+    fn kept(cache: &VersionCache, among: u128) -> Vec<u128> {
         (0..among).filter(|n| cache.get(Uuid::from_u128(*n)).is_some()).collect()
     }
 
     #[test]
     fn only_the_newest_are_kept_and_a_repeat_is_new() {
-        let cache = Cache::new(3, Duration::from_secs(3_600));
+        let cache = VersionCache::new(3, Duration::from_secs(3_600));
         for n in [0, 1, 2, 0, 3] {
             cache.put(record(n));
         }
         assert_eq!(kept(&cache, 10), [0, 2, 3]);
-        assert_eq!(cache.kept.lock().records.len(), 3);
+        assert_eq!(cache.state.lock().records.len(), 3);
     }
 
     #[test]
     fn nothing_is_kept_without_room_or_without_time() {
-        for cache in [Cache::new(0, Duration::from_secs(3_600)), Cache::new(9, Duration::ZERO)] {
+        for cache in [VersionCache::new(0, Duration::from_secs(3_600)), VersionCache::new(9, Duration::ZERO)]
+        {
             cache.put(record(1));
             assert_eq!(kept(&cache, 2), Vec::<u128>::new());
         }

@@ -14,11 +14,11 @@ use super::version::uuid;
 use crate::job::failure::Failure;
 
 /// Versions of one chunk; the app's own default, and a third of a MiB.
-const CHUNK: usize = 100;
+const CHUNK_SIZE: usize = 100;
 
 /// Captured when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct CaptureWindow {
     /// Not before.
     pub since: OffsetDateTime,
     /// Not after.
@@ -27,7 +27,7 @@ pub struct Span {
 
 /// One version of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedVersion {
     /// The version.
     pub uuid: Uuid,
     /// Its page.
@@ -40,9 +40,9 @@ pub struct Listed {
 
 /// Some versions, oldest first, and where the following ones begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chunk {
+pub struct VersionChunk {
     /// The versions.
-    pub versions: Vec<Listed>,
+    pub versions: Vec<ListedVersion>,
     /// Where the next chunk begins; `None` where there is none.
     pub next: Option<String>,
 }
@@ -53,18 +53,22 @@ impl Api {
     ///
     /// # Errors
     /// As any lookup; `api_unavailable` also where an answer makes no sense or leads nowhere.
-    pub async fn captured(&self, span: Span, from: Option<&str>) -> Result<Chunk, Failure> {
-        let path = path(span, from, self.caller.signs());
-        let answer = self.caller.get(&path).await?;
+    pub async fn list_captured(
+        &self,
+        span: CaptureWindow,
+        from: Option<&str>,
+    ) -> Result<VersionChunk, Failure> {
+        let path = path(span, from, self.client.has_credentials());
+        let answer = self.client.get(&path).await?;
         let chunk = read(&answer).filter(|chunk| {
             // The app cuts its places to seconds: a chunk that is one second's goes round in circles.
             chunk.next.is_none() || (chunk.next.as_deref() != from && !chunk.versions.is_empty())
         });
-        chunk.ok_or_else(|| self.caller.senseless(&path))
+        chunk.ok_or_else(|| self.client.malformed_answer(&path))
     }
 }
 
-fn path(span: Span, from: Option<&str>, logged_in: bool) -> String {
+fn path(span: CaptureWindow, from: Option<&str>, logged_in: bool) -> String {
     let time = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
     let list = "versions?".to_owned();
     let at = list.len();
@@ -73,7 +77,7 @@ fn path(span: Span, from: Option<&str>, logged_in: bool) -> String {
         .append_pair("capture_time", &format!("{}..{}", time(span.since), time(span.until)))
         .append_pair("different", "true")
         .append_pair("sort", "capture_time:asc")
-        .append_pair("chunk_size", &CHUNK.to_string());
+        .append_pair("chunk_size", &CHUNK_SIZE.to_string());
     if logged_in {
         query.append_pair("include_change_from_previous", "true");
     }
@@ -83,23 +87,28 @@ fn path(span: Span, from: Option<&str>, logged_in: bool) -> String {
     query.finish()
 }
 
-fn read(answer: &Value) -> Option<Chunk> {
+fn read(answer: &Value) -> Option<VersionChunk> {
     let versions = answer["data"].as_array()?.iter().map(listed).collect::<Option<Vec<_>>>()?;
     let next = match &answer["links"]["next"] {
         Value::Null => None,
-        link => Some(place(link.as_str()?)?),
+        link => Some(chunk_token(link.as_str()?)?),
     };
-    Some(Chunk { versions, next })
+    Some(VersionChunk { versions, next })
 }
 
-fn listed(version: &Value) -> Option<Listed> {
+fn listed(version: &Value) -> Option<ListedVersion> {
     let captured = OffsetDateTime::parse(version["capture_time"].as_str()?, &Rfc3339).ok()?;
     let has_change = version.get("change_from_previous").is_some_and(|change| !change.is_null());
-    Some(Listed { uuid: uuid(version, "uuid")?, page: uuid(version, "page_uuid")?, captured, has_change })
+    Some(ListedVersion {
+        uuid: uuid(version, "uuid")?,
+        page: uuid(version, "page_uuid")?,
+        captured,
+        has_change,
+    })
 }
 
 /// The `chunk` of a link, which may be relative.
-fn place(link: &str) -> Option<String> {
+fn chunk_token(link: &str) -> Option<String> {
     let anywhere = Url::parse("http://db.invalid/").ok()?;
     let link = anywhere.join(link).ok()?;
     link.query_pairs().find(|(name, _)| name == "chunk").map(|(_, place)| place.into_owned())
@@ -113,8 +122,8 @@ mod tests {
 
     const ID: &str = "795e6ff4-fcc0-444c-9f31-2b156f7dd4d4";
 
-    fn span() -> Span {
-        Span { since: datetime!(2018-10-01 0:00 UTC), until: datetime!(2018-11-01 0:00 UTC) }
+    fn span() -> CaptureWindow {
+        CaptureWindow { since: datetime!(2018-10-01 0:00 UTC), until: datetime!(2018-11-01 0:00 UTC) }
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 mod auth;
 mod cache;
-mod call;
+mod client;
 mod list;
 mod version;
 
@@ -28,16 +28,16 @@ use serde_json::Value;
 use url::Url;
 use uuid::Uuid;
 
-use self::cache::Cache;
-use self::call::Caller;
-pub use self::list::{Chunk, Listed, Span};
-use self::version::{Previous, Record};
-use crate::job::failure::{Failure, Kind};
-use crate::job::outcome::Stop;
+use self::cache::VersionCache;
+use self::client::ApiClient;
+pub use self::list::{CaptureWindow, ListedVersion, VersionChunk};
+use self::version::{PreviousVersion, VersionRecord};
+use crate::job::failure::{Failure, FailureKind};
+use crate::job::outcome::EarlyExit;
 use crate::job::page::{PagePair, Side, Version};
 use crate::job::report::Annotation;
 use crate::job::skip::{Skip, SkipReason};
-use crate::job::{Job, Older, VersionRef};
+use crate::job::{Job, OlderVersion, VersionRef};
 
 /// Where the db app is, who we are there, and how much of it we may use.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ pub struct Config {
     #[serde(serialize_with = "crate::job::redact::secret")]
     pub token: SecretString,
     /// Whether annotations are posted.
-    pub post: Post,
+    pub post: PostMode,
     /// Whether annotations are posted that lack a diff.
     pub post_partial: bool,
     /// From the connection to the last byte of one call.
@@ -78,7 +78,7 @@ pub struct Config {
 /// Whether annotations are posted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Post {
+pub enum PostMode {
     /// Post them.
     Post,
     /// Do everything but the call: the annotation stays in the report.
@@ -89,7 +89,7 @@ pub enum Post {
 
 /// What became of an annotation that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Posted {
+pub enum PostOutcome {
     /// The app has it.
     Posted,
     /// It would have been posted.
@@ -100,7 +100,7 @@ pub enum Posted {
 
 /// A configuration that cannot be put into force.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum ApiConfigError {
     /// The address is none that can be called.
     #[error("api.url is {0}: it must be an http or https address without credentials, query or fragment")]
     Url(String),
@@ -115,9 +115,9 @@ pub enum ConfigError {
 /// The db app, as seen from here.
 #[derive(Debug)]
 pub struct Api {
-    caller: Caller,
-    cache: Cache,
-    post: Post,
+    client: ApiClient,
+    cache: VersionCache,
+    post: PostMode,
     post_partial: bool,
 }
 
@@ -126,18 +126,18 @@ pub struct Api {
 /// # Errors
 /// Those of [`Api::resolve`]; `bad_reference` where the API would be needed and is not configured, or where an
 /// annotation could not be posted for want of a page.
-pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, Stop> {
-    if let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) {
-        if job.page.is_none() && api.is_some_and(|api| api.post != Post::Off) {
+pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, EarlyExit> {
+    if let (Some(VersionRef::Inline(from)), VersionRef::Inline(to)) = (job.from.given(), &job.to) {
+        if job.page.is_none() && api.is_some_and(|api| api.post != PostMode::Off) {
             let detail = "field `page` is missing: an annotation is posted to a page's change";
-            return Err(Failure::new(Kind::BadReference, detail).into());
+            return Err(Failure::new(FailureKind::BadReference, detail).into());
         }
         return Ok(PagePair { page: job.page, from: Version::clone(from), to: Version::clone(to) });
     }
     let Some(api) = api else {
         let detail = "versions named by uuid alone are looked up in the db app, and api.url is not set: \
                       set it, or send objects with `uuid` and `body_url`";
-        return Err(Failure::new(Kind::BadReference, detail).into());
+        return Err(Failure::new(FailureKind::BadReference, detail).into());
     };
     api.resolve(job).await
 }
@@ -147,16 +147,16 @@ impl Api {
     ///
     /// # Errors
     /// When the configuration contradicts itself or cannot be put into force.
-    pub fn new(config: &Config) -> Result<Option<Self>, ConfigError> {
+    pub fn new(config: &Config) -> Result<Option<Self>, ApiConfigError> {
         let Some(url) = &config.url else { return Ok(None) };
-        let caller = Caller::new(call::base(url)?, config)?;
-        let cache = Cache::new(config.cache_entries, config.cache_ttl);
-        Ok(Some(Self { caller, cache, post: config.post, post_partial: config.post_partial }))
+        let client = ApiClient::new(client::base(url)?, config)?;
+        let cache = VersionCache::new(config.cache_entries, config.cache_ttl);
+        Ok(Some(Self { client, cache, post: config.post, post_partial: config.post_partial }))
     }
 
     /// Whether annotations are posted here, and not only prepared.
     pub fn posts(&self) -> bool {
-        self.post == Post::Post
+        self.post == PostMode::Post
     }
 
     /// Whether an annotation is posted although a diff could not be made.
@@ -168,11 +168,11 @@ impl Api {
     ///
     /// # Errors
     /// Skips `no_previous` and `not_http`; fails as `version_missing`, `bad_reference`, `api_refused` or `api_unavailable`.
-    pub async fn resolve(&self, job: &Job) -> Result<PagePair, Stop> {
+    pub async fn resolve(&self, job: &Job) -> Result<PagePair, EarlyExit> {
         let to = self.side(Side::To, &job.to);
         let (from, to) = match &job.from {
-            Older::Given(from) => tokio::try_join!(self.side(Side::From, from), to)?,
-            Older::Earliest => {
+            OlderVersion::Given(from) => tokio::try_join!(self.side(Side::From, from), to)?,
+            OlderVersion::Earliest => {
                 let to = to.await?;
                 let page = match to.page.or(job.page) {
                     Some(page) => Some(page),
@@ -180,13 +180,13 @@ impl Api {
                 };
                 let page = page.ok_or_else(|| {
                     let detail = "the db app names no page of this version, and the job names none";
-                    Failure::new(Kind::BadReference, detail).on(Side::To)
+                    Failure::new(FailureKind::BadReference, detail).on(Side::To)
                 })?;
-                (Resolved { page: Some(page), version: self.earliest(page).await? }, to)
+                (ResolvedVersion { page: Some(page), version: self.earliest(page).await? }, to)
             }
-            Older::Previous => {
+            OlderVersion::Previous => {
                 let to = to.await?;
-                let uuid = self.before(&job.to, to.page.or(job.page)).await?;
+                let uuid = self.previous_uuid(&job.to, to.page.or(job.page)).await?;
                 (self.side(Side::From, &VersionRef::Uuid(uuid)).await?, to)
             }
         };
@@ -198,15 +198,15 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::resolve`].
-    pub async fn earliest(&self, page: Uuid) -> Result<Version, Stop> {
+    pub async fn earliest(&self, page: Uuid) -> Result<Version, EarlyExit> {
         let path = format!("pages/{page}/versions?different=false&sort=capture_time:asc&chunk_size=1");
-        let answer = self.caller.get(&path).await?;
+        let answer = self.client.get(&path).await?;
         let Some(first) = answer.pointer("/data/0") else {
             let detail = format!("page {page} has no version");
-            return Err(Failure::new(Kind::VersionMissing, detail).into());
+            return Err(Failure::new(FailureKind::VersionMissing, detail).into());
         };
-        let record = Record::read(first, &Value::Null, self.caller.base());
-        let record = record.ok_or_else(|| self.caller.senseless(&path))?;
+        let record = VersionRecord::read(first, &Value::Null, self.client.base());
+        let record = record.ok_or_else(|| self.client.malformed_answer(&path))?;
         record.version.map_err(|skip| skip.on(Side::From).into())
     }
 
@@ -214,52 +214,58 @@ impl Api {
     ///
     /// # Errors
     /// `rejected` with the app's words, `version_missing`, `api_refused` or `api_unavailable`.
-    pub async fn annotate(&self, pair: &PagePair, annotation: &Annotation) -> Result<Posted, Failure> {
-        if self.post == Post::Off {
-            return Ok(Posted::Off);
+    pub async fn post_annotation(
+        &self,
+        pair: &PagePair,
+        annotation: &Annotation,
+    ) -> Result<PostOutcome, Failure> {
+        if self.post == PostMode::Off {
+            return Ok(PostOutcome::Off);
         }
         let Some(page) = pair.page else {
             let detail = "the page is not known, and an annotation is posted to a page's change";
-            return Err(Failure::new(Kind::BadReference, detail));
+            return Err(Failure::new(FailureKind::BadReference, detail));
         };
-        if self.post == Post::DryRun {
-            return Ok(Posted::DryRun);
+        if self.post == PostMode::DryRun {
+            return Ok(PostOutcome::DryRun);
         }
         let path = format!("pages/{page}/changes/{}..{}/annotations", pair.from.uuid, pair.to.uuid);
-        self.caller.post(&path, annotation).await?;
-        Ok(Posted::Posted)
+        self.client.post(&path, annotation).await?;
+        Ok(PostOutcome::Posted)
     }
 
-    async fn side(&self, side: Side, reference: &VersionRef) -> Result<Resolved, Stop> {
+    async fn side(&self, side: Side, reference: &VersionRef) -> Result<ResolvedVersion, EarlyExit> {
         match reference {
-            VersionRef::Whole(version) => Ok(Resolved { page: None, version: Version::clone(version) }),
+            VersionRef::Inline(version) => {
+                Ok(ResolvedVersion { page: None, version: Version::clone(version) })
+            }
             VersionRef::Uuid(uuid) => {
                 let record = self.record(*uuid).await.map_err(|failure| failure.on(side))?;
                 let version = record.version.map_err(|skip| skip.on(side))?;
-                Ok(Resolved { page: record.page, version })
+                Ok(ResolvedVersion { page: record.page, version })
             }
         }
     }
 
     /// The uuid of the version before this one.
-    async fn before(&self, to: &VersionRef, page: Option<Uuid>) -> Result<Uuid, Stop> {
+    async fn previous_uuid(&self, to: &VersionRef, page: Option<Uuid>) -> Result<Uuid, EarlyExit> {
         let to = to.uuid();
         let record = self.record(to).await.map_err(|failure| failure.on(Side::To))?;
         let nothing = || Skip::new(SkipReason::NoPrevious, format!("version {to} is the first of its page"));
         match (record.previous, record.page.or(page)) {
-            (Previous::Is(uuid), _) => Ok(uuid),
-            (Previous::Nothing, _) => Err(nothing().into()),
-            (Previous::Unsaid, None) => {
+            (PreviousVersion::Known(uuid), _) => Ok(uuid),
+            (PreviousVersion::Absent, _) => Err(nothing().into()),
+            (PreviousVersion::Unknown, None) => {
                 let detail = format!("the db app names no page of version {to}, and the job names none");
-                Err(Failure::new(Kind::BadReference, detail).on(Side::To).into())
+                Err(Failure::new(FailureKind::BadReference, detail).on(Side::To).into())
             }
-            (Previous::Unsaid, Some(page)) => {
+            (PreviousVersion::Unknown, Some(page)) => {
                 let path = format!("pages/{page}/changes/..{to}");
-                match self.caller.get(&path).await {
+                match self.client.get(&path).await {
                     Ok(answer) => {
-                        Ok(version::uuid_from(&answer).ok_or_else(|| self.caller.senseless(&path))?)
+                        Ok(version::uuid_from(&answer).ok_or_else(|| self.client.malformed_answer(&path))?)
                     }
-                    Err(failure) if failure.kind == Kind::VersionMissing => Err(nothing().into()),
+                    Err(failure) if failure.kind == FailureKind::VersionMissing => Err(nothing().into()),
                     Err(failure) => Err(failure.into()),
                 }
             }
@@ -268,22 +274,22 @@ impl Api {
 
     /// What the app says of a version, now or a moment ago. `different=false` because older apps hide versions
     /// that do not differ from their predecessor, unless asked.
-    async fn record(&self, uuid: Uuid) -> Result<Record, Failure> {
+    async fn record(&self, uuid: Uuid) -> Result<VersionRecord, Failure> {
         if let Some(record) = self.cache.get(uuid) {
             return Ok(record);
         }
         let path = format!("versions/{uuid}?different=false");
-        let answer = self.caller.get(&path).await?;
-        let record = Record::read(&answer["data"], &answer["links"], self.caller.base());
+        let answer = self.client.get(&path).await?;
+        let record = VersionRecord::read(&answer["data"], &answer["links"], self.client.base());
         let record = record.filter(|record| record.uuid == uuid);
-        let record = record.ok_or_else(|| self.caller.senseless(&path))?;
+        let record = record.ok_or_else(|| self.client.malformed_answer(&path))?;
         self.cache.put(record.clone());
         Ok(record)
     }
 }
 
 /// One side of a pair, found.
-struct Resolved {
+struct ResolvedVersion {
     page: Option<Uuid>,
     version: Version,
 }

@@ -19,36 +19,38 @@ use crate::job::text::quote;
 
 /// A version with its place on its page.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Record {
+pub(super) struct VersionRecord {
     /// Its primary key.
     pub(super) uuid: Uuid,
     /// The page it belongs to.
     pub(super) page: Option<Uuid>,
     /// The version before it.
-    pub(super) previous: Previous,
+    pub(super) previous: PreviousVersion,
     /// The version, or why there is nothing to fetch.
     pub(super) version: Result<Version, Skip>,
 }
 
 /// What an answer says of the version before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Previous {
+pub(super) enum PreviousVersion {
     /// It is this one.
-    Is(Uuid),
+    Known(Uuid),
     /// There is none.
-    Nothing,
+    Absent,
     /// It does not say.
-    Unsaid,
+    Unknown,
 }
 
-impl Record {
+impl VersionRecord {
     /// Reads a version and its links; `None` where it makes no sense. Relative addresses are the app's own.
     pub(super) fn read(data: &Value, links: &Value, base: &Url) -> Option<Self> {
         let uuid = uuid(data, "uuid")?;
         let previous = match links.get("previous") {
-            None => Previous::Unsaid,
-            Some(Value::Null) => Previous::Nothing,
-            Some(link) => link.as_str().and_then(last_segment).map_or(Previous::Unsaid, Previous::Is),
+            None => PreviousVersion::Unknown,
+            Some(Value::Null) => PreviousVersion::Absent,
+            Some(link) => {
+                link.as_str().and_then(last_segment).map_or(PreviousVersion::Unknown, PreviousVersion::Known)
+            }
         };
         Some(Self { uuid, page: self::uuid(data, "page_uuid"), previous, version: version(uuid, data, base) })
     }
@@ -112,8 +114,8 @@ mod tests {
     const PAGE: &str = "3d068c64-967a-4ec7-af49-f8fa0f19e6f1";
     const PREVIOUS: &str = "0c2f9d24-df8e-48b4-919b-7d1eca02d3c4";
 
-    fn read(data: &Value, links: &Value) -> Option<Record> {
-        Record::read(data, links, &Url::parse("https://db.test/api/v0/").unwrap())
+    fn read(data: &Value, links: &Value) -> Option<VersionRecord> {
+        VersionRecord::read(data, links, &Url::parse("https://db.test/api/v0/").unwrap())
     }
 
     #[test]
@@ -136,25 +138,25 @@ mod tests {
         assert_eq!(version.body_hash.as_deref(), Some("86e6"));
         assert_eq!((version.worst_status(), version.content_length), (Some(200), Some(9)));
         assert_eq!(version.capture_time.unwrap().unix_timestamp(), 1_511_694_944);
-        let told_by_source = |record: Record| Record {
+        let status_from_source = |record: VersionRecord| VersionRecord {
             version: record.version.map(|v| Version { status: v.source_status, source_status: None, ..v }),
             ..record
         };
-        assert_eq!(told_by_source(read(&old, &Value::Null).unwrap()), record);
+        assert_eq!(status_from_source(read(&old, &Value::Null).unwrap()), record);
         assert_eq!(read(&both, &Value::Null).unwrap(), record);
     }
 
     #[test]
     fn the_previous_version_is_named_denied_or_not_spoken_of() {
-        let named = Previous::Is(Uuid::parse_str(PREVIOUS).unwrap());
+        let named = PreviousVersion::Known(Uuid::parse_str(PREVIOUS).unwrap());
         for (links, expected) in [
             (json!({"previous": format!("https://elsewhere.test/api/v0/versions/{PREVIOUS}")}), named),
             (json!({"previous": format!("/api/v0/pages/{PAGE}/versions/{PREVIOUS}/?a=b")}), named),
-            (json!({"previous": null}), Previous::Nothing),
-            (json!({"previous": "https://db.test/api/v0/versions/7"}), Previous::Unsaid),
-            (json!({"previous": 7}), Previous::Unsaid),
-            (json!({"next": null}), Previous::Unsaid),
-            (Value::Null, Previous::Unsaid),
+            (json!({"previous": null}), PreviousVersion::Absent),
+            (json!({"previous": "https://db.test/api/v0/versions/7"}), PreviousVersion::Unknown),
+            (json!({"previous": 7}), PreviousVersion::Unknown),
+            (json!({"next": null}), PreviousVersion::Unknown),
+            (Value::Null, PreviousVersion::Unknown),
         ] {
             assert_eq!(read(&json!({"uuid": UUID}), &links).unwrap().previous, expected, "{links}");
         }

@@ -109,7 +109,7 @@ pub struct WorkArgs {
     /// Jobs at once (stronger than sandbox.slots; 0 computes it from memory and CPUs).
     #[arg(long, short = 'j', value_name = "N")]
     pub slots: Option<u32>,
-    /// Stop when nothing is waiting any more.
+    /// EarlyExit when nothing is waiting any more.
     #[arg(long)]
     pub until_empty: bool,
 }

@@ -9,11 +9,11 @@ use std::sync::atomic::AtomicBool;
 
 use super::Config;
 use crate::analysis;
-use crate::api::{Api, Post};
+use crate::api::{Api, PostMode};
 use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
 use crate::pipeline::Pipeline;
-use crate::policy::admission::{self, Sizes};
+use crate::policy::admission::{self, MemoryBudget};
 use crate::queue::{WorkerHandle, WorkerId};
 use crate::sandbox::{Limits, Pool, machine};
 use crate::telemetry::metrics::Metrics;
@@ -43,14 +43,14 @@ pub fn commit() -> &'static str {
 
 impl Config {
     /// The sizes that admission reckons with, and where the memory limit was read.
-    pub fn sizes(&self) -> (Sizes, &'static str) {
+    pub fn sizes(&self) -> (MemoryBudget, &'static str) {
         let (memory, origin) = match self.worker.memory_limit.as_u64() {
             0 => machine::memory(),
             limit => (limit, "worker.memory_limit"),
         };
         let limits = Limits::from_config(&self.sandbox);
         let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
-        (Sizes { memory, fence: limits.fence_bytes(), buffers }, origin)
+        (MemoryBudget { memory, address_space_limit: limits.address_space_limit_bytes(), buffers }, origin)
     }
 
     /// How many jobs at once.
@@ -58,7 +58,7 @@ impl Config {
     /// # Errors
     /// The arithmetic, where the configured number does not fit the memory.
     pub fn slots(&self) -> Result<u32, String> {
-        admission::slots(NonZeroU32::new(self.sandbox.slots), machine::cpus(), &self.sizes().0)
+        admission::slot_count(NonZeroU32::new(self.sandbox.slots), machine::cpus(), &self.sizes().0)
     }
 
     /// The children.
@@ -66,8 +66,8 @@ impl Config {
     /// # Errors
     /// `cannot_spawn`, where no child can be started, or not with the isolation that is asked for.
     pub async fn pool(&self, slots: u32, executable: PathBuf) -> Result<Pool, Failure> {
-        let room = self.sizes().0.room(slots);
-        Pool::start_within(&self.sandbox, slots as usize, room, executable).await
+        let room = self.sizes().0.children_limit_bytes(slots);
+        Pool::start_with_memory(&self.sandbox, slots as usize, room, executable).await
     }
 
     /// The way of one stored job.
@@ -103,7 +103,7 @@ impl Config {
     /// annotation.
     pub fn sink(&self) -> &str {
         match &self.api.url {
-            Some(app) if self.api.post == Post::Post => app.as_str(),
+            Some(app) if self.api.post == PostMode::Post => app.as_str(),
             Some(_) | None => "redis",
         }
     }

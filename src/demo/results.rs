@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::cases::{Case, CaseOutcome};
 use crate::job::Job;
-use crate::job::failure::Kind;
+use crate::job::failure::FailureKind;
 use crate::job::skip::SkipReason;
 use crate::ops::render::{self, BOLD, sanitize, styled};
 use crate::queue::Event;
@@ -78,7 +78,7 @@ impl DemoResults {
         let ending = match event.what.as_str() {
             "done" => Some(CaseOutcome::Done),
             "skipped" => skip_reason(&event.why).map(CaseOutcome::Skipped),
-            "buried" => Kind::parse(&event.why).map(CaseOutcome::Dead),
+            "buried" => FailureKind::parse(&event.why).map(CaseOutcome::Dead),
             _other => None,
         };
         if let (Some(ending), false) = (ending, self.job_results.contains_key(&event.id)) {
@@ -257,7 +257,7 @@ mod tests {
         let case = |name, jobs, expected| Case { name, title: name, jobs, expected };
         DemoResults::new(vec![
             case("good", vec![job("g1").encode(), job("g2").encode()], CaseOutcome::Done),
-            case("garbage", vec![b"{".to_vec()], CaseOutcome::Dead(Kind::Decode)),
+            case("garbage", vec![b"{".to_vec()], CaseOutcome::Dead(FailureKind::Decode)),
         ])
     }
 

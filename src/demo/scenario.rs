@@ -22,7 +22,7 @@ use crate::sandbox::Pool;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Alerts, AlertsGuard};
-use crate::worker::Ended;
+use crate::worker::WorkerExit;
 use crate::worker::shutdown::{Phase, Phases};
 use wm_testbed::fake_sentry::FakeSentry;
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
@@ -137,7 +137,7 @@ impl DemoEnvironment {
         })
     }
 
-    fn start_worker(&self) -> Result<JoinHandle<Ended>, String> {
+    fn start_worker(&self) -> Result<JoinHandle<WorkerExit>, String> {
         let (queue, pool, alerts) = (self.queue.clone(), self.pool.clone(), self.alerts.clone());
         let mut worker = self.config.worker(
             queue,
@@ -152,7 +152,7 @@ impl DemoEnvironment {
 
     async fn finish(
         self,
-        running: JoinHandle<Ended>,
+        running: JoinHandle<WorkerExit>,
         mut results: DemoResults,
     ) -> Result<DemoResults, String> {
         let good = good_pair_times(&self.queue, &results).await?;

@@ -7,18 +7,18 @@ use bytesize::ByteSize;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 
-use super::error::{self, Progress};
-use crate::job::failure::{Failure, Kind};
+use super::error::{self, FetchProgress};
+use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::Body;
 
 /// The longest label that is kept; real ones are a tenth of it.
-const MAX_LABEL_BYTES: usize = 1024;
+const MAX_HEADER_TEXT_BYTES: usize = 1024;
 
 /// Reads a response to its end.
 pub(super) async fn read(
     mut response: Response,
     max: ByteSize,
-    progress: &mut Progress,
+    progress: &mut FetchProgress,
 ) -> Result<Body, Failure> {
     let cap = usize::try_from(max.as_u64()).unwrap_or(usize::MAX);
     let announced = response.content_length();
@@ -26,7 +26,7 @@ pub(super) async fn read(
         return Err(too_large(&format!("announces {} bytes", announced.unwrap_or_default()), progress, max));
     }
     let mut bytes = Vec::with_capacity(announced.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
-    while let Some(chunk) = response.chunk().await.map_err(|e| error::broken_off(&e, progress))? {
+    while let Some(chunk) = response.chunk().await.map_err(|e| error::body_failure(&e, progress))? {
         if chunk.len() > cap - bytes.len() {
             return Err(too_large("sends more", progress, max));
         }
@@ -34,7 +34,8 @@ pub(super) async fn read(
         progress.read(bytes.len());
     }
     let headers = response.headers();
-    let (content_type, content_encoding) = (label(headers, CONTENT_TYPE), label(headers, CONTENT_ENCODING));
+    let (content_type, content_encoding) =
+        (header_text(headers, CONTENT_TYPE), header_text(headers, CONTENT_ENCODING));
     Ok(Body { bytes, content_type, content_encoding })
 }
 
@@ -48,15 +49,15 @@ fn extend(bytes: &mut Vec<u8>, chunk: &[u8], cap: usize) {
     bytes.extend_from_slice(chunk);
 }
 
-fn too_large(what: &str, progress: &Progress, max: ByteSize) -> Failure {
-    Failure::new(Kind::TooLarge, format!("{} {what}, and the cap is {max}", progress.shown()))
+fn too_large(what: &str, progress: &FetchProgress, max: ByteSize) -> Failure {
+    Failure::new(FailureKind::TooLarge, format!("{} {what}, and the cap is {max}", progress.display_url()))
 }
 
 /// A header as it came, its lines joined as HTTP allows; bytes that are no text are replaced.
-fn label(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
     let joined = lines.join(&b", "[..]);
-    let kept = &joined[..joined.len().min(MAX_LABEL_BYTES)];
+    let kept = &joined[..joined.len().min(MAX_HEADER_TEXT_BYTES)];
     (!lines.is_empty()).then(|| String::from_utf8_lossy(kept).into_owned())
 }
 
@@ -78,11 +79,11 @@ mod tests {
     #[test]
     fn a_label_keeps_every_line_and_survives_what_is_no_text() {
         let mut headers = HeaderMap::new();
-        assert_eq!(label(&headers, CONTENT_ENCODING), None);
+        assert_eq!(header_text(&headers, CONTENT_ENCODING), None);
         headers.append(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         headers.append(CONTENT_ENCODING, HeaderValue::from_bytes(b"br\xff").unwrap());
-        assert_eq!(label(&headers, CONTENT_ENCODING).as_deref(), Some("gzip, br\u{fffd}"));
+        assert_eq!(header_text(&headers, CONTENT_ENCODING).as_deref(), Some("gzip, br\u{fffd}"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(&"x".repeat(5_000)).unwrap());
-        assert_eq!(label(&headers, CONTENT_TYPE).unwrap().len(), MAX_LABEL_BYTES);
+        assert_eq!(header_text(&headers, CONTENT_TYPE).unwrap().len(), MAX_HEADER_TEXT_BYTES);
     }
 }

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::guard::Forbidden;
-use crate::job::failure::{Failure, Kind};
+use super::guard::ForbiddenAddress;
+use crate::job::failure::{Failure, FailureKind};
 use crate::job::text::causes;
 use crate::job::text::innermost_cause;
 
 /// Characters of a URL that are shown.
-const MAX_SHOWN: usize = 200;
+const MAX_URL_CHARS: usize = 200;
 
 /// A configuration that cannot be put into force.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
+pub enum FetchConfigError {
     /// The user agent cannot stand in a header.
     #[error("fetch.user_agent is {0:?}: a header holds visible ASCII characters only")]
     UserAgent(String),
@@ -31,12 +31,12 @@ pub enum ConfigError {
 
 /// How far one fetch has come; what is said of it when the time is up.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct FetchProgress {
     here: Url,
     read: Option<usize>,
 }
 
-impl Progress {
+impl FetchProgress {
     /// At the beginning of a hop.
     pub(super) fn at(here: &Url) -> Self {
         Self { here: here.clone(), read: None }
@@ -53,8 +53,8 @@ impl Progress {
     }
 
     /// This hop's address, for a message.
-    pub(super) fn shown(&self) -> String {
-        shown(&self.here)
+    pub(super) fn display_url(&self) -> String {
+        display_url(&self.here)
     }
 
     /// The time is up.
@@ -64,36 +64,40 @@ impl Progress {
             Some(bytes) => format!("sent {bytes} bytes and no end"),
         };
         let limit = humantime::format_duration(limit);
-        Failure::new(Kind::Timeout, format!("{} {what} within {limit}", self.shown()))
+        Failure::new(FailureKind::Timeout, format!("{} {what} within {limit}", self.display_url()))
     }
 }
 
 /// A request that was not answered.
-pub(super) fn unanswered(error: &reqwest::Error, here: &Url, has_roots: bool) -> Failure {
-    if let Some(forbidden) = find::<Forbidden>(error) {
+pub(super) fn request_failure(error: &reqwest::Error, here: &Url, has_roots: bool) -> Failure {
+    if let Some(forbidden) = find::<ForbiddenAddress>(error) {
         let host = here.host_str().unwrap_or_default();
         return Failure::new(
-            Kind::ForbiddenAddress,
+            FailureKind::ForbiddenAddress,
             format!("{host} resolves to what is not public: {forbidden}"),
         );
     }
     let (kind, what) = if error.is_dns() {
-        (Kind::Dns, "the name does not resolve")
-    } else if is_tls(error) || (here.scheme() == "https" && error.is_connect() && hung_up(error)) {
-        (Kind::Tls, if has_roots { "no TLS" } else { "no TLS: install this machine's ca-certificates" })
+        (FailureKind::Dns, "the name does not resolve")
+    } else if is_tls(error) || (here.scheme() == "https" && error.is_connect() && closed_early(error)) {
+        (
+            FailureKind::Tls,
+            if has_roots { "no TLS" } else { "no TLS: install this machine's ca-certificates" },
+        )
     } else if error.is_connect() {
-        (Kind::Connect, "no connection")
+        (FailureKind::Connect, "no connection")
     } else {
-        (Kind::Upstream, "no answer that is HTTP")
+        (FailureKind::Upstream, "no answer that is HTTP")
     };
-    Failure::new(kind, format!("{}: {what} ({})", shown(here), innermost_cause(error)))
+    Failure::new(kind, format!("{}: {what} ({})", display_url(here), innermost_cause(error)))
 }
 
 /// A body that ended before its end: a short one, a broken chunk, a reset.
-pub(super) fn broken_off(error: &reqwest::Error, progress: &Progress) -> Failure {
+pub(super) fn body_failure(error: &reqwest::Error, progress: &FetchProgress) -> Failure {
     let bytes = progress.read.unwrap_or(0);
-    let detail = format!("{} broke off after {bytes} bytes ({})", progress.shown(), innermost_cause(error));
-    Failure::new(Kind::Truncated, detail)
+    let detail =
+        format!("{} broke off after {bytes} bytes ({})", progress.display_url(), innermost_cause(error));
+    Failure::new(FailureKind::Truncated, detail)
 }
 
 /// True when TLS itself is what failed.
@@ -102,7 +106,7 @@ pub(super) fn is_tls(error: &reqwest::Error) -> bool {
 }
 
 /// True when the other side closed a connection in the middle of something: while connecting, of the handshake.
-fn hung_up(error: &reqwest::Error) -> bool {
+fn closed_early(error: &reqwest::Error) -> bool {
     let io = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
     io.map(io::Error::kind).any(|kind| kind == io::ErrorKind::UnexpectedEof)
 }
@@ -113,14 +117,14 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
 }
 
 /// A URL for people: without credentials, query and fragment, clipped.
-pub(super) fn shown(url: &Url) -> String {
+pub(super) fn display_url(url: &Url) -> String {
     let mut plain = url.clone();
     // Both refuse only for URLs that cannot have credentials.
     let _ = plain.set_username("");
     let _ = plain.set_password(None);
     plain.set_query(url.query().map(|_| "..."));
     plain.set_fragment(None);
-    plain.as_str().chars().take(MAX_SHOWN).collect()
+    plain.as_str().chars().take(MAX_URL_CHARS).collect()
 }
 
 #[cfg(test)]
@@ -135,19 +139,19 @@ mod tests {
             ("data:text/html,x", "data:text/html,x"),
             ("http://a.test/\x1b[31m\n", "http://a.test/%1B[31m"),
         ] {
-            assert_eq!(shown(&Url::parse(url).unwrap()), expected);
+            assert_eq!(display_url(&Url::parse(url).unwrap()), expected);
         }
         assert_eq!(
-            shown(&Url::parse(&format!("http://a.test/{}", "x".repeat(9_000))).unwrap()).len(),
-            MAX_SHOWN
+            display_url(&Url::parse(&format!("http://a.test/{}", "x".repeat(9_000))).unwrap()).len(),
+            MAX_URL_CHARS
         );
     }
 
     #[test]
     fn a_cause_is_found_inside_an_io_error() {
-        let forbidden = Forbidden { address: [127, 0, 0, 1].into(), class: "loopback" };
+        let forbidden = ForbiddenAddress { address: [127, 0, 0, 1].into(), class: "loopback" };
         let wrapped = io::Error::other(io::Error::other(forbidden.clone()));
-        assert_eq!(find::<Forbidden>(&wrapped), Some(&forbidden));
+        assert_eq!(find::<ForbiddenAddress>(&wrapped), Some(&forbidden));
         assert_eq!(innermost_cause(&wrapped), forbidden.to_string());
         assert!(find::<rustls::Error>(&wrapped).is_none());
     }

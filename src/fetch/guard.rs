@@ -1,6 +1,6 @@
 //! Which addresses may be connected to: classes of addresses, and the resolver that gives out no other.
 //!
-//! It knows addresses, not URLs (those are `answer.rs`'s), and makes no connection.
+//! It knows addresses, not URLs (those are `response.rs`'s), and makes no connection.
 //!
 //! Invariant: an address is let through only if it *and every IPv4 address it carries* is either public or lies in a
 //! listed network. A resolved name yields exactly the addresses that were judged, so there is no moment between
@@ -92,7 +92,7 @@ const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 /// Why an address may not be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is a {class} address and in no network of fetch.allow_networks")]
-pub struct Forbidden {
+pub struct ForbiddenAddress {
     /// The address, or the IPv4 address that it carries.
     pub address: IpAddr,
     /// What it is.
@@ -101,11 +101,11 @@ pub struct Forbidden {
 
 /// The judgement on addresses, with the networks that an operator lets through.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub struct AddressGuard {
     allowed: Arc<[IpNet]>,
 }
 
-impl Guard {
+impl AddressGuard {
     /// A guard that lets through public addresses and these networks.
     pub fn new(allowed: &[IpNet]) -> Self {
         Self { allowed: allowed.into() }
@@ -115,20 +115,22 @@ impl Guard {
     ///
     /// # Errors
     /// The first of them that is special and not listed.
-    pub fn judge(&self, address: IpAddr) -> Result<(), Forbidden> {
-        std::iter::once(address).chain(carried(address)).try_for_each(|address| match class(address) {
-            Some(class) if !self.listed(address) => Err(Forbidden { address, class }),
-            Some(_) | None => Ok(()),
+    pub fn check(&self, address: IpAddr) -> Result<(), ForbiddenAddress> {
+        std::iter::once(address).chain(embedded_ipv4(address)).try_for_each(|address| {
+            match special_class(address) {
+                Some(class) if !self.is_allowed(address) => Err(ForbiddenAddress { address, class }),
+                Some(_) | None => Ok(()),
+            }
         })
     }
 
-    fn listed(&self, address: IpAddr) -> bool {
+    fn is_allowed(&self, address: IpAddr) -> bool {
         self.allowed.iter().any(|network| network.contains(&address))
     }
 }
 
 /// What kind of special address this is; `None` for a public one.
-fn class(address: IpAddr) -> Option<&'static str> {
+fn special_class(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => SPECIAL_V4.iter().find(|(network, _)| network.contains(&v4)).map(|(_, name)| *name),
         IpAddr::V6(v6) => {
@@ -140,7 +142,7 @@ fn class(address: IpAddr) -> Option<&'static str> {
 
 /// The IPv4 addresses inside an IPv6 one that a translator or a tunnel would take out of it: mapped and compatible
 /// (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052, 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380), ISATAP (RFC 5214).
-fn carried(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+fn embedded_ipv4(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let pair = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Some(IpAddr::from([a, b, c, d]))
@@ -193,7 +195,7 @@ impl Resolve for SystemResolver {
 /// A resolver that hands on only what its guard lets through.
 pub(super) struct GuardedResolver {
     pub(super) inner: Arc<dyn Resolve>,
-    pub(super) guard: Guard,
+    pub(super) guard: AddressGuard,
 }
 
 impl Resolve for GuardedResolver {
@@ -204,7 +206,7 @@ impl Resolve for GuardedResolver {
             let mut refused = None;
             let mut passed: Vec<SocketAddr> = Vec::new();
             for address in answer.await? {
-                match guard.judge(address.ip()) {
+                match guard.check(address.ip()) {
                     Ok(()) => passed.push(address),
                     Err(forbidden) => refused = refused.or(Some(forbidden)),
                 }
@@ -232,9 +234,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn guard(networks: &[&str]) -> Guard {
+    fn guard(networks: &[&str]) -> AddressGuard {
         let networks: Vec<IpNet> = networks.iter().map(|network| network.parse().unwrap()).collect();
-        Guard::new(&networks)
+        AddressGuard::new(&networks)
     }
 
     #[test]
@@ -284,7 +286,7 @@ mod tests {
             ("ff00::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "multicast"),
         ] {
             for address in [first, last] {
-                let refused = guard(&[]).judge(ip(address)).unwrap_err();
+                let refused = guard(&[]).check(ip(address)).unwrap_err();
                 assert_eq!((refused.address, refused.class), (ip(address), name), "{address}");
             }
         }
@@ -321,16 +323,16 @@ mod tests {
             "2606:4700::1111",
             "3ffd::1",
         ] {
-            assert_eq!(guard(&[]).judge(ip(address)), Ok(()), "{address}");
+            assert_eq!(guard(&[]).check(ip(address)), Ok(()), "{address}");
         }
     }
 
     #[test]
     fn a_listed_network_lets_through_itself_and_nothing_else() {
         let demo = guard(&["127.0.0.0/8"]);
-        assert_eq!(demo.judge(ip("127.9.9.9")), Ok(()));
+        assert_eq!(demo.check(ip("127.9.9.9")), Ok(()));
         for address in ["10.0.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "169.254.169.254"] {
-            assert!(demo.judge(ip(address)).is_err(), "{address}");
+            assert!(demo.check(ip(address)).is_err(), "{address}");
         }
     }
 
@@ -357,8 +359,8 @@ mod tests {
             ("2606:4700::5efe:10.0.0.1", false),
             ("2606:4700::200:5efe:10.0.0.1", false),
         ] {
-            assert_eq!(guard(&translators).judge(ip(address)).is_ok(), passes, "{address}");
+            assert_eq!(guard(&translators).check(ip(address)).is_ok(), passes, "{address}");
         }
-        assert_eq!(guard(&["64:ff9b::/96", "10.0.0.0/8"]).judge(ip("64:ff9b::10.0.0.1")), Ok(()));
+        assert_eq!(guard(&["64:ff9b::/96", "10.0.0.0/8"]).check(ip("64:ff9b::10.0.0.1")), Ok(()));
     }
 }

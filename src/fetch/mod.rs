@@ -14,10 +14,10 @@
 //! - The machine's own root certificates (and `SSL_CERT_FILE`) are trusted, by rustls on ring. A machine without any
 //!   can still fetch over http; https then fails as `tls` with the way out in its message.
 
-mod answer;
 mod body;
 mod error;
 pub mod guard;
+mod response;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,19 +30,19 @@ use reqwest::{Client, ClientBuilder, redirect, retry};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::answer::Answer;
-pub use self::error::ConfigError;
-use self::error::Progress;
-use self::guard::{Guard, GuardedResolver, SystemResolver};
-use crate::job::failure::{Failure, Kind};
+pub use self::error::FetchConfigError;
+use self::error::FetchProgress;
+use self::guard::{AddressGuard, GuardedResolver, SystemResolver};
+use self::response::ResponseAction;
+use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 
 /// Idle connections are kept this long: the next job's bodies come from the same archive as a rule, and a descriptor
 /// costs more than a handshake once the archive has changed.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Idle connections to one host: both sides of a pair.
-const IDLE_PER_HOST: usize = 2;
+const MAX_IDLE_PER_HOST: usize = 2;
 
 /// What the fetcher may spend, and where it may go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Fetcher {
     client: Client,
-    guard: Guard,
+    guard: AddressGuard,
     config: Arc<Config>,
     has_roots: bool,
 }
@@ -81,7 +81,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the configuration cannot be put into force.
-    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+    pub fn new(config: &Config) -> Result<Self, FetchConfigError> {
         Self::with_resolver(config, Arc::new(SystemResolver::default()))
     }
 
@@ -89,12 +89,12 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the configuration cannot be put into force.
-    pub fn with_resolver(config: &Config, resolver: Arc<dyn Resolve>) -> Result<Self, ConfigError> {
+    pub fn with_resolver(config: &Config, resolver: Arc<dyn Resolve>) -> Result<Self, FetchConfigError> {
         // One process, one provider of cryptography: whoever installed the same one first is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let agent = HeaderValue::from_str(&config.user_agent)
-            .map_err(|_| ConfigError::UserAgent(config.user_agent.clone()))?;
-        let guard = Guard::new(&config.allow_networks);
+            .map_err(|_| FetchConfigError::UserAgent(config.user_agent.clone()))?;
+        let guard = AddressGuard::new(&config.allow_networks);
         let builder = || {
             let resolver = GuardedResolver { inner: Arc::clone(&resolver), guard: guard.clone() };
             builder(config, resolver).user_agent(agent.clone())
@@ -113,7 +113,7 @@ impl Fetcher {
     }
 
     /// How long a body may take, and so both of a pair, which are fetched at once.
-    pub fn patience(&self) -> Duration {
+    pub fn total_timeout(&self) -> Duration {
         self.config.total_timeout
     }
 
@@ -135,7 +135,7 @@ impl Fetcher {
     /// # Errors
     /// One of the kinds of the fetch stage, with the host of the hop that failed.
     pub async fn body(&self, url: &Url) -> Result<Body, Failure> {
-        let mut progress = Progress::at(url);
+        let mut progress = FetchProgress::at(url);
         let ended = tokio::time::timeout(self.config.total_timeout, self.follow(url, &mut progress)).await;
         let failure = match ended {
             Ok(Ok(body)) => return Ok(body),
@@ -148,25 +148,25 @@ impl Fetcher {
         })
     }
 
-    async fn follow(&self, url: &Url, progress: &mut Progress) -> Result<Body, Failure> {
+    async fn follow(&self, url: &Url, progress: &mut FetchProgress) -> Result<Body, Failure> {
         let mut here = url.clone();
         for _ in 0..=self.config.redirects {
-            *progress = Progress::at(&here);
-            answer::permit(&here, &self.guard)?;
+            *progress = FetchProgress::at(&here);
+            response::check_url(&here, &self.guard)?;
             let sent = self.client.get(here.clone()).send().await;
-            let response = sent.map_err(|e| error::unanswered(&e, &here, self.has_roots))?;
-            match answer::judge(&response, &here, self.config.max_retry_after)? {
-                Answer::Content => return body::read(response, self.config.max_body, progress).await,
-                Answer::Redirect(next) => here = next,
+            let response = sent.map_err(|e| error::request_failure(&e, &here, self.has_roots))?;
+            match response::classify(&response, &here, self.config.max_retry_after)? {
+                ResponseAction::Content => return body::read(response, self.config.max_body, progress).await,
+                ResponseAction::Redirect(next) => here = next,
             }
         }
         let detail = format!(
             "{} redirects more than {} times, at last to {}",
-            error::shown(url),
+            error::display_url(url),
             self.config.redirects,
-            error::shown(&here)
+            error::display_url(&here)
         );
-        Err(Failure::new(Kind::TooManyRedirects, detail))
+        Err(Failure::new(FailureKind::TooManyRedirects, detail))
     }
 }
 
@@ -181,6 +181,6 @@ fn builder(config: &Config, resolver: GuardedResolver) -> ClientBuilder {
         .http1_only()
         .default_headers(headers)
         .connect_timeout(config.connect_timeout)
-        .pool_idle_timeout(IDLE)
-        .pool_max_idle_per_host(IDLE_PER_HOST)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
 }

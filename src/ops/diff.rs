@@ -12,8 +12,8 @@ use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
 use crate::filter;
 use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure};
-use crate::job::measured::Measured;
-use crate::job::outcome::{Outcome, Stop};
+use crate::job::measured::ChildUsage;
+use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 use crate::job::report::{Diff, LinkOp, Op, Report};
 use crate::pipeline::Pipeline;
@@ -75,12 +75,12 @@ async fn compare(
     limits: Limits,
     pipeline: &Pipeline,
     pool: &Pool,
-) -> Result<Box<Report>, Stop> {
+) -> Result<Box<Report>, EarlyExit> {
     let (mut from, from_body) = source(&options.from, 1, options.max_body)?;
     let (mut to, to_body) = source(&options.to, 2, options.max_body)?;
     [from.body_hash, to.body_hash] = options.hashes.clone();
     let pair = PagePair { page: None, from, to };
-    filter::by_type(&pair, &pipeline.filter)?;
+    filter::filter_by_type(&pair, &pipeline.filter)?;
     let bodies = Bodies {
         from: body(from_body, &pair.from, Side::From, pipeline).await?,
         to: body(to_body, &pair.to, Side::To, pipeline).await?,
@@ -91,7 +91,7 @@ async fn compare(
 
 /// A version for what was named, with its body where that is a file.
 fn source(name: &str, number: u128, max_body: u64) -> Result<(Version, Option<Body>), Failure> {
-    use crate::job::failure::Kind::{BadReference, TooLarge};
+    use crate::job::failure::FailureKind::{BadReference, TooLarge};
     let uuid = Uuid::from_u128(number);
     if let Ok(url) = Url::parse(name)
         && matches!(url.scheme(), "http" | "https")
@@ -188,7 +188,7 @@ fn print_report(report: &Report, verbose: bool) {
     }
 }
 
-fn print_child_usage(measured: Option<&Measured>) {
+fn print_child_usage(measured: Option<&ChildUsage>) {
     let Some(measured) = measured else { return };
     render::line(styled(DIM, format!("child  {}", render::format_measured(measured))));
     if let Some(words) = &measured.stderr {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Exit;
 use super::render::{self, BAD, GOOD, WARN, sanitize, styled};
 use crate::job::failure::Failure;
-use crate::policy::admission::Sizes;
+use crate::policy::admission::MemoryBudget;
 use crate::queue::{Error, Queue, Server};
 use crate::sandbox::Limits;
 
@@ -45,7 +45,7 @@ pub struct DoctorInput {
     /// Slots, or why there are none.
     pub slots: Result<u32, String>,
     /// The sum they are computed from, and where the memory limit was read.
-    pub sizes: (Sizes, &'static str),
+    pub sizes: (MemoryBudget, &'static str),
     /// How far an operator may raise limits.
     pub ceiling: Limits,
     /// Isolation in force, or why no child starts.
@@ -160,8 +160,8 @@ fn memory(input: &DoctorInput) -> Finding {
 
 /// Whether the most that a replay may be granted has room here at all.
 fn grant_ceiling(input: &DoctorInput) -> Option<Finding> {
-    let room = input.sizes.0.room(*input.slots.as_ref().ok()?);
-    let limit = input.ceiling.fence_bytes();
+    let room = input.sizes.0.children_limit_bytes(*input.slots.as_ref().ok()?);
+    let limit = input.ceiling.address_space_limit_bytes();
     let [heap, limit_text, room_text] = [input.ceiling.heap_bytes, limit, room].map(render::format_bytes);
     (limit > room).then(|| {
         let what = format!(

@@ -12,7 +12,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
-use crate::job::measured::Measured;
+use crate::job::measured::ChildUsage;
 pub use crate::telemetry::sanitize;
 
 /// Good news.
@@ -107,7 +107,7 @@ pub fn format_bytes(count: u64) -> String {
 }
 
 /// What a child cost, against what it might have cost.
-pub fn format_measured(measured: &Measured) -> String {
+pub fn format_measured(measured: &ChildUsage) -> String {
     let limits = measured.limits;
     let phase = measured.phase.as_ref().map(|phase| format!("last in {}", sanitize(phase, 40)));
     let end = match (measured.exit, measured.signal) {
@@ -122,7 +122,7 @@ pub fn format_measured(measured: &Measured) -> String {
         format!(
             "resident {} within an address space limit of {}",
             format_bytes(measured.max_rss_bytes),
-            format_bytes(limits.fence_bytes)
+            format_bytes(limits.address_space_limit_bytes)
         ),
     ];
     parts.extend(end.into_iter().chain(phase));

@@ -1,7 +1,7 @@
 //! One job's way, as a steps line: resolve, filter by address, fetch both, analyse in a child, deliver.
 //!
-//! No loops, no retries, no Redis. Every room's error is a [`Stop`], and `?` is the exit door of every room. What
-//! follows from the ending is decided elsewhere, and so is whether the way is free: a [`LeaseGate`] is asked.
+//! No loops, no retries, no Redis. Every room's error is an [`EarlyExit`], and `?` is the exit door of every room. What
+//! follows from the result is decided elsewhere, and so is whether the way is free: a [`LeaseGate`] is asked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use crate::api::{self, Api};
 use crate::fetch::Fetcher;
 use crate::filter;
+use crate::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
 use crate::job::duration::millis;
-use crate::job::failure::{Failure, Kind, Stage};
-use crate::job::order::{Answer, Order, SideOrder};
-use crate::job::outcome::{Outcome, Stop};
+use crate::job::failure::{Failure, FailureKind, Stage};
+use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::report::{BodyFacts, Report, Timings};
 use crate::job::skip::Skip;
 use crate::job::text::sha256_hex;
-use crate::job::verdict::Holdup;
+use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
 use crate::sandbox::{Limits, Reply, Request, Slot};
 
@@ -56,13 +56,13 @@ pub trait LeaseGate {
 #[derive(Debug)]
 pub enum Interrupted {
     /// A room stopped it.
-    Stopped(Stop),
+    Stopped(EarlyExit),
     /// The way is not free now.
-    Holdup(Holdup),
+    Postponed(PostponeReason),
 }
 
-impl From<Stop> for Interrupted {
-    fn from(stop: Stop) -> Self {
+impl From<EarlyExit> for Interrupted {
+    fn from(stop: EarlyExit) -> Self {
         Self::Stopped(stop)
     }
 }
@@ -82,8 +82,8 @@ impl From<Failure> for Interrupted {
 /// How a job's way ended, with what was seen on it.
 #[derive(Debug)]
 pub struct PipelineRun {
-    /// The ending, or what it must wait for before it goes on.
-    pub ending: Result<Outcome, Holdup>,
+    /// The outcome, or what it must wait for before it goes on.
+    pub result: Result<Outcome, PostponeReason>,
     /// What was known of the bodies.
     pub bodies: Vec<BodyFacts>,
     /// Where the time went.
@@ -93,7 +93,7 @@ pub struct PipelineRun {
 impl PipelineRun {
     /// A way that ended before it began.
     pub fn of(outcome: Outcome) -> Self {
-        Self { ending: Ok(outcome), bodies: Vec::new(), timings: StageTimings::default() }
+        Self { result: Ok(outcome), bodies: Vec::new(), timings: StageTimings::default() }
     }
 }
 
@@ -109,7 +109,7 @@ pub struct StageTimings {
 }
 
 impl StageTimings {
-    fn timings(self) -> Timings {
+    fn in_millis(self) -> Timings {
         let ms = millis;
         Timings { resolve_ms: ms(self.resolve), fetch_ms: ms(self.fetch), analyse_ms: ms(self.analyse) }
     }
@@ -126,15 +126,16 @@ impl Pipeline {
         slot: &mut Slot,
         gate: &impl LeaseGate,
     ) -> PipelineRun {
-        let mut run = PipelineRun::of(Outcome::Failed(Failure::new(Kind::BadReply, "the run did not end")));
+        let mut run =
+            PipelineRun::of(Outcome::Failed(Failure::new(FailureKind::BadReply, "the run did not end")));
         let steps = self.steps(job, granted, slot, gate, &mut run.bodies, &mut run.timings);
-        run.ending = match steps.await {
+        run.result = match steps.await {
             Ok(mut report) => {
-                report.timings = Some(run.timings.timings());
+                report.timings = Some(run.timings.in_millis());
                 Ok(Outcome::Reported(report))
             }
             Err(Interrupted::Stopped(stop)) => Ok(stop.into()),
-            Err(Interrupted::Holdup(because)) => Err(because),
+            Err(Interrupted::Postponed(because)) => Err(because),
         };
         run
     }
@@ -150,11 +151,11 @@ impl Pipeline {
     ) -> Result<Box<Report>, Interrupted> {
         let limits = self.limits_of(job, granted)?;
         let pair = timed(&mut timings.resolve, api::resolve(self.api.as_deref(), job)).await?;
-        filter::by_address(&pair, &self.filter)?;
+        filter::filter_by_address(&pair, &self.filter)?;
         gate.start(&pair).await?;
-        gate.stage_started(Stage::Fetch, Some(self.fetcher.patience()));
+        gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
         let bodies = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
-        *seen = facts(&pair, &bodies);
+        *seen = body_facts(&pair, &bodies);
         gate.stage_started(Stage::Analyse, Some(limits.wall));
         let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
         self.deliver(&pair, &report, gate).await?;
@@ -164,7 +165,7 @@ impl Pipeline {
     /// A producer may lower what is configured; an operator says what it shall be, up to this worker's ceiling.
     fn limits_of(&self, job: &Job, granted: LimitsRequest) -> Result<Limits, Failure> {
         let limits = self.limits.lowered(job.limits).granted(granted, &self.ceiling);
-        limits.map_err(|what| Failure::new(Kind::Stranded, format!("{what} of this worker")))
+        limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
     /// The annotation to the db app, where one is to have it, and only while the job is ours.
@@ -174,7 +175,7 @@ impl Pipeline {
         if report.missing.is_empty() || api.posts_partial() {
             gate.stage_started(Stage::Deliver, None);
             gate.confirm().await?;
-            api.annotate(pair, &report.annotation).await?;
+            api.post_annotation(pair, &report.annotation).await?;
         }
         Ok(())
     }
@@ -189,50 +190,53 @@ impl Pipeline {
         bodies: Bodies,
         limits: Limits,
         slot: &mut Slot,
-    ) -> Result<Box<Report>, Stop> {
-        let order = Order {
+    ) -> Result<Box<Report>, EarlyExit> {
+        let analysis_request = AnalysisRequest {
             page: pair.page,
-            from: side_order(&pair.from, &bodies.from),
-            to: side_order(&pair.to, &bodies.to),
+            from: body_input(&pair.from, &bodies.from),
+            to: body_input(&pair.to, &bodies.to),
             max_decoded_bytes: self.max_decoded_bytes,
             max_ops_bytes: self.max_steps_bytes,
             max_passages: self.max_passages,
         };
-        let options = serde_json::to_vec(&order).map_err(|e| Failure::new(Kind::BadReply, e.to_string()))?;
+        let options = serde_json::to_vec(&analysis_request)
+            .map_err(|e| Failure::new(FailureKind::BadReply, e.to_string()))?;
         let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };
         let reply = slot.run(request, limits).await?;
-        read(reply, pair)
+        parse_reply(reply, pair)
     }
 }
 
 /// Reads the child's answer, believing it nothing that a hostile page could gain from.
-fn read(reply: Reply, pair: &PagePair) -> Result<Box<Report>, Stop> {
+fn parse_reply(reply: Reply, pair: &PagePair) -> Result<Box<Report>, EarlyExit> {
     let bad = |what: String| Failure {
         measured: Some(Box::new(reply.measured.clone())),
-        ..Failure::new(Kind::BadReply, what)
+        ..Failure::new(FailureKind::BadReply, what)
     };
     let answer = serde_json::from_slice(&reply.body)
         .map_err(|e| bad(format!("the child's answer is not one: {e}")))?;
     match answer {
-        Answer::Reported(report) if (report.from, report.to) != (pair.from.uuid, pair.to.uuid) => {
+        AnalysisReply::Reported(report) if (report.from, report.to) != (pair.from.uuid, pair.to.uuid) => {
             Err(bad("the child's report is about another pair".to_owned()).into())
         }
-        Answer::Reported(mut report) => {
+        AnalysisReply::Reported(mut report) => {
             report.measured = Some(reply.measured);
             Ok(report)
         }
-        Answer::Skipped(skip) => Err(Skip { measured: Some(Box::new(reply.measured)), ..skip }.into()),
-        Answer::Failed(failure) if matches!(failure.kind, Kind::DecompressionBomb | Kind::HashMismatch) => {
+        AnalysisReply::Skipped(skip) => Err(Skip { measured: Some(Box::new(reply.measured)), ..skip }.into()),
+        AnalysisReply::Failed(failure)
+            if matches!(failure.kind, FailureKind::DecompressionBomb | FailureKind::HashMismatch) =>
+        {
             Err(Failure { measured: Some(Box::new(reply.measured)), ..failure }.into())
         }
-        Answer::Failed(failure) => {
+        AnalysisReply::Failed(failure) => {
             Err(bad(format!("the child may not judge itself {}", failure.kind)).into())
         }
     }
 }
 
-fn side_order(version: &Version, body: &Body) -> SideOrder {
-    SideOrder {
+fn body_input(version: &Version, body: &Body) -> BodyInput {
+    BodyInput {
         uuid: version.uuid,
         url: version.body_url.to_string(),
         media_type: version.media_type.clone(),
@@ -244,7 +248,7 @@ fn side_order(version: &Version, body: &Body) -> SideOrder {
 }
 
 /// What is known of both bodies before a child has seen them.
-pub fn facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
+pub fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
     let raw = [&bodies.from, &bodies.to];
     pair.sides()
         .into_iter()

@@ -1,6 +1,6 @@
 //! How many jobs fit at once: slots are computed from memory and CPUs, or checked against them.
 //!
-//! The sum that must hold: `worker + slots * (fence + buffers) <= memory`. Where it does not, the worker refuses to start
+//! The sum that must hold: `worker + slots * (address_space_limit + buffers) <= memory`. Where it does not, the worker refuses to start
 //! and shows the arithmetic.
 //!
 //! # Why
@@ -16,18 +16,18 @@ pub const WORKER_BYTES: u64 = 96 << 20;
 
 /// The sizes that the sum is made of, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Sizes {
+pub struct MemoryBudget {
     /// What this process and its children may use together.
     pub memory: u64,
-    /// A child's address-space fence.
-    pub fence: u64,
+    /// A child's address space limit.
+    pub address_space_limit: u64,
     /// What the worker holds for one running job: both bodies, and the reply.
     pub buffers: u64,
 }
 
-impl Sizes {
+impl MemoryBudget {
     fn per_slot(&self) -> u64 {
-        self.fence.saturating_add(self.buffers).max(1)
+        self.address_space_limit.saturating_add(self.buffers).max(1)
     }
 
     /// What `slots` jobs at once may use, the worker included.
@@ -35,8 +35,8 @@ impl Sizes {
         WORKER_BYTES.saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
     }
 
-    /// What the fences of all children may add up to beside `slots` jobs' buffers.
-    pub fn room(&self, slots: u32) -> u64 {
+    /// What the address spaces of all children may add up to beside `slots` jobs' buffers.
+    pub fn children_limit_bytes(&self, slots: u32) -> u64 {
         let buffers = self.buffers.saturating_mul(u64::from(slots));
         self.memory.saturating_sub(WORKER_BYTES.saturating_add(buffers))
     }
@@ -45,9 +45,9 @@ impl Sizes {
     pub fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;
         format!(
-            "{} worker + {slots} x ({} fence + {} buffers) = {} of {}",
+            "{} worker + {slots} x ({} address space + {} buffers) = {} of {}",
             size(WORKER_BYTES),
-            size(self.fence),
+            size(self.address_space_limit),
             size(self.buffers),
             size(self.needed(slots)),
             size(self.memory)
@@ -59,7 +59,7 @@ impl Sizes {
 ///
 /// # Errors
 /// The arithmetic and the way out, where the sum does not hold.
-pub fn slots(asked: Option<NonZeroU32>, cpus: u32, sizes: &Sizes) -> Result<u32, String> {
+pub fn slot_count(asked: Option<NonZeroU32>, cpus: u32, sizes: &MemoryBudget) -> Result<u32, String> {
     let slots = match asked {
         Some(asked) => asked.get(),
         None => {
@@ -82,26 +82,26 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn sizes(memory: u64) -> Sizes {
-        Sizes { memory, fence: 384 * MIB, buffers: 36 * MIB }
+    fn sizes(memory: u64) -> MemoryBudget {
+        MemoryBudget { memory, address_space_limit: 384 * MIB, buffers: 36 * MIB }
     }
 
     #[test]
     fn slots_are_as_many_as_fit_and_never_more_than_cpus() {
-        assert_eq!(slots(None, 8, &sizes(1024 * MIB)), Ok(2));
-        assert_eq!(slots(None, 2, &sizes(64 * 1024 * MIB)), Ok(2));
+        assert_eq!(slot_count(None, 8, &sizes(1024 * MIB)), Ok(2));
+        assert_eq!(slot_count(None, 2, &sizes(64 * 1024 * MIB)), Ok(2));
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_the_arithmetic() {
         for asked in [None, NonZeroU32::new(1)] {
-            let refusal = slots(asked, 8, &sizes(256 * MIB)).unwrap_err();
+            let refusal = slot_count(asked, 8, &sizes(256 * MIB)).unwrap_err();
             assert!(
-                refusal.contains("1 x (384.0 MiB fence + 36.0 MiB buffers) = 516.0 MiB of 256.0 MiB"),
+                refusal.contains("1 x (384.0 MiB address space + 36.0 MiB buffers) = 516.0 MiB of 256.0 MiB"),
                 "{refusal}"
             );
         }
-        assert_eq!(slots(NonZeroU32::new(3), 8, &sizes(1356 * MIB)), Ok(3));
-        assert!(slots(NonZeroU32::new(3), 8, &sizes(1355 * MIB)).is_err());
+        assert_eq!(slot_count(NonZeroU32::new(3), 8, &sizes(1356 * MIB)), Ok(3));
+        assert!(slot_count(NonZeroU32::new(3), 8, &sizes(1355 * MIB)).is_err());
     }
 }

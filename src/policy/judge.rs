@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use super::Config;
 use super::backoff::full_jitter;
-use crate::job::counts::Counts;
-use crate::job::failure::{Failure, Kind, Stage};
+use crate::job::counts::DeliveryCounts;
+use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::outcome::Outcome;
 use crate::job::report::BodyFacts;
-use crate::job::verdict::{DeathReason, Holdup, Verdict};
+use crate::job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
 /// A wall kill that used less than this share of its time on a CPU was waiting for one: the machine's fault, perhaps.
-const IDLE_SHARE: f64 = 0.2;
+const IDLE_CPU_SHARE: f64 = 0.2;
 
 /// What a dead letter says beside the failure itself.
 #[derive(Debug, Clone, Default)]
-pub struct Evidence {
+pub struct DeadLetterContext {
     /// What was known of the bodies.
     pub bodies: Vec<BodyFacts>,
     /// The worker that had the job.
@@ -43,129 +43,143 @@ pub enum OpenState {
 
 /// The remedy that a failure calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Remedy {
+enum FailureAction {
     /// It would happen again.
     Bury,
     /// The target may recover.
-    TryAgain,
+    Retry,
     /// Whose fault it was is open: one more run tells.
-    RunOnceMore,
+    RetryOnce,
     /// Our fault: later.
-    PutOff,
+    Postpone,
 }
 
 /// Decides. `chance` (0 to 1) spreads the delays; `counts` are those of the delivery that just ended.
 pub fn judge(
     outcome: Outcome,
-    counts: &Counts,
+    counts: &DeliveryCounts,
     open_state: OpenState,
-    evidence: Evidence,
+    context: DeadLetterContext,
     config: &Config,
     chance: f64,
 ) -> Verdict {
     match outcome {
         Outcome::Reported(report) => Verdict::Done(report),
         Outcome::Skipped(skip) => Verdict::Skip(skip),
-        Outcome::Failed(failure) => sentence(failure, counts, open_state, evidence, config, chance),
+        Outcome::Failed(failure) => decide_failure(failure, counts, open_state, context, config, chance),
     }
 }
 
-fn sentence(
+fn decide_failure(
     failure: Failure,
-    counts: &Counts,
+    counts: &DeliveryCounts,
     open_state: OpenState,
-    evidence: Evidence,
+    context: DeadLetterContext,
     config: &Config,
     chance: f64,
 ) -> Verdict {
     let asked = failure.retry_after.unwrap_or(Duration::ZERO).min(config.backoff_max);
     let delay = |spent| full_jitter(config.backoff_base, config.backoff_max, spent, chance).max(asked);
-    let bury = |kind, failure| bury(kind, failure, counts, evidence);
-    match remedy(&failure) {
-        Remedy::Bury => bury(failure.kind, failure),
-        Remedy::TryAgain if counts.failures + 1 < config.attempts => {
+    let bury = |kind, failure| bury(kind, failure, counts, context);
+    match action_for(&failure) {
+        FailureAction::Bury => bury(failure.kind, failure),
+        FailureAction::Retry if counts.failures + 1 < config.attempts => {
             Verdict::Retry { after: delay(counts.failures + 1), failure }
         }
-        Remedy::TryAgain => bury(Kind::Exhausted, failure),
-        Remedy::RunOnceMore if counts.doubts == 0 => Verdict::Retry { after: delay(1), failure },
-        Remedy::RunOnceMore if failure.kind == Kind::ZygoteLost => bury(Kind::Crashed, failure),
-        Remedy::RunOnceMore => bury(failure.kind, failure),
-        Remedy::PutOff => match open_state {
+        FailureAction::Retry => bury(FailureKind::Exhausted, failure),
+        FailureAction::RetryOnce if counts.ambiguous_exits == 0 => {
+            Verdict::Retry { after: delay(1), failure }
+        }
+        FailureAction::RetryOnce if failure.kind == FailureKind::ForkServerLost => {
+            bury(FailureKind::Crashed, failure)
+        }
+        FailureAction::RetryOnce => bury(failure.kind, failure),
+        FailureAction::Postpone => match open_state {
             // Longer than any pause, so that the next probe is another job; and longer each time, so that jobs which are
             // themselves what fails, be they many and first in line, leave the probing to others.
             OpenState::SomeOpen => {
                 let more = full_jitter(config.probe_max, config.backoff_max, counts.deliveries, chance);
-                Verdict::Postpone { after: config.probe_max + more, because: Holdup::BreakerOpen(failure) }
+                Verdict::Postpone {
+                    after: config.probe_max + more,
+                    because: PostponeReason::BreakerOpen(failure),
+                }
             }
-            OpenState::AllClosed if may_wait(counts, config) => {
+            OpenState::AllClosed if may_postpone(counts, config) => {
                 let after =
                     full_jitter(config.backoff_base, config.backoff_max, counts.postponements + 1, chance);
-                Verdict::Postpone { after, because: Holdup::Ours(failure) }
+                Verdict::Postpone { after, because: PostponeReason::Infrastructure(failure) }
             }
-            OpenState::AllClosed => bury(Kind::Stranded, failure),
+            OpenState::AllClosed => bury(FailureKind::Stranded, failure),
         },
     }
 }
 
-fn may_wait(counts: &Counts, config: &Config) -> bool {
+fn may_postpone(counts: &DeliveryCounts, config: &Config) -> bool {
     counts.postponements < config.postponements
         && Duration::from_millis(counts.postponed_ms) < config.postponed_max
 }
 
-fn remedy(failure: &Failure) -> Remedy {
+fn action_for(failure: &Failure) -> FailureAction {
     match failure.kind {
-        Kind::Decode
-        | Kind::UnsupportedVersion
-        | Kind::BadReference
-        | Kind::VersionMissing
-        | Kind::Rejected
-        | Kind::ForbiddenAddress
-        | Kind::TooManyRedirects
-        | Kind::TooLarge
-        | Kind::Gone
-        | Kind::Refused
-        | Kind::DecompressionBomb
-        | Kind::HashMismatch
-        | Kind::CpuExceeded
-        | Kind::MemoryExceeded
-        | Kind::StackOverflow
-        | Kind::Panicked
-        | Kind::BadReply
-        | Kind::ReplyTooLarge
-        | Kind::ForbiddenSyscall
-        | Kind::CrashLoop
-        | Kind::Exhausted
-        | Kind::Stranded => Remedy::Bury,
-        Kind::WallExceeded if was_idle(failure) => Remedy::RunOnceMore,
-        Kind::WallExceeded => Remedy::Bury,
-        Kind::Crashed | Kind::KilledFromOutside | Kind::ZygoteLost => Remedy::RunOnceMore,
-        Kind::Timeout | Kind::Dns | Kind::Connect | Kind::Tls | Kind::Upstream | Kind::Truncated => {
-            Remedy::TryAgain
+        FailureKind::Decode
+        | FailureKind::UnsupportedVersion
+        | FailureKind::BadReference
+        | FailureKind::VersionMissing
+        | FailureKind::Rejected
+        | FailureKind::ForbiddenAddress
+        | FailureKind::TooManyRedirects
+        | FailureKind::TooLarge
+        | FailureKind::Gone
+        | FailureKind::Refused
+        | FailureKind::DecompressionBomb
+        | FailureKind::HashMismatch
+        | FailureKind::CpuExceeded
+        | FailureKind::MemoryExceeded
+        | FailureKind::StackOverflow
+        | FailureKind::Panicked
+        | FailureKind::BadReply
+        | FailureKind::ReplyTooLarge
+        | FailureKind::ForbiddenSyscall
+        | FailureKind::CrashLoop
+        | FailureKind::Exhausted
+        | FailureKind::Stranded => FailureAction::Bury,
+        FailureKind::WallExceeded if was_idle(failure) => FailureAction::RetryOnce,
+        FailureKind::WallExceeded => FailureAction::Bury,
+        FailureKind::Crashed | FailureKind::KilledFromOutside | FailureKind::ForkServerLost => {
+            FailureAction::RetryOnce
         }
-        Kind::ApiRefused | Kind::ApiUnavailable | Kind::CannotSpawn => Remedy::PutOff,
+        FailureKind::Timeout
+        | FailureKind::Dns
+        | FailureKind::Connect
+        | FailureKind::Tls
+        | FailureKind::Upstream
+        | FailureKind::Truncated => FailureAction::Retry,
+        FailureKind::ApiRefused | FailureKind::ApiUnavailable | FailureKind::CannotSpawn => {
+            FailureAction::Postpone
+        }
     }
 }
 
 fn was_idle(failure: &Failure) -> bool {
-    failure.measured.as_ref().is_some_and(|m| (m.cpu_ms as f64) < IDLE_SHARE * m.wall_ms as f64)
+    failure.measured.as_ref().is_some_and(|m| (m.cpu_ms as f64) < IDLE_CPU_SHARE * m.wall_ms as f64)
 }
 
-fn bury(kind: Kind, failure: Failure, counts: &Counts, evidence: Evidence) -> Verdict {
-    Verdict::DeadLetter(Box::new(DeathReason {
+fn bury(kind: FailureKind, failure: Failure, counts: &DeliveryCounts, context: DeadLetterContext) -> Verdict {
+    Verdict::DeadLetter(Box::new(DeadLetterReason {
         kind,
         stage: stage_of(kind, &failure),
         failure,
         counts: *counts,
-        bodies: evidence.bodies,
-        worker: evidence.worker,
-        build: evidence.build,
+        bodies: context.bodies,
+        worker: context.worker,
+        build: context.build,
     }))
 }
 
 /// Where it happened: of a kind that only counts (`exhausted`, `stranded`), where the last failure did.
-fn stage_of(kind: Kind, failure: &Failure) -> Stage {
+fn stage_of(kind: FailureKind, failure: &Failure) -> Stage {
     match kind {
-        Kind::Exhausted | Kind::Stranded => failure.kind.stage(),
+        FailureKind::Exhausted | FailureKind::Stranded => failure.kind.stage(),
         named => named.stage(),
     }
 }
@@ -174,7 +188,7 @@ fn stage_of(kind: Kind, failure: &Failure) -> Stage {
 mod tests {
     use super::*;
     use crate::job::failure::Blame;
-    use crate::job::measured::Measured;
+    use crate::job::measured::ChildUsage;
     use crate::job::skip::{Skip, SkipReason};
 
     fn config() -> Config {
@@ -189,115 +203,130 @@ mod tests {
         }
     }
 
-    fn judged(failure: Failure, counts: Counts) -> Verdict {
+    fn judged(failure: Failure, counts: DeliveryCounts) -> Verdict {
         judged_in(OpenState::AllClosed, failure, counts)
     }
 
-    fn judged_in(open_state: OpenState, failure: Failure, counts: Counts) -> Verdict {
-        judge(Outcome::Failed(failure), &counts, open_state, Evidence::default(), &config(), 1.0)
+    fn judged_in(open_state: OpenState, failure: Failure, counts: DeliveryCounts) -> Verdict {
+        judge(Outcome::Failed(failure), &counts, open_state, DeadLetterContext::default(), &config(), 1.0)
     }
 
-    fn label(kind: Kind, counts: Counts) -> &'static str {
+    fn label(kind: FailureKind, counts: DeliveryCounts) -> &'static str {
         judged(Failure::new(kind, ""), counts).as_str()
     }
 
-    fn buried_as(verdict: Verdict) -> Option<Kind> {
+    fn buried_as(verdict: Verdict) -> Option<FailureKind> {
         if let Verdict::DeadLetter(reason) = verdict { Some(reason.kind) } else { None }
     }
 
     #[test]
     fn at_the_first_failure_the_blame_decides_the_remedy() {
-        for &kind in Kind::ALL {
+        for &kind in FailureKind::ALL {
             let expected = match (kind, kind.blame()) {
-                (Kind::Crashed | Kind::KilledFromOutside | Kind::ZygoteLost, _) => "retried",
-                (Kind::Exhausted | Kind::Stranded, _) => "dead",
+                (FailureKind::Crashed | FailureKind::KilledFromOutside | FailureKind::ForkServerLost, _) => {
+                    "retried"
+                }
+                (FailureKind::Exhausted | FailureKind::Stranded, _) => "dead",
                 (_, Blame::Job) => "dead",
                 (_, Blame::Target) => "retried",
-                (_, Blame::Us) => "postponed",
+                (_, Blame::Infrastructure) => "postponed",
             };
-            assert_eq!(label(kind, Counts::default()), expected, "{kind}");
+            assert_eq!(label(kind, DeliveryCounts::default()), expected, "{kind}");
         }
     }
 
     #[test]
     fn a_target_is_exhausted_when_its_attempts_are_spent() {
-        let spent = |failures| Counts { failures, ..Counts::default() };
-        assert_eq!(label(Kind::Upstream, spent(1)), "retried");
-        let verdict = judged(Failure::new(Kind::Upstream, "503"), spent(2));
+        let spent = |failures| DeliveryCounts { failures, ..DeliveryCounts::default() };
+        assert_eq!(label(FailureKind::Upstream, spent(1)), "retried");
+        let verdict = judged(Failure::new(FailureKind::Upstream, "503"), spent(2));
         let Verdict::DeadLetter(reason) = verdict else { panic!("{verdict:?}") };
         assert_eq!(
             (reason.kind, reason.failure.kind, reason.stage),
-            (Kind::Exhausted, Kind::Upstream, Stage::Fetch)
+            (FailureKind::Exhausted, FailureKind::Upstream, Stage::Fetch)
         );
     }
 
     #[test]
     fn our_own_fault_never_spends_an_attempt_and_strands_in_the_end() {
-        let put_off = |postponements| Counts { postponements, failures: 9, ..Counts::default() };
-        assert_eq!(label(Kind::CannotSpawn, put_off(1)), "postponed");
-        let last = judged(Failure::new(Kind::ApiUnavailable, ""), put_off(2));
-        assert_eq!(buried_as(last), Some(Kind::Stranded));
+        let put_off =
+            |postponements| DeliveryCounts { postponements, failures: 9, ..DeliveryCounts::default() };
+        assert_eq!(label(FailureKind::CannotSpawn, put_off(1)), "postponed");
+        let last = judged(Failure::new(FailureKind::ApiUnavailable, ""), put_off(2));
+        assert_eq!(buried_as(last), Some(FailureKind::Stranded));
     }
 
     #[test]
     fn time_put_off_for_our_sake_strands_a_job_as_its_count_does() {
-        let put_off = |postponed_ms| Counts { postponed_ms, postponements: 1, ..Counts::default() };
-        assert_eq!(label(Kind::ApiUnavailable, put_off(599_999)), "postponed");
-        let last = judged(Failure::new(Kind::ApiUnavailable, ""), put_off(600_000));
-        assert_eq!(buried_as(last), Some(Kind::Stranded));
+        let put_off =
+            |postponed_ms| DeliveryCounts { postponed_ms, postponements: 1, ..DeliveryCounts::default() };
+        assert_eq!(label(FailureKind::ApiUnavailable, put_off(599_999)), "postponed");
+        let last = judged(Failure::new(FailureKind::ApiUnavailable, ""), put_off(600_000));
+        assert_eq!(buried_as(last), Some(FailureKind::Stranded));
     }
 
     #[test]
     fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
-        let spent = Counts { postponements: 2, postponed_ms: 600_000, ..Counts::default() };
-        for &kind in Kind::ALL.iter().filter(|kind| remedy(&Failure::new(**kind, "")) == Remedy::PutOff) {
+        let spent = DeliveryCounts { postponements: 2, postponed_ms: 600_000, ..DeliveryCounts::default() };
+        for &kind in FailureKind::ALL
+            .iter()
+            .filter(|kind| action_for(&Failure::new(**kind, "")) == FailureAction::Postpone)
+        {
             let verdict = judged_in(OpenState::SomeOpen, Failure::new(kind, ""), spent);
-            let uncounted = matches!(verdict, Verdict::Postpone { because: Holdup::BreakerOpen(_), .. });
+            let uncounted =
+                matches!(verdict, Verdict::Postpone { because: PostponeReason::BreakerOpen(_), .. });
             assert!(uncounted, "{kind}: {verdict:?}");
         }
-        let gone = judged_in(OpenState::SomeOpen, Failure::new(Kind::Gone, ""), Counts::default());
-        assert_eq!(buried_as(gone), Some(Kind::Gone), "a job's own fault is its own, fire or not");
+        let gone =
+            judged_in(OpenState::SomeOpen, Failure::new(FailureKind::Gone, ""), DeliveryCounts::default());
+        assert_eq!(buried_as(gone), Some(FailureKind::Gone), "a job's own fault is its own, fire or not");
     }
 
     #[test]
     fn a_death_that_leaves_doubt_is_run_once_more_and_only_once() {
-        let doubted = Counts { doubts: 1, ..Counts::default() };
-        for kind in [Kind::Crashed, Kind::KilledFromOutside] {
+        let doubted = DeliveryCounts { ambiguous_exits: 1, ..DeliveryCounts::default() };
+        for kind in [FailureKind::Crashed, FailureKind::KilledFromOutside] {
             assert_eq!(buried_as(judged(Failure::new(kind, ""), doubted)), Some(kind));
         }
-        assert_eq!(buried_as(judged(Failure::new(Kind::ZygoteLost, ""), doubted)), Some(Kind::Crashed));
+        assert_eq!(
+            buried_as(judged(Failure::new(FailureKind::ForkServerLost, ""), doubted)),
+            Some(FailureKind::Crashed)
+        );
     }
 
     #[test]
     fn a_wall_kill_is_final_unless_the_child_hardly_ran() {
         let wall = |cpu_ms| {
-            let measured = Measured { wall_ms: 1000, cpu_ms, ..Measured::default() };
-            Failure { measured: Some(Box::new(measured)), ..Failure::new(Kind::WallExceeded, "") }
+            let measured = ChildUsage { wall_ms: 1000, cpu_ms, ..ChildUsage::default() };
+            Failure { measured: Some(Box::new(measured)), ..Failure::new(FailureKind::WallExceeded, "") }
         };
-        assert_eq!(judged(wall(900), Counts::default()).as_str(), "dead");
-        assert_eq!(judged(wall(100), Counts::default()).as_str(), "retried");
-        assert_eq!(judged(wall(100), Counts { doubts: 1, ..Counts::default() }).as_str(), "dead");
+        assert_eq!(judged(wall(900), DeliveryCounts::default()).as_str(), "dead");
+        assert_eq!(judged(wall(100), DeliveryCounts::default()).as_str(), "retried");
+        assert_eq!(
+            judged(wall(100), DeliveryCounts { ambiguous_exits: 1, ..DeliveryCounts::default() }).as_str(),
+            "dead"
+        );
     }
 
     #[test]
     fn retry_after_is_honoured_up_to_the_longest_delay() {
         let asking = |secs| Failure {
             retry_after: Some(Duration::from_secs(secs)),
-            ..Failure::new(Kind::Upstream, "429")
+            ..Failure::new(FailureKind::Upstream, "429")
         };
         let after = |verdict| if let Verdict::Retry { after, .. } = verdict { after.as_secs() } else { 0 };
-        assert_eq!(after(judged(asking(30), Counts::default())), 30);
-        assert_eq!(after(judged(asking(86_400), Counts::default())), 60);
+        assert_eq!(after(judged(asking(30), DeliveryCounts::default())), 30);
+        assert_eq!(after(judged(asking(86_400), DeliveryCounts::default())), 60);
     }
 
     #[test]
     fn a_pause_that_our_own_app_asks_for_is_the_breakers_to_keep_and_not_the_jobs() {
         let asking = Failure {
             retry_after: Some(Duration::from_secs(60)),
-            ..Failure::new(Kind::ApiUnavailable, "429")
+            ..Failure::new(FailureKind::ApiUnavailable, "429")
         };
         for open_state in [OpenState::AllClosed, OpenState::SomeOpen] {
-            let verdict = judged_in(open_state, asking.clone(), Counts::default());
+            let verdict = judged_in(open_state, asking.clone(), DeliveryCounts::default());
             let Verdict::Postpone { after, .. } = verdict else { panic!("{verdict:?}") };
             let most = if open_state == OpenState::AllClosed {
                 config().backoff_base
@@ -312,10 +341,11 @@ mod tests {
     fn a_probe_that_failed_is_away_for_longer_than_any_pause_and_longer_each_time() {
         let config = config();
         let after = |deliveries, chance| {
-            let counts = Counts { deliveries, ..Counts::default() };
-            let failure = Outcome::Failed(Failure::new(Kind::ApiUnavailable, ""));
-            match judge(failure, &counts, OpenState::SomeOpen, Evidence::default(), &config, chance) {
-                Verdict::Postpone { after, because: Holdup::BreakerOpen(_) } => after,
+            let counts = DeliveryCounts { deliveries, ..DeliveryCounts::default() };
+            let failure = Outcome::Failed(Failure::new(FailureKind::ApiUnavailable, ""));
+            match judge(failure, &counts, OpenState::SomeOpen, DeadLetterContext::default(), &config, chance)
+            {
+                Verdict::Postpone { after, because: PostponeReason::BreakerOpen(_) } => after,
                 verdict => panic!("{verdict:?}"),
             }
         };
@@ -329,9 +359,9 @@ mod tests {
         let skip = Skip::new(SkipReason::Extension, ".pdf");
         let verdict = judge(
             Outcome::Skipped(skip.clone()),
-            &Counts::default(),
+            &DeliveryCounts::default(),
             OpenState::AllClosed,
-            Evidence::default(),
+            DeadLetterContext::default(),
             &config(),
             0.0,
         );

@@ -38,7 +38,7 @@ pub struct Config {
 
 impl Config {
     /// The pauses of a breaker.
-    pub fn probes(&self) -> breaker::Pauses {
-        breaker::Pauses { base: self.probe_base, max: self.probe_max }
+    pub fn probe_pauses(&self) -> breaker::PauseBounds {
+        breaker::PauseBounds { base: self.probe_base, max: self.probe_max }
     }
 }

@@ -9,19 +9,19 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::{Shared, redis_backoff};
 use crate::api::Api;
-use crate::job::failure::Kind;
+use crate::job::failure::FailureKind;
 use crate::job::outcome::Outcome;
 use crate::job::{Job, VersionRef};
 use crate::pipeline::PipelineRun;
-use crate::policy::breaker::{Breakers, Dependency, MayClaim, State, failed_dependency};
+use crate::policy::breaker::{BreakerSet, CircuitState, ClaimLimit, Dependency, failed_dependency};
 use crate::policy::judge::OpenState;
 
 /// The breakers, behind a lock that is held for a comparison or two.
 #[derive(Default)]
-pub(super) struct CircuitBreakers(Mutex<Breakers>);
+pub(super) struct CircuitBreakers(Mutex<BreakerSet>);
 
 impl CircuitBreakers {
-    fn lock(&self) -> MutexGuard<'_, Breakers> {
+    fn lock(&self) -> MutexGuard<'_, BreakerSet> {
         // A panic while holding it leaves whole breakers: each change is one assignment.
         self.0.lock()
     }
@@ -30,8 +30,8 @@ impl CircuitBreakers {
         self.lock().open_state()
     }
 
-    pub(super) fn may_claim(&self) -> MayClaim {
-        self.lock().may_claim(Instant::now())
+    pub(super) fn claim_limit(&self) -> ClaimLimit {
+        self.lock().claim_limit(Instant::now())
     }
 
     /// The breakers that are not closed, by dependency, as other workers and people read it.
@@ -39,7 +39,7 @@ impl CircuitBreakers {
         let (breakers, now) = (self.lock(), Instant::now());
         let states =
             Dependency::ALL.iter().copied().map(|dependency| (dependency, breakers.state(dependency, now)));
-        let open = states.into_iter().filter(|(_, state)| *state != State::Closed);
+        let open = states.into_iter().filter(|(_, state)| *state != CircuitState::Closed);
         open.map(|(dependency, state)| (dependency.as_str().to_owned(), state.as_str().to_owned())).collect()
     }
 }
@@ -47,7 +47,7 @@ impl CircuitBreakers {
 impl Shared {
     /// Hears that a dependency failed what was begun at `begun`; says so where that is news. Returns how the open_state stood
     /// until then: of several that fail at once, one finds it sound.
-    pub(super) fn failed(
+    pub(super) fn record_failure(
         &self,
         dependency: Dependency,
         begun: Instant,
@@ -57,12 +57,12 @@ impl Shared {
         let (now, chance) = (Instant::now(), fastrand::f64());
         let pauses = match dependency {
             Dependency::Redis => redis_backoff::PAUSES,
-            Dependency::Api | Dependency::Spawn => self.worker.policy.probes(),
+            Dependency::Api | Dependency::Spawn => self.worker.policy.probe_pauses(),
         };
         let (open_state, opened) = {
             let mut breakers = self.breakers.lock();
             let open_state = breakers.open_state();
-            (open_state, breakers.failed(dependency, begun, now, asked, pauses, chance))
+            (open_state, breakers.record_failure(dependency, begun, now, asked, pauses, chance))
         };
         if opened {
             self.observer.breaker_opened(dependency, why);
@@ -71,8 +71,8 @@ impl Shared {
     }
 
     /// Hears that a dependency did what was begun at `begun`; says so where that is news.
-    pub(super) fn worked(&self, dependency: Dependency, begun: Instant) {
-        if self.breakers.lock().worked(dependency, begun) {
+    pub(super) fn record_success(&self, dependency: Dependency, begun: Instant) {
+        if self.breakers.lock().record_success(dependency, begun) {
             self.observer.breaker_closed(dependency);
         }
     }
@@ -81,20 +81,24 @@ impl Shared {
     /// then, by which the job is judged.
     pub(super) fn record_outcome(&self, job: &Job, run: &PipelineRun, begun: Instant) -> OpenState {
         let mut open_state = self.breakers.open_state();
-        let failure = if let Ok(Outcome::Failed(failure)) = &run.ending { Some(failure) } else { None };
+        let failure = if let Ok(Outcome::Failed(failure)) = &run.result { Some(failure) } else { None };
         let failed_dependency = failure.and_then(|failure| Some((failed_dependency(failure.kind)?, failure)));
         if let Some((dependency, failure)) = failed_dependency {
-            open_state =
-                self.failed(dependency, begun, failure.retry_after.unwrap_or_default(), &failure.to_string());
+            open_state = self.record_failure(
+                dependency,
+                begun,
+                failure.retry_after.unwrap_or_default(),
+                &failure.to_string(),
+            );
         }
         let failed = |dependency| {
             failed_dependency.is_some_and(|(failed_dependency, _)| failed_dependency == dependency)
         };
         if !failed(Dependency::Spawn) && !run.timings.analyse.is_zero() {
-            self.worked(Dependency::Spawn, begun);
+            self.record_success(Dependency::Spawn, begun);
         }
         if !failed(Dependency::Api) && api_answered(self.worker.pipeline.api.as_deref(), job, run) {
-            self.worked(Dependency::Api, begun);
+            self.record_success(Dependency::Api, begun);
         }
         open_state
     }
@@ -104,14 +108,14 @@ impl Shared {
 /// took or judged shows that, because an app in read-only mode looks versions up as ever.
 fn api_answered(api: Option<&Api>, job: &Job, run: &PipelineRun) -> bool {
     let Some(api) = api else { return false };
-    match &run.ending {
+    match &run.result {
         Ok(Outcome::Reported(report)) if api.posts() => report.missing.is_empty() || api.posts_partial(),
-        Ok(Outcome::Failed(failure)) if api.posts() => failure.kind == Kind::Rejected,
+        Ok(Outcome::Failed(failure)) if api.posts() => failure.kind == FailureKind::Rejected,
         Ok(Outcome::Skipped(_)) | Err(_) if api.posts() => false,
-        Ok(Outcome::Failed(failure)) if failure.kind == Kind::BadReference => false,
+        Ok(Outcome::Failed(failure)) if failure.kind == FailureKind::BadReference => false,
         Ok(Outcome::Reported(_) | Outcome::Skipped(_) | Outcome::Failed(_)) | Err(_) => {
             let whole =
-                matches!((job.from.given(), &job.to), (Some(VersionRef::Whole(_)), VersionRef::Whole(_)));
+                matches!((job.from.given(), &job.to), (Some(VersionRef::Inline(_)), VersionRef::Inline(_)));
             !whole && !run.timings.resolve.is_zero()
         }
     }

@@ -35,7 +35,7 @@ use self::observe::Observer;
 use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
-use crate::policy::breaker::{Dependency, MayClaim};
+use crate::policy::breaker::{ClaimLimit, Dependency};
 use crate::queue::{self, CLAIM_MOST, Claim, WorkerHandle, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
@@ -98,7 +98,7 @@ pub struct Worker {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Ended {
+pub struct WorkerExit {
     /// Deliveries that were handed back because there was no time left for them.
     pub released: usize,
     /// The task without which it could not go on, where one ended: it is to be started anew.
@@ -117,7 +117,7 @@ struct Shared {
 
 impl Worker {
     /// Works until told to stop, or until it cannot go on, and lets go in order.
-    pub async fn run(self) -> Ended {
+    pub async fn run(self) -> WorkerExit {
         let observer = Observer::new(&self);
         let shared = Arc::new(Shared {
             worker: self,
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     /// Claims and lets go; where a task ends that must not, lets go at once.
-    async fn work(self: &Arc<Self>, background: &mut Background) -> Ended {
+    async fn work(self: &Arc<Self>, background: &mut Background) -> WorkerExit {
         let mut tasks = JoinSet::new();
         let work = async {
             self.claim_until_quiet(&mut tasks).await;
@@ -167,7 +167,7 @@ impl Shared {
         self.observer.task_exited(task, &why);
         // No drain: perhaps nobody renews the leases any more, and what is handed back is charged with nothing.
         self.phases().advance(Phase::Stopped);
-        Ended { exited_task: Some(task), ..work.await }
+        WorkerExit { exited_task: Some(task), ..work.await }
     }
 
     async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
@@ -182,7 +182,7 @@ impl Shared {
             let begun = std::time::Instant::now();
             match self.claim(&mut preflighted, slots.len()).await {
                 Ok(claims) => {
-                    self.worked(Dependency::Redis, begun);
+                    self.record_success(Dependency::Redis, begun);
                     self.observer.redis_up();
                     slots.truncate(claims.len());
                     if self.take_all(claims, slots, tasks).await == ClaimProgress::Everything {
@@ -193,7 +193,7 @@ impl Shared {
                     drop(slots);
                     preflighted = false;
                     self.observer.redis_down(&e.to_string());
-                    self.failed(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
+                    self.record_failure(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
                 }
             }
         }
@@ -211,17 +211,17 @@ impl Shared {
     /// The slots that may be claimed for: all that are free, or one and with empty hands where something of ours must
     /// first prove itself; `None` once it was waited for that.
     async fn may_claim_for(&self, slot: Slot, tasks: &mut JoinSet<()>) -> Option<Vec<Slot>> {
-        match self.breakers.may_claim() {
-            MayClaim::Freely => {
+        match self.breakers.claim_limit() {
+            ClaimLimit::Unlimited => {
                 let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
                 return Some(std::iter::once(slot).chain(free).take(CLAIM_MOST).collect());
             }
-            MayClaim::OneByOne if tasks.is_empty() => return Some(vec![slot]),
-            MayClaim::OneByOne => {
+            ClaimLimit::OneAtATime if tasks.is_empty() => return Some(vec![slot]),
+            ClaimLimit::OneAtATime => {
                 drop(slot);
                 self.rest_or_one_ends(tasks).await;
             }
-            MayClaim::NotFor(pause) => {
+            ClaimLimit::PausedFor(pause) => {
                 drop(slot);
                 self.rest(pause).await;
             }
@@ -304,7 +304,7 @@ impl Shared {
     }
 
     /// Lets what is in hand finish until the deadline, then hands the rest back.
-    async fn shut_down(&self, tasks: &mut JoinSet<()>) -> Ended {
+    async fn shut_down(&self, tasks: &mut JoinSet<()>) -> WorkerExit {
         if self.phases().now() == Phase::Quiet {
             info!(in_flight = self.in_flight.len(), "quiet: claiming nothing more");
             self.phases().reached(Phase::Draining).await;
@@ -313,7 +313,7 @@ impl Shared {
         let deadline = self.phases().since() + self.worker.config.drain;
         info!(in_flight = self.in_flight.len(), drain = ?self.worker.config.drain, "draining");
         tokio::select! {
-            () = empty(tasks) => return Ended::default(),
+            () = empty(tasks) => return WorkerExit::default(),
             () = sleep_until(deadline) => warn!(in_flight = self.in_flight.len(), "the drain deadline has passed"),
             () = self.phases().reached(Phase::Stopped) => warn!(in_flight = self.in_flight.len(), "told to leave now"),
         }
@@ -324,7 +324,7 @@ impl Shared {
                 "some jobs could not be handed back: their leases will run out"
             );
         }
-        Ended { released, exited_task: None }
+        WorkerExit { released, exited_task: None }
     }
 }
 

@@ -18,8 +18,8 @@ use super::summary::{Detail, SettledSummary, Subject, limit_hit};
 use super::threshold::{Crossing, ThresholdAlarm};
 use crate::job::JobId;
 use crate::job::duration::millis;
-use crate::job::failure::{Failure, Kind, Stage};
-use crate::job::verdict::{DeathReason, Holdup};
+use crate::job::failure::{Failure, FailureKind, Stage};
+use crate::job::verdict::{DeadLetterReason, PostponeReason};
 use crate::policy::breaker::Dependency;
 use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
 use crate::sandbox::Pool;
@@ -120,14 +120,17 @@ impl Observer {
                 let kind = failure.kind;
                 info!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "will try again");
             }
-            Detail::Postponed { after, because: Holdup::Ours(failure) | Holdup::BreakerOpen(failure) } => {
+            Detail::Postponed {
+                after,
+                because: PostponeReason::Infrastructure(failure) | PostponeReason::BreakerOpen(failure),
+            } => {
                 let kind = failure.kind;
                 warn!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "postponed");
             }
-            Detail::Postponed { because: Holdup::Suspect, .. } => {
+            Detail::Postponed { because: PostponeReason::Suspect, .. } => {
                 info!(%job, pair, "what it compares crashed a worker before: it will run alone");
             }
-            Detail::Postponed { because: Holdup::HostFull { host }, .. } => {
+            Detail::Postponed { because: PostponeReason::HostFull { host }, .. } => {
                 debug!(%job, pair, host = sanitize(host, DETAIL_BYTES), "waits for its host");
             }
             Detail::Dead(reason) => self.dead(subject, reason),
@@ -144,7 +147,7 @@ impl Observer {
         self.dead(&subject, &buried.reason);
     }
 
-    fn dead(&self, subject: &Subject, reason: &DeathReason) {
+    fn dead(&self, subject: &Subject, reason: &DeadLetterReason) {
         self.metrics.dead(reason.kind);
         let job = &subject.job;
         let detail = sanitize(&reason.failure.detail, DETAIL_BYTES);
@@ -166,7 +169,7 @@ impl Observer {
 
     /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
     fn doubt(&self, failure: &Failure) {
-        if failure.kind == Kind::KilledFromOutside {
+        if failure.kind == FailureKind::KilledFromOutside {
             self.alerts.report_outage(OutageKind::Killed, &sanitize(&failure.detail, DETAIL_BYTES));
         }
     }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::policy::backoff::full_jitter;
-use crate::policy::breaker::Pauses;
+use crate::policy::breaker::PauseBounds;
 
 /// The most that the first wait may be: a connection that was merely cut is mended by then.
 const FIRST: Duration = Duration::from_millis(100);
@@ -14,7 +14,7 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// The same for the breaker that guards claims.
-pub(super) const PAUSES: Pauses = Pauses { base: FIRST, max: LONGEST };
+pub(super) const PAUSES: PauseBounds = PauseBounds { base: FIRST, max: LONGEST };
 
 /// The tries that failed since Redis last answered.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct RedisBackoff {
 }
 
 impl RedisBackoff {
-    /// Counts one more failure and says how long to wait now.
+    /// DeliveryCounts one more failure and says how long to wait now.
     pub(super) fn next_delay(&mut self) -> Duration {
         self.failed = self.failed.saturating_add(1);
         full_jitter(FIRST, LONGEST, self.failed, fastrand::f64())

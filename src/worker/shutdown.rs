@@ -94,7 +94,7 @@ impl Phases {
     }
 }
 
-/// "Stop typed at the terminal": here it means quiet, as it does in the field.
+/// "EarlyExit typed at the terminal": here it means quiet, as it does in the field.
 const SIGTSTP: i32 = libc::SIGTSTP;
 
 async fn heard(signal: &mut Signal) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::job::failure::{Failure, Kind};
+use crate::job::failure::{Failure, FailureKind};
 use crate::job::report::Report;
 use crate::job::skip::Skip;
-use crate::job::verdict::{DeathReason, Holdup, Verdict};
+use crate::job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 use crate::job::{Job, JobId, VersionRef};
 use crate::pipeline::StageTimings;
 use crate::queue::Delivery;
@@ -52,8 +52,8 @@ pub(super) enum Detail {
     Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
     Skipped(Skip),
     Retried { after: Duration, failure: Failure },
-    Postponed { after: Duration, because: Holdup },
-    Dead(Box<DeathReason>),
+    Postponed { after: Duration, because: PostponeReason },
+    Dead(Box<DeadLetterReason>),
 }
 
 impl SettledSummary {
@@ -102,13 +102,13 @@ impl Detail {
 }
 
 /// The limit that was hit, in words, where the kind says that one was.
-pub(super) fn limit_hit(reason: &DeathReason) -> Option<String> {
+pub(super) fn limit_hit(reason: &DeadLetterReason) -> Option<String> {
     let limits = reason.failure.measured.as_ref()?.limits;
     let hit = [
-        (Kind::WallExceeded, "wall", limits.wall_ms, "ms"),
-        (Kind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),
-        (Kind::MemoryExceeded, "heap", limits.heap_bytes, "bytes"),
-        (Kind::ReplyTooLarge, "reply", limits.reply_bytes, "bytes"),
+        (FailureKind::WallExceeded, "wall", limits.wall_ms, "ms"),
+        (FailureKind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),
+        (FailureKind::MemoryExceeded, "heap", limits.heap_bytes, "bytes"),
+        (FailureKind::ReplyTooLarge, "reply", limits.reply_bytes, "bytes"),
     ];
     let (_, name, value, unit) = hit.into_iter().find(|(kind, ..)| *kind == reason.kind)?;
     Some(format!("{name} {value} {unit}"))

@@ -10,13 +10,13 @@ use super::Shared;
 use super::in_flight::{InFlightGuard, StopReason};
 use super::redis_backoff::RedisBackoff;
 use super::summary::SettledSummary;
-use crate::job::failure::{Failure, Kind, Stage};
+use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::outcome::Outcome;
 use crate::job::page::PagePair;
 use crate::job::skip::{Skip, SkipReason};
-use crate::job::verdict::{Holdup, Verdict};
+use crate::job::verdict::{PostponeReason, Verdict};
 use crate::pipeline::{Interrupted, LeaseGate, PipelineRun};
-use crate::policy::judge::{Evidence, OpenState, judge};
+use crate::policy::judge::{DeadLetterContext, OpenState, judge};
 use crate::queue::{Delivery, LeaseRef, Settled, StartPermit, WorkerHandle};
 use crate::sandbox::Slot;
 
@@ -75,7 +75,7 @@ struct DeliveryGate<'a> {
 impl DeliveryGate<'_> {
     fn unconfirmed(&self, therefore: &str, why: String) -> Failure {
         self.unconfirmed.store(true, Ordering::Relaxed);
-        Failure::new(Kind::ApiUnavailable, format!("{therefore}: {why}"))
+        Failure::new(FailureKind::ApiUnavailable, format!("{therefore}: {why}"))
     }
 }
 
@@ -91,8 +91,10 @@ impl LeaseGate for DeliveryGate<'_> {
         }
         match self.queue.start(&self.lease, pair).await {
             Ok(StartPermit::Granted) => Ok(()),
-            Ok(StartPermit::Suspect) => Err(Interrupted::Holdup(Holdup::Suspect)),
-            Ok(StartPermit::HostFull { host }) => Err(Interrupted::Holdup(Holdup::HostFull { host })),
+            Ok(StartPermit::Suspect) => Err(Interrupted::Postponed(PostponeReason::Suspect)),
+            Ok(StartPermit::HostFull { host }) => {
+                Err(Interrupted::Postponed(PostponeReason::HostFull { host }))
+            }
             Ok(StartPermit::Lost) => no("the lease was lost".to_owned()),
             Err(e) => no(format!("the queue could not be asked: {e}")),
         }
@@ -129,11 +131,11 @@ pub(super) async fn skip_unneeded(shared: &Shared, delivery: Delivery, skip: Ski
 async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_state: OpenState) {
     let worker = &shared.worker;
     let fetched_bytes = run.bodies.iter().map(|body| body.wire_bytes).sum();
-    let evidence =
-        Evidence { bodies: run.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
+    let context =
+        DeadLetterContext { bodies: run.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
     let chance = fastrand::f64();
-    let verdict = match run.ending {
-        Ok(outcome) => judge(outcome, &delivery.counts, open_state, evidence, &worker.policy, chance),
+    let verdict = match run.result {
+        Ok(outcome) => judge(outcome, &delivery.counts, open_state, context, &worker.policy, chance),
         // When it goes on is not ours to say: it is called.
         Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
     };

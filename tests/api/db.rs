@@ -19,11 +19,11 @@ use uuid::Uuid;
 const AUTHOR: &str = "analyst@db.test";
 
 /// An answer of our choice: status, header lines, body.
-pub(crate) type Canned = (u16, Vec<(&'static str, String)>, String);
+pub(crate) type CannedResponse = (u16, Vec<(&'static str, String)>, String);
 
 /// What the fake knows, and what it saw.
 #[derive(Default)]
-pub(crate) struct Db {
+pub(crate) struct DbState {
     /// Versions as the API shows them, oldest first.
     pub(crate) versions: Vec<Value>,
     /// Leave `links.previous` out, as an app might that has no such link.
@@ -39,7 +39,7 @@ pub(crate) struct Db {
     /// Fail wherever one of these versions is asked for.
     pub(crate) broken: Vec<Uuid>,
     /// Answer everything with this instead.
-    pub(crate) instead: Option<Canned>,
+    pub(crate) response_override: Option<CannedResponse>,
     /// Wait this long before each answer.
     pub(crate) delay: Duration,
     /// Method, path and query of every request.
@@ -55,24 +55,24 @@ pub(crate) struct Db {
     /// Changes that the app holds, by the uuid of their newer version.
     pub(crate) changes: Vec<String>,
     /// Answer the list with this instead, so many times, once so many chunks were given.
-    pub(crate) trouble: Option<(usize, usize, Canned)>,
+    pub(crate) list_fault: Option<(usize, usize, CannedResponse)>,
     /// Chunks given.
     pub(crate) chunks: usize,
     /// Requests under way, now and at most.
-    pub(crate) under_way: (usize, usize),
+    pub(crate) concurrent_requests: (usize, usize),
 }
 
 /// The fake, running; dropping it stops it.
 pub(crate) struct FakeDb {
     /// Where it listens.
     pub(crate) address: SocketAddr,
-    db: Arc<Mutex<Db>>,
+    db: Arc<Mutex<DbState>>,
     server: JoinHandle<()>,
 }
 
 impl FakeDb {
     /// Starts it.
-    pub(crate) async fn with(db: Db) -> Self {
+    pub(crate) async fn with(db: DbState) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let db = Arc::new(Mutex::new(db));
@@ -82,13 +82,13 @@ impl FakeDb {
     }
 
     /// Looks at it, or changes it.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Db) -> T) -> T {
-        look(&mut self.db.lock().unwrap())
+    pub(crate) fn with_state<T>(&self, action: impl FnOnce(&mut DbState) -> T) -> T {
+        action(&mut self.db.lock().unwrap())
     }
 
     /// Number of requests so far.
     pub(crate) fn calls(&self) -> usize {
-        self.look(|db| db.requests.len())
+        self.with_state(|db| db.requests.len())
     }
 }
 
@@ -107,22 +107,22 @@ pub(crate) fn version(uuid: Uuid, page: Uuid) -> Value {
         "created_at": "2018-10-10T16:00:00.000Z", "updated_at": "2018-10-10T16:00:00.000Z"})
 }
 
-async fn answer(State(db): State<Arc<Mutex<Db>>>, request: Request<Body>) -> Response<Body> {
+async fn answer(State(db): State<Arc<Mutex<DbState>>>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     let delay = {
         let mut db = db.lock().unwrap();
         db.requests.push(format!("{} {}", head.method, head.uri));
         db.authorizations.push(authorization.clone());
-        db.under_way.0 += 1;
-        db.under_way.1 = db.under_way.1.max(db.under_way.0);
+        db.concurrent_requests.0 += 1;
+        db.concurrent_requests.1 = db.concurrent_requests.1.max(db.concurrent_requests.0);
         db.delay
     };
     let body = to_bytes(body, 1 << 20).await.unwrap();
     tokio::time::sleep(delay).await;
     let mut db = db.lock().unwrap();
-    db.under_way.0 -= 1;
-    if let Some((status, headers, body)) = db.instead.clone() {
+    db.concurrent_requests.0 -= 1;
+    if let Some((status, headers, body)) = db.response_override.clone() {
         let response = headers
             .iter()
             .fold(Response::builder().status(status), |r, (name, value)| r.header(*name, value));
@@ -141,7 +141,7 @@ async fn answer(State(db): State<Arc<Mutex<Db>>>, request: Request<Body>) -> Res
     Response::builder().status(status).body(Body::from(answer.to_string())).unwrap()
 }
 
-impl Db {
+impl DbState {
     fn find(&mut self, path: &str, query: &str) -> (u16, Value) {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments[..] {
@@ -170,7 +170,7 @@ impl Db {
     /// A chunk of the versions in their order of capture, the place of the next one in its link, and changes for those
     /// who are logged in.
     fn list(&mut self, query: &str) -> (u16, Value) {
-        if let Some((after, times, (status, _, body))) = &mut self.trouble
+        if let Some((after, times, (status, _, body))) = &mut self.list_fault
             && self.chunks >= *after
             && *times > 0
         {

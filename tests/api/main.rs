@@ -14,12 +14,12 @@ use url::Url;
 use uuid::Uuid;
 use wm_analyzer::api::{Api, Config};
 use wm_analyzer::job::failure::Failure;
-use wm_analyzer::job::outcome::Stop;
+use wm_analyzer::job::outcome::EarlyExit;
 use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::Annotation;
 use wm_analyzer::job::skip::Skip;
 
-use db::{Db, FakeDb, version};
+use db::{DbState, FakeDb, version};
 
 const PAGE: Uuid = Uuid::from_u128(0x0009_a6e0);
 
@@ -55,7 +55,8 @@ fn api(config: &Config) -> Api {
 
 /// A fake that knows versions 1, 2 and 3 of one page, in this order.
 async fn three_versions() -> FakeDb {
-    FakeDb::with(Db { versions: [1, 2, 3].map(|n| version(uuid(n), PAGE)).into(), ..Db::default() }).await
+    FakeDb::with(DbState { versions: [1, 2, 3].map(|n| version(uuid(n), PAGE)).into(), ..DbState::default() })
+        .await
 }
 
 fn pair() -> PagePair {
@@ -67,16 +68,16 @@ fn annotation(priority: f64) -> Annotation {
     Annotation { text: None, source: None, links: None, priority }
 }
 
-fn failed<T: std::fmt::Debug>(ended: Result<T, Stop>) -> Failure {
+fn failed<T: std::fmt::Debug>(ended: Result<T, EarlyExit>) -> Failure {
     match ended {
-        Err(Stop::Fail(failure)) => failure,
+        Err(EarlyExit::Fail(failure)) => failure,
         other => panic!("{other:?} is no failure"),
     }
 }
 
-fn skipped<T: std::fmt::Debug>(ended: Result<T, Stop>) -> Skip {
+fn skipped<T: std::fmt::Debug>(ended: Result<T, EarlyExit>) -> Skip {
     match ended {
-        Err(Stop::Skip(skip)) => skip,
+        Err(EarlyExit::Skip(skip)) => skip,
         other => panic!("{other:?} is no skip"),
     }
 }

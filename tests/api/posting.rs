@@ -1,7 +1,7 @@
 //! Annotations on their way out.
 
-use wm_analyzer::api::{Config, Post, Posted};
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::api::{Config, PostMode, PostOutcome};
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::report::{Annotation, LinksNumbers, SourceNumbers, TextNumbers};
 
@@ -30,8 +30,8 @@ fn full() -> Annotation {
 #[tokio::test]
 async fn an_annotation_arrives_with_its_twelve_fields_at_its_change() {
     let fake = three_versions().await;
-    assert_eq!(api(&config(&fake)).annotate(&pair(), &full()).await.unwrap(), Posted::Posted);
-    let annotations = fake.look(|db| db.annotations.clone());
+    assert_eq!(api(&config(&fake)).post_annotation(&pair(), &full()).await.unwrap(), PostOutcome::Posted);
+    let annotations = fake.with_state(|db| db.annotations.clone());
     assert_eq!(annotations.len(), 1);
     let ((change, _), stored) = annotations.first_key_value().unwrap();
     assert_eq!(*change, format!("{}..{}", uuid(1), uuid(2)));
@@ -62,19 +62,19 @@ async fn a_repeat_overwrites_and_does_not_add() {
     let fake = three_versions().await;
     let api = api(&config(&fake));
     for priority in [0.1, 0.2] {
-        api.annotate(&pair(), &annotation(priority)).await.unwrap();
+        api.post_annotation(&pair(), &annotation(priority)).await.unwrap();
     }
     let priorities =
-        fake.look(|db| db.annotations.values().map(|a| a["priority"].as_f64()).collect::<Vec<_>>());
+        fake.with_state(|db| db.annotations.values().map(|a| a["priority"].as_f64()).collect::<Vec<_>>());
     assert_eq!(priorities, [Some(0.2)]);
 }
 
 #[tokio::test]
 async fn a_dry_run_and_a_switched_off_sink_call_nobody() {
     let fake = three_versions().await;
-    for (post, expected) in [(Post::DryRun, Posted::DryRun), (Post::Off, Posted::Off)] {
+    for (post, expected) in [(PostMode::DryRun, PostOutcome::DryRun), (PostMode::Off, PostOutcome::Off)] {
         let api = api(&Config { post, ..config(&fake) });
-        assert_eq!(api.annotate(&pair(), &annotation(0.1)).await.unwrap(), expected);
+        assert_eq!(api.post_annotation(&pair(), &annotation(0.1)).await.unwrap(), expected);
     }
     assert_eq!(fake.calls(), 0);
 }
@@ -82,10 +82,13 @@ async fn a_dry_run_and_a_switched_off_sink_call_nobody() {
 #[tokio::test]
 async fn a_pair_without_a_page_is_a_bad_reference() {
     let fake = three_versions().await;
-    let homeless = PagePair { page: None, ..pair() };
-    for post in [Post::Post, Post::DryRun] {
+    let without_page = PagePair { page: None, ..pair() };
+    for post in [PostMode::Post, PostMode::DryRun] {
         let api = api(&Config { post, ..config(&fake) });
-        assert_eq!(api.annotate(&homeless, &annotation(0.1)).await.unwrap_err().kind, Kind::BadReference);
+        assert_eq!(
+            api.post_annotation(&without_page, &annotation(0.1)).await.unwrap_err().kind,
+            FailureKind::BadReference
+        );
     }
 }
 
@@ -93,13 +96,13 @@ async fn a_pair_without_a_page_is_a_bad_reference() {
 async fn a_read_only_app_is_waited_for_and_a_refusal_keeps_its_words() {
     let fake = three_versions().await;
     let api = api(&config(&fake));
-    let refused = api.annotate(&pair(), &annotation(1.5)).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::Rejected);
+    let refused = api.post_annotation(&pair(), &annotation(1.5)).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Rejected);
     assert!(refused.detail.contains("Priority must be less than or equal to 1"), "{refused}");
-    fake.look(|db| db.read_only = true);
-    let later = api.annotate(&pair(), &annotation(0.5)).await.unwrap_err();
-    assert_eq!(later.kind, Kind::ApiUnavailable);
+    fake.with_state(|db| db.read_only = true);
+    let later = api.post_annotation(&pair(), &annotation(0.5)).await.unwrap_err();
+    assert_eq!(later.kind, FailureKind::ApiUnavailable);
     assert!(later.detail.contains("read-only"), "{later}");
-    fake.look(|db| db.read_only = false);
-    api.annotate(&pair(), &annotation(0.5)).await.unwrap();
+    fake.with_state(|db| db.read_only = false);
+    api.post_annotation(&pair(), &annotation(0.5)).await.unwrap();
 }

@@ -1,23 +1,23 @@
 //! From references to versions.
 
 use serde_json::{Value, json};
-use wm_analyzer::api::{Config, Post, resolve};
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::api::{Config, PostMode, resolve};
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::page::Side;
 use wm_analyzer::job::skip::SkipReason;
-use wm_analyzer::job::{Job, Older, VersionRef};
+use wm_analyzer::job::{Job, OlderVersion, VersionRef};
 
 use crate::{PAGE, api, config, failed, pair, skipped, three_versions, uuid};
 
 fn by_uuid(from: Option<u128>, to: u128) -> Job {
     let to = VersionRef::Uuid(uuid(to));
-    let from = from.map_or(Older::Previous, |n| Older::Given(VersionRef::Uuid(uuid(n))));
+    let from = from.map_or(OlderVersion::Previous, |n| OlderVersion::Given(VersionRef::Uuid(uuid(n))));
     Job { from, ..Job::new(to.clone(), to) }
 }
 
 fn whole() -> Job {
     let pair = pair();
-    Job::new(VersionRef::Whole(Box::new(pair.from)), VersionRef::Whole(Box::new(pair.to)))
+    Job::new(VersionRef::Inline(Box::new(pair.from)), VersionRef::Inline(Box::new(pair.to)))
 }
 
 #[tokio::test]
@@ -45,13 +45,13 @@ async fn a_job_that_carries_everything_makes_no_call_and_needs_no_api() {
 #[tokio::test]
 async fn a_page_is_asked_for_before_the_work_where_annotations_will_need_it() {
     let fake = three_versions().await;
-    for (post, needed) in [(Post::Post, true), (Post::DryRun, true), (Post::Off, false)] {
+    for (post, needed) in [(PostMode::Post, true), (PostMode::DryRun, true), (PostMode::Off, false)] {
         let api = api(&Config { post, ..config(&fake) });
         let ended = resolve(Some(&api), &whole()).await;
         assert_eq!(ended.is_err(), needed, "{post:?}");
         if needed {
             let failure = failed(ended);
-            assert_eq!(failure.kind, Kind::BadReference);
+            assert_eq!(failure.kind, FailureKind::BadReference);
             assert!(failure.detail.contains("`page`"), "{failure}");
         }
     }
@@ -60,7 +60,7 @@ async fn a_page_is_asked_for_before_the_work_where_annotations_will_need_it() {
 #[tokio::test]
 async fn without_an_api_a_uuid_is_a_bad_reference_that_names_the_setting() {
     let failure = failed(resolve(None, &by_uuid(Some(1), 2)).await);
-    assert_eq!(failure.kind, Kind::BadReference);
+    assert_eq!(failure.kind, FailureKind::BadReference);
     assert!(failure.detail.contains("api.url"), "{failure}");
 }
 
@@ -68,7 +68,7 @@ async fn without_an_api_a_uuid_is_a_bad_reference_that_names_the_setting() {
 async fn a_missing_from_is_the_version_before_with_links_and_without() {
     for without_links in [false, true] {
         let fake = three_versions().await;
-        fake.look(|db| db.without_links = without_links);
+        fake.with_state(|db| db.without_links = without_links);
         let api = api(&config(&fake));
         let pair = resolve(Some(&api), &by_uuid(None, 3)).await.unwrap();
         assert_eq!((pair.page, pair.from.uuid, pair.to.uuid), (Some(PAGE), uuid(2), uuid(3)));
@@ -80,7 +80,7 @@ async fn a_missing_from_is_the_version_before_with_links_and_without() {
 async fn the_first_version_of_a_page_is_skipped_with_links_and_without() {
     for without_links in [false, true] {
         let fake = three_versions().await;
-        fake.look(|db| db.without_links = without_links);
+        fake.with_state(|db| db.without_links = without_links);
         let skip = skipped(resolve(Some(&api(&config(&fake))), &by_uuid(None, 1)).await);
         assert_eq!(skip.reason, SkipReason::NoPrevious, "{}", skip.detail);
     }
@@ -92,11 +92,11 @@ async fn one_side_may_be_whole_and_the_other_a_uuid() {
     let api = api(&config(&fake));
     let carried = pair().to;
     let mut job = by_uuid(Some(1), 2);
-    job.to = VersionRef::Whole(Box::new(carried.clone()));
+    job.to = VersionRef::Inline(Box::new(carried.clone()));
     let found = resolve(Some(&api), &job).await.unwrap();
     assert_eq!((found.page, found.from.uuid), (Some(PAGE), uuid(1)));
     assert_eq!(found.to, carried, "what the producer says of a version is not asked again");
-    job.from = Older::Previous;
+    job.from = OlderVersion::Previous;
     let found = resolve(Some(&api), &job).await.unwrap();
     assert_eq!((found.from.uuid, found.to), (uuid(1), carried));
 }
@@ -109,7 +109,7 @@ async fn a_version_that_does_not_exist_is_missing_on_its_side() {
         [(by_uuid(Some(9), 1), Side::From), (by_uuid(Some(1), 9), Side::To), (by_uuid(None, 9), Side::To)]
     {
         let failure = failed(resolve(Some(&api), &job).await);
-        assert_eq!((failure.kind, failure.side), (Kind::VersionMissing, Some(side)), "{failure}");
+        assert_eq!((failure.kind, failure.side), (FailureKind::VersionMissing, Some(side)), "{failure}");
         assert!(failure.detail.contains("Couldn't find Version"), "{failure}");
     }
 }
@@ -117,8 +117,8 @@ async fn a_version_that_does_not_exist_is_missing_on_its_side() {
 #[tokio::test]
 async fn a_version_without_a_body_is_skipped_on_its_side() {
     let fake = three_versions().await;
-    fake.look(|db| db.versions[0]["network_error"] = json!("net::ERR_NAME_NOT_RESOLVED"));
-    fake.look(|db| db.versions[1]["body_url"] = Value::Null);
+    fake.with_state(|db| db.versions[0]["network_error"] = json!("net::ERR_NAME_NOT_RESOLVED"));
+    fake.with_state(|db| db.versions[1]["body_url"] = Value::Null);
     let api = api(&config(&fake));
     for (job, side) in [(by_uuid(Some(1), 3), Side::From), (by_uuid(Some(3), 2), Side::To)] {
         let skip = skipped(resolve(Some(&api), &job).await);
@@ -131,8 +131,8 @@ async fn the_earliest_version_of_a_page_is_found_or_missing() {
     let fake = three_versions().await;
     let api = api(&config(&fake));
     assert_eq!(api.earliest(PAGE).await.unwrap().uuid, uuid(1));
-    assert_eq!(failed(api.earliest(uuid(7)).await).kind, Kind::VersionMissing);
-    let job = Job { from: Older::Earliest, ..by_uuid(None, 3) };
+    assert_eq!(failed(api.earliest(uuid(7)).await).kind, FailureKind::VersionMissing);
+    let job = Job { from: OlderVersion::Earliest, ..by_uuid(None, 3) };
     let pair = resolve(Some(&api), &job).await.unwrap();
     assert_eq!((pair.page, pair.from.uuid, pair.to.uuid), (Some(PAGE), uuid(1), uuid(3)));
 }
@@ -156,7 +156,7 @@ async fn a_version_is_looked_up_once_while_it_is_remembered() {
 async fn an_answer_about_another_version_is_not_believed() {
     let fake = three_versions().await;
     let other = json!({"links": {}, "data": crate::version(uuid(2), PAGE)}).to_string();
-    fake.look(|db| db.instead = Some((200, Vec::new(), other)));
+    fake.with_state(|db| db.response_override = Some((200, Vec::new(), other)));
     let failure = failed(api(&config(&fake)).resolve(&by_uuid(Some(1), 3)).await);
-    assert_eq!(failure.kind, Kind::ApiUnavailable, "{failure}");
+    assert_eq!(failure.kind, FailureKind::ApiUnavailable, "{failure}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, sleep};
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, LimitsRequest};
 use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
@@ -100,7 +100,7 @@ async fn replay(count: usize) {
 }
 
 /// So many jobs in any order, each with the kind of death that is to be its own.
-fn jobs(world: &World, count: usize) -> Vec<(Job, Option<Kind>)> {
+fn jobs(world: &World, count: usize) -> Vec<(Job, Option<FailureKind>)> {
     let good: Vec<(Body, Body)> =
         (0..DISTINCT_PAIRS).map(small_pair).map(|(from, to)| (Body::html(from), Body::html(to))).collect();
     let large = pages::pair(1, 600_000);
@@ -130,9 +130,11 @@ fn jobs(world: &World, count: usize) -> Vec<(Job, Option<Kind>)> {
                     let (from, to) = &good[n % good.len()];
                     (make(from, to, lower(None, None)), None)
                 }
-                1 => (make(&bomb, &good[0].1, lower(None, None)), Some(Kind::DecompressionBomb)),
-                2 => (make(&large.0, &large.1, lower(None, Some(2 << 20))), Some(Kind::MemoryExceeded)),
-                _ => (make(&large.0, &large.1, lower(Some(5), None)), Some(Kind::WallExceeded)),
+                1 => (make(&bomb, &good[0].1, lower(None, None)), Some(FailureKind::DecompressionBomb)),
+                2 => {
+                    (make(&large.0, &large.1, lower(None, Some(2 << 20))), Some(FailureKind::MemoryExceeded))
+                }
+                _ => (make(&large.0, &large.1, lower(Some(5), None)), Some(FailureKind::WallExceeded)),
             }
         })
         .collect()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 use uuid::Uuid;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, LimitsRequest};
 use wm_testbed::body::Body;
 use wm_testbed::pages::{self, Rng};
@@ -16,7 +16,7 @@ use wm_testbed::poison;
 use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 
-use crate::db::{Db, FakeDb};
+use crate::db::{DbState, FakeDb};
 use crate::harness::{GatedSite, Worker, World, job};
 use crate::results::{self, JobHistory};
 use crate::small_pair;
@@ -113,7 +113,7 @@ impl ChaosRun {
         let world = World::with_redis_options(durable).await;
         let url = world.redis.url();
         let proxy = TcpProxy::to(url.trim_start_matches("redis://").to_owned()).await;
-        let (db, gate) = (FakeDb::with(Db::default()).await, GatedSite::closed().await);
+        let (db, gate) = (FakeDb::with(DbState::default()).await, GatedSite::closed().await);
         let world = world
             .with("queue.url", format!("redis://{}", proxy.address()))
             // A lease is fifteen beats, and short enough that each fault is felt.
@@ -260,7 +260,7 @@ impl ChaosRun {
             let end = history.kind.map_or_else(|| history.end.clone(), |kind| kind.to_string());
             *ends.entry(end).or_default() += 1;
         }
-        assert_eq!(self.db.look(|db| db.rewritten.clone()), [""; 0], "two annotations that differ");
+        assert_eq!(self.db.with_state(|db| db.rewritten.clone()), [""; 0], "two annotations that differ");
         let again = histories.values().filter(|history| history.runs > 1).count();
         println!("{} jobs {ends:?}, {again} ran again; {:?}", self.jobs.len(), self.faults);
     }
@@ -275,14 +275,15 @@ impl ChaosRun {
                 assert_eq!((end, history.kind), ("done", None), "{id}");
                 let report = self.world.report(job).await.expect("a report");
                 let change = format!("{}..{}", report["from"].as_str().unwrap(), job.to.uuid());
-                let posted = self.db.look(|db| db.annotations.keys().any(|(posted, _)| *posted == change));
+                let posted =
+                    self.db.with_state(|db| db.annotations.keys().any(|(posted, _)| *posted == change));
                 assert!(posted, "{id} is done, and nobody was told");
             }
             ExpectedEnd::NoPage => assert_eq!(end, "skipped", "{id}"),
-            ExpectedEnd::Gone => assert_eq!(history.kind, Some(Kind::Gone), "{id}"),
-            ExpectedEnd::TooLarge => assert_eq!(history.kind, Some(Kind::MemoryExceeded), "{id}"),
-            ExpectedEnd::Bomb => assert_eq!(history.kind, Some(Kind::DecompressionBomb), "{id}"),
-            ExpectedEnd::Deadly => assert_eq!(history.kind, Some(Kind::CrashLoop), "{id}"),
+            ExpectedEnd::Gone => assert_eq!(history.kind, Some(FailureKind::Gone), "{id}"),
+            ExpectedEnd::TooLarge => assert_eq!(history.kind, Some(FailureKind::MemoryExceeded), "{id}"),
+            ExpectedEnd::Bomb => assert_eq!(history.kind, Some(FailureKind::DecompressionBomb), "{id}"),
+            ExpectedEnd::Deadly => assert_eq!(history.kind, Some(FailureKind::CrashLoop), "{id}"),
         }
         let poison = matches!(expected, ExpectedEnd::TooLarge | ExpectedEnd::Bomb);
         assert!(

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{DeadFilter, DeadLetter};
 
@@ -30,14 +30,19 @@ pub(crate) struct JobHistory {
     /// How often a delivery of it came back.
     pub(crate) returns: u64,
     /// Why it was buried, where it was.
-    pub(crate) kind: Option<Kind>,
+    pub(crate) kind: Option<FailureKind>,
 }
 
 impl JobHistory {
     /// Buried, for a reason that chaos is to blame for: whoever had it was killed, and more than once.
     pub(crate) fn ended_by_chaos(&self) -> bool {
-        let killed =
-            [Kind::CrashLoop, Kind::KilledFromOutside, Kind::Crashed, Kind::ZygoteLost, Kind::Stranded];
+        let killed = [
+            FailureKind::CrashLoop,
+            FailureKind::KilledFromOutside,
+            FailureKind::Crashed,
+            FailureKind::ForkServerLost,
+            FailureKind::Stranded,
+        ];
         self.returns > 0 && self.kind.is_some_and(|kind| killed.contains(&kind))
     }
 }
@@ -83,7 +88,7 @@ pub(crate) async fn collect_histories(
         if let Some(reason) = &reason {
             // It is charged with what was seen, and with no more.
             let charged = (reason.counts.crashes.into(), reason.counts.releases.into());
-            let last = u64::from(reason.kind == Kind::CrashLoop);
+            let last = u64::from(reason.kind == FailureKind::CrashLoop);
             let seen = (count(&["reclaimed"]) + last, count(&["released"]));
             assert_eq!(charged, seen, "{}: {job_events:?}", job.id);
         }

@@ -1,13 +1,13 @@
 //! What the fetcher does to real sockets, and what real sockets can do to it.
 //!
-//! Every other side here is a small server of this file's [`site`] on loopback, which the fetcher may only reach
-//! because a test lists its network. Names are resolved by [`Names`]; no packet leaves the machine.
+//! Every other side here is a small server of this file's [`http_server`] on loopback, which the fetcher may only reach
+//! because a test lists its network. Host names are resolved by [`FakeResolver`]; no packet leaves the machine.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bodies;
+mod http_server;
 mod redirects;
-mod site;
 mod ssrf;
 mod tls;
 
@@ -21,12 +21,12 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use wm_analyzer::fetch::{Config, Fetcher};
 
 /// Long enough for a loaded machine, short enough to notice.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn config(allowed: &[&str]) -> Config {
     Config {
-        connect_timeout: PATIENCE,
-        total_timeout: PATIENCE,
+        connect_timeout: TEST_TIMEOUT,
+        total_timeout: TEST_TIMEOUT,
         max_body: ByteSize::kib(64),
         redirects: 5,
         max_retry_after: Duration::from_secs(3_600),
@@ -42,9 +42,9 @@ fn fetcher() -> Fetcher {
 
 /// A resolver whose answers are written down: each name's answers in turn, the last of them for ever.
 #[derive(Default)]
-struct Names(Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>);
+struct FakeResolver(Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>);
 
-impl Names {
+impl FakeResolver {
     /// What `name` resolves to the first time, the second time, and so on.
     fn with(self, name: &str, answers: &[&[IpAddr]]) -> Self {
         let answers = answers.iter().map(|answer| answer.to_vec()).collect();
@@ -57,7 +57,7 @@ impl Names {
     }
 }
 
-impl Resolve for Names {
+impl Resolve for FakeResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let mut names = self.0.lock().unwrap();
         let answer = names.get_mut(name.as_str()).and_then(|answers| match answers.len() {

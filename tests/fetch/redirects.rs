@@ -2,34 +2,34 @@
 
 use url::Url;
 use wm_analyzer::fetch::Fetcher;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 
-use crate::site::{Reply, Site, answer, redirect};
-use crate::{Names, config, fetcher};
+use crate::http_server::{RawHttpServer, RawReply, http_response, redirect};
+use crate::{FakeResolver, config, fetcher};
 
 /// A site whose `/n` redirects to `/n-1`, down to `/0`, which is a page.
-async fn staircase() -> Site {
-    Site::serve(|path| match path.trim_start_matches('/').parse::<u32>() {
-        Ok(0) => Reply::Keep(answer("200 OK", "", b"the bottom")),
-        Ok(step) => Reply::Close(redirect(&format!("/{}", step - 1))),
-        Err(_) => Reply::Close(redirect(path)),
+async fn redirect_chain() -> RawHttpServer {
+    RawHttpServer::serve(|path| match path.trim_start_matches('/').parse::<u32>() {
+        Ok(0) => RawReply::Keep(http_response("200 OK", "", b"the bottom")),
+        Ok(step) => RawReply::Close(redirect(&format!("/{}", step - 1))),
+        Err(_) => RawReply::Close(redirect(path)),
     })
     .await
 }
 
 #[tokio::test]
 async fn five_redirects_are_followed_and_six_are_not() {
-    let site = staircase().await;
+    let site = redirect_chain().await;
     assert_eq!(fetcher().body(&site.url("/5")).await.unwrap().bytes, b"the bottom");
     let failure = fetcher().body(&site.url("/6")).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::TooManyRedirects, "{failure}");
+    assert_eq!(failure.kind, FailureKind::TooManyRedirects, "{failure}");
 }
 
 #[tokio::test]
 async fn a_loop_costs_no_more_than_the_redirects_that_are_followed() {
-    let site = staircase().await;
+    let site = redirect_chain().await;
     let failure = fetcher().body(&site.url("/loop")).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::TooManyRedirects, "{failure}");
+    assert_eq!(failure.kind, FailureKind::TooManyRedirects, "{failure}");
     assert_eq!(site.requests().len(), 6);
 }
 
@@ -37,10 +37,10 @@ async fn a_loop_costs_no_more_than_the_redirects_that_are_followed() {
 async fn every_redirecting_status_is_followed_even_of_a_memento() {
     for status in ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"] {
         let moved = format!("Location: /there\r\nMemento-Datetime: x\r\n{}", "Connection: close\r\n");
-        let site = Site::serve(move |path| {
-            Reply::Close(match path {
-                "/there" => answer("200 OK", "", b"there"),
-                _ => answer(status, &moved, b"not this"),
+        let site = RawHttpServer::serve(move |path| {
+            RawReply::Close(match path {
+                "/there" => http_response("200 OK", "", b"there"),
+                _ => http_response(status, &moved, b"not this"),
             })
         });
         let site = site.await;
@@ -64,9 +64,9 @@ async fn a_redirect_to_where_the_first_address_could_not_have_been_is_forbidden(
         "http:///",
         "http://a b/",
     ] {
-        let site = Site::saying(&redirect(location)).await;
+        let site = RawHttpServer::with_reply(&redirect(location)).await;
         let failure = fetcher().body(&site.url("/")).await.unwrap_err();
-        assert_eq!(failure.kind, Kind::ForbiddenAddress, "{location}: {failure}");
+        assert_eq!(failure.kind, FailureKind::ForbiddenAddress, "{location}: {failure}");
         assert!(!failure.detail.contains("password"), "{failure}");
         assert_eq!(site.requests().len(), 1, "{location}");
     }
@@ -74,10 +74,10 @@ async fn a_redirect_to_where_the_first_address_could_not_have_been_is_forbidden(
 
 #[tokio::test]
 async fn a_failure_behind_a_redirect_names_the_host_that_failed() {
-    let names = Names::default().with("old.test", &[&[[127, 0, 0, 1].into()]]);
-    let site = Site::saying(&redirect("http://new.test/")).await;
+    let names = FakeResolver::default().with("old.test", &[&[[127, 0, 0, 1].into()]]);
+    let site = RawHttpServer::with_reply(&redirect("http://new.test/")).await;
     let fetcher = Fetcher::with_resolver(&config(&["127.0.0.0/8"]), names.shared()).unwrap();
     let url = Url::parse(&format!("http://old.test:{}/", site.address.port())).unwrap();
     let failure = fetcher.body(&url).await.unwrap_err();
-    assert_eq!((failure.kind, failure.host.as_deref()), (Kind::Dns, Some("new.test")), "{failure}");
+    assert_eq!((failure.kind, failure.host.as_deref()), (FailureKind::Dns, Some("new.test")), "{failure}");
 }

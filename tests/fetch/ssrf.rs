@@ -1,8 +1,8 @@
 //! The open door to the inside network, tried from every side: no forbidden address ever gets a connection.
 //!
-//! A witness listens on every address of this machine, so whatever spelling of "here" is believed, it would see it;
+//! A counter listens on every address of this machine, so whatever spelling of "here" is believed, it would see it;
 //! addresses that are not here must be refused as forbidden, which is decided before a socket exists. That the
-//! witness can see at all is shown by letting everything through once.
+//! counter can see at all is shown by letting everything through once.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use reqwest::dns::Resolve;
 use tokio::net::TcpStream;
 use url::{Host, Url};
 use wm_analyzer::fetch::Fetcher;
-use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::failure::{Failure, FailureKind};
 
-use crate::site::{Reply, Site, answer, redirect};
-use crate::{Names, PATIENCE, config};
+use crate::http_server::{RawHttpServer, RawReply, http_response, redirect};
+use crate::{FakeResolver, TEST_TIMEOUT, config};
 
 /// The one address that is let through: an archive that has turned hostile.
 const ARCHIVE: &str = "127.77.77.77";
@@ -126,18 +126,18 @@ const HOSTS: [&str; 98] = [
     "[4000::1]",
 ];
 
-/// Counts connections to any address of this machine.
-struct Witness(Site);
+/// DeliveryCounts connections to any address of this machine.
+struct ConnectionCounter(RawHttpServer);
 
-impl Witness {
+impl ConnectionCounter {
     async fn everywhere() -> Self {
-        let everybody = |_: &str| Reply::Close(answer("200 OK", "", b"inside"));
+        let everybody = |_: &str| RawReply::Close(http_response("200 OK", "", b"inside"));
         // Both families where the machine has both.
         match TcpStream::connect("[::1]:1").await.map_err(|e| e.kind()) {
             Err(std::io::ErrorKind::AddrNotAvailable | std::io::ErrorKind::Unsupported) => {
-                Self(Site::at("0.0.0.0:0", everybody).await)
+                Self(RawHttpServer::bind("0.0.0.0:0", everybody).await)
             }
-            Ok(_) | Err(_) => Self(Site::at("[::]:0", everybody).await),
+            Ok(_) | Err(_) => Self(RawHttpServer::bind("[::]:0", everybody).await),
         }
     }
 
@@ -154,13 +154,13 @@ impl Witness {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, counted).await.unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, counted).await.unwrap();
         self.0.connections() - 1
     }
 }
 
 /// The address a spelling stands for, if a URL takes it at all.
-fn meant(host: &str) -> Option<IpAddr> {
+fn parse_host_address(host: &str) -> Option<IpAddr> {
     match Url::parse(&format!("http://{host}/")).ok()?.host()?.to_owned() {
         Host::Ipv4(address) => Some(address.into()),
         Host::Ipv6(address) => Some(address.into()),
@@ -173,24 +173,25 @@ fn fetcher(allowed: &[&str], names: Arc<dyn Resolve>) -> Fetcher {
 }
 
 /// The literal address itself. `None` where no URL can hold it.
-async fn literally(host: &str, port: u16, allowed: &[&str]) -> Option<Result<(), Failure>> {
+async fn fetch_literal_address(host: &str, port: u16, allowed: &[&str]) -> Option<Result<(), Failure>> {
     let url = Url::parse(&format!("http://{host}:{port}/")).ok()?;
-    Some(fetcher(allowed, Names::default().shared()).body(&url).await.map(drop))
+    Some(fetcher(allowed, FakeResolver::default().shared()).body(&url).await.map(drop))
 }
 
 /// A name that resolves to it.
-async fn by_name(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(), Failure> {
-    let names = Names::default().with("archive.test", &[&[address]]);
+async fn fetch_by_name(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(), Failure> {
+    let names = FakeResolver::default().with("archive.test", &[&[address]]);
     let url = Url::parse(&format!("http://archive.test:{port}/")).unwrap();
     fetcher(allowed, names.shared()).body(&url).await.map(drop)
 }
 
 /// A name that resolves to the archive when it is first asked for, and to it from then on.
-async fn by_a_name_that_changes(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(), Failure> {
-    let archive =
-        Site::at((ARCHIVE, 0), move |_| Reply::Close(redirect(&format!("http://archive.test:{port}/"))));
+async fn fetch_by_rebound_name(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(), Failure> {
+    let archive = RawHttpServer::bind((ARCHIVE, 0), move |_| {
+        RawReply::Close(redirect(&format!("http://archive.test:{port}/")))
+    });
     let archive = archive.await;
-    let names = Names::default().with("archive.test", &[&[ARCHIVE.parse().unwrap()], &[address]]);
+    let names = FakeResolver::default().with("archive.test", &[&[ARCHIVE.parse().unwrap()], &[address]]);
     let url = Url::parse(&format!("http://archive.test:{}/", archive.address.port())).unwrap();
     let ended = fetcher(allowed, names.shared()).body(&url).await.map(drop);
     assert_eq!(archive.requests().len(), 1, "the first answer was public");
@@ -200,79 +201,82 @@ async fn by_a_name_that_changes(address: IpAddr, port: u16, allowed: &[&str]) ->
 /// A redirect to it.
 async fn by_redirect(host: &str, port: u16, allowed: &[&str]) -> Result<(), Failure> {
     let location = format!("http://{host}:{port}/");
-    let archive = Site::at((ARCHIVE, 0), move |_| Reply::Close(redirect(&location))).await;
-    let ended = fetcher(allowed, Names::default().shared()).body(&archive.url("/")).await.map(drop);
+    let archive = RawHttpServer::bind((ARCHIVE, 0), move |_| RawReply::Close(redirect(&location))).await;
+    let ended = fetcher(allowed, FakeResolver::default().shared()).body(&archive.url("/")).await.map(drop);
     assert_eq!(archive.requests().len(), 1, "the redirect was asked for");
     ended
 }
 
 #[tokio::test]
 async fn no_forbidden_address_gets_a_connection_by_any_way() {
-    let witness = Witness::everywhere().await;
-    let port = witness.port();
+    let counter = ConnectionCounter::everywhere().await;
+    let port = counter.port();
     let allowed = [&format!("{ARCHIVE}/32")[..]];
     let mut tried = 0;
     for host in HOSTS {
         let mut endings = vec![("redirect", by_redirect(host, port, &allowed).await)];
-        endings.extend(literally(host, port, &allowed).await.map(|ended| ("literal", ended)));
-        if let Some(address) = meant(host) {
-            endings.push(("name", by_name(address, port, &allowed).await));
-            endings.push(("changing name", by_a_name_that_changes(address, port, &allowed).await));
+        endings.extend(fetch_literal_address(host, port, &allowed).await.map(|ended| ("literal", ended)));
+        if let Some(address) = parse_host_address(host) {
+            endings.push(("name", fetch_by_name(address, port, &allowed).await));
+            endings.push(("changing name", fetch_by_rebound_name(address, port, &allowed).await));
         }
         for (way, ended) in endings {
             let failure = ended.expect_err("must be refused");
-            assert_eq!(failure.kind, Kind::ForbiddenAddress, "{host} by {way}: {failure}");
+            assert_eq!(failure.kind, FailureKind::ForbiddenAddress, "{host} by {way}: {failure}");
             tried += 1;
         }
     }
-    assert_eq!(witness.seen().await, 0, "somebody was connected to");
+    assert_eq!(counter.seen().await, 0, "somebody was connected to");
     assert_eq!(tried, HOSTS.len() * 4, "every spelling is one that a URL can hold");
 }
 
 #[tokio::test]
 async fn the_witness_sees_every_way_once_everything_is_let_through() {
-    let witness = Witness::everywhere().await;
-    let (port, everything) = (witness.port(), ["0.0.0.0/0", "::/0"]);
+    let counter = ConnectionCounter::everywhere().await;
+    let (port, everything) = (counter.port(), ["0.0.0.0/0", "::/0"]);
     let mut expected = 0;
     for host in ["127.0.0.1", "0x7f.1", "2130706433", "127.127.127.127", "0.0.0.0", "①②⑦.⓪.⓪.①"] {
-        let address = meant(host).unwrap();
-        literally(host, port, &everything).await.unwrap().unwrap();
-        by_name(address, port, &everything).await.unwrap();
-        by_a_name_that_changes(address, port, &everything).await.unwrap();
+        let address = parse_host_address(host).unwrap();
+        fetch_literal_address(host, port, &everything).await.unwrap().unwrap();
+        fetch_by_name(address, port, &everything).await.unwrap();
+        fetch_by_rebound_name(address, port, &everything).await.unwrap();
         by_redirect(host, port, &everything).await.unwrap();
         expected += 4;
     }
-    assert_eq!(witness.seen().await, expected);
+    assert_eq!(counter.seen().await, expected);
 }
 
 #[tokio::test]
 async fn of_a_mixed_answer_only_the_permitted_addresses_are_tried() {
-    let witness = Witness::everywhere().await;
+    let counter = ConnectionCounter::everywhere().await;
     let forbidden: [IpAddr; 3] =
         ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), [169, 254, 169, 254].into()];
     // Nobody listens on the permitted address's port, so everything that may be tried will be.
-    let silent = Site::at((ARCHIVE, 0), |_| Reply::Close(Vec::new())).await.address;
+    let silent = RawHttpServer::bind((ARCHIVE, 0), |_| RawReply::Close(Vec::new())).await.address;
     let answer = [&forbidden[..], &[silent.ip()], &forbidden].concat();
-    let names = Names::default().with("archive.test", &[&answer]).shared();
-    let url = Url::parse(&format!("http://archive.test:{}/", witness.port())).unwrap();
+    let names = FakeResolver::default().with("archive.test", &[&answer]).shared();
+    let url = Url::parse(&format!("http://archive.test:{}/", counter.port())).unwrap();
     let failure = fetcher(&["127.77.77.78/32"], Arc::clone(&names)).body(&url).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::ForbiddenAddress, "{failure}");
-    assert_eq!(witness.seen().await, 0);
+    assert_eq!(failure.kind, FailureKind::ForbiddenAddress, "{failure}");
+    assert_eq!(counter.seen().await, 0);
     fetcher(&[&format!("{ARCHIVE}/32")], names).body(&url).await.unwrap();
-    assert_eq!(witness.seen().await, 2, "only the permitted address, and our own count");
+    assert_eq!(counter.seen().await, 2, "only the permitted address, and our own count");
 }
 
 #[tokio::test]
 async fn the_systems_names_for_this_machine_are_forbidden_too() {
-    let witness = Witness::everywhere().await;
+    let counter = ConnectionCounter::everywhere().await;
     for host in ["localhost", "LOCALHOST", "localhost."] {
-        let url = Url::parse(&format!("http://{host}:{}/", witness.port())).unwrap();
+        let url = Url::parse(&format!("http://{host}:{}/", counter.port())).unwrap();
         let failure = Fetcher::new(&config(&[])).unwrap().body(&url).await.unwrap_err();
         // A system that does not know the name at all is as good.
-        assert!(matches!(failure.kind, Kind::ForbiddenAddress | Kind::Dns), "{host}: {failure}");
+        assert!(
+            matches!(failure.kind, FailureKind::ForbiddenAddress | FailureKind::Dns),
+            "{host}: {failure}"
+        );
     }
-    assert_eq!(witness.seen().await, 0);
-    let local = SocketAddr::from(([127, 0, 0, 1], witness.port()));
+    assert_eq!(counter.seen().await, 0);
+    let local = SocketAddr::from(([127, 0, 0, 1], counter.port()));
     Fetcher::new(&config(&["127.0.0.0/8"]))
         .unwrap()
         .body(&Url::parse(&format!("http://{local}/")).unwrap())

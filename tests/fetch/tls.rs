@@ -14,10 +14,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use url::Url;
 use wm_analyzer::fetch::Fetcher;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 
-use crate::site::Site;
-use crate::{Names, config, fetcher};
+use crate::http_server::RawHttpServer;
+use crate::{FakeResolver, config, fetcher};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
 
@@ -48,7 +48,7 @@ fn https() -> SocketAddr {
 #[tokio::test]
 async fn an_unknown_certificate_is_tls() {
     let failure = fetcher().body(&Url::parse(&format!("https://{}/", https())).unwrap()).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Tls, "{failure}");
+    assert_eq!(failure.kind, FailureKind::Tls, "{failure}");
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_server_that_speaks_no_tls_or_hangs_up_on_it_is_tls() {
         let fetcher = fetcher();
         let (ended, ()) = tokio::join!(fetcher.body(&url), server);
         let failure = ended.unwrap_err();
-        assert_eq!(failure.kind, Kind::Tls, "{said:?}: {failure}");
+        assert_eq!(failure.kind, FailureKind::Tls, "{said:?}: {failure}");
     }
 }
 
@@ -94,7 +94,7 @@ fn a_certificate_of_a_trusted_root_is_good_for_its_names_only_and_no_proxy_is_as
 async fn with_the_root_trusted() {
     let address = https();
     let local: &[std::net::IpAddr] = &[address.ip()];
-    let names = Names::default().with("archive.test", &[local]).with("other.test", &[local]);
+    let names = FakeResolver::default().with("archive.test", &[local]).with("other.test", &[local]);
     let fetcher = Fetcher::with_resolver(&config(&["127.0.0.0/8"]), names.shared()).unwrap();
     assert!(fetcher.has_roots());
     for host in ["archive.test", "127.0.0.1"] {
@@ -102,8 +102,8 @@ async fn with_the_root_trusted() {
         assert_eq!(fetcher.body(&url).await.unwrap().bytes, b"secure", "{host}");
     }
     let other = Url::parse(&format!("https://other.test:{}/", address.port())).unwrap();
-    assert_eq!(fetcher.body(&other).await.unwrap_err().kind, Kind::Tls);
-    let plain = Site::saying(&crate::site::answer("200 OK", "", b"plain")).await;
+    assert_eq!(fetcher.body(&other).await.unwrap_err().kind, FailureKind::Tls);
+    let plain = RawHttpServer::with_reply(&crate::http_server::http_response("200 OK", "", b"plain")).await;
     assert_eq!(fetcher.body(&plain.url("/")).await.unwrap().bytes, b"plain");
 }
 
@@ -117,9 +117,9 @@ fn a_machine_without_roots_still_fetches_over_http() {
 async fn without_roots() {
     let fetcher = Fetcher::new(&config(&["127.0.0.0/8"])).unwrap();
     assert!(!fetcher.has_roots());
-    let plain = Site::saying(&crate::site::answer("200 OK", "", b"plain")).await;
+    let plain = RawHttpServer::with_reply(&crate::http_server::http_response("200 OK", "", b"plain")).await;
     assert_eq!(fetcher.body(&plain.url("/")).await.unwrap().bytes, b"plain");
     let failure = fetcher.body(&Url::parse(&format!("https://{}/", https())).unwrap()).await.unwrap_err();
-    assert_eq!(failure.kind, Kind::Tls);
+    assert_eq!(failure.kind, FailureKind::Tls);
     assert!(failure.detail.contains("ca-certificates"), "{failure}");
 }

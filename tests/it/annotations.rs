@@ -4,11 +4,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
-use wm_analyzer::job::{Job, JobId, Older, VersionRef};
+use wm_analyzer::job::{Job, JobId, OlderVersion, VersionRef};
 use wm_testbed::body::Body;
 use wm_testbed::pages;
 
-use crate::db::{Db, FakeDb, errors, version};
+use crate::db::{DbState, FakeDb, errors, version};
 use crate::harness::{GatedSite, Worker, World, job, key, until};
 
 /// `analyst@db.test:hunter2`
@@ -46,10 +46,10 @@ pub(crate) async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
     let (old, new) = pages::pair(5, 20_000);
     let (from, from_version) = version_on_site(&world, page, "old", old);
     let (to, to_version) = version_on_site(&world, page, "new", new);
-    let db = FakeDb::with(Db {
+    let db = FakeDb::with(DbState {
         versions: vec![from_version, to_version],
         authorization: Some(BASIC.to_owned()),
-        ..Db::default()
+        ..DbState::default()
     })
     .await;
     let world = world
@@ -67,7 +67,7 @@ fn sha256_hex(bytes: &[u8]) -> String {
 pub(crate) fn job_for_versions(id: &str, from: Option<Uuid>, to: Uuid) -> Job {
     Job {
         id: JobId::parse(id).unwrap(),
-        from: from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from))),
+        from: from.map_or(OlderVersion::Previous, |from| OlderVersion::Given(VersionRef::Uuid(from))),
         ..Job::new(VersionRef::Uuid(to), VersionRef::Uuid(to))
     }
 }
@@ -80,7 +80,7 @@ async fn a_pair_named_by_uuid_is_looked_up_analysed_and_annotated_once_with_the_
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
 
-    let annotations = db.look(|db| db.annotations.clone());
+    let annotations = db.with_state(|db| db.annotations.clone());
     assert_eq!(annotations.len(), 1);
     let ((change, _), annotation) = annotations.iter().next().unwrap();
     assert_eq!(change, &format!("{from}..{to}"));
@@ -92,10 +92,11 @@ async fn a_pair_named_by_uuid_is_looked_up_analysed_and_annotated_once_with_the_
     );
     let report = world.report(&pair).await.unwrap();
     assert_eq!(report["annotation"]["priority"], annotation["priority"]);
-    let posts =
-        db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).cloned().collect::<Vec<_>>());
+    let posts = db.with_state(|db| {
+        db.requests.iter().filter(|line| line.starts_with("POST")).cloned().collect::<Vec<_>>()
+    });
     assert_eq!(posts, [format!("POST /api/v0/pages/{page}/changes/{from}..{to}/annotations")]);
-    assert!(db.look(|db| db.authorizations.iter().all(|sent| sent.as_deref() == Some(BASIC))));
+    assert!(db.with_state(|db| db.authorizations.iter().all(|sent| sent.as_deref() == Some(BASIC))));
     assert!(!worker.log_text().contains("hunter2"));
 }
 
@@ -108,7 +109,7 @@ async fn a_job_without_from_is_compared_with_the_version_before_it() {
         (job_for_versions("previous", None, to).id, job_for_versions("first", None, from).id);
     world.until_event(&previous, "done").await;
     world.until_event(&first, "skipped").await;
-    assert!(db.look(|db| db.annotations.keys().all(|(change, _)| *change == format!("{from}..{to}"))));
+    assert!(db.with_state(|db| db.annotations.keys().all(|(change, _)| *change == format!("{from}..{to}"))));
     assert!(world.queue.report(from, to).await.unwrap().is_some());
 }
 
@@ -116,9 +117,9 @@ async fn a_job_without_from_is_compared_with_the_version_before_it() {
 async fn credentials_go_to_the_app_and_never_to_a_body() {
     let (world, db, page, _) = world_with_app().await;
     // The second "app" plays the archive: it records what came with each request for a body.
-    let archive = FakeDb::with(Db {
-        instead: Some((200, vec![("content-type", "text/html".into())], "<p>a page</p>".into())),
-        ..Db::default()
+    let archive = FakeDb::with(DbState {
+        response_override: Some((200, vec![("content-type", "text/html".into())], "<p>a page</p>".into())),
+        ..DbState::default()
     })
     .await;
     let uuids = [Uuid::new_v4(), Uuid::new_v4()];
@@ -126,21 +127,21 @@ async fn credentials_go_to_the_app_and_never_to_a_body() {
         let mut version = version(uuid, page);
         version["body_url"] = format!("http://{}/{n}", archive.address).into();
         version["body_hash"] = Value::Null;
-        db.look(|db| db.versions.push(version));
+        db.with_state(|db| db.versions.push(version));
     }
     let _worker = world.worker();
     let pair = job_for_versions("pair", Some(uuids[0]), uuids[1]);
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
     assert_eq!(archive.calls(), 2);
-    assert_eq!(archive.look(|archive| archive.authorizations.clone()), [None, None]);
+    assert_eq!(archive.with_state(|archive| archive.authorizations.clone()), [None, None]);
 }
 
 #[tokio::test]
 async fn an_app_that_is_down_costs_no_attempt_and_one_alert_and_is_told_when_it_is_back() {
     let (world, db, _, [from, to]) = world_with_app().await;
     let world = world.with("policy.attempts", "1");
-    db.look(|db| db.instead = Some((503, vec![], "down".to_owned())));
+    db.with_state(|db| db.response_override = Some((503, vec![], "down".to_owned())));
     let worker = world.worker();
     let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
@@ -150,7 +151,7 @@ async fn an_app_that_is_down_costs_no_attempt_and_one_alert_and_is_told_when_it_
     .await;
     assert_eq!(world.sentry.fingerprints(), [["outage", "api"]]);
     assert_eq!(world.field(&pair.id, "failures").await, None);
-    db.look(|db| db.instead = None);
+    db.with_state(|db| db.response_override = None);
     world.until_event(&pair.id, "done").await;
     worker.stop().await;
     let last = world.sentry.events().pop().unwrap();
@@ -168,15 +169,15 @@ async fn what_the_app_refuses_is_buried_with_its_words_and_what_it_does_not_know
     assert_eq!(reason.kind.as_str(), "version_missing");
     let pair = job_for_versions("pair", Some(from), to);
     let words = errors(422, "Validation failed: From version must be captured before to").to_string();
-    db.look(|db| db.refuse_posts = Some((422, words)));
+    db.with_state(|db| db.refuse_posts = Some((422, words)));
     world.send(&[Job { again: true, ..job_for_versions("refused", Some(from), to) }]).await;
     let refused = world.until_dead_letters(2).await.remove(0).reason.unwrap();
     assert_eq!(refused.kind.as_str(), "rejected");
     assert!(refused.failure.detail.contains("must be captured before"), "{}", refused.failure);
-    db.look(|db| (db.refuse_posts, db.read_only) = (None, true));
+    db.with_state(|db| (db.refuse_posts, db.read_only) = (None, true));
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "postponed").await;
-    db.look(|db| db.read_only = false);
+    db.with_state(|db| db.read_only = false);
     world.until_event(&pair.id, "done").await;
     assert_eq!(world.dead().await.len(), 2);
 }
@@ -188,7 +189,7 @@ async fn a_pair_without_text_is_reported_with_what_is_missing_and_annotated_only
         let world = world.with("api.post_partial", post_partial);
         let (from, old) = version_on_site(&world, page, "json/old", br#"{"a": 1, "b": [1, 2]}"#.to_vec());
         let (to, new) = version_on_site(&world, page, "json/new", br#"{"a": 2, "b": [1, 2]}"#.to_vec());
-        db.look(|db| db.versions.extend([old, new]));
+        db.with_state(|db| db.versions.extend([old, new]));
         let _worker = world.worker();
         let pair = job_for_versions("pair", Some(from), to);
         world.send(std::slice::from_ref(&pair)).await;
@@ -197,7 +198,7 @@ async fn a_pair_without_text_is_reported_with_what_is_missing_and_annotated_only
         let missing: Vec<&str> =
             report["missing"].as_array().unwrap().iter().map(|m| m["diff"].as_str().unwrap()).collect();
         assert_eq!(missing, ["html_text_dmp", "links_json"], "{report}");
-        let annotations = db.look(|db| db.annotations.clone());
+        let annotations = db.with_state(|db| db.annotations.clone());
         assert_eq!(annotations.len(), annotated);
         for annotation in annotations.values() {
             let fields: Vec<&str> = annotation.as_object().unwrap().keys().map(String::as_str).collect();
@@ -216,7 +217,7 @@ async fn a_dry_run_does_everything_but_the_call() {
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
     assert_eq!(world.report(&pair).await.unwrap()["annotation"].as_object().unwrap().len(), FIELDS.len());
-    assert!(db.look(|db| db.requests.iter().all(|line| line.starts_with("GET"))));
+    assert!(db.with_state(|db| db.requests.iter().all(|line| line.starts_with("GET"))));
 }
 
 #[tokio::test]
@@ -226,7 +227,7 @@ async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_wi
     let place = kept["body_url"].take();
     kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address).into();
     kept["body_hash"] = sha256_hex(&pages::pair(5, 20_000).1).into();
-    db.look(|db| {
+    db.with_state(|db| {
         db.versions.push(kept);
         db.raw.insert(to.to_string(), place.as_str().unwrap().to_owned());
     });
@@ -234,7 +235,7 @@ async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_wi
     let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
-    let raw: Vec<Option<String>> = db.look(|db| {
+    let raw: Vec<Option<String>> = db.with_state(|db| {
         let calls = db.requests.iter().zip(&db.authorizations);
         calls.filter(|(line, _)| line.ends_with("/raw")).map(|(_, sent)| sent.clone()).collect()
     });
@@ -251,13 +252,13 @@ async fn a_pair_that_was_done_for_redis_is_not_done_for_an_app() {
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
     worker.stop().await;
-    assert!(db.look(|db| db.annotations.is_empty()));
+    assert!(db.with_state(|db| db.annotations.is_empty()));
     let world = world.with("api.post", "post");
     let line = json!({ "v": 1, "id": "again", "page": page, "from": from, "to": to }).to_string();
     world.run_with_stdin(&["enqueue", "-"], line).await.exited_with(0).stderr_contains(&["enqueued 1"]);
     let _worker = world.worker();
     world.until_event(&JobId::parse("again").unwrap(), "done").await;
-    assert_eq!(db.look(|db| db.annotations.len()), 1);
+    assert_eq!(db.with_state(|db| db.annotations.len()), 1);
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn a_worker_that_was_stopped_past_its_lease_writes_nothing_when_it_goes_on
     let mut slow_version = version(slow, page);
     slow_version["body_url"] = gate.url("/slow").as_str().into();
     slow_version["body_hash"] = Value::Null;
-    db.look(|db| db.versions.push(slow_version));
+    db.with_state(|db| db.versions.push(slow_version));
     let held = job_for_versions("held", Some(from), slow);
     world.send(std::slice::from_ref(&held)).await;
     let stopped = world.worker();
@@ -328,5 +329,5 @@ async fn who_has_lost_its_lease_unknowingly_settles_nothing() {
 
 /// How often anything was posted to the app.
 fn post_count(db: &FakeDb) -> usize {
-    db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count())
+    db.with_state(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count())
 }

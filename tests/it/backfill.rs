@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::db::{Db, FakeDb, errors, version};
+use crate::db::{DbState, FakeDb, errors, version};
 use crate::harness::World;
 
 /// `analyst@db.test:hunter2`
@@ -27,12 +27,12 @@ async fn world_with_history() -> (World, FakeDb, Vec<String>) {
         })
         .collect();
     let uuids: Vec<String> = versions.iter().map(|v| v["uuid"].as_str().unwrap().to_owned()).collect();
-    let db = FakeDb::with(Db {
+    let db = FakeDb::with(DbState {
         versions,
         authorization: Some(BASIC.to_owned()),
         changes: vec![uuids[4 + 1].clone()],
         max_chunk: 2,
-        ..Db::default()
+        ..DbState::default()
     })
     .await;
     let world = World::new()
@@ -70,7 +70,7 @@ async fn versions_without_a_change_are_enqueued_once_with_the_version_before_the
     let payload: Value = serde_json::from_str(&world.field(&id, "payload").await.unwrap()).unwrap();
     assert_eq!((&payload["to"], &payload["priority"]), (&json!(wanted[0]), &json!("low")));
     assert_eq!((&payload["compare_earliest"], payload.get("from")), (&json!(true), None));
-    assert_eq!(payload["page"], db.look(|db| db.versions[0]["page_uuid"].clone()));
+    assert_eq!(payload["page"], db.with_state(|db| db.versions[0]["page_uuid"].clone()));
     // Every chunk is asked of the app itself, whatever its links say.
     assert_eq!(db.calls(), 3);
 
@@ -98,7 +98,7 @@ async fn a_backfill_that_was_stopped_goes_on_where_its_cursor_says() {
     let cursor = directory.path().join("october.json");
     let cursor = cursor.to_str().unwrap();
     let refusal = (400, Vec::new(), errors(400, "not today").to_string());
-    db.look(|db| db.trouble = Some((1, 1, refusal)));
+    db.with_state(|db| db.list_fault = Some((1, 1, refusal)));
     let stopped = world.run(&october(&["--yes", "--cursor", cursor])).await.exited_with(1);
     stopped.stderr_contains(&["not today", "say the same again to go on"]);
     assert_eq!(enqueued(&world).await, wanted[..1], "the first chunk is in");
@@ -125,13 +125,13 @@ async fn a_backfill_that_was_stopped_goes_on_where_its_cursor_says() {
 async fn an_app_that_cannot_answer_is_asked_again_and_an_endless_list_is_left() {
     let (world, db, wanted) = world_with_history().await;
     let down = (503, Vec::new(), json!({"status": 503}).to_string());
-    db.look(|db| db.trouble = Some((1, 1, down)));
+    db.with_state(|db| db.list_fault = Some((1, 1, down)));
     world.run(&october(&["--yes"])).await.exited_with(0).stderr_contains(&["trying again"]);
     assert_eq!(sorted(enqueued(&world).await), sorted(wanted));
     // A second with more versions than a chunk: the app's places are cut to seconds.
-    db.look(|db| {
+    db.with_state(|db| {
         db.max_chunk = 1;
-        db.instead = Some((
+        db.response_override = Some((
             200,
             Vec::new(),
             json!({"links": {"next": "/api/v0/versions?chunk=here"}, "data": [db.versions[0]]}).to_string(),

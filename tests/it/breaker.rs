@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use uuid::Uuid;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_testbed::pages;
 
@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 fn jobs(world: &World, db: &FakeDb, page: Uuid, from: Uuid, count: usize) -> Vec<Job> {
     let one = |n: usize| {
         let (to, version) = version_on_site(world, page, &format!("to-{n}"), pages::pair(n as u64, 4_000).1);
-        db.look(|db| db.versions.push(version));
+        db.with_state(|db| db.versions.push(version));
         job_for_versions(&format!("job-{n}"), Some(from), to)
     };
     (0..count).map(one).collect()
@@ -48,7 +48,9 @@ async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_ale
     let world = world.with("policy.backoff_max", "1s");
     let jobs = jobs(&world, &db, page, from, 12);
     // It asks for an hour, and gets the longest pause that there is: so no pause is shorter.
-    db.look(|db| db.instead = Some((503, vec![("retry-after", "3600".into())], "down".to_owned())));
+    db.with_state(|db| {
+        db.response_override = Some((503, vec![("retry-after", "3600".into())], "down".to_owned()))
+    });
     let start = Instant::now();
     let worker = world.worker();
     world.send(&jobs).await;
@@ -78,7 +80,7 @@ async fn a_db_app_that_is_down_stops_claims_costs_no_job_anything_and_is_one_ale
     assert_eq!(worker.metric("breaker_open{dependency=\"spawn\"}").await, 0.0);
     assert_eq!(world.sentry.fingerprints(), [["outage", "api"]]);
 
-    db.look(|db| db.instead = None);
+    db.with_state(|db| db.response_override = None);
     for job in &jobs {
         world.until_event(&job.id, "done").await;
     }
@@ -101,7 +103,7 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
         let world = world.with("policy.probe_base", "100ms").with("policy.probe_max", "100ms");
         let world = world.with("policy.backoff_max", "1s");
         let jobs = jobs(&world, &db, page, from, 5);
-        let authorization = db.look(|db| match refusal {
+        let authorization = db.with_state(|db| match refusal {
             "read-only" => {
                 db.read_only = true;
                 db.authorization.clone()
@@ -125,12 +127,12 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
             "{refusal}: what still works closed the breaker"
         );
         assert_eq!(world.sentry.fingerprints(), [["outage", "api"]], "{refusal}");
-        db.look(|db| (db.read_only, db.authorization) = (false, authorization));
+        db.with_state(|db| (db.read_only, db.authorization) = (false, authorization));
         for job in &jobs {
             world.until_event(&job.id, "done").await;
         }
         world.until_event(&first.id, "skipped").await;
-        assert_eq!(db.look(|db| db.annotations.len()), 5);
+        assert_eq!(db.with_state(|db| db.annotations.len()), 5);
         worker.stop().await;
     }
 }
@@ -172,7 +174,7 @@ async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another
     let world = world.with("sentry.window", "50ms").with("policy.backoff_max", "1s");
     let workers = [world.worker(), world.worker()];
     for outage in 1..=2 {
-        db.look(|db| db.instead = Some((503, Vec::new(), "down".to_owned())));
+        db.with_state(|db| db.response_override = Some((503, Vec::new(), "down".to_owned())));
         let jobs = jobs(&world, &db, page, from, 12);
         let jobs: Vec<Job> = jobs.into_iter().map(|job| Job { again: true, ..job }).collect();
         world.send(&jobs).await;
@@ -187,7 +189,7 @@ async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another
         for worker in &workers {
             assert_eq!(worker.metric("breaker_open{dependency=\"api\"}").await, 1.0);
         }
-        db.look(|db| db.instead = None);
+        db.with_state(|db| db.response_override = None);
         until("all is done", async || world.queue.status().await.unwrap().backlog() == 0).await;
         until("all know that it is over", async || world.keys("alert_leader:*").await.is_empty()).await;
         assert_eq!(outage_reports(&world).await, BTreeMap::new());
@@ -203,7 +205,7 @@ async fn an_outage_that_all_workers_see_is_one_alert_and_the_next_one_is_another
 async fn an_alert_is_not_lost_with_the_worker_that_was_to_send_it() {
     let (world, db, page, [from, _]) = world_with_app().await;
     let world = world.with("queue.lease", "2s");
-    db.look(|db| db.instead = Some((503, Vec::new(), "down".to_owned())));
+    db.with_state(|db| db.response_override = Some((503, Vec::new(), "down".to_owned())));
     // A Sentry that never answers: what is sent there is not told.
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     let victim =
@@ -229,7 +231,7 @@ async fn jobs_at_the_front_that_make_the_app_fail_hold_up_no_others_and_are_stra
     let all = jobs(&world, &db, page, from, BAD + 30);
     let (bad, good) = all.split_at(BAD);
     let bad: Vec<Job> = bad.iter().map(|job| Job { priority: Priority::High, ..job.clone() }).collect();
-    db.look(|db| db.broken = bad.iter().map(|job| job.to.uuid()).collect());
+    db.with_state(|db| db.broken = bad.iter().map(|job| job.to.uuid()).collect());
     let worker = world.worker();
     world.send(&bad).await;
     until("the app fails", async || postponed_events(&world).await >= 2).await;
@@ -241,13 +243,16 @@ async fn jobs_at_the_front_that_make_the_app_fail_hold_up_no_others_and_are_stra
     let mut turns = good[10..].iter().cycle();
     until("all of them are stranded", async || {
         let next = turns.next().unwrap();
-        let next = Job { id: JobId::fresh(), again: true, ..next.clone() };
+        let next = Job { id: JobId::generate(), again: true, ..next.clone() };
         world.send(std::slice::from_ref(&next)).await;
         world.until_event(&next.id, "done").await;
         world.dead().await.len() == BAD
     })
     .await;
     let dead = world.dead().await;
-    assert!(dead.iter().all(|letter| letter.reason.as_ref().unwrap().kind == Kind::Stranded), "{dead:?}");
+    assert!(
+        dead.iter().all(|letter| letter.reason.as_ref().unwrap().kind == FailureKind::Stranded),
+        "{dead:?}"
+    );
     worker.stop().await;
 }

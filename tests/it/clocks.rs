@@ -12,7 +12,7 @@ use uuid::Uuid;
 use wm_analyzer::job::Job;
 use wm_testbed::redis::RedisOptions;
 
-use crate::db::{Db, FakeDb};
+use crate::db::{DbState, FakeDb};
 use crate::harness::{GatedSite, Worker, World, job, key, until};
 use crate::peers::skip_without;
 
@@ -99,7 +99,7 @@ struct ClockScenario {
 
 impl ClockScenario {
     async fn start(options: RedisOptions, worker_variables: &[(&str, &str)]) -> Self {
-        let db = FakeDb::with(Db::default()).await;
+        let db = FakeDb::with(DbState::default()).await;
         let world = World::with_redis_options(options)
             .await
             .with("queue.lease", "2s")
@@ -187,7 +187,7 @@ impl ClockScenario {
             assert_eq!(self.world.job_events(&job.id).await, ["reclaimed", "done"], "{}", job.id);
         }
         let all = self.in_flight.iter().chain(&self.waits).chain([&self.later, &self.suspect, &self.orphan]);
-        let mut posts = self.db.look(|db| db.requests.clone());
+        let mut posts = self.db.with_state(|db| db.requests.clone());
         for job in all {
             let change = format!("{}..{}/", job.from.given().unwrap().uuid(), job.to.uuid());
             let before = posts.len();

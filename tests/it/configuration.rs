@@ -56,7 +56,7 @@ async fn slots_that_do_not_fit_the_memory_are_refused_with_the_arithmetic() {
     let world = World::new().await;
     world.run(&["work", "--slots", "100000"]).await.exited_with(78).stderr_contains(&[
         "100000 x (",
-        "fence",
+        "address space",
         "buffers",
         "lower sandbox.slots or sandbox.heap",
     ]);

@@ -157,7 +157,7 @@ async fn what_is_discarded_goes_to_standard_output_and_enqueue_takes_it_back() {
 async fn show_says_all_that_is_known_and_its_command_gives_the_same_ending() {
     let world = World::new().await;
     let mut job = world.pair("changed", 20_000);
-    let VersionRef::Whole(to) = &mut job.to else { panic!("whole") };
+    let VersionRef::Inline(to) = &mut job.to else { panic!("whole") };
     to.body_hash = Some("0".repeat(64));
     let worker = world.worker();
     world.send(std::slice::from_ref(&job)).await;

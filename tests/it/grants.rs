@@ -5,7 +5,7 @@ use wm_testbed::body::Body;
 
 use crate::harness::{GatedSite, World, job, until};
 
-/// Two slots, children of 16 MiB, and memory for just two of them: 96 MiB + 2 x (84 MiB fence + 36 MiB buffers).
+/// Two slots, children of 16 MiB, and memory for just two of them: 96 MiB + 2 x (84 MiB address space + 36 MiB buffers).
 async fn world_with_little_memory() -> World {
     let world = World::new().await.with("fetch.total_timeout", "5m");
     world.with("sandbox.heap", "16 MiB").with("worker.memory_limit", "336 MiB")
@@ -88,7 +88,7 @@ async fn a_grant_that_a_worker_cannot_honour_is_buried_with_the_sum_and_never_go
     world.send(std::slice::from_ref(&hungry)).await;
     world.until_dead_letters(1).await;
     for (grant, why) in [
-        (["--heap", "512MiB"], "512.0 MiB needs 704 MiB with its fence, and this worker has 168 MiB"),
+        (["--heap", "512MiB"], "512.0 MiB needs 704 MiB of address space, and this worker has 168 MiB"),
         (["--wall", "50s"], "50s is above sandbox.max_wall, 20s"),
     ] {
         let replay = [&["dead", "replay", "hungry", "--yes"][..], &grant].concat();

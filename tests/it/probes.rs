@@ -29,7 +29,7 @@ async fn the_metrics_are_openmetrics_and_every_one_of_the_catalogue_is_there() {
     assert_eq!(worker.metric("child_wall_seconds_count").await, 1.0);
     assert!(worker.metric("fetched_bytes_total").await >= 20_000.0);
     until("the slots are counted", async || worker.metric("worker_slots{state=\"free\"}").await == 2.0).await;
-    assert!(worker.metric("isolation").await >= 1.0, "at least one wall stands");
+    assert!(worker.metric("isolation").await >= 1.0, "at least one isolation layer is in force");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use wm_testbed::body::Body;
 use wm_testbed::pages;
 
-use crate::db::{Db, FakeDb, version};
+use crate::db::{DbState, FakeDb, version};
 use crate::harness::{World, until};
 
 /// Pages, each with two versions.
@@ -54,7 +54,7 @@ async fn world_with_pages() -> (World, FakeDb, Vec<Uuid>) {
         }
         newer.push(versions.last().unwrap()["uuid"].as_str().unwrap().parse().unwrap());
     }
-    let db = FakeDb::with(Db { versions, ..Db::default() }).await;
+    let db = FakeDb::with(DbState { versions, ..DbState::default() }).await;
     let world = world.with("api.url", format!("http://{}", db.address)).with("api.post", "post");
     (world, db, newer)
 }
@@ -75,15 +75,15 @@ async fn a_hundred_jobs_of_a_rails_app_are_a_hundred_annotations_however_often_t
     enqueue(&world, &newer);
     until("all are done", async || today("done").await == PAGES).await;
     until("and not twice", async || today("skipped:already_done").await == PAGES).await;
-    let annotations = db.look(|db| db.annotations.clone());
+    let annotations = db.with_state(|db| db.annotations.clone());
     assert_eq!(annotations.len(), PAGES);
     assert!(annotations.values().all(|annotation| annotation.as_object().unwrap().len() == 12));
 
     enqueue(&world, &newer);
     until("all are answered", async || today("skipped:already_done").await == 3 * PAGES).await;
     assert_eq!(today("done").await, PAGES, "nothing was analysed again");
-    let posts = db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
-    assert_eq!((db.look(|db| db.annotations.len()), posts), (PAGES, PAGES));
+    let posts = db.with_state(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
+    assert_eq!((db.with_state(|db| db.annotations.len()), posts), (PAGES, PAGES));
     assert_eq!((0..PAGES).map(|n| world.site.hits(&format!("/{n}/new"))).sum::<u64>(), PAGES as u64);
     assert_eq!(world.dead().await.len(), 0);
 }
@@ -103,7 +103,7 @@ async fn a_worker_empties_an_adopted_list_before_it_calls_anything_empty() {
     }
     let ran = world.run(&["work", "--until-empty"]).await;
     ran.exited_with(0);
-    assert_eq!(db.look(|db| db.annotations.len()), 10);
+    assert_eq!(db.with_state(|db| db.annotations.len()), 10);
     assert_eq!(world.redis_cmd::<u64>("LLEN", LIST).await, 0);
 }
 
@@ -116,7 +116,7 @@ async fn a_pair_that_only_resolving_names_is_not_analysed_again_unless_that_is_a
         job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         job.to_string()
     };
-    let posts = || db.look(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
+    let posts = || db.with_state(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count());
     for (id, more, ends, posted) in [
         ("first", json!({}), "done", 1),
         ("second", json!({}), "skipped", 1),

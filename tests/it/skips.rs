@@ -10,7 +10,7 @@ use crate::harness::{World, until};
 
 fn change(job: &mut Job, change: impl Fn(&mut Version)) {
     for version in job.from.given_mut().into_iter().chain([&mut job.to]) {
-        if let VersionRef::Whole(version) = version {
+        if let VersionRef::Inline(version) = version {
             change(version);
         }
     }

@@ -213,7 +213,7 @@ async fn a_worker_that_loses_its_beat_its_inbox_or_its_upkeep_says_so_hands_back
         assert_eq!((said.len(), said[0]["task"].as_str()), (1, Some(task)));
         assert!(said[0]["why"].as_str().unwrap().contains("on purpose"), "{said:?}");
         assert_eq!(world.sentry.fingerprints(), [["outage", "task"]]);
-        assert!(world.queue.status().await.unwrap().workers.is_empty(), "it said goodbye");
+        assert!(world.queue.status().await.unwrap().workers.is_empty(), "it deregistered");
         gate.open();
         let _next = world.worker();
         world.until_event(&held.id, "done").await;

@@ -8,8 +8,8 @@
 mod corpus;
 #[path = "../fixtures/poison/mod.rs"]
 mod fixtures;
-mod neighbours;
-mod stage;
 #[expect(dead_code, reason = "its acts are for the sandbox's own tests")]
-#[path = "../sandbox/world.rs"]
-mod world;
+#[path = "../sandbox/harness.rs"]
+mod harness;
+mod neighbours;
+mod runner;

@@ -5,21 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use wm_analyzer::job::failure::Kind::{self, *};
-use wm_analyzer::job::order::Answer;
+use wm_analyzer::job::analysis_request::AnalysisReply;
+use wm_analyzer::job::failure::FailureKind::{self, *};
 use wm_analyzer::sandbox::{Limits, Request};
 use wm_testbed::pages;
 use wm_testbed::poison::{gzip_bomb, nested_divs};
 
 use crate::fixtures::{BOMB, ExpectedOutcome, TREELESS, html, paired_with_page};
-use crate::stage::{analyse, defaults, ending, in_turn, pool, request};
-use crate::world::{MIB, act};
+use crate::harness::{MIB, act};
+use crate::runner::{analyse, defaults, outcome_of, pool, request, run_serially};
 
 /// Jobs in all; every tenth is poison.
 const JOBS: usize = 200;
 
 /// What bad neighbours do, and how that ends: memory, stack, time, violation.
-const ACTS: [(&str, Kind); 4] = [
+const ACTS: [(&str, FailureKind); 4] = [
     ("small 160000000", MemoryExceeded),
     ("overflow", StackOverflow),
     ("spin", WallExceeded),
@@ -28,7 +28,7 @@ const ACTS: [(&str, Kind); 4] = [
 
 #[test]
 fn good_jobs_beside_a_tenth_of_poison_come_out_as_they_do_alone() {
-    in_turn(good_jobs_beside_poison());
+    run_serially(good_jobs_beside_poison());
 }
 
 async fn good_jobs_beside_poison() {
@@ -42,7 +42,7 @@ async fn good_jobs_beside_poison() {
     };
     let good = request(&pipeline, <[_; 2]>::from(pages::pair(1, 20_000)).map(html));
     let alone = analyse(&mut pool.acquire().await, good.clone(), patient).await.0.unwrap();
-    assert!(matches!(alone, Answer::Reported(_)));
+    assert!(matches!(alone, AnalysisReply::Reported(_)));
 
     let mut poisons: Vec<(Request, Limits, ExpectedOutcome)> = ACTS
         .iter()
@@ -62,7 +62,7 @@ async fn good_jobs_beside_poison() {
             let mut slot = pool.acquire().await;
             if i % 10 == 3 {
                 let (request, limits, expected) = poisons[i / 10 % poisons.len()].clone();
-                assert_eq!(ending(&analyse(&mut slot, request, limits).await.0), expected);
+                assert_eq!(outcome_of(&analyse(&mut slot, request, limits).await.0), expected);
                 return 0;
             }
             assert!(analyse(&mut slot, good, patient).await.0.unwrap() == alone, "job {i}");

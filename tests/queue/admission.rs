@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::report::Report;
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::job::{Job, JobId, Older};
+use wm_analyzer::job::{Job, JobId, OlderVersion};
 use wm_analyzer::queue::Admission;
 use wm_testbed::roles::Roles;
 
@@ -30,7 +30,8 @@ async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
     queue.worker.upkeep().await.unwrap();
     assert_eq!(world.state(&job.id).await.as_deref(), Some("exclusive"));
     assert_eq!(again().await, duplicate, "exclusive");
-    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ =
+        queue.worker.settle(claimed(&queue, "w").await, death(FailureKind::Gone, "a.test")).await.unwrap();
     assert!(matches!(again().await, Admission::Admitted { .. }), "dead");
     assert_eq!(world.counter("duplicate").await, 4);
     world.check_invariants().await;
@@ -68,7 +69,7 @@ async fn a_lock_that_lapsed_and_is_somebody_elses_by_now_is_left_to_them() {
             world.expire(&first.id).await;
             queue.worker.upkeep().await.unwrap();
         } else {
-            let verdict = if end == "done" { done(&first) } else { death(Kind::Gone, "a.test") };
+            let verdict = if end == "done" { done(&first) } else { death(FailureKind::Gone, "a.test") };
             let _ = queue.worker.settle(delivery, verdict).await.unwrap();
         }
         assert_ne!(world.state(&first.id).await.as_deref(), Some("in_flight"), "{end}");
@@ -109,7 +110,8 @@ async fn the_same_id_is_in_once_live_or_dead() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     assert_eq!(queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap(), [Admission::SameId]);
-    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ =
+        queue.worker.settle(claimed(&queue, "w").await, death(FailureKind::Gone, "a.test")).await.unwrap();
     assert_eq!(queue.producer.enqueue(&[job]).await.unwrap(), [Admission::SameId]);
     world.check_invariants().await;
 }
@@ -158,8 +160,8 @@ async fn ten_thousand_jobs_are_enqueued_in_order_and_none_is_too_many_for_a_scri
 async fn previous_version_jobs_are_unique_by_their_newer_version() {
     let world = World::new().await;
     let queue = world.queue().await;
-    let open = Job { from: Older::Previous, ..job() };
-    let twin = Job { id: JobId::fresh(), ..open.clone() };
+    let open = Job { from: OlderVersion::Previous, ..job() };
+    let twin = Job { id: JobId::generate(), ..open.clone() };
     let answers = queue.producer.enqueue(&[open.clone(), twin]).await.unwrap();
     assert_eq!(answers[1], Admission::Duplicate { holder: open.id });
 }

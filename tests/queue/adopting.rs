@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{Adopted, Adopter, Config, Content, DeadFilter, Error, ForeignList, ListState};
 use wm_testbed::roles::Roles;
@@ -66,7 +66,7 @@ async fn each_list_is_taken_from_its_older_end_and_every_payload_is_judged() {
         assert_eq!(claimed(&queue, "w").await.job, *job);
     }
     let letter = queue.operator.dead(&DeadFilter::default(), 9).await.unwrap().remove(0);
-    assert_eq!(letter.reason.unwrap().kind, Kind::Decode);
+    assert_eq!(letter.reason.unwrap().kind, FailureKind::Decode);
     assert!(matches!(letter.content, Content::Raw(raw) if raw.head == foreign.as_bytes()));
     assert_eq!(world.counter("adopted").await, 7);
     let scheduled: u64 = world.ask("ZCARD", "schedule").await;
@@ -155,7 +155,7 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
     let _: u64 = world.ask("RPUSH", &[RESQUE, &envelope(&job())]).await;
     let worker = "web-1:7:import,analysis";
     let _: u64 = world.ask("SADD", &["resque:workers", "web-1:6:import", worker]).await;
-    let beat = async |ago: u64| {
+    let heartbeat = async |ago: u64| {
         let then = OffsetDateTime::now_utc() - Duration::from_secs(ago);
         let then = then.format(&Rfc3339).unwrap();
         let _: u64 = world.ask("HSET", &["resque:workers:heartbeat", worker, &then]).await;
@@ -166,10 +166,10 @@ async fn a_live_resque_worker_keeps_its_list_until_its_heartbeat_is_old() {
         theirs,
         "without heartbeats it is believed"
     );
-    beat(60).await;
+    heartbeat(60).await;
     assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, theirs);
     assert_eq!(length(&world, RESQUE).await, 1);
-    beat(301).await;
+    heartbeat(301).await;
     assert_eq!(standing(&mut queue.worker.adopter(NOW_AND_THEN), RESQUE).await, Some(ListState::Adopted));
     assert_eq!(length(&world, RESQUE).await, 0);
 }

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::outcome::Outcome;
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::policy::Config;
-use wm_analyzer::policy::breaker::{Breakers, Dependency, MayClaim, failed_dependency};
-use wm_analyzer::policy::judge::{Evidence, OpenState, judge};
+use wm_analyzer::policy::breaker::{BreakerSet, ClaimLimit, Dependency, failed_dependency};
+use wm_analyzer::policy::judge::{DeadLetterContext, OpenState, judge};
 use wm_analyzer::queue::Delivery;
 use wm_testbed::roles::Roles;
 
@@ -36,9 +36,9 @@ const POLICY: Config = Config {
 struct Patient {
     world: World,
     queue: Roles,
-    breakers: Breakers,
+    breakers: BreakerSet,
     now: Instant,
-    dice: fastrand::Rng,
+    rng: fastrand::Rng,
     /// What is put off, and until when by that clock.
     due: BTreeMap<JobId, Instant>,
     /// All that were ever tried.
@@ -59,14 +59,22 @@ impl Patient {
         }
     }
 
-    /// A delivery fails for our sake; returns how our house stood.
-    async fn fails(&mut self, delivery: Delivery, kind: Kind, begun: Instant) -> OpenState {
+    /// A delivery fails for our sake; returns how all breakers stood.
+    async fn fails(&mut self, delivery: Delivery, kind: FailureKind, begun: Instant) -> OpenState {
         let house = self.breakers.open_state();
-        let chance = self.dice.f64();
+        let chance = self.rng.f64();
         let thing = failed_dependency(kind).unwrap();
-        let _ = self.breakers.failed(thing, begun, self.now, Duration::ZERO, POLICY.probes(), chance);
+        let _ = self.breakers.record_failure(
+            thing,
+            begun,
+            self.now,
+            Duration::ZERO,
+            POLICY.probe_pauses(),
+            chance,
+        );
         let outcome = Outcome::Failed(Failure::new(kind, "down"));
-        let verdict = judge(outcome, &delivery.counts, house, Evidence::default(), &POLICY, self.dice.f64());
+        let verdict =
+            judge(outcome, &delivery.counts, house, DeadLetterContext::default(), &POLICY, self.rng.f64());
         let id = delivery.job.id.clone();
         let Verdict::Postpone { after, .. } = verdict else { panic!("{id} died: {verdict:?}") };
         let _ = self.queue.worker.settle(delivery, verdict).await.unwrap();
@@ -84,49 +92,51 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     for batch in jobs.chunks(500) {
         let _ = queue.producer.enqueue(batch).await.unwrap();
     }
-    let (start, dice) = (Instant::now(), fastrand::Rng::with_seed(7));
+    let (start, rng) = (Instant::now(), fastrand::Rng::with_seed(7));
     let mut worker = Patient {
         world,
         queue,
-        breakers: Breakers::default(),
+        breakers: BreakerSet::default(),
         now: start,
-        dice,
+        rng,
         due: BTreeMap::new(),
         touched: BTreeSet::new(),
     };
 
-    // The fire breaks out with all hands full; of several that fail at once, one finds the house sound.
+    // The breaker opens with all slots busy; of several that fail at once, one finds them all closed.
     let mut hands = Vec::new();
     for _ in 0..SLOTS {
         hands.push(claimed(&worker.queue, "w").await);
     }
     let mut counted = 0;
     for delivery in hands {
-        counted +=
-            u32::from(worker.fails(delivery, Kind::ApiUnavailable, start).await == OpenState::AllClosed);
+        counted += u32::from(
+            worker.fails(delivery, FailureKind::ApiUnavailable, start).await == OpenState::AllClosed,
+        );
     }
     assert_eq!(counted, 1);
 
     let (mut probes, mut most_tried) = (0, 0);
     while worker.now - start < OUTAGE {
-        match worker.breakers.may_claim(worker.now) {
-            MayClaim::NotFor(pause) => worker.now += pause,
-            MayClaim::OneByOne => {
+        match worker.breakers.claim_limit(worker.now) {
+            ClaimLimit::PausedFor(pause) => worker.now += pause,
+            ClaimLimit::OneAtATime => {
                 worker.upkeep().await;
                 let delivery = claimed(&worker.queue, "w").await;
                 most_tried = most_tried.max(delivery.counts.deliveries);
                 probes += 1;
                 // A child that cannot be started while the app is down is put off for the fire like any other.
-                let kind = if probes % 100 == 0 { Kind::CannotSpawn } else { Kind::ApiUnavailable };
+                let kind =
+                    if probes % 100 == 0 { FailureKind::CannotSpawn } else { FailureKind::ApiUnavailable };
                 let begun = worker.now;
                 let house = worker.fails(delivery, kind, begun).await;
                 assert_eq!(house, OpenState::SomeOpen);
-                if kind == Kind::CannotSpawn {
+                if kind == FailureKind::CannotSpawn {
                     worker.now += POLICY.probe_max;
-                    assert!(worker.breakers.worked(Dependency::Spawn, worker.now));
+                    assert!(worker.breakers.record_success(Dependency::Spawn, worker.now));
                 }
             }
-            MayClaim::Freely => panic!("the app is still down"),
+            ClaimLimit::Unlimited => panic!("the app is still down"),
         }
     }
     // A pause is half a minute on average.
@@ -142,7 +152,7 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     assert_eq!(postponements, 1, "that of the failure that opened the breaker");
 
     // It is back: the next probe goes through, and then as many as there are slots.
-    while let MayClaim::NotFor(pause) = worker.breakers.may_claim(worker.now) {
+    while let ClaimLimit::PausedFor(pause) = worker.breakers.claim_limit(worker.now) {
         worker.now += pause;
     }
     worker.now += POLICY.backoff_max;
@@ -150,6 +160,6 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     let delivery = claimed(&worker.queue, "w").await;
     let verdict = done(&delivery.job);
     let _ = worker.queue.worker.settle(delivery, verdict).await.unwrap();
-    assert!(worker.breakers.worked(Dependency::Api, worker.now));
-    assert_eq!(worker.breakers.may_claim(worker.now), MayClaim::Freely);
+    assert!(worker.breakers.record_success(Dependency::Api, worker.now));
+    assert_eq!(worker.breakers.claim_limit(worker.now), ClaimLimit::Unlimited);
 }

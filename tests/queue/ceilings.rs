@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{Config, HostWaiters, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
@@ -21,7 +21,8 @@ async fn one_more(queue: &Roles, host: &str) -> Option<wm_analyzer::queue::Deliv
     match queue.worker.start(&delivery.lease(), &somewhere(host)).await.unwrap() {
         StartPermit::Granted => Some(delivery),
         StartPermit::HostFull { host } => {
-            let full = Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host } };
+            let full =
+                Verdict::Postpone { after: Duration::ZERO, because: PostponeReason::HostFull { host } };
             assert_eq!(queue.worker.settle(delivery, full).await.unwrap(), Settled::Settled);
             None
         }

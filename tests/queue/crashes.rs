@@ -4,7 +4,7 @@ use std::io::BufRead;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::queue::{Claim, Settled, Upkeep};
 use wm_testbed::roles::Roles;
 
@@ -44,7 +44,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
         let upkeep = queue.worker.upkeep().await.unwrap();
         assert_eq!(upkeep.reclaimed, 1);
         if let [buried] = &upkeep.buried[..] {
-            assert_eq!((&buried.id, buried.reason.kind), (&job.id, Kind::CrashLoop));
+            assert_eq!((&buried.id, buried.reason.kind), (&job.id, FailureKind::CrashLoop));
             assert_eq!(buried.pair, job.pair());
             assert_eq!((buried.reason.counts.crashes, buried.reason.counts.deliveries), (2, 2));
             assert_eq!(buried.reason.worker, "killed");
@@ -53,7 +53,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
     assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
-    assert_eq!(letter.reason.unwrap().kind, Kind::CrashLoop);
+    assert_eq!(letter.reason.unwrap().kind, FailureKind::CrashLoop);
 
     let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(
@@ -134,7 +134,7 @@ async fn a_lost_lease_never_settles() {
     let world = World::new().await;
     let (stale, fresh) = (world.queue().await, world.queue().await);
     let job = enqueued(&stale).await;
-    for verdict in [done(&job), retry(Duration::ZERO), death(Kind::Gone, "a.test")] {
+    for verdict in [done(&job), retry(Duration::ZERO), death(FailureKind::Gone, "a.test")] {
         let slow = claimed(&stale, "slow").await;
         let lease = slow.lease();
         world.expire(&job.id).await;

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{JobId, LimitsRequest};
 use wm_analyzer::queue::{DeadFilter, Replayed};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
 
-async fn buried(queue: &Roles, kind: Kind, host: &str) -> JobId {
+async fn buried(queue: &Roles, kind: FailureKind, host: &str) -> JobId {
     let job = enqueued(queue).await;
     let _ = queue.worker.settle(claimed(queue, "w").await, death(kind, host)).await.unwrap();
     job.id
@@ -27,10 +27,10 @@ async fn found(queue: &Roles, filter: DeadFilter) -> Vec<JobId> {
 async fn letters_are_found_by_kind_host_time_and_id() {
     let world = World::new().await;
     let queue = world.queue().await;
-    let a = buried(&queue, Kind::Gone, "a.test").await;
-    let b = buried(&queue, Kind::Gone, "b.test").await;
-    let c = buried(&queue, Kind::WallExceeded, "b.test").await;
-    let by = |kinds: &[Kind], hosts: &[&str]| DeadFilter {
+    let a = buried(&queue, FailureKind::Gone, "a.test").await;
+    let b = buried(&queue, FailureKind::Gone, "b.test").await;
+    let c = buried(&queue, FailureKind::WallExceeded, "b.test").await;
+    let by = |kinds: &[FailureKind], hosts: &[&str]| DeadFilter {
         kinds: kinds.to_vec(),
         hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
         ..DeadFilter::default()
@@ -41,11 +41,14 @@ async fn letters_are_found_by_kind_host_time_and_id() {
         ids
     };
     assert_eq!(found(&queue, by(&[], &[])).await, sorted(&[&a, &b, &c]));
-    assert_eq!(found(&queue, by(&[Kind::Gone], &[])).await, sorted(&[&a, &b]));
-    assert_eq!(found(&queue, by(&[Kind::Gone, Kind::WallExceeded], &[])).await, sorted(&[&a, &b, &c]));
-    assert_eq!(found(&queue, by(&[Kind::Gone], &["b.test"])).await, [b]);
-    assert_eq!(found(&queue, by(&[Kind::Tls], &[])).await, []);
-    let ids = DeadFilter { ids: vec![a.clone(), JobId::fresh()], ..by(&[], &[]) };
+    assert_eq!(found(&queue, by(&[FailureKind::Gone], &[])).await, sorted(&[&a, &b]));
+    assert_eq!(
+        found(&queue, by(&[FailureKind::Gone, FailureKind::WallExceeded], &[])).await,
+        sorted(&[&a, &b, &c])
+    );
+    assert_eq!(found(&queue, by(&[FailureKind::Gone], &["b.test"])).await, [b]);
+    assert_eq!(found(&queue, by(&[FailureKind::Tls], &[])).await, []);
+    let ids = DeadFilter { ids: vec![a.clone(), JobId::generate()], ..by(&[], &[]) };
     assert_eq!(found(&queue, ids).await, [a]);
     let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
     assert_eq!(found(&queue, DeadFilter { since: Some(later), ..by(&[], &[]) }).await, []);
@@ -77,10 +80,11 @@ async fn replay_onto_a_live_pair_answers_the_holder_and_leaves_the_letter() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ =
+        queue.worker.settle(claimed(&queue, "w").await, death(FailureKind::Gone, "a.test")).await.unwrap();
     let holder = twin(&job);
     let _ = queue.producer.enqueue(std::slice::from_ref(&holder)).await.unwrap();
-    let ids = [job.id.clone(), holder.id.clone(), JobId::fresh()];
+    let ids = [job.id.clone(), holder.id.clone(), JobId::generate()];
     let answers = queue.operator.replay(&ids).await.unwrap();
     let answers: Vec<_> = answers.into_iter().map(|(_, answer)| answer).collect();
     assert_eq!(answers, [Replayed::Duplicate { holder: holder.id }, Replayed::Missing, Replayed::Missing]);
@@ -99,7 +103,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
     let queue = world.queue().await;
     let mut ids = Vec::new();
     for n in 0..5 {
-        ids.push(buried(&queue, Kind::Gone, "a.test").await);
+        ids.push(buried(&queue, FailureKind::Gone, "a.test").await);
         let died = (world.now_ms().await - 10_000 + n * 1000).to_string();
         let _: u64 = world.ask("ZADD", &[&key("dead"), "XX", &died, ids[n as usize].as_str()]).await;
     }
@@ -134,7 +138,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
 async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     let world = World::new().await;
     let queue = world.queue().await;
-    let id = buried(&queue, Kind::MemoryExceeded, "a.test").await;
+    let id = buried(&queue, FailureKind::MemoryExceeded, "a.test").await;
     let ids = std::slice::from_ref(&id);
     let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
     assert_eq!(queue.operator.replay_granting(ids, granted).await.unwrap()[0].1, Replayed::Replayed);
@@ -145,13 +149,13 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     queue.worker.upkeep().await.unwrap();
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, granted, "a retry is the same run");
-    let _ = queue.worker.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
 
     let wall_alone = LimitsRequest { wall_ms: Some(60_000), heap_bytes: None };
     assert_eq!(queue.operator.replay_granting(ids, wall_alone).await.unwrap()[0].1, Replayed::Replayed);
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, wall_alone, "nothing is left of the grant before");
-    let _ = queue.worker.settle(delivery, death(Kind::WallExceeded, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
     assert_eq!(queue.operator.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
     assert!(claimed(&queue, "w").await.granted.is_empty());
     world.check_invariants().await;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
-use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::failure::FailureKind;
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, Priority};
 use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
@@ -161,7 +161,7 @@ async fn turned_away(queue: &Roles) -> Delivery {
 }
 
 fn in_line() -> Verdict {
-    Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host: "a.test".into() } }
+    Verdict::Postpone { after: Duration::ZERO, because: PostponeReason::HostFull { host: "a.test".into() } }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,7 +224,7 @@ impl Deed {
         };
         let bury = async || {
             let held = claimed(&queue, "w").await;
-            let _ = queue.worker.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
+            let _ = queue.worker.settle(held, death(FailureKind::Gone, "a.test")).await.unwrap();
         };
         let nth_key = Some(nth);
         let outcome = match self {
@@ -252,7 +252,7 @@ impl Deed {
                 let verdict = match self {
                     Self::Finish => done(&held.job),
                     Self::Schedule => retry(Duration::from_secs(60)),
-                    _ => death(Kind::Gone, "a.test"),
+                    _ => death(FailureKind::Gone, "a.test"),
                 };
                 wire.fail_at(nth_key);
                 over.worker.settle(held, verdict).await.map(drop).map_err(|unsettled| unsettled.source)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::job::{Job, JobId, Older};
+use wm_analyzer::job::{Job, JobId, OlderVersion};
 use wm_analyzer::queue::{Admission, Claim, Replayed};
 use wm_testbed::roles::Roles;
 
@@ -24,7 +24,7 @@ async fn admitted(queue: &Roles, job: &Job) {
 async fn follows(queue: &Roles, job: &Job) {
     let delivery = claimed(queue, "w").await;
     assert_eq!(Some(&delivery.job), job.follow_up().as_ref());
-    assert_eq!(delivery.job.from, Older::Earliest);
+    assert_eq!(delivery.job.from, OlderVersion::Earliest);
     let verdict = done(&delivery.job);
     let _ = queue.worker.settle(delivery, verdict).await.unwrap();
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty), "nothing follows it");
@@ -35,7 +35,7 @@ async fn done_skip_and_death_are_each_followed_and_going_round_is_not() {
     let world = World::new().await;
     let queue = world.queue().await;
     let skip = || Verdict::Skip(Skip::new(SkipReason::Content, "a PDF"));
-    let ends: [&dyn Fn(&Job) -> Verdict; 3] = [&done, &|_| skip(), &|_| death(Kind::Gone, "a.test")];
+    let ends: [&dyn Fn(&Job) -> Verdict; 3] = [&done, &|_| skip(), &|_| death(FailureKind::Gone, "a.test")];
     for end in ends {
         let job = both();
         admitted(&queue, &job).await;
@@ -106,7 +106,7 @@ async fn two_jobs_for_one_version_are_followed_by_one_and_a_replay_by_none() {
     admitted(&queue, &first).await;
     admitted(&queue, &second).await;
     for held in [claimed(&queue, "w").await, claimed(&queue, "w").await] {
-        let _ = queue.worker.settle(held, death(Kind::Gone, "a.test")).await.unwrap();
+        let _ = queue.worker.settle(held, death(FailureKind::Gone, "a.test")).await.unwrap();
     }
     let follow_up: JobId = first.follow_up().unwrap().id;
     assert_eq!(world.check_invariants().await.into_keys().filter(|id| id.ends_with(".earliest")).count(), 1);
@@ -136,7 +136,7 @@ async fn a_full_redis_and_a_full_backlog_lose_no_follow_up() {
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
     let [first, second] = held;
     let _ = queue.worker.settle(first, done(&lives)).await.unwrap();
-    let _ = queue.worker.settle(second, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(second, death(FailureKind::Gone, "a.test")).await.unwrap();
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
     let states = world.check_invariants().await;
     for job in [&lives, &dies] {

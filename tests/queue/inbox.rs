@@ -1,7 +1,7 @@
 //! What producers push, however odd, becomes a job, a duplicate, or a dead letter; and nothing blocks what is behind.
 
 use wm_analyzer::job::JobId;
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::queue::{Claim, Content, DeadFilter, RawPayload};
 
 use crate::world::*;
@@ -9,7 +9,7 @@ use crate::world::*;
 async fn raw_letter(world: &World) -> RawPayload {
     let letters = world.queue().await.operator.dead(&DeadFilter::default(), 10).await.unwrap();
     assert_eq!(letters.len(), 1, "buried once");
-    assert_eq!(letters[0].reason.as_ref().unwrap().kind, Kind::Decode);
+    assert_eq!(letters[0].reason.as_ref().unwrap().kind, FailureKind::Decode);
     match &letters[0].content {
         Content::Raw(raw) => raw.clone(),
         Content::Job(job) => panic!("{job:?} is no job"),
@@ -42,7 +42,7 @@ async fn an_undecodable_payload_is_buried_once_with_its_evidence_and_blocks_noth
     world.push(good[1].encode()).await;
     let ingested = queue.worker.ingest().await.unwrap();
     assert_eq!((ingested.admitted, ingested.buried.len()), (2, 1));
-    assert_eq!(ingested.buried[0].reason.kind, Kind::Decode);
+    assert_eq!(ingested.buried[0].reason.kind, FailureKind::Decode);
     let again = queue.worker.ingest().await.unwrap();
     assert_eq!((again.admitted, again.buried.len()), (0, 0), "never a loop");
     let raw = raw_letter(&world).await;
@@ -124,7 +124,7 @@ async fn every_kind_of_refusal_is_filed_under_its_own_name() {
     queue.worker.ingest().await.unwrap();
     let by_kind = queue.status().await.unwrap().dead_by_kind;
     let kinds: Vec<_> = by_kind.keys().copied().collect();
-    assert_eq!(kinds, [Kind::Decode, Kind::UnsupportedVersion, Kind::BadReference]);
+    assert_eq!(kinds, [FailureKind::Decode, FailureKind::UnsupportedVersion, FailureKind::BadReference]);
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_stored_payload_that_this_build_cannot_read_is_buried_at_its_claim() {
     let of_a_newer_build = r#"{"v":2,"to":"new"}"#;
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", job.id)), "payload", of_a_newer_build]).await;
     let Claim::Buried(buried) = queue.worker.claim(&worker("w")).await.unwrap() else { panic!("buried") };
-    assert_eq!((&buried.id, buried.reason.kind), (&job.id, Kind::UnsupportedVersion));
+    assert_eq!((&buried.id, buried.reason.kind), (&job.id, FailureKind::UnsupportedVersion));
     let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
     let Content::Raw(raw) = letter.content else { panic!("raw") };
     assert_eq!(raw.head, of_a_newer_build.as_bytes());

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use wm_analyzer::job::Job;
-use wm_analyzer::job::failure::Kind;
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::failure::FailureKind;
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, OutageReport, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
@@ -31,14 +31,16 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     let verdict = done(&held.job);
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     assert_eq!(queue.producer.enqueue(&[twin(&all[0])]).await.unwrap(), [Admission::AlreadyDone]);
-    for verdict in [retry(Duration::ZERO), death(Kind::Gone, "a.test"), death(Kind::Gone, "b.test")] {
+    for verdict in
+        [retry(Duration::ZERO), death(FailureKind::Gone, "a.test"), death(FailureKind::Gone, "b.test")]
+    {
         let held = claimed(queue, "w").await;
         assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     }
     assert_eq!(queue.worker.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
     let held = claimed(queue, "w").await;
     assert_eq!(queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap(), StartPermit::Granted);
-    let full = Holdup::HostFull { host: "a.test".into() };
+    let full = PostponeReason::HostFull { host: "a.test".into() };
     let verdict = Verdict::Postpone { after: Duration::ZERO, because: full };
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     let lost = dies_with(claimed(queue, "dead").await);
@@ -57,7 +59,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
 pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap();
     let dead = queue.operator.dead(&DeadFilter::default(), 10).await.unwrap();
-    let is_job = |letter: &&DeadLetter| letter.reason.as_ref().unwrap().kind == Kind::Gone;
+    let is_job = |letter: &&DeadLetter| letter.reason.as_ref().unwrap().kind == FailureKind::Gone;
     let jobs: Vec<_> = dead.iter().filter(is_job).map(|letter| letter.id.clone()).collect();
     assert_eq!((dead.len(), jobs.len()), (3, 2));
     assert!(queue.operator.dead_letter(&jobs[0]).await.unwrap().is_some());

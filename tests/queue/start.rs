@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{Claim, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
@@ -13,11 +13,11 @@ use wm_testbed::roles::Roles;
 use crate::world::*;
 
 fn alone() -> Verdict {
-    Verdict::Postpone { after: Duration::ZERO, because: Holdup::Suspect }
+    Verdict::Postpone { after: Duration::ZERO, because: PostponeReason::Suspect }
 }
 
 pub fn full(host: &str) -> Verdict {
-    Verdict::Postpone { after: Duration::ZERO, because: Holdup::HostFull { host: host.to_owned() } }
+    Verdict::Postpone { after: Duration::ZERO, because: PostponeReason::HostFull { host: host.to_owned() } }
 }
 
 /// A job that is in someone's hands and has gone in.
@@ -63,7 +63,7 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     let [suspect] = &suspects(&world).await[..] else { panic!("one suspect") };
     let lives: i64 = world.ask("PTTL", suspect).await;
     assert!((29 * 86_400_000..=30 * 86_400_000).contains(&lives), "{lives}");
-    let verdict = death(Kind::Crashed, "a.test");
+    let verdict = death(FailureKind::Crashed, "a.test");
     let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.state(&first).await.as_deref(), Some("dead"));
     let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
@@ -133,7 +133,7 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
     );
     assert_eq!(suspects(&world).await.len(), 1, "the killer's content stays known");
     let letter = queue.operator.dead_letter(&ids[1]).await.unwrap().unwrap().reason.unwrap();
-    assert_eq!((letter.kind, letter.counts.crashes), (Kind::CrashLoop, 2));
+    assert_eq!((letter.kind, letter.counts.crashes), (FailureKind::CrashLoop, 2));
     let fresh = inside(&queue, "w", &good).await;
     assert!(!fresh.is_exclusive());
 }

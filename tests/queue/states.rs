@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
-use wm_analyzer::job::counts::Counts;
-use wm_analyzer::job::failure::{Kind, Stage};
+use wm_analyzer::job::counts::DeliveryCounts;
+use wm_analyzer::job::failure::{FailureKind, Stage};
 use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::skip::{Skip, SkipReason};
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{Claim, Heap, Presence, REPORT_MAX_BYTES, Replayed, RunningJob, Settled};
 use wm_testbed::roles::Roles;
@@ -93,7 +93,14 @@ async fn leased_to_scheduled_by_postpone_spends_no_attempt_and_adds_up_the_time_
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     for after in [2, 1] {
-        put_off(&world, &queue, &job.id, Duration::from_secs(after), Holdup::Ours(failure())).await;
+        put_off(
+            &world,
+            &queue,
+            &job.id,
+            Duration::from_secs(after),
+            PostponeReason::Infrastructure(failure()),
+        )
+        .await;
     }
     let counts = claimed(&queue, "w").await.counts;
     assert_eq!((counts.failures, counts.postponements, counts.deliveries), (0, 2, 3));
@@ -105,7 +112,7 @@ async fn what_an_open_breaker_puts_off_is_counted_against_no_job() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    put_off(&world, &queue, &job.id, Duration::from_secs(9), Holdup::BreakerOpen(failure())).await;
+    put_off(&world, &queue, &job.id, Duration::from_secs(9), PostponeReason::BreakerOpen(failure())).await;
     let counts = claimed(&queue, "w").await.counts;
     assert_eq!((counts.postponements, counts.postponed_ms, counts.failures, counts.deliveries), (0, 0, 0, 2));
     assert!(world.field(&job.id, "last_failure").await.unwrap().contains("no answer in 30 s"));
@@ -118,19 +125,19 @@ async fn finding_a_host_full_counts_as_nothing_at_all_and_is_done_as_often_as_ne
     let job = enqueued(&queue).await;
     for _ in 0..25 {
         // By the time it would wait, somebody has left: it may come again at once.
-        let because = Holdup::HostFull { host: "busy.test".to_owned() };
+        let because = PostponeReason::HostFull { host: "busy.test".to_owned() };
         let verdict = Verdict::Postpone { after: Duration::ZERO, because };
         let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
         assert_eq!(world.check_invariants().await[job.id.as_str()], "ready");
     }
     let delivery = claimed(&queue, "w").await;
     assert!(!delivery.is_exclusive(), "it is no suspect");
-    assert_eq!(delivery.counts, Counts { deliveries: 1, ..Counts::default() });
+    assert_eq!(delivery.counts, DeliveryCounts { deliveries: 1, ..DeliveryCounts::default() });
     assert_eq!(world.counter("host_full").await, 25);
 }
 
 /// Claims the job, puts it off, sees it wait, and makes its time come.
-async fn put_off(world: &World, queue: &Roles, id: &JobId, after: Duration, because: Holdup) {
+async fn put_off(world: &World, queue: &Roles, id: &JobId, after: Duration, because: PostponeReason) {
     let verdict = Verdict::Postpone { after, because };
     let _ = queue.worker.settle(claimed(queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.check_invariants().await[id.as_str()], "scheduled");
@@ -143,7 +150,7 @@ async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let verdict = death(Kind::MemoryExceeded, "a.test");
+    let verdict = death(FailureKind::MemoryExceeded, "a.test");
     let Verdict::DeadLetter(reason) = verdict.clone() else { unreachable!() };
     let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
@@ -161,7 +168,11 @@ async fn dead_to_ready_by_replay_keeps_the_id_and_starts_a_new_budget() {
     let job = enqueued(&queue).await;
     let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
     queue.worker.upkeep().await.unwrap();
-    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Exhausted, "a.test")).await.unwrap();
+    let _ = queue
+        .worker
+        .settle(claimed(&queue, "w").await, death(FailureKind::Exhausted, "a.test"))
+        .await
+        .unwrap();
     assert_eq!(
         queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap(),
         [(job.id.clone(), Replayed::Replayed)]
@@ -179,7 +190,8 @@ async fn dead_to_gone_by_discard() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     assert_eq!(queue.operator.discard(std::slice::from_ref(&job.id)).await.unwrap(), 0, "only the dead");
-    let _ = queue.worker.settle(claimed(&queue, "w").await, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ =
+        queue.worker.settle(claimed(&queue, "w").await, death(FailureKind::Gone, "a.test")).await.unwrap();
     assert_eq!(queue.operator.discard(std::slice::from_ref(&job.id)).await.unwrap(), 1);
     assert_eq!(queue.operator.discard(&[job.id]).await.unwrap(), 0);
     assert!(world.check_invariants().await.is_empty());
@@ -278,8 +290,8 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let running = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert!(queue.operator.cancel(&running.id).await.unwrap());
-    let beat = queue.worker.heartbeat(&info("w"), &[delivery.lease()]).await.unwrap();
-    assert_eq!((beat.cancelled, beat.lost), (vec![running.id.clone()], vec![]));
+    let heartbeat = queue.worker.heartbeat(&info("w"), &[delivery.lease()]).await.unwrap();
+    assert_eq!((heartbeat.cancelled, heartbeat.lost), (vec![running.id.clone()], vec![]));
 
     let _ = queue.worker.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
     assert!(queue.operator.cancel(&running.id).await.unwrap());
@@ -294,7 +306,7 @@ async fn who_replays_what_was_cancelled_before_it_died_wants_it_again() {
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
     assert!(queue.operator.cancel(&job.id).await.unwrap());
-    let _ = queue.worker.settle(delivery, death(Kind::Gone, "a.test")).await.unwrap();
+    let _ = queue.worker.settle(delivery, death(FailureKind::Gone, "a.test")).await.unwrap();
     let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(claimed(&queue, "w").await.job.id, job.id, "to work on, not to be skipped");
 }

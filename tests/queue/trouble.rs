@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use wm_analyzer::job::failure::Kind;
+use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::queue::{Admission, Claim, Error, Settled};
@@ -16,7 +16,7 @@ async fn a_script_flush_in_mid_run_is_not_noticed() {
     let world = World::new().await;
     let queue = world.queue().await;
     let flush = async || world.ask::<()>("SCRIPT", "FLUSH").await;
-    for verdict in [None, Some(retry(Duration::ZERO)), Some(death(Kind::Gone, "a.test"))] {
+    for verdict in [None, Some(retry(Duration::ZERO)), Some(death(FailureKind::Gone, "a.test"))] {
         flush().await;
         let job = enqueued(&queue).await;
         flush().await;
@@ -60,7 +60,7 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     let held = claimed(&queue, "w").await;
     assert_eq!(queue.worker.settle(held, retry(Duration::ZERO)).await.unwrap(), Settled::Settled);
     let held = claimed(&queue, "w").await;
-    assert_eq!(queue.worker.settle(held, death(Kind::Gone, "a")).await.unwrap(), Settled::Settled);
+    assert_eq!(queue.worker.settle(held, death(FailureKind::Gone, "a")).await.unwrap(), Settled::Settled);
     assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
     let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.promoted), (1, 1));
@@ -77,16 +77,19 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
 
 /// Carries out every verdict once: a first call only learns that the script is not there yet.
 async fn load_the_scripts(queue: &Roles) {
-    for verdict in
-        [None, Some(Verdict::Skip(a_skip())), Some(retry(Duration::ZERO)), Some(death(Kind::Gone, "a"))]
-    {
+    for verdict in [
+        None,
+        Some(Verdict::Skip(a_skip())),
+        Some(retry(Duration::ZERO)),
+        Some(death(FailureKind::Gone, "a")),
+    ] {
         let job = enqueued(queue).await;
         let verdict = verdict.unwrap_or_else(|| done(&job));
         let _ = queue.worker.settle(claimed(queue, "w").await, verdict).await.unwrap();
     }
     queue.worker.upkeep().await.unwrap();
     let last = claimed(queue, "w").await;
-    let verdict = death(Kind::Gone, "a");
+    let verdict = death(FailureKind::Gone, "a");
     let _ = queue.worker.settle(last, verdict).await.unwrap();
 }
 
@@ -104,7 +107,7 @@ async fn a_settle_whose_answer_was_lost_is_not_carried_out_twice() {
         (None, Settled::Settled),
         (Some(Verdict::Skip(a_skip())), Settled::Superseded),
         (Some(retry(Duration::from_secs(60))), Settled::Settled),
-        (Some(death(Kind::Gone, "a.test")), Settled::Settled),
+        (Some(death(FailureKind::Gone, "a.test")), Settled::Settled),
     ] {
         let job = enqueued(&queue).await;
         let delivery = claimed(&queue, "w").await;

@@ -7,11 +7,11 @@ use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
 use url::Url;
 use uuid::Uuid;
-use wm_analyzer::job::counts::Counts;
-use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::counts::DeliveryCounts;
+use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
-use wm_analyzer::job::verdict::{DeathReason, Verdict};
+use wm_analyzer::job::verdict::{DeadLetterReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
@@ -169,7 +169,7 @@ pub fn job() -> Job {
 
 /// Another job for the same pair.
 pub fn twin(job: &Job) -> Job {
-    Job { id: JobId::fresh(), ..job.clone() }
+    Job { id: JobId::generate(), ..job.clone() }
 }
 
 /// Two versions at these addresses; their uuids are new each time.
@@ -204,19 +204,19 @@ pub fn dies_with(delivery: Delivery) -> LeaseRef {
 }
 
 pub fn failure() -> Failure {
-    Failure::new(Kind::Timeout, "no answer in 30 s").at_host("slow.test")
+    Failure::new(FailureKind::Timeout, "no answer in 30 s").at_host("slow.test")
 }
 
 pub fn retry(after: Duration) -> Verdict {
     Verdict::Retry { after, failure: failure() }
 }
 
-pub fn death(kind: Kind, host: &str) -> Verdict {
-    Verdict::DeadLetter(Box::new(DeathReason {
+pub fn death(kind: FailureKind, host: &str) -> Verdict {
+    Verdict::DeadLetter(Box::new(DeadLetterReason {
         kind,
         stage: kind.stage(),
         failure: Failure::new(kind, "it would happen again").at_host(host),
-        counts: Counts::default(),
+        counts: DeliveryCounts::default(),
         bodies: Vec::new(),
         worker: "w".into(),
         build: "0".into(),

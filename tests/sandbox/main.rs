@@ -6,8 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
-mod bugs;
-mod life;
+mod abuse;
+mod harness;
+mod lifecycle;
 mod limits;
-mod matrix;
-mod world;
+mod regressions;

@@ -8,7 +8,7 @@
 use html5ever::interface::NodeOrText;
 use html5ever::{Attribute, LocalName, local_name};
 
-use super::collect::{Collector, Kind, image_label, leads_out, link_label};
+use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
 
 /// As deep as browsers go.
 const MAX_DEPTH: u32 = 512;
@@ -18,7 +18,7 @@ const MAX_NODES: usize = 1_000_000;
 
 /// Why a page is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GivenUp {
+pub(super) enum GiveUpReason {
     /// An element is nested deeper than [`MAX_DEPTH`].
     Depth,
     /// There are more than [`MAX_NODES`] nodes.
@@ -30,19 +30,19 @@ pub(super) enum GivenUp {
 }
 
 /// Which node.
-pub(super) type Id = u32;
+pub(super) type NodeId = u32;
 /// No node.
-const NONE: Id = Id::MAX;
+const NONE: NodeId = NodeId::MAX;
 /// The document itself.
-pub(super) const ROOT: Id = 0;
+pub(super) const ROOT: NodeId = 0;
 
 struct Node {
-    parent: Id,
-    first: Id,
-    last: Id,
-    previous: Id,
-    next: Id,
-    kind: Kind,
+    parent: NodeId,
+    first: NodeId,
+    last: NodeId,
+    previous: NodeId,
+    next: NodeId,
+    kind: NodeKind,
     /// Into [`Arena::text`]. First an image's or a link's label, then a link's target or a text.
     start: u32,
     middle: u32,
@@ -55,7 +55,7 @@ pub(super) struct Arena {
     text: String,
     max_text_bytes: usize,
     /// The first reason to give the page up.
-    pub(super) given_up: Option<GivenUp>,
+    pub(super) give_up_reason: Option<GiveUpReason>,
     /// Steps since the clock was looked at.
     pub(super) work: u32,
 }
@@ -66,29 +66,29 @@ impl Arena {
         // Labels and character references may make a small page's text longer than the page.
         let max_text_bytes = page_bytes.saturating_mul(2).saturating_add(4096);
         let mut arena =
-            Self { nodes: Vec::new(), text: String::new(), max_text_bytes, given_up: None, work: 0 };
-        arena.add(Kind::Document, [0; 3]);
+            Self { nodes: Vec::new(), text: String::new(), max_text_bytes, give_up_reason: None, work: 0 };
+        arena.add(NodeKind::Document, [0; 3]);
         arena
     }
 
     /// Remembers why, the first time.
-    pub(super) fn give_up(&mut self, why: GivenUp) {
-        self.given_up.get_or_insert(why);
+    pub(super) fn give_up(&mut self, why: GiveUpReason) {
+        self.give_up_reason.get_or_insert(why);
     }
 
-    fn add(&mut self, kind: Kind, [start, middle, end]: [u32; 3]) -> Id {
+    fn add(&mut self, kind: NodeKind, [start, middle, end]: [u32; 3]) -> NodeId {
         if self.nodes.len() >= MAX_NODES {
-            self.give_up(GivenUp::Nodes);
+            self.give_up(GiveUpReason::Nodes);
         }
         let [parent, first, last, previous, next] = [NONE; 5];
         self.nodes.push(Node { parent, first, last, previous, next, kind, start, middle, end });
-        (self.nodes.len() - 1) as Id
+        (self.nodes.len() - 1) as NodeId
     }
 
     /// Where some text is from now on.
-    fn keep(&mut self, text: &str) -> u32 {
+    fn push_text(&mut self, text: &str) -> u32 {
         if self.text.len() + text.len() > self.max_text_bytes {
-            self.give_up(GivenUp::Text);
+            self.give_up(GiveUpReason::Text);
         } else {
             self.text.push_str(text);
         }
@@ -96,25 +96,25 @@ impl Arena {
     }
 
     /// A comment: nothing but a separator.
-    pub(super) fn add_comment(&mut self) -> Id {
-        self.add(Kind::Comment, [0; 3])
+    pub(super) fn add_comment(&mut self) -> NodeId {
+        self.add(NodeKind::Comment, [0; 3])
     }
 
     /// An element, with what its attributes say for text and links.
-    pub(super) fn add_element(&mut self, name: &str, attributes: &[Attribute]) -> Id {
+    pub(super) fn add_element(&mut self, name: &str, attributes: &[Attribute]) -> NodeId {
         let value = |name: LocalName| attributes.iter().find(|a| a.name.local == name).map(|a| &*a.value);
         let start = self.text.len() as u32;
-        let (kind, middle, end) = match Kind::of_name(name) {
-            Kind::Link => match value(local_name!("href")) {
-                Some(href) if leads_out(href) => {
-                    let middle = self.keep(&link_label(value(local_name!("title"))));
-                    (Kind::Link, middle, self.keep(href))
+        let (kind, middle, end) = match NodeKind::of_name(name) {
+            NodeKind::Link => match value(local_name!("href")) {
+                Some(href) if leads_to_other_page(href) => {
+                    let middle = self.push_text(&link_label(value(local_name!("title"))));
+                    (NodeKind::Link, middle, self.push_text(href))
                 }
-                Some(_) | None => (Kind::Plain, start, start),
+                Some(_) | None => (NodeKind::Plain, start, start),
             },
-            Kind::Image => {
-                let end = self.keep(&image_label(value(local_name!("alt")).unwrap_or_default()));
-                (Kind::Image, end, end)
+            NodeKind::Image => {
+                let end = self.push_text(&image_label(value(local_name!("alt")).unwrap_or_default()));
+                (NodeKind::Image, end, end)
             }
             other => (other, start, start),
         };
@@ -122,12 +122,12 @@ impl Arena {
     }
 
     /// Puts a node or a text below `parent`, before `before` or at the end.
-    pub(super) fn put<H>(
+    pub(super) fn insert<H>(
         &mut self,
-        parent: Id,
-        before: Option<Id>,
+        parent: NodeId,
+        before: Option<NodeId>,
         child: NodeOrText<H>,
-        id: impl Fn(H) -> Id,
+        id: impl Fn(H) -> NodeId,
     ) {
         let before = before.unwrap_or(NONE);
         match child {
@@ -141,34 +141,34 @@ impl Arena {
     }
 
     /// Appends text to what stands before, where that is text that ended just now, or else as a new node.
-    fn add_text(&mut self, parent: Id, before: Id, text: &str) {
-        if self.nodes[parent as usize].kind == Kind::Hidden {
+    fn add_text(&mut self, parent: NodeId, before: NodeId, text: &str) {
+        if self.nodes[parent as usize].kind == NodeKind::Hidden {
             return;
         }
-        let previous = self.before(parent, before);
+        let previous = self.previous_sibling(parent, before);
         let start = self.text.len() as u32;
-        let end = self.keep(text);
+        let end = self.push_text(text);
         if let Some(node) = self.nodes.get_mut(previous as usize)
-            && node.kind == Kind::Text
+            && node.kind == NodeKind::Text
             && node.end == start
         {
             node.end = end;
             return;
         }
-        let id = self.add(Kind::Text, [start, start, end]);
+        let id = self.add(NodeKind::Text, [start, start, end]);
         self.attach(parent, before, id);
     }
 
     /// The child of `parent` that stands before `before`, or is its last one.
-    fn before(&self, parent: Id, before: Id) -> Id {
+    fn previous_sibling(&self, parent: NodeId, before: NodeId) -> NodeId {
         match before {
             NONE => self.nodes[parent as usize].last,
             _ => self.nodes[before as usize].previous,
         }
     }
 
-    fn attach(&mut self, parent: Id, before: Id, id: Id) {
-        let previous = self.before(parent, before);
+    fn attach(&mut self, parent: NodeId, before: NodeId, id: NodeId) {
+        let previous = self.previous_sibling(parent, before);
         let node = &mut self.nodes[id as usize];
         (node.parent, node.previous, node.next) = (parent, previous, before);
         match previous {
@@ -188,12 +188,12 @@ impl Arena {
         }
         self.work = self.work.saturating_add(depth);
         if depth > MAX_DEPTH {
-            self.give_up(GivenUp::Depth);
+            self.give_up(GiveUpReason::Depth);
         }
     }
 
     /// Takes a node, with all that is below it, out of its family.
-    pub(super) fn detach(&mut self, id: Id) {
+    pub(super) fn detach(&mut self, id: NodeId) {
         let Node { parent, previous, next, .. } = self.nodes[id as usize];
         if parent == NONE {
             return;
@@ -211,7 +211,7 @@ impl Arena {
     }
 
     /// Moves all children of a node to the end of another one.
-    pub(super) fn move_children(&mut self, from: Id, to: Id) {
+    pub(super) fn move_children(&mut self, from: NodeId, to: NodeId) {
         loop {
             let child = self.nodes[from as usize].first;
             if child == NONE {
@@ -223,7 +223,7 @@ impl Arena {
     }
 
     /// The parent of a node, if it has one.
-    pub(super) fn parent(&self, id: Id) -> Option<Id> {
+    pub(super) fn parent(&self, id: NodeId) -> Option<NodeId> {
         let parent = self.nodes[id as usize].parent;
         (parent != NONE).then_some(parent)
     }
@@ -235,7 +235,7 @@ impl Arena {
         self.text.shrink_to_fit();
         let mut id = ROOT;
         loop {
-            self.enter(&self.nodes[id as usize], collector);
+            self.visit_node(&self.nodes[id as usize], collector);
             if self.nodes[id as usize].first != NONE {
                 id = self.nodes[id as usize].first;
                 continue;
@@ -243,9 +243,13 @@ impl Arena {
             loop {
                 let node = &self.nodes[id as usize];
                 match node.kind {
-                    Kind::Link => collector.close_link(),
-                    Kind::Hidden | Kind::Muted => collector.unmute(),
-                    Kind::Text | Kind::Image | Kind::Document | Kind::Comment | Kind::Plain => {}
+                    NodeKind::Link => collector.close_link(),
+                    NodeKind::Hidden | NodeKind::Muted => collector.unmute(),
+                    NodeKind::Text
+                    | NodeKind::Image
+                    | NodeKind::Document
+                    | NodeKind::Comment
+                    | NodeKind::Plain => {}
                 }
                 if node.next != NONE {
                     id = node.next;
@@ -259,18 +263,18 @@ impl Arena {
         }
     }
 
-    fn enter(&self, node: &Node, collector: &mut Collector) {
+    fn visit_node(&self, node: &Node, collector: &mut Collector) {
         let former = &self.text[node.start as usize..node.middle as usize];
         let latter = &self.text[node.middle as usize..node.end as usize];
         match node.kind {
-            Kind::Text => {
+            NodeKind::Text => {
                 let previous = self.nodes.get(node.previous as usize);
-                collector.text(latter, previous.is_some_and(|previous| previous.kind == Kind::Text));
+                collector.text(latter, previous.is_some_and(|previous| previous.kind == NodeKind::Text));
             }
-            Kind::Image => collector.image(former),
-            Kind::Link => collector.open_link(latter, former),
-            Kind::Hidden | Kind::Muted => collector.mute(),
-            Kind::Document | Kind::Comment | Kind::Plain => {}
+            NodeKind::Image => collector.image(former),
+            NodeKind::Link => collector.open_link(latter, former),
+            NodeKind::Hidden | NodeKind::Muted => collector.mute(),
+            NodeKind::Document | NodeKind::Comment | NodeKind::Plain => {}
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What runs in the sandboxed child: undo content encodings, check the hash, filter by content, analyse.
 //!
-//! Bytes in, bytes out: an [`Order`] as JSON and two bodies as they came over the wire become an [`Answer`] as JSON.
+//! Bytes in, bytes out: an [`AnalysisRequest`] as JSON and two bodies as they came over the wire become an [`AnalysisReply`] as JSON.
 //! Everything that looks inside a hostile body happens here; nothing here opens a file or a socket, starts a thread or
 //! writes anywhere.
 //!
-//! Invariant: a child says of itself only [`Kind::DecompressionBomb`] and [`Kind::HashMismatch`]; that it ran out of
+//! Invariant: a child says of itself only [`FailureKind::DecompressionBomb`] and [`FailureKind::HashMismatch`]; that it ran out of
 //! time or memory is for those to say who watch it.
 //!
 //! # Why
@@ -15,19 +15,19 @@
 
 use std::time::Instant;
 
-use wm_job::failure::{Failure, Kind};
-use wm_job::order::{Answer, Order, SideOrder};
-use wm_job::outcome::Stop;
+use wm_job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
+use wm_job::failure::{Failure, FailureKind};
+use wm_job::outcome::EarlyExit;
 use wm_job::page::Side;
 use wm_job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
 use wm_job::skip::{Skip, SkipReason};
 use wm_job::text::sha256_hex;
 
-use crate::decompress::{self, Trouble};
-use crate::sniff::{self, Family, Sniffed};
-use crate::{Analysed, MAX_PAGE_BYTES, Options, Page, analyse};
+use crate::decompress::{self, DecompressError};
+use crate::sniff::{self, ContentFamily, Sniffed};
+use crate::{AnalysisOptions, AnalysisResult, MAX_PAGE_BYTES, PageInput, analyse};
 
-/// Carries out an order on two bodies; the answer is an [`Answer`] as JSON.
+/// Carries out an order on two bodies; the answer is an [`AnalysisReply`] as JSON.
 ///
 /// An order that is none is answered by nothing, which whoever asked will take for the bad reply that it is.
 pub fn answer(
@@ -37,32 +37,32 @@ pub fn answer(
     soft_deadline: Instant,
     phase: fn(&'static str),
 ) -> Vec<u8> {
-    let Ok(order) = serde_json::from_slice::<Order>(order) else { return Vec::new() };
-    let answer = match carry_out(&order, from, to, soft_deadline, phase) {
-        Ok(report) => Answer::Reported(Box::new(report)),
-        Err(Stop::Skip(skip)) => Answer::Skipped(skip),
-        Err(Stop::Fail(failure)) => Answer::Failed(failure),
+    let Ok(order) = serde_json::from_slice::<AnalysisRequest>(order) else { return Vec::new() };
+    let answer = match analyse_order(&order, from, to, soft_deadline, phase) {
+        Ok(report) => AnalysisReply::Reported(Box::new(report)),
+        Err(EarlyExit::Skip(skip)) => AnalysisReply::Skipped(skip),
+        Err(EarlyExit::Fail(failure)) => AnalysisReply::Failed(failure),
     };
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 
-fn carry_out(
-    order: &Order,
+fn analyse_order(
+    order: &AnalysisRequest,
     from: Vec<u8>,
     to: Vec<u8>,
     soft_deadline: Instant,
     phase: fn(&'static str),
-) -> Result<Report, Stop> {
+) -> Result<Report, EarlyExit> {
     phase("decompress");
     let cap = usize::try_from(order.max_decoded_bytes).unwrap_or(usize::MAX).min(MAX_PAGE_BYTES);
-    let from = Body::open(&order.from, Side::From, from, cap)?;
-    let to = Body::open(&order.to, Side::To, to, cap)?;
+    let from = CapturedBody::decode(&order.from, Side::From, from, cap)?;
+    let to = CapturedBody::decode(&order.to, Side::To, to, cap)?;
 
     phase("sniff");
     let declared = [order.from.declared(), order.to.declared()];
-    let [old, new] = sniff::by_content(&from.bytes, &to.bytes, declared)?;
+    let [old, new] = sniff::filter_by_content(&from.bytes, &to.bytes, declared)?;
 
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline,
         max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX),
         max_passages: order.max_passages.into(),
@@ -72,25 +72,25 @@ fn carry_out(
 }
 
 /// A body as it was captured.
-struct Body<'o> {
-    order: &'o SideOrder,
+struct CapturedBody<'o> {
+    order: &'o BodyInput,
     side: Side,
     bytes: Vec<u8>,
     wire_bytes: u64,
     wire_sha256: String,
 }
 
-impl<'o> Body<'o> {
+impl<'o> CapturedBody<'o> {
     /// Undoes content encodings and checks the hash.
-    fn open(order: &'o SideOrder, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, Stop> {
+    fn decode(order: &'o BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, EarlyExit> {
         let wire_bytes = wire.len() as u64;
         let wire_sha256 = sha256_hex(&wire);
-        let bytes = decoded(order, side, wire, &wire_sha256, cap)?;
+        let bytes = decode_body(order, side, wire, &wire_sha256, cap)?;
         Ok(Self { order, side, bytes, wire_bytes, wire_sha256 })
     }
 
-    fn page(&self, sniffed: Sniffed) -> Page<'_> {
-        Page {
+    fn page(&self, sniffed: Sniffed) -> PageInput<'_> {
+        PageInput {
             bytes: &self.bytes,
             content_type: self.order.charset_source(),
             status: self.order.status,
@@ -113,54 +113,61 @@ impl<'o> Body<'o> {
 }
 
 /// The body that a label, a hash and the bytes agree on.
-fn decoded(
-    order: &SideOrder,
+fn decode_body(
+    order: &BodyInput,
     side: Side,
     wire: Vec<u8>,
     wire_sha256: &str,
     cap: usize,
-) -> Result<Vec<u8>, Stop> {
-    let bomb = |why: String| Failure::new(Kind::DecompressionBomb, why).on(side);
+) -> Result<Vec<u8>, EarlyExit> {
+    let bomb = |why: String| Failure::new(FailureKind::DecompressionBomb, why).on(side);
     let expected = order.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
     let is_body = |hash: &str| expected.as_deref().is_none_or(|expected| expected == hash);
     let known = expected.is_some() && is_body(wire_sha256);
 
     let encodings = decompress::encodings_of(order.content_encoding.as_deref());
-    let undone = if known { Ok(None) } else { decompress::undo(&wire, &encodings, cap) };
+    let undone = if known { Ok(None) } else { decompress::decompress(&wire, &encodings, cap) };
     let (bytes, hash) = match undone {
         Ok(None) => (wire, wire_sha256.to_owned()),
         Ok(Some(bytes)) => {
             let hash = sha256_hex(&bytes);
             (bytes, hash)
         }
-        Err(Trouble::Bomb(why)) => return Err(bomb(why).into()),
-        Err(Trouble::Broken(_)) if expected.is_none() && sniff::classify(&wire).family != Family::Binary => {
+        Err(DecompressError::Bomb(why)) => return Err(bomb(why).into()),
+        Err(DecompressError::Broken(_))
+            if expected.is_none() && sniff::classify(&wire).family != ContentFamily::Binary =>
+        {
             (wire, wire_sha256.to_owned())
         }
-        Err(Trouble::Broken(why)) => return Err(broken(order, side, &why)),
+        Err(DecompressError::Broken(why)) => return Err(broken_encoding(order, side, &why)),
     };
     if bytes.len() > cap {
         return Err(bomb(format!("{} bytes; {cap} at most", bytes.len())).into());
     }
     if !is_body(&hash) {
         let detail = format!("SHA-256 is {hash}, captured was {}", expected.unwrap_or_default());
-        return Err(Failure::new(Kind::HashMismatch, detail).on(side).into());
+        return Err(Failure::new(FailureKind::HashMismatch, detail).on(side).into());
     }
     Ok(bytes)
 }
 
 /// A body that a decoder began to read and could not finish.
-fn broken(order: &SideOrder, side: Side, why: &str) -> Stop {
+fn broken_encoding(order: &BodyInput, side: Side, why: &str) -> EarlyExit {
     let claimed = order.content_encoding.as_deref().unwrap_or_default();
     let detail = format!("the content encoding ({claimed}) breaks off {why}");
     if order.body_hash.is_some() {
-        Failure::new(Kind::HashMismatch, detail).on(side).into()
+        Failure::new(FailureKind::HashMismatch, detail).on(side).into()
     } else {
         Skip::new(SkipReason::Undecodable, detail).on(side).into()
     }
 }
 
-fn report(order: &Order, [from, to]: [Body<'_>; 2], [old, new]: [Sniffed; 2], analysed: Analysed) -> Report {
+fn report(
+    order: &AnalysisRequest,
+    [from, to]: [CapturedBody<'_>; 2],
+    [old, new]: [Sniffed; 2],
+    analysed: AnalysisResult,
+) -> Report {
     let [old_encoding, new_encoding] = analysed.encodings;
     Report {
         schema_version: SCHEMA_VERSION,
@@ -197,12 +204,12 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn side() -> SideOrder {
-        SideOrder { uuid: Uuid::from_u128(1), url: "https://example.org/".to_owned(), ..SideOrder::default() }
+    fn side() -> BodyInput {
+        BodyInput { uuid: Uuid::from_u128(1), url: "https://example.org/".to_owned(), ..BodyInput::default() }
     }
 
-    fn order(from: SideOrder, to: SideOrder) -> Order {
-        Order {
+    fn order(from: BodyInput, to: BodyInput) -> AnalysisRequest {
+        AnalysisRequest {
             page: None,
             from,
             to,
@@ -212,29 +219,30 @@ mod tests {
         }
     }
 
-    fn answer_to(order: &Order, from: &[u8], to: &[u8]) -> Answer {
+    fn answer_to(order: &AnalysisRequest, from: &[u8], to: &[u8]) -> AnalysisReply {
         let order = serde_json::to_vec(order).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         serde_json::from_slice(&answer(&order, from.to_vec(), to.to_vec(), deadline, |_| {})).unwrap()
     }
 
     /// The answer where only the older side is of interest.
-    fn answer_about(from: SideOrder, body: &[u8]) -> Answer {
+    fn answer_about(from: BodyInput, body: &[u8]) -> AnalysisReply {
         answer_to(&order(from, side()), body, PAGE)
     }
 
-    fn gzipped(hash: Option<String>) -> SideOrder {
-        SideOrder { content_encoding: Some("gzip".to_owned()), body_hash: hash, ..side() }
+    fn gzipped(hash: Option<String>) -> BodyInput {
+        BodyInput { content_encoding: Some("gzip".to_owned()), body_hash: hash, ..side() }
     }
 
     #[test]
     fn a_pair_becomes_a_report_with_the_facts_of_both_bodies() {
-        let from = SideOrder {
+        let from = BodyInput {
             media_type: Some("text/html".to_owned()),
             ..gzipped(Some(sha256_hex(PAGE).to_uppercase()))
         };
         let to = String::from_utf8_lossy(PAGE).replace("old", "new");
-        let Answer::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes()) else {
+        let AnalysisReply::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes())
+        else {
             panic!("no report")
         };
         assert_eq!(report.annotation.text.unwrap().text_diff_count, 2);
@@ -254,8 +262,8 @@ mod tests {
     fn the_incident_is_a_skip_whatever_the_header_says() {
         let pdf = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n";
         for declared in ["application/pdf", "text/html", "text/html; charset=iso-8859-1"] {
-            let from = SideOrder { content_type: Some(declared.to_owned()), ..side() };
-            let Answer::Skipped(skip) = answer_about(from, pdf) else { panic!("not skipped") };
+            let from = BodyInput { content_type: Some(declared.to_owned()), ..side() };
+            let AnalysisReply::Skipped(skip) = answer_about(from, pdf) else { panic!("not skipped") };
             assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
             assert_eq!(skip.detail, format!("from is application/pdf (declared {declared})"));
         }
@@ -263,12 +271,12 @@ mod tests {
 
     #[test]
     fn a_label_is_a_claim_and_the_hash_decides() {
-        let reported = |answer| matches!(answer, Answer::Reported(_));
+        let reported = |answer| matches!(answer, AnalysisReply::Reported(_));
         let failed = |answer| match answer {
-            Answer::Failed(failure) => Some((failure.kind, failure.side)),
-            Answer::Reported(_) | Answer::Skipped(_) => None,
+            AnalysisReply::Failed(failure) => Some((failure.kind, failure.side)),
+            AnalysisReply::Reported(_) | AnalysisReply::Skipped(_) => None,
         };
-        let mismatch = Some((Kind::HashMismatch, Some(Side::From)));
+        let mismatch = Some((FailureKind::HashMismatch, Some(Side::From)));
         let hash = || Some(sha256_hex(PAGE));
         // Encoded as claimed; kept decoded though still claimed; not encoded and no hash known.
         assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
@@ -276,21 +284,21 @@ mod tests {
         assert!(reported(answer_about(gzipped(None), PAGE)));
         // A page that is kept at an address of its own as what it is, an archive.
         let archive = gzip(PAGE);
-        let Answer::Skipped(skip) = answer_about(gzipped(Some(sha256_hex(&archive))), &archive) else {
+        let AnalysisReply::Skipped(skip) = answer_about(gzipped(Some(sha256_hex(&archive))), &archive) else {
             panic!("not skipped")
         };
         assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
         // Another body, encoded or not, with a claim or without.
         assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
         assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
-        assert_eq!(failed(answer_about(SideOrder { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
+        assert_eq!(failed(answer_about(BodyInput { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
         // A body that breaks off.
         let cut = &gzip(PAGE)[..60];
         assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
-        let Answer::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
+        let AnalysisReply::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
         assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::From)));
         // Text that brotli can begin to read.
-        let brotli = SideOrder { content_encoding: Some("br".to_owned()), ..side() };
+        let brotli = BodyInput { content_encoding: Some("br".to_owned()), ..side() };
         assert!(reported(answer_about(brotli, PAGE)));
     }
 
@@ -298,14 +306,14 @@ mod tests {
     fn more_than_the_cap_is_a_bomb_encoded_or_not() {
         let large = vec![b'x'; 1_000_001];
         for (from, body) in [(gzipped(None), gzip(&large)), (side(), large)] {
-            let Answer::Failed(failure) = answer_about(from, &body) else { panic!("not failed") };
-            assert_eq!((failure.kind, failure.side), (Kind::DecompressionBomb, Some(Side::From)));
+            let AnalysisReply::Failed(failure) = answer_about(from, &body) else { panic!("not failed") };
+            assert_eq!((failure.kind, failure.side), (FailureKind::DecompressionBomb, Some(Side::From)));
         }
     }
 
     #[test]
     fn a_page_that_became_empty_is_compared() {
-        let Answer::Reported(report) = answer_to(&order(side(), side()), PAGE, b"") else {
+        let AnalysisReply::Reported(report) = answer_to(&order(side(), side()), PAGE, b"") else {
             panic!("no report")
         };
         assert_eq!(report.annotation.text.unwrap().text_diff_ratio, 1.0);
@@ -314,14 +322,15 @@ mod tests {
 
     #[test]
     fn two_texts_that_are_no_pages_have_a_partial_report() {
-        let Answer::Reported(report) = answer_to(&order(side(), side()), b"{\"a\":1}", b"{\"a\":22}") else {
+        let AnalysisReply::Reported(report) = answer_to(&order(side(), side()), b"{\"a\":1}", b"{\"a\":22}")
+        else {
             panic!("no report")
         };
         assert!(report.annotation.text.is_none() && report.annotation.links.is_none());
         assert_eq!(report.annotation.source.unwrap().source_diff_count, 2);
         assert_eq!(report.missing.len(), 2);
         assert_eq!(report.bodies[0].sniffed.as_deref(), Some("application/json"));
-        let Answer::Skipped(skip) = answer_to(&order(side(), side()), PAGE, b"{\"a\":1}") else {
+        let AnalysisReply::Skipped(skip) = answer_to(&order(side(), side()), PAGE, b"{\"a\":1}") else {
             panic!("not skipped")
         };
         assert_eq!(skip.reason, SkipReason::UnlikeContent);

@@ -20,18 +20,18 @@ const MAX_OVERLAP_BYTES: usize = 64 * 1024;
 /// Runs all passes.
 pub(super) fn semantic(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
     let changes = join_over_small_equalities(old, new, changes, u32::MAX);
-    let mut tidy = Vec::with_capacity(changes.len());
+    let mut cleaned = Vec::with_capacity(changes.len());
     let mut rest = changes.into_iter().map(|change| trim(old, new, change)).peekable();
     while let Some(change) = rest.next() {
         let slack = rest.peek().map_or(old.len() as u32, |next| next.old.start) - change.old.end;
-        let change = slide(old, new, tidy.last(), change, slack as usize);
-        push(&mut tidy, change);
+        let change = slide(old, new, cleaned.last(), change, slack as usize);
+        push_merged(&mut cleaned, change);
     }
-    split_overlaps(old, new, tidy)
+    split_overlaps(old, new, cleaned)
 }
 
 /// Appends a change, merged with the last one where nothing is between them.
-fn push(changes: &mut Vec<Change>, change: Change) {
+fn push_merged(changes: &mut Vec<Change>, change: Change) {
     match changes.last_mut() {
         Some(last) if (last.old.end, last.new.end) == (change.old.start, change.new.start) => {
             last.old.end = change.old.end;
@@ -42,14 +42,14 @@ fn push(changes: &mut Vec<Change>, change: Change) {
 }
 
 /// A change with the number of characters that it has, and that are equal before it.
-struct Weighed {
+struct SizedChange {
     change: Change,
     gap: u32,
     removed: u32,
     added: u32,
 }
 
-impl Weighed {
+impl SizedChange {
     /// Its larger side, in characters.
     fn size(&self) -> u32 {
         self.removed.max(self.added)
@@ -57,7 +57,7 @@ impl Weighed {
 
     /// One change of this one and the next, if the equality between them is small, that is no longer than either, and
     /// the result is not too long.
-    fn joins(&self, next: &Self, longest: u32) -> bool {
+    fn can_join(&self, next: &Self, longest: u32) -> bool {
         let small = next.gap <= self.size().min(next.size());
         small && self.size().saturating_add(next.gap).saturating_add(next.size()) <= longest
     }
@@ -74,18 +74,18 @@ pub(super) fn join_over_small_equalities(
     longest: u32,
 ) -> Vec<Change> {
     let count = |text: &str, range| slice(text, range).chars().count() as u32;
-    let mut stack: Vec<Weighed> = Vec::with_capacity(changes.len());
+    let mut stack: Vec<SizedChange> = Vec::with_capacity(changes.len());
     let mut end = changes.first().map_or(0, |first| first.old.start);
     for change in changes {
-        let mut top = Weighed {
+        let mut top = SizedChange {
             gap: count(old, end..change.old.start),
             removed: count(old, change.old.clone()),
             added: count(new, change.new.clone()),
             change,
         };
         end = top.change.old.end;
-        while let Some(before) = stack.pop_if(|before| before.joins(&top, longest)) {
-            top = Weighed {
+        while let Some(before) = stack.pop_if(|before| before.can_join(&top, longest)) {
+            top = SizedChange {
                 change: Change {
                     old: before.change.old.start..top.change.old.end,
                     new: before.change.new.start..top.change.new.end,
@@ -97,7 +97,7 @@ pub(super) fn join_over_small_equalities(
         }
         stack.push(top);
     }
-    stack.into_iter().map(|weighed| weighed.change).collect()
+    stack.into_iter().map(|sized| sized.change).collect()
 }
 
 /// Slides a pure insertion or removal along the equalities around it to the best place. `slack` is how many bytes are
@@ -125,7 +125,7 @@ fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: u
     }
     let (mut at, mut best, mut best_score) = (left, left, 0);
     loop {
-        let score = seam(text, at.0) + seam(text, at.1);
+        let score = boundary_score(text, at.0) + boundary_score(text, at.1);
         // On a tie the later place wins: blanks then trail a change rather than lead it.
         if score >= best_score {
             (best, best_score) = (at, score);
@@ -144,7 +144,7 @@ fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: u
 }
 
 /// How good a place is to begin or end a change, from inside a word (0) to the end of the text (6).
-fn seam(text: &str, at: usize) -> u8 {
+fn boundary_score(text: &str, at: usize) -> u8 {
     let (before, after) = (&text[..at], &text[at..]);
     let (Some(left), Some(right)) = (before.chars().next_back(), after.chars().next()) else { return 6 };
     let breaks = |c: char| matches!(c, '\n' | '\r');
@@ -177,27 +177,27 @@ fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
         let behind = overlap(added, removed);
         if worth(ahead) && ahead >= behind {
             let ahead = ahead as u32;
-            push(
+            push_merged(
                 &mut split,
                 Change {
                     old: change.old.start..change.old.end - ahead,
                     new: change.new.start..change.new.start,
                 },
             );
-            push(
+            push_merged(
                 &mut split,
                 Change { old: change.old.end..change.old.end, new: change.new.start + ahead..change.new.end },
             );
         } else if worth(behind) {
             let behind = behind as u32;
-            push(
+            push_merged(
                 &mut split,
                 Change {
                     old: change.old.start..change.old.start,
                     new: change.new.start..change.new.end - behind,
                 },
             );
-            push(
+            push_merged(
                 &mut split,
                 Change {
                     old: change.old.start + behind..change.old.end,
@@ -205,7 +205,7 @@ fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
                 },
             );
         } else {
-            push(&mut split, change);
+            push_merged(&mut split, change);
         }
     }
     split.retain(|change| !change.old.is_empty() || !change.new.is_empty());

@@ -21,7 +21,7 @@ const MAX_LINK_BYTES: usize = 64 * 1024;
 
 /// What kind of node this is, as far as text and links care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     /// The document.
     Document,
     /// Text.
@@ -40,7 +40,7 @@ pub(super) enum Kind {
     Plain,
 }
 
-impl Kind {
+impl NodeKind {
     /// The kind of an element, by its name in lower case.
     pub(super) fn of_name(name: &str) -> Self {
         match name {
@@ -57,7 +57,7 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     /// The visible text so far.
-    pub(super) visible: Visible,
+    pub(super) visible: VisibleText,
     /// The links so far.
     pub(super) links: Links,
     open: Vec<OpenLink>,
@@ -68,7 +68,7 @@ pub(super) struct Collector {
 struct OpenLink {
     text: String,
     href: String,
-    otherwise: String,
+    fallback_text: String,
 }
 
 impl Collector {
@@ -98,12 +98,12 @@ impl Collector {
         self.muted = 0;
     }
 
-    /// A link begins; `otherwise` stands in where it has no text.
-    pub(super) fn open_link(&mut self, href: &str, otherwise: &str) {
+    /// A link begins; `fallback_text` stands in where it has no text.
+    pub(super) fn open_link(&mut self, href: &str, fallback_text: &str) {
         self.open.push(OpenLink {
             text: String::new(),
             href: href.to_owned(),
-            otherwise: otherwise.to_owned(),
+            fallback_text: fallback_text.to_owned(),
         });
     }
 
@@ -111,7 +111,7 @@ impl Collector {
     pub(super) fn close_link(&mut self) {
         if let Some(link) = self.open.pop() {
             match trim(&link.text) {
-                "" => self.links.push(&link.otherwise, &link.href),
+                "" => self.links.push(&link.fallback_text, &link.href),
                 text => self.links.push(text, &link.href),
             }
         }
@@ -135,7 +135,7 @@ impl Collector {
 }
 
 /// Is this target on another page?
-pub(super) fn leads_out(href: &str) -> bool {
+pub(super) fn leads_to_other_page(href: &str) -> bool {
     !href.is_empty() && !href.starts_with('#')
 }
 
@@ -151,14 +151,14 @@ pub(super) fn image_label(alt: &str) -> String {
 
 /// Visible text as it grows, with blank lines collapsed.
 #[derive(Debug, Default)]
-pub(super) struct Visible {
+pub(super) struct VisibleText {
     text: String,
     begun: bool,
     /// Where the white space at the end of `text` begins, and how many line breaks are in it.
     run: Option<(usize, usize)>,
 }
 
-impl Visible {
+impl VisibleText {
     /// Appends a node's text, behind a space unless it continues the node before.
     pub(super) fn push(&mut self, text: &str, continues: bool) {
         if self.begun && !continues {
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     fn collapsed(text: &str) -> String {
-        let mut visible = Visible::default();
+        let mut visible = VisibleText::default();
         visible.push(text, false);
         visible.finish()
     }
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn nodes_are_joined_by_a_space_and_runs_reach_across_them() {
-        let mut visible = Visible::default();
+        let mut visible = VisibleText::default();
         for (text, continues) in [("a", false), ("b", true), ("c\n", false), ("\nd", false)] {
             visible.push(text, continues);
         }

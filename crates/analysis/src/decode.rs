@@ -30,7 +30,7 @@ const MAX_REPLACED_PERCENT: usize = 25;
 
 /// A decoded body.
 #[derive(Debug)]
-pub(super) struct Decoded<'a> {
+pub(super) struct DecodedText<'a> {
     /// Its text; borrowed where the bytes were UTF-8 already.
     pub(super) text: Cow<'a, str>,
     /// The encoding's name.
@@ -41,21 +41,21 @@ pub(super) struct Decoded<'a> {
 ///
 /// # Errors
 /// [`SkipReason::Undecodable`] where the result is not text.
-pub(super) fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<Decoded<'a>, Skip> {
-    let encoding = choose(bytes, content_type);
+pub(super) fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<DecodedText<'a>, Skip> {
+    let encoding = choose_encoding(bytes, content_type);
     let (text, _) = encoding.decode_with_bom_removal(bytes);
-    let text = judge(text, encoding)?;
-    Ok(Decoded { text, encoding: encoding.name() })
+    let text = check_is_text(text, encoding)?;
+    Ok(DecodedText { text, encoding: encoding.name() })
 }
 
 /// The encoding by the first source that names one.
-fn choose(bytes: &[u8], content_type: Option<&str>) -> &'static Encoding {
+fn choose_encoding(bytes: &[u8], content_type: Option<&str>) -> &'static Encoding {
     if let Some((encoding, _)) = Encoding::for_bom(bytes) {
         return encoding;
     }
     content_type
         .and_then(charset_of)
-        .or_else(|| declared_inside(&bytes[..bytes.len().min(PRESCAN_BYTES)]))
+        .or_else(|| declared_encoding(&bytes[..bytes.len().min(PRESCAN_BYTES)]))
         .or_else(|| std::str::from_utf8(bytes).is_ok().then_some(UTF_8))
         .unwrap_or_else(|| detect(bytes))
 }
@@ -64,11 +64,11 @@ fn choose(bytes: &[u8], content_type: Option<&str>) -> &'static Encoding {
 fn charset_of(content_type: &str) -> Option<&'static Encoding> {
     let lower = content_type.to_ascii_lowercase();
     let (_, value) = lower.rsplit_once("charset=")?;
-    by_label(value.as_bytes())
+    encoding_for_label(value.as_bytes())
 }
 
 /// What the document says of itself.
-fn declared_inside(head: &[u8]) -> Option<&'static Encoding> {
+fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
     match head {
         [b'<', 0, b'?' | b'!' | b'h' | b'H', 0, ..] => return Some(UTF_16LE),
         [0, b'<', 0, b'?' | b'!' | b'h' | b'H', ..] => return Some(UTF_16BE),
@@ -92,7 +92,7 @@ fn meta_charset(mut head: &[u8]) -> Option<&'static Encoding> {
             head = &head[2 + memmem::find(&head[2..], b"-->")?..];
         } else if head.starts_with(b"<meta") {
             let tag = &head[..memchr::memchr(b'>', head).unwrap_or(head.len())];
-            if let Some(found) = attribute(tag, b"charset").and_then(by_label) {
+            if let Some(found) = attribute(tag, b"charset").and_then(encoding_for_label) {
                 return Some(found);
             }
         }
@@ -105,7 +105,7 @@ fn meta_charset(mut head: &[u8]) -> Option<&'static Encoding> {
 fn prolog_encoding(head: &[u8]) -> Option<&'static Encoding> {
     let at = memmem::find(head, b"<?xml")?;
     let prolog = &head[at..];
-    attribute(&prolog[..memchr::memchr(b'>', prolog)?], b"encoding").and_then(by_label)
+    attribute(&prolog[..memchr::memchr(b'>', prolog)?], b"encoding").and_then(encoding_for_label)
 }
 
 /// What stands after `name`, blanks, `=` and blanks.
@@ -117,7 +117,7 @@ fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// The encoding of a label that stands at the beginning, quoted or not.
-fn by_label(value: &[u8]) -> Option<&'static Encoding> {
+fn encoding_for_label(value: &[u8]) -> Option<&'static Encoding> {
     let value = value.trim_ascii_start();
     let value = value.strip_prefix(b"\"").or_else(|| value.strip_prefix(b"'")).unwrap_or(value);
     let ends = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b';' | b',' | b'>' | b'/');
@@ -139,7 +139,7 @@ fn detect(bytes: &[u8]) -> &'static Encoding {
 }
 
 /// Counts what text does not hold, and turns NUL into U+FFFD.
-fn judge<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<Cow<'a, str>, Skip> {
+fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<Cow<'a, str>, Skip> {
     let (mut chars, mut controls, mut replaced, mut nuls) = (0_usize, 0_usize, 0_usize, 0_usize);
     for c in text.chars() {
         chars += 1;
@@ -171,8 +171,8 @@ mod tests {
     #[test]
     fn the_first_source_that_names_an_encoding_decides() {
         // body, Content-Type, encoding, text
-        type Row<'a> = (&'a [u8], Option<&'a str>, &'a str, &'a str);
-        let table: [Row<'_>; 24] = [
+        type DecodeCase<'a> = (&'a [u8], Option<&'a str>, &'a str, &'a str);
+        let table: [DecodeCase<'_>; 24] = [
             (b"", None, "UTF-8", ""),
             (b"plain", None, "UTF-8", "plain"),
             (b"\xEF\xBB\xBFx", Some("text/html; charset=windows-1252"), "UTF-8", "x"),

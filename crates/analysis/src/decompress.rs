@@ -22,11 +22,11 @@ const MAX_MEMBERS: usize = 1000;
 /// zstd's window, as RFC 9659 bounds it for the web.
 const MAX_ZSTD_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 /// How much is decompressed at a time.
-const STEP_BYTES: usize = 64 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A content encoding that we can undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(super) enum ContentEncoding {
     /// `gzip`, `x-gzip`.
     Gzip,
     /// `deflate`: zlib as the standard has it, or raw as some servers do.
@@ -39,7 +39,7 @@ pub(super) enum Encoding {
 
 /// Why a body could not be decompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub(super) enum DecompressError {
     /// It is larger than the cap, or stacked too high, or a heap of empty members.
     Bomb(String),
     /// It breaks off or is damaged, after something came out.
@@ -48,119 +48,140 @@ pub(super) enum Trouble {
 
 /// The encodings that a `Content-Encoding` names, in the order in which they were applied. What is not a compression
 /// (`identity`, `utf-8`, `aws-chunked`, ...) or not one of ours is left out: the bytes then speak for themselves.
-pub(super) fn encodings_of(label: Option<&str>) -> Vec<Encoding> {
+pub(super) fn encodings_of(label: Option<&str>) -> Vec<ContentEncoding> {
     let names = label.unwrap_or_default().split(',').map(|name| name.trim().to_ascii_lowercase());
     names
         .filter_map(|name| match name.as_str() {
-            "gzip" | "x-gzip" => Some(Encoding::Gzip),
-            "deflate" => Some(Encoding::Deflate),
-            "br" => Some(Encoding::Brotli),
-            "zstd" => Some(Encoding::Zstd),
+            "gzip" | "x-gzip" => Some(ContentEncoding::Gzip),
+            "deflate" => Some(ContentEncoding::Deflate),
+            "br" => Some(ContentEncoding::Brotli),
+            "zstd" => Some(ContentEncoding::Zstd),
             _ => None,
         })
         .collect()
 }
 
 /// Undoes all encodings, the last one first; `None` where there was nothing to undo, whatever was claimed.
-pub(super) fn undo(body: &[u8], encodings: &[Encoding], cap: usize) -> Result<Option<Vec<u8>>, Trouble> {
+pub(super) fn decompress(
+    body: &[u8],
+    encodings: &[ContentEncoding],
+    cap: usize,
+) -> Result<Option<Vec<u8>>, DecompressError> {
     if encodings.len() > MAX_LAYERS {
-        return Err(Trouble::Bomb(format!("{} content encodings; {MAX_LAYERS} at most", encodings.len())));
+        return Err(DecompressError::Bomb(format!(
+            "{} content encodings; {MAX_LAYERS} at most",
+            encodings.len()
+        )));
     }
     let mut decoded: Option<Vec<u8>> = None;
     for encoding in encodings.iter().rev() {
-        let layer = undo_one(decoded.as_deref().unwrap_or(body), *encoding, cap)?;
+        let layer = decompress_one(decoded.as_deref().unwrap_or(body), *encoding, cap)?;
         decoded = layer.or(decoded);
     }
     Ok(decoded)
 }
 
 /// Undoes one encoding; `None` where not one byte came out, so that it was none.
-fn undo_one(body: &[u8], encoding: Encoding, cap: usize) -> Result<Option<Vec<u8>>, Trouble> {
-    let mut out = Sink { bytes: Vec::new(), cap };
+fn decompress_one(
+    body: &[u8],
+    encoding: ContentEncoding,
+    cap: usize,
+) -> Result<Option<Vec<u8>>, DecompressError> {
+    let mut out = CappedOutput { bytes: Vec::new(), cap };
     let decoded = match encoding {
-        Encoding::Gzip => gunzip(body, &mut out),
-        Encoding::Deflate => inflate(body, &mut out),
-        Encoding::Brotli => {
-            let mut decoder = Decompressor::new(body, STEP_BYTES);
+        ContentEncoding::Gzip => gunzip(body, &mut out),
+        ContentEncoding::Deflate => inflate(body, &mut out),
+        ContentEncoding::Brotli => {
+            let mut decoder = Decompressor::new(body, CHUNK_BYTES);
             decoder.set_parameter(BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW, 0);
-            out.drain(decoder)
+            out.read_to_end(decoder)
         }
-        Encoding::Zstd => unzstd(body, &mut out),
+        ContentEncoding::Zstd => unzstd(body, &mut out),
     };
     match decoded {
-        Err(Trouble::Broken(_)) if out.bytes.is_empty() => Ok(None),
-        Err(trouble) => Err(trouble),
+        Err(DecompressError::Broken(_)) if out.bytes.is_empty() => Ok(None),
+        Err(error) => Err(error),
         Ok(()) => Ok(Some(out.bytes)),
     }
 }
 
 /// All members; what stands behind the last one and is none is ignored, as gzip does.
-fn gunzip(body: &[u8], out: &mut Sink) -> Result<(), Trouble> {
+fn gunzip(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
     let mut rest = body;
     for member in 0.. {
         if member > 0 && !rest.starts_with(&[0x1F, 0x8B]) {
             break;
         }
-        bounded(member, "gzip members")?;
+        check_member_count(member, "gzip members")?;
         let mut decoder = GzDecoder::new(rest);
-        out.drain(&mut decoder)?;
+        out.read_to_end(&mut decoder)?;
         rest = decoder.into_inner();
     }
     Ok(())
 }
 
-fn inflate(body: &[u8], out: &mut Sink) -> Result<(), Trouble> {
-    match out.drain(ZlibDecoder::new(body)) {
-        Err(Trouble::Broken(_)) if out.bytes.is_empty() => out.drain(DeflateDecoder::new(body)),
+fn inflate(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
+    match out.read_to_end(ZlibDecoder::new(body)) {
+        Err(DecompressError::Broken(_)) if out.bytes.is_empty() => out.read_to_end(DeflateDecoder::new(body)),
         other => other,
     }
 }
 
 /// All frames, and nothing behind the last one.
-fn unzstd(body: &[u8], out: &mut Sink) -> Result<(), Trouble> {
+fn unzstd(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
     let mut rest = body;
     for frame in 0.. {
-        bounded(frame, "zstd frames")?;
+        check_member_count(frame, "zstd frames")?;
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(MAX_ZSTD_WINDOW_BYTES);
         match StreamingDecoder::new_with_decoder(&mut rest, decoder) {
-            Ok(decoder) => out.drain(decoder)?,
+            Ok(decoder) => out.read_to_end(decoder)?,
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
             })) => {
                 rest = rest.get(length as usize..).unwrap_or_default();
             }
             Err(_) if frame > 0 => break,
-            Err(error) => return Err(Trouble::Broken(error.to_string())),
+            Err(error) => return Err(DecompressError::Broken(error.to_string())),
         }
     }
     Ok(())
 }
 
-fn bounded(members: usize, what: &str) -> Result<(), Trouble> {
-    if members < MAX_MEMBERS { Ok(()) } else { Err(Trouble::Bomb(format!("more than {MAX_MEMBERS} {what}"))) }
+fn check_member_count(members: usize, what: &str) -> Result<(), DecompressError> {
+    if members < MAX_MEMBERS {
+        Ok(())
+    } else {
+        Err(DecompressError::Bomb(format!("more than {MAX_MEMBERS} {what}")))
+    }
 }
 
 /// What came out so far.
-struct Sink {
+struct CappedOutput {
     bytes: Vec<u8>,
     cap: usize,
 }
 
-impl Sink {
+impl CappedOutput {
     /// Reads a decoder to its end, or to the cap and one byte beyond.
-    fn drain(&mut self, mut decoder: impl Read) -> Result<(), Trouble> {
-        let mut step = vec![0; STEP_BYTES];
+    fn read_to_end(&mut self, mut decoder: impl Read) -> Result<(), DecompressError> {
+        let mut step = vec![0; CHUNK_BYTES];
         loop {
             match decoder.read(&mut step) {
                 Ok(0) => return Ok(()),
                 Ok(count) if self.bytes.len() + count > self.cap => {
-                    return Err(Trouble::Bomb(format!("decompresses to more than {} bytes", self.cap)));
+                    return Err(DecompressError::Bomb(format!(
+                        "decompresses to more than {} bytes",
+                        self.cap
+                    )));
                 }
                 Ok(count) => self.bytes.extend_from_slice(&step[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
-                    return Err(Trouble::Broken(format!("behind {} bytes: {error}", self.bytes.len())));
+                    return Err(DecompressError::Broken(format!(
+                        "behind {} bytes: {error}",
+                        self.bytes.len()
+                    )));
                 }
             }
         }
@@ -207,8 +228,8 @@ mod tests {
         compress_to_vec(bytes, CompressionLevel::Fastest)
     }
 
-    fn undone(body: &[u8], label: &str) -> Result<Option<Vec<u8>>, Trouble> {
-        undo(body, &encodings_of(Some(label)), 10_000)
+    fn decompressed(body: &[u8], label: &str) -> Result<Option<Vec<u8>>, DecompressError> {
+        decompress(body, &encodings_of(Some(label)), 10_000)
     }
 
     #[test]
@@ -229,18 +250,18 @@ mod tests {
             (gzip(PAGE), "gzip, utf-8, identity"),
         ];
         for (body, label) in table {
-            assert_eq!(undone(&body, label).unwrap().as_deref(), Some(PAGE), "{label}");
+            assert_eq!(decompressed(&body, label).unwrap().as_deref(), Some(PAGE), "{label}");
         }
     }
 
     #[test]
     fn what_only_claims_to_be_encoded_is_left_alone() {
         for label in ["gzip", "deflate", "zstd", "identity", "compress", "utf-8", ""] {
-            assert_eq!(undone(PAGE, label), Ok(None), "{label}");
+            assert_eq!(decompressed(PAGE, label), Ok(None), "{label}");
         }
-        assert_eq!(undone(b"", "gzip"), Ok(None));
+        assert_eq!(decompressed(b"", "gzip"), Ok(None));
         // Applied once, said twice.
-        assert_eq!(undone(&gzip(PAGE), "gzip, gzip").unwrap().as_deref(), Some(PAGE));
+        assert_eq!(decompressed(&gzip(PAGE), "gzip, gzip").unwrap().as_deref(), Some(PAGE));
     }
 
     #[test]
@@ -248,9 +269,9 @@ mod tests {
         for (body, label) in [(gzip(PAGE), "gzip"), (zlib(PAGE), "deflate"), (brotli(PAGE), "br")] {
             let cut = &body[..body.len() - 12];
             assert!(
-                matches!(undone(cut, label), Err(Trouble::Broken(_))),
+                matches!(decompressed(cut, label), Err(DecompressError::Broken(_))),
                 "{label}: {:?}",
-                undone(cut, label)
+                decompressed(cut, label)
             );
         }
     }
@@ -271,10 +292,10 @@ mod tests {
         ];
         for (body, label) in table {
             let size = body.len();
-            assert!(matches!(undone(&body, label), Err(Trouble::Bomb(_))), "{label} of {size}");
+            assert!(matches!(decompressed(&body, label), Err(DecompressError::Bomb(_))), "{label} of {size}");
         }
         let fits = vec![b'x'; 10_000];
-        assert_eq!(undone(&gzip(&fits), "gzip").unwrap(), Some(fits));
+        assert_eq!(decompressed(&gzip(&fits), "gzip").unwrap(), Some(fits));
     }
 
     #[test]
@@ -282,7 +303,7 @@ mod tests {
         // A frame with a window of 64 MiB around one stored block, and an empty stream with a window of 1 GiB.
         let zstd = b"\x28\xB5\x2F\xFD\x00\x80\x29\x00\x00hello";
         let brotli = b"\x11\xDE";
-        assert_eq!(undone(zstd, "zstd"), Ok(None));
-        assert_eq!(undone(brotli, "br"), Ok(None));
+        assert_eq!(decompressed(zstd, "zstd"), Ok(None));
+        assert_eq!(decompressed(brotli, "br"), Ok(None));
     }
 }

@@ -4,7 +4,7 @@
 //! phrases where those are too many, and what is small and still differs as characters (Myers). A linear clean-up
 //! makes the result readable.
 //!
-//! Invariant: the steps of a [`Script`] put together from the old text are the new text, whatever the deadline did.
+//! Invariant: the steps of an [`EditScript`] put together from the old text are the new text, whatever the deadline did.
 //!
 //! # Why
 //! On 266 real pairs this needed a fortieth of the CPU time of the old service's diff-match-patch, with smaller
@@ -21,7 +21,7 @@ use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 
 use super::change::{Change, slice, trim};
 use super::cleanup;
-use super::tokens::{Grain, Texts};
+use super::tokens::{Granularity, TextPair};
 
 /// The most tokens of both texts that one comparison takes: with what `similar` needs beside them this is about
 /// 70 MiB of heap at worst, which fits the child's default budget beside two bodies of 10 MiB of which every byte
@@ -39,7 +39,7 @@ const MAX_JOINED_CHARS: u32 = 16 * 1024;
 
 /// All changes between two texts, in order, with something equal between any two of them.
 #[derive(Debug)]
-pub(super) struct Script<'t> {
+pub(super) struct EditScript<'t> {
     /// The older text.
     pub(super) old: &'t str,
     /// The newer text.
@@ -50,7 +50,7 @@ pub(super) struct Script<'t> {
     pub(super) approximate: bool,
 }
 
-impl<'t> Script<'t> {
+impl<'t> EditScript<'t> {
     /// The steps in the order of web-monitoring-diff: what is equal, then what was removed, then what was added.
     pub(super) fn steps(&self) -> impl Iterator<Item = (i8, &'t str)> {
         let (old, new) = (self.old, self.new);
@@ -68,18 +68,22 @@ impl<'t> Script<'t> {
 }
 
 /// Compares two texts until the deadline.
-pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> Script<'t> {
-    let mut search =
-        Search { texts: Texts::new(old, new, deadline), deadline, changes: Vec::new(), approximate: false };
+pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> EditScript<'t> {
+    let mut search = DiffSearch {
+        texts: TextPair::new(old, new, deadline),
+        deadline,
+        changes: Vec::new(),
+        approximate: false,
+    };
     let whole = Change { old: 0..old.len() as u32, new: 0..new.len() as u32 };
-    search.refine(whole, Level::Chunks);
+    search.refine(whole, DiffLevel::Chunks);
     let approximate = search.approximate;
     let changes = cleanup::semantic(old, new, search.changes);
-    Script { old, new, changes, approximate }
+    EditScript { old, new, changes, approximate }
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Level {
+enum DiffLevel {
     Chunks,
     Words,
     /// For a stretch of too many words.
@@ -89,16 +93,16 @@ enum Level {
     Chars,
 }
 
-struct Search<'t> {
-    texts: Texts<'t>,
+struct DiffSearch<'t> {
+    texts: TextPair<'t>,
     deadline: Instant,
     changes: Vec<Change>,
     approximate: bool,
 }
 
-impl Search<'_> {
+impl DiffSearch<'_> {
     /// Finds the changes within one stretch, by a level and those below it.
-    fn refine(&mut self, stretch: Change, level: Level) {
+    fn refine(&mut self, stretch: Change, level: DiffLevel) {
         let change = trim(self.texts.old, self.texts.new, stretch);
         if change.old.is_empty() || change.new.is_empty() {
             return self.push(change);
@@ -107,40 +111,53 @@ impl Search<'_> {
             self.approximate = true;
             return self.push(change);
         }
-        let (grain, algorithm, below, otherwise) = match level {
-            Level::Chunks => (Grain::Chunks, Algorithm::Patience, Level::Words, Some(Level::Words)),
-            Level::Words => (Grain::Words, Algorithm::Myers, Level::Chars, Some(Level::Phrases)),
-            Level::Phrases => (Grain::Phrases, Algorithm::Patience, Level::WordsOfPhrases, None),
-            Level::WordsOfPhrases => (Grain::Words, Algorithm::Myers, Level::Chars, None),
-            Level::Chars => return self.by_chars(change),
+        let (granularity, algorithm, below, otherwise) = match level {
+            DiffLevel::Chunks => {
+                (Granularity::Chunks, Algorithm::Patience, DiffLevel::Words, Some(DiffLevel::Words))
+            }
+            DiffLevel::Words => {
+                (Granularity::Words, Algorithm::Myers, DiffLevel::Chars, Some(DiffLevel::Phrases))
+            }
+            DiffLevel::Phrases => {
+                (Granularity::Phrases, Algorithm::Patience, DiffLevel::WordsOfPhrases, None)
+            }
+            DiffLevel::WordsOfPhrases => (Granularity::Words, Algorithm::Myers, DiffLevel::Chars, None),
+            DiffLevel::Chars => return self.compare_chars(change),
         };
-        let Some(cut) = self.texts.cut(grain, change.old.clone(), change.new.clone(), MAX_TOKENS) else {
+        let Some(tokenized) =
+            self.texts.tokenize(granularity, change.old.clone(), change.new.clone(), MAX_TOKENS)
+        else {
             if let Some(level) = otherwise {
                 return self.refine(change, level); // which looks at the clock first
             }
             self.approximate = true;
             return self.push(change);
         };
-        let part =
-            |op: DiffOp| Change { old: cut.old.bytes(op.old_range()), new: cut.new.bytes(op.new_range()) };
-        let parts = self.compare(algorithm, &cut.old.ids, &cut.new.ids).into_iter().map(part).collect();
-        drop(cut);
+        let part = |op: DiffOp| Change {
+            old: tokenized.old.bytes(op.old_range()),
+            new: tokenized.new.bytes(op.new_range()),
+        };
+        let parts =
+            self.compare(algorithm, &tokenized.old.ids, &tokenized.new.ids).into_iter().map(part).collect();
+        drop(tokenized);
         let longest = match below {
-            Level::Chars => MAX_CHAR_BYTES,
-            Level::Chunks | Level::Words | Level::Phrases | Level::WordsOfPhrases => MAX_JOINED_CHARS,
+            DiffLevel::Chars => MAX_CHAR_BYTES,
+            DiffLevel::Chunks | DiffLevel::Words | DiffLevel::Phrases | DiffLevel::WordsOfPhrases => {
+                MAX_JOINED_CHARS
+            }
         };
         for part in cleanup::join_over_small_equalities(self.texts.old, self.texts.new, parts, longest) {
             self.refine(part, below);
         }
     }
 
-    fn by_chars(&mut self, change: Change) {
+    fn compare_chars(&mut self, change: Change) {
         let (old, new) =
             (slice(self.texts.old, change.old.clone()), slice(self.texts.new, change.new.clone()));
         if change.old.len() > MAX_CHAR_BYTES as usize || change.new.len() > MAX_CHAR_BYTES as usize {
             return self.push(change);
         }
-        let (old, new) = (Chars::of(old), Chars::of(new));
+        let (old, new) = (CharOffsets::new(old), CharOffsets::new(new));
         for op in self.compare(Algorithm::Myers, &old.chars, &new.chars) {
             let (old, new) = (old.bytes(op.old_range()), new.bytes(op.new_range()));
             self.push(Change {
@@ -176,13 +193,13 @@ impl Search<'_> {
 }
 
 /// The characters of a short text, with where each begins.
-struct Chars {
+struct CharOffsets {
     chars: Vec<char>,
     starts: Vec<u32>,
 }
 
-impl Chars {
-    fn of(text: &str) -> Self {
+impl CharOffsets {
+    fn new(text: &str) -> Self {
         let (mut starts, chars): (Vec<_>, Vec<_>) = text.char_indices().map(|(at, c)| (at as u32, c)).unzip();
         starts.push(text.len() as u32);
         Self { chars, starts }
@@ -201,16 +218,16 @@ mod tests {
 
     use super::*;
 
-    fn soon() -> Instant {
+    fn far_deadline() -> Instant {
         Instant::now() + Duration::from_secs(60)
     }
 
     fn steps(old: &str, new: &str) -> Vec<(i8, String)> {
-        diff(old, new, soon()).steps().map(|(code, text)| (code, text.to_owned())).collect()
+        diff(old, new, far_deadline()).steps().map(|(code, text)| (code, text.to_owned())).collect()
     }
 
     /// Both texts, put together again from the steps.
-    fn rebuilt(script: &Script<'_>) -> (String, String) {
+    fn rebuilt(script: &EditScript<'_>) -> (String, String) {
         let side = |left_out: i8| {
             script.steps().filter(|(code, _)| *code != left_out).map(|(_, text)| text).collect()
         };
@@ -218,7 +235,7 @@ mod tests {
     }
 
     /// The invariant, and that no two neighbouring steps have the same code.
-    fn check(script: &Script<'_>) {
+    fn assert_rebuilds(script: &EditScript<'_>) {
         let (old, new) = rebuilt(script);
         assert!(old == script.old && new == script.new, "the steps do not rebuild both texts");
         let codes: Vec<i8> = script.steps().map(|(code, _)| code).collect();
@@ -227,8 +244,8 @@ mod tests {
 
     #[test]
     fn steps_read_as_a_person_would_say_it() {
-        type Row = (&'static str, &'static str, &'static [(i8, &'static str)]);
-        let table: [Row; 11] = [
+        type DiffCase = (&'static str, &'static str, &'static [(i8, &'static str)]);
+        let table: [DiffCase; 11] = [
             ("", "", &[]),
             ("same", "same", &[(0, "same")]),
             ("", "new", &[(1, "new")]),
@@ -253,8 +270,8 @@ mod tests {
         for (old, new) in
             [("é", "è"), ("a🎉b", "a🎊b"), ("й", "и\u{306}"), ("x\u{3bb}", "\u{2bb}"), ("日本", "日木")]
         {
-            let script = diff(old, new, soon());
-            check(&script);
+            let script = diff(old, new, far_deadline());
+            assert_rebuilds(&script);
         }
     }
 
@@ -263,8 +280,8 @@ mod tests {
         let script = diff("begin one two end", "begin 1 2 end", Instant::now());
         assert!(script.approximate);
         assert_eq!(script.changes.len(), 1);
-        check(&script);
-        assert!(!diff("begin one two end", "begin 1 2 end", soon()).approximate);
+        assert_rebuilds(&script);
+        assert!(!diff("begin one two end", "begin 1 2 end", far_deadline()).approximate);
         assert!(!diff("same", "same", Instant::now()).approximate);
         assert!(!diff("a", "a longer one", Instant::now()).approximate, "an insertion needs no search");
     }
@@ -272,10 +289,10 @@ mod tests {
     #[test]
     fn too_many_words_are_one_replacement_and_said_to_be() {
         let (old, new) = ("! ".repeat(300_000), "? ".repeat(300_000));
-        let script = diff(&old, &new, soon());
+        let script = diff(&old, &new, far_deadline());
         assert!(script.approximate);
         assert_eq!(script.changes.len(), 1);
-        check(&script);
+        assert_rebuilds(&script);
     }
 
     #[test]
@@ -293,8 +310,8 @@ mod tests {
                     .collect()
             };
         let (old, new) = (line(usize::MAX), line(35_000));
-        let script = diff(&old, &new, soon());
-        check(&script);
+        let script = diff(&old, &new, far_deadline());
+        assert_rebuilds(&script);
         assert_eq!(script.changes.len(), 19);
         assert!(!script.approximate);
     }
@@ -307,8 +324,8 @@ mod tests {
             changed[at] = "changed".to_owned();
         }
         let (old, new) = (words.join(" "), changed.join(" "));
-        let script = diff(&old, &new, soon());
-        check(&script);
+        let script = diff(&old, &new, far_deadline());
+        assert_rebuilds(&script);
         assert_eq!(script.changes.len(), 20);
         assert!(!script.approximate);
     }
@@ -348,7 +365,7 @@ mod tests {
         for (name, old, new) in &pairs {
             let deadline = Instant::now() + Duration::from_millis(300);
             let script = diff(old, new, deadline);
-            check(&script);
+            assert_rebuilds(&script);
             if Instant::now() < deadline {
                 continue; // then it needs not be approximate, but may be: a bound can bite as well
             }
@@ -362,13 +379,13 @@ mod tests {
 
         #[test]
         fn steps_rebuild_both_sides_of_any_two_strings(old in any::<String>(), new in any::<String>()) {
-            check(&diff(&old, &new, soon()));
+            assert_rebuilds(&diff(&old, &new, far_deadline()));
         }
 
         #[test]
         fn steps_rebuild_both_sides_of_similar_strings(old in "[ab \n.>éè🎉🎊日]{0,200}", new in "[ab \n.>éè🎉🎊日]{0,200}") {
-            check(&diff(&old, &new, soon()));
-            check(&diff(&old, &new, Instant::now()));
+            assert_rebuilds(&diff(&old, &new, far_deadline()));
+            assert_rebuilds(&diff(&old, &new, Instant::now()));
         }
 
         #[test]
@@ -384,8 +401,8 @@ mod tests {
                 }
             }
             let (old, new) = (words.concat(), edited.concat());
-            let script = diff(&old, &new, soon());
-            check(&script);
+            let script = diff(&old, &new, far_deadline());
+            assert_rebuilds(&script);
             prop_assert!(!script.approximate);
         }
     }

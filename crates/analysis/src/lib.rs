@@ -19,11 +19,11 @@ mod collect;
 mod decode;
 mod decompress;
 mod diff;
+mod json_size;
 mod linear;
 mod links;
 mod passages;
 mod score;
-mod size;
 pub mod sniff;
 mod text;
 mod tokens;
@@ -34,18 +34,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use wm_job::page::Side;
-use wm_job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, Missing, Op, Passage};
+use wm_job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, MissingDiff, Op, Passage};
 use wm_job::skip::{Skip, SkipReason};
 
-use self::decode::Decoded;
-use self::diff::Script;
+use self::decode::DecodedText;
+use self::diff::EditScript;
+use self::json_size::JsonSize;
 use self::links::{LinkRef, LinkStep, Links};
-use self::score::{Scale, Weight, Weights};
-use self::size::Size;
-use self::text::Said;
+use self::score::{DiffStats, DiffStatsBuilder, PageDiffStats};
+use self::text::PageContent;
 
 /// The longest that one diff may take; the old service's number. Real pages need a tenth of it.
-const MAX_DIFF: Duration = Duration::from_secs(2);
+const MAX_DIFF_TIME: Duration = Duration::from_secs(2);
 /// The share of all time that is not for searching but for what is linear and knows no deadline: cleaning up, hashing,
 /// writing down.
 const FINISHING_SHARE: u32 = 6;
@@ -65,7 +65,7 @@ pub struct Config {
 
 /// One page, as the analysis sees it.
 #[derive(Debug, Clone, Copy)]
-pub struct Page<'a> {
+pub struct PageInput<'a> {
     /// Its body, with content encodings undone.
     pub bytes: &'a [u8],
     /// Its `Content-Type`, parameters included.
@@ -78,7 +78,7 @@ pub struct Page<'a> {
 
 /// How far an analysis may go.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct AnalysisOptions {
     /// When it has to be done; past it, what is left is done coarsely.
     pub soft_deadline: Instant,
     /// Steps of a diff that are larger than this, as JSON, are left out; counts and hashes are not.
@@ -89,7 +89,7 @@ pub struct Options {
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Analysed {
+pub struct AnalysisResult {
     /// The 12 fields.
     pub annotation: Annotation,
     /// The diffs.
@@ -97,7 +97,7 @@ pub struct Analysed {
     /// True when any of them is.
     pub approximate: bool,
     /// Diffs that two such pages have not.
-    pub missing: Vec<Missing>,
+    pub missing: Vec<MissingDiff>,
     /// The first passages that changed, of the visible text, or of the source where there is no text.
     pub passages: Vec<Passage>,
     /// What was left out for its size, e.g. `html_source_dmp.diff`.
@@ -111,11 +111,11 @@ pub struct Analysed {
 /// # Errors
 /// [`SkipReason::Undecodable`] where a body is not text.
 pub fn analyse(
-    from: Page<'_>,
-    to: Page<'_>,
-    options: &Options,
+    from: PageInput<'_>,
+    to: PageInput<'_>,
+    options: &AnalysisOptions,
     phase: fn(&'static str),
-) -> Result<Analysed, Skip> {
+) -> Result<AnalysisResult, Skip> {
     phase("decode");
     let old = decoded(from, Side::From)?;
     let new = decoded(to, Side::To)?;
@@ -127,22 +127,22 @@ pub fn analyse(
     let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
     if from.html_like && to.html_like {
         phase("text");
-        let ([old, new], simplified) = text::read_both(&old.text, &new.text, search_deadline);
+        let ([old, new], simplified) = text::read_pair(&old.text, &new.text, search_deadline);
         findings.approximate = simplified;
-        error_page |= findings.compare_said(old, new, phase);
+        error_page |= findings.compare_content(old, new, phase);
     } else {
-        findings.miss("html_text_dmp");
-        findings.miss("links_json");
+        findings.add_missing("html_text_dmp");
+        findings.add_missing("links_json");
     }
     phase("diff");
     let script = diff::diff(&old.text, &new.text, findings.deadline(1));
-    findings.quote(&script);
-    let (weight, diff) = findings.weigh(&script, "html_source_dmp", false);
-    (findings.weights.source, findings.diffs.html_source_dmp) = (Some(weight), Some(diff));
+    findings.add_passages(&script);
+    let (stats, diff) = findings.measure(&script, "html_source_dmp", false);
+    (findings.stats.source, findings.diffs.html_source_dmp) = (Some(stats), Some(diff));
 
     phase("score");
-    Ok(Analysed {
-        annotation: score::annotate(findings.weights, error_page),
+    Ok(AnalysisResult {
+        annotation: score::annotate(findings.stats, error_page),
         diffs: findings.diffs,
         approximate: findings.approximate,
         missing: findings.missing,
@@ -152,7 +152,7 @@ pub fn analyse(
     })
 }
 
-fn decoded(page: Page<'_>, side: Side) -> Result<Decoded<'_>, Skip> {
+fn decoded(page: PageInput<'_>, side: Side) -> Result<DecodedText<'_>, Skip> {
     if page.bytes.len() > MAX_PAGE_BYTES {
         let detail = format!("{} bytes; {MAX_PAGE_BYTES} at most", page.bytes.len());
         return Err(Skip::new(SkipReason::Undecodable, detail).on(side));
@@ -165,22 +165,22 @@ struct Findings {
     max_ops_bytes: usize,
     max_passages: usize,
     search_deadline: Instant,
-    weights: Weights,
+    stats: PageDiffStats,
     diffs: Diffs,
     approximate: bool,
-    missing: Vec<Missing>,
+    missing: Vec<MissingDiff>,
     /// `None` until the first text was compared, which is the one that is quoted.
     passages: Option<Vec<Passage>>,
     omitted: Vec<String>,
 }
 
 impl Findings {
-    fn new(options: &Options, search_deadline: Instant) -> Self {
+    fn new(options: &AnalysisOptions, search_deadline: Instant) -> Self {
         Self {
             max_ops_bytes: options.max_ops_bytes,
             max_passages: options.max_passages,
             search_deadline,
-            weights: Weights::default(),
+            stats: PageDiffStats::default(),
             diffs: Diffs::default(),
             approximate: false,
             missing: Vec::new(),
@@ -193,32 +193,32 @@ impl Findings {
     fn deadline(&self, diffs_left: u32) -> Instant {
         let now = Instant::now();
         let left = self.search_deadline.saturating_duration_since(now);
-        now + MAX_DIFF.min(left / diffs_left)
+        now + MAX_DIFF_TIME.min(left / diffs_left)
     }
 
-    fn miss(&mut self, diff: &str) {
+    fn add_missing(&mut self, diff: &str) {
         let skip = Skip::new(SkipReason::Content, "neither body is HTML, so only the sources were compared");
-        self.missing.push(Missing { diff: diff.to_owned(), skip });
+        self.missing.push(MissingDiff { diff: diff.to_owned(), skip });
     }
 
     /// Links and text; true where one of the pages is an error page by what it says.
-    fn compare_said(&mut self, old: Said, new: Said, phase: fn(&'static str)) -> bool {
+    fn compare_content(&mut self, old: PageContent, new: PageContent, phase: fn(&'static str)) -> bool {
         let simplified = self.approximate;
         phase("links");
-        let (weight, diff) = self.compare_links(old.links, new.links, simplified);
-        (self.weights.links, self.diffs.links_json) = (Some(weight), Some(diff));
+        let (stats, diff) = self.compare_links(old.links, new.links, simplified);
+        (self.stats.links, self.diffs.links_json) = (Some(stats), Some(diff));
 
         phase("diff");
         let script = diff::diff(&old.text, &new.text, self.deadline(2));
-        self.quote(&script);
-        let (weight, diff) = self.weigh(&script, "html_text_dmp", simplified);
-        let error_page = score::looks_like_error(&weight, &old.text, &new.text);
-        (self.weights.text, self.diffs.html_text_dmp) = (Some(weight), Some(diff));
+        self.add_passages(&script);
+        let (stats, diff) = self.measure(&script, "html_text_dmp", simplified);
+        let error_page = score::looks_like_error(&stats, &old.text, &new.text);
+        (self.stats.text, self.diffs.html_text_dmp) = (Some(stats), Some(diff));
         error_page
     }
 
     /// Quotes what changed, where that is asked for and nothing was quoted yet.
-    fn quote(&mut self, script: &Script<'_>) {
+    fn add_passages(&mut self, script: &EditScript<'_>) {
         if self.max_passages == 0 || self.passages.is_some() {
             return;
         }
@@ -229,37 +229,37 @@ impl Findings {
         self.passages = Some(passages);
     }
 
-    /// Weighs a script, and keeps its steps if they are not too large.
-    fn weigh(&mut self, script: &Script<'_>, name: &str, simplified: bool) -> (Weight, Diff<Op>) {
-        let mut scale = Scale::new();
-        let mut size = Size::new(self.max_ops_bytes);
+    /// Measures a script, and keeps its steps if they are not too large.
+    fn measure(&mut self, script: &EditScript<'_>, name: &str, simplified: bool) -> (DiffStats, Diff<Op>) {
+        let mut builder = DiffStatsBuilder::new();
+        let mut size = JsonSize::new(self.max_ops_bytes);
         for (code, text) in script.steps() {
-            scale.add_text(code, text);
+            builder.add_text(code, text);
             size.add_op(text);
         }
         let steps = || script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
         let diff = size.fits().then(steps);
-        self.conclude(name, scale.read(), diff, simplified || script.approximate)
+        self.finish_diff(name, builder.finish(), diff, simplified || script.approximate)
     }
 
-    fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (Weight, Diff<LinkOp>) {
+    fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffStats, Diff<LinkOp>) {
         let deadline = self.deadline(3);
-        let mut scale = Scale::new();
-        let mut size = Size::new(self.max_ops_bytes);
+        let mut builder = DiffStatsBuilder::new();
+        let mut size = JsonSize::new(self.max_ops_bytes);
         let mut ops = Vec::new();
         let mut approximate = simplified;
         for step in links::compare(&old, &new) {
             let op = match step {
-                LinkStep::Same(at) => LinkOp::Plain(0, owned(new.get(at))),
-                LinkStep::Removed(at) => LinkOp::Plain(-1, owned(old.get(at))),
-                LinkStep::Added(at) => LinkOp::Plain(1, owned(new.get(at))),
+                LinkStep::Same(at) => LinkOp::Plain(0, to_link(new.get(at))),
+                LinkStep::Removed(at) => LinkOp::Plain(-1, to_link(old.get(at))),
+                LinkStep::Added(at) => LinkOp::Plain(1, to_link(new.get(at))),
                 LinkStep::Changed(a, b) => {
-                    let (link, coarse) = changed(old.get(a), new.get(b), deadline);
+                    let (link, coarse) = diff_link(old.get(a), new.get(b), deadline);
                     approximate |= coarse;
                     LinkOp::Changed(100, link)
                 }
             };
-            scale.add_link(&op);
+            builder.add_link(&op);
             size.add_link(&op);
             if size.fits() {
                 ops.push(op);
@@ -268,34 +268,35 @@ impl Findings {
             }
         }
         let diff = size.fits().then_some(ops);
-        self.conclude("links_json", scale.read(), diff, approximate)
+        self.finish_diff("links_json", builder.finish(), diff, approximate)
     }
 
-    fn conclude<T>(
+    fn finish_diff<T>(
         &mut self,
         name: &str,
-        weight: Weight,
+        stats: DiffStats,
         diff: Option<Vec<T>>,
         approximate: bool,
-    ) -> (Weight, Diff<T>) {
+    ) -> (DiffStats, Diff<T>) {
         if diff.is_none() {
             self.omitted.push(format!("{name}.diff"));
         }
         self.approximate |= approximate;
-        let change_count = weight.count;
-        (weight, Diff { change_count, diff, approximate })
+        let change_count = stats.count;
+        (stats, Diff { change_count, diff, approximate })
     }
 }
 
-fn owned(link: LinkRef<'_>) -> Link {
+fn to_link(link: LinkRef<'_>) -> Link {
     Link { text: link.text.to_owned(), href: link.href.to_owned() }
 }
 
 /// A link whose text or target changed; true where its diffs are approximate.
-fn changed(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
+fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
     let text = diff::diff(old.text, new.text, deadline);
     let href = diff::diff(old.href, new.href, deadline);
-    let steps = |script: &Script<'_>| script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
+    let steps =
+        |script: &EditScript<'_>| script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
     let approximate = text.approximate || href.approximate;
     let hrefs = [old.href.to_owned(), new.href.to_owned()];
     (ChangedLink { text: steps(&text), href: steps(&href), hrefs }, approximate)

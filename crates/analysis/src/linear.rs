@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
 use html5gum::{Span, Tokenizer};
 
-use super::collect::{Collector, Kind, image_label, leads_out, link_label};
+use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
 
 /// Tells the collector what is in a page, in order.
 pub(super) fn read(html: &str, collector: &mut Collector) {
@@ -24,10 +24,11 @@ pub(super) fn read(html: &str, collector: &mut Collector) {
 }
 
 fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
-    let mut reader = Reader { collector, in_noscript, tag: Tag::default(), raw: Raw::No };
+    let mut reader =
+        TagReader { collector, in_noscript, tag: StartTag::default(), text_mode: TextMode::Visible };
     let mut emitter =
         CallbackEmitter::new(move |event: CallbackEvent<'_>, _: Span<()>| -> Option<Infallible> {
-            reader.on(event);
+            reader.on_event(event);
             None
         });
     emitter.naively_switch_states(true);
@@ -36,9 +37,9 @@ fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
 
 /// The start tag that is being read.
 #[derive(Default)]
-struct Tag {
-    kind: Option<Kind>,
-    attribute: Attribute,
+struct StartTag {
+    kind: Option<NodeKind>,
+    attribute: TagAttribute,
     href: Option<String>,
     title: Option<String>,
     alt: Option<String>,
@@ -46,7 +47,7 @@ struct Tag {
 
 /// The attribute whose value comes next.
 #[derive(Default, Clone, Copy)]
-enum Attribute {
+enum TagAttribute {
     Href,
     Title,
     Alt,
@@ -56,91 +57,107 @@ enum Attribute {
 
 /// What the next text is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Raw {
+enum TextMode {
     /// Text.
-    No,
+    Visible,
     /// Not visible.
     Hidden,
     /// Markup that the tokenizer took for text, because with scripting it would be.
     Noscript,
 }
 
-struct Reader<'c> {
+struct TagReader<'c> {
     collector: &'c mut Collector,
     in_noscript: bool,
-    tag: Tag,
-    raw: Raw,
+    tag: StartTag,
+    text_mode: TextMode,
 }
 
-impl Reader<'_> {
-    fn on(&mut self, event: CallbackEvent<'_>) {
+impl TagReader<'_> {
+    fn on_event(&mut self, event: CallbackEvent<'_>) {
         match event {
-            CallbackEvent::OpenStartTag { name } => self.open(name),
-            CallbackEvent::AttributeName { name } => self.name(name),
-            CallbackEvent::AttributeValue { value } => self.value(value),
-            CallbackEvent::CloseStartTag { self_closing } => self.close(self_closing),
-            CallbackEvent::EndTag { name } => self.end(name),
-            CallbackEvent::String { value } => self.text(&String::from_utf8_lossy(value)),
+            CallbackEvent::OpenStartTag { name } => self.on_start_tag(name),
+            CallbackEvent::AttributeName { name } => self.on_attribute_name(name),
+            CallbackEvent::AttributeValue { value } => self.on_attribute_value(value),
+            CallbackEvent::CloseStartTag { self_closing } => self.on_start_tag_end(self_closing),
+            CallbackEvent::EndTag { name } => self.on_end_tag(name),
+            CallbackEvent::String { value } => self.on_text(&String::from_utf8_lossy(value)),
             CallbackEvent::Comment { .. } | CallbackEvent::Doctype { .. } | CallbackEvent::Error(_) => {}
         }
     }
 
-    fn open(&mut self, name: &[u8]) {
-        self.raw = match name {
-            b"script" | b"style" | b"title" => Raw::Hidden,
-            b"noscript" => Raw::Noscript,
-            _ => Raw::No,
+    fn on_start_tag(&mut self, name: &[u8]) {
+        self.text_mode = match name {
+            b"script" | b"style" | b"title" => TextMode::Hidden,
+            b"noscript" => TextMode::Noscript,
+            _ => TextMode::Visible,
         };
-        self.tag = Tag { kind: kind_of(name), ..Tag::default() };
+        self.tag = StartTag { kind: kind_of(name), ..StartTag::default() };
     }
 
-    fn name(&mut self, name: &[u8]) {
+    fn on_attribute_name(&mut self, name: &[u8]) {
         let (attribute, slot) = match name {
-            b"href" => (Attribute::Href, &mut self.tag.href),
-            b"title" => (Attribute::Title, &mut self.tag.title),
-            b"alt" => (Attribute::Alt, &mut self.tag.alt),
+            b"href" => (TagAttribute::Href, &mut self.tag.href),
+            b"title" => (TagAttribute::Title, &mut self.tag.title),
+            b"alt" => (TagAttribute::Alt, &mut self.tag.alt),
             _ => {
-                self.tag.attribute = Attribute::Other;
+                self.tag.attribute = TagAttribute::Other;
                 return;
             }
         };
         // The first of two attributes with one name counts.
-        self.tag.attribute = if slot.is_none() { attribute } else { Attribute::Other };
+        self.tag.attribute = if slot.is_none() { attribute } else { TagAttribute::Other };
         slot.get_or_insert_default();
     }
 
-    fn value(&mut self, value: &[u8]) {
+    fn on_attribute_value(&mut self, value: &[u8]) {
         let slot = match self.tag.attribute {
-            Attribute::Href => &mut self.tag.href,
-            Attribute::Title => &mut self.tag.title,
-            Attribute::Alt => &mut self.tag.alt,
-            Attribute::Other => return,
+            TagAttribute::Href => &mut self.tag.href,
+            TagAttribute::Title => &mut self.tag.title,
+            TagAttribute::Alt => &mut self.tag.alt,
+            TagAttribute::Other => return,
         };
         *slot = Some(String::from_utf8_lossy(value).into_owned());
     }
 
-    fn close(&mut self, self_closing: bool) {
+    fn on_start_tag_end(&mut self, self_closing: bool) {
         let tag = std::mem::take(&mut self.tag);
         match tag.kind {
-            Some(Kind::Link) => {
+            Some(NodeKind::Link) => {
                 self.end_link();
-                if let Some(href) = tag.href.filter(|href| leads_out(href)) {
+                if let Some(href) = tag.href.filter(|href| leads_to_other_page(href)) {
                     self.collector.open_link(&href, &link_label(tag.title.as_deref()));
                 }
             }
-            Some(Kind::Image) => self.collector.image(&image_label(tag.alt.as_deref().unwrap_or_default())),
-            Some(Kind::Muted) if !self_closing => self.collector.mute(),
-            Some(Kind::Muted | Kind::Hidden | Kind::Plain | Kind::Text | Kind::Comment | Kind::Document)
+            Some(NodeKind::Image) => {
+                self.collector.image(&image_label(tag.alt.as_deref().unwrap_or_default()))
+            }
+            Some(NodeKind::Muted) if !self_closing => self.collector.mute(),
+            Some(
+                NodeKind::Muted
+                | NodeKind::Hidden
+                | NodeKind::Plain
+                | NodeKind::Text
+                | NodeKind::Comment
+                | NodeKind::Document,
+            )
             | None => {}
         }
     }
 
-    fn end(&mut self, name: &[u8]) {
-        self.raw = Raw::No;
+    fn on_end_tag(&mut self, name: &[u8]) {
+        self.text_mode = TextMode::Visible;
         match kind_of(name) {
-            Some(Kind::Link) => self.end_link(),
-            Some(Kind::Muted) => self.collector.unmute(),
-            Some(Kind::Image | Kind::Hidden | Kind::Plain | Kind::Text | Kind::Comment | Kind::Document)
+            Some(NodeKind::Link) => self.end_link(),
+            Some(NodeKind::Muted) => self.collector.unmute(),
+            Some(
+                NodeKind::Image
+                | NodeKind::Hidden
+                | NodeKind::Plain
+                | NodeKind::Text
+                | NodeKind::Comment
+                | NodeKind::Document,
+            )
             | None => {}
         }
     }
@@ -153,23 +170,23 @@ impl Reader<'_> {
         }
     }
 
-    fn text(&mut self, text: &str) {
-        match self.raw {
-            Raw::No => self.collector.text(text, false),
-            Raw::Hidden => {}
+    fn on_text(&mut self, text: &str) {
+        match self.text_mode {
+            TextMode::Visible => self.collector.text(text, false),
+            TextMode::Hidden => {}
             // Once: what a noscript within a noscript holds is text, as no parser without scripting would have it.
-            Raw::Noscript if self.in_noscript => self.collector.text(text, false),
-            Raw::Noscript => read_at(text, self.collector, true),
+            TextMode::Noscript if self.in_noscript => self.collector.text(text, false),
+            TextMode::Noscript => read_at(text, self.collector, true),
         }
     }
 }
 
 /// The kind of an element that has both tags, or needs none. An `option` and an `rp` hardly ever end.
-fn kind_of(name: &[u8]) -> Option<Kind> {
+fn kind_of(name: &[u8]) -> Option<NodeKind> {
     match name {
         b"option" | b"rp" => None,
         _ => match String::from_utf8_lossy(name) {
-            Cow::Borrowed(name) => Some(Kind::of_name(name)),
+            Cow::Borrowed(name) => Some(NodeKind::of_name(name)),
             Cow::Owned(_) => None,
         },
     }

@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 15 * 1024 * 1024;
 /// Where a link's parts are in [`Links::text`]: its text, where that differs from its lower case, and then
 /// `lower(href)`, which is also what links are sorted by.
 #[derive(Debug, Clone, Copy)]
-struct Spot {
+struct LinkSpan {
     start: u32,
     key: u32,
     href: u32,
@@ -35,7 +35,7 @@ struct Spot {
 #[derive(Debug, Default)]
 pub(super) struct Links {
     text: String,
-    spots: Vec<Spot>,
+    spans: Vec<LinkSpan>,
 }
 
 /// One link, borrowed.
@@ -51,7 +51,7 @@ pub(super) struct LinkRef<'l> {
 
 impl LinkRef<'_> {
     /// The order of links; equal ones are the same link.
-    fn order(self, other: LinkRef<'_>) -> Ordering {
+    fn cmp_key(self, other: LinkRef<'_>) -> Ordering {
         // `a (b)` to `c` and `a ` to `b)(c` have one key.
         self.key.cmp(other.key).then_with(|| self.lower.cmp(other.lower))
     }
@@ -60,7 +60,7 @@ impl LinkRef<'_> {
 impl Links {
     /// Adds a link.
     pub(super) fn push(&mut self, text: &str, href: &str) {
-        if self.is_crowded() {
+        if self.is_full() {
             return;
         }
         let start = self.text.len();
@@ -74,50 +74,50 @@ impl Links {
         self.text.push('(');
         let href_at = self.text.len();
         self.text.push_str(href);
-        lower_origin(&mut self.text, href_at);
+        lowercase_origin(&mut self.text, href_at);
         self.text.push(')');
         let [start, key, href, end] = [start, key, href_at, self.text.len()].map(|at| at as u32);
-        self.spots.push(Spot { start, key, href, end });
+        self.spans.push(LinkSpan { start, key, href, end });
     }
 
     /// Are there too many, so that some may be left out?
-    pub(super) fn is_crowded(&self) -> bool {
-        self.spots.len() >= MAX_LINKS || self.text.len() >= MAX_BYTES
+    pub(super) fn is_full(&self) -> bool {
+        self.spans.len() >= MAX_LINKS || self.text.len() >= MAX_BYTES
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.spots.len()
+        self.spans.len()
     }
 
     /// The link at a place.
     pub(super) fn get(&self, at: u32) -> LinkRef<'_> {
-        resolve(&self.text, self.spots[at as usize])
+        resolve(&self.text, self.spans[at as usize])
     }
 
     /// Puts them in order, each once.
     pub(super) fn sort(&mut self) {
         let text = &self.text;
         // The spelling breaks ties, so that which one stays does not depend on the order in the page.
-        self.spots.sort_unstable_by(|a, b| {
+        self.spans.sort_unstable_by(|a, b| {
             let (a, b) = (resolve(text, *a), resolve(text, *b));
-            a.order(b).then_with(|| a.text.cmp(b.text))
+            a.cmp_key(b).then_with(|| a.text.cmp(b.text))
         });
-        self.spots.dedup_by(|a, b| resolve(text, *a).order(resolve(text, *b)).is_eq());
-        self.spots.shrink_to_fit();
+        self.spans.dedup_by(|a, b| resolve(text, *a).cmp_key(resolve(text, *b)).is_eq());
+        self.spans.shrink_to_fit();
         self.text.shrink_to_fit();
     }
 }
 
-fn resolve(text: &str, spot: Spot) -> LinkRef<'_> {
-    let [start, key, href, end] = [spot.start, spot.key, spot.href, spot.end].map(|at| at as usize);
+fn resolve(text: &str, span: LinkSpan) -> LinkRef<'_> {
+    let [start, key, href, end] = [span.start, span.key, span.href, span.end].map(|at| at as usize);
     let lower = &text[key..href - 1];
     let own = if start == key { lower } else { &text[start..key] };
     LinkRef { text: own, href: &text[href..end - 1], lower, key: &text[key..end] }
 }
 
 /// Puts the scheme and host of the target at the end of a text in lower case.
-fn lower_origin(text: &mut String, at: usize) {
+fn lowercase_origin(text: &mut String, at: usize) {
     let href = &text[at..];
     let Some(slashes) = href.find("//") else { return };
     let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '+' | '-');
@@ -150,7 +150,7 @@ pub(super) enum LinkStep {
 /// Compares two sorted lists.
 pub(super) fn compare(old: &Links, new: &Links) -> Vec<LinkStep> {
     let mut steps = Vec::with_capacity(old.len().max(new.len()));
-    let (mut gone, mut fresh) = (Vec::new(), Vec::new());
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
     let (mut i, mut j) = (0, 0);
     while (i as usize) < old.len() || (j as usize) < new.len() {
         let order = if i as usize == old.len() {
@@ -158,20 +158,20 @@ pub(super) fn compare(old: &Links, new: &Links) -> Vec<LinkStep> {
         } else if j as usize == new.len() {
             Ordering::Less
         } else {
-            old.get(i).order(new.get(j))
+            old.get(i).cmp_key(new.get(j))
         };
         match order {
             Ordering::Equal => steps.push(LinkStep::Same(j)),
-            Ordering::Less => gone.push(i),
-            Ordering::Greater => fresh.push(j),
+            Ordering::Less => removed.push(i),
+            Ordering::Greater => added.push(j),
         }
         i += u32::from(order.is_le());
         j += u32::from(order.is_ge());
     }
-    join(&mut gone, &mut fresh, &mut steps, |at| old.get(at).href, |at| new.get(at).href);
-    join(&mut gone, &mut fresh, &mut steps, |at| old.get(at).lower, |at| new.get(at).lower);
-    steps.extend(gone.into_iter().map(LinkStep::Removed));
-    steps.extend(fresh.into_iter().map(LinkStep::Added));
+    pair_by_part(&mut removed, &mut added, &mut steps, |at| old.get(at).href, |at| new.get(at).href);
+    pair_by_part(&mut removed, &mut added, &mut steps, |at| old.get(at).lower, |at| new.get(at).lower);
+    steps.extend(removed.into_iter().map(LinkStep::Removed));
+    steps.extend(added.into_iter().map(LinkStep::Added));
     let key = |step: &LinkStep| match *step {
         LinkStep::Removed(at) => old.get(at).key,
         LinkStep::Same(at) | LinkStep::Added(at) | LinkStep::Changed(_, at) => new.get(at).key,
@@ -181,29 +181,29 @@ pub(super) fn compare(old: &Links, new: &Links) -> Vec<LinkStep> {
 }
 
 /// Pairs what has the same part, first with first, and takes it out of both lists.
-fn join<'l>(
-    gone: &mut Vec<u32>,
-    fresh: &mut Vec<u32>,
+fn pair_by_part<'l>(
+    removed: &mut Vec<u32>,
+    added: &mut Vec<u32>,
     steps: &mut Vec<LinkStep>,
     old_part: impl Fn(u32) -> &'l str,
     new_part: impl Fn(u32) -> &'l str,
 ) {
     const NONE: u32 = u32::MAX;
-    // Places in `fresh` with the same part are a chain: `first` leads to the first, `next` to each following one.
-    let mut first: HashMap<&str, u32> = HashMap::with_capacity(fresh.len());
-    let mut next = vec![NONE; fresh.len()];
-    for (place, at) in fresh.iter().enumerate().rev() {
+    // Places in `added` with the same part are a chain: `first` leads to the first, `next` to each following one.
+    let mut first: HashMap<&str, u32> = HashMap::with_capacity(added.len());
+    let mut next = vec![NONE; added.len()];
+    for (place, at) in added.iter().enumerate().rev() {
         next[place] = first.insert(new_part(*at), place as u32).unwrap_or(NONE);
     }
-    gone.retain(|&old| match first.get_mut(old_part(old)) {
+    removed.retain(|&old| match first.get_mut(old_part(old)) {
         Some(place) if *place != NONE => {
             let taken = std::mem::replace(place, next[*place as usize]) as usize;
-            steps.push(LinkStep::Changed(old, std::mem::replace(&mut fresh[taken], NONE)));
+            steps.push(LinkStep::Changed(old, std::mem::replace(&mut added[taken], NONE)));
             false
         }
         Some(_) | None => true,
     });
-    fresh.retain(|&at| at != NONE);
+    added.retain(|&at| at != NONE);
 }
 
 #[cfg(test)]
@@ -218,7 +218,7 @@ mod tests {
     }
 
     /// Steps as `code text > href`.
-    fn told(old: &[(&str, &str)], new: &[(&str, &str)]) -> Vec<String> {
+    fn step_texts(old: &[(&str, &str)], new: &[(&str, &str)]) -> Vec<String> {
         let (old, new) = (links(old), links(new));
         let show = |link: LinkRef<'_>| format!("{} > {}", link.text, link.href);
         let tell = |step: LinkStep| match step {
@@ -233,22 +233,28 @@ mod tests {
     #[test]
     fn links_are_sorted_by_text_and_each_is_there_once() {
         let twice = [("B", "/b"), ("a", "/a"), ("b", "/b"), ("A", "/a2"), ("B", "/b")];
-        assert_eq!(told(&twice, &twice), ["0 a > /a", "0 A > /a2", "0 B > /b"]);
-        assert_eq!(told(&[], &[]), [""; 0]);
+        assert_eq!(step_texts(&twice, &twice), ["0 a > /a", "0 A > /a2", "0 B > /b"]);
+        assert_eq!(step_texts(&[], &[]), [""; 0]);
         // Whichever spelling comes first in the page, the same one stays.
-        assert_eq!(told(&[], &[("b", "/b"), ("B", "/b")]), told(&[], &[("B", "/b"), ("b", "/b")]));
+        assert_eq!(
+            step_texts(&[], &[("b", "/b"), ("B", "/b")]),
+            step_texts(&[], &[("B", "/b"), ("b", "/b")])
+        );
     }
 
     #[test]
     fn a_link_that_shares_its_target_or_its_text_changed() {
-        assert_eq!(told(&[("old", "/x")], &[("new", "/x")]), ["100 old > /x | new > /x"]);
-        assert_eq!(told(&[("Same", "/x")], &[("same", "/y")]), ["100 Same > /x | same > /y"]);
-        assert_eq!(told(&[("a", "/x")], &[("b", "/y")]), ["-1 a > /x", "1 b > /y"]);
+        assert_eq!(step_texts(&[("old", "/x")], &[("new", "/x")]), ["100 old > /x | new > /x"]);
+        assert_eq!(step_texts(&[("Same", "/x")], &[("same", "/y")]), ["100 Same > /x | same > /y"]);
+        assert_eq!(step_texts(&[("a", "/x")], &[("b", "/y")]), ["-1 a > /x", "1 b > /y"]);
         // The target counts more than the text.
-        assert_eq!(told(&[("t", "/1")], &[("t", "/2"), ("u", "/1")]), ["1 t > /2", "100 t > /1 | u > /1"]);
+        assert_eq!(
+            step_texts(&[("t", "/1")], &[("t", "/2"), ("u", "/1")]),
+            ["1 t > /2", "100 t > /1 | u > /1"]
+        );
         // What is equal is never taken for a change.
         assert_eq!(
-            told(&[("pony", "/a"), ("pony", "/b")], &[("donkey", "/z"), ("pony", "/b")]),
+            step_texts(&[("pony", "/a"), ("pony", "/b")], &[("donkey", "/z"), ("pony", "/b")]),
             ["1 donkey > /z", "-1 pony > /a", "0 pony > /b"]
         );
     }
@@ -271,7 +277,7 @@ mod tests {
 
     #[test]
     fn keys_that_look_alike_do_not_mix_links() {
-        assert_eq!(told(&[("a(b)", "c")], &[("a", "b)(c")]), ["-1 a(b) > c", "1 a > b)(c"]);
+        assert_eq!(step_texts(&[("a(b)", "c")], &[("a", "b)(c")]), ["-1 a(b) > c", "1 a > b)(c"]);
     }
 
     #[test]

@@ -3,43 +3,44 @@
 //! A passage is a few changes that stand together, with a little of what stands around them. It is a quotation: long
 //! ones are cut, and there are at most as many as are asked for.
 //!
-//! Invariant: a passage has at most [`MAX_QUOTED`] bytes on each side and [`MAX_AROUND`] before and behind it.
+//! Invariant: a passage has at most [`MAX_QUOTED_BYTES`] bytes on each side and [`MAX_CONTEXT_BYTES`] before and behind it.
 
 use super::change::{Change, slice};
-use super::diff::Script;
+use super::diff::EditScript;
 use wm_job::report::Passage;
 
 /// The longest quotation of one side, in bytes: a paragraph.
-const MAX_QUOTED: usize = 500;
+const MAX_QUOTED_BYTES: usize = 500;
 /// The longest piece of what stands around it, in bytes: half a line.
-const MAX_AROUND: usize = 60;
+const MAX_CONTEXT_BYTES: usize = 60;
 /// Changes with no more between them than this, in bytes, are one passage: a few words.
-const MAX_BETWEEN: u32 = 24;
+const MAX_GAP_BYTES: u32 = 24;
 /// What stands where a quotation was cut.
-const CUT: &str = "…";
+const ELLIPSIS: &str = "…";
 
 /// The first passages, and whether there are more.
-pub(super) fn passages(script: &Script<'_>, most: usize) -> (Vec<Passage>, bool) {
+pub(super) fn passages(script: &EditScript<'_>, most: usize) -> (Vec<Passage>, bool) {
     let mut joined: Vec<Change> = Vec::new();
     for change in &script.changes {
-        if let Some(last) = joined.last_mut().filter(|last| change.old.start - last.old.end <= MAX_BETWEEN) {
+        if let Some(last) = joined.last_mut().filter(|last| change.old.start - last.old.end <= MAX_GAP_BYTES)
+        {
             (last.old.end, last.new.end) = (change.old.end, change.new.end);
         } else if joined.len() == most {
-            return (quoted(script, &joined), true);
+            return (to_passages(script, &joined), true);
         } else {
             joined.push(change.clone());
         }
     }
-    (quoted(script, &joined), false)
+    (to_passages(script, &joined), false)
 }
 
-fn quoted(script: &Script<'_>, changes: &[Change]) -> Vec<Passage> {
+fn to_passages(script: &EditScript<'_>, changes: &[Change]) -> Vec<Passage> {
     let (old, new) = (script.old, script.new);
     let quote = |change: &Change| Passage {
         before: tail(slice(new, 0..change.new.start)),
-        removed: head(slice(old, change.old.clone()), MAX_QUOTED),
-        added: head(slice(new, change.new.clone()), MAX_QUOTED),
-        after: head(slice(new, change.new.end..new.len() as u32), MAX_AROUND),
+        removed: head(slice(old, change.old.clone()), MAX_QUOTED_BYTES),
+        added: head(slice(new, change.new.clone()), MAX_QUOTED_BYTES),
+        after: head(slice(new, change.new.end..new.len() as u32), MAX_CONTEXT_BYTES),
     };
     changes.iter().map(quote).collect()
 }
@@ -47,16 +48,16 @@ fn quoted(script: &Script<'_>, changes: &[Change]) -> Vec<Passage> {
 /// The beginning of a text, with a mark where it was cut.
 fn head(text: &str, most: usize) -> String {
     match (0..=most).rev().find(|at| text.is_char_boundary(*at)) {
-        Some(end) if text.len() > most => format!("{}{CUT}", &text[..end]),
+        Some(end) if text.len() > most => format!("{}{ELLIPSIS}", &text[..end]),
         Some(_) | None => text.to_owned(),
     }
 }
 
 /// The end of a text, with a mark where it was cut.
 fn tail(text: &str) -> String {
-    let least = text.len().saturating_sub(MAX_AROUND);
+    let least = text.len().saturating_sub(MAX_CONTEXT_BYTES);
     match (least..=text.len()).find(|at| text.is_char_boundary(*at)) {
-        Some(from) if from > 0 => format!("{CUT}{}", &text[from..]),
+        Some(from) if from > 0 => format!("{ELLIPSIS}{}", &text[from..]),
         Some(_) | None => text.to_owned(),
     }
 }
@@ -67,7 +68,7 @@ mod tests {
     use crate::diff::diff;
     use std::time::{Duration, Instant};
 
-    fn told(old: &str, new: &str, most: usize) -> (Vec<[String; 4]>, bool) {
+    fn passage_texts(old: &str, new: &str, most: usize) -> (Vec<[String; 4]>, bool) {
         let script = diff(old, new, Instant::now() + Duration::from_secs(60));
         let (passages, more) = passages(&script, most);
         let parts = |p: Passage| [p.before, p.removed, p.added, p.after];
@@ -79,12 +80,12 @@ mod tests {
         let filler = "the same words as they were before, and nothing new among them at all. ".repeat(3);
         let old = format!("The cat sat on a mat. {filler}The end.");
         let new = format!("The dog sat on a rug. {filler}The beginning.");
-        let (passages, more) = told(&old, &new, 9);
+        let (passages, more) = passage_texts(&old, &new, 9);
         let [first, last] = &passages[..] else { panic!("{passages:?}") };
         assert_eq!((first[1].as_str(), first[2].as_str()), ("cat sat on a mat", "dog sat on a rug"));
         assert_eq!(first[0], "The ");
-        assert!(first[3].starts_with(". the same words") && first[3].ends_with(CUT), "{first:?}");
-        assert!(last[0].starts_with(CUT) && last[0].ends_with("The "), "{last:?}");
+        assert!(first[3].starts_with(". the same words") && first[3].ends_with(ELLIPSIS), "{first:?}");
+        assert!(last[0].starts_with(ELLIPSIS) && last[0].ends_with("The "), "{last:?}");
         assert_eq!((last[1].as_str(), last[2].as_str(), last[3].as_str()), ("end", "beginning", "."));
         assert!(!more);
     }
@@ -93,13 +94,13 @@ mod tests {
     fn there_are_no_more_and_none_longer_than_asked_for() {
         let page =
             |word: &str| format!("{word} {}", "é filler between them that stays. ".repeat(4)).repeat(10);
-        let (passages, more) = told(&page("old"), &page("new"), 3);
+        let (passages, more) = passage_texts(&page("old"), &page("new"), 3);
         assert_eq!((passages.len(), more), (3, true));
-        assert!(!told(&page("old"), &page("new"), 10).1);
-        assert_eq!(told("a", "b", 0), (Vec::new(), true));
-        assert_eq!(told("a", "a", 0), (Vec::new(), false));
-        let (passages, _) = told("x", &"é".repeat(5000), 3);
+        assert!(!passage_texts(&page("old"), &page("new"), 10).1);
+        assert_eq!(passage_texts("a", "b", 0), (Vec::new(), true));
+        assert_eq!(passage_texts("a", "a", 0), (Vec::new(), false));
+        let (passages, _) = passage_texts("x", &"é".repeat(5000), 3);
         let longest = passages.iter().flatten().map(String::len).max().unwrap();
-        assert!(longest <= MAX_QUOTED + CUT.len(), "{longest}");
+        assert!(longest <= MAX_QUOTED_BYTES + ELLIPSIS.len(), "{longest}");
     }
 }

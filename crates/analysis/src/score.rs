@@ -1,4 +1,4 @@
-//! What a diff weighs: the numbers and hashes of the annotation, and the priority made of them.
+//! The measures of a diff: the numbers and hashes of the annotation, and the priority made of them.
 //!
 //! All formulas, constants and roundings are those of web-monitoring-db's `AnalyzeChangeJob`; 98 of 101 recorded
 //! annotations follow from their ratios alone, the other three through the cap for error pages.
@@ -22,9 +22,9 @@ const ERROR_PAGE_WORDS: [&str; 2] =
 /// The most that a pair with an error page is worth.
 const ERROR_PAGE_PRIORITY: f64 = 0.1;
 
-/// What a diff weighs.
+/// The measures of a diff.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Weight {
+pub(super) struct DiffStats {
     hash: String,
     /// Steps that are changes.
     pub(super) count: u64,
@@ -33,18 +33,18 @@ pub(super) struct Weight {
     pub(super) ratio: f64,
 }
 
-/// Weighs steps one by one.
-pub(super) struct Scale {
-    json: HashedJson,
+/// Measures steps one by one.
+pub(super) struct DiffStatsBuilder {
+    json: JsonHasher,
     count: u64,
     length: u64,
     total: u64,
 }
 
-impl Scale {
-    /// An empty scale.
+impl DiffStatsBuilder {
+    /// A builder without steps.
     pub(super) fn new() -> Self {
-        let mut json = HashedJson::default();
+        let mut json = JsonHasher::default();
         json.raw("[");
         Self { json, count: 0, length: 0, total: 0 }
     }
@@ -81,65 +81,64 @@ impl Scale {
         self.count += 1;
     }
 
-    /// The weight of all that was added.
-    pub(super) fn read(mut self) -> Weight {
+    /// The measures of all that was added.
+    pub(super) fn finish(mut self) -> DiffStats {
         self.json.raw("]");
         let ratio = if self.total == 0 { 0.0 } else { round(self.length as f64 / self.total as f64) };
-        Weight { hash: self.json.finish(), count: self.count, length: self.length, ratio }
+        DiffStats { hash: self.json.finish(), count: self.count, length: self.length, ratio }
     }
 }
 
-/// The weights of the diffs that could be made.
+/// The measures of the diffs that could be made.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Weights {
+pub(super) struct PageDiffStats {
     /// Of the visible text.
-    pub(super) text: Option<Weight>,
+    pub(super) text: Option<DiffStats>,
     /// Of the source.
-    pub(super) source: Option<Weight>,
+    pub(super) source: Option<DiffStats>,
     /// Of the links.
-    pub(super) links: Option<Weight>,
+    pub(super) links: Option<DiffStats>,
 }
 
 /// The 12 fields, or those of them that there are. An error page, by its status or by what it says, caps the priority.
-pub(super) fn annotate(weights: Weights, error_page: bool) -> Annotation {
-    let uncapped = priority(weights.text.as_ref(), weights.source.as_ref(), weights.links.as_ref());
+pub(super) fn annotate(page_stats: PageDiffStats, error_page: bool) -> Annotation {
+    let uncapped = priority(page_stats.text.as_ref(), page_stats.source.as_ref(), page_stats.links.as_ref());
     let capped = if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped };
     Annotation {
-        text: weights.text.map(|weight| TextNumbers {
-            text_diff_hash: weight.hash,
-            text_diff_count: weight.count,
-            text_diff_length: weight.length,
-            text_diff_ratio: weight.ratio,
+        text: page_stats.text.map(|stats| TextNumbers {
+            text_diff_hash: stats.hash,
+            text_diff_count: stats.count,
+            text_diff_length: stats.length,
+            text_diff_ratio: stats.ratio,
         }),
-        source: weights.source.map(|weight| SourceNumbers {
-            source_diff_hash: weight.hash,
-            source_diff_count: weight.count,
-            source_diff_length: weight.length,
-            source_diff_ratio: weight.ratio,
+        source: page_stats.source.map(|stats| SourceNumbers {
+            source_diff_hash: stats.hash,
+            source_diff_count: stats.count,
+            source_diff_length: stats.length,
+            source_diff_ratio: stats.ratio,
         }),
-        links: weights.links.map(|weight| LinksNumbers {
-            links_diff_hash: weight.hash,
-            links_diff_count: weight.count,
-            links_diff_ratio: weight.ratio,
+        links: page_stats.links.map(|stats| LinksNumbers {
+            links_diff_hash: stats.hash,
+            links_diff_count: stats.count,
+            links_diff_ratio: stats.ratio,
         }),
         priority: round(capped),
     }
 }
 
 /// Text counts most; source only where no text changed; links come on top.
-fn priority(text: Option<&Weight>, source: Option<&Weight>, links: Option<&Weight>) -> f64 {
-    let changed =
-        |weight: Option<&Weight>| weight.filter(|weight| weight.count > 0).map(|weight| weight.ratio);
+fn priority(text: Option<&DiffStats>, source: Option<&DiffStats>, links: Option<&DiffStats>) -> f64 {
+    let changed = |stats: Option<&DiffStats>| stats.filter(|stats| stats.count > 0).map(|stats| stats.ratio);
     let content = match (changed(text), changed(source)) {
-        (Some(text), _) => 0.1 + 0.3 * factor(text),
-        (None, Some(source)) => 0.1 * factor(source),
+        (Some(text), _) => 0.1 + 0.3 * log_scaled(text),
+        (None, Some(source)) => 0.1 * log_scaled(source),
         (None, None) => 0.0,
     };
-    content + changed(links).map_or(0.0, |links| 0.05 + 0.2 * factor(links))
+    content + changed(links).map_or(0.0, |links| 0.05 + 0.2 * log_scaled(links))
 }
 
 /// A ratio bent so that small changes count for more: ln(1 + (e - 1) r).
-fn factor(ratio: f64) -> f64 {
+fn log_scaled(ratio: f64) -> f64 {
     ((std::f64::consts::E - 1.0) * ratio).ln_1p()
 }
 
@@ -149,7 +148,7 @@ fn round(value: f64) -> f64 {
 }
 
 /// Is one of the two texts, which have hardly anything in common, the proxy's error page?
-pub(super) fn looks_like_error(text: &Weight, old: &str, new: &str) -> bool {
+pub(super) fn looks_like_error(text: &DiffStats, old: &str, new: &str) -> bool {
     let says = |page: &str| ERROR_PAGE_WORDS.iter().all(|words| contains_ignoring_case(page, words));
     text.ratio >= ERROR_PAGE_RATIO && (says(old) || says(new))
 }
@@ -163,11 +162,11 @@ fn contains_ignoring_case(text: &str, lower: &str) -> bool {
 
 /// SHA-256 of compact JSON that is never held as a whole.
 #[derive(Default)]
-struct HashedJson {
+struct JsonHasher {
     digest: Sha256,
 }
 
-impl HashedJson {
+impl JsonHasher {
     fn raw(&mut self, text: &str) {
         self.digest.update(text.as_bytes());
     }
@@ -255,10 +254,10 @@ mod tests {
     use super::*;
     use wm_job::report::{ChangedLink, Link};
 
-    fn weigh(steps: &[(i8, &str)]) -> Weight {
-        let mut scale = Scale::new();
-        steps.iter().for_each(|(code, text)| scale.add_text(*code, text));
-        scale.read()
+    fn measure(steps: &[(i8, &str)]) -> DiffStats {
+        let mut builder = DiffStatsBuilder::new();
+        steps.iter().for_each(|(code, text)| builder.add_text(*code, text));
+        builder.finish()
     }
 
     fn sha256(text: &str) -> String {
@@ -272,43 +271,44 @@ mod tests {
         assert_eq!(rows.len(), 30);
         let mut capped = 0;
         for row in &rows {
-            let weight = |of: &str| {
+            let stats = |of: &str| {
                 let number = |what: &str| {
                     row.get(&format!("{of}_diff_{what}")).and_then(Value::as_f64).unwrap_or_default()
                 };
                 let (count, length) = (number("count") as u64, number("length") as u64);
-                Some(Weight { hash: String::new(), count, length, ratio: number("ratio") })
+                Some(DiffStats { hash: String::new(), count, length, ratio: number("ratio") })
             };
-            let weights = Weights { text: weight("text"), source: weight("source"), links: weight("links") };
+            let page_stats =
+                PageDiffStats { text: stats("text"), source: stats("source"), links: stats("links") };
             let recorded = row["priority"].as_f64().unwrap();
             // That a page was an error page is not recorded; it shows where all is changed and yet worth little.
-            let error_page = annotate(weights.clone(), false).priority == 0.65 && recorded == 0.1;
+            let error_page = annotate(page_stats.clone(), false).priority == 0.65 && recorded == 0.1;
             capped += u32::from(error_page);
-            assert_eq!(annotate(weights, error_page).priority, recorded, "{row:?}");
+            assert_eq!(annotate(page_stats, error_page).priority, recorded, "{row:?}");
         }
         assert_eq!(capped, 1);
     }
 
     #[test]
     fn nothing_changed_is_the_hash_of_an_empty_list() {
-        let weight = weigh(&[(0, "same")]);
-        assert_eq!(weight.hash, "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945");
-        assert_eq!((weight.count, weight.length, weight.ratio), (0, 0, 0.0));
-        assert_eq!(weigh(&[]).ratio, 0.0);
-        let none = annotate(Weights { text: Some(weight), ..Weights::default() }, false);
+        let stats = measure(&[(0, "same")]);
+        assert_eq!(stats.hash, "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945");
+        assert_eq!((stats.count, stats.length, stats.ratio), (0, 0, 0.0));
+        assert_eq!(measure(&[]).ratio, 0.0);
+        let none = annotate(PageDiffStats { text: Some(stats), ..PageDiffStats::default() }, false);
         assert_eq!(none.priority, 0.0);
         assert!(none.source.is_none());
     }
 
     #[test]
     fn lengths_are_code_points_and_ratios_have_four_decimals() {
-        let weight = weigh(&[(0, "été "), (-1, "🎉"), (1, "no")]);
-        assert_eq!((weight.count, weight.length, weight.ratio), (2, 3, 0.4286));
+        let stats = measure(&[(0, "été "), (-1, "🎉"), (1, "no")]);
+        assert_eq!((stats.count, stats.length, stats.ratio), (2, 3, 0.4286));
     }
 
     #[test]
     fn the_hash_is_over_changes_as_rails_writes_them() {
-        let weight = weigh(&[
+        let stats = measure(&[
             (0, "x"),
             (-1, "a & <b> \"c\" \\ / é\u{2028}\u{7f}"),
             (1, "\u{8}\t\n\u{c}\r\u{1}\u{1f}"),
@@ -318,45 +318,45 @@ mod tests {
             "\u{7f}",
             r#""],[1,"\b\t\n\f\r\u0001\u001f"]]"#
         );
-        assert_eq!(weight.hash, sha256(json));
+        assert_eq!(stats.hash, sha256(json));
     }
 
     #[test]
     fn links_weigh_two_keys_and_changed_ones_three() {
         let link = |text: &str| Link { text: text.to_owned(), href: "/".to_owned() };
-        let mut scale = Scale::new();
-        scale.add_link(&LinkOp::Plain(0, link("a")));
-        scale.add_link(&LinkOp::Plain(-1, link("b")));
+        let mut builder = DiffStatsBuilder::new();
+        builder.add_link(&LinkOp::Plain(0, link("a")));
+        builder.add_link(&LinkOp::Plain(-1, link("b")));
         let ops = vec![Op(0, "x".to_owned()), Op(1, "y".to_owned())];
         let hrefs = ["/".to_owned(), "/".to_owned()];
-        scale.add_link(&LinkOp::Changed(100, ChangedLink { text: ops, href: Vec::new(), hrefs }));
-        let weight = scale.read();
-        assert_eq!((weight.count, weight.length, weight.ratio), (2, 5, 0.7143));
+        builder.add_link(&LinkOp::Changed(100, ChangedLink { text: ops, href: Vec::new(), hrefs }));
+        let stats = builder.finish();
+        assert_eq!((stats.count, stats.length, stats.ratio), (2, 5, 0.7143));
         let json =
             r#"[[-1,{"text":"b","href":"/"}],[100,{"text":[[0,"x"],[1,"y"]],"href":[],"hrefs":["/","/"]}]]"#;
-        assert_eq!(weight.hash, sha256(json));
+        assert_eq!(stats.hash, sha256(json));
     }
 
     #[test]
     fn one_changed_link_of_many_has_the_recorded_ratio() {
-        let mut scale = Scale::new();
+        let mut builder = DiffStatsBuilder::new();
         let same = LinkOp::Plain(0, Link { text: String::new(), href: String::new() });
-        (0..94).for_each(|_| scale.add_link(&same));
+        (0..94).for_each(|_| builder.add_link(&same));
         let hrefs = [String::new(), String::new()];
-        scale.add_link(&LinkOp::Changed(100, ChangedLink { text: Vec::new(), href: Vec::new(), hrefs }));
-        assert_eq!(scale.read().ratio, 0.0157);
+        builder.add_link(&LinkOp::Changed(100, ChangedLink { text: Vec::new(), href: Vec::new(), hrefs }));
+        assert_eq!(builder.finish().ratio, 0.0157);
     }
 
     #[test]
     fn an_error_page_is_told_by_both_phrases_and_little_in_common() {
         let page = "<p>ERROR Connecting to Apache Tomcat instance</p> No connection could be made.";
-        let changed = weigh(&[(-1, "0123456789")]);
+        let changed = measure(&[(-1, "0123456789")]);
         assert!(looks_like_error(&changed, page, "fine"));
         assert!(looks_like_error(&changed, "fine", page));
         assert!(!looks_like_error(&changed, "Error connecting to Apache Tomcat instance", "fine"));
-        assert!(!looks_like_error(&weigh(&[(0, "01"), (1, "2")]), page, "fine"));
-        let weights = || Weights { text: Some(changed.clone()), ..Weights::default() };
-        assert_eq!(annotate(weights(), true).priority, 0.1);
-        assert_eq!(annotate(weights(), false).priority, 0.4);
+        assert!(!looks_like_error(&measure(&[(0, "01"), (1, "2")]), page, "fine"));
+        let page_stats = || PageDiffStats { text: Some(changed.clone()), ..PageDiffStats::default() };
+        assert_eq!(annotate(page_stats(), true).priority, 0.1);
+        assert_eq!(annotate(page_stats(), false).priority, 0.4);
     }
 }

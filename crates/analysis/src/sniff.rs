@@ -1,6 +1,6 @@
 //! Skips by what the bytes show, whatever any header says.
 //!
-//! [`classify`] looks at one body, [`by_content`] judges a pair. Neither decodes a body: they look at its first few
+//! [`classify`] looks at one body, [`filter_by_content`] judges a pair. Neither decodes a body: they look at its first few
 //! kilobytes. Whether text is readable text is for the decoder to find out.
 //!
 //! Invariant: a body with a binary byte in its head is never called text, and nothing but our own rules may admit.
@@ -24,7 +24,7 @@ const HEAD_BYTES: usize = 8 * 1024;
 
 /// What a body is, as far as a diff cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum ContentFamily {
     /// Nothing, or white space only.
     Empty,
     /// HTML or XHTML.
@@ -47,7 +47,7 @@ pub enum Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sniffed {
     /// What it is.
-    pub family: Family,
+    pub family: ContentFamily,
     /// Its media type, as the bytes show it.
     pub media_type: &'static str,
     /// True when visible text and links can be taken from it.
@@ -55,8 +55,8 @@ pub struct Sniffed {
 }
 
 impl Sniffed {
-    fn new(family: Family, media_type: &'static str) -> Self {
-        Self { family, media_type, html_like: matches!(family, Family::Html | Family::Empty) }
+    fn new(family: ContentFamily, media_type: &'static str) -> Self {
+        Self { family, media_type, html_like: matches!(family, ContentFamily::Html | ContentFamily::Empty) }
     }
 
     /// The same, read in the light of what was declared: text and XML of no certain kind are HTML where they are
@@ -64,12 +64,12 @@ impl Sniffed {
     fn declared_as(mut self, declared: Option<&str>) -> Self {
         let html_declared = declared.is_some_and(|d| HTML_TYPES.contains(&essence(d).as_ref()));
         self.html_like = match self.family {
-            Family::Html | Family::Empty => true,
-            Family::Text => {
-                html_declared || declared.is_none_or(|d| UNTOLD_TYPES.contains(&essence(d).as_ref()))
+            ContentFamily::Html | ContentFamily::Empty => true,
+            ContentFamily::Text => {
+                html_declared || declared.is_none_or(|d| GENERIC_TYPES.contains(&essence(d).as_ref()))
             }
-            Family::Xml => html_declared,
-            Family::Feed | Family::Svg | Family::Json | Family::Binary => false,
+            ContentFamily::Xml => html_declared,
+            ContentFamily::Feed | ContentFamily::Svg | ContentFamily::Json | ContentFamily::Binary => false,
         };
         self
     }
@@ -90,7 +90,7 @@ const HTML_TYPES: [&str; 10] = [
 ];
 
 /// Media types that say nothing.
-const UNTOLD_TYPES: [&str; 4] =
+const GENERIC_TYPES: [&str; 4] =
     ["", "application/octet-stream", "binary/octet-stream", "application/x-download"];
 
 /// A media type without its parameters, in lower case.
@@ -106,20 +106,20 @@ fn essence(media_type: &str) -> Cow<'_, str> {
 /// Says what a body is by its bytes alone.
 pub fn classify(bytes: &[u8]) -> Sniffed {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-    let text = html::as_text(head);
-    if let Some(media_type) = magic::document(&text) {
-        return Sniffed::new(Family::Binary, media_type);
+    let text = html::to_ascii_compatible(head);
+    if let Some(media_type) = magic::document_type(&text) {
+        return Sniffed::new(ContentFamily::Binary, media_type);
     }
-    if let Some(found) = html::markup(&text) {
+    if let Some(found) = html::sniff_markup(&text) {
         return found;
     }
-    if let Some(media_type) = magic::binary(head, &text) {
-        return Sniffed::new(Family::Binary, media_type);
+    if let Some(media_type) = magic::binary_type(head, &text) {
+        return Sniffed::new(ContentFamily::Binary, media_type);
     }
     if text.iter().all(|b| b.is_ascii_whitespace()) && bytes.len() <= HEAD_BYTES {
-        return Sniffed::new(Family::Empty, "text/plain");
+        return Sniffed::new(ContentFamily::Empty, "text/plain");
     }
-    html::unmarked(&text, bytes)
+    html::sniff_plain_text(&text, bytes)
 }
 
 /// Judges a pair: what each body is, or why the two are not to be diffed.
@@ -127,20 +127,23 @@ pub fn classify(bytes: &[u8]) -> Sniffed {
 /// # Errors
 /// [`SkipReason::Content`] where a body is not text, [`SkipReason::UnlikeContent`] where the two are different kinds
 /// of text. The sentence says what was found and what was declared, of both sides where both matter.
-pub fn by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result<[Sniffed; 2], Skip> {
+pub fn filter_by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result<[Sniffed; 2], Skip> {
     let mut found = [classify(from).declared_as(declared[0]), classify(to).declared_as(declared[1])];
     let sides = [Side::From, Side::To];
-    let tell = |i: usize| format!("{} is {} ({})", sides[i], found[i].media_type, said(declared[i]));
+    let describe =
+        |i: usize| format!("{} is {} ({})", sides[i], found[i].media_type, declared_text(declared[i]));
 
-    let binary = found.map(|sniffed| sniffed.family == Family::Binary);
+    let binary = found.map(|sniffed| sniffed.family == ContentFamily::Binary);
     match binary {
-        [true, true] => return Err(Skip::new(SkipReason::Content, format!("{}, {}", tell(0), tell(1)))),
-        [true, false] => return Err(Skip::new(SkipReason::Content, tell(0)).on(Side::From)),
-        [false, true] => return Err(Skip::new(SkipReason::Content, tell(1)).on(Side::To)),
+        [true, true] => {
+            return Err(Skip::new(SkipReason::Content, format!("{}, {}", describe(0), describe(1))));
+        }
+        [true, false] => return Err(Skip::new(SkipReason::Content, describe(0)).on(Side::From)),
+        [false, true] => return Err(Skip::new(SkipReason::Content, describe(1)).on(Side::To)),
         [false, false] => {}
     }
     // An empty body is whatever its partner is: a page may become empty, and so may a feed.
-    let empty = found.map(|sniffed| sniffed.family == Family::Empty);
+    let empty = found.map(|sniffed| sniffed.family == ContentFamily::Empty);
     match empty {
         [true, false] => found[0].html_like = found[1].html_like,
         [false, true] => found[1].html_like = found[0].html_like,
@@ -148,7 +151,10 @@ pub fn by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result
         [false, false] => {
             let html_like = found[0].html_like && found[1].html_like;
             if !html_like && found[0].family != found[1].family {
-                return Err(Skip::new(SkipReason::UnlikeContent, format!("{}, {}", tell(0), tell(1))));
+                return Err(Skip::new(
+                    SkipReason::UnlikeContent,
+                    format!("{}, {}", describe(0), describe(1)),
+                ));
             }
             found = found.map(|sniffed| Sniffed { html_like, ..sniffed });
         }
@@ -157,7 +163,7 @@ pub fn by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result
 }
 
 /// What was declared, in words.
-fn said(declared: Option<&str>) -> String {
+fn declared_text(declared: Option<&str>) -> String {
     declared.map_or_else(|| "nothing declared".to_owned(), |media_type| format!("declared {media_type}"))
 }
 
@@ -230,25 +236,29 @@ mod tests {
 
     #[test]
     fn xhtml_feeds_images_and_other_xml_are_told_apart() {
-        let table: [(&str, Family, &str); 9] = [
-            ("<?xml version=\"1.0\"?><!DOCTYPE html><html>", Family::Html, "application/xhtml+xml"),
+        let table: [(&str, ContentFamily, &str); 9] = [
+            ("<?xml version=\"1.0\"?><!DOCTYPE html><html>", ContentFamily::Html, "application/xhtml+xml"),
             (
                 "<?xml version=\"1.0\"?>\n<html xmlns=\"http://www.w3.org/1999/xhtml\">",
-                Family::Html,
+                ContentFamily::Html,
                 "application/xhtml+xml",
             ),
-            ("<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0\">", Family::Html, "application/xhtml+xml"),
-            ("<?xml version=\"1.0\"?><rss version=\"2.0\">", Family::Feed, "application/rss+xml"),
-            ("<feed xmlns=\"http://www.w3.org/2005/Atom\">", Family::Feed, "application/atom+xml"),
-            ("<?xml version=\"1.0\"?><rdf:RDF>", Family::Feed, "application/rdf+xml"),
-            ("<?xml version=\"1.0\"?><!DOCTYPE svg PUBLIC \"x\"><svg>", Family::Svg, "image/svg+xml"),
-            ("<svg viewBox=\"0 0 1 1\"/>", Family::Svg, "image/svg+xml"),
-            ("<?xml version=\"1.0\"?><catalog>", Family::Xml, "text/xml"),
+            (
+                "<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0\">",
+                ContentFamily::Html,
+                "application/xhtml+xml",
+            ),
+            ("<?xml version=\"1.0\"?><rss version=\"2.0\">", ContentFamily::Feed, "application/rss+xml"),
+            ("<feed xmlns=\"http://www.w3.org/2005/Atom\">", ContentFamily::Feed, "application/atom+xml"),
+            ("<?xml version=\"1.0\"?><rdf:RDF>", ContentFamily::Feed, "application/rdf+xml"),
+            ("<?xml version=\"1.0\"?><!DOCTYPE svg PUBLIC \"x\"><svg>", ContentFamily::Svg, "image/svg+xml"),
+            ("<svg viewBox=\"0 0 1 1\"/>", ContentFamily::Svg, "image/svg+xml"),
+            ("<?xml version=\"1.0\"?><catalog>", ContentFamily::Xml, "text/xml"),
         ];
         for (text, family, media_type) in table {
             let found = classify(text.as_bytes());
             assert_eq!((found.family, found.media_type), (family, media_type), "{text}");
-            assert_eq!(found.html_like, family == Family::Html, "{text}");
+            assert_eq!(found.html_like, family == ContentFamily::Html, "{text}");
         }
     }
 
@@ -285,7 +295,7 @@ mod tests {
         for (bytes, media_type) in table {
             let found = classify(bytes);
             let seen = String::from_utf8_lossy(&bytes[..bytes.len().min(20)]);
-            assert_eq!((found.family, found.media_type), (Family::Binary, media_type), "{seen:?}");
+            assert_eq!((found.family, found.media_type), (ContentFamily::Binary, media_type), "{seen:?}");
         }
     }
 
@@ -310,7 +320,7 @@ mod tests {
             "body { color: red }",
         ] {
             let found = classify(prose.as_bytes());
-            assert_eq!((found.family, found.media_type), (Family::Text, "text/plain"), "{prose}");
+            assert_eq!((found.family, found.media_type), (ContentFamily::Text, "text/plain"), "{prose}");
         }
     }
 
@@ -318,23 +328,23 @@ mod tests {
     fn json_is_parsed_to_be_believed() {
         let long = format!("[{}1]", "1,".repeat(20_000));
         for json in ["{}", " [1, 2]", "{\"a\": {\"b\": null}}", &long] {
-            assert_eq!(classify(json.as_bytes()).family, Family::Json, "{json:.20}");
+            assert_eq!(classify(json.as_bytes()).family, ContentFamily::Json, "{json:.20}");
         }
         let long = format!("[{}", "x".repeat(20_000));
-        assert_eq!(classify(long.as_bytes()).family, Family::Text);
-        assert_eq!(classify("[".repeat(200_000).as_bytes()).family, Family::Json);
+        assert_eq!(classify(long.as_bytes()).family, ContentFamily::Text);
+        assert_eq!(classify("[".repeat(200_000).as_bytes()).family, ContentFamily::Json);
     }
 
     #[test]
     fn a_binary_on_either_side_skips_and_is_named_with_what_was_declared() {
         let html = b"<html>".as_slice();
-        let skip = by_content(PDF, html, [Some("text/html; charset=iso-8859-1"), None]).unwrap_err();
+        let skip = filter_by_content(PDF, html, [Some("text/html; charset=iso-8859-1"), None]).unwrap_err();
         assert_eq!(skip.reason, SkipReason::Content);
         assert_eq!(skip.side, Some(Side::From));
         assert_eq!(skip.detail, "from is application/pdf (declared text/html; charset=iso-8859-1)");
-        let skip = by_content(html, PNG, [None, None]).unwrap_err();
+        let skip = filter_by_content(html, PNG, [None, None]).unwrap_err();
         assert_eq!((skip.side, skip.detail.as_str()), (Some(Side::To), "to is image/png (nothing declared)"));
-        let skip = by_content(PDF, PNG, [None, Some("text/html")]).unwrap_err();
+        let skip = filter_by_content(PDF, PNG, [None, Some("text/html")]).unwrap_err();
         assert_eq!(skip.side, None);
         assert_eq!(
             skip.detail,
@@ -347,8 +357,8 @@ mod tests {
         const HTML: Option<&str> = Some("Text/HTML; charset=utf-8");
         const PLAIN: Option<&str> = Some("text/plain");
         // from, to, what is declared; Some(html_like), or None for a skip as unlike
-        type Row = (&'static str, &'static str, [Option<&'static str>; 2], Option<bool>);
-        let table: [Row; 16] = [
+        type PairCase = (&'static str, &'static str, [Option<&'static str>; 2], Option<bool>);
+        let table: [PairCase; 16] = [
             ("<p>x", "<html>y", [None, None], Some(true)),
             ("<p>x", "{\"a\":1}", [HTML, HTML], None),
             ("{\"a\":1}", "[2]", [None, HTML], Some(false)),
@@ -367,7 +377,7 @@ mod tests {
             ("", "", [PLAIN, PLAIN], Some(true)),
         ];
         for (from, to, declared, expected) in table {
-            match by_content(from.as_bytes(), to.as_bytes(), declared) {
+            match filter_by_content(from.as_bytes(), to.as_bytes(), declared) {
                 Ok(found) => {
                     assert_eq!(found.map(|sniffed| Some(sniffed.html_like)), [expected; 2], "{from} / {to}");
                 }

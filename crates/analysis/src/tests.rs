@@ -7,17 +7,17 @@ use super::*;
 
 const HTML: Option<&str> = Some("text/html; charset=utf-8");
 
-fn page(bytes: &[u8]) -> Page<'_> {
-    Page { bytes, content_type: HTML, status: Some(200), html_like: true }
+fn page(bytes: &[u8]) -> PageInput<'_> {
+    PageInput { bytes, content_type: HTML, status: Some(200), html_like: true }
 }
 
-fn analysed_within(from: &str, to: &str, budget: Duration) -> Analysed {
+fn analysed_within(from: &str, to: &str, budget: Duration) -> AnalysisResult {
     let options =
-        Options { soft_deadline: Instant::now() + budget, max_ops_bytes: 1_000_000, max_passages: 0 };
+        AnalysisOptions { soft_deadline: Instant::now() + budget, max_ops_bytes: 1_000_000, max_passages: 0 };
     analyse(page(from.as_bytes()), page(to.as_bytes()), &options, |_| {}).unwrap()
 }
 
-fn analysed(from: &str, to: &str) -> Analysed {
+fn analysed(from: &str, to: &str) -> AnalysisResult {
     analysed_within(from, to, Duration::from_secs(120))
 }
 
@@ -122,7 +122,7 @@ fn identical_and_empty_pages_have_no_changes() {
 #[test]
 fn passages_are_quoted_of_the_text_or_else_of_the_source_and_only_where_asked_for() {
     let soft_deadline = Instant::now() + Duration::from_secs(60);
-    let options = Options { soft_deadline, max_ops_bytes: 1000, max_passages: 1 };
+    let options = AnalysisOptions { soft_deadline, max_ops_bytes: 1000, max_passages: 1 };
     let (old, new) = (b"<p class=a>The old text." as &[u8], b"<p class=b>The new text." as &[u8]);
     let found = analyse(page(old), page(new), &options, |_| {}).unwrap();
     let [passage] = &found.passages[..] else { panic!("{:?}", found.passages) };
@@ -131,21 +131,21 @@ fn passages_are_quoted_of_the_text_or_else_of_the_source_and_only_where_asked_fo
         ["The ", "old", "new", " text."]
     );
     assert!(found.omitted.is_empty());
-    let json = |bytes| Page { html_like: false, ..page(bytes) };
+    let json = |bytes| PageInput { html_like: false, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
     assert_eq!((&*found.passages[0].before, &*found.passages[0].added), ("{\"a\":", "2"));
-    let none = Options { max_passages: 0, ..options };
+    let none = AnalysisOptions { max_passages: 0, ..options };
     assert!(analyse(page(old), page(new), &none, |_| {}).unwrap().passages.is_empty());
 }
 
 #[test]
 fn what_is_not_html_has_only_a_source_diff_and_says_so() {
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline: Instant::now() + Duration::from_secs(60),
         max_ops_bytes: 1000,
         max_passages: 0,
     };
-    let json = |bytes| Page { html_like: false, ..page(bytes) };
+    let json = |bytes| PageInput { html_like: false, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
     assert!(found.diffs.html_text_dmp.is_none() && found.annotation.text.is_none());
     assert_eq!(found.annotation.source.unwrap().source_diff_count, 2);
@@ -155,12 +155,12 @@ fn what_is_not_html_has_only_a_source_diff_and_says_so() {
 
 #[test]
 fn an_error_page_caps_the_priority_by_status_or_by_words() {
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline: Instant::now() + Duration::from_secs(60),
         max_ops_bytes: 1000,
         max_passages: 0,
     };
-    let failed = Page { status: Some(503), ..page(b"<p>quite another text") };
+    let failed = PageInput { status: Some(503), ..page(b"<p>quite another text") };
     let found = analyse(page(b"<p>0123456789"), failed, &options, |_| {}).unwrap();
     assert_eq!(found.annotation.priority, 0.1);
     let words = "Error connecting to Apache Tomcat instance. No connection could be made";
@@ -170,7 +170,7 @@ fn an_error_page_caps_the_priority_by_status_or_by_words() {
 
 #[test]
 fn steps_that_are_too_large_are_left_out_and_named_but_counted() {
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline: Instant::now() + Duration::from_secs(60),
         max_ops_bytes: 100,
         max_passages: 0,
@@ -199,13 +199,13 @@ fn text_in_any_encoding_is_compared_as_text() {
     let mut latin = b"<meta charset=ISO-8859-1><p>B\xf6rse \x96 \x93\xc4rger\x94".to_vec();
     let mut utf16: Vec<u8> = vec![0xFF, 0xFE];
     utf16.extend(utf8.encode_utf16().flat_map(u16::to_le_bytes));
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline: Instant::now() + Duration::from_secs(60),
         max_ops_bytes: 1000,
         max_passages: 0,
     };
     for (bytes, encoding) in [(&mut latin, "windows-1252"), (&mut utf16, "UTF-16LE")] {
-        let other = Page { content_type: None, ..page(bytes) };
+        let other = PageInput { content_type: None, ..page(bytes) };
         let found = analyse(page(utf8.as_bytes()), other, &options, |_| {}).unwrap();
         assert_eq!(found.annotation.text.unwrap().text_diff_count, 0, "{encoding}");
         assert_eq!(found.encodings, ["UTF-8", encoding]);
@@ -215,7 +215,7 @@ fn text_in_any_encoding_is_compared_as_text() {
 #[test]
 fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let options = Options {
+    let options = AnalysisOptions {
         soft_deadline: Instant::now() + Duration::from_secs(60),
         max_ops_bytes: 1000,
         max_passages: 0,
@@ -225,15 +225,15 @@ fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
 }
 
 /// A name, whether a guard has to trip, and two pages.
-type Poison = (&'static str, bool, String, String);
+type PoisonPair = (&'static str, bool, String, String);
 
 /// Poison that killed the old service, and more of its kind.
-fn poison() -> Vec<Poison> {
-    [killers(), trees(), floods()].concat()
+fn poison() -> Vec<PoisonPair> {
+    [old_service_killers(), tree_poison(), repetition_poison()].concat()
 }
 
 /// What was measured to kill the old service.
-fn killers() -> Vec<Poison> {
+fn old_service_killers() -> Vec<PoisonPair> {
     let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
     let spaces = " ".repeat(100_000);
     vec![
@@ -270,7 +270,7 @@ fn killers() -> Vec<Poison> {
 }
 
 /// What a parser turns into far more than was written.
-fn trees() -> Vec<Poison> {
+fn tree_poison() -> Vec<PoisonPair> {
     let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
     vec![
         ("unclosed formatting", true, "<b><i><u>".repeat(60_000) + "x", "<b><i><u>".repeat(60_000) + "y"),
@@ -298,7 +298,7 @@ fn trees() -> Vec<Poison> {
 }
 
 /// Much of the same.
-fn floods() -> Vec<Poison> {
+fn repetition_poison() -> Vec<PoisonPair> {
     vec![
         ("nodes", true, "<br>".repeat(1_100_000), "<br>x".to_owned()),
         ("entities", false, "&amp;&lt;&nGt;".repeat(20_000), "&amp;&gt;&nGt;".repeat(20_000)),

@@ -19,7 +19,7 @@ const TREE_SHARE: u32 = 4;
 
 /// What a page says.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct PageContent {
     /// Its visible text.
     pub(super) text: String,
     /// Its links, in order.
@@ -27,7 +27,7 @@ pub(super) struct Said {
 }
 
 /// What two pages say; the flag is true where they had to be read without a tree, or have too many links.
-pub(super) fn read_both(from: &str, to: &str, deadline: Instant) -> ([Said; 2], bool) {
+pub(super) fn read_pair(from: &str, to: &str, deadline: Instant) -> ([PageContent; 2], bool) {
     let by_tree = |html: &str| {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut collector = Collector::default();
@@ -38,21 +38,21 @@ pub(super) fn read_both(from: &str, to: &str, deadline: Instant) -> ([Said; 2], 
     if let Some(from) = by_tree(from)
         && let Some(to) = by_tree(to)
     {
-        let crowded = from.links.is_crowded() || to.links.is_crowded();
-        return ([said(from), said(to)], crowded);
+        let any_full = from.links.is_full() || to.links.is_full();
+        return ([page_content(from), page_content(to)], any_full);
     }
     let by_tag = |html: &str| {
         let mut collector = Collector::default();
         linear::read(html, &mut collector);
-        said(collector)
+        page_content(collector)
     };
     ([by_tag(from), by_tag(to)], true)
 }
 
-fn said(collector: Collector) -> Said {
+fn page_content(collector: Collector) -> PageContent {
     let Collector { visible, mut links, .. } = collector;
     links.sort();
-    Said { text: visible.finish(), links }
+    PageContent { text: visible.finish(), links }
 }
 
 /// Looks for a tag with more than [`MAX_ATTRIBUTES`], without parsing: who hides one behind odd comments or scripts

@@ -14,10 +14,10 @@ use std::ops::Range;
 use std::time::Instant;
 
 /// The clock is looked at after so many bytes: a few milliseconds.
-const BYTES_PER_LOOK: usize = 1024 * 1024;
+const BYTES_PER_CLOCK_CHECK: usize = 1024 * 1024;
 
 /// The two texts, and how tokens of both are named.
-pub(super) struct Texts<'t> {
+pub(super) struct TextPair<'t> {
     /// The older text.
     pub(super) old: &'t str,
     /// The newer text.
@@ -28,7 +28,7 @@ pub(super) struct Texts<'t> {
 
 /// What a text is cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Grain {
+pub(super) enum Granularity {
     /// Lines, tags and sentences: up to a line break, a `>` or a full stop with a space.
     Chunks,
     /// Words, runs of white space, and every other character by itself.
@@ -37,10 +37,10 @@ pub(super) enum Grain {
     Phrases,
 }
 
-impl Grain {
-    /// How much is left out, in turn, until the tokens are few enough: one end in `sieve + 1` stays, chosen by what
+impl Granularity {
+    /// How much is left out, in turn, until the tokens are few enough: one end in `mask + 1` stays, chosen by what
     /// stands before it, so that both texts keep the same ones.
-    fn sieves(self) -> &'static [u32] {
+    fn boundary_masks(self) -> &'static [u32] {
         match self {
             Self::Chunks => &[0, 1, 3, 7, 15, 31],
             Self::Words => &[0],
@@ -50,7 +50,7 @@ impl Grain {
 }
 
 /// A stretch of each text, cut and named.
-pub(super) struct Cut {
+pub(super) struct TokenizedPair {
     /// The older stretch.
     pub(super) old: Tokens,
     /// The newer stretch.
@@ -73,7 +73,7 @@ impl Tokens {
     }
 }
 
-impl<'t> Texts<'t> {
+impl<'t> TextPair<'t> {
     /// The two texts, to be cut until the deadline.
     pub(super) fn new(old: &'t str, new: &'t str, deadline: Instant) -> Self {
         Self { old, new, deadline, hasher: RandomState::new() }
@@ -81,37 +81,43 @@ impl<'t> Texts<'t> {
 
     /// Cuts a stretch of each text into at most `cap` tokens together; `None` where that cannot be done, or not in
     /// time.
-    pub(super) fn cut(&self, grain: Grain, old: Range<u32>, new: Range<u32>, cap: usize) -> Option<Cut> {
-        grain.sieves().iter().find_map(|&sieve| {
-            let old_ends = self.ends(self.old, old.clone(), grain, sieve, cap)?;
-            let new_ends = self.ends(self.new, new.clone(), grain, sieve, cap - old_ends.len())?;
-            Some(self.name(old.start, old_ends, new.start, new_ends))
+    pub(super) fn tokenize(
+        &self,
+        granularity: Granularity,
+        old: Range<u32>,
+        new: Range<u32>,
+        cap: usize,
+    ) -> Option<TokenizedPair> {
+        granularity.boundary_masks().iter().find_map(|&mask| {
+            let old_ends = self.token_ends(self.old, old.clone(), granularity, mask, cap)?;
+            let new_ends = self.token_ends(self.new, new.clone(), granularity, mask, cap - old_ends.len())?;
+            Some(self.assign_ids(old.start, old_ends, new.start, new_ends))
         })
     }
 
     /// Where the tokens of a stretch end; `None` where they are more than `cap`, or the deadline passed.
-    fn ends(
+    fn token_ends(
         &self,
         text: &str,
         stretch: Range<u32>,
-        grain: Grain,
-        sieve: u32,
+        granularity: Granularity,
+        mask: u32,
         cap: usize,
     ) -> Option<Vec<u32>> {
         let (start, end) = (stretch.start as usize, stretch.end as usize);
         let mut ends = Vec::new();
-        let (mut at, mut look) = (start, start + BYTES_PER_LOOK);
+        let (mut at, mut next_check) = (start, start + BYTES_PER_CLOCK_CHECK);
         while at < end {
-            at = match grain {
-                Grain::Chunks => chunk_end(&text.as_bytes()[..end], at, sieve),
-                Grain::Words => at + word_len(&text[at..end]),
-                Grain::Phrases => phrase_end(&text[..end], at, sieve),
+            at = match granularity {
+                Granularity::Chunks => chunk_end(&text.as_bytes()[..end], at, mask),
+                Granularity::Words => at + word_len(&text[at..end]),
+                Granularity::Phrases => phrase_end(&text[..end], at, mask),
             };
-            let late = at >= look && Instant::now() >= self.deadline;
+            let late = at >= next_check && Instant::now() >= self.deadline;
             if late || ends.len() == cap {
                 return None;
             }
-            look = look.max(at - at % BYTES_PER_LOOK + BYTES_PER_LOOK);
+            next_check = next_check.max(at - at % BYTES_PER_CLOCK_CHECK + BYTES_PER_CLOCK_CHECK);
             ends.push(at as u32);
         }
         ends.shrink_to_fit();
@@ -119,13 +125,19 @@ impl<'t> Texts<'t> {
     }
 
     /// Gives every distinct token an id, by open addressing over ids alone.
-    fn name(&self, old_start: u32, old_ends: Vec<u32>, new_start: u32, new_ends: Vec<u32>) -> Cut {
+    fn assign_ids(
+        &self,
+        old_start: u32,
+        old_ends: Vec<u32>,
+        new_start: u32,
+        new_ends: Vec<u32>,
+    ) -> TokenizedPair {
         let slots = (2 * (old_ends.len() + new_ends.len())).next_power_of_two();
         let mut table = vec![0_u32; slots];
         let mut distinct: Vec<&[u8]> = Vec::new();
         let mut ids_of = |text: &'t str, start: u32, ends: &[u32]| -> Vec<u32> {
             let mut from = start as usize;
-            let mut name = |&end: &u32| {
+            let mut id_of = |&end: &u32| {
                 let token = &text.as_bytes()[from..end as usize];
                 from = end as usize;
                 let mut slot = self.hasher.hash_one(token) as usize & (slots - 1);
@@ -141,11 +153,11 @@ impl<'t> Texts<'t> {
                     }
                 }
             };
-            ends.iter().map(&mut name).collect()
+            ends.iter().map(&mut id_of).collect()
         };
         let old_ids = ids_of(self.old, old_start, &old_ends);
         let new_ids = ids_of(self.new, new_start, &new_ends);
-        Cut {
+        TokenizedPair {
             old: Tokens { start: old_start, ends: old_ends, ids: old_ids },
             new: Tokens { start: new_start, ends: new_ends, ids: new_ids },
         }
@@ -153,7 +165,7 @@ impl<'t> Texts<'t> {
 }
 
 /// The end of the chunk that begins at `start`. A run of line breaks ends once.
-fn chunk_end(text: &[u8], start: usize, sieve: u32) -> usize {
+fn chunk_end(text: &[u8], start: usize, mask: u32) -> usize {
     for at in memchr::memchr3_iter(b'\n', b'>', b'.', &text[start..]).map(|i| start + i) {
         let next = text.get(at + 1);
         let end = match text[at] {
@@ -162,7 +174,7 @@ fn chunk_end(text: &[u8], start: usize, sieve: u32) -> usize {
             b'\n' if next == Some(&b'\n') => continue,
             _ => at + 1,
         };
-        if passes(&text[..end], sieve) {
+        if is_kept_boundary(&text[..end], mask) {
             return end;
         }
     }
@@ -170,11 +182,11 @@ fn chunk_end(text: &[u8], start: usize, sieve: u32) -> usize {
 }
 
 /// The end of the phrase that begins at `start`.
-fn phrase_end(text: &str, start: usize, sieve: u32) -> usize {
+fn phrase_end(text: &str, start: usize, mask: u32) -> usize {
     let mut end = start;
     while end < text.len() {
         end += word_len(&text[end..]);
-        if passes(&text.as_bytes()[..end], sieve) {
+        if is_kept_boundary(&text.as_bytes()[..end], mask) {
             break;
         }
     }
@@ -182,8 +194,8 @@ fn phrase_end(text: &str, start: usize, sieve: u32) -> usize {
 }
 
 /// Does this end stay?
-fn passes(text: &[u8], sieve: u32) -> bool {
-    sieve == 0 || fingerprint(text) & sieve == 0
+fn is_kept_boundary(text: &[u8], mask: u32) -> bool {
+    mask == 0 || fingerprint(text) & mask == 0
 }
 
 /// A number made of the last 16 bytes; it need not resist anything, it only thins out.
@@ -195,25 +207,25 @@ fn fingerprint(text: &[u8]) -> u32 {
 /// The length in bytes of the word that a text, not an empty one, begins with.
 fn word_len(text: &str) -> usize {
     #[derive(PartialEq)]
-    enum Class {
+    enum CharClass {
         Word,
         Space,
-        Alone,
+        Single,
     }
     let class = |c: char| match c {
-        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => Class::Word,
-        ' ' | '\t' | '\r' => Class::Space,
-        '\0'..='\x7f' => Class::Alone,
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => CharClass::Word,
+        ' ' | '\t' | '\r' => CharClass::Space,
+        '\0'..='\x7f' => CharClass::Single,
         // From the CJK radicals on, scripts have no spaces between words.
-        '\u{2E80}'.. => Class::Alone,
-        _ if c.is_alphanumeric() => Class::Word,
-        _ if c.is_whitespace() => Class::Space,
-        _ => Class::Alone,
+        '\u{2E80}'.. => CharClass::Single,
+        _ if c.is_alphanumeric() => CharClass::Word,
+        _ if c.is_whitespace() => CharClass::Space,
+        _ => CharClass::Single,
     };
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return 0 };
     let kind = class(first);
-    if kind == Class::Alone {
+    if kind == CharClass::Single {
         return first.len_utf8();
     }
     text.find(|c| class(c) != kind).unwrap_or(text.len())
@@ -223,12 +235,12 @@ fn word_len(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn texts<'t>(old: &'t str, new: &'t str) -> Texts<'t> {
-        Texts::new(old, new, Instant::now() + std::time::Duration::from_secs(60))
+    fn texts<'t>(old: &'t str, new: &'t str) -> TextPair<'t> {
+        TextPair::new(old, new, Instant::now() + std::time::Duration::from_secs(60))
     }
 
-    fn cut(grain: Grain, text: &str) -> Vec<&str> {
-        let tokens = texts(text, "").cut(grain, 0..text.len() as u32, 0..0, 1000).unwrap().old;
+    fn token_texts(granularity: Granularity, text: &str) -> Vec<&str> {
+        let tokens = texts(text, "").tokenize(granularity, 0..text.len() as u32, 0..0, 1000).unwrap().old;
         (0..tokens.ids.len())
             .map(|i| tokens.bytes(i..i + 1))
             .map(|r| &text[r.start as usize..r.end as usize])
@@ -237,22 +249,25 @@ mod tests {
 
     #[test]
     fn chunks_end_at_lines_tags_and_sentences() {
-        assert_eq!(cut(Grain::Chunks, "a.b. c\n\n\nd<i>e"), ["a.b. ", "c\n\n\n", "d<i>", "e"]);
-        assert_eq!(cut(Grain::Chunks, ""), [""; 0]);
+        assert_eq!(token_texts(Granularity::Chunks, "a.b. c\n\n\nd<i>e"), ["a.b. ", "c\n\n\n", "d<i>", "e"]);
+        assert_eq!(token_texts(Granularity::Chunks, ""), [""; 0]);
     }
 
     #[test]
     fn words_are_runs_and_all_else_stands_alone() {
-        assert_eq!(cut(Grain::Words, "naïve  x_1\n<br>"), ["naïve", "  ", "x_1", "\n", "<", "br", ">"]);
-        assert_eq!(cut(Grain::Words, "日本語, да"), ["日", "本", "語", ",", " ", "да"]);
+        assert_eq!(
+            token_texts(Granularity::Words, "naïve  x_1\n<br>"),
+            ["naïve", "  ", "x_1", "\n", "<", "br", ">"]
+        );
+        assert_eq!(token_texts(Granularity::Words, "日本語, да"), ["日", "本", "語", ",", " ", "да"]);
     }
 
     #[test]
     fn equal_tokens_of_both_texts_have_equal_ids() {
         let texts = texts("a b a", "b a");
-        let cut = texts.cut(Grain::Words, 0..5, 0..3, 100).unwrap();
-        assert_eq!(cut.old.ids, [1, 2, 3, 2, 1]);
-        assert_eq!(cut.new.ids, [3, 2, 1]);
+        let tokenized = texts.tokenize(Granularity::Words, 0..5, 0..3, 100).unwrap();
+        assert_eq!(tokenized.old.ids, [1, 2, 3, 2, 1]);
+        assert_eq!(tokenized.new.ids, [3, 2, 1]);
     }
 
     #[test]
@@ -260,23 +275,36 @@ mod tests {
         let text: String = (0..4000).map(|i| format!("{i}\n")).collect();
         let texts = texts(&text, &text);
         let all = 0..text.len() as u32;
-        let cut = texts.cut(Grain::Chunks, all.clone(), all.clone(), 5000).unwrap();
-        assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
-        assert_eq!(cut.old.ids, cut.new.ids);
-        assert_eq!(cut.old.bytes(0..cut.old.ids.len()), all);
-        assert!(texts.cut(Grain::Words, all.clone(), all.clone(), 5000).is_none());
-        let cut = texts.cut(Grain::Phrases, all.clone(), all.clone(), 5000).unwrap();
-        assert!(cut.old.ids.len() > 100 && cut.old.ids.len() <= 2500, "{}", cut.old.ids.len());
-        assert_eq!(cut.old.bytes(0..cut.old.ids.len()), all);
+        let tokenized = texts.tokenize(Granularity::Chunks, all.clone(), all.clone(), 5000).unwrap();
+        assert!(
+            tokenized.old.ids.len() > 100 && tokenized.old.ids.len() <= 2500,
+            "{}",
+            tokenized.old.ids.len()
+        );
+        assert_eq!(tokenized.old.ids, tokenized.new.ids);
+        assert_eq!(tokenized.old.bytes(0..tokenized.old.ids.len()), all);
+        assert!(texts.tokenize(Granularity::Words, all.clone(), all.clone(), 5000).is_none());
+        let tokenized = texts.tokenize(Granularity::Phrases, all.clone(), all.clone(), 5000).unwrap();
+        assert!(
+            tokenized.old.ids.len() > 100 && tokenized.old.ids.len() <= 2500,
+            "{}",
+            tokenized.old.ids.len()
+        );
+        assert_eq!(tokenized.old.bytes(0..tokenized.old.ids.len()), all);
     }
     #[test]
     fn a_long_text_is_not_cut_past_the_deadline() {
-        let text = "word ".repeat(BYTES_PER_LOOK);
+        let text = "word ".repeat(BYTES_PER_CLOCK_CHECK);
         let all = 0..text.len() as u32;
-        let late = Texts::new(&text, "", Instant::now());
-        for grain in [Grain::Chunks, Grain::Words, Grain::Phrases] {
-            let is_cut = |texts: &Texts<'_>| texts.cut(grain, all.clone(), 0..0, usize::MAX).is_some();
-            assert_eq!((is_cut(&late), is_cut(&texts(&text, ""))), (false, true), "{grain:?}");
+        let late = TextPair::new(&text, "", Instant::now());
+        for granularity in [Granularity::Chunks, Granularity::Words, Granularity::Phrases] {
+            let is_tokenized =
+                |texts: &TextPair<'_>| texts.tokenize(granularity, all.clone(), 0..0, usize::MAX).is_some();
+            assert_eq!(
+                (is_tokenized(&late), is_tokenized(&texts(&text, ""))),
+                (false, true),
+                "{granularity:?}"
+            );
         }
     }
 }

@@ -23,23 +23,23 @@ use html5ever::tokenizer::{Token, TokenSink, TokenSinkResult, Tokenizer, Tokeniz
 use html5ever::tree_builder::{TreeBuilder, TreeBuilderOpts};
 use html5ever::{Attribute, QualName, TokenizerResult, local_name, ns};
 
-use super::arena::{Arena, GivenUp, Id, ROOT};
+use super::arena::{Arena, GiveUpReason, NodeId, ROOT};
 use super::collect::Collector;
 
 /// How much the tokenizer is given at a time, so that it holds no second copy of the page.
 const SLICE_BYTES: usize = 8 * 1024;
 /// The clock is looked at after so many tokens and steps up the tree: a fraction of a millisecond.
-const WORK_PER_LOOK: u32 = 10_000;
+const WORK_PER_CLOCK_CHECK: u32 = 10_000;
 
 /// Parses a page and tells the collector what is in it, in document order.
 ///
 /// # Errors
 /// Says why where the page is one that cannot be parsed in bounded time; the collector is untouched then.
-pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> Result<(), GivenUp> {
+pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> Result<(), GiveUpReason> {
     let options =
         TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
-    let guard = Guard { builder: TreeBuilder::new(Tree::new(html.len()), options), deadline };
-    let tokenizer = Tokenizer::new(guard, TokenizerOpts { discard_bom: false, ..TokenizerOpts::default() });
+    let sink = LimitedTokenSink { builder: TreeBuilder::new(ArenaSink::new(html.len()), options), deadline };
+    let tokenizer = Tokenizer::new(sink, TokenizerOpts { discard_bom: false, ..TokenizerOpts::default() });
     let queue = BufferQueue::default();
     let mut rest = html;
     while !rest.is_empty() {
@@ -52,50 +52,50 @@ pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> 
         queue.push_back(StrTendril::from_slice(slice));
         while !matches!(tokenizer.feed(&queue), TokenizerResult::Done) {}
         // One tag may be longer than a slice, and then there are no tokens to look between.
-        tokenizer.sink.look_at_clock();
-        tokenizer.sink.goes_on()?;
+        tokenizer.sink.check_deadline();
+        tokenizer.sink.check_given_up()?;
     }
     tokenizer.end();
-    tokenizer.sink.goes_on()?;
+    tokenizer.sink.check_given_up()?;
     tokenizer.sink.builder.sink.arena.borrow_mut().walk(collector);
     Ok(())
 }
 
 /// Stands between tokenizer and tree builder, and lets nothing through once the page is given up.
-struct Guard {
-    builder: TreeBuilder<Handle, Tree>,
+struct LimitedTokenSink {
+    builder: TreeBuilder<NodeHandle, ArenaSink>,
     deadline: Instant,
 }
 
-impl Guard {
-    fn goes_on(&self) -> Result<(), GivenUp> {
-        self.builder.sink.arena.borrow().given_up.map_or(Ok(()), Err)
+impl LimitedTokenSink {
+    fn check_given_up(&self) -> Result<(), GiveUpReason> {
+        self.builder.sink.arena.borrow().give_up_reason.map_or(Ok(()), Err)
     }
 
-    fn look_at_clock(&self) {
+    fn check_deadline(&self) {
         if Instant::now() >= self.deadline {
-            self.builder.sink.arena.borrow_mut().give_up(GivenUp::Time);
+            self.builder.sink.arena.borrow_mut().give_up(GiveUpReason::Time);
         }
     }
 
     /// Counts a token; true when it is time to look at the clock.
-    fn count(&self) -> bool {
+    fn count_token(&self) -> bool {
         let work = &mut self.builder.sink.arena.borrow_mut().work;
         *work = work.saturating_add(1);
-        let due = *work > WORK_PER_LOOK;
+        let due = *work > WORK_PER_CLOCK_CHECK;
         *work = if due { 0 } else { *work };
         due
     }
 }
 
-impl TokenSink for Guard {
-    type Handle = Handle;
+impl TokenSink for LimitedTokenSink {
+    type Handle = NodeHandle;
 
-    fn process_token(&self, token: Token, line: u64) -> TokenSinkResult<Handle> {
-        if self.count() {
-            self.look_at_clock();
+    fn process_token(&self, token: Token, line: u64) -> TokenSinkResult<NodeHandle> {
+        if self.count_token() {
+            self.check_deadline();
         }
-        match self.goes_on() {
+        match self.check_given_up() {
             Ok(()) => self.builder.process_token(token, line),
             Err(_) => TokenSinkResult::Continue,
         }
@@ -112,34 +112,34 @@ impl TokenSink for Guard {
 
 /// A node as the tree builder knows it. Names live here and not in the arena: only open elements are asked for them.
 #[derive(Clone)]
-struct Handle {
-    id: Id,
+struct NodeHandle {
+    id: NodeId,
     name: Rc<QualName>,
 }
 
 /// The arena as html5ever wants to see it.
-struct Tree {
+struct ArenaSink {
     arena: RefCell<Arena>,
-    nameless: Rc<QualName>,
+    empty_name: Rc<QualName>,
 }
 
-impl Tree {
+impl ArenaSink {
     fn new(page_bytes: usize) -> Self {
-        let nameless = Rc::new(QualName::new(None, ns!(), local_name!("")));
-        Self { arena: RefCell::new(Arena::new(page_bytes)), nameless }
+        let empty_name = Rc::new(QualName::new(None, ns!(), local_name!("")));
+        Self { arena: RefCell::new(Arena::new(page_bytes)), empty_name }
     }
 
-    fn put(&self, parent: Id, before: Option<Id>, child: NodeOrText<Handle>) {
-        self.arena.borrow_mut().put(parent, before, child, |handle| handle.id);
+    fn insert(&self, parent: NodeId, before: Option<NodeId>, child: NodeOrText<NodeHandle>) {
+        self.arena.borrow_mut().insert(parent, before, child, |handle| handle.id);
     }
 
-    fn parent(&self, handle: &Handle) -> Option<Id> {
+    fn parent(&self, handle: &NodeHandle) -> Option<NodeId> {
         self.arena.borrow().parent(handle.id)
     }
 }
 
-impl TreeSink for Tree {
-    type Handle = Handle;
+impl TreeSink for ArenaSink {
+    type Handle = NodeHandle;
     type Output = ();
     type ElemName<'a> = &'a QualName;
 
@@ -147,64 +147,69 @@ impl TreeSink for Tree {
 
     fn parse_error(&self, _: Cow<'static, str>) {}
 
-    fn get_document(&self) -> Handle {
-        Handle { id: ROOT, name: Rc::clone(&self.nameless) }
+    fn get_document(&self) -> NodeHandle {
+        NodeHandle { id: ROOT, name: Rc::clone(&self.empty_name) }
     }
 
-    fn elem_name<'a>(&'a self, target: &'a Handle) -> &'a QualName {
+    fn elem_name<'a>(&'a self, target: &'a NodeHandle) -> &'a QualName {
         &target.name
     }
 
-    fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _: ElementFlags) -> Handle {
+    fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _: ElementFlags) -> NodeHandle {
         let id = self.arena.borrow_mut().add_element(&name.local, &attributes);
-        Handle { id, name: Rc::new(name) }
+        NodeHandle { id, name: Rc::new(name) }
     }
 
-    fn create_comment(&self, _: StrTendril) -> Handle {
-        Handle { id: self.arena.borrow_mut().add_comment(), name: Rc::clone(&self.nameless) }
+    fn create_comment(&self, _: StrTendril) -> NodeHandle {
+        NodeHandle { id: self.arena.borrow_mut().add_comment(), name: Rc::clone(&self.empty_name) }
     }
 
-    fn create_pi(&self, _: StrTendril, data: StrTendril) -> Handle {
+    fn create_pi(&self, _: StrTendril, data: StrTendril) -> NodeHandle {
         self.create_comment(data)
     }
 
-    fn append(&self, parent: &Handle, child: NodeOrText<Handle>) {
-        self.put(parent.id, None, child);
+    fn append(&self, parent: &NodeHandle, child: NodeOrText<NodeHandle>) {
+        self.insert(parent.id, None, child);
     }
 
-    fn append_based_on_parent_node(&self, element: &Handle, previous: &Handle, child: NodeOrText<Handle>) {
+    fn append_based_on_parent_node(
+        &self,
+        element: &NodeHandle,
+        previous: &NodeHandle,
+        child: NodeOrText<NodeHandle>,
+    ) {
         match self.parent(element) {
-            Some(parent) => self.put(parent, Some(element.id), child),
-            None => self.put(previous.id, None, child),
+            Some(parent) => self.insert(parent, Some(element.id), child),
+            None => self.insert(previous.id, None, child),
         }
     }
 
     fn append_doctype_to_document(&self, _: StrTendril, _: StrTendril, _: StrTendril) {}
 
     /// A template's contents are its children here: their text counts, as it does for the old service.
-    fn get_template_contents(&self, target: &Handle) -> Handle {
+    fn get_template_contents(&self, target: &NodeHandle) -> NodeHandle {
         target.clone()
     }
 
-    fn same_node(&self, x: &Handle, y: &Handle) -> bool {
+    fn same_node(&self, x: &NodeHandle, y: &NodeHandle) -> bool {
         x.id == y.id
     }
 
     fn set_quirks_mode(&self, _: QuirksMode) {}
 
-    fn append_before_sibling(&self, sibling: &Handle, child: NodeOrText<Handle>) {
+    fn append_before_sibling(&self, sibling: &NodeHandle, child: NodeOrText<NodeHandle>) {
         if let Some(parent) = self.parent(sibling) {
-            self.put(parent, Some(sibling.id), child);
+            self.insert(parent, Some(sibling.id), child);
         }
     }
 
-    fn add_attrs_if_missing(&self, _: &Handle, _: Vec<Attribute>) {}
+    fn add_attrs_if_missing(&self, _: &NodeHandle, _: Vec<Attribute>) {}
 
-    fn remove_from_parent(&self, target: &Handle) {
+    fn remove_from_parent(&self, target: &NodeHandle) {
         self.arena.borrow_mut().detach(target.id);
     }
 
-    fn reparent_children(&self, node: &Handle, new_parent: &Handle) {
+    fn reparent_children(&self, node: &NodeHandle, new_parent: &NodeHandle) {
         self.arena.borrow_mut().move_children(node.id, new_parent.id);
     }
 }
@@ -215,7 +220,7 @@ mod tests {
 
     use super::*;
 
-    fn read_within(html: &str, time: Duration) -> Result<(), GivenUp> {
+    fn read_within(html: &str, time: Duration) -> Result<(), GiveUpReason> {
         read(html, Instant::now() + time, &mut Collector::default())
     }
 
@@ -228,16 +233,16 @@ mod tests {
         for (name, html, time, expected) in [
             ("a page", "<p>x".to_owned(), long, Ok(())),
             ("as deep as browsers go", nested(505), long, Ok(())),
-            ("deeper", nested(600), long, Err(GivenUp::Depth)),
-            ("deep by formatting", formatted, long, Err(GivenUp::Depth)),
-            ("many", "<br>".repeat(1_000_100), long, Err(GivenUp::Nodes)),
-            ("a link that is repeated", repeated, long, Err(GivenUp::Text)),
-            ("no time at all", "<p>x".to_owned(), Duration::ZERO, Err(GivenUp::Time)),
+            ("deeper", nested(600), long, Err(GiveUpReason::Depth)),
+            ("deep by formatting", formatted, long, Err(GiveUpReason::Depth)),
+            ("many", "<br>".repeat(1_000_100), long, Err(GiveUpReason::Nodes)),
+            ("a link that is repeated", repeated, long, Err(GiveUpReason::Text)),
+            ("no time at all", "<p>x".to_owned(), Duration::ZERO, Err(GiveUpReason::Time)),
             (
                 "no time within a slice",
                 "<i>".repeat(2000) + &"</i>".repeat(2000),
                 Duration::ZERO,
-                Err(GivenUp::Time),
+                Err(GiveUpReason::Time),
             ),
         ] {
             assert_eq!(read_within(&html, time), expected, "{name}");

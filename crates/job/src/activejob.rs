@@ -14,9 +14,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, FailureKind};
 use super::text::quote;
-use super::{Job, JobId, Older, Priority, VersionRef};
+use super::{Job, JobId, OlderVersion, Priority, VersionRef};
 
 /// The job class whose work this is, with or without modules in front of it.
 const JOB_CLASS: &str = "AnalyzeChangeJob";
@@ -28,7 +28,7 @@ const MARKERS: [&str; 3] = ["_aj_ruby2_keywords", "_aj_symbol_keys", "_aj_hash_w
 type Object = Map<String, Value>;
 
 /// Reads an object that has no `v`; `None` where it is none of these forms.
-pub(super) fn read(object: Object) -> Option<Result<Job, Failure>> {
+pub(super) fn decode(object: Object) -> Option<Result<Job, Failure>> {
     let has = |field: &str| object.contains_key(field);
     if has("job_class") || has("arguments") {
         Some(active_job(&object, None))
@@ -49,7 +49,7 @@ fn envelope(mut envelope: Object) -> Result<Job, Failure> {
             if let Some(jid) = jid {
                 inner.entry("id").or_insert(jid);
             }
-            super::native(inner.into())
+            super::decode_native(inner.into())
         }
         args => {
             check_class(&envelope, "class")?;
@@ -60,30 +60,36 @@ fn envelope(mut envelope: Object) -> Result<Job, Failure> {
 
 fn active_job(hash: &Object, jid: Option<Value>) -> Result<Job, Failure> {
     check_class(hash, "job_class")?;
-    let asked = arguments("arguments", list(hash, "arguments")?)?;
+    let perform_args = arguments("arguments", list(hash, "arguments")?)?;
     let id = match hash.get("job_id") {
         None | Some(Value::Null) => id(jid.as_ref(), "jid")?,
         job_id => id(job_id, "job_id")?,
     };
     let (priority, run_at) = (priority(hash)?, scheduled_at(hash)?);
-    Ok(Job { priority, run_at, ..job(id, asked)? })
+    Ok(Job { priority, run_at, ..job(id, perform_args)? })
 }
 
 /// What `perform` was to be called with.
-struct Asked {
+struct PerformArgs {
     to: Uuid,
     from: Option<Uuid>,
     compare_earliest: bool,
 }
 
-fn job(id: JobId, asked: Asked) -> Result<Job, Failure> {
-    let to = VersionRef::Uuid(asked.to);
-    let from = asked.from.map_or(Older::Previous, |from| Older::Given(VersionRef::Uuid(from)));
-    super::checked(Job { id, from, compare_earliest: asked.compare_earliest, ..Job::new(to.clone(), to) })
+fn job(id: JobId, perform_args: PerformArgs) -> Result<Job, Failure> {
+    let to = VersionRef::Uuid(perform_args.to);
+    let from =
+        perform_args.from.map_or(OlderVersion::Previous, |from| OlderVersion::Given(VersionRef::Uuid(from)));
+    super::validate(Job {
+        id,
+        from,
+        compare_earliest: perform_args.compare_earliest,
+        ..Job::new(to.clone(), to)
+    })
 }
 
 /// `to`, then perhaps `from`, then perhaps `compare_earliest`, which may also be a keyword.
-fn arguments(field: &str, list: &[Value]) -> Result<Asked, Failure> {
+fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
     let (positional, keywords) = match list {
         [positional @ .., Value::Object(last)] if !last.contains_key("_aj_globalid") => {
             (positional, Some(last))
@@ -101,7 +107,7 @@ fn arguments(field: &str, list: &[Value]) -> Result<Asked, Failure> {
                  compare_earliest",
                 positional.len()
             );
-            return Err(Failure::new(Kind::Decode, detail));
+            return Err(Failure::new(FailureKind::Decode, detail));
         }
     };
     let from = match from {
@@ -111,14 +117,14 @@ fn arguments(field: &str, list: &[Value]) -> Result<Asked, Failure> {
     let keyword = keywords.map(|keywords| keyword(field, keywords)).transpose()?.flatten();
     let compare_earliest = match (third, keyword) {
         (None, None) => true,
-        (Some(third), None) => truth(&at(2), third)?,
-        (None, Some(keyword)) => truth(&format!("{field}.compare_earliest"), keyword)?,
+        (Some(third), None) => parse_bool(&at(2), third)?,
+        (None, Some(keyword)) => parse_bool(&format!("{field}.compare_earliest"), keyword)?,
         (Some(_), Some(_)) => {
             let detail = format!("field `{field}` has compare_earliest twice: give it once");
-            return Err(Failure::new(Kind::Decode, detail));
+            return Err(Failure::new(FailureKind::Decode, detail));
         }
     };
-    Ok(Asked { to: version(&at(0), to)?, from, compare_earliest })
+    Ok(PerformArgs { to: version(&at(0), to)?, from, compare_earliest })
 }
 
 /// The one keyword there is.
@@ -126,31 +132,31 @@ fn keyword<'a>(field: &str, keywords: &'a Object) -> Result<Option<&'a Value>, F
     let known = |key: &str| key == "compare_earliest" || MARKERS.contains(&key);
     match keywords.keys().find(|key| !known(key)) {
         None => Ok(keywords.get("compare_earliest")),
-        Some(odd) => {
+        Some(unknown) => {
             let detail = format!(
                 "field `{field}` has the keyword {:?}: the only one there is is compare_earliest",
-                quote(odd)
+                quote(unknown)
             );
-            Err(Failure::new(Kind::Decode, detail))
+            Err(Failure::new(FailureKind::Decode, detail))
         }
     }
 }
 
 /// As Ruby sees it, without guessing what a number or a text was to mean.
-fn truth(field: &str, value: &Value) -> Result<bool, Failure> {
+fn parse_bool(field: &str, value: &Value) -> Result<bool, Failure> {
     match value {
         Value::Bool(truth) => Ok(*truth),
         Value::Null => Ok(false),
         Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
-            Err(odd(field, value, "give true or false"))
+            Err(invalid_field(field, value, "give true or false"))
         }
     }
 }
 
 /// A GlobalID of a `Version` of any app, or the bare uuid.
 fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
-    let way_out = "give gid://<app>/Version/<uuid> or a uuid";
-    let bad = || Failure { kind: Kind::BadReference, ..odd(field, value, way_out) };
+    let hint = "give gid://<app>/Version/<uuid> or a uuid";
+    let bad = || Failure { kind: FailureKind::BadReference, ..invalid_field(field, value, hint) };
     let text = match value {
         Value::Object(object) => object.get("_aj_globalid").unwrap_or(&Value::Null),
         other => other,
@@ -177,7 +183,7 @@ fn priority(hash: &Object) -> Result<Priority, Failure> {
             Some(..0) => Ok(Priority::High),
             Some(0) => Ok(Priority::Normal),
             Some(1..) => Ok(Priority::Low),
-            None => Err(odd("priority", value, "give an integer: below 0 is high, above 0 is low")),
+            None => Err(invalid_field("priority", value, "give an integer: below 0 is high, above 0 is low")),
         },
     }
 }
@@ -187,7 +193,7 @@ fn scheduled_at(hash: &Object) -> Result<Option<OffsetDateTime>, Failure> {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let moment = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-            let bad = || odd("scheduled_at", value, "give a moment as 2026-01-02T03:04:05.678Z");
+            let bad = || invalid_field("scheduled_at", value, "give a moment as 2026-01-02T03:04:05.678Z");
             moment.map(Some).ok_or_else(bad)
         }
     }
@@ -198,20 +204,20 @@ fn check_class(object: &Object, field: &str) -> Result<(), Failure> {
     match class.as_str().and_then(|class| class.rsplit("::").next()) {
         Some(JOB_CLASS) => Ok(()),
         Some(_) | None => {
-            let way_out = "only AnalyzeChangeJob is worked on here; put other jobs on a queue of their own, or send \
+            let hint = "only AnalyzeChangeJob is worked on here; put other jobs on a queue of their own, or send \
                            {\"v\":1,…}";
-            Err(odd(field, class, way_out))
+            Err(invalid_field(field, class, hint))
         }
     }
 }
 
 fn id(value: Option<&Value>, field: &str) -> Result<JobId, Failure> {
     match value {
-        None | Some(Value::Null) => Ok(JobId::fresh()),
+        None | Some(Value::Null) => Ok(JobId::generate()),
         Some(value) => match value.as_str().map(JobId::parse) {
             Some(Ok(id)) => Ok(id),
-            Some(Err(what)) => Err(odd(field, value, &what)),
-            None => Err(odd(field, value, "give a text")),
+            Some(Err(what)) => Err(invalid_field(field, value, &what)),
+            None => Err(invalid_field(field, value, "give a text")),
         },
     }
 }
@@ -219,12 +225,12 @@ fn id(value: Option<&Value>, field: &str) -> Result<JobId, Failure> {
 fn list<'a>(object: &'a Object, field: &str) -> Result<&'a [Value], Failure> {
     match object.get(field) {
         Some(Value::Array(list)) => Ok(list),
-        other => Err(odd(field, other.unwrap_or(&Value::Null), "give a list")),
+        other => Err(invalid_field(field, other.unwrap_or(&Value::Null), "give a list")),
     }
 }
 
-fn odd(field: &str, value: &Value, way_out: &str) -> Failure {
-    Failure::new(Kind::Decode, format!("field `{field}` is {}: {way_out}", quote(&value.to_string())))
+fn invalid_field(field: &str, value: &Value, hint: &str) -> Failure {
+    Failure::new(FailureKind::Decode, format!("field `{field}` is {}: {hint}", quote(&value.to_string())))
 }
 
 #[cfg(test)]
@@ -249,11 +255,11 @@ mod tests {
         for fixture in FIXTURES {
             let fixture: Value = serde_json::from_str(fixture).unwrap();
             for case in fixture["jobs"].as_array().unwrap() {
-                let (payload, means) = (case["payload"].to_string(), case["means"].to_string());
+                let (payload, expected) = (case["payload"].to_string(), case["expected"].to_string());
                 let sent =
                     Job::decode(payload.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", case["said"]));
-                let mut meant = Job::decode(means.as_bytes()).unwrap();
-                if case["means"].get("id").is_none() {
+                let mut meant = Job::decode(expected.as_bytes()).unwrap();
+                if case["expected"].get("id").is_none() {
                     meant.id = sent.id.clone();
                 }
                 assert_eq!(sent, meant, "{} of {}", case["said"], fixture["note"]);
@@ -272,66 +278,82 @@ mod tests {
         let cases = [
             (
                 r#"{"job_class":"MailerJob","arguments":[]}"#.to_owned(),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`job_class` is \"MailerJob\": only",
             ),
-            (r#"{"arguments":[]}"#.to_owned(), Kind::Decode, "`job_class` is null"),
-            (job(r#""job_id":"x""#), Kind::Decode, "`arguments` is null: give a list"),
-            (arguments(""), Kind::Decode, "`arguments` has 0 arguments: give a Version"),
-            (arguments(&format!("{gid},null,true,1")), Kind::Decode, "has 4 arguments"),
-            (arguments("7"), Kind::BadReference, "`arguments[0]` is 7: give gid://"),
+            (r#"{"arguments":[]}"#.to_owned(), FailureKind::Decode, "`job_class` is null"),
+            (job(r#""job_id":"x""#), FailureKind::Decode, "`arguments` is null: give a list"),
+            (arguments(""), FailureKind::Decode, "`arguments` has 0 arguments: give a Version"),
+            (arguments(&format!("{gid},null,true,1")), FailureKind::Decode, "has 4 arguments"),
+            (arguments("7"), FailureKind::BadReference, "`arguments[0]` is 7: give gid://"),
             (
                 arguments(&format!(r#""{TO}","gid://app/Page/{TO}""#)),
-                Kind::BadReference,
+                FailureKind::BadReference,
                 "`arguments[1]` is \"gid://app/Page",
             ),
-            (arguments(&format!(r#""gid:///Version/{TO}""#)), Kind::BadReference, "gid:///Version"),
+            (arguments(&format!(r#""gid:///Version/{TO}""#)), FailureKind::BadReference, "gid:///Version"),
             (
                 arguments(r#"{"_aj_globalid":"gid://app/Version/7"}"#),
-                Kind::BadReference,
+                FailureKind::BadReference,
                 "gid://app/Version/7",
             ),
-            (arguments(&format!("{gid},null,1")), Kind::Decode, "`arguments[2]` is 1: give true or false"),
+            (
+                arguments(&format!("{gid},null,1")),
+                FailureKind::Decode,
+                "`arguments[2]` is 1: give true or false",
+            ),
             (
                 arguments(&format!(r#"{gid},{{"compare_earliest":"no"}}"#)),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`arguments.compare_earliest` is \"no\"",
             ),
-            (arguments(&format!(r#"{gid},null,true,{{"compare_earliest":true}}"#)), Kind::Decode, "twice"),
-            (arguments(&format!(r#"{gid},{{"compare_latest":true}}"#)), Kind::Decode, "\"compare_latest\""),
+            (
+                arguments(&format!(r#"{gid},null,true,{{"compare_earliest":true}}"#)),
+                FailureKind::Decode,
+                "twice",
+            ),
+            (
+                arguments(&format!(r#"{gid},{{"compare_latest":true}}"#)),
+                FailureKind::Decode,
+                "\"compare_latest\"",
+            ),
             (
                 job(&format!(r#""arguments":[{gid}],"job_id":"a b""#)),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`job_id` is \"a b\": a job id is",
             ),
-            (job(&format!(r#""arguments":[{gid}],"job_id":7"#)), Kind::Decode, "`job_id` is 7"),
+            (job(&format!(r#""arguments":[{gid}],"job_id":7"#)), FailureKind::Decode, "`job_id` is 7"),
             (
                 job(&format!(r#""arguments":[{gid}],"priority":"high""#)),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`priority` is \"high\"",
             ),
             (
                 job(&format!(r#""arguments":[{gid}],"scheduled_at":"soon""#)),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`scheduled_at` is \"soon\"",
             ),
             (
                 format!(r#"{{"class":"Compare","args":["{TO}","{TO}"]}}"#),
-                Kind::Decode,
+                FailureKind::Decode,
                 "`class` is \"Compare\"",
             ),
-            (format!(r#"{{"class":"AnalyzeChangeJob","args":"{TO}"}}"#), Kind::Decode, "`args` is"),
+            (format!(r#"{{"class":"AnalyzeChangeJob","args":"{TO}"}}"#), FailureKind::Decode, "`args` is"),
             (
                 format!(r#"{{"class":"X","jid":"j","args":[{{"v":1,"to":"{TO}","fro":1}}]}}"#),
-                Kind::Decode,
+                FailureKind::Decode,
                 "fro",
             ),
             (
                 format!(r#"{{"class":"X","args":[{{"v":2,"to":"{TO}"}}]}}"#),
-                Kind::UnsupportedVersion,
+                FailureKind::UnsupportedVersion,
                 "`v` is 2",
             ),
-            (r#"{"v":1,"job_class":"AnalyzeChangeJob"}"#.to_owned(), Kind::BadReference, "`to` is missing"),
+            (
+                r#"{"v":1,"job_class":"AnalyzeChangeJob"}"#.to_owned(),
+                FailureKind::BadReference,
+                "`to` is missing",
+            ),
         ];
         for (payload, kind, needle) in cases {
             let failure = Job::decode(payload.as_bytes()).expect_err(&payload);

@@ -1,6 +1,6 @@
 //! Why a job could not be done, and whose fault that is.
 //!
-//! [`Kind`] is the finite set of labels that metrics, logs, dead letters, pages and alerts use as they are
+//! [`FailureKind`] is the finite set of labels that metrics, logs, dead letters, pages and alerts use as they are
 //! (design 7). A failure never says what to do about it: that is the judge's, in `policy/`.
 //!
 //! Invariant: every kind has exactly one stage and one blame, by an exhaustive match.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::measured::Measured;
+use super::measured::ChildUsage;
 use super::page::Side;
 
 /// What went wrong.
@@ -30,7 +30,7 @@ use super::page::Side;
 )]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FailureKind {
     /// The payload is not a job.
     Decode,
     /// The payload's `v` is not one we read.
@@ -94,8 +94,8 @@ pub enum Kind {
     /// A child could not be started.
     CannotSpawn,
     /// The fork-server died.
-    ZygoteLost,
-    /// The worker died with this job in hand, too often, alone.
+    ForkServerLost,
+    /// The worker died with this job in flight, too often, alone.
     CrashLoop,
     /// A target failed until the attempts were spent.
     Exhausted,
@@ -112,7 +112,7 @@ pub enum Blame {
     /// The site that the body is fetched from: it may pass.
     Target,
     /// Our own house.
-    Us,
+    Infrastructure,
 }
 
 /// Where on its way the job was.
@@ -136,7 +136,7 @@ pub enum Stage {
     Queue,
 }
 
-impl Kind {
+impl FailureKind {
     /// Every kind, for tables and tests.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
@@ -186,8 +186,8 @@ impl Kind {
             | Self::ApiUnavailable
             | Self::KilledFromOutside
             | Self::CannotSpawn
-            | Self::ZygoteLost
-            | Self::Stranded => Blame::Us,
+            | Self::ForkServerLost
+            | Self::Stranded => Blame::Infrastructure,
         }
     }
 
@@ -223,7 +223,7 @@ impl Kind {
             | Self::Crashed
             | Self::KilledFromOutside
             | Self::CannotSpawn
-            | Self::ZygoteLost => Stage::Analyse,
+            | Self::ForkServerLost => Stage::Analyse,
             Self::Rejected => Stage::Deliver,
             Self::CrashLoop | Self::Stranded => Stage::Queue,
         }
@@ -241,7 +241,7 @@ impl Stage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// The label.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// One sentence for people: the field, the value, the way out. Holds no secret; may hold hostile text.
     pub detail: String,
     /// Which version it was about, where one was.
@@ -255,12 +255,12 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What was measured of the child, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured: Option<Box<Measured>>,
+    pub measured: Option<Box<ChildUsage>>,
 }
 
 impl Failure {
     /// A failure of which only the kind and a sentence are known.
-    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), side: None, host: None, retry_after: None, measured: None }
     }
 
@@ -294,17 +294,21 @@ mod tests {
 
     #[test]
     fn every_label_is_its_serde_name_and_reads_back() {
-        for &kind in Kind::ALL {
+        for &kind in FailureKind::ALL {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
-            assert_eq!(Kind::parse(kind.as_str()), Some(kind));
+            assert_eq!(FailureKind::parse(kind.as_str()), Some(kind));
         }
     }
 
     #[test]
     fn what_the_design_calls_final_is_never_the_targets_or_our_fault() {
-        for kind in
-            [Kind::WallExceeded, Kind::MemoryExceeded, Kind::Decode, Kind::ForbiddenAddress, Kind::Gone]
-        {
+        for kind in [
+            FailureKind::WallExceeded,
+            FailureKind::MemoryExceeded,
+            FailureKind::Decode,
+            FailureKind::ForbiddenAddress,
+            FailureKind::Gone,
+        ] {
             assert_eq!(kind.blame(), Blame::Job, "{kind}");
         }
     }

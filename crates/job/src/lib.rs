@@ -12,11 +12,11 @@
 //! fields of a *version* are ignored, so that a producer may pass on what the db app's API gave it.
 
 mod activejob;
+pub mod analysis_request;
 pub mod counts;
 pub mod duration;
 pub mod failure;
 pub mod measured;
-pub mod order;
 pub mod outcome;
 pub mod page;
 pub mod redact;
@@ -31,8 +31,8 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use self::failure::{Failure, Kind};
-pub use self::reference::{Older, VersionRef};
+use self::failure::{Failure, FailureKind};
+pub use self::reference::{OlderVersion, VersionRef};
 use self::text::quote;
 
 /// The largest payload that is a job: references need no more (design 5.1).
@@ -49,7 +49,7 @@ pub struct JobId(String);
 
 impl JobId {
     /// A new id that sorts by the time it was made (uuid v7).
-    pub fn fresh() -> Self {
+    pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string())
     }
 
@@ -138,7 +138,7 @@ pub struct Job {
     /// The page both versions belong to, where known.
     pub page: Option<Uuid>,
     /// The older version.
-    pub from: Older,
+    pub from: OlderVersion,
     /// The newer version.
     pub to: VersionRef,
     /// How soon.
@@ -160,14 +160,14 @@ pub struct Job {
 /// The native wire form, version 1 (design 5.1). Field names are the contract.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire {
+struct JobV1 {
     v: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<JobId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     page: Option<Uuid>,
-    #[serde(default, skip_serializing_if = "Older::is_previous")]
-    from: Older,
+    #[serde(default, skip_serializing_if = "OlderVersion::is_previous")]
+    from: OlderVersion,
     to: VersionRef,
     #[serde(default)]
     priority: Priority,
@@ -189,9 +189,9 @@ impl Job {
     /// A plain job for two versions, with everything else at its default.
     pub fn new(from: VersionRef, to: VersionRef) -> Self {
         Self {
-            id: JobId::fresh(),
+            id: JobId::generate(),
             page: None,
-            from: Older::Given(from),
+            from: OlderVersion::Given(from),
             to,
             priority: Priority::Normal,
             compare_earliest: false,
@@ -213,16 +213,16 @@ impl Job {
                 "the payload has {} bytes and a job at most {MAX_PAYLOAD_BYTES}: send references, not bodies",
                 payload.len()
             );
-            return Err(Failure::new(Kind::Decode, detail));
+            return Err(Failure::new(FailureKind::Decode, detail));
         }
         match serde_json::from_slice(payload) {
-            Ok(Value::Object(object)) if object.contains_key("v") => native(object.into()),
-            Ok(Value::Object(object)) => activejob::read(object).unwrap_or_else(|| {
+            Ok(Value::Object(object)) if object.contains_key("v") => decode_native(object.into()),
+            Ok(Value::Object(object)) => activejob::decode(object).unwrap_or_else(|| {
                 let detail = "field `v` is missing: write \"v\":1, or send an ActiveJob hash";
-                Err(Failure::new(Kind::Decode, detail))
+                Err(Failure::new(FailureKind::Decode, detail))
             }),
-            Ok(_) => Err(Failure::new(Kind::Decode, "the payload is JSON but not an object")),
-            Err(e) => Err(Failure::new(Kind::Decode, format!("not JSON: {e}"))),
+            Ok(_) => Err(Failure::new(FailureKind::Decode, "the payload is JSON but not an object")),
+            Err(e) => Err(Failure::new(FailureKind::Decode, format!("not JSON: {e}"))),
         }
     }
 
@@ -233,20 +233,20 @@ impl Job {
     /// As [`Job::decode`], where a newer build wrote it.
     pub fn restore(stored: &[u8]) -> Result<Self, Failure> {
         let value = serde_json::from_slice(stored)
-            .map_err(|e| Failure::new(Kind::Decode, format!("not JSON: {e}")))?;
-        native(value)
+            .map_err(|e| Failure::new(FailureKind::Decode, format!("not JSON: {e}")))?;
+        decode_native(value)
     }
 
     /// The canonical native v1 payload of this job.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&Wire::from(self.clone())).unwrap_or_default()
+        serde_json::to_vec(&JobV1::from(self.clone())).unwrap_or_default()
     }
 
     /// The job that follows this one, whatever becomes of it: the same newer version against the page's earliest.
     pub fn follow_up(&self) -> Option<Self> {
-        let wanted = self.compare_earliest && self.from != Older::Earliest;
+        let wanted = self.compare_earliest && self.from != OlderVersion::Earliest;
         let id = self.id.earliest().filter(|_| wanted)?;
-        Some(Self { id, from: Older::Earliest, compare_earliest: false, run_at: None, ..self.clone() })
+        Some(Self { id, from: OlderVersion::Earliest, compare_earliest: false, run_at: None, ..self.clone() })
     }
 
     /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for the previous version and
@@ -256,10 +256,10 @@ impl Job {
     }
 }
 
-impl From<Wire> for Job {
-    fn from(wire: Wire) -> Self {
+impl From<JobV1> for Job {
+    fn from(wire: JobV1) -> Self {
         Self {
-            id: wire.id.unwrap_or_else(JobId::fresh),
+            id: wire.id.unwrap_or_else(JobId::generate),
             page: wire.page,
             from: wire.from,
             to: wire.to,
@@ -274,7 +274,7 @@ impl From<Wire> for Job {
     }
 }
 
-impl From<Job> for Wire {
+impl From<Job> for JobV1 {
     fn from(job: Job) -> Self {
         Self {
             v: 1,
@@ -294,33 +294,33 @@ impl From<Job> for Wire {
 }
 
 /// Reads the native form.
-fn native(value: Value) -> Result<Job, Failure> {
+fn decode_native(value: Value) -> Result<Job, Failure> {
     match value.get("v") {
         Some(v) if v.as_u64() == Some(1) => {}
         v => {
             let v = v.unwrap_or(&Value::Null).to_string();
             let detail = format!("field `v` is {}: this worker reads version 1", quote(&v));
-            return Err(Failure::new(Kind::UnsupportedVersion, detail));
+            return Err(Failure::new(FailureKind::UnsupportedVersion, detail));
         }
     }
     reference::check_older(value.get("from"))?;
     reference::check_newer(value.get("to"))?;
-    let wire: Wire = serde_path_to_error::deserialize(value).map_err(|e| {
+    let wire: JobV1 = serde_path_to_error::deserialize(value).map_err(|e| {
         let field = e.path().to_string();
-        Failure::new(Kind::Decode, format!("field `{field}`: {}", e.into_inner()))
+        Failure::new(FailureKind::Decode, format!("field `{field}`: {}", e.into_inner()))
     })?;
-    checked(wire.into())
+    validate(wire.into())
 }
 
 /// What the fields mean together.
-fn checked(job: Job) -> Result<Job, Failure> {
+fn validate(job: Job) -> Result<Job, Failure> {
     if job.compare_earliest && job.id.earliest().is_none() {
         let detail = format!(
             "field `id` has {} bytes: with `compare_earliest` at most {}, for the job that follows is `<id>{EARLIEST}`",
             job.id.as_str().len(),
             MAX_ID_BYTES - EARLIEST.len()
         );
-        return Err(Failure::new(Kind::Decode, detail));
+        return Err(Failure::new(FailureKind::Decode, detail));
     }
     Ok(job)
 }
@@ -332,7 +332,7 @@ mod tests {
     const FROM: &str = "0c2f9d24-df8e-48b4-919b-7d1eca02d3c4";
     const TO: &str = "7c9904f4-c090-4f0d-8c3f-ba3dc4fade25";
 
-    fn refused(payload: &str) -> (Kind, String) {
+    fn refused(payload: &str) -> (FailureKind, String) {
         let failure = Job::decode(payload.as_bytes()).expect_err("must be refused");
         (failure.kind, failure.detail)
     }
@@ -358,29 +358,33 @@ mod tests {
             (job.pair(), job.from)
         };
         for field in ["", r#""from":null,"#, r#""from":"previous","#] {
-            assert_eq!(from(field), (format!("..{TO}"), Older::Previous), "{field}");
+            assert_eq!(from(field), (format!("..{TO}"), OlderVersion::Previous), "{field}");
         }
-        assert_eq!(from(r#""from":"earliest","#), (format!("earliest..{TO}"), Older::Earliest));
-        let given = Older::Given(VersionRef::Uuid(FROM.parse().unwrap()));
+        assert_eq!(from(r#""from":"earliest","#), (format!("earliest..{TO}"), OlderVersion::Earliest));
+        let given = OlderVersion::Given(VersionRef::Uuid(FROM.parse().unwrap()));
         assert_eq!(from(&format!(r#""from":"{FROM}","#)), (format!("{FROM}..{TO}"), given));
         let (kind, detail) = refused(&format!(r#"{{"v":1,"from":"latest","to":"{TO}"}}"#));
-        assert!(kind == Kind::BadReference && detail.contains("latest"), "{detail}");
+        assert!(kind == FailureKind::BadReference && detail.contains("latest"), "{detail}");
     }
 
     #[test]
     fn every_refusal_names_the_field_and_what_stood_there() {
         let cases = [
-            ("nonsense".to_owned(), Kind::Decode, "not JSON"),
-            ("[]".to_owned(), Kind::Decode, "not an object"),
-            (format!(r#"{{"to":"{TO}"}}"#), Kind::Decode, "`v` is missing: write"),
-            (format!(r#"{{"v":2,"to":"{TO}"}}"#), Kind::UnsupportedVersion, "`v` is 2"),
-            (r#"{"v":1}"#.to_owned(), Kind::BadReference, "`to` is missing"),
-            (r#"{"v":1,"to":"7"}"#.to_owned(), Kind::BadReference, "\"7\""),
-            (r#"{"v":1,"to":7}"#.to_owned(), Kind::BadReference, "`to` is 7"),
-            (format!(r#"{{"v":1,"to":{{"uuid":"{TO}"}}}}"#), Kind::BadReference, "body_url"),
-            (format!(r#"{{"v":1,"to":"{TO}","expires":1}}"#), Kind::Decode, "expires"),
-            (format!(r#"{{"v":1,"to":"{TO}","id":"a b"}}"#), Kind::Decode, "field `id`"),
-            (format!(r#"{{"v":1,"to":"{TO}","limits":{{"wall_ms":-1}}}}"#), Kind::Decode, "limits.wall_ms"),
+            ("nonsense".to_owned(), FailureKind::Decode, "not JSON"),
+            ("[]".to_owned(), FailureKind::Decode, "not an object"),
+            (format!(r#"{{"to":"{TO}"}}"#), FailureKind::Decode, "`v` is missing: write"),
+            (format!(r#"{{"v":2,"to":"{TO}"}}"#), FailureKind::UnsupportedVersion, "`v` is 2"),
+            (r#"{"v":1}"#.to_owned(), FailureKind::BadReference, "`to` is missing"),
+            (r#"{"v":1,"to":"7"}"#.to_owned(), FailureKind::BadReference, "\"7\""),
+            (r#"{"v":1,"to":7}"#.to_owned(), FailureKind::BadReference, "`to` is 7"),
+            (format!(r#"{{"v":1,"to":{{"uuid":"{TO}"}}}}"#), FailureKind::BadReference, "body_url"),
+            (format!(r#"{{"v":1,"to":"{TO}","expires":1}}"#), FailureKind::Decode, "expires"),
+            (format!(r#"{{"v":1,"to":"{TO}","id":"a b"}}"#), FailureKind::Decode, "field `id`"),
+            (
+                format!(r#"{{"v":1,"to":"{TO}","limits":{{"wall_ms":-1}}}}"#),
+                FailureKind::Decode,
+                "limits.wall_ms",
+            ),
         ];
         for (payload, kind, needle) in cases {
             let (got, detail) = refused(&payload);
@@ -428,7 +432,7 @@ mod tests {
     #[test]
     fn an_oversize_payload_is_refused_before_it_is_parsed() {
         let (kind, detail) = refused(&format!("{{{}", " ".repeat(MAX_PAYLOAD_BYTES)));
-        assert_eq!(kind, Kind::Decode);
+        assert_eq!(kind, FailureKind::Decode);
         assert!(detail.contains("8193 bytes"), "{detail}");
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Limits that were in force for one child.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitsInForce {
+pub struct EffectiveLimits {
     /// Wall clock in milliseconds.
     pub wall_ms: u64,
     /// CPU time in milliseconds.
@@ -12,14 +12,14 @@ pub struct LimitsInForce {
     /// Heap budget in bytes.
     pub heap_bytes: u64,
     /// Address-space fence in bytes.
-    pub fence_bytes: u64,
+    pub address_space_limit_bytes: u64,
     /// Largest reply in bytes.
     pub reply_bytes: u64,
 }
 
 /// What was measured of one child.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Measured {
+pub struct ChildUsage {
     /// Wall clock in milliseconds.
     pub wall_ms: u64,
     /// CPU time, user and system, in milliseconds.
@@ -41,7 +41,7 @@ pub struct Measured {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
     /// Limits in force.
-    pub limits: LimitsInForce,
+    pub limits: EffectiveLimits,
     /// Isolation in force, by name: `seccomp`, `landlock`, `rlimits`, ...
     #[serde(default)]
     pub isolation: Vec<String>,

@@ -17,30 +17,30 @@ pub enum Outcome {
 
 /// The exit door of every room: `?` leaves the pipeline with one of these.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Stop {
+pub enum EarlyExit {
     /// Leave, and it is right so.
     Skip(Skip),
     /// Leave, something went wrong.
     Fail(Failure),
 }
 
-impl From<Skip> for Stop {
+impl From<Skip> for EarlyExit {
     fn from(skip: Skip) -> Self {
         Self::Skip(skip)
     }
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for EarlyExit {
     fn from(failure: Failure) -> Self {
         Self::Fail(failure)
     }
 }
 
-impl From<Stop> for Outcome {
-    fn from(stop: Stop) -> Self {
+impl From<EarlyExit> for Outcome {
+    fn from(stop: EarlyExit) -> Self {
         match stop {
-            Stop::Skip(skip) => Self::Skipped(skip),
-            Stop::Fail(failure) => Self::Failed(failure),
+            EarlyExit::Skip(skip) => Self::Skipped(skip),
+            EarlyExit::Fail(failure) => Self::Failed(failure),
         }
     }
 }

@@ -54,11 +54,11 @@ pub struct Version {
     /// The HTTP status that the page answered with when it was captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The worst status that the version's source told, before versions had one of their own (2021), and since.
+    /// The worst status that the version's source recorded, before versions had one of their own (2021), and since.
     #[serde(
         default,
         rename = "source_metadata",
-        with = "told_by_source",
+        with = "source_status_serde",
         skip_serializing_if = "Option::is_none"
     )]
     pub source_status: Option<u16>,
@@ -92,16 +92,16 @@ impl Version {
 }
 
 /// `source_metadata` is whatever a source wrote: of all of it the statuses are kept, in the names of any year.
-mod told_by_source {
+mod source_status_serde {
     use serde::ser::SerializeMap as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
     use serde_json::Value;
 
-    const STATUSES: [&str; 3] = ["status_code", "error_code", "status"];
+    const STATUS_KEYS: [&str; 3] = ["status_code", "error_code", "status"];
 
     pub(super) fn serialize<S: Serializer>(status: &Option<u16>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry(STATUSES[0], status)?;
+        map.serialize_entry(STATUS_KEYS[0], status)?;
         map.end()
     }
 
@@ -111,13 +111,13 @@ mod told_by_source {
 
     /// The worst status in it; `None` where there is none.
     pub(super) fn worst(source_metadata: &Value) -> Option<u16> {
-        STATUSES.iter().filter_map(|name| super::status_of(source_metadata.get(name)?)).max()
+        STATUS_KEYS.iter().filter_map(|name| super::status_of(source_metadata.get(name)?)).max()
     }
 }
 
 /// The worst status in a version's `source_metadata`; `None` where there is none.
 pub fn source_status(source_metadata: &serde_json::Value) -> Option<u16> {
-    told_by_source::worst(source_metadata)
+    source_status_serde::worst(source_metadata)
 }
 
 /// A status as a number or as text.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, FailureKind};
 use super::page::Version;
 use super::text::quote;
 
@@ -17,7 +17,7 @@ pub enum VersionRef {
     /// Only its uuid: to be resolved through the db app's API.
     Uuid(Uuid),
     /// All that is needed: no API call at all.
-    Whole(Box<Version>),
+    Inline(Box<Version>),
 }
 
 impl VersionRef {
@@ -25,15 +25,15 @@ impl VersionRef {
     pub fn uuid(&self) -> Uuid {
         match self {
             Self::Uuid(uuid) => *uuid,
-            Self::Whole(version) => version.uuid,
+            Self::Inline(version) => version.uuid,
         }
     }
 }
 
 /// The older version of a pair. All but a given one need the API, and only resolving tells which pair it is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Option<Wire>", into = "Option<Wire>")]
-pub enum Older {
+#[serde(from = "Option<FromField>", into = "Option<FromField>")]
+pub enum OlderVersion {
     /// The one before `to` on its page: `"previous"`, null, or no field at all.
     #[default]
     Previous,
@@ -43,7 +43,7 @@ pub enum Older {
     Given(VersionRef),
 }
 
-impl Older {
+impl OlderVersion {
     /// The version, where the job names it.
     pub fn given(&self) -> Option<&VersionRef> {
         match self {
@@ -67,7 +67,7 @@ impl Older {
 }
 
 /// The left side of a pair's name: a uuid, `earliest`, or nothing for the previous version.
-impl std::fmt::Display for Older {
+impl std::fmt::Display for OlderVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Previous => Ok(()),
@@ -79,34 +79,34 @@ impl std::fmt::Display for Older {
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Wire {
-    Place(Place),
+enum FromField {
+    Relative(RelativeVersion),
     Given(VersionRef),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Place {
+enum RelativeVersion {
     Previous,
     Earliest,
 }
 
-impl From<Option<Wire>> for Older {
-    fn from(wire: Option<Wire>) -> Self {
+impl From<Option<FromField>> for OlderVersion {
+    fn from(wire: Option<FromField>) -> Self {
         match wire {
-            None | Some(Wire::Place(Place::Previous)) => Self::Previous,
-            Some(Wire::Place(Place::Earliest)) => Self::Earliest,
-            Some(Wire::Given(version)) => Self::Given(version),
+            None | Some(FromField::Relative(RelativeVersion::Previous)) => Self::Previous,
+            Some(FromField::Relative(RelativeVersion::Earliest)) => Self::Earliest,
+            Some(FromField::Given(version)) => Self::Given(version),
         }
     }
 }
 
-impl From<Older> for Option<Wire> {
-    fn from(older: Older) -> Self {
+impl From<OlderVersion> for Option<FromField> {
+    fn from(older: OlderVersion) -> Self {
         match older {
-            Older::Previous => None,
-            Older::Earliest => Some(Wire::Place(Place::Earliest)),
-            Older::Given(version) => Some(Wire::Given(version)),
+            OlderVersion::Previous => None,
+            OlderVersion::Earliest => Some(FromField::Relative(RelativeVersion::Earliest)),
+            OlderVersion::Given(version) => Some(FromField::Given(version)),
         }
     }
 }
@@ -126,7 +126,7 @@ pub(super) fn check_newer(value: Option<&Value>) -> Result<(), Failure> {
         None | Some(Value::Null) => {
             let detail =
                 "field `to` is missing: give a version's uuid, or an object with `uuid` and `body_url`";
-            Err(Failure::new(Kind::BadReference, detail))
+            Err(Failure::new(FailureKind::BadReference, detail))
         }
         Some(value) => check("to", value),
     }
@@ -134,7 +134,7 @@ pub(super) fn check_newer(value: Option<&Value>) -> Result<(), Failure> {
 
 /// Says what is wrong before serde would only say "no variant fits".
 fn check(field: &str, value: &Value) -> Result<(), Failure> {
-    let bad = |what: String| Err(Failure::new(Kind::BadReference, what));
+    let bad = |what: String| Err(Failure::new(FailureKind::BadReference, what));
     match value {
         Value::String(text) => match Uuid::parse_str(text) {
             Ok(_) => Ok(()),

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::measured::Measured;
+use super::measured::ChildUsage;
 use super::page::Side;
 use super::skip::Skip;
 
@@ -80,7 +80,7 @@ pub struct Diffs {
 
 /// A diff that this pair has not, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
+pub struct MissingDiff {
     /// Its name, e.g. `html_text_dmp`.
     pub diff: String,
     /// Why not.
@@ -212,7 +212,7 @@ pub struct Report {
     pub approximate: bool,
     /// Diffs that could not be made, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<Missing>,
+    pub missing: Vec<MissingDiff>,
     /// The first passages that changed, of the visible text or else of the source; none unless they are asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passages: Vec<Passage>,
@@ -226,5 +226,5 @@ pub struct Report {
     pub timings: Option<Timings>,
     /// What the child cost; filled in by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured: Option<Measured>,
+    pub measured: Option<ChildUsage>,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::measured::Measured;
+use super::measured::ChildUsage;
 use super::page::Side;
 
 /// Why not analysing was the right decision: a label for counters.
@@ -72,7 +72,7 @@ pub struct Skip {
     pub side: Option<Side>,
     /// What was measured of the child that found it out, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub measured: Option<Box<Measured>>,
+    pub measured: Option<Box<ChildUsage>>,
 }
 
 impl Skip {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::counts::Counts;
-use super::failure::{Failure, Kind, Stage};
+use super::counts::DeliveryCounts;
+use super::failure::{Failure, FailureKind, Stage};
 use super::report::{BodyFacts, Report};
 use super::skip::Skip;
 
@@ -32,18 +32,18 @@ pub enum Verdict {
         /// Not before this much later.
         after: Duration,
         /// Why, and thereby what it costs.
-        because: Holdup,
+        because: PostponeReason,
     },
     /// Bury it with its evidence.
-    DeadLetter(Box<DeathReason>),
+    DeadLetter(Box<DeadLetterReason>),
 }
 
 /// Why a job is put off, and thereby what that is counted as.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Holdup {
+pub enum PostponeReason {
     /// A failure of ours: counted, and the time that it costs with it; both are bounded, then the job is `stranded`.
-    Ours(Failure),
-    /// The same while a breaker is open: our house burns, and that is counted against no job.
+    Infrastructure(Failure),
+    /// The same while a breaker is open: that is counted against no job.
     BreakerOpen(Failure),
     /// What is compared crashed a worker before: it waits until it can run with nothing beside it. Nothing was tried: not
     /// even the delivery is counted.
@@ -55,11 +55,11 @@ pub enum Holdup {
     },
 }
 
-impl Holdup {
+impl PostponeReason {
     /// The label, for logs, events and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Ours(_) | Self::BreakerOpen(_) => "postponed",
+            Self::Infrastructure(_) | Self::BreakerOpen(_) => "postponed",
             Self::Suspect => "suspect",
             Self::HostFull { .. } => "host_full",
         }
@@ -81,15 +81,15 @@ impl Verdict {
 
 /// Why a job is buried, with everything needed to understand and reproduce it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DeathReason {
+pub struct DeadLetterReason {
     /// The label it is filed under.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// Where it happened.
     pub stage: Stage,
     /// The failure that decided it; for `exhausted` the last of them.
     pub failure: Failure,
     /// The counts at the end.
-    pub counts: Counts,
+    pub counts: DeliveryCounts,
     /// What was known of the bodies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bodies: Vec<BodyFacts>,
@@ -99,7 +99,7 @@ pub struct DeathReason {
     pub build: String,
 }
 
-impl DeathReason {
+impl DeadLetterReason {
     /// The host that it died of, or else the one that its newer body came from.
     pub fn host(&self) -> Option<String> {
         let of_body = || Url::parse(&self.bodies.last()?.url).ok()?.host_str().map(str::to_owned);

@@ -38,10 +38,10 @@ pub struct Config {
     /// Longest wait for an answer to a command.
     #[serde(with = "wm_job::duration")]
     pub response_timeout: Duration,
-    /// How long a delivery is ours without a beat.
+    /// How long a delivery is ours without a heartbeat.
     #[serde(with = "wm_job::duration")]
     pub lease: Duration,
-    /// How long a worker's entry outlives its last beat.
+    /// How long a worker's entry outlives its last heartbeat.
     #[serde(with = "wm_job::duration")]
     pub worker_ttl: Duration,
     /// How long a report is kept.

@@ -127,7 +127,7 @@ impl Queue {
         }
     }
 
-    /// How long a delivery is ours without a beat.
+    /// How long a delivery is ours without a heartbeat.
     pub fn lease(&self) -> Duration {
         self.inner.config.lease
     }

@@ -12,7 +12,7 @@ use std::path::{Component, Path};
 
 /// One thing to know, by its file in either generation.
 #[derive(Debug)]
-pub(super) struct Knob {
+pub(super) struct CgroupFile {
     /// The file in cgroup v2.
     pub(super) v2: &'static str,
     /// The controller in cgroup v1.
@@ -23,23 +23,23 @@ pub(super) struct Knob {
 
 /// What one of those files holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct CgroupValue {
     /// The text.
     pub(super) text: String,
     /// Which generation's it is.
     pub(super) generation: &'static str,
 }
 
-impl Knob {
+impl CgroupFile {
     /// Every text there is for this process, that of its own group first, then of those above it. `root` is `/`, but in
     /// tests.
-    pub(super) fn find(&self, root: &Path) -> Vec<Found> {
+    pub(super) fn read_all(&self, root: &Path) -> Vec<CgroupValue> {
         let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
-        own.lines().filter_map(|line| self.above(root, line)).flatten().collect()
+        own.lines().filter_map(|line| self.read_own_and_ancestors(root, line)).flatten().collect()
     }
 
     /// Along one line of `/proc/self/cgroup`: `0::/path` in v2, `7:memory:/path` in v1.
-    fn above(&self, root: &Path, line: &str) -> Option<Vec<Found>> {
+    fn read_own_and_ancestors(&self, root: &Path, line: &str) -> Option<Vec<CgroupValue>> {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, Path::new(parts.next()?));
         let (mount, file, generation) = match controllers {
@@ -55,7 +55,7 @@ impl Knob {
         let groups = if leads_out { Path::new("/") } else { path }.ancestors();
         let read = |group: &Path| {
             let text = fs::read_to_string(mount.join(group.strip_prefix("/").ok()?).join(file)).ok()?;
-            Some(Found { text: text.trim().to_owned(), generation })
+            Some(CgroupValue { text: text.trim().to_owned(), generation })
         };
         Some(groups.filter_map(read).collect())
     }
@@ -65,10 +65,11 @@ impl Knob {
 pub(super) mod tests {
     use super::*;
 
-    const KNOB: Knob = Knob { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
+    const MEMORY_MAX: CgroupFile =
+        CgroupFile { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
 
     /// A machine made of these files.
-    pub(in super::super) fn machine(files: &[(&str, &str)]) -> tempfile::TempDir {
+    pub(in super::super) fn fake_root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = root.path().join(path);
@@ -79,7 +80,7 @@ pub(super) mod tests {
     }
 
     fn texts(files: &[(&str, &str)]) -> Vec<String> {
-        KNOB.find(machine(files).path()).into_iter().map(|found| found.text).collect()
+        MEMORY_MAX.read_all(fake_root(files).path()).into_iter().map(|found| found.text).collect()
     }
 
     #[test]

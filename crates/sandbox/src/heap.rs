@@ -16,14 +16,14 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use super::{board, kernel};
+use super::{kernel, status_block};
 
 /// How a job ends that wants more memory than its budget.
 pub(super) const EXIT_MEMORY: i32 = 77;
 
-/// Declared as `#[global_allocator]` in `main.rs`, so that one binary can be worker, zygote and job.
+/// Declared as `#[global_allocator]` in `main.rs`, so that one binary can be worker, fork-server and job.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counting;
+pub struct CountingAllocator;
 
 static ARMED: AtomicBool = AtomicBool::new(false);
 static BUDGET: AtomicU64 = AtomicU64::new(0);
@@ -59,14 +59,14 @@ fn cost(size: usize, align: usize) -> u64 {
 
 /// Ends the job if `more` bytes do not fit.
 #[inline]
-fn fit(more: u64) {
+fn exit_unless_fits(more: u64) {
     if LIVE.load(Relaxed) + more > BUDGET.load(Relaxed) {
-        over();
+        exit_over_budget();
     }
 }
 
 #[cold]
-fn over() -> ! {
+fn exit_over_budget() -> ! {
     kernel::exit_now(EXIT_MEMORY)
 }
 
@@ -74,7 +74,7 @@ fn over() -> ! {
 fn charge(bytes: u64) {
     let live = LIVE.load(Relaxed) + bytes;
     LIVE.store(live, Relaxed);
-    note(live);
+    record_peak(live);
 }
 
 #[inline]
@@ -84,24 +84,24 @@ fn refund(bytes: u64) {
 }
 
 #[inline]
-fn note(live: u64) {
+fn record_peak(live: u64) {
     if live > PEAK.load(Relaxed) {
         PEAK.store(live, Relaxed);
-        board::note_peak(live);
+        status_block::record_peak_heap(live);
     }
 }
 
 /// Allocates through `get`, charged.
 #[inline]
-fn counted(layout: Layout, get: impl FnOnce() -> *mut u8) -> *mut u8 {
+fn allocate_counted(layout: Layout, get: impl FnOnce() -> *mut u8) -> *mut u8 {
     if !ARMED.load(Relaxed) {
         return get();
     }
     let bytes = cost(layout.size(), layout.align());
-    fit(bytes);
+    exit_unless_fits(bytes);
     let block = get();
     if block.is_null() {
-        over(); // the fence behind the budget: also a matter of memory
+        exit_over_budget(); // the address space limit behind the budget: also a matter of memory
     }
     charge(bytes);
     block
@@ -109,15 +109,15 @@ fn counted(layout: Layout, get: impl FnOnce() -> *mut u8) -> *mut u8 {
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
 // SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing and never unwinds.
-unsafe impl GlobalAlloc for Counting {
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promises are the system allocator's.
-        counted(layout, || unsafe { System.alloc(layout) })
+        allocate_counted(layout, || unsafe { System.alloc(layout) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as above.
-        counted(layout, || unsafe { System.alloc_zeroed(layout) })
+        allocate_counted(layout, || unsafe { System.alloc_zeroed(layout) })
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
@@ -135,15 +135,15 @@ unsafe impl GlobalAlloc for Counting {
         }
         let (old, new) = (cost(layout.size(), layout.align()), cost(size, layout.align()));
         if new > old {
-            fit(new); // while a block grows both copies may exist
+            exit_unless_fits(new); // while a block grows both copies may exist
         }
         // SAFETY: as above.
         let moved = unsafe { System.realloc(block, layout, size) };
         if moved.is_null() {
-            over();
+            exit_over_budget();
         }
         if moved != block {
-            note(LIVE.load(Relaxed) + new);
+            record_peak(LIVE.load(Relaxed) + new);
         }
         refund(old);
         charge(new);

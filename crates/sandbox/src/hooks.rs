@@ -6,7 +6,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use super::protocol::{Answer, Code, Order, REPLY_HEADER, REQUEST_HEADER, ReplyHeader, RequestHeader};
+use super::protocol::{
+    ControlCommand, ControlEvent, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES, ReplyCode, ReplyHeader,
+    RequestHeader,
+};
 use super::{Task, kernel};
 
 const PREFIX: &str = "hook:";
@@ -32,12 +35,12 @@ pub(super) fn perform(task: Task) -> Vec<u8> {
     let options = String::from_utf8_lossy(&task.options[PREFIX.len()..]).into_owned();
     let (act, number) = options.split_once(' ').unwrap_or((&options, "0"));
     let number = number.parse().unwrap_or(0);
-    super::phase("act");
-    let performed = memory(act, number)
-        .or_else(|| time(act, number, task.soft_deadline))
-        .or_else(|| death(act, number))
+    super::set_phase("act");
+    let performed = act_on_memory(act, number)
+        .or_else(|| act_on_time(act, number, task.soft_deadline))
+        .or_else(|| crash(act, number))
         .or_else(|| escape(act, number))
-        .or_else(|| reply(act, number));
+        .or_else(|| write_reply(act, number));
     match (performed, act) {
         (Some(answer), _) => answer.to_string().into_bytes(),
         (None, "echo") => [task.a, task.b].concat(),
@@ -75,7 +78,7 @@ fn diff_us(task: &Task) -> u128 {
     began.elapsed().as_micros()
 }
 
-fn memory(act: &str, number: u64) -> Option<i64> {
+fn act_on_memory(act: &str, number: u64) -> Option<i64> {
     let bytes = usize::try_from(number).unwrap_or(usize::MAX);
     match act {
         // One block of so many bytes, touched.
@@ -83,9 +86,9 @@ fn memory(act: &str, number: u64) -> Option<i64> {
         // Reserved and never touched.
         "reserve" => drop(black_box(vec![0_u8; bytes])),
         "tiny" => drop(black_box(chain(bytes))),
-        "small" => objects(bytes, |_| 64),
-        "mixed" => objects(bytes, |i| 16 + i * 7919 % 1000),
-        "chunks" => objects(bytes, |_| 64 * 1024),
+        "small" => allocate_objects(bytes, |_| 64),
+        "mixed" => allocate_objects(bytes, |i| 16 + i * 7919 % 1000),
+        "chunks" => allocate_objects(bytes, |_| 64 * 1024),
         "doubling" => {
             let mut grows = Vec::new();
             (0..bytes).for_each(|i| grows.push(black_box(i as u8)));
@@ -103,7 +106,7 @@ fn memory(act: &str, number: u64) -> Option<i64> {
 
 /// Allocates `count` objects and keeps them, page by page: one list that doubles would be stopped while it grows, and
 /// not because of them.
-fn objects(count: usize, size: impl Fn(usize) -> usize) {
+fn allocate_objects(count: usize, size: impl Fn(usize) -> usize) {
     const PAGE: usize = 4096;
     let (mut kept, mut page) = (Vec::new(), Vec::with_capacity(PAGE));
     for i in 0..count {
@@ -119,24 +122,25 @@ fn objects(count: usize, size: impl Fn(usize) -> usize) {
 fn map_until_refused(mebibytes: usize) -> i64 {
     const STEP: usize = 16;
     let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    let map = || call(libc::SYS_mmap, [0, (STEP << 20) as i64, read_write.into(), private.into(), -1, 0]);
+    let map =
+        || raw_syscall(libc::SYS_mmap, [0, (STEP << 20) as i64, read_write.into(), private.into(), -1, 0]);
     let got = (0..mebibytes / STEP).take_while(|_| map() > 0).count();
     (got * STEP) as i64
 }
 
-fn time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
+fn act_on_time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
     match act {
         "spin" => spin(Duration::from_millis(if number == 0 { u64::MAX } else { number })),
-        "sleep" => pause(),
+        "sleep" => sleep_forever(),
         "ignore_signals_and_spin" => {
             for signal in [libc::SIGXCPU, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
-                ignore(signal);
+                ignore_signal(signal);
             }
             spin(Duration::MAX);
         }
         "lower_cpu_and_spin" => {
             let limit = [1_u64, 2];
-            call(libc::SYS_prlimit64, [0, libc::RLIMIT_CPU.into(), address(&limit), 0, 0, 0]);
+            raw_syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_CPU.into(), address_of(&limit), 0, 0, 0]);
             spin(Duration::MAX);
         }
         "soft_deadline_ms" => {
@@ -155,38 +159,40 @@ fn spin(at_most: Duration) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "sleeping is the misdeed")]
-fn pause() {
+#[expect(clippy::disallowed_methods, reason = "sleeping is the misbehaviour")]
+fn sleep_forever() {
     loop {
         std::thread::sleep(Duration::from_secs(60));
     }
 }
 
-fn death(act: &str, number: u64) -> Option<i64> {
+fn crash(act: &str, number: u64) -> Option<i64> {
     match act {
         "exit" => kernel::exit_now(i32::try_from(number).unwrap_or(-1)),
         "panic" => panic!("a panic of {number}"),
         "panic_hostile" => panic!("{}\u{1b}[31mé", "x".repeat(5000)),
         "abort" => std::process::abort(),
         // As a C library dies that finds its heap in ruins, in a page's colours.
-        "last_words" => {
-            say(b"free(): invalid \x1b[31mpointer\xff\n");
+        "abort_with_message" => {
+            write_stderr(b"free(): invalid \x1b[31mpointer\xff\n");
             std::process::abort();
         }
         "say_and_spin" => {
-            say(b"still here\n");
+            write_stderr(b"still here\n");
             spin(Duration::MAX);
         }
         // So many bytes at once, and how many of them were taken.
         "flood_stderr" => {
             let flood = vec![b'x'; usize::try_from(number).unwrap_or(0)];
-            return Some((0..).step_by(4096).map_while(|at| flood.get(at..at + 4096)).map(say).sum());
+            return Some(
+                (0..).step_by(4096).map_while(|at| flood.get(at..at + 4096)).map(write_stderr).sum(),
+            );
         }
         "panic_in_panic" => {
-            let _second = Grudge;
+            let _second = PanicOnDrop;
             panic!("the first");
         }
-        "null" => null(),
+        "null" => read_null(),
         "overflow" => return Some(recurse(1).into()),
         "deep_drop" => drop(black_box(chain(usize::try_from(number).unwrap_or(0)))),
         "index" => return Some(black_box(&[1_i64][..])[black_box(1)]),
@@ -196,80 +202,82 @@ fn death(act: &str, number: u64) -> Option<i64> {
 }
 
 /// Writes to standard error; how much of it was taken.
-fn say(words: &[u8]) -> i64 {
+fn write_stderr(words: &[u8]) -> i64 {
     rustix::io::write(kernel::stderr(), words).map_or(0, |taken| taken as i64)
 }
 
 /// Panics when it is dropped: in the middle of another panic that is the end.
-struct Grudge;
+struct PanicOnDrop;
 
-impl Drop for Grudge {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
         panic!("the second");
     }
 }
 
-#[expect(unsafe_code, reason = "the misdeed")]
-fn null() {
+#[expect(unsafe_code, reason = "the misbehaviour")]
+fn read_null() {
     // SAFETY: none; the read must fault. (Eight, because std would notice a zero and abort.)
     unsafe { std::ptr::read_volatile(black_box(std::ptr::without_provenance::<u8>(8))) };
 }
 
-#[expect(unconditional_recursion, reason = "the misdeed")]
+#[expect(unconditional_recursion, reason = "the misbehaviour")]
 fn recurse(depth: u32) -> u32 {
     let frame = black_box([depth; 64]);
     recurse(depth + 1) + frame[black_box(3)]
 }
 
 /// A chain of eight-byte links: of a hundred thousand, dropping it needs more stack than there is.
-struct Link(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<Link>>);
+struct ChainNode(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<ChainNode>>);
 
-fn chain(links: usize) -> Link {
-    (0..links).fold(Link(None), |chain, _| Link(Some(Box::new(chain))))
+fn chain(links: usize) -> ChainNode {
+    (0..links).fold(ChainNode(None), |chain, _| ChainNode(Some(Box::new(chain))))
 }
 
 /// Tries to get out; answers what the system call answered, where that is survived.
 fn escape(act: &str, number: u64) -> Option<i64> {
-    let path = address(c"/etc/passwd");
-    let own = call(libc::SYS_getpid, [0; 6]);
+    let path = address_of(c"/etc/passwd");
+    let own = raw_syscall(libc::SYS_getpid, [0; 6]);
     let fdcwd = i64::from(libc::AT_FDCWD);
     let answer = match act {
-        "kill_self" => call(libc::SYS_kill, [own, libc::SIGKILL.into(), 0, 0, 0, 0]),
+        "kill_self" => raw_syscall(libc::SYS_kill, [own, libc::SIGKILL.into(), 0, 0, 0, 0]),
         "tgkill_self" => {
-            let thread = call(libc::SYS_gettid, [0; 6]);
-            call(libc::SYS_tgkill, [own, thread, libc::SIGKILL.into(), 0, 0, 0])
+            let thread = raw_syscall(libc::SYS_gettid, [0; 6]);
+            raw_syscall(libc::SYS_tgkill, [own, thread, libc::SIGKILL.into(), 0, 0, 0])
         }
-        "kill_parent" => match call(libc::SYS_getppid, [0; 6]) {
+        "kill_parent" => match raw_syscall(libc::SYS_getppid, [0; 6]) {
             // Never -1 or 0, which would be a group.
-            parent if parent > 1 => call(libc::SYS_kill, [parent, libc::SIGKILL.into(), 0, 0, 0, 0]),
+            parent if parent > 1 => raw_syscall(libc::SYS_kill, [parent, libc::SIGKILL.into(), 0, 0, 0, 0]),
             odd => odd,
         },
-        "fork_bomb" => (0..number).map(|_| child()).filter(|&pid| pid > 0).count() as i64,
-        "thread" => i64::from(std::thread::Builder::new().spawn(pause).is_ok()),
-        "socket" => call(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0]),
-        "read_file" => call(libc::SYS_openat, [fdcwd, path, libc::O_RDONLY.into(), 0, 0, 0]),
+        "fork_bomb" => (0..number).map(|_| fork_sleeper()).filter(|&pid| pid > 0).count() as i64,
+        "thread" => i64::from(std::thread::Builder::new().spawn(sleep_forever).is_ok()),
+        "socket" => {
+            raw_syscall(libc::SYS_socket, [libc::AF_INET.into(), libc::SOCK_STREAM.into(), 0, 0, 0, 0])
+        }
+        "read_file" => raw_syscall(libc::SYS_openat, [fdcwd, path, libc::O_RDONLY.into(), 0, 0, 0]),
         "write_file" => write_file(fdcwd),
         "exec" => {
-            let argv = [address(c"/bin/true"), 0];
-            call(libc::SYS_execve, [argv[0], address(&argv), address(&[0_i64]), 0, 0, 0])
+            let argv = [address_of(c"/bin/true"), 0];
+            raw_syscall(libc::SYS_execve, [argv[0], address_of(&argv), address_of(&[0_i64]), 0, 0, 0])
         }
         "raise_rlimit" => {
             let limit = [u64::MAX; 2];
-            call(libc::SYS_prlimit64, [0, libc::RLIMIT_AS.into(), address(&limit), 0, 0, 0])
+            raw_syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_AS.into(), address_of(&limit), 0, 0, 0])
         }
         "execute_memory" => {
             let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-            call(libc::SYS_mmap, [0, 4096, 7, flags.into(), -1, 0])
+            raw_syscall(libc::SYS_mmap, [0, 4096, 7, flags.into(), -1, 0])
         }
-        "ptrace" => call(libc::SYS_ptrace, [0; 6]),
-        "uname" => call(libc::SYS_uname, [address(&[0_u8; 512]), 0, 0, 0, 0, 0]),
+        "ptrace" => raw_syscall(libc::SYS_ptrace, [0; 6]),
+        "uname" => raw_syscall(libc::SYS_uname, [address_of(&[0_u8; 512]), 0, 0, 0, 0, 0]),
         // Descriptors beside the data socket and the two null ones: closing tells which were open.
         "descriptors" => {
-            (3..1024).filter(|&fd| call(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) == 0).count() as i64
+            (3..1024).filter(|&fd| raw_syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) == 0).count() as i64
         }
         "environment" => std::env::vars_os().filter(|(name, _)| name != "GLIBC_TUNABLES").count() as i64,
         "own_pid" => own,
-        "parent_pid" => call(libc::SYS_getppid, [0; 6]),
+        "parent_pid" => raw_syscall(libc::SYS_getppid, [0; 6]),
         _ => return None,
     };
     Some(answer)
@@ -279,63 +287,63 @@ fn escape(act: &str, number: u64) -> Option<i64> {
 fn write_file(fdcwd: i64) -> i64 {
     let name = format!("/tmp/wm-analyzer-sandbox-{}\0", std::process::id());
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-    let file = call(libc::SYS_openat, [fdcwd, address(name.as_str()), flags.into(), 0o600, 0, 0]);
-    ignore(libc::SIGXFSZ);
-    let written = call(libc::SYS_write, [file, address(b"x"), 1, 0, 0, 0]);
-    call(libc::SYS_unlinkat, [fdcwd, address(name.as_str()), 0, 0, 0, 0]);
+    let file = raw_syscall(libc::SYS_openat, [fdcwd, address_of(name.as_str()), flags.into(), 0o600, 0, 0]);
+    ignore_signal(libc::SIGXFSZ);
+    let written = raw_syscall(libc::SYS_write, [file, address_of(b"x"), 1, 0, 0, 0]);
+    raw_syscall(libc::SYS_unlinkat, [fdcwd, address_of(name.as_str()), 0, 0, 0, 0]);
     written
 }
 
 /// A child that sleeps; its id.
-fn child() -> i64 {
-    let pid = call(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0, 0]);
+fn fork_sleeper() -> i64 {
+    let pid = raw_syscall(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0, 0]);
     if pid == 0 {
-        pause();
+        sleep_forever();
     }
     pid
 }
 
-fn reply(act: &str, number: u64) -> Option<i64> {
-    let header = |len| ReplyHeader { code: Code::Done, len }.encode();
+fn write_reply(act: &str, number: u64) -> Option<i64> {
+    let header = |len| ReplyHeader { code: ReplyCode::Done, len }.encode();
     match act {
         "nothing" => kernel::exit_now(0),
-        "garbage" => drop(put(b"this is no reply at all, however long you look at it")),
-        "short_header" => drop(put(&header(1)[..7])),
-        "short_body" => drop(put(&header(100))),
-        "large" => drop(put(&header(number))),
-        "extra" => drop(put(&[&header(1)[..], b"ab"].concat())),
+        "garbage" => drop(write_socket(b"this is no reply at all, however long you look at it")),
+        "short_header" => drop(write_socket(&header(1)[..7])),
+        "short_body" => drop(write_socket(&header(100))),
+        "large" => drop(write_socket(&header(number))),
+        "extra" => drop(write_socket(&[&header(1)[..], b"ab"].concat())),
         "endless" => {
-            put(&header(number));
-            while put(&[0; 65_536]) {}
+            write_socket(&header(number));
+            while write_socket(&[0; 65_536]) {}
         }
         "complete_then" => {
             // A perfect reply, then an end that takes it back.
-            put(&[&header(2)[..], b"ok"].concat());
-            death("exit", number);
+            write_socket(&[&header(2)[..], b"ok"].concat());
+            crash("exit", number);
         }
         "complete_then_spin" => {
-            put(&[&header(2)[..], b"ok"].concat());
+            write_socket(&[&header(2)[..], b"ok"].concat());
             spin(Duration::MAX);
         }
         "close_and_hang" => {
-            call(libc::SYS_close, [0; 6]);
-            pause();
+            raw_syscall(libc::SYS_close, [0; 6]);
+            sleep_forever();
         }
-        "of_size" => of_size(number),
+        "of_size" => reply_of_size(number),
         _ => return None,
     }
     kernel::exit_now(0)
 }
 
 /// An honest reply of so many bytes.
-fn of_size(bytes: u64) {
+fn reply_of_size(bytes: u64) {
     let body = vec![b'x'; usize::try_from(bytes).unwrap_or(0)];
-    put(&ReplyHeader { code: Code::Done, len: bytes }.encode());
-    put(&body);
+    write_socket(&ReplyHeader { code: ReplyCode::Done, len: bytes }.encode());
+    write_socket(&body);
 }
 
 /// Writes to the data socket; false when nobody listens any more.
-fn put(mut bytes: &[u8]) -> bool {
+fn write_socket(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match rustix::io::write(kernel::socket(), bytes) {
             Ok(n) => bytes = &bytes[n..],
@@ -345,20 +353,20 @@ fn put(mut bytes: &[u8]) -> bool {
     true
 }
 
-fn address<T: ?Sized>(of: &T) -> i64 {
+fn address_of<T: ?Sized>(of: &T) -> i64 {
     std::ptr::from_ref(of).cast::<u8>() as i64
 }
 
 /// A system call, and what it returned (-1 for any error).
-#[expect(unsafe_code, reason = "the misdeeds")]
-fn call(number: libc::c_long, args: [i64; 6]) -> i64 {
+#[expect(unsafe_code, reason = "the misbehaviour")]
+fn raw_syscall(number: libc::c_long, args: [i64; 6]) -> i64 {
     let [a, b, c, d, e, f] = args;
     // SAFETY: the callers above pass addresses of live values, and else numbers; this process is there to be killed.
     unsafe { libc::syscall(number, a, b, c, d, e, f) }
 }
 
-#[expect(unsafe_code, reason = "a misdeed")]
-fn ignore(signal: libc::c_int) {
+#[expect(unsafe_code, reason = "a misbehaviour")]
+fn ignore_signal(signal: libc::c_int) {
     // SAFETY: ignoring runs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
@@ -368,18 +376,18 @@ fn ignore(signal: libc::c_int) {
 /// # Panics
 /// Where it is not.
 pub fn read_frames(bytes: &[u8]) {
-    if let Some(order) = Order::decode(bytes) {
-        assert_eq!(Order::decode(&order.encode()), Some(order));
+    if let Some(order) = ControlCommand::decode(bytes) {
+        assert_eq!(ControlCommand::decode(&order.encode()), Some(order));
     }
-    if let Some(answer) = Answer::decode(bytes) {
-        assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+    if let Some(answer) = ControlEvent::decode(bytes) {
+        assert_eq!(ControlEvent::decode(&answer.encode()), Some(answer));
     }
-    if let Some(Ok(header)) = bytes.get(..REQUEST_HEADER).map(TryInto::try_into)
+    if let Some(Ok(header)) = bytes.get(..REQUEST_HEADER_BYTES).map(TryInto::try_into)
         && let Some(header) = RequestHeader::decode(header)
     {
         assert_eq!(RequestHeader::decode(header.encode()), Some(header));
     }
-    if let Some(Ok(header)) = bytes.get(..REPLY_HEADER).map(TryInto::try_into)
+    if let Some(Ok(header)) = bytes.get(..REPLY_HEADER_BYTES).map(TryInto::try_into)
         && let Some(header) = ReplyHeader::decode(header)
     {
         assert_eq!(ReplyHeader::decode(header.encode()), Some(header));

@@ -1,7 +1,7 @@
 //! The sandbox: a job's bytes are worked on in a child process that cannot hurt anybody.
 //!
 //! ```text
-//! worker (tokio) -- posix_spawn --> zygote, one per slot -- fork, one per job --> job
+//! worker (tokio) -- posix_spawn --> fork-server, one per slot -- fork, one per job --> job
 //!        \______ control: SEQPACKET, every message with its job ____/             /
 //!         \_____________________ data: a STREAM of its own for each job _________/
 //! ```
@@ -11,53 +11,53 @@
 //!
 //! Invariants:
 //! - the worker never forks, and no child of it outlives it;
-//! - a job's answer counts only if it is complete and its zygote saw it end well;
+//! - a job's answer counts only if it is complete and its fork-server saw it end well;
 //! - after any job the next one finds the slot as if it were the first.
 //!
 //! # Why
-//! A fresh fork of a small, exec'd, single-threaded fork-server for each job. Measured, with every wall up: 190 us for
+//! A fresh fork of a small, exec'd, single-threaded fork-server for each job. ChildUsage, with every isolation layer in force: 190 us for
 //! a trivial job, against 660 us for an exec per job and 16 us for a long-lived child. The last one keeps what a
 //! hostile document did to it (1 GiB of resident memory, billed to the next job), has one CPU limit for all its jobs,
 //! and needs logic to be replaced; the first two differ by less than a fetch's jitter, but an exec'd child of a large
 //! worker reports that worker's peak memory as its own. In the worker itself there is no limit at all: an allocation
 //! that fails aborts it, a stack overflow too, and a thread cannot be killed.
 
-mod board;
-mod call;
 mod cgroup;
 mod classify;
-mod features;
-mod handle;
+mod exchange;
+mod fork_server;
+mod fork_server_handle;
 mod harden;
 pub mod heap;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
-mod job;
+mod isolation_layers;
+mod job_process;
 mod kernel;
 mod limits;
 pub mod machine;
 mod meter;
-mod oom;
+mod oom_kills;
 mod pool;
 mod protocol;
 mod seccomp;
-mod stack;
-mod zygote;
+mod stack_overflow;
+mod status_block;
 
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-pub use self::board::phase;
+pub use self::fork_server::fork_server_main;
 pub use self::limits::Limits;
 pub use self::meter::{HeapUse, Meter};
-pub use self::pool::{Pool, Slot, Stats};
-pub use self::zygote::fork_server_main;
-use wm_job::measured::Measured;
+pub use self::pool::{Pool, PoolStats, Slot};
+pub use self::status_block::set_phase;
+use wm_job::measured::ChildUsage;
 
-/// The first argument that makes this program a zygote; see [`fork_server_main`].
-pub const FORK_SERVER_ARG: &str = "--internal-zygote";
+/// The first argument that makes this program a fork-server; see [`fork_server_main`].
+pub const FORK_SERVER_ARG: &str = "--internal-fork-server";
 
 /// What a job does with its bytes: in the child, alone, within its limits.
 pub type Work = fn(Task) -> Vec<u8>;
@@ -84,13 +84,13 @@ pub struct Config {
     pub max_wall: Duration,
     /// How far an operator's replay may raise the heap budget.
     pub max_heap: ByteSize,
-    /// Which walls must stand.
+    /// Which isolation layers must be in force.
     pub isolation: Isolation,
     /// How children come to be.
     pub process: ProcessModel,
 }
 
-/// Which walls must stand for a worker to start.
+/// Which isolation layers must be in force for a worker to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
@@ -119,9 +119,9 @@ impl Isolation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProcessModel {
-    /// A zygote serves job after job.
+    /// A fork-server serves job after job.
     ForkServer,
-    /// A zygote serves one job and is executed anew for the next: 3.5 times dearer, and nothing at all is shared.
+    /// A fork-server serves one job and is executed anew for the next: 3.5 times dearer, and nothing at all is shared.
     ExecPerJob,
 }
 
@@ -143,7 +143,7 @@ pub struct Reply {
     /// reads it.
     pub body: Vec<u8>,
     /// What it took.
-    pub measured: Measured,
+    pub measured: ChildUsage,
 }
 
 /// A request, as it reaches the work.

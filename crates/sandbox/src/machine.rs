@@ -6,11 +6,11 @@ use std::fs;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use super::cgroup::Knob;
+use super::cgroup::CgroupFile;
 
-const MEMORY: Knob = Knob { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
-const CPU: Knob = Knob { v2: "cpu.max", controller: "cpu", v1: "cpu.cfs_quota_us" };
-const CPU_PERIOD: Knob = Knob { v1: "cpu.cfs_period_us", ..CPU };
+const MEMORY: CgroupFile = CgroupFile { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
+const CPU: CgroupFile = CgroupFile { v2: "cpu.max", controller: "cpu", v1: "cpu.cfs_quota_us" };
+const CPU_PERIOD: CgroupFile = CgroupFile { v1: "cpu.cfs_period_us", ..CPU };
 
 /// Memory this process and its children may use together, in bytes, and where that number was read.
 pub fn memory() -> (u64, &'static str) {
@@ -26,7 +26,7 @@ pub fn cpus() -> u32 {
 
 /// The tightest limit of all groups above us. "max" and v1's huge number both mean none.
 fn memory_of(root: &Path) -> (u64, &'static str) {
-    let limits = MEMORY.find(root).into_iter().filter_map(|found| {
+    let limits = MEMORY.read_all(root).into_iter().filter_map(|found| {
         let name = if found.generation == "cgroup v2" {
             "cgroup v2 memory.max"
         } else {
@@ -39,8 +39,8 @@ fn memory_of(root: &Path) -> (u64, &'static str) {
 
 /// v2 says quota and period in one file, v1 in two.
 fn quota(root: &Path) -> Option<u32> {
-    let periods = CPU_PERIOD.find(root);
-    let quotas = CPU.find(root).into_iter().zip(periods).filter_map(|(quota, period)| {
+    let periods = CPU_PERIOD.read_all(root);
+    let quotas = CPU.read_all(root).into_iter().zip(periods).filter_map(|(quota, period)| {
         let (quota, period) = match quota.text.split_once(' ') {
             Some((quota, period)) => (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?),
             None => (quota.text.parse::<u64>().ok()?, period.text.parse::<u64>().ok()?),
@@ -60,7 +60,7 @@ fn total_memory(root: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cgroup::tests::machine;
+    use super::super::cgroup::tests::fake_root;
     use super::*;
 
     const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:        1000 kB\nMemFree: 1 kB\n");
@@ -85,7 +85,7 @@ mod tests {
             (vec![MEMINFO, in_v1, (v1, "9223372036854771712\n")], (1_024_000, "physical memory")),
             (vec![in_v1, (v1, "nonsense\n")], (u64::MAX, "physical memory")),
         ] {
-            assert_eq!(memory_of(machine(&files).path()), expected, "{files:?}");
+            assert_eq!(memory_of(fake_root(&files).path()), expected, "{files:?}");
         }
     }
 
@@ -104,7 +104,7 @@ mod tests {
             (vec![v1, (quota, "-1\n"), (period, "100000\n")], None),
             (vec![v1, (quota, "300000\n"), (period, "100000\n")], Some(3)),
         ] {
-            assert_eq!(super::quota(machine(&files).path()), expected, "{files:?}");
+            assert_eq!(super::quota(fake_root(&files).path()), expected, "{files:?}");
         }
     }
 }

@@ -14,11 +14,11 @@ use rustix::process::Pid;
 
 /// A slot's meter. Cheap to clone; readable while the slot itself is lent to its job.
 #[derive(Debug, Clone, Default)]
-pub struct Meter(Arc<Mutex<Option<Metered>>>);
+pub struct Meter(Arc<Mutex<Option<MeteredJob>>>);
 
 #[derive(Debug, Clone, Copy)]
-struct Metered {
-    zygote: Pid,
+struct MeteredJob {
+    fork_server: Pid,
     limit_bytes: u64,
 }
 
@@ -33,31 +33,31 @@ pub struct HeapUse {
 
 /// While it lives a job is metered.
 #[derive(Debug)]
-pub(super) struct Running(Meter);
+pub(super) struct MeterGuard(Meter);
 
-impl Drop for Running {
+impl Drop for MeterGuard {
     fn drop(&mut self) {
-        *self.0.metered() = None;
+        *self.0.lock() = None;
     }
 }
 
 impl Meter {
-    fn metered(&self) -> MutexGuard<'_, Option<Metered>> {
+    fn lock(&self) -> MutexGuard<'_, Option<MeteredJob>> {
         // Nothing that may panic happens while it is held.
         self.0.lock()
     }
 
-    /// The only child of this zygote is a job with this budget.
-    pub(super) fn starts(&self, zygote: Pid, limit_bytes: u64) -> Running {
-        *self.metered() = Some(Metered { zygote, limit_bytes });
-        Running(self.clone())
+    /// The only child of this fork-server is a job with this budget.
+    pub(super) fn start(&self, fork_server: Pid, limit_bytes: u64) -> MeterGuard {
+        *self.lock() = Some(MeteredJob { fork_server, limit_bytes });
+        MeterGuard(self.clone())
     }
 
     /// What the job holds now; `None` where none runs, or the kernel does not say.
     pub fn read(&self) -> Option<HeapUse> {
-        let Metered { zygote, limit_bytes } = (*self.metered())?;
-        let zygote = zygote.as_raw_nonzero();
-        let children = fs::read_to_string(format!("/proc/{zygote}/task/{zygote}/children")).ok()?;
+        let MeteredJob { fork_server, limit_bytes } = (*self.lock())?;
+        let fork_server = fork_server.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{fork_server}/task/{fork_server}/children")).ok()?;
         let job: u32 = children.split_whitespace().next()?.parse().ok()?;
         let pages = fs::read_to_string(format!("/proc/{job}/statm")).ok()?;
         let pages: Vec<u64> = pages.split_whitespace().filter_map(|count| count.parse().ok()).collect();

@@ -1,6 +1,6 @@
-//! What worker, zygote and job say to each other: fixed frames of little-endian words, by hand.
+//! What worker, fork-server and job say to each other: fixed frames of little-endian words, by hand.
 //!
-//! - *control*, SEQPACKET, worker and zygote: one packet is one message of [`WORDS`] words. Every message but the first
+//! - *control*, SEQPACKET, worker and fork-server: one packet is one message of [`PACKET_WORDS`] words. Every message but the first
 //!   carries the job it is about, so a late one is recognised and dropped.
 //! - *data*, a STREAM of its own for each job, so a half-written frame cannot spoil the next job:
 //!   worker to job: [`RequestHeader`] and three parts; job to worker: [`READY`], [`ReplyHeader`] and the body.
@@ -12,25 +12,25 @@
 
 use std::time::Duration;
 
-use super::board::PHASE_WORDS;
-use super::features::Features;
+use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
+use super::status_block::PHASE_WORDS;
 
-/// Counted up when a frame changes; part of [`BUILD`].
-const PROTOCOL: u64 = 1;
+/// Counted up when a frame changes; part of [`BUILD_ID`].
+const PROTOCOL_VERSION: u64 = 1;
 /// First word of everything, so that a foreign peer is noticed.
 const MAGIC: u64 = u64::from_le_bytes(*b"wmsbox\0\x01");
-/// Words of a control message.
-pub(super) const WORDS: usize = 16;
+/// Words in a control message, 64 bits each.
+pub(super) const PACKET_WORDS: usize = 16;
 /// Bytes of a control message.
-pub(super) const PACKET: usize = WORDS * 8;
+pub(super) const PACKET_BYTES: usize = PACKET_WORDS * 8;
 
-/// Says which build this is: worker and zygote must be of one.
-pub(super) const BUILD: u64 = fingerprint(env!("CARGO_PKG_VERSION"));
+/// Says which build this is: worker and fork-server must be of one.
+pub(super) const BUILD_ID: u64 = fingerprint(env!("CARGO_PKG_VERSION"));
 
 /// FNV-1a; source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
 const fn fingerprint(text: &str) -> u64 {
-    let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325 ^ PROTOCOL, 0);
+    let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325 ^ PROTOCOL_VERSION, 0);
     while i < bytes.len() {
         hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
         i += 1;
@@ -38,9 +38,9 @@ const fn fingerprint(text: &str) -> u64 {
     hash
 }
 
-/// Worker to zygote.
+/// Worker to fork-server.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Order {
+pub(super) enum ControlCommand {
     /// Fork a job; its socket comes along.
     Start {
         /// The job.
@@ -55,20 +55,20 @@ pub(super) enum Order {
     },
 }
 
-/// Zygote to worker.
+/// Fork-server to worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Answer {
-    /// The zygote is up.
+pub(super) enum ControlEvent {
+    /// The fork-server is up.
     Hello {
         /// Its build.
         build: u64,
         /// The isolation that it proved.
-        features: Features,
+        layers: IsolationLayers,
     },
     /// A job has ended and is gone.
-    Report(Report),
+    JobExited(JobExit),
     /// A job could not be forked.
-    NoFork {
+    ForkFailed {
         /// The job.
         job: u64,
         /// The kernel's reason.
@@ -76,13 +76,13 @@ pub(super) enum Answer {
     },
 }
 
-/// What the zygote saw of a job's end.
+/// What the fork-server saw of a job's end.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Report {
+pub(super) struct JobExit {
     /// The job.
     pub(super) job: u64,
     /// How it ended.
-    pub(super) ending: Ending,
+    pub(super) cause: ExitCause,
     /// From fork to end.
     pub(super) wall: Duration,
     /// User and system time.
@@ -95,9 +95,9 @@ pub(super) struct Report {
     pub(super) phase: [u64; PHASE_WORDS],
 }
 
-/// How a job ended. That *we* killed it is the zygote's own word, never a guess from the signal.
+/// How a job ended. That *we* killed it is the fork-server's own word, never a guess from the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(super) enum ExitCause {
     /// By itself, with this code.
     Exited(i32),
     /// By this signal, and not by us.
@@ -109,22 +109,22 @@ pub(super) enum Ending {
 }
 
 /// Exit code and signal, as evidence.
-pub(super) fn exit_and_signal(ending: Ending) -> (Option<i32>, Option<i32>) {
-    match ending {
-        Ending::Exited(code) => (Some(code), None),
-        Ending::Killed(signal) => (None, Some(signal)),
-        Ending::Deadline | Ending::Cancelled => (None, Some(libc::SIGKILL)),
+pub(super) fn exit_and_signal(cause: ExitCause) -> (Option<i32>, Option<i32>) {
+    match cause {
+        ExitCause::Exited(code) => (Some(code), None),
+        ExitCause::Killed(signal) => (None, Some(signal)),
+        ExitCause::Deadline | ExitCause::Cancelled => (None, Some(libc::SIGKILL)),
     }
 }
 
 /// A message as words, written or read from the front.
 #[derive(Default)]
-struct Words {
-    words: [u64; WORDS],
+struct PacketCursor {
+    words: [u64; PACKET_WORDS],
     at: usize,
 }
 
-impl Words {
+impl PacketCursor {
     fn put(mut self, word: u64) -> Self {
         self.words[self.at] = word;
         self.at += 1;
@@ -136,8 +136,8 @@ impl Words {
         self.words[self.at - 1]
     }
 
-    fn bytes(self) -> [u8; PACKET] {
-        let mut bytes = [0; PACKET];
+    fn bytes(self) -> [u8; PACKET_BYTES] {
+        let mut bytes = [0; PACKET_BYTES];
         for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.words) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
@@ -146,54 +146,54 @@ impl Words {
 
     /// Reads a whole packet whose first word is right.
     fn read(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == PACKET).then_some(())?;
+        (bytes.len() == PACKET_BYTES).then_some(())?;
         let mut words = Self::default();
         for (word, chunk) in words.words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = word_of(chunk);
+            *word = word_from_bytes(chunk);
         }
         (words.take() == MAGIC).then_some(words)
     }
 }
 
-fn word_of(chunk: &[u8]) -> u64 {
+fn word_from_bytes(chunk: &[u8]) -> u64 {
     chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
-fn start() -> Words {
-    Words::default().put(MAGIC)
+fn new_packet() -> PacketCursor {
+    PacketCursor::default().put(MAGIC)
 }
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn signed(word: i32) -> u64 {
+fn i32_to_word(word: i32) -> u64 {
     u64::from(word.cast_unsigned())
 }
 
-fn unsigned(word: u64) -> Option<i32> {
+fn word_to_i32(word: u64) -> Option<i32> {
     u32::try_from(word).ok().map(u32::cast_signed)
 }
 
-impl Order {
+impl ControlCommand {
     /// As a packet.
-    pub(super) fn encode(self) -> [u8; PACKET] {
+    pub(super) fn encode(self) -> [u8; PACKET_BYTES] {
         match self {
-            Self::Start { job, limits } => start()
+            Self::Start { job, limits } => new_packet()
                 .put(1)
                 .put(job)
                 .put(nanos(limits.wall))
                 .put(limits.heap_bytes)
                 .put(limits.stack_bytes)
                 .put(limits.reply_bytes),
-            Self::Cancel { job } => start().put(2).put(job),
+            Self::Cancel { job } => new_packet().put(2).put(job),
         }
         .bytes()
     }
 
     /// From a packet; `None` if it is not one of ours.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
-        let mut words = Words::read(packet)?;
+        let mut words = PacketCursor::read(packet)?;
         let (tag, job) = (words.take(), words.take());
         match tag {
             1 => {
@@ -207,64 +207,64 @@ impl Order {
     }
 }
 
-impl Answer {
+impl ControlEvent {
     /// As a packet.
-    pub(super) fn encode(self) -> [u8; PACKET] {
+    pub(super) fn encode(self) -> [u8; PACKET_BYTES] {
         match self {
-            Self::Hello { build, features } => start().put(1).put(build).put(u64::from(features.bits())),
-            Self::Report(report) => report.encode(start().put(2)),
-            Self::NoFork { job, errno } => start().put(3).put(job).put(signed(errno)),
+            Self::Hello { build, layers } => new_packet().put(1).put(build).put(u64::from(layers.bits())),
+            Self::JobExited(report) => report.encode(new_packet().put(2)),
+            Self::ForkFailed { job, errno } => new_packet().put(3).put(job).put(i32_to_word(errno)),
         }
         .bytes()
     }
 
     /// From a packet; `None` if it is not one of ours.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
-        let mut words = Words::read(packet)?;
+        let mut words = PacketCursor::read(packet)?;
         match words.take() {
             1 => {
                 let build = words.take();
-                let features = Features::from_bits_retain(u32::try_from(words.take()).ok()?);
-                Some(Self::Hello { build, features })
+                let layers = IsolationLayers::from_bits_retain(u32::try_from(words.take()).ok()?);
+                Some(Self::Hello { build, layers })
             }
-            2 => Report::decode(&mut words).map(Self::Report),
-            3 => Some(Self::NoFork { job: words.take(), errno: unsigned(words.take())? }),
+            2 => JobExit::decode(&mut words).map(Self::JobExited),
+            3 => Some(Self::ForkFailed { job: words.take(), errno: word_to_i32(words.take())? }),
             _ => None,
         }
     }
 }
 
-impl Report {
-    fn encode(self, words: Words) -> Words {
-        let (tag, value) = match self.ending {
-            Ending::Exited(code) => (0, code),
-            Ending::Killed(signal) => (1, signal),
-            Ending::Deadline => (2, 0),
-            Ending::Cancelled => (3, 0),
+impl JobExit {
+    fn encode(self, words: PacketCursor) -> PacketCursor {
+        let (tag, value) = match self.cause {
+            ExitCause::Exited(code) => (0, code),
+            ExitCause::Killed(signal) => (1, signal),
+            ExitCause::Deadline => (2, 0),
+            ExitCause::Cancelled => (3, 0),
         };
         let words = words
             .put(self.job)
             .put(tag)
-            .put(signed(value))
+            .put(i32_to_word(value))
             .put(nanos(self.wall))
             .put(nanos(self.cpu))
             .put(self.max_rss_bytes)
             .put(self.peak_heap_bytes);
-        self.phase.into_iter().fold(words, Words::put)
+        self.phase.into_iter().fold(words, PacketCursor::put)
     }
 
-    fn decode(words: &mut Words) -> Option<Self> {
+    fn decode(words: &mut PacketCursor) -> Option<Self> {
         let job = words.take();
-        let ending = match (words.take(), unsigned(words.take())?) {
-            (0, code) => Ending::Exited(code),
-            (1, signal) => Ending::Killed(signal),
-            (2, _) => Ending::Deadline,
-            (3, _) => Ending::Cancelled,
+        let cause = match (words.take(), word_to_i32(words.take())?) {
+            (0, code) => ExitCause::Exited(code),
+            (1, signal) => ExitCause::Killed(signal),
+            (2, _) => ExitCause::Deadline,
+            (3, _) => ExitCause::Cancelled,
             _ => return None,
         };
         Some(Self {
             job,
-            ending,
+            cause,
             wall: Duration::from_nanos(words.take()),
             cpu: Duration::from_nanos(words.take()),
             max_rss_bytes: words.take(),
@@ -279,7 +279,7 @@ impl Report {
 pub(super) const READY: u8 = b'R';
 
 /// Bytes of [`RequestHeader`].
-pub(super) const REQUEST_HEADER: usize = 4 * 8;
+pub(super) const REQUEST_HEADER_BYTES: usize = 4 * 8;
 
 /// Lengths of a request's three parts, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -294,20 +294,20 @@ pub(super) struct RequestHeader {
 
 impl RequestHeader {
     /// As bytes.
-    pub(super) fn encode(self) -> [u8; REQUEST_HEADER] {
-        frame([MAGIC, self.options, self.a, self.b])
+    pub(super) fn encode(self) -> [u8; REQUEST_HEADER_BYTES] {
+        encode_words([MAGIC, self.options, self.a, self.b])
     }
 
     /// From bytes; `None` if it is not one of ours.
-    pub(super) fn decode(bytes: [u8; REQUEST_HEADER]) -> Option<Self> {
-        let [magic, options, a, b] = words(bytes);
+    pub(super) fn decode(bytes: [u8; REQUEST_HEADER_BYTES]) -> Option<Self> {
+        let [magic, options, a, b] = decode_words(bytes);
         (magic == MAGIC).then_some(Self { options, a, b })
     }
 }
 
 /// What kind of body follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Code {
+pub(super) enum ReplyCode {
     /// What the work returned.
     Done,
     /// The work panicked; its message.
@@ -315,46 +315,46 @@ pub(super) enum Code {
 }
 
 /// Bytes of [`ReplyHeader`].
-pub(super) const REPLY_HEADER: usize = 4 * 8;
+pub(super) const REPLY_HEADER_BYTES: usize = 4 * 8;
 
 /// The head of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReplyHeader {
     /// What follows.
-    pub(super) code: Code,
+    pub(super) code: ReplyCode,
     /// How many bytes of it.
     pub(super) len: u64,
 }
 
 impl ReplyHeader {
     /// As bytes.
-    pub(super) fn encode(self) -> [u8; REPLY_HEADER] {
+    pub(super) fn encode(self) -> [u8; REPLY_HEADER_BYTES] {
         let code = match self.code {
-            Code::Done => 1,
-            Code::Panicked => 2,
+            ReplyCode::Done => 1,
+            ReplyCode::Panicked => 2,
         };
-        frame([MAGIC, code, self.len, 0])
+        encode_words([MAGIC, code, self.len, 0])
     }
 
     /// From bytes that a hostile process may have written; `None` if it is not one of ours.
-    pub(super) fn decode(bytes: [u8; REPLY_HEADER]) -> Option<Self> {
-        let code = match words(bytes) {
-            [MAGIC, 1, _, 0] => Code::Done,
-            [MAGIC, 2, _, 0] => Code::Panicked,
+    pub(super) fn decode(bytes: [u8; REPLY_HEADER_BYTES]) -> Option<Self> {
+        let code = match decode_words(bytes) {
+            [MAGIC, 1, _, 0] => ReplyCode::Done,
+            [MAGIC, 2, _, 0] => ReplyCode::Panicked,
             _ => return None,
         };
-        Some(Self { code, len: words(bytes)[2] })
+        Some(Self { code, len: decode_words(bytes)[2] })
     }
 }
 
-fn frame(words: [u64; 4]) -> [u8; 32] {
+fn encode_words(words: [u64; 4]) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
     bytes
 }
 
-fn words(bytes: [u8; 32]) -> [u64; 4] {
-    std::array::from_fn(|i| word_of(&bytes[i * 8..i * 8 + 8]))
+fn decode_words(bytes: [u8; 32]) -> [u64; 4] {
+    std::array::from_fn(|i| word_from_bytes(&bytes[i * 8..i * 8 + 8]))
 }
 
 #[cfg(test)]
@@ -365,10 +365,10 @@ mod tests {
         Limits { wall: Duration::from_millis(1_234), heap_bytes: 1, stack_bytes: 2, reply_bytes: 3 }
     }
 
-    fn report(ending: Ending) -> Report {
-        Report {
+    fn report(cause: ExitCause) -> JobExit {
+        JobExit {
             job: 7,
-            ending,
+            cause,
             wall: Duration::from_micros(1),
             cpu: Duration::from_micros(2),
             max_rss_bytes: 3,
@@ -379,22 +379,25 @@ mod tests {
 
     #[test]
     fn every_message_comes_back_as_it_was_sent() {
-        for order in [Order::Start { job: u64::MAX, limits: limits() }, Order::Cancel { job: 9 }] {
-            assert_eq!(Order::decode(&order.encode()), Some(order));
+        for order in
+            [ControlCommand::Start { job: u64::MAX, limits: limits() }, ControlCommand::Cancel { job: 9 }]
+        {
+            assert_eq!(ControlCommand::decode(&order.encode()), Some(order));
         }
         let mut answers = vec![
-            Answer::Hello { build: BUILD, features: Features::all() },
-            Answer::NoFork { job: 1, errno: 11 },
+            ControlEvent::Hello { build: BUILD_ID, layers: IsolationLayers::all() },
+            ControlEvent::ForkFailed { job: 1, errno: 11 },
         ];
-        for ending in [Ending::Exited(-1), Ending::Killed(9), Ending::Deadline, Ending::Cancelled] {
-            answers.push(Answer::Report(report(ending)));
+        for cause in [ExitCause::Exited(-1), ExitCause::Killed(9), ExitCause::Deadline, ExitCause::Cancelled]
+        {
+            answers.push(ControlEvent::JobExited(report(cause)));
         }
         for answer in answers {
-            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            assert_eq!(ControlEvent::decode(&answer.encode()), Some(answer));
         }
         let header = RequestHeader { options: 1, a: 2, b: u64::MAX };
         assert_eq!(RequestHeader::decode(header.encode()), Some(header));
-        for code in [Code::Done, Code::Panicked] {
+        for code in [ReplyCode::Done, ReplyCode::Panicked] {
             let header = ReplyHeader { code, len: u64::MAX };
             assert_eq!(ReplyHeader::decode(header.encode()), Some(header));
         }
@@ -402,19 +405,19 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_refused() {
-        let good = Order::Cancel { job: 9 }.encode();
-        assert_eq!(Order::decode(&good[..PACKET - 1]), None, "short");
-        assert_eq!(Order::decode(&[]), None, "empty");
-        assert_eq!(Order::decode(&[0; PACKET]), None, "no magic");
+        let good = ControlCommand::Cancel { job: 9 }.encode();
+        assert_eq!(ControlCommand::decode(&good[..PACKET_BYTES - 1]), None, "short");
+        assert_eq!(ControlCommand::decode(&[]), None, "empty");
+        assert_eq!(ControlCommand::decode(&[0; PACKET_BYTES]), None, "no magic");
         let mut unknown = good;
         unknown[8] = 77;
-        assert_eq!(Order::decode(&unknown), None, "unknown tag");
-        assert_eq!(Answer::decode(&unknown), None, "unknown tag");
-        let mut ending = Answer::Report(report(Ending::Deadline)).encode();
-        ending[3 * 8] = 77;
-        assert_eq!(Answer::decode(&ending), None, "unknown ending");
+        assert_eq!(ControlCommand::decode(&unknown), None, "unknown tag");
+        assert_eq!(ControlEvent::decode(&unknown), None, "unknown tag");
+        let mut cause = ControlEvent::JobExited(report(ExitCause::Deadline)).encode();
+        cause[3 * 8] = 77;
+        assert_eq!(ControlEvent::decode(&cause), None, "unknown cause");
         for at in [0, 8, 24] {
-            let mut reply = ReplyHeader { code: Code::Done, len: 5 }.encode();
+            let mut reply = ReplyHeader { code: ReplyCode::Done, len: 5 }.encode();
             reply[at] ^= 0x80;
             assert_eq!(ReplyHeader::decode(reply), None, "byte {at}");
         }

@@ -8,7 +8,7 @@
 //!
 //! # Why
 //! One match action per filter, as the common crate has it, takes two filters and 90 us more for each job. This one
-//! is built once in the zygote; a job only writes its own process id into it.
+//! is built once in the fork-server; a job only writes its own process id into it.
 
 use std::io;
 
@@ -116,7 +116,7 @@ const KILLED: &[c_long] = &[
 
 /// The same, where an architecture has older calls of its own.
 #[cfg(target_arch = "x86_64")]
-const KILLED_HERE: &[c_long] = &[
+const KILLED_ON_THIS_ARCH: &[c_long] = &[
     libc::SYS_open,
     libc::SYS_creat,
     libc::SYS_unlink,
@@ -139,11 +139,11 @@ const KILLED_HERE: &[c_long] = &[
 ];
 /// The same, where an architecture has older calls of its own.
 #[cfg(target_arch = "aarch64")]
-const KILLED_HERE: &[c_long] = &[libc::SYS_kexec_file_load];
+const KILLED_ON_THIS_ARCH: &[c_long] = &[libc::SYS_kexec_file_load];
 
-/// What a zygote never does: it answers to the worker and holds nothing hostile, so this is a second wall only.
+/// What a fork-server never does: it answers to the worker and holds nothing hostile, so this is a second layer only.
 /// (`socket` is not among them: the self-test's probe must die of the job's filter, not of this one.)
-const KILLED_IN_ZYGOTE: &[c_long] = &[
+const KILLED_IN_FORK_SERVER: &[c_long] = &[
     libc::SYS_connect,
     libc::SYS_bind,
     libc::SYS_listen,
@@ -179,39 +179,39 @@ const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
 /// A filter, ready to be installed.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub(super) struct SeccompFilter {
     program: Vec<sock_filter>,
     own_pid_at: Option<usize>,
 }
 
-impl Filter {
+impl SeccompFilter {
     /// The filter of a job.
-    pub(super) fn of_job() -> Self {
+    pub(super) fn for_job() -> Self {
         let mut filter = Self::new();
-        filter.answer(ALLOWED, ALLOW);
+        filter.set_action(ALLOWED, ALLOW);
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-            filter.unless_executable(call);
+            filter.allow_unless_executable(call);
         }
-        filter.own_abort_only();
-        filter.answer(KILLED, KILL);
-        filter.answer(KILLED_HERE, KILL);
+        filter.allow_own_abort_only();
+        filter.set_action(KILLED, KILL);
+        filter.set_action(KILLED_ON_THIS_ARCH, KILL);
         filter.push(ret(REFUSE));
         filter
     }
 
-    /// The filter of a zygote.
-    pub(super) fn of_zygote() -> Self {
+    /// The filter of a fork-server.
+    pub(super) fn for_fork_server() -> Self {
         let mut filter = Self::new();
-        filter.answer(KILLED_IN_ZYGOTE, KILL);
+        filter.set_action(KILLED_IN_FORK_SERVER, KILL);
         filter.push(ret(ALLOW));
         filter
     }
 
     /// The filter of an older kernel, which does not know these calls.
     #[cfg(feature = "test-hooks")]
-    pub(super) fn without(calls: &[c_long]) -> Self {
+    pub(super) fn without_syscalls(calls: &[c_long]) -> Self {
         let mut filter = Self::new();
-        filter.answer(calls, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
+        filter.set_action(calls, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned());
         filter.push(ret(ALLOW));
         filter
     }
@@ -243,17 +243,17 @@ impl Filter {
         self.program.push(instruction);
     }
 
-    /// One answer to all these calls.
-    fn answer(&mut self, calls: &[c_long], answer: u32) {
+    /// One action for all these calls.
+    fn set_action(&mut self, calls: &[c_long], action: u32) {
         for &call in calls {
-            self.push(if_equal(number(call), 0, 1));
-            self.push(ret(answer));
+            self.push(if_equal(syscall_number(call), 0, 1));
+            self.push(ret(action));
         }
     }
 
     /// Memory may be had, but none that can be executed (the third argument, `prot`).
-    fn unless_executable(&mut self, call: c_long) {
-        self.push(if_equal(number(call), 0, 4));
+    fn allow_unless_executable(&mut self, call: c_long) {
+        self.push(if_equal(syscall_number(call), 0, 4));
         self.push(load(kernel::SECCOMP_ARGS + 2 * 8));
         self.push(if_any_bit(libc::PROT_EXEC.cast_unsigned(), 0, 1));
         self.push(ret(KILL));
@@ -262,8 +262,8 @@ impl Filter {
 
     /// `tgkill` to this very process (the first argument, its thread group) as `abort` does it. No other signal: a job
     /// that sent itself a SIGKILL would look like a victim of the kernel's OOM killer, whom we pity.
-    fn own_abort_only(&mut self) {
-        self.push(if_equal(number(libc::SYS_tgkill), 0, 6));
+    fn allow_own_abort_only(&mut self) {
+        self.push(if_equal(syscall_number(libc::SYS_tgkill), 0, 6));
         self.push(load(kernel::SECCOMP_ARGS));
         self.own_pid_at = Some(self.program.len());
         self.push(if_equal(0, 0, 3));
@@ -275,7 +275,7 @@ impl Filter {
 }
 
 /// A call's number as the filter sees it; numbers are small, and the compiler knows each of them.
-fn number(call: c_long) -> u32 {
+fn syscall_number(call: c_long) -> u32 {
     u32::try_from(call).unwrap_or(u32::MAX)
 }
 
@@ -296,8 +296,8 @@ fn if_any_bit(bits: u32, then: u8, or: u8) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, bits, then, or)
 }
 
-fn ret(answer: u32) -> sock_filter {
-    instruction(libc::BPF_RET | libc::BPF_K, answer, 0, 0)
+fn ret(action: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
 }
 
 fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     /// Runs a filter as the kernel would.
-    fn verdict(filter: &Filter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
+    fn run_filter(filter: &SeccompFilter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(nr.to_le_bytes());
         data.extend(arch.to_le_bytes());
@@ -338,23 +338,23 @@ mod tests {
         }
     }
 
-    fn ask(call: c_long, args: [u64; 6]) -> u32 {
-        let mut filter = Filter::of_job();
+    fn job_action(call: c_long, args: [u64; 6]) -> u32 {
+        let mut filter = SeccompFilter::for_job();
         let at = filter.own_pid_at.unwrap();
         filter.program[at].k = 4711;
-        verdict(&filter, ARCHITECTURE, number(call), args)
+        run_filter(&filter, ARCHITECTURE, syscall_number(call), args)
     }
 
     #[test]
     fn a_job_may_do_what_it_needs_and_dies_of_what_it_does_not() {
         for &call in ALLOWED {
-            assert_eq!(ask(call, [0; 6]), ALLOW, "call {call}");
+            assert_eq!(job_action(call, [0; 6]), ALLOW, "call {call}");
         }
-        for &call in KILLED.iter().chain(KILLED_HERE) {
-            assert_eq!(ask(call, [0; 6]), KILL, "call {call}");
+        for &call in KILLED.iter().chain(KILLED_ON_THIS_ARCH) {
+            assert_eq!(job_action(call, [0; 6]), KILL, "call {call}");
         }
         for call in [libc::SYS_uname, libc::SYS_fstat, libc::SYS_prctl, libc::SYS_sendmsg, libc::SYS_ioctl] {
-            assert_eq!(ask(call, [0; 6]), REFUSE, "call {call}");
+            assert_eq!(job_action(call, [0; 6]), REFUSE, "call {call}");
         }
     }
 
@@ -362,27 +362,27 @@ mod tests {
     fn arguments_decide_where_the_number_does_not() {
         let (read_write, execute) = (3, 7);
         for call in [libc::SYS_mmap, libc::SYS_mprotect] {
-            assert_eq!(ask(call, [0, 1, read_write, 0, 0, 0]), ALLOW);
-            assert_eq!(ask(call, [0, 1, execute, 0, 0, 0]), KILL);
+            assert_eq!(job_action(call, [0, 1, read_write, 0, 0, 0]), ALLOW);
+            assert_eq!(job_action(call, [0, 1, execute, 0, 0, 0]), KILL);
         }
-        assert_eq!(ask(libc::SYS_tgkill, [4711, 4711, 6, 0, 0, 0]), ALLOW);
-        assert_eq!(ask(libc::SYS_tgkill, [4711, 4711, 9, 0, 0, 0]), KILL, "not every signal");
-        assert_eq!(ask(libc::SYS_tgkill, [4710, 4710, 6, 0, 0, 0]), KILL, "not everybody");
+        assert_eq!(job_action(libc::SYS_tgkill, [4711, 4711, 6, 0, 0, 0]), ALLOW);
+        assert_eq!(job_action(libc::SYS_tgkill, [4711, 4711, 9, 0, 0, 0]), KILL, "not every signal");
+        assert_eq!(job_action(libc::SYS_tgkill, [4710, 4710, 6, 0, 0, 0]), KILL, "not everybody");
     }
 
     #[test]
     fn a_foreign_architecture_and_x32_are_killed() {
-        for filter in [Filter::of_job(), Filter::of_zygote()] {
-            let read = number(libc::SYS_read);
-            assert_eq!(verdict(&filter, ARCHITECTURE, read, [0; 6]), ALLOW);
-            assert_eq!(verdict(&filter, 0x4000_0003, read, [0; 6]), KILL, "i386");
-            assert_eq!(verdict(&filter, ARCHITECTURE, X32 | read, [0; 6]), KILL);
+        for filter in [SeccompFilter::for_job(), SeccompFilter::for_fork_server()] {
+            let read = syscall_number(libc::SYS_read);
+            assert_eq!(run_filter(&filter, ARCHITECTURE, read, [0; 6]), ALLOW);
+            assert_eq!(run_filter(&filter, 0x4000_0003, read, [0; 6]), KILL, "i386");
+            assert_eq!(run_filter(&filter, ARCHITECTURE, X32 | read, [0; 6]), KILL);
         }
     }
 
     #[test]
     fn no_call_is_on_two_lists() {
-        let all: Vec<_> = [ALLOWED, KILLED, KILLED_HERE].concat();
+        let all: Vec<_> = [ALLOWED, KILLED, KILLED_ON_THIS_ARCH].concat();
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(distinct.len(), all.len());
     }

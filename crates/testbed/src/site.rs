@@ -133,7 +133,7 @@ impl Site {
 }
 
 impl SiteState {
-    /// Counts a request and finds what answers it: what was put there, else one of the words, else nothing.
+    /// DeliveryCounts a request and finds what answers it: what was put there, else one of the words, else nothing.
     fn hit(&self, request: &Request) -> (u64, Resource) {
         let path = request.path();
         let mut hits = lock(&self.hits);

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{Case, CaseBuilder, CaseOutcome, versions};
 use crate::job::VersionRef;
-use crate::job::failure::Kind;
+use crate::job::failure::FailureKind;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
 use wm_testbed::body::Body;
@@ -96,16 +96,16 @@ fn permanent_failures(site: &Site) -> Vec<Case> {
     let class = |name, title, kind| CaseBuilder::new(site, name, title, CaseOutcome::Dead(kind));
     let inside = "/redirect-to?u=http%3A%2F%2F169.254.169.254%2Flatest%2Fmeta-data%2F";
     vec![
-        class("gzip_bomb", "a gzip bomb: 1 MB that becomes 1 GB", Kind::DecompressionBomb)
+        class("gzip_bomb", "a gzip bomb: 1 MB that becomes 1 GB", FailureKind::DecompressionBomb)
             .pair(poison::gzip_bomb(BOMB_BYTES), small(20)),
-        class("endless", "a chunked body that passes the cap", Kind::TooLarge)
+        class("endless", "a chunked body that passes the cap", FailureKind::TooLarge)
             .pair(Resource::Endless, small(21)),
-        class("redirect_inside", "a redirect to 169.254.169.254", Kind::ForbiddenAddress)
+        class("redirect_inside", "a redirect to 169.254.169.254", FailureKind::ForbiddenAddress)
             .at(site.url(inside), small(22)),
-        class("redirect_loop", "a redirect to itself", Kind::TooManyRedirects)
+        class("redirect_loop", "a redirect to itself", FailureKind::TooManyRedirects)
             .at(site.url("/loop"), small(23)),
-        class("gone", "a body that is gone (404)", Kind::Gone).pair(Resource::Status(404), small(24)),
-        class("wrong_hash", "a body that is not the one captured", Kind::HashMismatch).change(
+        class("gone", "a body that is gone (404)", FailureKind::Gone).pair(Resource::Status(404), small(24)),
+        class("wrong_hash", "a body that is not the one captured", FailureKind::HashMismatch).change(
             small(25),
             small(26),
             |job| {
@@ -122,7 +122,7 @@ fn transient_failures(site: &Site) -> Vec<Case> {
     let class = |name, title, ending| CaseBuilder::new(site, name, title, ending);
     let recovers = Resource::FailsFirst { times: 2, status: 503, then: small(30) };
     let short = Resource::Short { body: small(31), missing: 10_000 };
-    let exhausted = CaseOutcome::Dead(Kind::Exhausted);
+    let exhausted = CaseOutcome::Dead(FailureKind::Exhausted);
     vec![
         class("recovers", "a 503 that recovers on the third try", CaseOutcome::DoneAfterRetries)
             .pair(recovers, small(32)),
@@ -142,9 +142,9 @@ fn invalid_payloads(site: &Site) -> Vec<Case> {
         br#"{"v":2,"id":"demo-version_2-0","pair":["00000000-0000-4000-8000-000000000003","latest"]}"#;
     let broken: [&[u8]; 3] = [br#"{"v":1,"from":"0000"#, b"\xFF\xFE{\x00}", br#"["a list","is no job"]"#];
     vec![
-        class("not_json", "undecodable JSON", Kind::Decode, &broken),
-        class("version_2", "a job of a version to come", Kind::UnsupportedVersion, &[future]),
-        class("no_api", "only uuids, and no db API to ask", Kind::BadReference, &[pair]),
+        class("not_json", "undecodable JSON", FailureKind::Decode, &broken),
+        class("version_2", "a job of a version to come", FailureKind::UnsupportedVersion, &[future]),
+        class("no_api", "only uuids, and no db API to ask", FailureKind::BadReference, &[pair]),
     ]
 }
 
@@ -153,13 +153,13 @@ fn over_limits(site: &Site) -> Vec<Case> {
     let class = |name, title, kind| CaseBuilder::new(site, name, title, CaseOutcome::Dead(kind));
     vec![
         // Parsing 10 MB alone takes several times as long on the fastest machine.
-        class("wall", "5 MB pages under a wall clock of 30 ms", Kind::WallExceeded).change(
+        class("wall", "5 MB pages under a wall clock of 30 ms", FailureKind::WallExceeded).change(
             unrelated(3),
             unrelated(4),
             |job| job.limits.wall_ms = Some(30),
         ),
         // The two bodies and their decoded text alone are 20 MB.
-        class("memory", "5 MB pages under a heap of 16 MiB", Kind::MemoryExceeded).change(
+        class("memory", "5 MB pages under a heap of 16 MiB", FailureKind::MemoryExceeded).change(
             unrelated(5),
             unrelated(6),
             |job| job.limits.heap_bytes = Some(16 << 20),

@@ -13,7 +13,7 @@ mod hostile;
 use sha2::{Digest, Sha256};
 use url::Url;
 
-use crate::job::failure::Kind;
+use crate::job::failure::FailureKind;
 use crate::job::page::Version;
 use crate::job::skip::SkipReason;
 use crate::job::text::sha256_hex;
@@ -38,7 +38,7 @@ pub enum CaseOutcome {
     /// Rightly not analysed.
     Skipped(SkipReason),
     /// Buried, as this.
-    Dead(Kind),
+    Dead(FailureKind),
 }
 
 impl std::fmt::Display for CaseOutcome {
@@ -101,7 +101,7 @@ fn id(class: &str, n: usize) -> JobId {
 fn versions(job: &mut Job) -> Vec<&mut Version> {
     let both = job.from.given_mut().into_iter().chain([&mut job.to]);
     let whole = both.filter_map(|version| match version {
-        VersionRef::Whole(version) => Some(version.as_mut()),
+        VersionRef::Inline(version) => Some(version.as_mut()),
         VersionRef::Uuid(_) => None,
     });
     whole.collect()
@@ -170,6 +170,6 @@ impl<'a> CaseBuilder<'a> {
         let uuid = uuid::Builder::from_random_bytes(bytes).into_uuid();
         let mut version = Version::at(uuid, self.site.put(&path, body));
         version.url = Some(format!("https://www.example.gov{path}"));
-        VersionRef::Whole(Box::new(version))
+        VersionRef::Inline(Box::new(version))
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::api::Span;
+use crate::api::CaptureWindow;
 
 /// The version of the file's shape.
 const VERSION: u32 = 1;
@@ -51,8 +51,8 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// The beginning.
-    pub(super) fn begin(queue: &str, span: Span) -> Self {
-        let Span { since, until } = span;
+    pub(super) fn begin(queue: &str, span: CaptureWindow) -> Self {
+        let CaptureWindow { since, until } = span;
         Self {
             v: VERSION,
             queue: queue.to_owned(),
@@ -65,8 +65,8 @@ impl Cursor {
     }
 
     /// What it walks over.
-    pub(super) fn span(&self) -> Span {
-        Span { since: self.since, until: self.until }
+    pub(super) fn span(&self) -> CaptureWindow {
+        CaptureWindow { since: self.since, until: self.until }
     }
 
     /// Has it begun?
@@ -134,7 +134,7 @@ mod tests {
         let path = directory.path().join("cursor.json");
         let (since, until) = (datetime!(2018-10-01 0:00 UTC), datetime!(2018-11-01 0:00 UTC));
         assert_eq!(Cursor::resume(&path, "analysis", since, Some(until)), Ok(None));
-        let mut cursor = Cursor::begin("analysis", Span { since, until });
+        let mut cursor = Cursor::begin("analysis", CaptureWindow { since, until });
         cursor.next = Some("2018-10-02T00:00:00Z,uuid".to_owned());
         cursor.count.enqueued = 7;
         cursor.save(&path).unwrap();

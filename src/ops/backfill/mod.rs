@@ -19,9 +19,9 @@ use self::cursor::{BackfillCounts, Cursor};
 use self::progress::BackfillProgress;
 use super::Exit;
 use super::render::{self, BOLD, sanitize, styled};
-use crate::api::{Api, Chunk, Listed, Span};
-use crate::job::failure::{Failure, Kind};
-use crate::job::{Job, JobId, Older, Priority, VersionRef};
+use crate::api::{Api, CaptureWindow, ListedVersion, VersionChunk};
+use crate::job::failure::{Failure, FailureKind};
+use crate::job::{Job, JobId, OlderVersion, Priority, VersionRef};
 use crate::policy::backoff;
 use crate::queue::{Admission, Error, ProducerHandle};
 
@@ -116,7 +116,8 @@ fn begin(queue: &ProducerHandle, options: &BackfillOptions) -> Result<Cursor, St
         None => None,
     };
     let until = options.until.unwrap_or_else(OffsetDateTime::now_utc);
-    let cursor = kept.unwrap_or_else(|| Cursor::begin(queue.name(), Span { since: options.since, until }));
+    let cursor =
+        kept.unwrap_or_else(|| Cursor::begin(queue.name(), CaptureWindow { since: options.since, until }));
     if cursor.span().since >= cursor.span().until {
         return Err("--since is not before --until: there is nothing between them".to_owned());
     }
@@ -124,7 +125,7 @@ fn begin(queue: &ProducerHandle, options: &BackfillOptions) -> Result<Cursor, St
 }
 
 fn print_plan(queue: &ProducerHandle, cursor: &Cursor, options: &BackfillOptions) {
-    let Span { since, until } = cursor.span();
+    let CaptureWindow { since, until } = cursor.span();
     let which = if options.again { "all versions" } else { "versions without a change" };
     render::note(format!(
         "{} of {which} captured {since} until {until}, into queue {}, at most {}/s, at low priority",
@@ -182,11 +183,11 @@ impl BackfillRun<'_> {
     }
 
     /// The next chunk, asked for again for as long as the fault is the app's.
-    async fn fetch_chunk(&self, cursor: &Cursor) -> Result<Chunk, Failure> {
+    async fn fetch_chunk(&self, cursor: &Cursor) -> Result<VersionChunk, Failure> {
         let mut attempts = 1;
         loop {
-            match self.api.captured(cursor.span(), cursor.next.as_deref()).await {
-                Err(failure) if failure.kind == Kind::ApiUnavailable && attempts < MAX_ATTEMPTS => {
+            match self.api.list_captured(cursor.span(), cursor.next.as_deref()).await {
+                Err(failure) if failure.kind == FailureKind::ApiUnavailable && attempts < MAX_ATTEMPTS => {
                     let drawn = backoff::full_jitter(BACKOFF_BASE, BACKOFF_MAX, attempts, fastrand::f64());
                     let wait = failure.retry_after.unwrap_or(drawn).min(BACKOFF_MAX);
                     render::note(format!("{}; trying again", sanitize(&failure.detail, 300)));
@@ -200,7 +201,7 @@ impl BackfillRun<'_> {
 
     async fn send(
         &self,
-        versions: &[Listed],
+        versions: &[ListedVersion],
         step: usize,
         tick: &mut Interval,
         count: &mut BackfillCounts,
@@ -227,13 +228,13 @@ impl BackfillRun<'_> {
         Ok(())
     }
 
-    fn job(&self, version: &Listed) -> Job {
+    fn job(&self, version: &ListedVersion) -> Job {
         let to = VersionRef::Uuid(version.uuid);
         let fresh = Job::new(to.clone(), to);
         Job {
-            id: JobId::parse(&format!("backfill:{}", version.uuid)).unwrap_or_else(|_| JobId::fresh()),
+            id: JobId::parse(&format!("backfill:{}", version.uuid)).unwrap_or_else(|_| JobId::generate()),
             page: Some(version.page),
-            from: Older::Previous,
+            from: OlderVersion::Previous,
             priority: Priority::Low,
             compare_earliest: self.options.compare_earliest,
             again: self.options.again,

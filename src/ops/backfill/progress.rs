@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 
 use super::cursor::BackfillCounts;
-use crate::api::Span;
+use crate::api::CaptureWindow;
 use crate::ops::render;
 
 /// How often a line is written where no bar can be drawn.
@@ -16,14 +16,14 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How far it is along the time of capture: how many versions there are, the app does not say.
 pub(super) struct BackfillProgress {
-    span: Span,
+    span: CaptureWindow,
     bar: Option<ProgressBar>,
     last_printed: Cell<Instant>,
 }
 
 impl BackfillProgress {
     /// At the beginning.
-    pub(super) fn new(span: Span) -> Self {
+    pub(super) fn new(span: CaptureWindow) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:40.cyan/blue} {percent}%  {msg}");
             let seconds = u64::try_from((span.until - span.since).whole_seconds()).unwrap_or_default();

@@ -12,10 +12,10 @@ use time::OffsetDateTime;
 use self::bulk::BulkAction;
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, sanitize, styled};
-use crate::job::counts::Counts;
-use crate::job::failure::Kind;
+use crate::job::counts::DeliveryCounts;
+use crate::job::failure::FailureKind;
 use crate::job::page::Version;
-use crate::job::verdict::DeathReason;
+use crate::job::verdict::DeadLetterReason;
 use crate::job::{JobId, LimitsRequest, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, OperatorHandle};
 
@@ -77,8 +77,9 @@ pub async fn run(queue: &OperatorHandle, action: DeadAction, json: bool) -> Resu
 
 fn filter(selection: &DeadSelection) -> Result<DeadFilter, String> {
     let kinds = selection.kinds.iter().map(|label| {
-        Kind::parse(label).ok_or_else(|| {
-            let near = Kind::ALL.iter().copied().min_by_key(|kind| strsim::levenshtein(kind.as_str(), label));
+        FailureKind::parse(label).ok_or_else(|| {
+            let near =
+                FailureKind::ALL.iter().copied().min_by_key(|kind| strsim::levenshtein(kind.as_str(), label));
             format!(
                 "{:?} is not a kind of failure{}",
                 sanitize(label, 40),
@@ -238,16 +239,24 @@ fn print_field(name: &str, value: String) {
     render::line(format!("{} {value}", styled(DIM, format!("{name:<10}"))));
 }
 
-fn print_reason(reason: &DeathReason) {
+fn print_reason(reason: &DeadLetterReason) {
     print_field("stage", reason.stage.to_string());
     print_field("worker", format!("{} ({})", sanitize(&reason.worker, 100), sanitize(&reason.build, 60)));
-    let Counts { deliveries, failures, doubts, crashes, postponements, postponed_ms, releases, replays } =
-        reason.counts;
+    let DeliveryCounts {
+        deliveries,
+        failures,
+        ambiguous_exits,
+        crashes,
+        postponements,
+        postponed_ms,
+        releases,
+        replays,
+    } = reason.counts;
     let put_off = humantime::format_duration(Duration::from_millis(postponed_ms));
     print_field(
         "counts",
         format!(
-            "deliveries {deliveries}, failures {failures}, doubts {doubts}, crashes {crashes}, \
+            "deliveries {deliveries}, failures {failures}, ambiguous exits {ambiguous_exits}, crashes {crashes}, \
              postponements {postponements} ({put_off}), releases {releases}, replays {replays}"
         ),
     );
@@ -271,7 +280,7 @@ fn print_reason(reason: &DeathReason) {
 /// It fetches anew: a site that was down may be better by now.
 fn reproduce_command(letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
-    let (Some(VersionRef::Whole(from)), VersionRef::Whole(to)) = (job.from.given(), &job.to) else {
+    let (Some(VersionRef::Inline(from)), VersionRef::Inline(to)) = (job.from.given(), &job.to) else {
         let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
         return Some(diff_command(letter, &from.url, &to.url));
     };

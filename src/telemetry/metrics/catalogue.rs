@@ -13,7 +13,7 @@ pub enum MetricType {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts observations in buckets.
+    /// DeliveryCounts observations in buckets.
     Histogram,
     /// Says something in its labels; its sample ends in `_info` and is 1.
     Info,

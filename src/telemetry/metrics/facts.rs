@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::verdict::{Holdup, Verdict};
+use crate::job::verdict::{PostponeReason, Verdict};
 
 /// How a delivery left this worker: a verdict, or none because somebody else has the job now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
@@ -44,9 +44,12 @@ impl From<&Verdict> for DeliveryOutcome {
             Verdict::Done(_) => Self::Done,
             Verdict::Skip(_) => Self::Skipped,
             Verdict::Retry { .. } => Self::Retried,
-            Verdict::Postpone { because: Holdup::Ours(_) | Holdup::BreakerOpen(_), .. } => Self::Postponed,
-            Verdict::Postpone { because: Holdup::Suspect, .. } => Self::Suspect,
-            Verdict::Postpone { because: Holdup::HostFull { .. }, .. } => Self::HostFull,
+            Verdict::Postpone {
+                because: PostponeReason::Infrastructure(_) | PostponeReason::BreakerOpen(_),
+                ..
+            } => Self::Postponed,
+            Verdict::Postpone { because: PostponeReason::Suspect, .. } => Self::Suspect,
+            Verdict::Postpone { because: PostponeReason::HostFull { .. }, .. } => Self::HostFull,
             Verdict::DeadLetter(_) => Self::Dead,
         }
     }

@@ -29,7 +29,7 @@ use time::OffsetDateTime;
 pub use self::catalogue::{CATALOGUE, MetricDef, MetricType, PREFIX};
 pub use self::facts::{DeliveryOutcome, QueueDepths};
 use super::sentry::AlertCounts;
-use crate::job::failure::{Kind, Stage};
+use crate::job::failure::{FailureKind, Stage};
 use crate::job::skip::SkipReason;
 
 /// The content type of [`Metrics::render`].
@@ -78,7 +78,7 @@ impl Metrics {
             registry,
             jobs: counters("outcome", DeliveryOutcome::ALL.iter().copied().map(DeliveryOutcome::as_str)),
             skips: counters("reason", SkipReason::ALL.iter().copied().map(SkipReason::as_str)),
-            dead_letters: counters("kind", Kind::ALL.iter().copied().map(Kind::as_str)),
+            dead_letters: counters("kind", FailureKind::ALL.iter().copied().map(FailureKind::as_str)),
             dead_letters_evicted: counters("cap", ["age", "count", "bytes"]),
             stage_seconds: StageHistograms::new_with_constructor(work_seconds),
             wait_seconds: Histogram::new([
@@ -176,7 +176,7 @@ impl Metrics {
     }
 
     /// A job was buried.
-    pub fn dead(&self, kind: Kind) {
+    pub fn dead(&self, kind: FailureKind) {
         self.dead_letters.get_or_create(&[("kind", kind.as_str())]).inc();
     }
 
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use crate::job::failure::Failure;
     use crate::job::skip::Skip;
-    use crate::job::verdict::{Holdup, Verdict};
+    use crate::job::verdict::{PostponeReason, Verdict};
 
     fn metrics() -> Arc<Metrics> {
         Metrics::new("analysis", "1.2.3", "abc")
@@ -297,7 +297,7 @@ mod tests {
     fn record_everything(metrics: &Metrics) {
         DeliveryOutcome::ALL.iter().copied().for_each(|ending| metrics.job(ending));
         SkipReason::ALL.iter().copied().for_each(|reason| metrics.skip(reason));
-        Kind::ALL.iter().copied().for_each(|kind| metrics.dead(kind));
+        FailureKind::ALL.iter().copied().for_each(|kind| metrics.dead(kind));
         metrics.stage_seconds(Stage::Fetch, Duration::from_millis(20));
         metrics.wait_seconds(Duration::from_secs(2));
         metrics.child_peak_bytes(3 << 20);
@@ -361,7 +361,7 @@ mod tests {
             r#"child_peak_bytes_bucket{queue="analysis",le="4194304.0"} 1"#,
             r#"child_wall_seconds_count{queue="analysis"} 1"#,
             r#"fetched_bytes_total{queue="analysis"} 12"#,
-            r#"zygotes_respawned_total{queue="analysis"} 1"#,
+            r#"fork_servers_respawned_total{queue="analysis"} 1"#,
             r#"queue_ready{queue="analysis"} 1"#,
             r#"queue_in_flight{queue="analysis"} 2"#,
             r#"queue_scheduled{queue="analysis"} 3"#,
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn every_series_of_a_counter_begins_at_zero() {
         let text = metrics().render();
-        for &kind in Kind::ALL {
+        for &kind in FailureKind::ALL {
             let sample = format!("{PREFIX}_dead_letters_total{{queue=\"analysis\",kind=\"{kind}\"}} 0\n");
             assert!(text.contains(&sample), "{sample}");
         }
@@ -409,15 +409,15 @@ mod tests {
 
     #[test]
     fn a_verdict_and_its_ending_have_one_label() {
-        let failure = || Failure::new(Kind::Timeout, "slow");
+        let failure = || Failure::new(FailureKind::Timeout, "slow");
         let after = Duration::ZERO;
         let verdicts = [
             Verdict::Skip(Skip::new(SkipReason::Content, "a PDF")),
             Verdict::Retry { after, failure: failure() },
-            Verdict::Postpone { after, because: Holdup::Ours(failure()) },
-            Verdict::Postpone { after, because: Holdup::BreakerOpen(failure()) },
-            Verdict::Postpone { after, because: Holdup::Suspect },
-            Verdict::Postpone { after, because: Holdup::HostFull { host: "a.test".to_owned() } },
+            Verdict::Postpone { after, because: PostponeReason::Infrastructure(failure()) },
+            Verdict::Postpone { after, because: PostponeReason::BreakerOpen(failure()) },
+            Verdict::Postpone { after, because: PostponeReason::Suspect },
+            Verdict::Postpone { after, because: PostponeReason::HostFull { host: "a.test".to_owned() } },
         ];
         for verdict in &verdicts {
             assert_eq!(DeliveryOutcome::from(verdict).as_str(), verdict.as_str());

@@ -12,7 +12,7 @@ use ::sentry::protocol::{Context, Event, Value};
 use uuid::Uuid;
 
 use super::OutageKind;
-use crate::job::failure::{Kind, Stage};
+use crate::job::failure::{FailureKind, Stage};
 use crate::telemetry::text::{sanitize, scrub};
 
 /// Sentry cuts a tag's value here, in bytes.
@@ -36,7 +36,7 @@ pub struct DeadLetterAlert {
     /// The host it was about, where one was.
     pub host: Option<String>,
     /// What went wrong.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// Where on its way.
     pub stage: Stage,
     /// The failure's sentence; may be hostile.

@@ -9,7 +9,7 @@
 //! # Why
 //! The SDK is used for what it knows well, the DSN, the event and the envelope, and for nothing that acts on its own.
 //! - Its transport does not tell what arrived, drops what a rate limit or a full channel refuses, and joins its thread
-//!   at the end, however long Sentry hangs. Counts must survive all three, so `deliver` sends the envelopes.
+//!   at the end, however long Sentry hangs. DeliveryCounts must survive all three, so `deliver` sends the envelopes.
 //! - Its `init` reads the environment (even whether to verify certificates), binds a hub that collects breadcrumbs,
 //!   and installs a panic hook that would report a job's panic beside its dead letter. There is no `init` here, hence
 //!   no hub, no breadcrumbs, no structured logs, no sessions, no traces, and nothing to scrub but our own text.

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::OutageKind;
 use super::event::{AlertSample, OutageReport, sanitize_detail};
 use super::throttle::{AlertBatch, AlertThrottle};
-use crate::job::failure::{Kind, Stage};
+use crate::job::failure::{FailureKind, Stage};
 
 /// What became of the alerts so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct AlertCounts {
 /// What an alert's fingerprint is made of; the throttle's memory is bounded by how few of these there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum AlertKey {
-    DeadLetter(Kind, Stage),
+    DeadLetter(FailureKind, Stage),
     Outage(OutageKind),
 }
 

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Counts per key, and the latest example of what is not yet told.
+/// DeliveryCounts per key, and the latest example of what is not yet told.
 #[derive(Debug)]
 pub(super) struct AlertThrottle<K, S> {
     window: Duration,

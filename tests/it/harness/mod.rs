@@ -243,7 +243,7 @@ pub(crate) fn key(rest: &str) -> String {
 
 /// A job with this id about two bodies.
 pub(crate) fn job(id: &str, from: Url, to: Url) -> Job {
-    let whole = |url| VersionRef::Whole(Box::new(Version::at(Uuid::new_v4(), url)));
+    let whole = |url| VersionRef::Inline(Box::new(Version::at(Uuid::new_v4(), url)));
     Job { id: JobId::parse(id).unwrap(), ..Job::new(whole(from), whole(to)) }
 }
 

@@ -18,7 +18,7 @@ const STAYS: [&str; 11] = [
 #[rustfmt::skip]
 const FIELDS: [&str; 30] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
-    "deliveries", "failures", "doubts", "crashes", "postponements", "postponed_ms", "releases", "replays",
+    "deliveries", "failures", "ambiguous_exits", "crashes", "postponements", "postponed_ms", "releases", "replays",
     "token", "worker", "claimed_ms", "settled", "content", "build", "hosts", "started",
     "suspect", "waits_for_host", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
 ];
@@ -129,7 +129,7 @@ fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
     let wanted = [
         ("deliveries", counts.deliveries.into()),
         ("failures", counts.failures.into()),
-        ("doubts", counts.doubts.into()),
+        ("ambiguous_exits", counts.ambiguous_exits.into()),
         ("crashes", counts.crashes.into()),
         ("postponements", counts.postponements.into()),
         ("postponed_ms", counts.postponed_ms),

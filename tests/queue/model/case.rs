@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use wm_analyzer::job::failure::{Failure, Kind};
+use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
-use wm_analyzer::job::verdict::{Holdup, Verdict};
+use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
@@ -67,7 +67,7 @@ impl<'w> Case<'w> {
 
     pub async fn step(&mut self, op: &Op) {
         match *op {
-            Op::Enqueue(ask) => self.enqueue(JobId::fresh(), ask).await,
+            Op::Enqueue(ask) => self.enqueue(JobId::generate(), ask).await,
             Op::SendAgain(which) => {
                 if let Some(id) = pick(self.model.in_state(|_| true), which) {
                     let pair = self.model.jobs[&id].pair;
@@ -264,11 +264,11 @@ impl<'w> Case<'w> {
         let ghosts: Vec<_> = ghosts.collect();
         leases.extend_from_slice(&ghosts);
         let _: u64 = self.world.ask("PEXPIRE", &[&key("exclusive_lock"), "45000"]).await;
-        let beat = self.queues[who].worker.heartbeat(&info(WORKERS[who]), &leases).await.unwrap();
-        assert_eq!(beat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
+        let heartbeat = self.queues[who].worker.heartbeat(&info(WORKERS[who]), &leases).await.unwrap();
+        assert_eq!(heartbeat.lost, ghosts.into_iter().map(|lease| lease.id).collect::<Vec<_>>());
         let cancelled = self.hands[who].iter().map(|delivery| &delivery.job.id);
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
-        assert_eq!(beat.cancelled, cancelled);
+        assert_eq!(heartbeat.cancelled, cancelled);
         let turn_lasts: i64 = self.world.ask("PTTL", key("exclusive_lock")).await;
         let runs = matches!(self.model.turn, Some((by, Some(_))) if by == who);
         assert_eq!(turn_lasts > 45_000, runs, "as long as the lease of the suspect that it is for");
@@ -329,13 +329,13 @@ async fn carry_out(queue: &Roles, delivery: Delivery, how: How) -> Settled {
         How::Skip(reason) => Verdict::Skip(Skip::new(reason, "")),
         How::Retry => retry(LATER),
         How::Doubt => {
-            Verdict::Retry { after: LATER, failure: Failure::new(Kind::Crashed, "by another signal") }
+            Verdict::Retry { after: LATER, failure: Failure::new(FailureKind::Crashed, "by another signal") }
         }
-        How::Postpone => postpone(Holdup::Ours(failure())),
-        How::BreakerOpen => postpone(Holdup::BreakerOpen(failure())),
-        How::WaitAlone => postpone(Holdup::Suspect),
-        How::WaitFor(host) => postpone(Holdup::HostFull { host: host.to_owned() }),
-        How::Die => death(Kind::Gone, "a.test"),
+        How::Postpone => postpone(PostponeReason::Infrastructure(failure())),
+        How::BreakerOpen => postpone(PostponeReason::BreakerOpen(failure())),
+        How::WaitAlone => postpone(PostponeReason::Suspect),
+        How::WaitFor(host) => postpone(PostponeReason::HostFull { host: host.to_owned() }),
+        How::Die => death(FailureKind::Gone, "a.test"),
         How::Release => return queue.worker.release(delivery).await.unwrap(),
     };
     queue.worker.settle(delivery, verdict).await.unwrap()

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wm_analyzer::job::counts::Counts;
+use wm_analyzer::job::counts::DeliveryCounts;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
 
@@ -58,7 +58,7 @@ impl State {
 pub struct Mine {
     pub pair: usize,
     pub state: State,
-    pub counts: Counts,
+    pub counts: DeliveryCounts,
     pub cancelled: bool,
     pub expired: bool,
     /// Was told, when it asked to go in, that its content killed before.

@@ -1,7 +1,7 @@
 //! The queue's state machine in plain Rust: what may happen. One method per script, which answers what the script must
 //! answer and moves the jobs as it must. No server, no clock: what time does is an operation too.
 
-use wm_analyzer::job::counts::Counts;
+use wm_analyzer::job::counts::DeliveryCounts;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
 use wm_analyzer::queue::{Admission, Replayed, StartPermit};
@@ -44,7 +44,7 @@ impl Machine {
         let mine = Mine {
             pair: ask.pair,
             state: if ask.run_at == When::Later { State::Scheduled { due: false } } else { State::Ready },
-            counts: Counts::default(),
+            counts: DeliveryCounts::default(),
             cancelled: false,
             expired: ask.expires_at == When::Past,
             suspect: false,
@@ -169,7 +169,7 @@ impl Machine {
                 self.end(id, "skipped", reason != SkipReason::Cancelled);
             }
             How::Retry => self.put_off(id, "retried").failures += 1,
-            How::Doubt => self.put_off(id, "retried").doubts += 1,
+            How::Doubt => self.put_off(id, "retried").ambiguous_exits += 1,
             How::Postpone => {
                 let counts = self.put_off(id, "postponed");
                 counts.postponements += 1;
@@ -199,7 +199,7 @@ impl Machine {
         }
     }
 
-    fn put_off(&mut self, id: &JobId, why: &str) -> &mut Counts {
+    fn put_off(&mut self, id: &JobId, why: &str) -> &mut DeliveryCounts {
         self.tally(why);
         let mine = self.mine(id);
         mine.state = State::Scheduled { due: false };
@@ -280,9 +280,13 @@ impl Machine {
         let places = self.places;
         let mine = self.mine(id);
         mine.place = places + mine.set_back;
-        let Counts { deliveries, crashes, replays, .. } = mine.counts;
-        mine.counts =
-            Counts { deliveries, crashes: crashes.min(1), replays: replays + 1, ..Counts::default() };
+        let DeliveryCounts { deliveries, crashes, replays, .. } = mine.counts;
+        mine.counts = DeliveryCounts {
+            deliveries,
+            crashes: crashes.min(1),
+            replays: replays + 1,
+            ..DeliveryCounts::default()
+        };
         (mine.cancelled, mine.suspect) = (false, false);
         self.park(id);
         Replayed::Replayed

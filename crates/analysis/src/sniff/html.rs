@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use encoding_rs::{UTF_16BE, UTF_16LE};
 use serde::de::IgnoredAny;
 
-use super::{Family, HEAD_BYTES, Sniffed};
+use super::{ContentFamily, HEAD_BYTES, Sniffed};
 
 /// What makes a document HTML when it is the first tag.
 const ELEMENTS: &str = "\
@@ -23,7 +23,7 @@ const ELEMENTS: &str = "\
     u ul video";
 
 /// The head of a body as ASCII-compatible bytes: byte order marks are taken off, UTF-16 becomes UTF-8.
-pub(super) fn as_text(head: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn to_ascii_compatible(head: &[u8]) -> Cow<'_, [u8]> {
     let utf16 = match head {
         [0xEF, 0xBB, 0xBF, rest @ ..] => return Cow::Borrowed(rest),
         [0xFF, 0xFE, ..] | [b'<', 0, _, 0, ..] => UTF_16LE,
@@ -34,7 +34,7 @@ pub(super) fn as_text(head: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// What the first tag says; `None` where the text does not begin with one.
-pub(super) fn markup(text: &[u8]) -> Option<Sniffed> {
+pub(super) fn sniff_markup(text: &[u8]) -> Option<Sniffed> {
     let mut rest = skip_front_matter(text);
     let mut xml = false;
     let mut comment = false;
@@ -45,7 +45,7 @@ pub(super) fn markup(text: &[u8]) -> Option<Sniffed> {
             // `<!-->` is a whole comment, so the end may overlap the beginning.
             match find(&rest[2..], b"-->") {
                 Some(at) => rest = &rest[2 + at + 3..],
-                None => return Some(html(xml)),
+                None => return Some(sniffed_html(xml)),
             }
         } else if rest.starts_with(b"<?") {
             xml |= starts_with_ignoring_case(rest, b"<?xml");
@@ -56,7 +56,7 @@ pub(super) fn markup(text: &[u8]) -> Option<Sniffed> {
         } else if starts_with_ignoring_case(rest, b"<!doctype") {
             let name = trim_blank(&rest[b"<!doctype".len()..]);
             if name.is_empty() || name[0] == b'>' || starts_with_ignoring_case(name, b"html") {
-                return Some(html(xml || find(name, b"XHTML").is_some()));
+                return Some(sniffed_html(xml || find(name, b"XHTML").is_some()));
             }
             match find(name, b">") {
                 Some(at) => rest = &name[at + 1..],
@@ -67,39 +67,39 @@ pub(super) fn markup(text: &[u8]) -> Option<Sniffed> {
         }
     }
     match first_tag(rest) {
-        Some(name) => root(&name, text, xml),
-        None if xml => Some(Sniffed::new(Family::Xml, "text/xml")),
-        None => comment.then(|| html(xml)),
+        Some(name) => sniff_root(&name, text, xml),
+        None if xml => Some(Sniffed::new(ContentFamily::Xml, "text/xml")),
+        None => comment.then(|| sniffed_html(xml)),
     }
 }
 
 /// What a root element says.
-fn root(name: &str, text: &[u8], xml: bool) -> Option<Sniffed> {
+fn sniff_root(name: &str, text: &[u8], xml: bool) -> Option<Sniffed> {
     match name {
-        "svg" | "svg:svg" => Some(Sniffed::new(Family::Svg, "image/svg+xml")),
-        "rss" => Some(Sniffed::new(Family::Feed, "application/rss+xml")),
-        "feed" => Some(Sniffed::new(Family::Feed, "application/atom+xml")),
-        "rdf:rdf" => Some(Sniffed::new(Family::Feed, "application/rdf+xml")),
-        "html" => Some(html(xml)),
+        "svg" | "svg:svg" => Some(Sniffed::new(ContentFamily::Svg, "image/svg+xml")),
+        "rss" => Some(Sniffed::new(ContentFamily::Feed, "application/rss+xml")),
+        "feed" => Some(Sniffed::new(ContentFamily::Feed, "application/atom+xml")),
+        "rdf:rdf" => Some(Sniffed::new(ContentFamily::Feed, "application/rdf+xml")),
+        "html" => Some(sniffed_html(xml)),
         // Behind an XML prolog `<map>`, `<data>` or `<menu>` is as a rule somebody's own vocabulary.
         _ if !xml && (ELEMENTS.split(' ').any(|element| element == name) || name.contains('-')) => {
-            Some(html(false))
+            Some(sniffed_html(false))
         }
-        _ if find(text, b"http://www.w3.org/1999/xhtml").is_some() => Some(html(true)),
-        _ => xml.then(|| Sniffed::new(Family::Xml, "text/xml")),
+        _ if find(text, b"http://www.w3.org/1999/xhtml").is_some() => Some(sniffed_html(true)),
+        _ => xml.then(|| Sniffed::new(ContentFamily::Xml, "text/xml")),
     }
 }
 
 /// What text without a first tag is: JSON, HTML that begins with a sentence, or text.
-pub(super) fn unmarked(text: &[u8], whole: &[u8]) -> Sniffed {
+pub(super) fn sniff_plain_text(text: &[u8], whole: &[u8]) -> Sniffed {
     if is_json(trim_blank(text), whole.len() > HEAD_BYTES) {
-        return Sniffed::new(Family::Json, "application/json");
+        return Sniffed::new(ContentFamily::Json, "application/json");
     }
     let tags = text.iter().enumerate().filter(|&(_, &b)| b == b'<');
     let page = tags
         .map(|(at, _)| first_tag(&text[at..]))
         .any(|name| matches!(name.as_deref(), Some("html" | "head" | "body")));
-    if page { html(false) } else { Sniffed::new(Family::Text, "text/plain") }
+    if page { sniffed_html(false) } else { Sniffed::new(ContentFamily::Text, "text/plain") }
 }
 
 /// A JSON object or array, whole, or as far as the head goes.
@@ -111,8 +111,8 @@ fn is_json(text: &[u8], cut: bool) -> bool {
         }
 }
 
-fn html(xml: bool) -> Sniffed {
-    Sniffed::new(Family::Html, if xml { "application/xhtml+xml" } else { "text/html" })
+fn sniffed_html(xml: bool) -> Sniffed {
+    Sniffed::new(ContentFamily::Html, if xml { "application/xhtml+xml" } else { "text/html" })
 }
 
 /// The name of the tag that the text begins with, opening or closing, in lower case.

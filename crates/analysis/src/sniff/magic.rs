@@ -11,7 +11,7 @@ const RESOURCE_HEADER_BYTES: usize = 1445;
 const PDF_HEADER_BYTES: usize = 1024;
 
 /// A document that begins with its own name.
-pub(super) fn document(text: &[u8]) -> Option<&'static str> {
+pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     let start = text.iter().position(|b| !b.is_ascii_whitespace() && *b != 0)?;
     let text = &text[start..];
     if is_pdf_header(text) {
@@ -26,7 +26,7 @@ pub(super) fn document(text: &[u8]) -> Option<&'static str> {
 }
 
 /// What holds a binary byte early, or hides a PDF behind a line of junk.
-pub(super) fn binary(head: &[u8], text: &[u8]) -> Option<&'static str> {
+pub(super) fn binary_type(head: &[u8], text: &[u8]) -> Option<&'static str> {
     let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
     let mut lines = memchr::memchr2_iter(b'\n', b'\r', hidden);
     if lines.any(|at| is_pdf_header(&text[at + 1..])) {

@@ -11,7 +11,7 @@ use crate::role::WorkerHandle;
 /// What a worker says of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutageReport {
-    /// It lasts; to be said again with each beat.
+    /// It lasts; to be said again with each heartbeat.
     Ongoing,
     /// It is over, as far as this worker knows.
     Over,

@@ -1,6 +1,6 @@
-//! What a worker says of itself, and the beat by which it keeps its leases.
+//! What a worker says of itself, and the heartbeat by which it keeps its leases.
 //!
-//! Invariant: one beat renews everything that is in hand at one moment, and names what is not in hand any more.
+//! Invariant: one heartbeat renews everything that is in hand at one moment, and names what is not in hand any more.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use wm_job::failure::Stage;
 
 /// Leases that one script renews.
 const BATCH: usize = 500;
-/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each beat.
+/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each heartbeat.
 const RUNNING_MAX: usize = 64;
 
-/// What a worker says of itself with every beat.
+/// What a worker says of itself with every heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Presence {
     /// Its name.
@@ -95,7 +95,7 @@ impl RunningJob {
     }
 }
 
-/// The answer to a beat.
+/// The answer to a heartbeat.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
@@ -111,16 +111,16 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; the leases may or may not have been renewed.
     pub async fn heartbeat(&self, worker: &Presence, leases: &[LeaseRef]) -> Result<Heartbeat, Error> {
-        let mut beat = Heartbeat::default();
+        let mut heartbeat = Heartbeat::default();
         let mut batches = leases.chunks(BATCH);
-        self.beat_batch(worker, batches.next().unwrap_or_default(), &mut beat).await?;
+        self.heartbeat_batch(worker, batches.next().unwrap_or_default(), &mut heartbeat).await?;
         for batch in batches {
-            self.beat_batch(worker, batch, &mut beat).await?;
+            self.heartbeat_batch(worker, batch, &mut heartbeat).await?;
         }
-        Ok(beat)
+        Ok(heartbeat)
     }
 
-    /// Takes a worker that stops out of sight of the others. One that dies is taken out when its beats stay away.
+    /// Takes a worker that stops out of sight of the others. One that dies is taken out when its heartbeats stay away.
     ///
     /// # Errors
     /// Those of Redis; it is then shown until its entry's time is over.
@@ -138,11 +138,11 @@ impl WorkerHandle {
         Ok(())
     }
 
-    async fn beat_batch(
+    async fn heartbeat_batch(
         &self,
         worker: &Presence,
         leases: &[LeaseRef],
-        beat: &mut Heartbeat,
+        heartbeat: &mut Heartbeat,
     ) -> Result<(), Error> {
         let keys = &self.inner.keys;
         let told = &worker.in_flight[..worker.in_flight.len().min(RUNNING_MAX)];
@@ -174,8 +174,8 @@ impl WorkerHandle {
         while let Some(id) = reply.next() {
             let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
             match reply.text()?.as_str() {
-                "lost" => beat.lost.push(id),
-                "cancelled" => beat.cancelled.push(id),
+                "lost" => heartbeat.lost.push(id),
+                "cancelled" => heartbeat.cancelled.push(id),
                 other => return Err(reply.unexpected(other)),
             }
         }

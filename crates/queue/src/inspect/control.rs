@@ -99,7 +99,7 @@ impl OperatorHandle {
     }
 
     /// Marks a live job as not wanted any more. One that waits is settled as a skip when its generation comes, one that is
-    /// running is named by its worker's next beat. Answers whether there was such a job.
+    /// running is named by its worker's next heartbeat. Answers whether there was such a job.
     ///
     /// # Errors
     /// Those of Redis.

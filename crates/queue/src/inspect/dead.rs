@@ -9,10 +9,10 @@ use crate::error::Error;
 use crate::intake::admission::priority_offset;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
-use wm_job::failure::Kind;
+use wm_job::failure::FailureKind;
 use wm_job::page::Version;
 use wm_job::text::sha256_hex;
-use wm_job::verdict::DeathReason;
+use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, LimitsRequest, VersionRef};
 
 /// What is kept of a payload that is no job: enough to see what it was.
@@ -62,7 +62,7 @@ pub struct DeadLetter {
     /// When it was buried, in milliseconds since 1970 by the clock of Redis.
     pub died_ms: u64,
     /// Why; `None` where a newer build wrote what this one cannot read.
-    pub reason: Option<DeathReason>,
+    pub reason: Option<DeadLetterReason>,
     /// What it holds.
     pub content: Content,
     /// How often it was put back before.
@@ -72,10 +72,10 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The host that it died of, or else the one its newer version is fetched from.
     pub fn host(&self) -> Option<String> {
-        let failed = self.reason.as_ref().and_then(DeathReason::host);
+        let failed = self.reason.as_ref().and_then(DeadLetterReason::host);
         failed.or_else(|| match &self.content {
             Content::Job(job) => match &job.to {
-                VersionRef::Whole(version) => host_of(version),
+                VersionRef::Inline(version) => host_of(version),
                 VersionRef::Uuid(_) => None,
             },
             Content::Raw(_) => None,
@@ -91,7 +91,7 @@ fn host_of(version: &Version) -> Option<String> {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeadFilter {
     /// Only these kinds.
-    pub kinds: Vec<Kind>,
+    pub kinds: Vec<FailureKind>,
     /// Only these hosts.
     pub hosts: Vec<String>,
     /// Only what was buried since.

@@ -13,7 +13,7 @@ use crate::ids::WorkerId;
 use crate::inspect::ceilings::Ceilings;
 use crate::inspect::control::{Fields, Paused, paused_of};
 use wm_job::JobId;
-use wm_job::failure::Kind;
+use wm_job::failure::FailureKind;
 
 /// Workers that a status names.
 const WORKERS_MAX: usize = 500;
@@ -27,7 +27,7 @@ pub struct WorkerStatus {
     /// What it said of itself; what it ran then is shown as running still.
     #[serde(flatten)]
     pub info: Presence,
-    /// Time since its last beat in milliseconds.
+    /// Time since its last heartbeat in milliseconds.
     pub heartbeat_age_ms: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Status {
     /// Most bytes of dead letters.
     pub dead_max_bytes: u64,
     /// Dead letters by kind, without the kinds that have none.
-    pub dead_by_kind: BTreeMap<Kind, u64>,
+    pub dead_by_kind: BTreeMap<FailureKind, u64>,
     /// The most waiting jobs before nothing more is admitted.
     pub backlog_max: u64,
     /// How long the next job in line has waited since it was admitted, in milliseconds.
@@ -111,13 +111,13 @@ impl Queue {
         })
     }
 
-    async fn dead_by_kind(&self) -> Result<BTreeMap<Kind, u64>, Error> {
+    async fn dead_by_kind(&self) -> Result<BTreeMap<FailureKind, u64>, Error> {
         let mut pipe = redis::pipe();
-        for &kind in Kind::ALL {
+        for &kind in FailureKind::ALL {
             pipe.cmd("ZCARD").arg(self.inner.keys.dead_kind(kind));
         }
         let counts: Vec<u64> = self.ask(&pipe).await?;
-        Ok(Kind::ALL.iter().copied().zip(counts).filter(|(_, n)| *n > 0).collect())
+        Ok(FailureKind::ALL.iter().copied().zip(counts).filter(|(_, n)| *n > 0).collect())
     }
 
     async fn waited(&self, now: u64, first: Option<&String>) -> Result<Option<u64>, Error> {
@@ -143,8 +143,8 @@ impl Queue {
 
 fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
-    let beat: u64 = text("heartbeat_ms").parse().ok()?;
-    let heartbeat_age_ms = now.saturating_sub(beat);
+    let heartbeat: u64 = text("heartbeat_ms").parse().ok()?;
+    let heartbeat_age_ms = now.saturating_sub(heartbeat);
     let in_flight: Vec<RunningJob> = serde_json::from_str(&text("in_flight")).unwrap_or_default();
     let info = Presence {
         id: WorkerId::parse(id).ok()?,

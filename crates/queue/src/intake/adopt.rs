@@ -204,13 +204,20 @@ impl WorkerHandle {
         }
         let mut pipe = redis::pipe();
         pipe.cmd("TIME").cmd("HMGET").arg(format!("{namespace}workers:heartbeat")).arg(&workers);
-        let ((seconds, _), beats): ((i64, u64), Vec<Option<String>>) = self.ask(&pipe).await?;
+        let ((seconds, _), heartbeats): ((i64, u64), Vec<Option<String>>) = self.ask(&pipe).await?;
         // An old Resque has no heartbeats at all: such a worker is believed to be alive.
-        let alive = |beat: &Option<String>| {
-            let beat = beat.as_deref().and_then(|beat| OffsetDateTime::parse(beat, &Rfc3339).ok());
-            beat.is_none_or(|beat| seconds - beat.unix_timestamp() < RESQUE_SILENT.as_secs().cast_signed())
+        let alive = |heartbeat: &Option<String>| {
+            let heartbeat =
+                heartbeat.as_deref().and_then(|heartbeat| OffsetDateTime::parse(heartbeat, &Rfc3339).ok());
+            heartbeat.is_none_or(|heartbeat| {
+                seconds - heartbeat.unix_timestamp() < RESQUE_SILENT.as_secs().cast_signed()
+            })
         };
-        Ok(workers.into_iter().zip(beats).find(|(_, beat)| alive(beat)).map(|(worker, _)| worker))
+        Ok(workers
+            .into_iter()
+            .zip(heartbeats)
+            .find(|(_, heartbeat)| alive(heartbeat))
+            .map(|(worker, _)| worker))
     }
 }
 

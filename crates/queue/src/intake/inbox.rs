@@ -12,9 +12,9 @@ use crate::lease::truncate::truncate_reason;
 use crate::lease::upkeep::Buried;
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
-use wm_job::counts::Counts;
-use wm_job::failure::{Failure, Kind};
-use wm_job::verdict::DeathReason;
+use wm_job::counts::DeliveryCounts;
+use wm_job::failure::{Failure, FailureKind};
+use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, MAX_PAYLOAD_BYTES};
 
 /// The longest payload that is read whole, to give its SHA-256; of a longer one Redis gives the first bytes, and the
@@ -121,12 +121,12 @@ impl WorkerHandle {
     async fn refuse(&self, run: &[Head], ingested: &mut Ingested) -> Result<bool, Error> {
         for head in run {
             let Err(failure) = &head.job else { continue };
-            let id = JobId::fresh();
-            let reason = DeathReason {
+            let id = JobId::generate();
+            let reason = DeadLetterReason {
                 kind: failure.kind,
                 stage: failure.kind.stage(),
                 failure: failure.clone(),
-                counts: Counts::default(),
+                counts: DeliveryCounts::default(),
                 bodies: Vec::new(),
                 worker: String::new(),
                 build: crate::BUILD.to_owned(),
@@ -155,5 +155,5 @@ fn too_large(length: u64) -> Failure {
     let detail = format!(
         "the payload has {length} bytes and a job at most {MAX_PAYLOAD_BYTES}: send references, not bodies"
     );
-    Failure::new(Kind::Decode, detail)
+    Failure::new(FailureKind::Decode, detail)
 }

@@ -15,10 +15,10 @@ use crate::lease::upkeep::Buried;
 use crate::redis::scripts::{self, ScriptReply};
 use crate::role::WorkerHandle;
 use crate::{BUILD, Inner};
-use wm_job::counts::Counts;
+use wm_job::counts::DeliveryCounts;
 use wm_job::failure::Failure;
 use wm_job::skip::{Skip, SkipReason};
-use wm_job::verdict::DeathReason;
+use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, LimitsRequest};
 
 /// One handing-over of a job to one worker. Dropped unsettled, it counts as a crash once its lease runs out.
@@ -28,7 +28,7 @@ pub struct Delivery {
     /// What was asked for.
     pub job: Job,
     /// How often it was row out, this time included, and how that went.
-    pub counts: Counts,
+    pub counts: DeliveryCounts,
     /// Time since it was admitted.
     pub age: Duration,
     /// Limits that an operator granted when putting it back; empty as a rule.
@@ -104,7 +104,7 @@ impl Drop for ClaimToken<'_> {
 struct JobRow {
     id: JobId,
     payload: Vec<u8>,
-    counts: Counts,
+    counts: DeliveryCounts,
     unique: String,
     enqueued_ms: u64,
     expires_ms: u64,
@@ -115,10 +115,10 @@ struct JobRow {
 impl JobRow {
     fn read(id: JobId, reply: &mut ScriptReply) -> Result<Self, Error> {
         let payload = reply.bytes().unwrap_or_default();
-        let counts = Counts {
+        let counts = DeliveryCounts {
             deliveries: reply.number()?,
             failures: reply.number()?,
-            doubts: reply.number()?,
+            ambiguous_exits: reply.number()?,
             crashes: reply.number()?,
             postponements: reply.number()?,
             postponed_ms: reply.number()?,
@@ -240,7 +240,7 @@ impl WorkerHandle {
         failure: Failure,
     ) -> Result<Option<Claim>, Error> {
         let kind = failure.kind;
-        let reason = DeathReason {
+        let reason = DeadLetterReason {
             kind,
             stage: kind.stage(),
             failure,

@@ -21,7 +21,7 @@ use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
 use wm_job::report::ANALYSIS_VERSION;
 use wm_job::skip::Skip;
-use wm_job::verdict::{DeathReason, Holdup, Verdict};
+use wm_job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
 /// A settle that failed, with everything needed to try again.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl WorkerHandle {
             Verdict::Retry { after, failure } => {
                 // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
                 let counted = match failure.kind.stage() {
-                    Stage::Analyse => "doubts",
+                    Stage::Analyse => "ambiguous_exits",
                     Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue => {
                         "failures"
                     }
@@ -103,10 +103,10 @@ impl WorkerHandle {
             }
             Verdict::Postpone { after, because } => {
                 let (failure, counted) = match because {
-                    Holdup::Ours(failure) => (failure, "postponements"),
-                    Holdup::BreakerOpen(failure) => (failure, "nothing"),
-                    Holdup::Suspect => return self.wait_for(delivery, "", verdict.as_str()).await,
-                    Holdup::HostFull { host } => {
+                    PostponeReason::Infrastructure(failure) => (failure, "postponements"),
+                    PostponeReason::BreakerOpen(failure) => (failure, "nothing"),
+                    PostponeReason::Suspect => return self.wait_for(delivery, "", verdict.as_str()).await,
+                    PostponeReason::HostFull { host } => {
                         return self.wait_for(delivery, host, verdict.as_str()).await;
                     }
                 };
@@ -168,7 +168,7 @@ impl WorkerHandle {
         lease: &LeaseRef,
         unique: &str,
         pair: &str,
-        reason: &DeathReason,
+        reason: &DeadLetterReason,
         unreadable: Option<&[u8]>,
     ) -> Result<Settled, Error> {
         let keys = &self.inner.keys;

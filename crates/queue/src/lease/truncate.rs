@@ -3,7 +3,7 @@
 //! Invariant: what comes out is at most the cap, and every part that is missing because of it is named.
 
 use wm_job::report::Report;
-use wm_job::verdict::DeathReason;
+use wm_job::verdict::DeadLetterReason;
 
 /// The largest stored report: what a dashboard or a script reads in one go, and a thousandth of what Redis can bear.
 pub const REPORT_MAX_BYTES: usize = 256 * 1024;
@@ -71,7 +71,7 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
 }
 
 /// The evidence as JSON that fits; a sentence that is too long is cut, and what is known of the bodies goes last.
-pub(crate) fn truncate_reason(reason: &DeathReason) -> String {
+pub(crate) fn truncate_reason(reason: &DeadLetterReason) -> String {
     let whole = json(reason);
     if whole.len() <= REASON_MAX_BYTES {
         return whole;
@@ -99,8 +99,8 @@ fn json(value: &impl serde::Serialize) -> String {
 mod tests {
     use super::*;
     use uuid::Uuid;
-    use wm_job::counts::Counts;
-    use wm_job::failure::{Failure, Kind};
+    use wm_job::counts::DeliveryCounts;
+    use wm_job::failure::{Failure, FailureKind};
     use wm_job::page::Side;
     use wm_job::report::{Annotation, BodyFacts, Diff, Diffs, Op};
 
@@ -163,22 +163,22 @@ mod tests {
 
     #[test]
     fn evidence_is_cut_to_fit_and_stays_readable() {
-        let mut reason = DeathReason {
-            kind: Kind::Decode,
-            stage: Kind::Decode.stage(),
-            failure: Failure::new(Kind::Decode, "ü".repeat(REASON_MAX_BYTES)),
-            counts: Counts::default(),
+        let mut reason = DeadLetterReason {
+            kind: FailureKind::Decode,
+            stage: FailureKind::Decode.stage(),
+            failure: Failure::new(FailureKind::Decode, "ü".repeat(REASON_MAX_BYTES)),
+            counts: DeliveryCounts::default(),
             bodies: vec![body(10)],
             worker: "w".into(),
             build: "0".into(),
         };
-        let read: DeathReason = serde_json::from_str(&truncate_reason(&reason)).unwrap();
+        let read: DeadLetterReason = serde_json::from_str(&truncate_reason(&reason)).unwrap();
         assert_eq!(read.failure.detail.chars().count(), DETAIL_MAX_CHARS + 1);
         assert_eq!(read.bodies.len(), 1);
         reason.bodies = vec![body(REASON_MAX_BYTES)];
         let fitted = truncate_reason(&reason);
         assert!(fitted.len() <= REASON_MAX_BYTES);
-        let read: DeathReason = serde_json::from_str(&fitted).unwrap();
+        let read: DeadLetterReason = serde_json::from_str(&fitted).unwrap();
         assert!(read.bodies.is_empty() && read.failure.detail.contains("left out"));
     }
 }

@@ -9,8 +9,8 @@ use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::JobId;
 use wm_job::duration::millis;
-use wm_job::failure::Kind;
-use wm_job::verdict::DeathReason;
+use wm_job::failure::FailureKind;
+use wm_job::verdict::DeadLetterReason;
 
 /// Jobs that one script promotes.
 const PROMOTE_BATCH: u32 = 200;
@@ -29,7 +29,7 @@ pub struct Buried {
     /// `<from>..<to>`, empty where the payload was no job.
     pub pair: String,
     /// Why.
-    pub reason: DeathReason,
+    pub reason: DeadLetterReason,
 }
 
 /// Dead letters that were forgotten, by the cap that each was beyond.
@@ -102,7 +102,7 @@ impl WorkerHandle {
         for _ in 0..ROUNDS {
             let mut reply = self
                 .call(&scripts::RECLAIM)
-                .key(self.inner.keys.dead_kind(Kind::CrashLoop))
+                .key(self.inner.keys.dead_kind(FailureKind::CrashLoop))
                 .arg(self.inner.config.crashes_max)
                 .arg(RECLAIM_BATCH)
                 .arg(BUILD)

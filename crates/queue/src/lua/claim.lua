@@ -11,7 +11,7 @@
 --          job are cleared away in at most 20 rounds; a lost answer is looked for among the newest 500 leases.
 local worker, token, in_flight, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
 local most, leases_max = tonumber(arg(5)), tonumber(arg(6))
-local FIELDS = { 'payload', 'deliveries', 'failures', 'doubts', 'crashes', 'postponements', 'postponed_ms', 'releases',
+local FIELDS = { 'payload', 'deliveries', 'failures', 'ambiguous_exits', 'crashes', 'postponements', 'postponed_ms', 'releases',
   'replays', 'unique', 'enqueued_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
 local function answer(ids, jobs, exclusively)

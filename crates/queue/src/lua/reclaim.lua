@@ -5,7 +5,7 @@
 -- Why      A first crash proves nothing: all that was in that worker's in_flight goes to `exclusive` and runs exclusively. Only a
 --          crash more, exclusively, is the job's own. What had gone in is a suspect by its content too, under whatever id
 --          it comes again. And no mass blame: where nobody kept time (an outage, a jump of the
---          clock, another server), the workers were not gone, their beats were; so for one lease nobody is blamed.
+--          clock, another server), the workers were not gone, their heartbeats were; so for one lease nobody is blamed.
 -- Bound    as many as asked for (Rust asks for 100); at most 500 leases are brought back after the clock went back.
 local crashes_max, many, build = tonumber(arg(1)), arg(2), arg(3)
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''

@@ -19,7 +19,7 @@ if holder then return { 'duplicate', holder } end
 -- A new place at the end, a new budget; but what crashed before runs exclusively.
 local score = redis.call('INCR', SEQ) + tonumber(arg(4))
 remove_dead_letter(id, j[4], j[5])
-redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'doubts', 'postponements', 'postponed_ms', 'releases',
+redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'ambiguous_exits', 'postponements', 'postponed_ms', 'releases',
   'cancel', 'last_failure', 'suspect', 'granted_wall_ms', 'granted_heap_bytes')
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end

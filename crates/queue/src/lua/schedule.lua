@@ -1,7 +1,7 @@
 -- Settles a delivery as "again, later".
 -- KEYS     1 job:<id>
 -- ARGV     1 id, 2 token, 3 retried|postponed, 4 after_ms, 5 kind, 6 the failure (JSON), 7 pair,
---          8 failures|doubts|postponements|nothing: what it is counted as
+--          8 failures|ambiguous_exits|postponements|nothing: what it is counted as
 -- Returns  settled | superseded
 -- Why      A job that is neither leased nor scheduled is lost.
 -- Bound    one job.

@@ -10,7 +10,7 @@
 //! | `score` | always | its place in `ready`, kept through retry, release and solo |
 //! | `enqueued_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
 //! | `next`, `next_unique` | live, until it ends | the payload of the job that follows it, and that one's lock |
-//! | `deliveries` `failures` `doubts` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
+//! | `deliveries` `failures` `ambiguous_exits` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
 //! | `token` `worker` `claimed_ms` | in flight | who has it (`worker` stays, as evidence) |
 //! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
 //! | `content` `build` `hosts` `started` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 
 use crate::error::Error;
 use wm_job::JobId;
-use wm_job::failure::Kind;
+use wm_job::failure::FailureKind;
 
 /// The version of the key space. A build refuses to touch a newer one.
 pub(crate) const SCHEMA: u64 = 2;
@@ -116,7 +116,7 @@ impl Keys {
     }
 
     /// ZSET of the dead letters of one kind.
-    pub(crate) fn dead_kind(&self, kind: Kind) -> String {
+    pub(crate) fn dead_kind(&self, kind: FailureKind) -> String {
         self.key(&format!("dead:kind:{kind}"))
     }
 
@@ -181,7 +181,7 @@ impl Keys {
         self.key(&format!("report:{pair}"))
     }
 
-    /// ZSET of workers by their last beat.
+    /// ZSET of workers by their last heartbeat.
     pub(crate) fn workers(&self) -> String {
         self.key("workers")
     }

@@ -39,7 +39,7 @@ pub(crate) struct RedisPool {
 
 /// Where we connect at the moment.
 struct Current {
-    /// Counts the changes: a late complaint about an older manager is none about this one.
+    /// DeliveryCounts the changes: a late complaint about an older manager is none about this one.
     generation: u64,
     pool: Pool<Manager>,
     /// This is not where the configuration points.

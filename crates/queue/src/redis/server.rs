@@ -11,7 +11,7 @@ use crate::redis::keys;
 use crate::redis::pool::Connection;
 use crate::role::WorkerHandle;
 
-/// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. Measured by
+/// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. ChildUsage by
 /// `benches/queue` with two uuids as payload; versions that are given whole weigh as much more as they are long.
 const JOB_BYTES: u64 = 1_200;
 

@@ -1,42 +1,43 @@
-//! The life of slots, zygotes and jobs: dropped, killed, stopped, shut down.
+//! The life of slots, fork-servers and jobs: dropped, killed, stopped, shut down.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use wm_analyzer::job::failure::Kind::*;
+use wm_analyzer::job::failure::FailureKind::*;
 use wm_analyzer::sandbox::{Config, Isolation, Pool};
 
-use crate::world::*;
+use crate::harness::*;
 
 #[tokio::test]
 async fn a_dropped_job_is_killed_and_its_slot_serves_on() {
-    let _process = alone().await;
+    let _process = exclusive_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
+    let fork_server = fork_server_pid(&mut slot).await;
     for patience in [0, 1, 2, 5, 20] {
         let dropped =
-            tokio::time::timeout(Duration::from_millis(patience), slot.run(act("spin"), patient())).await;
+            tokio::time::timeout(Duration::from_millis(patience), slot.run(act("spin"), generous_limits()))
+                .await;
         assert!(dropped.is_err(), "it spins");
-        wait_until("the job is gone though nobody asks", || descendants(zygote).is_empty()).await;
-        good(&mut slot).await.unwrap();
+        wait_until("the job is gone though nobody asks", || descendants(fork_server).is_empty()).await;
+        run_good_job(&mut slot).await.unwrap();
     }
-    assert_eq!(zygote_of(&mut slot).await, zygote, "never was more than the job killed");
+    assert_eq!(fork_server_pid(&mut slot).await, fork_server, "never was more than the job killed");
     drop(slot);
     pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_dropped_job_that_ignores_signals_is_killed_too() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     for without in [&[][..], &["pidfd"]] {
-        let pool = pool_of(&config(), 1, without).await;
+        let pool = pool_with(&config(), 1, without).await;
         let mut slot = pool.acquire().await;
-        let job = slot.run(act("ignore_signals_and_spin"), patient());
+        let job = slot.run(act("ignore_signals_and_spin"), generous_limits());
         assert!(tokio::time::timeout(Duration::from_millis(50), job).await.is_err());
-        good(&mut slot).await.unwrap();
+        run_good_job(&mut slot).await.unwrap();
         assert_eq!(pool.stats().respawned, 0);
         drop(slot);
         pool.shutdown().await;
@@ -45,14 +46,15 @@ async fn a_dropped_job_that_ignores_signals_is_killed_too() {
 
 #[tokio::test]
 async fn a_slot_dropped_with_its_job_is_handed_on_clean() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     let pool = pool(1).await;
     for _ in 0..20 {
         let mut slot = pool.acquire().await;
-        let _ = tokio::time::timeout(Duration::from_millis(3), slot.run(act("spin"), patient())).await;
+        let _ =
+            tokio::time::timeout(Duration::from_millis(3), slot.run(act("spin"), generous_limits())).await;
         drop(slot);
         let mut next = pool.acquire().await;
-        good(&mut next).await.unwrap();
+        run_good_job(&mut next).await.unwrap();
     }
     assert_eq!(pool.stats().respawned, 0);
     pool.shutdown().await;
@@ -60,14 +62,14 @@ async fn a_slot_dropped_with_its_job_is_handed_on_clean() {
 
 #[tokio::test]
 async fn a_slot_is_waited_for_and_counted() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let slot = pool.acquire().await;
     assert!(pool.try_acquire().is_none());
     assert_eq!((pool.stats().slots, pool.stats().busy), (1, 1));
     let waiting = tokio::spawn({
         let pool = pool.clone();
-        async move { good(&mut pool.acquire().await).await.is_ok() }
+        async move { run_good_job(&mut pool.acquire().await).await.is_ok() }
     });
     drop(slot);
     assert!(waiting.await.unwrap());
@@ -76,40 +78,40 @@ async fn a_slot_is_waited_for_and_counted() {
 }
 
 #[tokio::test]
-async fn a_zygote_that_died_idle_costs_no_job() {
-    let _process = shared().await;
+async fn a_fork_server_that_died_idle_costs_no_job() {
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
-    signal(zygote, Signal::KILL);
-    wait_until("it is dead", || !lives(zygote)).await;
-    good(&mut slot).await.unwrap();
+    let fork_server = fork_server_pid(&mut slot).await;
+    signal(fork_server, Signal::KILL);
+    wait_until("it is dead", || !is_alive(fork_server)).await;
+    run_good_job(&mut slot).await.unwrap();
     assert_eq!(pool.stats().respawned, 1);
     drop(slot);
     pool.shutdown().await;
 }
 
 #[tokio::test]
-async fn a_zygote_that_dies_at_work_takes_its_job_along_and_is_replaced() {
-    let _process = shared().await;
+async fn a_fork_server_that_dies_at_work_takes_its_job_along_and_is_replaced() {
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
-    let (lost, job) = tokio::join!(slot.run(act("spin"), patient()), async {
+    let fork_server = fork_server_pid(&mut slot).await;
+    let (lost, job) = tokio::join!(slot.run(act("spin"), generous_limits()), async {
         let mut job = None;
         wait_until("the job runs", || {
-            job = descendants(zygote).first().copied();
+            job = descendants(fork_server).first().copied();
             job.is_some()
         })
         .await;
-        signal(zygote, Signal::KILL);
+        signal(fork_server, Signal::KILL);
         job.unwrap()
     });
     let lost = lost.map(|_| ()).unwrap_err();
-    assert_eq!(lost.kind, ZygoteLost, "{}", lost.detail);
+    assert_eq!(lost.kind, ForkServerLost, "{}", lost.detail);
     assert!(lost.measured.is_some());
-    wait_until("the job is gone too", || !lives(job)).await;
-    good(&mut slot).await.unwrap();
+    wait_until("the job is gone too", || !is_alive(job)).await;
+    run_good_job(&mut slot).await.unwrap();
     drop(slot);
     pool.shutdown().await;
 }
@@ -117,68 +119,74 @@ async fn a_zygote_that_dies_at_work_takes_its_job_along_and_is_replaced() {
 /// In a container without an init the worker is process 1, to whom orphans fall.
 #[tokio::test]
 async fn a_worker_that_inherits_orphans_keeps_no_zombie() {
-    let _process = alone().await;
+    let _process = exclusive_process().await;
     let me = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(me)).unwrap();
-    let before = holdings().descendants;
+    let before = current_resources().descendants;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
-    let (lost, ()) = tokio::join!(slot.run(act("spin"), patient()), async {
-        wait_until("the job runs", || !descendants(zygote).is_empty()).await;
-        signal(zygote, Signal::KILL);
+    let fork_server = fork_server_pid(&mut slot).await;
+    let (lost, ()) = tokio::join!(slot.run(act("spin"), generous_limits()), async {
+        wait_until("the job runs", || !descendants(fork_server).is_empty()).await;
+        signal(fork_server, Signal::KILL);
     });
-    assert_eq!(lost.map(|_| ()).unwrap_err().kind, ZygoteLost);
-    assert!(holdings().descendants.is_subset(&before), "zygote and job are gone, and collected");
+    assert_eq!(lost.map(|_| ()).unwrap_err().kind, ForkServerLost);
+    assert!(
+        current_resources().descendants.is_subset(&before),
+        "fork-server and job are gone, and collected"
+    );
     drop(slot);
     pool.shutdown().await;
     rustix::process::set_child_subreaper(None).unwrap();
 }
 
 #[tokio::test]
-async fn a_zygote_that_hangs_is_given_up_with_its_job() {
-    let _process = shared().await;
+async fn a_fork_server_that_hangs_is_given_up_with_its_job() {
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
-    signal(zygote, Signal::STOP);
-    let (kind, measured) = failure(&mut slot, "spin", limits()).await;
-    assert_eq!(kind, ZygoteLost);
+    let fork_server = fork_server_pid(&mut slot).await;
+    signal(fork_server, Signal::STOP);
+    let (kind, measured) = failure_of(&mut slot, "spin", limits()).await;
+    assert_eq!(kind, ForkServerLost);
     assert!(Duration::from_millis(measured.wall_ms) >= limits().wall, "{measured:?}");
-    wait_until("it is gone", || !lives(zygote)).await;
-    good(&mut slot).await.unwrap();
+    wait_until("it is gone", || !is_alive(fork_server)).await;
+    run_good_job(&mut slot).await.unwrap();
     drop(slot);
     pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_shutdown_leaves_no_child_and_refuses_what_comes_after() {
-    let _process = alone().await;
-    let before = holdings().descendants;
+    let _process = exclusive_process().await;
+    let before = current_resources().descendants;
     let pool = pool(3).await;
-    assert_eq!(holdings().descendants.difference(&before).count(), 3);
+    assert_eq!(current_resources().descendants.difference(&before).count(), 3);
     let mut slot = pool.acquire().await;
-    let _ = tokio::time::timeout(Duration::from_millis(5), slot.run(act("spin"), patient())).await;
+    let _ = tokio::time::timeout(Duration::from_millis(5), slot.run(act("spin"), generous_limits())).await;
     drop(slot);
     pool.shutdown().await;
-    assert!(holdings().descendants.is_subset(&before));
+    assert!(current_resources().descendants.is_subset(&before));
     let mut late = pool.acquire().await;
-    assert_eq!(good(&mut late).await.map(|_| ()).unwrap_err().kind, CannotSpawn);
-    assert!(holdings().descendants.is_subset(&before));
+    assert_eq!(run_good_job(&mut late).await.map(|_| ()).unwrap_err().kind, CannotSpawn);
+    assert!(current_resources().descendants.is_subset(&before));
 }
 
 #[tokio::test]
 async fn a_pool_that_is_only_dropped_leaves_no_child_either() {
-    let _process = alone().await;
-    let before = holdings().descendants;
+    let _process = exclusive_process().await;
+    let before = current_resources().descendants;
     let pool = pool(2).await;
     drop(pool);
-    wait_until("the zygotes are gone and collected", || holdings().descendants.is_subset(&before)).await;
+    wait_until("the fork-servers are gone and collected", || {
+        current_resources().descendants.is_subset(&before)
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn what_is_not_our_program_does_not_start() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     for (program, says) in [("/nonexistent", "did not start"), ("/bin/true", "without a hello")] {
         let failure = Pool::start(&config(), 1, program.into()).await.map(|_| ()).unwrap_err();
         assert_eq!(failure.kind, CannotSpawn);
@@ -188,9 +196,11 @@ async fn what_is_not_our_program_does_not_start() {
 
 #[tokio::test]
 async fn a_fork_server_of_another_build_is_refused() {
-    let _process = shared().await;
-    let refused =
-        Pool::start_without(&config(), 1, PROGRAM.into(), &["build"]).await.map(|_| ()).unwrap_err();
+    let _process = shared_process().await;
+    let refused = Pool::start_with_layers_disabled(&config(), 1, PROGRAM.into(), &["build"])
+        .await
+        .map(|_| ())
+        .unwrap_err();
     assert_eq!(refused.kind, CannotSpawn);
     assert!(refused.detail.contains("of another build"), "{}", refused.detail);
 }
@@ -198,19 +208,26 @@ async fn a_fork_server_of_another_build_is_refused() {
 /// Run by hand, a fork-server has no worker to serve, and says so where a worker would read it.
 #[tokio::test]
 async fn a_fork_server_that_cannot_start_says_why() {
-    let _process = shared().await;
-    let zygote =
-        Command::new(PROGRAM).arg("--internal-zygote").arg("strict").stdin(Stdio::null()).output().unwrap();
-    assert_eq!(zygote.status.code(), Some(71));
-    assert!(!zygote.stderr.is_empty() && zygote.stdout.is_empty(), "{zygote:?}");
+    let _process = shared_process().await;
+    let fork_server = Command::new(PROGRAM)
+        .arg("--internal-fork-server")
+        .arg("strict")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(fork_server.status.code(), Some(71));
+    assert!(!fork_server.stderr.is_empty() && fork_server.stdout.is_empty(), "{fork_server:?}");
 }
 
 #[tokio::test]
-async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
-    let _process = shared().await;
+async fn a_mode_whose_isolation_layers_are_missing_does_not_start_and_names_them() {
+    let _process = shared_process().await;
     let start = async |isolation, without: &[&str]| {
         let config = Config { isolation, ..config() };
-        Pool::start_without(&config, 1, PROGRAM.into(), without).await.map(|_| ()).map_err(|f| f.detail)
+        Pool::start_with_layers_disabled(&config, 1, PROGRAM.into(), without)
+            .await
+            .map(|_| ())
+            .map_err(|f| f.detail)
     };
     let no_filter = start(Isolation::BestEffort, &["job_filter"]).await.unwrap_err();
     assert!(no_filter.contains("for want of: seccomp."), "{no_filter}");
@@ -222,20 +239,20 @@ async fn a_mode_whose_walls_do_not_stand_does_not_start_and_names_them() {
 
 #[tokio::test]
 async fn a_kernel_that_offers_less_is_found_out_by_trying() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     let start = async |isolation, kernel: &str| {
         let config = Config { isolation, ..config() };
-        Pool::start_without(&config, 1, PROGRAM.into(), &[kernel]).await.map_err(|f| f.detail)
+        Pool::start_with_layers_disabled(&config, 1, PROGRAM.into(), &[kernel]).await.map_err(|f| f.detail)
     };
-    let has = |pool: &Pool, wall: &str| pool.isolation().iter().any(|name| name.starts_with(wall));
+    let has = |pool: &Pool, layer: &str| pool.isolation().iter().any(|name| name.starts_with(layer));
     // Before Linux 5.13 there is no Landlock: strict refuses, best effort does with seccomp, and says so.
     let refused = start(Isolation::Strict, "kernel_landlock").await.map(|_| ()).unwrap_err();
     assert!(refused.contains("for want of: landlock."), "{refused}");
     let pool = start(Isolation::BestEffort, "kernel_landlock").await.unwrap();
     assert!(has(&pool, "seccomp") && !has(&pool, "landlock"), "{:?}", pool.isolation());
     let mut slot = pool.acquire().await;
-    assert_eq!(good(&mut slot).await.unwrap().measured.isolation, pool.isolation());
-    assert_eq!(failure(&mut slot, "read_file", patient()).await.0, ForbiddenSyscall);
+    assert_eq!(run_good_job(&mut slot).await.unwrap().measured.isolation, pool.isolation());
+    assert_eq!(failure_of(&mut slot, "read_file", generous_limits()).await.0, ForbiddenSyscall);
     drop(slot);
     pool.shutdown().await;
     // Without seccomp only what was asked to make do does.
@@ -245,65 +262,65 @@ async fn a_kernel_that_offers_less_is_found_out_by_trying() {
     }
     let pool = start(Isolation::Reduced, "kernel_seccomp").await.unwrap();
     assert!(!has(&pool, "seccomp") && !has(&pool, "landlock"), "{:?}", pool.isolation());
-    good(&mut pool.acquire().await).await.unwrap();
+    run_good_job(&mut pool.acquire().await).await.unwrap();
     pool.shutdown().await;
 }
 
 #[tokio::test]
 async fn what_every_kernel_has_is_in_force_and_said_of_every_job() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let isolation = pool.isolation();
-    for wall in ["seccomp", "rlimits", "heap_budget", "no_new_privs", "unprivileged", "pdeathsig"] {
-        assert!(isolation.iter().any(|name| name == wall), "{wall} is not in {isolation:?}");
+    for layer in ["seccomp", "rlimits", "heap_budget", "no_new_privs", "unprivileged", "pdeathsig"] {
+        assert!(isolation.iter().any(|name| name == layer), "{layer} is not in {isolation:?}");
     }
     let mut slot = pool.acquire().await;
-    assert_eq!(good(&mut slot).await.unwrap().measured.isolation, isolation);
-    assert_eq!(failure(&mut slot, "null", patient()).await.1.isolation, isolation);
+    assert_eq!(run_good_job(&mut slot).await.unwrap().measured.isolation, isolation);
+    assert_eq!(failure_of(&mut slot, "null", generous_limits()).await.1.isolation, isolation);
     drop(slot);
     pool.shutdown().await;
 }
 
 #[tokio::test]
-async fn many_jobs_through_one_zygote_leave_it_as_it_was() {
-    let _process = alone().await;
+async fn many_jobs_through_one_fork_server_leave_it_as_it_was() {
+    let _process = exclusive_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    let zygote = zygote_of(&mut slot).await;
-    let before = holdings();
+    let fork_server = fork_server_pid(&mut slot).await;
+    let before = current_resources();
     for _ in 0..2_000 {
-        good(&mut slot).await.unwrap();
+        run_good_job(&mut slot).await.unwrap();
     }
-    assert!(before.cover_those_now(), "{before:?} became {:?}", holdings());
-    assert_eq!(zygote_of(&mut slot).await, zygote);
+    assert!(before.has_no_leak_now(), "{before:?} became {:?}", current_resources());
+    assert_eq!(fork_server_pid(&mut slot).await, fork_server);
     drop(slot);
     pool.shutdown().await;
 }
 
 /// `kill -9` of the worker in the middle of a job.
 #[tokio::test]
-async fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
-    let _process = alone().await; // its child would count as a leak of another test
+async fn a_worker_that_is_killed_leaves_neither_fork_server_nor_job() {
+    let _process = exclusive_process().await; // its child would count as a leak of another test
     let me = std::env::current_exe().unwrap();
     let mut worker = Command::new(me)
-        .args(["--exact", "life::a_worker_to_be_killed", "--ignored", "--nocapture"])
+        .args(["--exact", "lifecycle::a_worker_to_be_killed", "--ignored", "--nocapture"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let said = BufReader::new(worker.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok)
-        .find_map(|line| line.split_once("zygote ").map(|(_, pid)| pid.to_owned()));
-    let zygote: u32 = said.unwrap().trim().parse().unwrap();
+        .find_map(|line| line.split_once("fork-server ").map(|(_, pid)| pid.to_owned()));
+    let fork_server: u32 = said.unwrap().trim().parse().unwrap();
     let mut job = None;
     wait_until("the job runs", || {
-        job = descendants(zygote).first().copied();
+        job = descendants(fork_server).first().copied();
         job.is_some()
     })
     .await;
     worker.kill().unwrap();
     worker.wait().unwrap();
-    wait_until("both are gone", || !lives(zygote) && !lives(job.unwrap())).await;
+    wait_until("both are gone", || !is_alive(fork_server) && !is_alive(job.unwrap())).await;
 }
 
 #[tokio::test]
@@ -311,19 +328,19 @@ async fn a_worker_that_is_killed_leaves_neither_zygote_nor_job() {
 async fn a_worker_to_be_killed() {
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
-    println!("zygote {}", zygote_of(&mut slot).await);
-    let _ = slot.run(act("spin"), patient()).await;
+    println!("fork-server {}", fork_server_pid(&mut slot).await);
+    let _ = slot.run(act("spin"), generous_limits()).await;
 }
 
 #[tokio::test]
 async fn what_a_running_job_holds_of_its_heap_can_be_read_from_outside() {
-    let _process = shared().await;
+    let _process = shared_process().await;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let meter = slot.meter();
     assert_eq!(meter.read(), None, "nothing runs");
     let held = 40 * MIB;
-    let run = slot.run(act(&format!("resident_then_spin {held}")), patient());
+    let run = slot.run(act(&format!("resident_then_spin {held}")), generous_limits());
     let read = async {
         wait_until("it holds 40 MiB", || meter.read().is_some_and(|heap| heap.bytes >= held)).await;
         meter.read().unwrap()

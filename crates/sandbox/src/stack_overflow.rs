@@ -14,18 +14,18 @@ use super::kernel;
 /// How a job ends that runs out of stack.
 pub(super) const EXIT_STACK: i32 = 78;
 /// How far from the stack pointer a fault still is the stack's: frames are probed page by page, so it is near.
-const NEAR: usize = 64 * 1024;
+const MAX_FAULT_DISTANCE_BYTES: usize = 64 * 1024;
 /// The handler's own stack: what the kernel saves of the registers takes up to 12 KiB where there is AMX.
-const HANDLER_STACK: usize = 64 * 1024;
+const SIGNAL_STACK_BYTES: usize = 64 * 1024;
 
-/// Installs the handler, in the zygote: jobs inherit it.
+/// Installs the handler, in the fork-server: jobs inherit it.
 ///
 /// # Errors
 /// The kernel's.
 #[expect(unsafe_code, reason = "signal handlers have no safe wrapper")]
-pub(super) fn watch() -> io::Result<()> {
-    let memory = Box::leak(vec![0_u8; HANDLER_STACK].into_boxed_slice());
-    let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: HANDLER_STACK };
+pub(super) fn install_signal_action() -> io::Result<()> {
+    let memory = Box::leak(vec![0_u8; SIGNAL_STACK_BYTES].into_boxed_slice());
+    let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIGNAL_STACK_BYTES };
     // SAFETY: the memory lives for ever and is nobody else's.
     if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
         return Err(io::Error::last_os_error());
@@ -55,7 +55,7 @@ extern "C" fn on_fault(_signal: libc::c_int, info: *mut libc::siginfo_t, context
         let context = &*context.cast::<libc::ucontext_t>();
         ((*info).si_addr() as usize, stack_pointer(context))
     };
-    if address.abs_diff(pointer) <= NEAR {
+    if address.abs_diff(pointer) <= MAX_FAULT_DISTANCE_BYTES {
         kernel::exit_now(EXIT_STACK);
     }
 }

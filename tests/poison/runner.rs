@@ -3,20 +3,20 @@
 use std::sync::{Mutex, PoisonError};
 
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
+use wm_analyzer::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
 use wm_analyzer::job::failure::Failure;
-use wm_analyzer::job::measured::Measured;
-use wm_analyzer::job::order::{Answer, Order, SideOrder};
+use wm_analyzer::job::measured::ChildUsage;
 use wm_analyzer::job::report::Report;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Request, Slot};
 
 use crate::fixtures::{Body, DiffResult, ExpectedOutcome};
-use crate::world::PROGRAM;
+use crate::harness::PROGRAM;
 
 /// Tests share one process, and count what it holds: each has it for itself, its runtime included.
-pub(crate) fn in_turn(test: impl Future<Output = ()>) {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+pub(crate) fn run_serially(test: impl Future<Output = ()>) {
+    static SERIAL: Mutex<()> = Mutex::new(());
+    let _serial = SERIAL.lock().unwrap_or_else(PoisonError::into_inner);
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(test);
 }
 
@@ -35,15 +35,15 @@ pub(crate) async fn pool(config: &Config) -> Pool {
 
 /// Two documents as a job would bring them.
 pub(crate) fn request(pipeline: &Pipeline, [from, to]: [Body; 2]) -> Request {
-    let side = |body: &Body| SideOrder {
+    let side = |body: &Body| BodyInput {
         url: "https://example.org/".to_owned(),
         content_type: body.content_type.map(str::to_owned),
         content_encoding: body.content_encoding.clone(),
         body_hash: body.body_hash.map(str::to_owned),
         status: Some(200),
-        ..SideOrder::default()
+        ..BodyInput::default()
     };
-    let order = Order {
+    let order = AnalysisRequest {
         page: None,
         from: side(&from),
         to: side(&to),
@@ -59,7 +59,7 @@ pub(crate) async fn analyse(
     slot: &mut Slot,
     request: Request,
     limits: Limits,
-) -> (Result<Answer, Failure>, Measured) {
+) -> (Result<AnalysisReply, Failure>, ChildUsage) {
     match slot.run(request, limits).await {
         Ok(reply) => (Ok(serde_json::from_slice(&reply.body).unwrap()), reply.measured),
         Err(failure) => {
@@ -70,16 +70,16 @@ pub(crate) async fn analyse(
 }
 
 /// The same as one word.
-pub(crate) fn ending(answer: &Result<Answer, Failure>) -> ExpectedOutcome {
+pub(crate) fn outcome_of(answer: &Result<AnalysisReply, Failure>) -> ExpectedOutcome {
     match answer {
-        Ok(Answer::Reported(report)) => ExpectedOutcome::Reported(made(report)),
-        Ok(Answer::Skipped(skip)) => ExpectedOutcome::Skipped(skip.reason),
-        Ok(Answer::Failed(failure)) | Err(failure) => ExpectedOutcome::Dead(failure.kind),
+        Ok(AnalysisReply::Reported(report)) => ExpectedOutcome::Reported(diff_results(report)),
+        Ok(AnalysisReply::Skipped(skip)) => ExpectedOutcome::Skipped(skip.reason),
+        Ok(AnalysisReply::Failed(failure)) | Err(failure) => ExpectedOutcome::Dead(failure.kind),
     }
 }
 
 /// What became of each diff.
-fn made(report: &Report) -> [DiffResult; 3] {
+fn diff_results(report: &Report) -> [DiffResult; 3] {
     let diffs = &report.diffs;
     let each = [
         ("html_text_dmp", diffs.html_text_dmp.as_ref().map(|diff| diff.approximate)),

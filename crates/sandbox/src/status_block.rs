@@ -1,6 +1,6 @@
-//! A notice board between a job and its zygote: one shared page that outlives a killed job.
+//! Status shared by a job and its fork-server: one shared page that outlives a killed job.
 //!
-//! What stands on it was written by a process that may be hostile: it is evidence for people, and decides nothing.
+//! What is in it was written by a process that may be hostile: it is evidence for people, and decides nothing.
 //!
 //! Invariant: the reader bounds and cleans all it reads.
 //!
@@ -20,29 +20,29 @@ pub(super) const PHASE_WORDS: usize = 4;
 /// The page.
 #[derive(Debug)]
 #[repr(C)]
-pub(super) struct Board {
+pub(super) struct StatusBlock {
     peak_heap: AtomicU64,
-    proof: AtomicU64,
+    self_test_bits: AtomicU64,
     phase: [AtomicU64; PHASE_WORDS],
 }
 
 #[expect(unsafe_code, reason = "a promise about memory")]
 // SAFETY: atomics only.
-unsafe impl kernel::AllZeroesAreValid for Board {}
+unsafe impl kernel::AllZeroesAreValid for StatusBlock {}
 
-/// This process's board, once it has one.
-static BOARD: OnceLock<&'static Board> = OnceLock::new();
+/// This process's status block, once it has one.
+static STATUS_BLOCK: OnceLock<&'static StatusBlock> = OnceLock::new();
 
-/// Puts the board up, in the zygote, before it forks.
+/// Maps it, in the fork-server, before that forks.
 ///
 /// # Errors
 /// The kernel's, for want of a page.
-pub(super) fn put_up() -> io::Result<&'static Board> {
-    match BOARD.get() {
-        Some(board) => Ok(board),
+pub(super) fn map() -> io::Result<&'static StatusBlock> {
+    match STATUS_BLOCK.get() {
+        Some(status_block) => Ok(status_block),
         None => {
-            let board = kernel::share()?;
-            Ok(BOARD.get_or_init(|| board))
+            let status_block = kernel::map_shared()?;
+            Ok(STATUS_BLOCK.get_or_init(|| status_block))
         }
     }
 }
@@ -50,26 +50,26 @@ pub(super) fn put_up() -> io::Result<&'static Board> {
 /// Says what the work is doing now: shown in what is measured of a job, even of a killed one.
 ///
 /// Only the first 32 bytes count. Outside a sandboxed job this does nothing.
-pub fn phase(name: &'static str) {
-    if let Some(board) = BOARD.get() {
-        for (word, slot) in pack(name).into_iter().zip(&board.phase) {
+pub fn set_phase(name: &'static str) {
+    if let Some(status_block) = STATUS_BLOCK.get() {
+        for (word, slot) in pack_phase(name).into_iter().zip(&status_block.phase) {
             slot.store(word, Relaxed);
         }
     }
 }
 
 /// Notes the highest heap use so far, in bytes.
-pub(super) fn note_peak(bytes: u64) {
-    if let Some(board) = BOARD.get() {
-        board.peak_heap.store(bytes, Relaxed);
+pub(super) fn record_peak_heap(bytes: u64) {
+    if let Some(status_block) = STATUS_BLOCK.get() {
+        status_block.peak_heap.store(bytes, Relaxed);
     }
 }
 
-impl Board {
-    /// Wipes it, before the next job.
-    pub(super) fn wipe(&self) {
+impl StatusBlock {
+    /// Resets it, before the next job.
+    pub(super) fn reset(&self) {
         self.peak_heap.store(0, Relaxed);
-        self.proof.store(0, Relaxed);
+        self.self_test_bits.store(0, Relaxed);
         self.phase.iter().for_each(|word| word.store(0, Relaxed));
     }
 
@@ -84,17 +84,17 @@ impl Board {
     }
 
     /// What the self-test's probe found out.
-    pub(super) fn proof(&self) -> u64 {
-        self.proof.load(Relaxed)
+    pub(super) fn self_test_bits(&self) -> u64 {
+        self.self_test_bits.load(Relaxed)
     }
 
     /// Notes what the self-test's probe found out.
-    pub(super) fn note_proof(&self, bits: u64) {
-        self.proof.store(bits, Relaxed);
+    pub(super) fn record_self_test(&self, bits: u64) {
+        self.self_test_bits.store(bits, Relaxed);
     }
 }
 
-fn pack(name: &str) -> [u64; PHASE_WORDS] {
+fn pack_phase(name: &str) -> [u64; PHASE_WORDS] {
     let mut bytes = [0; PHASE_WORDS * 8];
     let len = name.len().min(bytes.len());
     bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
@@ -125,7 +125,7 @@ mod tests {
             ("text\u{1b}[31m", Some("text")),
             ("\u{0}diff", None),
         ] {
-            assert_eq!(phase_name(pack(said)).as_deref(), read, "{said:?}");
+            assert_eq!(phase_name(pack_phase(said)).as_deref(), read, "{said:?}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The isolation that is in force, as a set of names, and what each mode of the configuration requires.
 //!
-//! Invariant: a feature is in the set only because it was tried and worked, or because the kernel confirmed it; never
+//! Invariant: a layer is in the set only because it was tried and worked, or because the kernel confirmed it; never
 //! because a call returned success.
 
 use bitflags::bitflags;
@@ -8,9 +8,9 @@ use bitflags::bitflags;
 use super::Isolation;
 
 bitflags! {
-    /// A set of isolation features. Reports show their names in lower case.
+    /// A set of isolation layers. Reports show their names in lower case.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-    pub(super) struct Features: u32 {
+    pub(super) struct IsolationLayers: u32 {
         /// A job that opened a socket was killed for it.
         const SECCOMP = 1;
         /// A probe could not open `/`.
@@ -33,36 +33,36 @@ bitflags! {
         const OOM_FIRST = 1 << 9;
 
         /// Bounds a job.
-        const BOUNDED = Self::RLIMITS.bits() | Self::HEAP_BUDGET.bits();
+        const LIMITS_ONLY = Self::RLIMITS.bits() | Self::HEAP_BUDGET.bits();
         /// Bounds a job and keeps it in.
-        const CONTAINED = Self::BOUNDED.bits() | Self::SECCOMP.bits() | Self::NO_NEW_PRIVS.bits();
+        const LIMITS_AND_SECCOMP = Self::LIMITS_ONLY.bits() | Self::SECCOMP.bits() | Self::NO_NEW_PRIVS.bits();
     }
 }
 
-impl Features {
+impl IsolationLayers {
     /// This set, and `other` where `holds`.
     #[must_use]
     pub(super) fn union_if(self, holds: bool, other: Self) -> Self {
         if holds { self | other } else { self }
     }
 
-    /// Every single feature by name, and whether it is in the set.
-    pub(super) fn each(self) -> impl Iterator<Item = (String, bool)> {
-        let single = Self::all().iter_names().filter(|(_, feature)| feature.bits().is_power_of_two());
-        single.map(move |(name, feature)| (name.to_ascii_lowercase(), self.contains(feature)))
+    /// Every single layer by name, and whether it is in the set.
+    pub(super) fn iter_all(self) -> impl Iterator<Item = (String, bool)> {
+        let single = Self::all().iter_names().filter(|(_, layer)| layer.bits().is_power_of_two());
+        single.map(move |(name, layer)| (name.to_ascii_lowercase(), self.contains(layer)))
     }
 
-    /// The names of the features in the set.
+    /// The names of the layers in the set.
     pub(super) fn names(self) -> Vec<String> {
-        self.each().filter_map(|(name, has)| has.then_some(name)).collect()
+        self.iter_all().filter_map(|(name, has)| has.then_some(name)).collect()
     }
 
-    /// The names of the features that a mode requires and this set lacks.
-    pub(super) fn missing(self, mode: Isolation) -> Vec<String> {
+    /// The names of the layers that a mode requires and this set lacks.
+    pub(super) fn missing_for(self, mode: Isolation) -> Vec<String> {
         let required = match mode {
-            Isolation::Strict => Self::CONTAINED | Self::LANDLOCK,
-            Isolation::BestEffort => Self::CONTAINED,
-            Isolation::Reduced => Self::BOUNDED,
+            Isolation::Strict => Self::LIMITS_AND_SECCOMP | Self::LANDLOCK,
+            Isolation::BestEffort => Self::LIMITS_AND_SECCOMP,
+            Isolation::Reduced => Self::LIMITS_ONLY,
         };
         (required - self).names()
     }
@@ -74,17 +74,17 @@ mod tests {
 
     #[test]
     fn every_mode_names_what_it_misses() {
-        assert_eq!(Features::all().names().len(), 10);
+        assert_eq!(IsolationLayers::all().names().len(), 10);
         for mode in [Isolation::Strict, Isolation::BestEffort, Isolation::Reduced] {
-            assert!(Features::all().missing(mode).is_empty(), "{mode:?}");
+            assert!(IsolationLayers::all().missing_for(mode).is_empty(), "{mode:?}");
         }
-        let none = Features::default();
-        assert_eq!(none.missing(Isolation::Reduced), ["rlimits", "heap_budget"]);
+        let none = IsolationLayers::default();
+        assert_eq!(none.missing_for(Isolation::Reduced), ["rlimits", "heap_budget"]);
         assert_eq!(
-            none.missing(Isolation::BestEffort),
+            none.missing_for(Isolation::BestEffort),
             ["seccomp", "rlimits", "heap_budget", "no_new_privs"]
         );
-        let plain = Features::CONTAINED;
-        assert_eq!(plain.missing(Isolation::Strict), ["landlock"]);
+        let plain = IsolationLayers::LIMITS_AND_SECCOMP;
+        assert_eq!(plain.missing_for(Isolation::Strict), ["landlock"]);
     }
 }

@@ -5,11 +5,11 @@
 use wm_job::report::LinkOp;
 
 /// How many bytes steps have as JSON, counted against a limit.
-pub(super) struct Size {
+pub(super) struct JsonSize {
     left: Option<usize>,
 }
 
-impl Size {
+impl JsonSize {
     /// Nothing yet, of so many bytes.
     pub(super) fn new(limit: usize) -> Self {
         // The brackets around them all.
@@ -21,27 +21,27 @@ impl Size {
         self.left.is_some()
     }
 
-    fn take(&mut self, bytes: usize) {
+    fn add_bytes(&mut self, bytes: usize) {
         self.left = self.left.and_then(|left| left.checked_sub(bytes));
     }
 
     /// Adds `[-1,"text"],`.
     pub(super) fn add_op(&mut self, text: &str) {
-        self.take(r#"[-1,""],"#.len() + json_len(text));
+        self.add_bytes(r#"[-1,""],"#.len() + json_len(text));
     }
 
     /// Adds a step of a links diff.
     pub(super) fn add_link(&mut self, op: &LinkOp) {
         match op {
             LinkOp::Plain(_, link) => {
-                self.take(
+                self.add_bytes(
                     r#"[-1,{"text":"","href":""}],"#.len() + json_len(&link.text) + json_len(&link.href),
                 );
             }
             LinkOp::Changed(_, link) => {
                 link.text.iter().chain(&link.href).for_each(|op| self.add_op(&op.1));
                 let hrefs: usize = link.hrefs.iter().map(|href| json_len(href)).sum();
-                self.take(r#"[100,{"text":[],"href":[],"hrefs":["",""]}],"#.len() + hrefs);
+                self.add_bytes(r#"[100,{"text":[],"href":[],"hrefs":["",""]}],"#.len() + hrefs);
             }
         }
     }
@@ -66,8 +66,8 @@ mod tests {
     fn a_size_is_that_of_the_json_but_for_one_comma() {
         let texts = ["", "plain", "\"q\" \\ \n\r\t\u{8}\u{c}\u{1}\u{7f}", "é🎉\u{2028}&<>"];
         let ops: Vec<Op> = texts.iter().map(|text| Op(-1, (*text).to_owned())).collect();
-        let left_of = |size: &Size, limit: usize| limit - size.left.unwrap();
-        let mut size = Size::new(10_000);
+        let left_of = |size: &JsonSize, limit: usize| limit - size.left.unwrap();
+        let mut size = JsonSize::new(10_000);
         ops.iter().for_each(|op| size.add_op(&op.1));
         // Codes are counted as the longest of them, and every step with its comma.
         assert_eq!(left_of(&size, 10_000), serde_json::to_string(&ops).unwrap().len() + 1);
@@ -77,18 +77,18 @@ mod tests {
         let hrefs = ["a\"".to_owned(), "b".to_owned()];
         let changed = ChangedLink { text: ops.clone(), href: ops, hrefs };
         let links: Vec<LinkOp> = texts.iter().map(link).chain([LinkOp::Changed(100, changed)]).collect();
-        let mut size = Size::new(10_000);
+        let mut size = JsonSize::new(10_000);
         links.iter().for_each(|op| size.add_link(op));
         assert_eq!(left_of(&size, 10_000), serde_json::to_string(&links).unwrap().len() + 3);
     }
 
     #[test]
     fn past_the_limit_nothing_fits_again() {
-        let mut size = Size::new(20);
+        let mut size = JsonSize::new(20);
         size.add_op("0123456789");
         assert!(size.fits());
         size.add_op("");
         assert!(!size.fits());
-        assert!(!Size::new(1).fits());
+        assert!(!JsonSize::new(1).fits());
     }
 }

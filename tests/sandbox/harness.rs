@@ -1,4 +1,4 @@
-//! The stage: a configuration small enough for quick deaths, jobs by the name of their act, and what `/proc` says.
+//! The harness: a configuration small enough for quick deaths, jobs by the name of their act, and what `/proc` says.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-use wm_analyzer::job::failure::{Failure, Kind};
-use wm_analyzer::job::measured::Measured;
+use wm_analyzer::job::failure::{Failure, FailureKind};
+use wm_analyzer::job::measured::ChildUsage;
 use wm_analyzer::sandbox::{Config, Isolation, Limits, Pool, ProcessModel, Reply, Request, Slot, hooks};
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -19,12 +19,12 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_wm-analyzer");
 static PROCESS: RwLock<()> = RwLock::const_new(());
 
 /// This test may run beside others.
-pub(crate) async fn shared() -> RwLockReadGuard<'static, ()> {
+pub(crate) async fn shared_process() -> RwLockReadGuard<'static, ()> {
     PROCESS.read().await
 }
 
 /// This test has the process for itself.
-pub(crate) async fn alone() -> RwLockWriteGuard<'static, ()> {
+pub(crate) async fn exclusive_process() -> RwLockWriteGuard<'static, ()> {
     PROCESS.write().await
 }
 
@@ -49,16 +49,16 @@ pub(crate) fn limits() -> Limits {
 }
 
 /// Limits for jobs that must not be hurried on a busy machine.
-pub(crate) fn patient() -> Limits {
+pub(crate) fn generous_limits() -> Limits {
     Limits { wall: Duration::from_secs(30), ..limits() }
 }
 
 pub(crate) async fn pool(slots: usize) -> Pool {
-    pool_of(&config(), slots, &[]).await
+    pool_with(&config(), slots, &[]).await
 }
 
-pub(crate) async fn pool_of(config: &Config, slots: usize, without: &[&str]) -> Pool {
-    Pool::start_without(config, slots, PROGRAM.into(), without).await.unwrap()
+pub(crate) async fn pool_with(config: &Config, slots: usize, without: &[&str]) -> Pool {
+    Pool::start_with_layers_disabled(config, slots, PROGRAM.into(), without).await.unwrap()
 }
 
 pub(crate) fn act(name: &str) -> Request {
@@ -66,22 +66,22 @@ pub(crate) fn act(name: &str) -> Request {
 }
 
 /// Runs an act and returns the number it answers with.
-pub(crate) async fn number(slot: &mut Slot, name: &str) -> i64 {
-    let reply = slot.run(act(name), patient()).await.unwrap();
+pub(crate) async fn number_from(slot: &mut Slot, name: &str) -> i64 {
+    let reply = slot.run(act(name), generous_limits()).await.unwrap();
     String::from_utf8(reply.body).unwrap().parse().unwrap()
 }
 
 /// Runs an act that must fail; its kind and what was measured.
-pub(crate) async fn failure(slot: &mut Slot, name: &str, limits: Limits) -> (Kind, Measured) {
+pub(crate) async fn failure_of(slot: &mut Slot, name: &str, limits: Limits) -> (FailureKind, ChildUsage) {
     let failure: Failure = slot.run(act(name), limits).await.map(|reply| reply.body.len()).unwrap_err();
     let measured = failure.measured.unwrap_or_else(|| panic!("{name}: {} has no evidence", failure.kind));
     (failure.kind, *measured)
 }
 
 /// A good job, whose answer is known.
-pub(crate) async fn good(slot: &mut Slot) -> Result<Reply, Failure> {
+pub(crate) async fn run_good_job(slot: &mut Slot) -> Result<Reply, Failure> {
     let request = Request { a: b"hello ".to_vec(), b: b"world".to_vec(), ..act("echo") };
-    let reply = slot.run(request, patient()).await?;
+    let reply = slot.run(request, generous_limits()).await?;
     assert_eq!(reply.body, b"hello world");
     Ok(reply)
 }
@@ -101,23 +101,23 @@ pub(crate) fn is_root() -> bool {
 
 /// What this process holds: compared before and after.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Holdings {
+pub(crate) struct ProcessResources {
     pub(crate) descriptors: usize,
     pub(crate) descendants: BTreeSet<u32>,
 }
 
-impl Holdings {
+impl ProcessResources {
     /// True when this process now holds nothing that it did not hold then. (It may hold less: children of an earlier
     /// test, collected since.)
-    pub(crate) fn cover_those_now(&self) -> bool {
-        let now = holdings();
+    pub(crate) fn has_no_leak_now(&self) -> bool {
+        let now = current_resources();
         now.descriptors <= self.descriptors && now.descendants.is_subset(&self.descendants)
     }
 }
 
-pub(crate) fn holdings() -> Holdings {
+pub(crate) fn current_resources() -> ProcessResources {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
-    Holdings { descriptors, descendants: descendants(std::process::id()) }
+    ProcessResources { descriptors, descendants: descendants(std::process::id()) }
 }
 
 /// Children of a process and their children, zombies included.
@@ -153,12 +153,12 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 /// True while the process lives; a zombie does not.
-pub(crate) fn lives(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
 }
 
 /// This process's resident set in bytes.
-pub(crate) fn resident() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let pages: u64 =
         fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     pages * rustix::param::page_size() as u64
@@ -170,7 +170,7 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-/// The process id of a slot's zygote, from a job of it.
-pub(crate) async fn zygote_of(slot: &mut Slot) -> u32 {
-    u32::try_from(number(slot, "parent_pid").await).unwrap()
+/// The process id of a slot's fork-server, from a job of it.
+pub(crate) async fn fork_server_pid(slot: &mut Slot) -> u32 {
+    u32::try_from(number_from(slot, "parent_pid").await).unwrap()
 }

@@ -5,29 +5,29 @@
 use parking_lot::Mutex;
 use std::path::Path;
 
-use super::cgroup::Knob;
+use super::cgroup::CgroupFile;
 
-const EVENTS: Knob = Knob { v2: "memory.events", controller: "memory", v1: "memory.oom_control" };
+const EVENTS: CgroupFile = CgroupFile { v2: "memory.events", controller: "memory", v1: "memory.oom_control" };
 
 /// The counter as it was last read.
 #[derive(Debug)]
-pub(super) struct Watch(Mutex<Option<u64>>);
+pub(super) struct OomKillCounter(Mutex<Option<u64>>);
 
-impl Watch {
+impl OomKillCounter {
     /// Reads it for the first time.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(kills()))
+        Self(Mutex::new(read_kill_count()))
     }
 
     /// What the counter says about a child that was killed just now: a clause for the evidence.
-    pub(super) fn verdict(&self) -> &'static str {
+    pub(super) fn describe_new_kills(&self) -> &'static str {
         let mut last = self.0.lock();
-        let before = std::mem::replace(&mut *last, kills());
-        clause(before, *last)
+        let before = std::mem::replace(&mut *last, read_kill_count());
+        kills_text(before, *last)
     }
 }
 
-fn clause(before: Option<u64>, now: Option<u64>) -> &'static str {
+fn kills_text(before: Option<u64>, now: Option<u64>) -> &'static str {
     match (before, now) {
         (Some(before), Some(now)) if now > before => {
             "; it has counted a kill here, so the container's memory is too small for its slots"
@@ -38,12 +38,12 @@ fn clause(before: Option<u64>, now: Option<u64>) -> &'static str {
 }
 
 /// Kills that the OOM killer counted in this process's memory group so far, where that can be read.
-fn kills() -> Option<u64> {
-    EVENTS.find(Path::new("/")).iter().find_map(|found| count(&found.text))
+fn read_kill_count() -> Option<u64> {
+    EVENTS.read_all(Path::new("/")).iter().find_map(|found| parse_kill_count(&found.text))
 }
 
 /// The counter in either file: a line `oom_kill 3`.
-fn count(text: &str) -> Option<u64> {
+fn parse_kill_count(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|number| number.trim().parse().ok())
 }
 
@@ -53,16 +53,16 @@ mod tests {
 
     #[test]
     fn the_counter_is_read_in_both_generations() {
-        assert_eq!(count("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"), Some(3));
-        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
-        assert_eq!(count("oom 2\n"), None);
+        assert_eq!(parse_kill_count("low 0\nhigh 0\nmax 7\noom 2\noom_kill 3\noom_group_kill 0\n"), Some(3));
+        assert_eq!(parse_kill_count("oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"), Some(4));
+        assert_eq!(parse_kill_count("oom 2\n"), None);
     }
 
     #[test]
     fn a_kill_is_only_blamed_on_the_oom_killer_when_it_counted_one() {
-        assert!(clause(Some(1), Some(2)).contains("too small"));
-        assert!(clause(Some(2), Some(2)).contains("no kill"));
-        assert_eq!(clause(None, Some(2)), "");
-        assert_eq!(clause(Some(2), None), "");
+        assert!(kills_text(Some(1), Some(2)).contains("too small"));
+        assert!(kills_text(Some(2), Some(2)).contains("no kill"));
+        assert_eq!(kills_text(None, Some(2)), "");
+        assert_eq!(kills_text(Some(2), None), "");
     }
 }

@@ -1,8 +1,8 @@
-//! The far end: a fresh fork that reads one request, works, writes one reply and is gone.
+//! The job's process: a fresh fork that reads one request, works, writes one reply and is gone.
 //!
-//! Hostile bytes are read here and nowhere else. It keeps no time and reports no death: the zygote does.
+//! Hostile bytes are read here and nowhere else. It keeps no time and reports no death: the fork-server does.
 //!
-//! Invariant: not a byte of the request is read before every wall is up and [`protocol::READY`] is written.
+//! Invariant: not a byte of the request is read before every isolation layer is in force and [`protocol::READY`] is written.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,22 +12,22 @@ use std::time::Instant;
 
 use rustix::process::Pid;
 
-use super::features::Features;
-use super::harden::{self, Plan};
+use super::harden::{self, HardeningPlan};
+use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
-use super::protocol::{self, Code, ReplyHeader, RequestHeader};
-use super::seccomp::Filter;
+use super::protocol::{self, ReplyCode, ReplyHeader, RequestHeader};
+use super::seccomp::SeccompFilter;
 use super::{Task, Work, heap, kernel};
 
-/// How a job ends whose walls could not be put up.
-const EXIT_UNPREPARED: i32 = 79;
+/// How a job ends whose isolation layers could not be put in force.
+const EXIT_NOT_ISOLATED: i32 = 79;
 /// How a job ends whose worker has gone.
-const EXIT_UNHEARD: i32 = 74;
+const EXIT_WORKER_GONE: i32 = 74;
 /// The longest panic message that is passed on.
 const MAX_PANIC_BYTES: usize = 2048;
 
-/// What a job is born with.
-pub(super) struct Birth<'a> {
+/// What a job starts with.
+pub(super) struct JobSetup<'a> {
     /// Its end of the data socket.
     pub(super) data: OwnedFd,
     /// Its limits.
@@ -35,54 +35,54 @@ pub(super) struct Birth<'a> {
     /// When its wall clock began.
     pub(super) began: Instant,
     /// Its parent.
-    pub(super) zygote: Pid,
-    /// Walls to put up.
-    pub(super) plan: Plan,
-    /// Walls that stood in the self-test.
-    pub(super) features: Features,
+    pub(super) fork_server: Pid,
+    /// Isolation layers to put in force.
+    pub(super) plan: HardeningPlan,
+    /// Isolation layers that the self-test proved.
+    pub(super) layers: IsolationLayers,
     /// The filter to install.
-    pub(super) filter: &'a mut Filter,
+    pub(super) filter: &'a mut SeccompFilter,
 }
 
 /// Does the job and ends the process.
-pub(super) fn run(mut birth: Birth<'_>, work: Work) -> ! {
-    let code = match prepare(&mut birth) {
-        Err(_) => EXIT_UNPREPARED,
-        Ok(()) => match serve(&birth, work) {
+pub(super) fn run(mut setup: JobSetup<'_>, work: Work) -> ! {
+    let code = match prepare(&mut setup) {
+        Err(_) => EXIT_NOT_ISOLATED,
+        Ok(()) => match serve_request(&setup, work) {
             Ok(()) => 0,
-            Err(_) => EXIT_UNHEARD,
+            Err(_) => EXIT_WORKER_GONE,
         },
     };
     kernel::exit_now(code)
 }
 
 /// The data socket becomes descriptor 0, in the place of the control socket; nothing else stays open.
-fn prepare(birth: &mut Birth<'_>) -> io::Result<()> {
-    kernel::replace_socket(birth.data.as_fd())?;
+fn prepare(setup: &mut JobSetup<'_>) -> io::Result<()> {
+    kernel::replace_socket(setup.data.as_fd())?;
     kernel::close_from(3)?;
-    let landlocked = harden::job(birth.zygote, &birth.limits, birth.plan)?;
-    if birth.features.contains(Features::LANDLOCK) && !landlocked {
+    let landlocked = harden::harden_job(setup.fork_server, &setup.limits, setup.plan)?;
+    if setup.layers.contains(IsolationLayers::LANDLOCK) && !landlocked {
         return Err(io::Error::other("Landlock is not in force"));
     }
-    if birth.plan.job_filter {
-        match birth.filter.install(harden::own_pid()) {
-            Err(error) if birth.features.contains(Features::SECCOMP) => return Err(error),
+    if setup.plan.job_filter {
+        match setup.filter.install(harden::own_pid()) {
+            Err(error) if setup.layers.contains(IsolationLayers::SECCOMP) => return Err(error),
             Ok(()) | Err(_) => {}
         }
     }
     Ok(())
 }
 
-fn serve(birth: &Birth<'_>, work: Work) -> io::Result<()> {
+fn serve_request(setup: &JobSetup<'_>, work: Work) -> io::Result<()> {
     write_all(&[protocol::READY])?;
-    heap::arm(birth.limits.heap_bytes);
-    let task = read_task(birth.began + birth.limits.soft_deadline())?;
+    heap::arm(setup.limits.heap_bytes);
+    let task = read_task(setup.began + setup.limits.soft_deadline())?;
     let (code, body) = match catch_unwind(AssertUnwindSafe(|| perform(task, work))) {
-        Ok(body) => (Code::Done, body),
-        Err(_) => (Code::Panicked, last_panic().into_bytes()),
+        Ok(body) => (ReplyCode::Done, body),
+        Err(_) => (ReplyCode::Panicked, take_last_panic().into_bytes()),
     };
     write_all(&ReplyHeader { code, len: body.len() as u64 }.encode())?;
-    if body.len() as u64 <= birth.limits.reply_bytes {
+    if body.len() as u64 <= setup.limits.reply_bytes {
         write_all(&body)?;
     }
     Ok(())
@@ -97,7 +97,7 @@ fn perform(task: Task, work: Work) -> Vec<u8> {
 }
 
 fn read_task(soft_deadline: Instant) -> io::Result<Task> {
-    let mut header = [0; protocol::REQUEST_HEADER];
+    let mut header = [0; protocol::REQUEST_HEADER_BYTES];
     read_exact(&mut header)?;
     let header = RequestHeader::decode(header).ok_or(io::ErrorKind::InvalidData)?;
     Ok(Task {
@@ -133,28 +133,28 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// What the last panic said.
+/// The last panic's message.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
 /// Keeps what a panic says for the reply; it is also written down for the case that the panic becomes an abort.
-pub(super) fn keep_panics() {
-    std::panic::set_hook(Box::new(keep_panic));
+pub(super) fn install_panic_hook() {
+    std::panic::set_hook(Box::new(record_panic));
 }
 
-fn keep_panic(info: &PanicHookInfo<'_>) {
+fn record_panic(info: &PanicHookInfo<'_>) {
     let payload = info.payload();
-    let said = payload.downcast_ref::<String>().map(String::as_str);
-    let said = said.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let message = payload.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let place = info.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
-    let end = said.floor_char_boundary_at(MAX_PANIC_BYTES);
-    let said = format!("{}{place}", &said[..end]);
-    let _ = rustix::io::write(kernel::stderr(), said.as_bytes());
+    let end = message.floor_char_boundary_at(MAX_PANIC_BYTES);
+    let message = format!("{}{place}", &message[..end]);
+    let _ = rustix::io::write(kernel::stderr(), message.as_bytes());
     if let Ok(mut last) = LAST_PANIC.try_lock() {
-        *last = said;
+        *last = message;
     }
 }
 
-fn last_panic() -> String {
+fn take_last_panic() -> String {
     LAST_PANIC.try_lock().map(|mut last| std::mem::take(&mut *last)).unwrap_or_default()
 }
 

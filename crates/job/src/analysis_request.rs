@@ -12,13 +12,13 @@ use super::skip::Skip;
 /// What the child is asked for; the two bodies come beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Order {
+pub struct AnalysisRequest {
     /// The page both versions belong to, where known.
     pub page: Option<Uuid>,
     /// The older version.
-    pub from: SideOrder,
+    pub from: BodyInput,
     /// The newer version.
-    pub to: SideOrder,
+    pub to: BodyInput,
     /// The most bytes that a body may decompress to.
     pub max_decoded_bytes: u64,
     /// Steps of a diff that are larger than this, as JSON, are left out of the report.
@@ -30,7 +30,7 @@ pub struct Order {
 /// What is known of one body.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SideOrder {
+pub struct BodyInput {
     /// The version.
     pub uuid: Uuid,
     /// Where the body came from.
@@ -47,7 +47,7 @@ pub struct SideOrder {
     pub status: Option<u16>,
 }
 
-impl SideOrder {
+impl BodyInput {
     /// What the body is declared to be.
     pub fn declared(&self) -> Option<&str> {
         self.media_type.as_deref().or(self.content_type.as_deref())
@@ -62,7 +62,7 @@ impl SideOrder {
 /// What the child answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub enum AnalysisReply {
     /// It was analysed.
     Reported(Box<Report>),
     /// It is not to be analysed.

@@ -15,18 +15,18 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::auth::Auth;
-use super::{Config, ConfigError};
+use super::{ApiConfigError, Config};
 use crate::job::duration::retry_after;
-use crate::job::failure::{Failure, Kind};
+use crate::job::failure::{Failure, FailureKind};
 use crate::job::text::clip;
 use crate::job::text::innermost_cause;
 
 /// Characters of the app's own words that are kept.
-const MAX_WORDS: usize = 500;
+const MAX_TITLE_CHARS: usize = 500;
 
 /// What a call is for: the same refusal means different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(super) enum CallPurpose {
     /// Looking something up.
     Lookup,
     /// Posting an annotation.
@@ -35,7 +35,7 @@ pub(super) enum Purpose {
 
 /// Makes calls.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct ApiClient {
     client: Client,
     base: Url,
     auth: Auth,
@@ -46,7 +46,7 @@ pub(super) struct Caller {
 }
 
 /// The address that all paths are relative to: the configured one, with `/api/v0/` where it does not say so itself.
-pub(super) fn base(url: &Url) -> Result<Url, ConfigError> {
+pub(super) fn base(url: &Url) -> Result<Url, ApiConfigError> {
     let mut base = url.clone();
     let plain = url.username().is_empty() && url.password().is_none();
     if !matches!(url.scheme(), "http" | "https")
@@ -59,7 +59,7 @@ pub(super) fn base(url: &Url) -> Result<Url, ConfigError> {
         let _ = base.set_password(None);
         base.set_query(None);
         base.set_fragment(None);
-        return Err(ConfigError::Url(base.to_string()));
+        return Err(ApiConfigError::Url(base.to_string()));
     }
     let path = url.path().trim_end_matches('/');
     let path = path.strip_suffix("/api/v0").unwrap_or(path);
@@ -67,9 +67,9 @@ pub(super) fn base(url: &Url) -> Result<Url, ConfigError> {
     Ok(base)
 }
 
-impl Caller {
+impl ApiClient {
     /// A caller for this address.
-    pub(super) fn new(base: Url, config: &Config) -> Result<Self, ConfigError> {
+    pub(super) fn new(base: Url, config: &Config) -> Result<Self, ApiConfigError> {
         // One process, one provider of cryptography: whoever installed the same one first is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -100,33 +100,33 @@ impl Caller {
     }
 
     /// Are our calls signed?
-    pub(super) fn signs(&self) -> bool {
-        self.auth.is_somebody()
+    pub(super) fn has_credentials(&self) -> bool {
+        self.auth.is_set()
     }
 
     /// Looks something up.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         let url = self.url(path)?;
-        let answer = self.call(self.client.get(url), Purpose::Lookup).await?;
-        self.sense(&answer, path)
+        let answer = self.call(self.client.get(url), CallPurpose::Lookup).await?;
+        self.parse_answer(&answer, path)
     }
 
     /// Posts something.
     pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
         let url = self.url(path)?;
-        let answer = self.call(self.client.post(url).json(body), Purpose::Post).await?;
+        let answer = self.call(self.client.post(url).json(body), CallPurpose::Post).await?;
         // A login page says 200 too: only the app's own answer means that it has the annotation.
-        self.sense(&answer, path).map(drop)
+        self.parse_answer(&answer, path).map(drop)
     }
 
     /// An answer in the app's own form, which always has `data`.
-    fn sense(&self, answer: &[u8], path: &str) -> Result<Value, Failure> {
+    fn parse_answer(&self, answer: &[u8], path: &str) -> Result<Value, Failure> {
         let answer: Option<Value> = serde_json::from_slice(answer).ok();
-        answer.filter(|answer| answer.get("data").is_some()).ok_or_else(|| self.senseless(path))
+        answer.filter(|answer| answer.get("data").is_some()).ok_or_else(|| self.malformed_answer(path))
     }
 
     /// The failure for an answer that is no sense, which an app in order would not give.
-    pub(super) fn senseless(&self, path: &str) -> Failure {
+    pub(super) fn malformed_answer(&self, path: &str) -> Failure {
         self.unavailable(format!("the db app's answer to {path} is none of its own: check api.url"))
     }
 
@@ -134,7 +134,7 @@ impl Caller {
         self.base.join(path).map_err(|e| self.unavailable(format!("{path} is no path: {e}")))
     }
 
-    async fn call(&self, request: RequestBuilder, purpose: Purpose) -> Result<Vec<u8>, Failure> {
+    async fn call(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
         let permit = self.permits.acquire().await;
         let ended = tokio::time::timeout(self.timeout, self.exchange(request, purpose)).await;
         drop(permit);
@@ -144,12 +144,12 @@ impl Caller {
         })
     }
 
-    async fn exchange(&self, request: RequestBuilder, purpose: Purpose) -> Result<Vec<u8>, Failure> {
-        let response = self.auth.sign(request).send().await.map_err(|e| self.broken(&e))?;
+    async fn exchange(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
+        let response = self.auth.authorize(request).send().await.map_err(|e| self.connection_failure(&e))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = self.read(response).await?;
-        let words = words(&body);
-        let Some(kind) = judge(status, purpose, words.is_some()) else { return Ok(body) };
+        let words = error_titles(&body);
+        let Some(kind) = classify_status(status, purpose, words.is_some()) else { return Ok(body) };
         let mut detail = format!("the db app answered {status}");
         if let Some(words) = words {
             detail = format!("{detail}: {words}");
@@ -157,13 +157,13 @@ impl Caller {
             let location = String::from_utf8_lossy(location.as_bytes());
             detail = format!(
                 "{detail}, which points to {}: set api.url to where it is",
-                clip(&location, MAX_WORDS)
+                clip(&location, MAX_TITLE_CHARS)
             );
-        } else if kind == Kind::ApiUnavailable && status.is_client_error() {
+        } else if kind == FailureKind::ApiUnavailable && status.is_client_error() {
             detail = format!("{detail} in words that are not its own: check api.url");
         }
         let mut failure = self.failure(kind, &detail);
-        if kind == Kind::ApiUnavailable {
+        if kind == FailureKind::ApiUnavailable {
             let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let wait = asked.and_then(|value| retry_after(value, SystemTime::now()));
             failure.retry_after = wait.map(|wait| wait.min(self.max_retry_after));
@@ -173,7 +173,7 @@ impl Caller {
 
     async fn read(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|e| self.broken(&e))? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| self.connection_failure(&e))? {
             if chunk.len() > self.max_response - body.len() {
                 let detail = format!("the db app's answer has more than {} bytes", self.max_response);
                 return Err(self.unavailable(detail));
@@ -183,40 +183,40 @@ impl Caller {
         Ok(body)
     }
 
-    fn broken(&self, error: &reqwest::Error) -> Failure {
+    fn connection_failure(&self, error: &reqwest::Error) -> Failure {
         self.unavailable(format!("the db app cannot be reached ({})", innermost_cause(error)))
     }
 
     fn unavailable(&self, detail: String) -> Failure {
-        self.failure(Kind::ApiUnavailable, &detail)
+        self.failure(FailureKind::ApiUnavailable, &detail)
     }
 
-    fn failure(&self, kind: Kind, detail: &str) -> Failure {
+    fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
         Failure::new(kind, self.auth.scrub(detail)).at_host(self.base.host_str().unwrap_or_default())
     }
 }
 
 /// What a status means; `None` for success. `own` says that the body is an error in the app's own form: without
 /// it, what answers may be anything, and no job is blamed for that.
-fn judge(status: StatusCode, purpose: Purpose, own: bool) -> Option<Kind> {
+fn classify_status(status: StatusCode, purpose: CallPurpose, own: bool) -> Option<FailureKind> {
     match (status.as_u16(), purpose) {
         (200..=299, _) => None,
-        (401 | 403, _) => Some(Kind::ApiRefused),
+        (401 | 403, _) => Some(FailureKind::ApiRefused),
         // 423: the app is read-only for a while. 409: somebody else wrote at the same moment.
-        (408 | 409 | 423 | 425 | 429 | 500..=599, _) => Some(Kind::ApiUnavailable),
-        (404 | 410, _) if own => Some(Kind::VersionMissing),
-        (400..=499, Purpose::Lookup) if own => Some(Kind::BadReference),
-        (400..=499, Purpose::Post) if own => Some(Kind::Rejected),
-        _ => Some(Kind::ApiUnavailable),
+        (408 | 409 | 423 | 425 | 429 | 500..=599, _) => Some(FailureKind::ApiUnavailable),
+        (404 | 410, _) if own => Some(FailureKind::VersionMissing),
+        (400..=499, CallPurpose::Lookup) if own => Some(FailureKind::BadReference),
+        (400..=499, CallPurpose::Post) if own => Some(FailureKind::Rejected),
+        _ => Some(FailureKind::ApiUnavailable),
     }
 }
 
 /// The app's own words: the titles of `{"errors": [{"status": 404, "title": "…"}]}`.
-fn words(body: &[u8]) -> Option<String> {
+fn error_titles(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("errors")?.as_array()?;
     let titles: Vec<&str> = errors.iter().filter_map(|error| error.get("title")?.as_str()).collect();
-    (!errors.is_empty()).then(|| clip(&titles.join("; "), MAX_WORDS))
+    (!errors.is_empty()).then(|| clip(&titles.join("; "), MAX_TITLE_CHARS))
 }
 
 #[cfg(test)]
@@ -225,35 +225,35 @@ mod tests {
 
     #[test]
     fn every_status_is_judged_by_its_purpose_and_its_words() {
-        use Purpose::{Lookup, Post};
+        use CallPurpose::{Lookup, Post};
         for (status, purpose, own, expected) in [
             (200, Lookup, false, None),
             (201, Post, false, None),
-            (301, Lookup, false, Some(Kind::ApiUnavailable)),
-            (400, Lookup, true, Some(Kind::BadReference)),
-            (400, Post, true, Some(Kind::Rejected)),
-            (400, Post, false, Some(Kind::ApiUnavailable)),
-            (401, Lookup, false, Some(Kind::ApiRefused)),
-            (401, Post, true, Some(Kind::ApiRefused)),
-            (403, Post, false, Some(Kind::ApiRefused)),
-            (404, Lookup, true, Some(Kind::VersionMissing)),
-            (404, Lookup, false, Some(Kind::ApiUnavailable)),
-            (404, Post, true, Some(Kind::VersionMissing)),
-            (405, Post, false, Some(Kind::ApiUnavailable)),
-            (408, Lookup, true, Some(Kind::ApiUnavailable)),
-            (409, Post, true, Some(Kind::ApiUnavailable)),
-            (410, Lookup, true, Some(Kind::VersionMissing)),
-            (422, Post, true, Some(Kind::Rejected)),
-            (422, Lookup, true, Some(Kind::BadReference)),
-            (422, Post, false, Some(Kind::ApiUnavailable)),
-            (423, Post, true, Some(Kind::ApiUnavailable)),
-            (429, Lookup, false, Some(Kind::ApiUnavailable)),
-            (500, Post, true, Some(Kind::ApiUnavailable)),
-            (501, Lookup, true, Some(Kind::ApiUnavailable)),
-            (503, Lookup, false, Some(Kind::ApiUnavailable)),
-            (600, Lookup, true, Some(Kind::ApiUnavailable)),
+            (301, Lookup, false, Some(FailureKind::ApiUnavailable)),
+            (400, Lookup, true, Some(FailureKind::BadReference)),
+            (400, Post, true, Some(FailureKind::Rejected)),
+            (400, Post, false, Some(FailureKind::ApiUnavailable)),
+            (401, Lookup, false, Some(FailureKind::ApiRefused)),
+            (401, Post, true, Some(FailureKind::ApiRefused)),
+            (403, Post, false, Some(FailureKind::ApiRefused)),
+            (404, Lookup, true, Some(FailureKind::VersionMissing)),
+            (404, Lookup, false, Some(FailureKind::ApiUnavailable)),
+            (404, Post, true, Some(FailureKind::VersionMissing)),
+            (405, Post, false, Some(FailureKind::ApiUnavailable)),
+            (408, Lookup, true, Some(FailureKind::ApiUnavailable)),
+            (409, Post, true, Some(FailureKind::ApiUnavailable)),
+            (410, Lookup, true, Some(FailureKind::VersionMissing)),
+            (422, Post, true, Some(FailureKind::Rejected)),
+            (422, Lookup, true, Some(FailureKind::BadReference)),
+            (422, Post, false, Some(FailureKind::ApiUnavailable)),
+            (423, Post, true, Some(FailureKind::ApiUnavailable)),
+            (429, Lookup, false, Some(FailureKind::ApiUnavailable)),
+            (500, Post, true, Some(FailureKind::ApiUnavailable)),
+            (501, Lookup, true, Some(FailureKind::ApiUnavailable)),
+            (503, Lookup, false, Some(FailureKind::ApiUnavailable)),
+            (600, Lookup, true, Some(FailureKind::ApiUnavailable)),
         ] {
-            let judged = judge(StatusCode::from_u16(status).unwrap(), purpose, own);
+            let judged = classify_status(StatusCode::from_u16(status).unwrap(), purpose, own);
             assert_eq!(judged, expected, "{status} {purpose:?} {own}");
         }
     }
@@ -290,7 +290,7 @@ mod tests {
             ("<html>not found</html>", None),
             ("", None),
         ] {
-            assert_eq!(words(body.as_bytes()).as_deref(), expected, "{body}");
+            assert_eq!(error_titles(body.as_bytes()).as_deref(), expected, "{body}");
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 /// What the server does once it has read a request.
-pub(crate) enum Reply {
+pub(crate) enum RawReply {
     /// Say this and close.
     Close(Vec<u8>),
     /// Say this and go on listening.
@@ -25,10 +25,10 @@ pub(crate) enum Reply {
 }
 
 /// Decides on a reply by the request's path.
-type Answering = dyn Fn(&str) -> Reply + Send + Sync;
+type ReplyFn = dyn Fn(&str) -> RawReply + Send + Sync;
 
 /// A running server; dropping it stops it.
-pub(crate) struct Site {
+pub(crate) struct RawHttpServer {
     /// Where it listens.
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -36,36 +36,36 @@ pub(crate) struct Site {
     server: JoinHandle<()>,
 }
 
-impl Site {
-    /// Serves on this address; `answer` is given each request's path.
-    pub(crate) async fn at(
+impl RawHttpServer {
+    /// Serves on this address; `reply_to` is given each request's path.
+    pub(crate) async fn bind(
         address: impl tokio::net::ToSocketAddrs,
-        answer: impl Fn(&str) -> Reply + Send + Sync + 'static,
+        reply_to: impl Fn(&str) -> RawReply + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, requests) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (counted, written) = (Arc::clone(&connections), Arc::clone(&requests));
-        let answer: Arc<Answering> = Arc::new(answer);
+        let reply_to: Arc<ReplyFn> = Arc::new(reply_to);
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 counted.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(converse(stream, Arc::clone(&answer), Arc::clone(&written)));
+                tokio::spawn(serve_connection(stream, Arc::clone(&reply_to), Arc::clone(&written)));
             }
         });
         Self { address, connections, requests, server }
     }
 
     /// Serves somewhere on loopback.
-    pub(crate) async fn serve(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
-        Self::at("127.0.0.1:0", answer).await
+    pub(crate) async fn serve(reply_to: impl Fn(&str) -> RawReply + Send + Sync + 'static) -> Self {
+        Self::bind("127.0.0.1:0", reply_to).await
     }
 
     /// Serves one answer to everybody.
-    pub(crate) async fn saying(answer: &[u8]) -> Self {
+    pub(crate) async fn with_reply(answer: &[u8]) -> Self {
         let answer = answer.to_vec();
-        Self::serve(move |_| Reply::Close(answer.clone())).await
+        Self::serve(move |_| RawReply::Close(answer.clone())).await
     }
 
     /// This server's address with a path.
@@ -84,33 +84,35 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+impl Drop for RawHttpServer {
     fn drop(&mut self) {
         self.server.abort();
     }
 }
 
-async fn converse(mut stream: TcpStream, answer: Arc<Answering>, log: Arc<Mutex<Vec<String>>>) {
+async fn serve_connection(mut stream: TcpStream, reply_to: Arc<ReplyFn>, log: Arc<Mutex<Vec<String>>>) {
     while let Some(request) = read_request(&mut stream).await {
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         log.lock().unwrap().push(request);
-        let done = match answer(&path) {
-            Reply::Close(bytes) => stream.write_all(&bytes).await.is_err() || stream.shutdown().await.is_ok(),
-            Reply::Keep(bytes) => stream.write_all(&bytes).await.is_err(),
-            Reply::Hang(bytes) => {
+        let done = match reply_to(&path) {
+            RawReply::Close(bytes) => {
+                stream.write_all(&bytes).await.is_err() || stream.shutdown().await.is_ok()
+            }
+            RawReply::Keep(bytes) => stream.write_all(&bytes).await.is_err(),
+            RawReply::Hang(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 // Until the other side has had enough.
                 let _ = stream.read(&mut [0; 1]).await;
                 true
             }
-            Reply::Drip(bytes) => {
+            RawReply::Drip(bytes) => {
                 let _ = stream.write_all(&bytes).await;
                 while stream.write_all(b".").await.is_ok() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 true
             }
-            Reply::Late(wait, bytes) => {
+            RawReply::Late(wait, bytes) => {
                 tokio::time::sleep(wait).await;
                 let _ = stream.write_all(&bytes).await;
                 true
@@ -131,12 +133,12 @@ async fn read_request(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// A whole answer with its length.
-pub(crate) fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub(crate) fn http_response(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
 /// A redirect to `location`.
 pub(crate) fn redirect(location: &str) -> Vec<u8> {
-    answer("302 Found", &format!("Location: {location}\r\nConnection: close\r\n"), b"")
+    http_response("302 Found", &format!("Location: {location}\r\nConnection: close\r\n"), b"")
 }

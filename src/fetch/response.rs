@@ -11,14 +11,14 @@ use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
 use url::{Host, Url};
 
-use super::error::shown;
-use super::guard::Guard;
+use super::error::display_url;
+use super::guard::AddressGuard;
 use crate::job::duration::retry_after;
-use crate::job::failure::{Failure, Kind};
+use crate::job::failure::{Failure, FailureKind};
 
 /// What to do with an answer that is no failure.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum ResponseAction {
     /// Read it: this is the body.
     Content,
     /// Ask there instead, if that is permitted.
@@ -26,45 +26,49 @@ pub(super) enum Answer {
 }
 
 /// Judges a URL before it is asked. Named hosts are judged when they are resolved; this is for everything else.
-pub(super) fn permit(url: &Url, guard: &Guard) -> Result<(), Failure> {
-    let forbidden = |what: String| Err(Failure::new(Kind::ForbiddenAddress, what));
+pub(super) fn check_url(url: &Url, guard: &AddressGuard) -> Result<(), Failure> {
+    let forbidden = |what: String| Err(Failure::new(FailureKind::ForbiddenAddress, what));
     if !matches!(url.scheme(), "http" | "https") {
-        return forbidden(format!("{} is neither http nor https", shown(url)));
+        return forbidden(format!("{} is neither http nor https", display_url(url)));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return forbidden(format!("{} carries credentials in its URL", shown(url)));
+        return forbidden(format!("{} carries credentials in its URL", display_url(url)));
     }
     let literal = match url.host() {
         Some(Host::Ipv4(address)) => IpAddr::V4(address),
         Some(Host::Ipv6(address)) => IpAddr::V6(address),
         Some(Host::Domain(_)) => return Ok(()),
-        None => return forbidden(format!("{} has no host", shown(url))),
+        None => return forbidden(format!("{} has no host", display_url(url))),
     };
-    guard.judge(literal).or_else(|e| forbidden(e.to_string()))
+    guard.check(literal).or_else(|e| forbidden(e.to_string()))
 }
 
 /// Judges an answer by its status and headers.
 ///
 /// A response with `Memento-Datetime` (RFC 7089) is what was captured, whatever its status: pages that answered 404
 /// are versions too. Only a captured redirect is followed, as every other client of the archives does.
-pub(super) fn judge(response: &Response, here: &Url, max_retry_after: Duration) -> Result<Answer, Failure> {
+pub(super) fn classify(
+    response: &Response,
+    here: &Url,
+    max_retry_after: Duration,
+) -> Result<ResponseAction, Failure> {
     let (status, headers) = (response.status(), response.headers());
     if let Some(next) = redirect(status, headers, here)? {
-        return Ok(Answer::Redirect(next));
+        return Ok(ResponseAction::Redirect(next));
     }
     if headers.contains_key("memento-datetime") {
-        return Ok(Answer::Content);
+        return Ok(ResponseAction::Content);
     }
     let kind = match status.as_u16() {
         // We ask for no range: whoever sends a part of the body has not sent the body.
-        206 => Kind::Truncated,
-        200..=299 => return Ok(Answer::Content),
-        404 | 410 => Kind::Gone,
-        429 | 500..=599 => Kind::Upstream,
-        _ => Kind::Refused,
+        206 => FailureKind::Truncated,
+        200..=299 => return Ok(ResponseAction::Content),
+        404 | 410 => FailureKind::Gone,
+        429 | 500..=599 => FailureKind::Upstream,
+        _ => FailureKind::Refused,
     };
-    let mut failure = Failure::new(kind, format!("{} answered {status}", shown(here)));
-    if kind == Kind::Upstream {
+    let mut failure = Failure::new(kind, format!("{} answered {status}", display_url(here)));
+    if kind == FailureKind::Upstream {
         let asked = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let wait = asked.and_then(|value| retry_after(value, SystemTime::now()));
         failure.retry_after = wait.map(|wait| wait.min(max_retry_after));
@@ -79,8 +83,8 @@ fn redirect(status: StatusCode, headers: &HeaderMap, here: &Url) -> Result<Optio
     let Some(location) = headers.get(LOCATION) else { return Ok(None) };
     let next = here.join(&String::from_utf8_lossy(location.as_bytes()));
     next.map(Some).map_err(|e| {
-        let detail = format!("{} redirects to what is no address ({e})", shown(here));
-        Failure::new(Kind::ForbiddenAddress, detail)
+        let detail = format!("{} redirects to what is no address ({e})", display_url(here));
+        Failure::new(FailureKind::ForbiddenAddress, detail)
     })
 }
 
@@ -90,7 +94,7 @@ mod tests {
 
     #[test]
     fn only_plain_http_addresses_without_credentials_may_be_asked() {
-        let guard = Guard::new(&[]);
+        let guard = AddressGuard::new(&[]);
         for (url, permitted) in [
             ("http://archive.test/a", true),
             ("https://8.8.8.8:8443/a", true),
@@ -103,10 +107,14 @@ mod tests {
             ("http://127.0.0.1/", false),
             ("http://[::1]/", false),
         ] {
-            let judged = permit(&Url::parse(url).unwrap(), &guard);
+            let judged = check_url(&Url::parse(url).unwrap(), &guard);
             assert_eq!(judged.is_ok(), permitted, "{url}");
             let failure = judged.err();
-            assert!(failure.iter().all(|f| f.kind == Kind::ForbiddenAddress && !f.detail.contains("secret")));
+            assert!(
+                failure
+                    .iter()
+                    .all(|f| f.kind == FailureKind::ForbiddenAddress && !f.detail.contains("secret"))
+            );
         }
     }
 }
