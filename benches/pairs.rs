@@ -12,14 +12,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wm_analyzer::analysis::child;
+use wm_analyzer::config::assemble::WorkerParts;
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::demo::cases;
 use wm_analyzer::job::analysis_request::{AnalysisRequest, BodyInput};
 use wm_analyzer::job::page::{Body, PagePair};
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::sandbox::{Limits, Request};
-use wm_analyzer::telemetry::metrics::Metrics;
-use wm_analyzer::telemetry::sentry::Alerts;
 use wm_analyzer::worker::shutdown::Phase;
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
@@ -133,9 +132,8 @@ async fn sandbox_against_process(config: &Config, payloads: &[Vec<u8>]) {
 async fn end_to_end(config: &Config, payloads: &[Vec<u8>]) {
     let queue = Roles::connect_for(&config.queue, config.sink()).await.unwrap();
     let slots = config.slots().unwrap();
-    let pool = config.pool(slots, executable()).await.unwrap();
-    let metrics = Metrics::new(queue.name(), "bench", "bench");
-    let worker = config.worker(queue.worker.clone(), pool, Alerts::off(), metrics, false).unwrap();
+    let parts = WorkerParts { executable: executable(), ..WorkerParts::new(queue.worker.clone()) };
+    let worker = config.worker(parts).await.unwrap();
     let phases = worker.phases.clone();
     let start = Instant::now();
     queue.producer.push(payloads).await.unwrap();

@@ -1,17 +1,19 @@
-//! Skips by what is known before a byte is fetched: the uuids, the schemes, the declared media types, the extensions.
+//! Skips pairs by what is known before fetching: the uuids, the schemes, the declared media types, the
+//! extensions.
 //!
-//! These are the rules of web-monitoring-db's analysis job, one table each; nothing here looks at a body (that is
-//! [`crate::analysis::sniff`]'s) or at the network.
+//! These are the rules of web-monitoring-db's analysis job, one table each; nothing here reads a body (that
+//! is up to [`crate::analysis::sniff`]) or uses the network.
 //!
-//! Invariant: every refusal is a [`Skip`] that names the side and the value that decided it; none is silent.
+//! Invariant: every refusal is a [`Skip`] that names the side and the value that caused it; none is silent.
 //!
 //! # Why
-//! - A declared media type *wins* over the extension: `…/report.pdf` that redirects to a page is a page.
-//! - Media types that say nothing (`application/octet-stream` and its kin) are skipped, as the old job did. They
-//!   could be sniffed instead, but the db app derives the type at import from the same bytes: where it could not
-//!   tell, a person gains nothing from a diff. An operator who wants them lists them in `extra_allowed_media_types`.
-//! - Extensions are matched case-insensitively (`.PDF` is a PDF too); the old job let those through.
-//! - An address that cannot be read as a URL has whatever extension its text shows; without one it is allowed.
+//! - A declared media type *overrides* the extension: `…/report.pdf` that redirects to a page is a page.
+//! - Unspecific media types (`application/octet-stream` and the like) are skipped, as in `AnalyzeChangeJob`.
+//!   They could be sniffed instead, but the db app derives the type at import from the same bytes: where it
+//!   could not determine one, a diff is useless to a person. An operator who wants them lists them in
+//!   `extra_allowed_media_types`.
+//! - Extensions are matched case-insensitively (`.PDF` is a PDF too); `AnalyzeChangeJob` let those through.
+//! - For an address that is not a valid URL, the extension is taken from its text; without one it is allowed.
 
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -20,10 +22,10 @@ use crate::job::page::{PagePair, Version};
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::text::quote;
 
-/// Spellings of one media type and the name that the tables below use.
+/// Synonyms of media types, each with the name that the tables below use.
 ///
-/// Source: `MEDIA_TYPE_SYNONYMS` of web-monitoring-db, by which it canonicalises at import since 2020; older rows
-/// and other producers still hold the left side.
+/// Source: `MEDIA_TYPE_SYNONYMS` of web-monitoring-db, by which it has canonicalised at import since 2020;
+/// older rows and other producers still use the left side.
 const SYNONYMS: [(&str, &str); 18] = [
     ("application/html", "text/html"),
     ("application/xhtml", "application/xhtml+xml"),
@@ -45,38 +47,39 @@ const SYNONYMS: [(&str, &str); 18] = [
     ("application/xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
 ];
 
-/// Media types of pages, beside `text/*`. Source: `ALLOWED_MEDIA` of the old job.
+/// Media types of pages, besides `text/*`. Source: `ALLOWED_MEDIA` of `AnalyzeChangeJob`.
 const ALLOWED_MEDIA: [&str; 2] = ["text/html", "application/xhtml+xml"];
 
-/// `text/*` that is no page. Source: `DISALLOWED_MEDIA` of the old job.
+/// `text/*` types that are not pages. Source: `DISALLOWED_MEDIA` of `AnalyzeChangeJob`.
 const DENIED_MEDIA: [&str; 1] = ["text/calendar"];
 
-/// Extensions that are no page. Source: `DISALLOWED_EXTENSIONS` of the old job; task-sheets has the same list.
+/// Extensions that are not pages. Source: `DISALLOWED_EXTENSIONS` of `AnalyzeChangeJob`; task-sheets has the
+/// same list.
 const DENIED_EXTENSIONS: [&str; 29] = [
     "athruz", "avi", "doc", "docbook", "docx", "dsselect", "eps", "epub", "exe", "gif", "jpeg", "jpg", "kmz",
     "m2t", "mov", "mp3", "mpg", "pdf", "png", "ppt", "pptx", "radar", "rtf", "wmv", "xls", "xlsm", "xlsx",
     "xml", "zip",
 ];
 
-/// What task-sheets, which took over the old job's work, admits beside that: XML that is declared as nothing better.
-/// Source: its `ALLOWED_MEDIA`, of which the other rows are synonyms above.
+/// Additionally allowed by task-sheets, the successor of `AnalyzeChangeJob`: generic XML. Source: its
+/// `ALLOWED_MEDIA`, whose other rows are synonyms above.
 const TASK_SHEETS_ALLOWED: [&str; 1] = ["application/xml"];
 
-/// And what it denies beside that: feeds. Source: its `DISALLOWED_MEDIA`.
+/// Additionally denied by task-sheets: feeds. Source: its `DISALLOWED_MEDIA`.
 const TASK_SHEETS_DENIED: [&str; 1] = ["application/rss+xml"];
 
-/// Whose rules.
+/// The project whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FilterRules {
-    /// Those of web-monitoring-db's analysis job.
+    /// The rules of web-monitoring-db's analysis job.
     AnalysisJob,
-    /// Those, with the additions of web-monitoring-task-sheets.
+    /// The same, with the additions of web-monitoring-task-sheets.
     TaskSheets,
 }
 
 impl FilterRules {
-    /// Media types that are allowed, and those that are denied, beside those of the old job.
+    /// Media types allowed and denied in addition to the tables.
     fn additions(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::AnalysisJob => (&[], &[]),
@@ -85,28 +88,28 @@ impl FilterRules {
     }
 }
 
-/// Whose rules, and what an operator may add to the tables.
+/// The rules to apply, and an operator's additions to the tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Whose rules.
+    /// The project whose rules apply.
     pub rules: FilterRules,
-    /// Skip versions that declare no media type, instead of judging them by their extension.
+    /// Skip versions that declare no media type, instead of checking their extension.
     pub require_media_type: bool,
-    /// Further extensions that are no page, with or without their dot, in any case.
+    /// Additional extensions that are not pages, with or without a dot, in any case.
     pub extra_extensions: Vec<String>,
-    /// Further media types that are no page; they win over everything that allows.
+    /// Additional media types that are not pages; they override everything that allows.
     pub extra_denied_media_types: Vec<String>,
-    /// Further media types that are worth a look at the bytes.
+    /// Additional media types to fetch and sniff.
     pub extra_allowed_media_types: Vec<String>,
 }
 
-/// Judges a pair by its references alone.
+/// Checks a pair by its references alone.
 ///
 /// # Errors
-/// The first [`Skip`] that applies: the pair as a whole, then the schemes, then what each side declares; the older
-/// side first.
-pub fn filter_by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
+/// The first [`Skip`] that applies: the pair as a whole, then the schemes, then each side's declarations; the
+/// older side first.
+pub(crate) fn filter_by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     if pair.from.uuid == pair.to.uuid {
         let detail = format!("from and to are the same version {}", pair.to.uuid);
         return Err(Skip::new(SkipReason::SameVersion, detail));
@@ -117,11 +120,11 @@ pub fn filter_by_address(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     filter_by_type(pair, config)
 }
 
-/// Judges a pair by what each side declares itself to be: all that can be said of files.
+/// Checks a pair by each side's declared type: all that can be checked for files.
 ///
 /// # Errors
 /// The first [`Skip`] that applies, the older side first.
-pub fn filter_by_type(pair: &PagePair, config: &Config) -> Result<(), Skip> {
+pub(crate) fn filter_by_type(pair: &PagePair, config: &Config) -> Result<(), Skip> {
     for (side, version) in pair.sides() {
         check_declared_type(version, config).map_err(|skip| skip.on(side))?;
     }
@@ -143,7 +146,7 @@ fn check_declared_type(version: &Version, config: &Config) -> Result<(), Skip> {
     match declared {
         Some(declared) => check_media_type(declared, config),
         None if config.require_media_type => {
-            let detail = "no media type is declared, and filter.require_media_type asks for one";
+            let detail = "no media type is declared, and filter.require_media_type requires one";
             Err(Skip::new(SkipReason::MediaTypeUnknown, detail))
         }
         None => check_extension(version.address(), config),
@@ -162,11 +165,11 @@ fn check_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
     if allowed && !denied {
         return Ok(());
     }
-    let detail = format!("the declared media type {} is not one of pages", quote(declared));
+    let detail = format!("the declared media type {} is not that of a page", quote(declared));
     Err(Skip::new(SkipReason::MediaType, detail))
 }
 
-/// A media type without its parameters, in lower case, by its usual name.
+/// A media type without parameters, in lower case, with synonyms replaced.
 fn canonical_media_type(declared: &str) -> String {
     let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match SYNONYMS.iter().find(|(synonym, _)| *synonym == essence) {
@@ -187,7 +190,7 @@ fn check_extension(address: &str, config: &Config) -> Result<(), Skip> {
 }
 
 /// The extension of the last path segment in lower case, without its dot. The query and the segment's own
-/// parameters (`;jsessionid=…`) do not count, nor does the dot of a hidden file.
+/// parameters (`;jsessionid=…`) are ignored, and so is the dot of a hidden file.
 fn extension(address: &str) -> Option<String> {
     let url = Url::parse(address);
     let path = match &url {
@@ -224,7 +227,7 @@ mod tests {
         PagePair { page: None, from: page(1), to: page(2) }
     }
 
-    /// Judges a pair in which one version, on either side in turn, has been changed; both must agree.
+    /// Filters a pair with one version changed, on either side in turn; both results must agree.
     fn skip_reason(config: &Config, change: impl Fn(&mut Version)) -> Option<SkipReason> {
         let reasons = [Side::From, Side::To].map(|side| {
             let mut pair = pair();
@@ -294,7 +297,7 @@ mod tests {
             ("text", false),
             ("textual/html", false),
             (";", false),
-            // The synonyms: what they stand for decides.
+            // Synonyms: the canonical type decides.
             ("application/html", true),
             ("application/xhtml", true),
             ("application/xml+html", true),

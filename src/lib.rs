@@ -1,29 +1,39 @@
-//! wm-analyzer: a worker that compares captured versions of web pages, and that no page can bring down.
+//! wm-analyzer: a queue worker that compares captured versions of web pages in sandboxed children, so that no
+//! page can bring it down.
 //!
-//! One job walks a straight line through rooms that do not know each other:
+//! The stages of one job, in order; they do not depend on each other:
 //!
 //! ```text
 //! claim -> resolve -> filter by address -> fetch both -> sandbox( child: decompress, sniff, analyse )
 //!       -> deliver -> judge -> settle -> observe
 //! ```
 //!
-//! Floors; a file imports its own room and lower floors, nothing else (kept by `tests/tidy.rs`):
+//! The workspace, by layer. A module imports lower layers only: the compiler enforces this between crates,
+//! `tests/tidy.rs` within the root package.
 //!
-//! | floor | rooms |
+//! | layer | crates and modules |
 //! |---|---|
-//! | 0 words | [`job`]: what is asked for, what happened, what was decided |
-//! | 1 rooms | [`queue`] (Redis), [`api`] (the db app), [`filter`], [`fetch`], [`sandbox`], [`analysis`], [`policy`] (pure), [`telemetry`] |
-//! | 2 one job's way | [`pipeline`] (in the worker), [`child`] (in the sandbox) |
-//! | 3 those who walk between | [`worker`] (claim, judge, settle, observe), [`ops`] (the operator's hands) |
-//! | 4 the outside | [`web`], [`demo`], [`config`], [`cli`] |
+//! | 0 types | [`job`] (crate `wm-job`): jobs, outcomes, verdicts |
+//! | 1 crates | [`queue`] (`wm-queue`: Redis), [`sandbox`] (`wm-sandbox`), [`analysis`] (`wm-analysis`) |
+//! | 1 modules | [`api`] (the db app), [`filter`], [`fetch`], [`policy`] (pure), [`telemetry`] |
+//! | 2 one job | [`pipeline`] (in the worker), [`child`] (in the sandbox) |
+//! | 3 drivers | [`worker`] (claim, judge, settle, observe), [`ops`] (operator commands) |
+//! | 4 entry points | [`web`], [`demo`], [`config`], [`cli`] |
 //!
-//! What always holds:
+//! The crate `wm-testbed` holds what the demo, the tests and the benches run the worker against.
 //!
-//! - The worker never decompresses or parses a body; a child does, once, and dies.
-//! - A [`queue::Delivery`] leaves by one door: settled, released, or lost; settling twice does not compile.
-//! - Only [`policy::judge`] decides, by one exhaustive match over whose fault it was.
-//! - Only `queue/` talks to Redis, only `worker/observe.rs` turns a verdict into words, only `sandbox/` holds `unsafe`.
-//! - Whatever is not a job, not a page or not finished leaves evidence behind: a dead letter, a skip, a count.
+//! Invariants:
+//!
+//! - The worker never decompresses or parses a body; a child does, once, and exits.
+//! - A [`queue::Delivery`] ends in exactly one way: settled, released, or lost; settling twice does not
+//!   compile.
+//! - [`policy::judge`] alone decides what an outcome of the pipeline leads to; without an outcome the queue
+//!   ends a job by its own rules (undecodable, duplicate, already done, expired, cancelled, crash loop), and
+//!   worker/task.rs puts back one that must wait for a host or for exclusive execution.
+//! - Only `wm-queue` sends commands to the queue's Redis, only `worker/observe.rs` reports verdicts, and only
+//!   `wm-sandbox` contains `unsafe` code.
+//! - A payload that is not a job, a body that is not a page and a job that is not finished all leave
+//!   evidence: a dead letter, a skip, a count.
 
 pub use wm_analysis as analysis;
 pub use wm_job as job;

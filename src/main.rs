@@ -1,4 +1,5 @@
-//! Parse, run, exit code. A child of ours never gets as far as the command line.
+//! Parses the command line, runs the command and returns its exit code. A sandboxed child never gets this
+//! far.
 
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use wm_analyzer::cli::args::Cli;
 use wm_analyzer::cli::run;
 use wm_analyzer::{child, sandbox};
 
-/// DeliveryCounts what a sandboxed job allocates; costs nothing where nobody counts.
+/// Counts the allocations of a sandboxed job; in any other process it adds no bookkeeping.
 #[global_allocator]
 static HEAP: sandbox::heap::CountingAllocator = sandbox::heap::CountingAllocator;
 

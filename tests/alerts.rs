@@ -2,17 +2,13 @@
 //!
 //! Method: a fake sentry on loopback that takes, hangs, limits or refuses; short windows, no sleeps.
 
-#[path = "support/fake_sentry.rs"]
-mod fake_sentry;
-
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use uuid::Uuid;
 use wm_analyzer::job::failure::{FailureKind, Stage};
 use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, AlertsGuard, Config, DeadLetterAlert, OutageKind};
-
-use crate::fake_sentry::{FakeSentry, ResponseMode};
+use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(150);
@@ -26,7 +22,12 @@ fn started(dsn: &str, window: Duration) -> (Alerts, AlertsGuard) {
 }
 
 fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, AlertsGuard) {
-    let config = Config { dsn: dsn.into(), environment: "test".to_owned(), window, shutdown };
+    let config = Config {
+        dsn: Some(dsn.parse().expect("a good DSN")),
+        environment: "test".to_owned(),
+        window,
+        shutdown,
+    };
     Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
 }
 
@@ -43,6 +44,7 @@ fn letter(kind: FailureKind, n: u32) -> DeadLetterAlert {
         limit: Some("wall 10s".to_owned()),
         command: format!("wm-analyzer dead show j-{n}"),
         replayed: false,
+        traceparent: None,
     }
 }
 
@@ -54,12 +56,12 @@ fn text(event: &Value) -> &str {
     event["message"].as_str().expect("a text")
 }
 
-#[test]
-fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
     alerts.dead_letter(&letter(FailureKind::WallExceeded, 7));
-    sentry.wait_until("it is told", |i| i.events().len() == 1);
+    sentry.wait_until("it is told", |i| i.events().len() == 1).await;
     assert_eq!(guard.close(), AlertCounts { sent: 1, ..AlertCounts::default() });
 
     assert_eq!(sentry.violations(), Vec::<String>::new());
@@ -82,9 +84,9 @@ fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
     }
 }
 
-#[test]
-fn hostile_text_and_secrets_do_not_leave_the_house() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn hostile_text_and_secrets_do_not_leave_the_house() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
     let mut bad = letter(FailureKind::Connect, 1);
     bad.detail =
@@ -95,7 +97,7 @@ fn hostile_text_and_secrets_do_not_leave_the_house() {
     (bad.from, bad.to) = (None, None);
     alerts.dead_letter(&bad);
     alerts.report_outage(OutageKind::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
-    sentry.wait_until("both are told", |i| i.events().len() == 2);
+    sentry.wait_until("both are told", |i| i.events().len() == 2).await;
     drop(guard);
 
     assert_eq!(sentry.violations(), Vec::<String>::new());
@@ -111,18 +113,18 @@ fn hostile_text_and_secrets_do_not_leave_the_house() {
     }
 }
 
-#[test]
-fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
     let began = Instant::now();
     alerts.dead_letter(&letter(FailureKind::MemoryExceeded, 0));
-    sentry.wait_until("the first is told", |i| i.events().len() == 1);
+    sentry.wait_until("the first is told", |i| i.events().len() == 1).await;
     for n in 1..5000 {
         alerts.dead_letter(&letter(FailureKind::MemoryExceeded, n));
     }
     let windows = began.elapsed().as_millis() / SHORT.as_millis() + 1;
-    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000);
+    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000).await;
     assert!(began.elapsed() >= SHORT, "the second event did not wait for its window");
     let events = sentry.events();
     assert!((2..=windows + 1).contains(&(events.len() as u128)), "{} events", events.len());
@@ -134,26 +136,26 @@ fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
     assert_eq!((counts.failed, counts.pending), (0, 0));
 }
 
-#[test]
-fn another_kind_does_not_wait_for_the_window_of_this_one() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn another_kind_does_not_wait_for_the_window_of_this_one() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
     for kind in [FailureKind::WallExceeded, FailureKind::MemoryExceeded, FailureKind::Gone] {
         alerts.dead_letter(&letter(kind, 1));
     }
     // The same kind at another stage is another fingerprint.
     alerts.dead_letter(&DeadLetterAlert { stage: Stage::Deliver, ..letter(FailureKind::Gone, 2) });
-    sentry.wait_until("four are told", |i| i.events().len() == 4);
+    sentry.wait_until("four are told", |i| i.events().len() == 4).await;
     drop(guard);
     assert_eq!(sentry.requests(), 4);
 }
 
-#[test]
-fn the_end_of_the_process_tells_what_still_waits() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_end_of_the_process_tells_what_still_waits() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
     alerts.dead_letter(&letter(FailureKind::Gone, 0));
-    sentry.wait_until("the first is told", |i| i.events().len() == 1);
+    sentry.wait_until("the first is told", |i| i.events().len() == 1).await;
     for n in 1..500 {
         alerts.dead_letter(&letter(FailureKind::Gone, n));
         alerts.report_outage(OutageKind::Api, "503");
@@ -170,12 +172,12 @@ fn the_end_of_the_process_tells_what_still_waits() {
     assert!(of("outage").len() <= 2, "{:?}", of("outage"));
 }
 
-#[test]
-fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
-    let sentry = FakeSentry::start(ResponseMode::Hang);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
+    let sentry = FakeSentry::start(ResponseMode::Hang).await.unwrap();
     let (alerts, guard) = started_with(&sentry.dsn(), SHORT, SHUTDOWN);
     alerts.dead_letter(&letter(FailureKind::Gone, 0));
-    sentry.wait_until("it hangs", |i| i.requests() == 1);
+    sentry.wait_until("it hangs", |i| i.requests() == 1).await;
     let began = Instant::now();
     for n in 1..1000 {
         alerts.dead_letter(&letter(FailureKind::Gone, n));
@@ -188,58 +190,58 @@ fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     assert_eq!((counts.sent, counts.pending), (0, 1000));
 }
 
-#[test]
-fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
     for mode in [ResponseMode::Status(503), ResponseMode::Status(403)] {
-        let sentry = FakeSentry::start(mode);
+        let sentry = FakeSentry::start(mode).await.unwrap();
         let (alerts, guard) = started(&sentry.dsn(), SHORT);
         for n in 0..10 {
             alerts.dead_letter(&letter(FailureKind::Gone, n));
         }
-        sentry.wait_until("it was refused", |_| alerts.counts().failed >= 1);
+        sentry.wait_until("it was refused", |_| alerts.counts().failed >= 1).await;
         assert_eq!((alerts.counts().sent, alerts.counts().pending), (0, 10));
         sentry.set(ResponseMode::Accept);
-        sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 10);
+        sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 10).await;
         assert_eq!(guard.close().pending, 0);
     }
 
-    let closed = FakeSentry::start(ResponseMode::Accept).dsn();
+    let closed = FakeSentry::start(ResponseMode::Accept).await.unwrap().dsn();
     let (alerts, guard) = started(&closed, LONG);
     alerts.dead_letter(&letter(FailureKind::Gone, 0));
     assert_eq!(guard.close().pending, 1);
 }
 
-#[test]
-fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
-    let sentry = FakeSentry::start(ResponseMode::RateLimit(1));
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
+    let sentry = FakeSentry::start(ResponseMode::RateLimit(1)).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
     alerts.dead_letter(&letter(FailureKind::Gone, 0));
-    sentry.wait_until("it is limited", |_| alerts.counts().failed == 1);
+    sentry.wait_until("it is limited", |_| alerts.counts().failed == 1).await;
     let began = Instant::now();
     sentry.set(ResponseMode::Accept);
     for n in 1..10 {
         alerts.dead_letter(&letter(FailureKind::Gone, n));
         alerts.dead_letter(&letter(FailureKind::Refused, n));
     }
-    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19);
+    sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19).await;
     // The answer was booked a moment before this clock began.
     assert!(began.elapsed() >= Duration::from_millis(900), "told after {:?} of silence", began.elapsed());
     assert_eq!(sentry.requests(), 3, "one refused, then one of each");
     drop(guard);
 }
 
-#[test]
-fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
     alerts.resolve_outage(OutageKind::Redis);
     alerts.report_outage(OutageKind::Redis, "refused");
-    sentry.wait_until("it is told", |i| i.events().len() == 1);
+    sentry.wait_until("it is told", |i| i.events().len() == 1).await;
     for _ in 0..50 {
         alerts.report_outage(OutageKind::Redis, "refused again");
     }
     alerts.resolve_outage(OutageKind::Redis);
-    sentry.wait_until("its end is told", |i| i.events().len() >= 2);
+    sentry.wait_until("its end is told", |i| i.events().len() >= 2).await;
     alerts.resolve_outage(OutageKind::Redis);
     assert_eq!(guard.close().pending, 0);
     let events = sentry.events();
@@ -251,12 +253,12 @@ fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
     assert_eq!((&events[0]["level"], &events[1]["level"]), (&Value::Null, &"info".into()));
 }
 
-#[test]
-fn an_ingest_without_tls_behind_an_https_dsn_is_a_failure_and_no_panic() {
-    let sentry = FakeSentry::start(ResponseMode::Accept);
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_ingest_without_tls_behind_an_https_dsn_is_a_failure_and_no_panic() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn().replace("http:", "https:"), LONG);
     alerts.dead_letter(&letter(FailureKind::Gone, 0));
-    sentry.wait_until("it failed", |_| alerts.counts().failed == 1);
+    sentry.wait_until("it failed", |_| alerts.counts().failed == 1).await;
     drop(guard);
     assert_eq!(sentry.requests(), 0);
 }

@@ -15,7 +15,8 @@ use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_testbed::body::Body;
-use wm_testbed::fake_sentry::FakeSentry;
+use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
+use wm_testbed::processes::is_alive;
 use wm_testbed::redis::{PrivateRedis, RedisOptions, ServerSearch};
 use wm_testbed::site::Site;
 
@@ -26,12 +27,6 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never came: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
-}
-
-/// True while a process of this id is there and not merely waiting to be reaped.
-fn alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
 fn connect(redis: &PrivateRedis) -> redis::Connection {
@@ -57,9 +52,9 @@ fn a_private_redis_is_what_it_says_and_dies_with_its_guard() {
     assert!(info.contains("tcp_port:0"), "{info}");
     let (pid, socket) = (redis.pid().unwrap(), redis.socket());
     let dir = socket.parent().unwrap().to_owned();
-    assert!(alive(pid) && socket.exists());
+    assert!(is_alive(pid) && socket.exists());
     drop(redis);
-    assert!(!alive(pid), "the server outlived its guard");
+    assert!(!is_alive(pid), "the server outlived its guard");
     assert!(!dir.exists(), "its directory outlived its guard");
 }
 
@@ -79,7 +74,7 @@ fn a_killed_redis_comes_back_at_the_same_address_with_what_it_persisted() {
         let (url, first) = (redis.url(), redis.pid().unwrap());
         ask(&mut connect(&redis), &["SET", "kept", "yes"]);
         redis.kill();
-        assert!(!alive(first));
+        assert!(!is_alive(first));
         assert_eq!(redis.pid(), None);
         assert!(redis::Client::open(redis.url()).unwrap().get_connection().is_err());
         redis.restart().unwrap();
@@ -88,7 +83,7 @@ fn a_killed_redis_comes_back_at_the_same_address_with_what_it_persisted() {
         assert_eq!(ask(&mut connect(&redis), &["GET", "kept"]), "yes");
         let second = redis.pid().unwrap();
         redis.restart().unwrap();
-        assert!(!alive(second), "a restart left the server before it running");
+        assert!(!is_alive(second), "a restart left the server before it running");
         assert_eq!(ask(&mut connect(&redis), &["GET", "kept"]), "yes");
     }
 }
@@ -134,10 +129,10 @@ fn a_private_redis_dies_and_cleans_up_when_its_process_is_killed() {
     let held = lines.find_map(|line| line.unwrap().strip_prefix("held ").map(str::to_owned)).unwrap();
     let (pid, socket) = held.split_once(' ').unwrap();
     let pid: u32 = pid.parse().unwrap();
-    assert!(alive(pid));
+    assert!(is_alive(pid));
     holder.kill().unwrap();
     holder.wait().unwrap();
-    wait_until("the server's end", || !alive(pid));
+    wait_until("the server's end", || !is_alive(pid));
     let dir = Path::new(socket).parent().unwrap();
     wait_until("its directory's removal", || !dir.exists());
 }
@@ -343,21 +338,22 @@ async fn wait_for(what: &str, condition: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn an_ingest_counts_every_alert_and_keeps_its_fingerprint() {
-    let sentry = FakeSentry::start().await.unwrap();
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let dsn: Url = sentry.dsn().parse().unwrap();
     assert!(!dsn.username().is_empty() && dsn.path() == "/1", "{dsn}");
     let event = r#"{"event_id":"0","fingerprint":["dead-letter","decode","ingest"]}"#;
-    let header = format!("{{}}\n{{\"type\":\"event\",\"length\":{}}}\n", event.len());
+    let header = format!("{{\"event_id\":\"0\"}}\n{{\"type\":\"event\",\"length\":{}}}\n", event.len());
     let bodies = [format!("{header}{event}\n"), format!("{header}{event}"), "garbage".to_owned()];
+    let auth = "x-sentry-auth: Sentry sentry_key=hunter2, sentry_version=7";
     for body in &bodies {
         let request = format!(
-            "POST /api/1/envelope/ HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /api/1/envelope/ HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n{auth}\r\n\r\n{body}",
             body.len()
         );
         let (answer, closed) = exchange(&dsn, &request, Duration::from_secs(10)).await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("{}") && closed, "{answer}");
     }
-    assert_eq!((sentry.envelopes(), sentry.alerts(), sentry.unreadable()), (3, 2, 1));
+    assert_eq!((sentry.requests(), sentry.alerts(), sentry.violations().len()), (3, 2, 1));
     let fingerprint = ["dead-letter", "decode", "ingest"].map(str::to_owned).to_vec();
     assert_eq!(sentry.fingerprints(), vec![fingerprint; 2]);
     let huge = "POST /api/1/envelope/ HTTP/1.1\r\ncontent-length: 99999999\r\n\r\n";

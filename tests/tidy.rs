@@ -12,6 +12,8 @@ mod source;
 
 use std::path::Path;
 
+use std::collections::BTreeMap;
+
 use self::source::{Source, balanced, body, code, heads, parts, sources, words};
 
 /// The rooms of the root package and the crates that it re-exports, by floor, lowest first. A file imports its own room
@@ -51,6 +53,111 @@ const DOCS: [&str; 2] = ["README.md", "docs"];
 const LINKING: [&str; 5] = ["README.md", "docs", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
 /// Lines of the README: it says what this is and where to read on.
 const MAX_README: usize = 150;
+
+/// deadpool's own word for what makes connections.
+const POOL_MANAGER: &str = "Manager";
+
+/// Identifiers that were renamed to what the field says, with the kind of thing they named: they do not return.
+/// Modules and files are one kind. The new names: the glossary of docs/design.md.
+const RETIRED: [(&str, &[&str]); 5] = [
+    (
+        "type",
+        &[
+            "Fire",
+            "House",
+            "Thing",
+            "Hand",
+            "Held",
+            "Grip",
+            "Halt",
+            "Brim",
+            "Turn",
+            "Account",
+            "Told",
+            "Teller",
+            "Sight",
+            "Outage",
+            "Trouble",
+            "Troubles",
+            "Door",
+            "Known",
+            "Ticket",
+            "Handed",
+            "Words",
+            "Foregone",
+            "Finish",
+            "Finishes",
+            "Entry",
+            "Adoptee",
+            "Standing",
+            "Board",
+            "Flight",
+            "Said",
+            "Seen",
+            "Birth",
+            "Alone",
+            "Pass",
+            "TurnedBack",
+            "Walk",
+            "Spent",
+            "Patient",
+            "Tally",
+            "Leashed",
+            "Zygote",
+            "Remedy",
+            "Telling",
+            "Took",
+            "Fallen",
+            "Grudge",
+            "Holdup",
+            "Order",
+            "Answer",
+            "Weighed",
+            "HostLine",
+        ],
+    ),
+    (
+        "fn",
+        &[
+            "culprit",
+            "testify",
+            "heed",
+            "astray",
+            "converse",
+            "straight",
+            "head_start",
+            "forgo",
+            "hand_back",
+            "let_go",
+            "beat",
+            "enter",
+            "keep_up",
+            "exhume",
+            "enlist",
+            "fit_report",
+            "fit_reason",
+            "note_line",
+            "leave_it",
+            "agree",
+            "burning",
+        ],
+    ),
+    (
+        "mod",
+        &[
+            "hand", "fire", "brim", "account", "trouble", "outage", "link", "fit", "finish", "entry",
+            "board", "zygote", "leash", "tally", "story", "deeds", "stock", "lines", "many",
+        ],
+    ),
+    ("variant", &["HeldUp", "Burning", "Foregone", "Solo", "Walked", "Halted", "Entered"]),
+    ("key", &["solo", "solo_turn", "lines", "line", "teller", "calm_ms", "beat_ms", "put_off_ms", "leased"]),
+];
+
+/// Type names that a crate may use more than once, and why.
+const REPEATED_TYPES: [(&str, &str); 2] = [
+    ("Config", "each room's section of the configuration, named by its room"),
+    ("Error", "each room's own error, and the associated type of std's and serde's traits"),
+];
 
 /// The README's two commands. CI runs the very same.
 const COMMANDS: [&str; 2] = ["cargo run --release -- demo", "cargo test"];
@@ -277,7 +384,7 @@ fn names_say_something() {
         let all: Vec<(usize, &str)> = words(&file.code).collect();
         let defined =
             all.windows(2).filter(|pair| ["struct", "enum", "trait", "mod", "type"].contains(&pair[0].1));
-        let named = defined.map(|pair| pair[1]).chain([(0, stem)]);
+        let named = defined.map(|pair| pair[1]).chain([(0, stem)]).filter(|(_, name)| *name != POOL_MANAGER);
         let is_empty =
             |part: &String| BANNED_WORDS.iter().any(|empty| part == empty || *part == format!("{empty}s"));
         let empty = named.filter(|(_, name)| parts(name).iter().any(is_empty));
@@ -291,6 +398,94 @@ fn names_say_something() {
     ];
     let good = [("src/queue/keys.rs", "struct Metadata; enum Outcome {} fn common_prefix() {} // mod util")];
     check_rule(rule, &RUST, ".rs", &bad, &good);
+}
+
+#[test]
+fn no_retired_identifier_returns() {
+    fn rule(file: &Source) -> Vec<Violation> {
+        let retired =
+            |kind: &str, name: &str| RETIRED.iter().any(|(of, names)| *of == kind && names.contains(&name));
+        let all: Vec<(usize, &str)> = words(&file.code).collect();
+        let mut violations = Vec::new();
+        for pair in all.windows(2) {
+            let [(_, keyword), (at, name)] = [pair[0], pair[1]];
+            let kind = match keyword {
+                "struct" | "enum" | "trait" | "type" | "union" => "type",
+                "fn" | "mod" => keyword,
+                _ => continue,
+            };
+            if retired(kind, name) {
+                violations.push((at, format!("the {kind} `{name}` was renamed: see the glossary")));
+            }
+        }
+        let variants = all.iter().filter(|(at, name)| {
+            let stands_alone = file.code[..*at].trim_end().ends_with([',', '{', '}', ']']);
+            stands_alone && retired("variant", name)
+        });
+        violations.extend(variants.map(|(at, name)| (*at, format!("the variant `{name}` was renamed"))));
+        let in_keys = file.path == "crates/queue/src/redis/keys.rs" || file.path.ends_with(".lua");
+        let literals = file.text.match_indices(['\'', '"']).filter(|_| in_keys);
+        let keys = literals.filter_map(|(at, mark)| {
+            let name = file.text[at + 1..].split(mark).next().unwrap_or_default().trim_end_matches(':');
+            retired("key", name).then(|| (at, format!("the key or field `{name}` was renamed")))
+        });
+        violations.extend(keys);
+        violations
+    }
+    let bad = [
+        ("src/a.rs", "struct Fire;"),
+        ("src/a.rs", "pub(super) fn heed() {}"),
+        ("src/a.rs", "mod brim;"),
+        ("src/a.rs", "enum A { Solo, B }"),
+        ("crates/queue/src/lua/a.lua", "redis.call('HGET', job, 'line')"),
+    ];
+    let good = [
+        ("src/a.rs", "// struct Fire\nlet line = 1; fn started() { entry.enter() }"),
+        ("crates/queue/src/lua/a.lua", "local line = 1 -- a line"),
+    ];
+    check_rule(rule, &["src", "crates", "tests", "benches"], "", &bad, &good);
+}
+
+#[test]
+fn no_type_name_is_used_twice_within_a_crate() {
+    /// The types that a file defines, its associated types left out.
+    fn defined(file: &Source) -> Vec<&str> {
+        let all: Vec<(usize, &str)> = words(&file.code).collect();
+        let defines =
+            |pair: &&[(usize, &str)]| ["struct", "enum", "trait", "type", "union"].contains(&pair[0].1);
+        let outside_impls = |(at, _): &(usize, &str)| {
+            // `type X = ..;` inside braces of an impl is that trait's name, not ours.
+            let line = file.code[..*at].rsplit('\n').next().unwrap_or_default();
+            !line.starts_with(' ') || !line.trim_start().starts_with("type")
+        };
+        all.windows(2)
+            .filter(defines)
+            .map(|pair| pair[1])
+            .filter(outside_impls)
+            .map(|(_, name)| name)
+            .collect()
+    }
+    let example =
+        Source::new("src/a.rs", "struct A;\nimpl B for A {\n    type Error = ();\n}\nenum C {}".into());
+    assert_eq!(defined(&example), ["A", "C"]);
+
+    let mut crates = vec![("src".to_owned(), sources(&["src"], ".rs"))];
+    crates.extend(
+        CRATES
+            .iter()
+            .map(|(name, _)| (format!("crates/{name}"), sources(&[&format!("crates/{name}/src")], ".rs"))),
+    );
+    for (krate, files) in crates {
+        let mut seen = BTreeMap::<String, Vec<String>>::new();
+        for file in &files {
+            defined(file)
+                .into_iter()
+                .for_each(|name| seen.entry(name.to_owned()).or_default().push(file.path.clone()));
+        }
+        let allowed = |name: &String| REPEATED_TYPES.iter().any(|(repeated, _)| repeated == name);
+        let twice: Vec<_> = seen.iter().filter(|(name, files)| files.len() > 1 && !allowed(name)).collect();
+        assert!(twice.is_empty(), "{krate} uses these type names more than once: {twice:#?}");
+    }
 }
 
 #[test]
@@ -397,7 +592,9 @@ fn the_readme_is_short_and_every_link_leads_to_a_file() {
 #[test]
 fn every_metric_asked_for_exists_and_every_one_that_exists_is_documented() {
     let of = |catalogue: &str| -> Vec<String> {
-        let names = catalogue.split("entry(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let entries =
+            catalogue.split("entry(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+        let names = entries.filter_map(|rest| rest.split('"').next());
         names.map(|name| format!("wm_analyzer_{name}")).collect()
     };
     let exists = |asked: &str, known: &[String]| {

@@ -1,48 +1,39 @@
-//! Who we are at the db app: one `Authorization` header, made once, and kept out of everything that is shown.
+//! Authentication at the db app: one `Authorization` header, built once and never shown.
 //!
-//! Invariant: a secret leaves this file only inside a header marked as sensitive.
+//! Invariant: a secret leaves this file only in a header marked as sensitive.
 
 use std::fmt;
 
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder};
 use secrecy::{ExposeSecret, SecretString};
-use url::Url;
 
 use crate::job::redact::MARK;
 
 use super::{ApiConfigError, Config};
 
-/// Secrets shorter than this are not looked for in texts: they would be found everywhere.
+/// Secrets shorter than this are not scrubbed from texts: they would match everywhere.
 const MIN_SCRUBBED_BYTES: usize = 4;
 
-/// Our `Authorization`, if any.
+/// The `Authorization` header to send, if any, and the secrets to scrub.
 pub(super) struct Auth {
     header: Option<HeaderValue>,
     secrets: Vec<SecretString>,
 }
 
 impl Auth {
-    /// Reads the credentials; empty ones are none.
+    /// Builds the header from the credentials; empty strings mean not set.
     pub(super) fn new(config: &Config, client: &Client) -> Result<Self, ApiConfigError> {
-        let (password, token) = (config.password.expose_secret(), config.token.expose_secret());
-        // reqwest writes the header; this request itself is never sent.
+        let (password, token) = (config.password.expose(), config.token.expose());
+        let scheme = scheme(config).map_err(|(key, what)| ApiConfigError::Credentials(key, what))?;
+        // reqwest encodes the header; this request itself is never sent.
         let request = client.get("http://localhost");
-        let request = match (config.email.is_empty(), password.is_empty(), token.is_empty()) {
-            (true, true, true) => request,
-            (false, false, true) => request.basic_auth(&config.email, Some(password)),
-            (true, true, false) => request.bearer_auth(token),
-            (true, false, true) => return Err(ApiConfigError::Credentials("password", "api.email is not")),
-            (false, true, true) => return Err(ApiConfigError::Credentials("email", "api.password is not")),
-            (_, _, false) => {
-                return Err(ApiConfigError::Credentials("token", "so are api.email or api.password"));
-            }
+        let request = match scheme {
+            AuthScheme::Absent => request,
+            AuthScheme::Basic => request.basic_auth(&config.email, Some(password)),
+            AuthScheme::Bearer => request.bearer_auth(token),
         };
-        // Basic encodes what it is given; a token stands there as it is.
-        let request = request.build();
-        let request =
-            request.map_err(|_| ApiConfigError::Credentials("token", "holds what no header can"))?;
-        let header = request.headers().get(AUTHORIZATION).cloned();
+        let header = request.build()?.headers().get(AUTHORIZATION).cloned();
         let written = header.as_ref().and_then(|header| header.to_str().ok()).unwrap_or_default();
         let encoded = written.split(' ').next_back().unwrap_or_default();
         let secrets =
@@ -50,12 +41,12 @@ impl Auth {
         Ok(Self { secrets: secrets.map(SecretString::from).collect(), header })
     }
 
-    /// Are we anybody?
+    /// Whether credentials are configured.
     pub(super) fn is_set(&self) -> bool {
         self.header.is_some()
     }
 
-    /// Puts our header on a request.
+    /// Adds the header to a request.
     pub(super) fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.header {
             Some(header) => request.header(AUTHORIZATION, header),
@@ -63,7 +54,7 @@ impl Auth {
         }
     }
 
-    /// A text without our secrets, should an answer have repeated them.
+    /// Removes our secrets from a text, in case a response repeats them.
     pub(super) fn scrub(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), MARK))
     }
@@ -75,30 +66,30 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// An optional address that is written as an empty text where there is none, so that its key can stand in a file.
-pub(super) mod blank_is_none {
-    use super::Url;
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
+/// The authentication scheme of all calls.
+enum AuthScheme {
+    Absent,
+    Basic,
+    Bearer,
+}
 
-    /// Writes the address, or nothing.
-    pub(in crate::api) fn serialize<S: Serializer>(
-        url: &Option<Url>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(url.as_ref().map(Url::as_str).unwrap_or_default())
-    }
+/// Checks the credentials; returns the invalid key and a sentence.
+pub(super) fn problem(config: &Config) -> Option<(&'static str, String)> {
+    scheme(config).err()
+}
 
-    /// Reads an address, or nothing.
-    pub(in crate::api) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Url>, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        match text.trim() {
-            "" => Ok(None),
-            text => Url::parse(text)
-                .map(Some)
-                .map_err(|e| D::Error::custom(format!("{text:?} is no address: {e}"))),
+fn scheme(config: &Config) -> Result<AuthScheme, (&'static str, String)> {
+    let (email, password, token) = (&config.email, config.password.expose(), config.token.expose());
+    let wrong = |key, what: &str| Err((key, what.to_owned()));
+    match (email.is_empty(), password.is_empty(), token.is_empty()) {
+        (true, true, true) => Ok(AuthScheme::Absent),
+        (false, false, true) => Ok(AuthScheme::Basic),
+        (true, true, false) if HeaderValue::from_str(token).is_err() => {
+            wrong("token", "is not a valid header value: write visible ASCII characters only")
         }
+        (true, true, false) => Ok(AuthScheme::Bearer),
+        (true, false, true) => wrong("password", "is set and api.email is not: set both, or neither"),
+        (false, true, true) => wrong("email", "is set and api.password is not: set both, or neither"),
+        (_, _, false) => wrong("token", "is set and so are api.email or api.password: set one of the two"),
     }
 }

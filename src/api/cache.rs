@@ -1,10 +1,11 @@
-//! Versions that were looked up a moment ago: one page's versions follow each other through the queue.
+//! A cache of recently looked-up versions: jobs for consecutive versions of one page are often close in the
+//! queue.
 //!
-//! Invariant: never more than `entries`, never older than `ttl`.
+//! Invariant: never more than `entries`, none older than `ttl`.
 //!
 //! # Why
-//! First in, first out: with one lifetime for all, the oldest is also the next to expire, and a queue of uuids is
-//! the whole bookkeeping.
+//! First in, first out: all entries have the same lifetime, so the oldest is also the next to expire, and a
+//! queue of uuids is all the bookkeeping needed.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 
 use super::version::VersionRecord;
 
-/// A bounded memory of versions.
+/// A bounded cache of versions by uuid.
 #[derive(Debug)]
 pub(super) struct VersionCache {
     entries: usize,
@@ -29,19 +30,19 @@ struct CacheState {
 }
 
 impl VersionCache {
-    /// An empty one; no entries means no memory.
+    /// An empty cache; zero entries disable it.
     pub(super) fn new(entries: usize, ttl: Duration) -> Self {
         Self { entries, ttl, state: Mutex::default() }
     }
 
-    /// What is remembered of a version.
+    /// The cached version, unless it has expired.
     pub(super) fn get(&self, uuid: Uuid) -> Option<VersionRecord> {
         let state = self.state.lock();
         let (since, record) = state.records.get(&uuid)?;
         (since.elapsed() < self.ttl).then(|| record.clone())
     }
 
-    /// Remembers a version, forgetting the oldest where there is no room.
+    /// Caches a version, evicting the oldest if the cache is full.
     pub(super) fn put(&self, record: VersionRecord) {
         let mut state = self.state.lock();
         let uuid = record.uuid;

@@ -1,9 +1,9 @@
-//! One call to the db app: permitted, timed, capped, and judged by its status.
+//! One call to the db app: limited, timed, bounded in size, and classified by its status.
 //!
-//! It knows no version and no annotation, only paths and JSON.
+//! It handles paths and JSON only, not versions or annotations.
 //!
-//! Invariants: a call goes to the configured origin and nowhere else (redirects are not followed); what is said of a
-//! failed one has no secret in it.
+//! Invariants: calls go to the configured origin only (redirects are not followed); the description of a
+//! failed call contains no secret.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,19 +21,17 @@ use crate::job::failure::{Failure, FailureKind};
 use crate::job::text::clip;
 use crate::job::text::innermost_cause;
 
-/// Characters of the app's own words that are kept.
+/// Limit on the app's error titles, in characters.
 const MAX_TITLE_CHARS: usize = 500;
 
-/// What a call is for: the same refusal means different things.
+/// The purpose of a call: the same status can mean different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallPurpose {
-    /// Looking something up.
     Lookup,
-    /// Posting an annotation.
     Post,
 }
 
-/// Makes calls.
+/// Client for one db app, with a limit on concurrent calls.
 #[derive(Debug)]
 pub(super) struct ApiClient {
     client: Client,
@@ -45,32 +43,10 @@ pub(super) struct ApiClient {
     max_retry_after: Duration,
 }
 
-/// The address that all paths are relative to: the configured one, with `/api/v0/` where it does not say so itself.
-pub(super) fn base(url: &Url) -> Result<Url, ApiConfigError> {
-    let mut base = url.clone();
-    let plain = url.username().is_empty() && url.password().is_none();
-    if !matches!(url.scheme(), "http" | "https")
-        || !plain
-        || url.query().is_some()
-        || url.fragment().is_some()
-    {
-        // Both refuse only for URLs that cannot have credentials.
-        let _ = base.set_username("");
-        let _ = base.set_password(None);
-        base.set_query(None);
-        base.set_fragment(None);
-        return Err(ApiConfigError::Url(base.to_string()));
-    }
-    let path = url.path().trim_end_matches('/');
-    let path = path.strip_suffix("/api/v0").unwrap_or(path);
-    base.set_path(&format!("{path}/api/v0/"));
-    Ok(base)
-}
-
 impl ApiClient {
-    /// A caller for this address.
+    /// A client for this base address.
     pub(super) fn new(base: Url, config: &Config) -> Result<Self, ApiConfigError> {
-        // One process, one provider of cryptography: whoever installed the same one first is as good.
+        // The crypto provider is process-wide; if one is already installed, it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
@@ -79,7 +55,7 @@ impl ApiClient {
             .no_proxy()
             .http1_only();
         if base.scheme() == "http" {
-            // No roots are needed, and a machine without any is no reason to refuse.
+            // TLS is not used here, so a machine without root certificates must not be refused.
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build()?;
@@ -94,44 +70,45 @@ impl ApiClient {
         })
     }
 
-    /// The address that all paths are relative to.
+    /// The base address of all paths, ending in `/`.
     pub(super) fn base(&self) -> &Url {
         &self.base
     }
 
-    /// Are our calls signed?
+    /// Whether calls carry credentials.
     pub(super) fn has_credentials(&self) -> bool {
         self.auth.is_set()
     }
 
-    /// Looks something up.
+    /// Makes a lookup and returns the parsed response.
     pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
         let url = self.url(path)?;
         let answer = self.call(self.client.get(url), CallPurpose::Lookup).await?;
         self.parse_answer(&answer, path)
     }
 
-    /// Posts something.
+    /// Posts `body` as JSON.
     pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
         let url = self.url(path)?;
         let answer = self.call(self.client.post(url).json(body), CallPurpose::Post).await?;
-        // A login page says 200 too: only the app's own answer means that it has the annotation.
+        // A login page also returns 200: only a response in the app's format confirms that it has the
+        // annotation.
         self.parse_answer(&answer, path).map(drop)
     }
 
-    /// An answer in the app's own form, which always has `data`.
+    /// Parses a response in the app's format, which always has `data`.
     fn parse_answer(&self, answer: &[u8], path: &str) -> Result<Value, Failure> {
         let answer: Option<Value> = serde_json::from_slice(answer).ok();
         answer.filter(|answer| answer.get("data").is_some()).ok_or_else(|| self.malformed_answer(path))
     }
 
-    /// The failure for an answer that is no sense, which an app in order would not give.
+    /// The failure for a response in an unexpected format.
     pub(super) fn malformed_answer(&self, path: &str) -> Failure {
-        self.unavailable(format!("the db app's answer to {path} is none of its own: check api.url"))
+        self.unavailable(format!("the db app's answer to {path} is not in its API's format: check api.url"))
     }
 
     fn url(&self, path: &str) -> Result<Url, Failure> {
-        self.base.join(path).map_err(|e| self.unavailable(format!("{path} is no path: {e}")))
+        self.base.join(path).map_err(|e| self.unavailable(format!("{path} is not a valid path: {e}")))
     }
 
     async fn call(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
@@ -156,11 +133,11 @@ impl ApiClient {
         } else if let Some(location) = headers.get(LOCATION) {
             let location = String::from_utf8_lossy(location.as_bytes());
             detail = format!(
-                "{detail}, which points to {}: set api.url to where it is",
+                "{detail}, which points to {}: set api.url to that address",
                 clip(&location, MAX_TITLE_CHARS)
             );
         } else if kind == FailureKind::ApiUnavailable && status.is_client_error() {
-            detail = format!("{detail} in words that are not its own: check api.url");
+            detail = format!("{detail} and the body is not in its API's format: check api.url");
         }
         let mut failure = self.failure(kind, &detail);
         if kind == FailureKind::ApiUnavailable {
@@ -196,13 +173,13 @@ impl ApiClient {
     }
 }
 
-/// What a status means; `None` for success. `own` says that the body is an error in the app's own form: without
-/// it, what answers may be anything, and no job is blamed for that.
+/// The kind of failure for a status; `None` for success. `own` means that the body is an error in the app's
+/// format: otherwise the response may come from anywhere, and no job is blamed for it.
 fn classify_status(status: StatusCode, purpose: CallPurpose, own: bool) -> Option<FailureKind> {
     match (status.as_u16(), purpose) {
         (200..=299, _) => None,
         (401 | 403, _) => Some(FailureKind::ApiRefused),
-        // 423: the app is read-only for a while. 409: somebody else wrote at the same moment.
+        // 423: the app is temporarily read-only. 409: a concurrent write.
         (408 | 409 | 423 | 425 | 429 | 500..=599, _) => Some(FailureKind::ApiUnavailable),
         (404 | 410, _) if own => Some(FailureKind::VersionMissing),
         (400..=499, CallPurpose::Lookup) if own => Some(FailureKind::BadReference),
@@ -211,7 +188,7 @@ fn classify_status(status: StatusCode, purpose: CallPurpose, own: bool) -> Optio
     }
 }
 
-/// The app's own words: the titles of `{"errors": [{"status": 404, "title": "…"}]}`.
+/// The app's error titles, from `{"errors": [{"status": 404, "title": "…"}]}`.
 fn error_titles(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("errors")?.as_array()?;
@@ -255,27 +232,6 @@ mod tests {
         ] {
             let judged = classify_status(StatusCode::from_u16(status).unwrap(), purpose, own);
             assert_eq!(judged, expected, "{status} {purpose:?} {own}");
-        }
-    }
-
-    #[test]
-    fn an_address_is_completed_to_the_version_of_the_api_that_we_speak() {
-        for (url, expected) in [
-            ("https://db.test", Some("https://db.test/api/v0/")),
-            ("https://db.test/", Some("https://db.test/api/v0/")),
-            ("http://db.test:3000/api/v0", Some("http://db.test:3000/api/v0/")),
-            ("http://db.test/api/v0/", Some("http://db.test/api/v0/")),
-            ("http://proxy.test/db/", Some("http://proxy.test/db/api/v0/")),
-            ("ftp://db.test/", None),
-            ("mailto:db@db.test", None),
-            ("https://user:secret@db.test/", None),
-            ("https://db.test/?key=secret", None),
-            ("https://db.test/#secret", None),
-        ] {
-            let completed = base(&Url::parse(url).unwrap());
-            assert_eq!(completed.as_ref().ok().map(Url::as_str), expected, "{url}");
-            let said = completed.err().map(|e| e.to_string()).unwrap_or_default();
-            assert!(!said.contains("secret"), "{said}");
         }
     }
 

@@ -1,7 +1,7 @@
-//! Versions by the time of their capture, a chunk at a time, in the order in which the app pages through them.
+//! Lists versions by capture time, one chunk at a time, in the app's own paging order.
 //!
-//! Invariant: a chunk's `next` is never followed as an address; of it a place in the list is kept, and the way there is
-//! built anew, so that no answer leads our credentials elsewhere.
+//! Invariant: a chunk's `next` is never followed as an address; only the position in the list is taken from
+//! it and the URL is built anew, so that no response can direct our credentials elsewhere.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -13,47 +13,47 @@ use super::Api;
 use super::version::uuid;
 use crate::job::failure::Failure;
 
-/// Versions of one chunk; the app's own default, and a third of a MiB.
+/// Versions per chunk: the app's default, about a third of a MiB.
 const CHUNK_SIZE: usize = 100;
 
-/// Captured when.
+/// A range of capture times, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptureWindow {
-    /// Not before.
+    /// Earliest capture time to include.
     pub since: OffsetDateTime,
-    /// Not after.
+    /// Latest capture time to include.
     pub until: OffsetDateTime,
 }
 
-/// One version of a list.
+/// One version in a list, with what a backfill needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedVersion {
-    /// The version.
+    /// Uuid of the version.
     pub uuid: Uuid,
-    /// Its page.
+    /// Uuid of its page.
     pub page: Uuid,
-    /// When it was captured.
+    /// Time of the capture.
     pub captured: OffsetDateTime,
-    /// Does the app hold a change from the version before? Told only to those who are logged in.
+    /// Whether the app has a change from the previous version. Only returned to authenticated users.
     pub has_change: bool,
 }
 
-/// Some versions, oldest first, and where the following ones begin.
+/// One chunk of a list, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VersionChunk {
-    /// The versions.
+    /// The chunk's versions, oldest first.
     pub versions: Vec<ListedVersion>,
-    /// Where the next chunk begins; `None` where there is none.
+    /// Position of the next chunk; `None` for the last one.
     pub next: Option<String>,
 }
 
 impl Api {
-    /// Versions that differ from the one before them and were captured in this span, from a place on that an earlier
-    /// chunk gave.
+    /// Lists versions that differ from the previous one and were captured in this window, starting at the
+    /// position that an earlier chunk returned.
     ///
     /// # Errors
-    /// As any lookup; `api_unavailable` also where an answer makes no sense or leads nowhere.
-    pub async fn list_captured(
+    /// As for any lookup; `api_unavailable` also if a response is malformed or does not advance.
+    pub(crate) async fn list_captured(
         &self,
         span: CaptureWindow,
         from: Option<&str>,
@@ -61,7 +61,8 @@ impl Api {
         let path = path(span, from, self.client.has_credentials());
         let answer = self.client.get(&path).await?;
         let chunk = read(&answer).filter(|chunk| {
-            // The app cuts its places to seconds: a chunk that is one second's goes round in circles.
+            // The app truncates positions to seconds: a chunk full of versions from one second would repeat
+            // for ever.
             chunk.next.is_none() || (chunk.next.as_deref() != from && !chunk.versions.is_empty())
         });
         chunk.ok_or_else(|| self.client.malformed_answer(&path))
@@ -107,7 +108,7 @@ fn listed(version: &Value) -> Option<ListedVersion> {
     })
 }
 
-/// The `chunk` of a link, which may be relative.
+/// The `chunk` parameter of a link, which may be relative.
 fn chunk_token(link: &str) -> Option<String> {
     let anywhere = Url::parse("http://db.invalid/").ok()?;
     let link = anywhere.join(link).ok()?;

@@ -1,18 +1,20 @@
-//! The db app's HTTP API, both ways: versions come from it, annotations go to it.
+//! The db app's HTTP API, in both directions: versions are read from it, annotations are posted to it.
 //!
-//! It knows versions, their order on a page, and the one place where an annotation belongs; it fetches no body (the
-//! addresses it resolves may be anybody's), retries nothing and decides nothing about a failure.
+//! It handles versions, their order on a page, and the endpoint for annotations; it fetches no bodies (the
+//! addresses it resolves may point anywhere), retries nothing and makes no decision about a failure.
 //!
 //! Invariants: credentials go to the configured origin only, never along a redirect; at most `max_concurrent`
-//! calls are under way, each ends within `timeout`; no failure's text holds a secret.
+//! calls run at once, each ends within `timeout`; no failure's text contains a secret.
 //!
 //! # Why
-//! - Two endings are *skips*, not failures, because they are everyday and nobody's fault: a page's first version has
-//!   no previous one, and a version whose capture failed has no body. The old job passed over both in silence.
-//! - A version's own `links.previous` is believed before `changes/..{to}` is asked: the same query in the app, one call less.
-//! - An answer blames a job only in the app's own words (`{"errors": …}`): a mistyped `api.url` answers 404 to everything,
-//!   and must not bury the queue.
+//! - Two endings are *skips*, not failures, because they are normal: a page's first version has no previous
+//!   one, and a version whose capture failed has no body. `AnalyzeChangeJob` ignored both silently.
+//! - A version's own `links.previous` is used before `changes/..{to}` is requested: it is the same query in
+//!   the app, and saves a call.
+//! - A job is blamed only for a response in the app's own error format (`{"errors": …}`): with a mistyped
+//!   `api.url` every request gets a 404, and that must not dead-letter the whole queue.
 
+mod address;
 mod auth;
 mod cache;
 mod client;
@@ -22,12 +24,11 @@ mod version;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use url::Url;
 use uuid::Uuid;
 
+pub use self::address::ApiUrl;
 use self::cache::VersionCache;
 use self::client::ApiClient;
 pub use self::list::{CaptureWindow, ListedVersion, VersionChunk};
@@ -35,84 +36,87 @@ use self::version::{PreviousVersion, VersionRecord};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::outcome::EarlyExit;
 use crate::job::page::{PagePair, Side, Version};
+use crate::job::redact::Secret;
 use crate::job::report::Annotation;
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::{Job, OlderVersion, VersionRef};
 
-/// Where the db app is, who we are there, and how much of it we may use.
+/// Address, credentials and limits of the db app.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The app's address, with or without `/api/v0`; empty where there is none.
-    #[serde(with = "auth::blank_is_none")]
-    pub url: Option<Url>,
-    /// Who annotates, for Basic authentication; empty for nobody.
+    /// The app's address, with or without `/api/v0`; empty if no app is used.
+    #[serde(with = "crate::job::blank")]
+    pub url: Option<ApiUrl>,
+    /// User for Basic authentication; empty for none.
     pub email: String,
-    /// The password that goes with `email`.
-    #[serde(serialize_with = "crate::job::redact::secret")]
-    pub password: SecretString,
-    /// A token, for Bearer authentication, instead of `email` and `password`.
-    #[serde(serialize_with = "crate::job::redact::secret")]
-    pub token: SecretString,
+    /// Password for `email`; empty for none.
+    pub password: Secret,
+    /// Token for Bearer authentication, instead of `email` and `password`.
+    pub token: Secret,
     /// Whether annotations are posted.
     pub post: PostMode,
-    /// Whether annotations are posted that lack a diff.
+    /// Whether an annotation is posted even if a diff is missing.
     pub post_partial: bool,
-    /// From the connection to the last byte of one call.
+    /// Limit on one call, from connecting to the last byte.
     #[serde(with = "crate::job::duration")]
     pub timeout: Duration,
-    /// Calls under way at the same time, from this process; at least one.
+    /// Limit on concurrent calls of this process; at least 1.
     pub max_concurrent: usize,
-    /// Bytes of one answer.
+    /// Limit on one response, in bytes.
     pub max_response: ByteSize,
-    /// Versions that are remembered.
+    /// Limit on the number of cached versions; 0 disables the cache.
     pub cache_entries: usize,
-    /// How long they are.
+    /// Lifetime of a cached version.
     #[serde(with = "crate::job::duration")]
     pub cache_ttl: Duration,
-    /// The longest `Retry-After` that is believed.
+    /// Upper bound for a `Retry-After`.
     #[serde(with = "crate::job::duration")]
     pub max_retry_after: Duration,
 }
 
-/// Whether annotations are posted.
+/// What to do with annotations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PostMode {
-    /// Post them.
+    /// Post them to the db app.
     Post,
-    /// Do everything but the call: the annotation stays in the report.
+    /// Do everything except the call: the annotation remains in the report.
     DryRun,
-    /// The API is for looking up versions only.
+    /// Post nothing: the API is used for lookups only.
     Off,
 }
 
-/// What became of an annotation that was not refused.
+impl Config {
+    /// Checks values that parsed but are invalid together; returns each key with a sentence.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        auth::problem(self).into_iter().collect()
+    }
+}
+
+/// What happened to an annotation that was not refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PostOutcome {
-    /// The app has it.
+    /// The app accepted it.
     Posted,
-    /// It would have been posted.
+    /// Not sent, because of `PostMode::DryRun`.
     DryRun,
-    /// Nothing is posted here.
+    /// Not sent, because of `PostMode::Off`.
     Off,
 }
 
-/// A configuration that cannot be put into force.
+/// An invalid configuration of the API.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiConfigError {
-    /// The address is none that can be called.
-    #[error("api.url is {0}: it must be an http or https address without credentials, query or fragment")]
-    Url(String),
-    /// Basic and Bearer at once, or half of Basic.
-    #[error("api.{0} is set and {1}")]
-    Credentials(&'static str, &'static str),
-    /// The client refuses to be built.
+    /// Basic and Bearer both set, or only half of Basic.
+    #[error("api.{0} {1}")]
+    Credentials(&'static str, String),
+    /// The HTTP client could not be built.
     #[error("the HTTP client cannot be built: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// The db app, as seen from here.
+/// Client of the db app with a version cache.
 #[derive(Debug)]
 pub struct Api {
     client: ApiClient,
@@ -121,11 +125,11 @@ pub struct Api {
     post_partial: bool,
 }
 
-/// Turns a job's references into versions; a job that carries everything needs no API and makes no call.
+/// Resolves a job's references into versions; a job with inline versions makes no call and needs no API.
 ///
 /// # Errors
-/// Those of [`Api::resolve`]; `bad_reference` where the API would be needed and is not configured, or where an
-/// annotation could not be posted for want of a page.
+/// Those of [`Api::resolve`]; `bad_reference` if the API is needed but not configured, or if an annotation
+/// could not be posted because the page is unknown.
 pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, EarlyExit> {
     if let (Some(VersionRef::Inline(from)), VersionRef::Inline(to)) = (job.from.given(), &job.to) {
         if job.page.is_none() && api.is_some_and(|api| api.post != PostMode::Off) {
@@ -143,31 +147,32 @@ pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, EarlyExit
 }
 
 impl Api {
-    /// The app, or `None` where no `api.url` is configured.
+    /// The client, or `None` if `api.url` is not set.
     ///
     /// # Errors
-    /// When the configuration contradicts itself or cannot be put into force.
+    /// If the configuration is contradictory or invalid.
     pub fn new(config: &Config) -> Result<Option<Self>, ApiConfigError> {
         let Some(url) = &config.url else { return Ok(None) };
-        let client = ApiClient::new(client::base(url)?, config)?;
+        let client = ApiClient::new(url.base(), config)?;
         let cache = VersionCache::new(config.cache_entries, config.cache_ttl);
         Ok(Some(Self { client, cache, post: config.post, post_partial: config.post_partial }))
     }
 
-    /// Whether annotations are posted here, and not only prepared.
+    /// Whether annotations are actually posted.
     pub fn posts(&self) -> bool {
         self.post == PostMode::Post
     }
 
-    /// Whether an annotation is posted although a diff could not be made.
-    pub fn posts_partial(&self) -> bool {
+    /// Whether an annotation is posted even if a diff is missing.
+    pub(crate) fn posts_partial(&self) -> bool {
         self.posts() && self.post_partial
     }
 
     /// Looks up the versions of a job; the older one may be a place in the page's history.
     ///
     /// # Errors
-    /// Skips `no_previous` and `not_http`; fails as `version_missing`, `bad_reference`, `api_refused` or `api_unavailable`.
+    /// Skips `no_previous` and `not_http`; fails with `version_missing`, `bad_reference`, `api_refused` or
+    /// `api_unavailable`.
     pub async fn resolve(&self, job: &Job) -> Result<PagePair, EarlyExit> {
         let to = self.side(Side::To, &job.to);
         let (from, to) = match &job.from {
@@ -179,7 +184,7 @@ impl Api {
                     None => self.record(job.to.uuid()).await.map_err(|failure| failure.on(Side::To))?.page,
                 };
                 let page = page.ok_or_else(|| {
-                    let detail = "the db app names no page of this version, and the job names none";
+                    let detail = "neither the db app nor the job has the page of this version";
                     Failure::new(FailureKind::BadReference, detail).on(Side::To)
                 })?;
                 (ResolvedVersion { page: Some(page), version: self.earliest(page).await? }, to)
@@ -197,7 +202,7 @@ impl Api {
     /// The first version of a page, for a job that also compares with it.
     ///
     /// # Errors
-    /// As [`Api::resolve`].
+    /// As for [`Api::resolve`].
     pub async fn earliest(&self, page: Uuid) -> Result<Version, EarlyExit> {
         let path = format!("pages/{page}/versions?different=false&sort=capture_time:asc&chunk_size=1");
         let answer = self.client.get(&path).await?;
@@ -210,10 +215,11 @@ impl Api {
         record.version.map_err(|skip| skip.on(Side::From).into())
     }
 
-    /// Posts an annotation. The app keeps one per change and author, so that a repeat overwrites it and does no harm.
+    /// Posts an annotation. The app keeps one per change and author, so posting again overwrites it and is
+    /// harmless.
     ///
     /// # Errors
-    /// `rejected` with the app's words, `version_missing`, `api_refused` or `api_unavailable`.
+    /// `rejected` with the app's error titles, `version_missing`, `api_refused` or `api_unavailable`.
     pub async fn post_annotation(
         &self,
         pair: &PagePair,
@@ -247,7 +253,7 @@ impl Api {
         }
     }
 
-    /// The uuid of the version before this one.
+    /// The uuid of the version before `to`.
     async fn previous_uuid(&self, to: &VersionRef, page: Option<Uuid>) -> Result<Uuid, EarlyExit> {
         let to = to.uuid();
         let record = self.record(to).await.map_err(|failure| failure.on(Side::To))?;
@@ -256,7 +262,7 @@ impl Api {
             (PreviousVersion::Known(uuid), _) => Ok(uuid),
             (PreviousVersion::Absent, _) => Err(nothing().into()),
             (PreviousVersion::Unknown, None) => {
-                let detail = format!("the db app names no page of version {to}, and the job names none");
+                let detail = format!("neither the db app nor the job has the page of version {to}");
                 Err(Failure::new(FailureKind::BadReference, detail).on(Side::To).into())
             }
             (PreviousVersion::Unknown, Some(page)) => {
@@ -272,8 +278,8 @@ impl Api {
         }
     }
 
-    /// What the app says of a version, now or a moment ago. `different=false` because older apps hide versions
-    /// that do not differ from their predecessor, unless asked.
+    /// The app's record of a version, from the cache or by a call. `different=false` because older apps
+    /// otherwise hide versions that do not differ from their predecessor.
     async fn record(&self, uuid: Uuid) -> Result<VersionRecord, Failure> {
         if let Some(record) = self.cache.get(uuid) {
             return Ok(record);
@@ -288,7 +294,7 @@ impl Api {
     }
 }
 
-/// One side of a pair, found.
+/// One side of a pair, resolved.
 struct ResolvedVersion {
     page: Option<Uuid>,
     version: Version,

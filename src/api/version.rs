@@ -1,11 +1,11 @@
-//! Reading what the db app says of a version, in the field names of any of its years.
+//! Parses the db app's version records, with the field names of any year.
 //!
-//! Names before June 2021 were `uri`, `version_hash` and `capture_url`; where both stand, the new one counts.
-//! Nothing here makes a call.
+//! Names before June 2021 were `uri`, `version_hash` and `capture_url`; if both are present, the new one is
+//! used. Nothing here makes a call.
 //!
 //! # Why
-//! Read by hand, not by serde: an answer may hold old and new names at once, nulls, and a status as a number or as
-//! text, and only a missing uuid makes it senseless.
+//! Parsed by hand, not by serde: a response may mix old and new names, nulls, and a status as a number or a
+//! string, and only a missing uuid makes it invalid.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -17,32 +17,32 @@ use crate::job::page::{self, Version};
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::text::quote;
 
-/// A version with its place on its page.
+/// A version with its page and its predecessor.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct VersionRecord {
-    /// Its primary key.
+    /// The version's primary key.
     pub(super) uuid: Uuid,
-    /// The page it belongs to.
+    /// Uuid of its page, if given.
     pub(super) page: Option<Uuid>,
-    /// The version before it.
+    /// The version before it on the page.
     pub(super) previous: PreviousVersion,
     /// The version, or why there is nothing to fetch.
     pub(super) version: Result<Version, Skip>,
 }
 
-/// What an answer says of the version before.
+/// What a response states about the previous version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PreviousVersion {
-    /// It is this one.
     Known(Uuid),
-    /// There is none.
+    /// This is the page's first version.
     Absent,
-    /// It does not say.
+    /// The response does not include it.
     Unknown,
 }
 
 impl VersionRecord {
-    /// Reads a version and its links; `None` where it makes no sense. Relative addresses are the app's own.
+    /// Parses a version and its links; `None` if it has no uuid. Relative addresses are resolved against
+    /// `base`.
     pub(super) fn read(data: &Value, links: &Value, base: &Url) -> Option<Self> {
         let uuid = uuid(data, "uuid")?;
         let previous = match links.get("previous") {
@@ -56,7 +56,7 @@ impl VersionRecord {
     }
 }
 
-/// The older version of a change.
+/// The uuid of a change's older version.
 pub(super) fn uuid_from(answer: &Value) -> Option<Uuid> {
     uuid(&answer["data"], "uuid_from")
 }
@@ -68,13 +68,13 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
     }
     let body_url = text(data, &["body_url", "uri"]).ok_or_else(|| skip("has no body".to_owned()))?;
     let body_hash = text(data, &["body_hash", "version_hash"]);
-    // The app of today names its own address even where there is nothing behind it: only the hash tells.
+    // The current app sets an address even if there is no body: only a missing hash shows that.
     if body_hash.is_none() && body_url.ends_with(&format!("/versions/{uuid}/raw")) {
         return Err(skip("has no body".to_owned()));
     }
     let parsed = base.join(&body_url);
-    let parsed =
-        parsed.map_err(|e| skip(format!("is kept at {:?}, which is no address: {e}", quote(&body_url))))?;
+    let parsed = parsed
+        .map_err(|e| skip(format!("is kept at {:?}, which is not a valid address: {e}", quote(&body_url))))?;
     let capture_time = text(data, &["capture_time"]);
     Ok(Version {
         url: text(data, &["url", "capture_url"]),
@@ -88,12 +88,12 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
     })
 }
 
-/// A field that holds a uuid.
+/// A field that contains a uuid.
 pub(super) fn uuid(data: &Value, field: &str) -> Option<Uuid> {
     Uuid::parse_str(data.get(field)?.as_str()?).ok()
 }
 
-/// The first of these fields that holds a text.
+/// The first of these fields that contains a non-blank string.
 fn text(data: &Value, fields: &[&str]) -> Option<String> {
     let texts = fields.iter().filter_map(|field| data.get(field)?.as_str()).map(str::trim);
     texts.filter(|text| !text.is_empty()).map(ToOwned::to_owned).next()
@@ -171,7 +171,7 @@ mod tests {
                 json!({"uuid": UUID, "body_url": format!("https://db.test/api/v0/versions/{UUID}/raw")}),
                 "has no body",
             ),
-            (json!({"uuid": UUID, "body_url": "http://["}), "no address"),
+            (json!({"uuid": UUID, "body_url": "http://["}), "not a valid address"),
             (json!({"uuid": UUID, "body_url": "http://a.test/raw", "network_error": "net::ERR"}), "net::ERR"),
         ] {
             let skip = read(&data, &Value::Null).unwrap().version.unwrap_err();

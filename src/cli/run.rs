@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::args::{Cli, Command, ConfigCommand, OutputFormat};
 use crate::api::Api;
-use crate::config::assemble::{self, build, executable};
+use crate::config::assemble::{AssembleError, WorkerParts, build, executable};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::failure::Failure;
@@ -18,7 +18,6 @@ use crate::ops::{self, Exit, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Limits;
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 use crate::web::health::{self, Probe, Probes};
 use crate::worker::Worker;
@@ -30,7 +29,11 @@ pub fn run(cli: Cli) -> Exit {
         render::text(of.text());
         return Exit::Ok;
     }
-    let loaded = match LoadedConfig::load(&sources(&cli)) {
+    let load = match &cli.command {
+        Command::Work(_) | Command::Config(ConfigCommand::Check) => LoadedConfig::load_for_work,
+        _ => LoadedConfig::load,
+    };
+    let loaded = match load(&sources(&cli)) {
         Ok(loaded) => loaded,
         Err(errors) => return print_config_errors(&errors, cli.output),
     };
@@ -162,15 +165,13 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let queue = WorkerHandle::connect(&config.queue, config.sink()).await;
     let queue = queue.map_err(|e| (exit_of_queue_error(&e), e.to_string()))?;
     preflight(&queue).await?;
-    let pool = config.pool(slots, executable()).await.map_err(|f| (Exit::Failed, f.to_string()))?;
-    let metrics = Metrics::new(queue.name(), env!("CARGO_PKG_VERSION"), assemble::commit());
-    pool.isolation_layers().for_each(|(name, in_force)| metrics.isolation(&name, in_force));
-    let worker = config
-        .worker(queue, pool, alerts, Arc::clone(&metrics), until_empty)
-        .map_err(|what| (Exit::Config, what))?;
-    let worker = Worker { phases: phases.clone(), ..worker };
+    let parts = WorkerParts { alerts, phases: phases.clone(), until_empty, ..WorkerParts::new(queue) };
+    let worker = config.worker(parts).await.map_err(|e| match e {
+        AssembleError::Config(what) => (Exit::Config, what),
+        AssembleError::Failed(what) => (Exit::Failed, what),
+    })?;
     let stopped = CancellationToken::new();
-    serve(config, &worker, metrics, stopped.clone()).await?;
+    serve(config, &worker, stopped.clone()).await?;
     tracing::info!(worker = %worker.id, slots, queue = worker.queue.name(), build = build(), "working");
 
     let ended = worker.run().await;
@@ -209,18 +210,14 @@ async fn preflight(queue: &Queue) -> Result<(), (Exit, String)> {
     }
 }
 
-async fn serve(
-    config: &Config,
-    worker: &Worker,
-    metrics: Arc<Metrics>,
-    stopped: CancellationToken,
-) -> Result<(), (Exit, String)> {
+async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> Result<(), (Exit, String)> {
     let Some(health) =
         health::bind(&config.web).await.map_err(|e| (Exit::Config, format!("web.bind: {e}")))?
     else {
         return Ok(());
     };
     let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis_answers));
+    let metrics = Arc::clone(&worker.metrics);
     let probes = Probes {
         live: Arc::new(|| Probe::Ok("alive".to_owned())),
         ready: Arc::new(move || readiness(phases.now(), redis.load(Ordering::Relaxed))),
@@ -279,7 +276,8 @@ fn exit_of_result(answer: Result<Exit, queue::Error>) -> Exit {
 
 fn exit_of_queue_error(error: &queue::Error) -> Exit {
     match error {
-        queue::Error::Unavailable(_) | queue::Error::Full(_) => Exit::RedisUnreachable,
+        queue::Error::Unavailable(_) => Exit::RedisUnreachable,
+        queue::Error::Full(_) => Exit::RedisFull,
         queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
         queue::Error::Refused(_) | queue::Error::Reply { .. } => Exit::Failed,
     }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::Config;
-use crate::analysis;
 use crate::api::{Api, PostMode};
 use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
@@ -36,8 +35,8 @@ pub fn build() -> String {
     format!("wm-analyzer@{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The commit that this build was made from, where whoever built it said so (`GIT_SHA`).
-pub fn commit() -> &'static str {
+/// The commit that this build was made from (`GIT_SHA`), where the build named it.
+fn commit() -> &'static str {
     option_env!("GIT_SHA").unwrap_or("unknown")
 }
 
@@ -82,7 +81,7 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong with the fetcher's or the API's settings.
-    pub fn pipeline_for_diff(&self) -> Result<Pipeline, String> {
+    pub(crate) fn pipeline_for_diff(&self) -> Result<Pipeline, String> {
         self.pipeline_with(SHOWN_STEPS_BYTES)
     }
 
@@ -95,7 +94,7 @@ impl Config {
             ceiling: Limits::ceiling(&self.sandbox),
             max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
             max_steps_bytes,
-            max_passages: self.analysis.passages.min(analysis::MAX_PASSAGES),
+            max_passages: self.analysis.passages,
         })
     }
 
@@ -108,31 +107,63 @@ impl Config {
         }
     }
 
-    /// A worker, ready to run.
+    /// A worker, ready to run: starts its children and makes its metrics.
     ///
     /// # Errors
-    /// A sentence: what could not be built.
-    pub fn worker(
-        &self,
-        queue: WorkerHandle,
-        pool: Pool,
-        alerts: Alerts,
-        metrics: Arc<Metrics>,
-        until_empty: bool,
-    ) -> Result<Worker, String> {
+    /// What could not be built, and whether the configuration is the reason.
+    pub async fn worker(&self, parts: WorkerParts) -> Result<Worker, AssembleError> {
+        let slots = self.slots().map_err(AssembleError::Config)?;
+        let pipeline = self.pipeline().map_err(AssembleError::Config)?;
+        let pool = self.pool(slots, parts.executable).await;
+        let pool = pool.map_err(|failure| AssembleError::Failed(failure.to_string()))?;
+        let metrics = Metrics::new(parts.queue.name(), env!("CARGO_PKG_VERSION"), commit());
+        pool.isolation_layers().for_each(|(name, in_force)| metrics.isolation(&name, in_force));
         Ok(Worker {
             config: self.worker.clone(),
             policy: self.policy.clone(),
-            pipeline: self.pipeline()?,
-            queue,
+            pipeline,
+            queue: parts.queue,
             pool,
             metrics,
-            alerts,
-            phases: Phases::default(),
+            alerts: parts.alerts,
+            phases: parts.phases,
             id: WorkerId::fresh(&rustix::system::uname().nodename().to_string_lossy()),
             build: build(),
             redis_answers: Arc::new(AtomicBool::new(false)),
-            until_empty,
+            until_empty: parts.until_empty,
         })
     }
+}
+
+/// What a worker is made of besides its configuration.
+pub struct WorkerParts {
+    /// Where jobs come from.
+    pub queue: WorkerHandle,
+    /// Where alerts go.
+    pub alerts: Alerts,
+    /// Shared with what follows the signals.
+    pub phases: Phases,
+    /// What children are started from; see [`executable`].
+    pub executable: PathBuf,
+    /// Leave when nothing is left to do.
+    pub until_empty: bool,
+}
+
+impl WorkerParts {
+    /// Parts for a worker on this queue, of this executable, without alerts, that works until it is stopped.
+    pub fn new(queue: WorkerHandle) -> Self {
+        let (alerts, phases) = (Alerts::off(), Phases::default());
+        Self { queue, alerts, phases, executable: executable(), until_empty: false }
+    }
+}
+
+/// Why a worker cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum AssembleError {
+    /// The configuration does not fit this machine, or cannot be put into force.
+    #[error("{0}")]
+    Config(String),
+    /// Children cannot be started, or not with the isolation that is asked for.
+    #[error("{0}")]
+    Failed(String),
 }

@@ -13,6 +13,9 @@ use figment::{Figment, Metadata, Profile, Provider};
 /// Every key, with why this number.
 pub const DEFAULT: &str = include_str!("../../config/default.toml");
 
+/// The origin of a value that nothing has set.
+pub(super) const BUILT_IN: &str = "built-in default";
+
 /// Our own variables: `WM__SANDBOX__WALL=20s` is `sandbox.wall`.
 const PREFIX: &str = "WM__";
 
@@ -47,18 +50,19 @@ pub struct ConfigSources {
 
 impl ConfigSources {
     /// The real environment of this process.
-    pub fn from_process(files: Vec<PathBuf>, flags: Vec<(String, String)>) -> Self {
+    pub(crate) fn from_process(files: Vec<PathBuf>, flags: Vec<(String, String)>) -> Self {
         let env = std::env::vars_os()
-            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            // What is not UTF-8 is refused where it is read, not passed over.
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.to_string_lossy().into_owned())))
             .collect();
         Self { texts: Vec::new(), files, env, flags }
     }
 }
 
-/// Layers all sources, collecting what is wrong with any of them.
-pub(super) fn layer(sources: &ConfigSources, errors: &mut Vec<String>) -> Figment {
-    let defaults = read_toml("built-in default", DEFAULT, errors);
-    let mut figment = Figment::from(Layer::new("built-in default", defaults.clone()));
+/// Layers all files over the defaults, collecting what is wrong with any of them; the defaults themselves come too.
+pub(super) fn layer(sources: &ConfigSources, errors: &mut Vec<String>) -> (Figment, Dict) {
+    let defaults = read_toml(BUILT_IN, DEFAULT, errors);
+    let mut figment = Figment::from(Layer::new(BUILT_IN, defaults.clone()));
     let mut texts = sources.texts.clone();
     for file in &sources.files {
         let name = file.display().to_string();
@@ -72,17 +76,14 @@ pub(super) fn layer(sources: &ConfigSources, errors: &mut Vec<String>) -> Figmen
         reject_unknown_keys(&values, &defaults, "", &name, errors);
         figment = figment.merge(Layer::new(&name, values));
     }
-    for (origin, key, text) in assignments(sources, errors) {
-        match parse_as_default_type(&defaults, &key, text.trim()) {
-            Ok(value) => figment = figment.merge(Layer::new(&origin, nested(&key, value))),
-            Err(what) => errors.push(format!("{origin}: {what}")),
-        }
-    }
-    figment
+    (figment, defaults)
 }
 
 /// Environment and flags as (origin, dotted key, value), weakest first.
-fn assignments(sources: &ConfigSources, errors: &mut Vec<String>) -> Vec<(String, String, String)> {
+pub(super) fn assignments(
+    sources: &ConfigSources,
+    errors: &mut Vec<String>,
+) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
     let mut add = |name: &str, key: String, value: &str| {
         found.push((format!("environment {name}"), key, value.to_owned()));
@@ -134,27 +135,30 @@ fn read_toml(name: &str, text: &str, errors: &mut Vec<String>) -> Dict {
     }
 }
 
-/// Reads text as the type that the default has at that key.
-fn parse_as_default_type(defaults: &Dict, key: &str, text: &str) -> Result<Value, String> {
-    let value = match lookup(defaults, key) {
-        None => return Err(unknown_key_error(key, defaults)),
-        Some(Value::Bool(..)) => {
-            Value::from(boolean(text).ok_or(format!("{key}: {text:?} is neither true nor false"))?)
+/// Reads text as the type that this default has. No error repeats the text.
+pub(super) fn parse_as_default_type(default: &Value, text: &str) -> Result<Value, String> {
+    let value = match default {
+        Value::Bool(..) => Value::from(boolean(text).ok_or("neither true nor false")?),
+        Value::Num(_, Num::F64(_) | Num::F32(_)) => {
+            Value::from(text.parse::<f64>().map_err(|e| e.to_string())?)
         }
-        Some(Value::Num(_, Num::F64(_) | Num::F32(_))) => {
-            Value::from(text.parse::<f64>().map_err(|e| format!("{key}: {text:?}: {e}"))?)
-        }
-        Some(Value::Num(..)) => {
-            Value::from(text.parse::<i64>().map_err(|e| format!("{key}: {text:?}: {e}"))?)
-        }
-        Some(Value::Array(..)) => {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Value::from(items.map(Value::from).collect::<Vec<_>>())
-        }
-        Some(Value::Dict(..)) => return Err(format!("{key} is a section: name a key in it")),
-        Some(Value::String(..) | Value::Char(..) | Value::Empty(..)) => Value::from(text),
+        Value::Num(..) => Value::from(text.parse::<i64>().map_err(|e| e.to_string())?),
+        Value::Array(..) => list(text)?,
+        Value::Dict(..) => return Err("a section: name a key in it".to_owned()),
+        Value::String(..) | Value::Char(..) | Value::Empty(..) => Value::from(text),
     };
     Ok(value)
+}
+
+/// A list as a file writes it, `["a", "b"]`, or with commas between.
+fn list(text: &str) -> Result<Value, String> {
+    if !text.starts_with('[') {
+        let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        return Ok(Value::from(items.map(Value::from).collect::<Vec<_>>()));
+    }
+    let read = Toml::string(&format!("list = {text}")).data().ok();
+    let list = read.and_then(|mut profiles| profiles.remove(&Profile::Default)?.remove("list"));
+    list.filter(|list| matches!(list, Value::Array(..))).ok_or_else(|| "not a list".to_owned())
 }
 
 fn boolean(text: &str) -> Option<bool> {
@@ -165,7 +169,8 @@ fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-fn lookup<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
+/// The value at a dotted key.
+pub(super) fn lookup<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
     let mut parts = key.split('.');
     let mut value = dict.get(parts.next()?)?;
     for part in parts {
@@ -174,7 +179,8 @@ fn lookup<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
     Some(value)
 }
 
-fn nested(key: &str, value: Value) -> Dict {
+/// A dict with this one value in it.
+pub(super) fn nested(key: &str, value: Value) -> Dict {
     match key.split_once('.') {
         None => Dict::from([(key.to_owned(), value)]),
         Some((head, rest)) => Dict::from([(head.to_owned(), Value::from(nested(rest, value)))]),
@@ -194,7 +200,8 @@ fn reject_unknown_keys(values: &Dict, defaults: &Dict, path: &str, origin: &str,
     }
 }
 
-fn unknown_key_error(key: &str, defaults: &Dict) -> String {
+/// That there is no such key, with the nearest one.
+pub(super) fn unknown_key_error(key: &str, defaults: &Dict) -> String {
     let near = keys(defaults)
         .into_iter()
         .map(|known| (strsim::damerau_levenshtein(key, &known), known))
@@ -219,13 +226,14 @@ pub(super) fn keys(dict: &Dict) -> Vec<String> {
 }
 
 /// One source with its name, so that figment can say which one set a key.
-struct Layer {
+pub(super) struct Layer {
     name: String,
     values: Dict,
 }
 
 impl Layer {
-    fn new(name: &str, values: Dict) -> Self {
+    /// A source of values under a name.
+    pub(super) fn new(name: &str, values: Dict) -> Self {
         Self { name: name.to_owned(), values }
     }
 }

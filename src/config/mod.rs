@@ -1,29 +1,23 @@
-//! The whole configuration: each room's own, composed, checked against each other, and shown with its origin.
+//! The whole configuration: each room's own section, parsed, checked against each other, and shown with its origin.
 //!
-//! It reads no file but those it is given, and nobody below this floor names it: rooms get their part by value.
-//! Invariant: a `Config` that exists has passed every check that can be made without touching the outside.
+//! It reads no file but those it is given and `queue.tls_ca`; rooms get their section by value.
+//! Invariant: a `Config` that exists has passed every check that needs neither the network nor this machine's memory;
+//! [`LoadedConfig::load_for_work`] checks the memory too.
 
 pub mod assemble;
+mod check;
 mod layers;
+mod read;
+mod shown;
 
-use bytesize::ByteSize;
 use figment::Figment;
-use figment::value::{Dict, Value};
+use figment::value::Dict;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 pub use self::layers::{ALIASES, ConfigSources, DEFAULT};
+use self::read::Reader;
+use self::shown::shown;
 use crate::{analysis, api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
-
-/// Keys whose values are never shown.
-const SECRETS: [&str; 3] = ["sentry.dsn", "api.password", "api.token"];
-/// Keys that hold a URL whose user part is never shown.
-const SECRET_URLS: [&str; 2] = ["queue.url", "api.url"];
-
-/// The least heap that a child needs for a page at all.
-const MIN_HEAP: ByteSize = ByteSize::mib(16);
-/// The least stack that a parser at its bounded depth needs, with room.
-const MIN_STACK: ByteSize = ByteSize::kib(256);
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -60,23 +54,39 @@ pub struct LoadedConfig {
 }
 
 impl LoadedConfig {
-    /// Layers, reads and checks everything, and reports all that is wrong at once.
+    /// Layers, parses and checks everything, and reports all mistakes at once.
     ///
     /// # Errors
-    /// One sentence for each mistake, naming its source.
+    /// One sentence for each mistake: key, value, origin and way out. No secret is shown.
     pub fn load(sources: &ConfigSources) -> Result<Self, Vec<String>> {
-        let mut errors = Vec::new();
-        let figment = layers::layer(sources, &mut errors);
-        match read(&figment, &mut errors) {
-            Some(config) if errors.is_empty() => {
-                check(&config, &mut errors);
-                if errors.is_empty() { Ok(Self { config, figment }) } else { Err(errors) }
-            }
+        Self::load_checked(sources, |_| Ok(0))
+    }
+
+    /// The same for a worker on this machine, whose memory must have room for the slots.
+    ///
+    /// # Errors
+    /// Those of [`LoadedConfig::load`].
+    pub fn load_for_work(sources: &ConfigSources) -> Result<Self, Vec<String>> {
+        Self::load_checked(sources, Config::slots)
+    }
+
+    fn load_checked(
+        sources: &ConfigSources,
+        slots: impl FnOnce(&Config) -> Result<u32, String>,
+    ) -> Result<Self, Vec<String>> {
+        let mut reader = Reader::new(sources);
+        let config = reader.config();
+        if let Some(config) = &config {
+            check::check(config, slots, &mut reader);
+        }
+        let (figment, errors) = reader.finish();
+        match config {
+            Some(config) if errors.is_empty() => Ok(Self { config, figment }),
             _ => Err(errors),
         }
     }
 
-    /// Every key with its value, secrets left out, each with its origin where asked: TOML that can be read back.
+    /// Every key with its value, secrets hidden, each with its origin where asked: TOML that can be read back.
     pub fn show(&self, with_origin: bool) -> String {
         let values: Dict = self.figment.extract().unwrap_or_default();
         let mut text = String::new();
@@ -84,11 +94,9 @@ impl LoadedConfig {
             text.push_str(&format!("[{section}]\n"));
             for key in value.as_dict().map(layers::keys).unwrap_or_default() {
                 let full = format!("{section}.{key}");
-                let shown = self.figment.find_value(&full).map(|v| redacted(&full, &v)).unwrap_or_default();
-                let origin =
-                    self.figment.find_metadata(&full).map(|m| m.name.to_string()).unwrap_or_default();
+                let shown = self.figment.find_value(&full).map(|v| shown(&full, &v)).unwrap_or_default();
                 match with_origin {
-                    true => text.push_str(&format!("{key} = {shown}  # {origin}\n")),
+                    true => text.push_str(&format!("{key} = {shown}  # {}\n", self.origin(&full))),
                     false => text.push_str(&format!("{key} = {shown}\n")),
                 }
             }
@@ -97,158 +105,21 @@ impl LoadedConfig {
         text
     }
 
-    /// The same as JSON, secrets left out.
-    pub fn to_json(&self) -> serde_json::Value {
+    /// The same as JSON, secrets hidden.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut all = serde_json::Map::new();
         let values: Dict = self.figment.extract().unwrap_or_default();
         for full in layers::keys(&values) {
             let value = self.figment.find_value(&full).ok();
-            let origin = self.figment.find_metadata(&full).map(|m| m.name.to_string());
-            let shown = value.map(|v| redacted(&full, &v));
+            let shown = value.map(|v| shown(&full, &v));
+            let origin = self.origin(&full);
             all.insert(full, serde_json::json!({ "value": shown, "origin": origin }));
         }
         all.into()
     }
-}
 
-fn read(figment: &Figment, errors: &mut Vec<String>) -> Option<Config> {
-    let queue = section(figment, "queue", errors);
-    let worker = section(figment, "worker", errors);
-    let policy = section(figment, "policy", errors);
-    let filter = section(figment, "filter", errors);
-    let fetch = section(figment, "fetch", errors);
-    let api = section(figment, "api", errors);
-    let analysis = section(figment, "analysis", errors);
-    let sandbox = section(figment, "sandbox", errors);
-    let log = section(figment, "log", errors);
-    let sentry = section(figment, "sentry", errors);
-    let web = section(figment, "web", errors);
-    Some(Config {
-        queue: queue?,
-        worker: worker?,
-        policy: policy?,
-        filter: filter?,
-        fetch: fetch?,
-        api: api?,
-        analysis: analysis?,
-        sandbox: sandbox?,
-        log: log?,
-        sentry: sentry?,
-        web: web?,
-    })
-}
-
-fn section<T: DeserializeOwned>(figment: &Figment, name: &str, errors: &mut Vec<String>) -> Option<T> {
-    match figment.extract_inner::<T>(name) {
-        Ok(section) => Some(section),
-        Err(wrong) => {
-            for error in wrong {
-                // figment puts the section's name behind the key's.
-                let within = error.path.iter().filter(|part| *part != name).map(String::as_str);
-                let key = std::iter::once(name).chain(within).collect::<Vec<_>>().join(".");
-                let origin = figment.find_metadata(&key).map_or_else(String::new, |m| m.name.to_string());
-                // A secret's value must not come back in the message about it.
-                let what = match SECRETS.iter().chain(&SECRET_URLS).any(|secret| *secret == key) {
-                    true => "this value cannot be read (not shown, it is a secret)".to_owned(),
-                    false => error.kind.to_string(),
-                };
-                errors.push(format!("{origin}: {key}: {what}"));
-            }
-            None
-        }
-    }
-}
-
-/// What the sections mean together.
-fn check(config: &Config, errors: &mut Vec<String>) {
-    let mut require = |holds: bool, what: String| {
-        if !holds {
-            errors.push(what);
-        }
-    };
-    let (queue, worker, sandbox) = (&config.queue, &config.worker, &config.sandbox);
-    let heartbeats = queue.lease.as_secs_f64() / worker.heartbeat.as_secs_f64().max(0.001);
-    require(
-        heartbeats >= 3.0,
-        format!(
-            "queue.lease {:?} must be at least three times worker.heartbeat {:?}",
-            queue.lease, worker.heartbeat
-        ),
-    );
-    require(config.policy.attempts > 0, "policy.attempts must be at least 1".to_owned());
-    require(
-        sandbox.wall <= sandbox.max_wall,
-        format!("sandbox.wall {:?} is above sandbox.max_wall {:?}", sandbox.wall, sandbox.max_wall),
-    );
-    require(
-        sandbox.heap <= sandbox.max_heap,
-        format!("sandbox.heap {} is above sandbox.max_heap {}", sandbox.heap, sandbox.max_heap),
-    );
-    // Below these a child cannot even start: it would die of every job, and the jobs would be blamed.
-    require(
-        sandbox.heap >= MIN_HEAP,
-        format!("sandbox.heap {} is below the least, {MIN_HEAP}", sandbox.heap),
-    );
-    require(
-        sandbox.stack >= MIN_STACK,
-        format!("sandbox.stack {} is below the least, {MIN_STACK}", sandbox.stack),
-    );
-    require(
-        worker.drain > sandbox.wall,
-        format!("worker.drain {:?} must be longer than sandbox.wall {:?}", worker.drain, sandbox.wall),
-    );
-}
-
-fn redacted(key: &str, value: &Value) -> String {
-    let text = match value {
-        Value::String(_, text) => text.clone(),
-        other => return toml_literal(other),
-    };
-    if text.is_empty() {
-        return "\"\"".to_owned();
-    }
-    if SECRETS.contains(&key) {
-        return "\"[redacted]\"".to_owned();
-    }
-    if SECRET_URLS.contains(&key) {
-        return format!("{:?}", without_credentials(&text));
-    }
-    toml_literal(value)
-}
-
-/// A URL with `***` for its password, or for a name without one; nothing at all of what is not a URL.
-pub fn without_credentials(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut url) => {
-            if url.password().is_some() {
-                // Cannot fail for a URL that has a password.
-                let _ = url.set_password(Some("***"));
-            } else if !url.username().is_empty() {
-                // A name alone may be a token.
-                let _ = url.set_username("***");
-            }
-            url.set_query(None);
-            url.to_string()
-        }
-        // Several hosts in one address are more than a URL.
-        Err(_) if url.starts_with("redis+sentinel://") => queue::redacted(url),
-        Err(_) => "[not a URL]".to_owned(),
-    }
-}
-
-fn toml_literal(value: &Value) -> String {
-    match value {
-        Value::String(_, text) => toml::Value::String(text.clone()).to_string(),
-        Value::Char(_, c) => toml::Value::String(c.to_string()).to_string(),
-        Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(_, num) => {
-            num.to_i128().map_or_else(|| num.to_f64().unwrap_or_default().to_string(), |n| n.to_string())
-        }
-        Value::Empty(..) => "\"\"".to_owned(),
-        Value::Array(_, items) => {
-            format!("[{}]", items.iter().map(toml_literal).collect::<Vec<_>>().join(", "))
-        }
-        Value::Dict(..) => "{}".to_owned(),
+    fn origin(&self, key: &str) -> String {
+        self.figment.find_metadata(key).map(|m| m.name.to_string()).unwrap_or_default()
     }
 }
 
@@ -268,7 +139,7 @@ mod tests {
     #[test]
     fn the_built_in_default_passes_its_own_checks() {
         match LoadedConfig::load(&ConfigSources::default()) {
-            Ok(loaded) => assert_eq!(loaded.config.queue.name, crate::queue::DEFAULT_NAME),
+            Ok(loaded) => assert_eq!(loaded.config.queue.name.as_str(), crate::queue::DEFAULT_NAME),
             Err(errors) => panic!("{errors:#?}"),
         }
     }
@@ -306,7 +177,7 @@ mod tests {
         assert_eq!(loaded.config.sandbox.wall.as_secs(), 7);
         let shown = loaded.show(true);
         assert!(shown.contains("wall = \"7s\"  # environment WM__SANDBOX__WALL"), "{shown}");
-        assert!(shown.contains("redis://:***@h/0") && !shown.contains("pw"), "{shown}");
+        assert!(shown.contains("redis://***@h/0") && !shown.contains("pw"), "{shown}");
     }
 
     #[test]
@@ -341,8 +212,172 @@ mod tests {
 
     #[test]
     fn a_secret_is_never_shown_not_even_when_it_cannot_be_read() {
-        let loaded = LoadedConfig::load(&env(&[("WM__API__PASSWORD", "hunter2")])).unwrap();
+        let loaded =
+            LoadedConfig::load(&env(&[("WM__API__PASSWORD", "hunter2"), ("WM__API__EMAIL", "a@b")])).unwrap();
         let text = format!("{}{}", loaded.show(true), loaded.to_json());
         assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_key_value_origin_and_way_out() {
+        for (name, value, needles) in [
+            ("WM__QUEUE__NAME", "Bad Name", ["queue.name = \"Bad Name\"", "1 to 63 of a-z 0-9 _ -"]),
+            ("WM__QUEUE__NAME", "", ["queue.name = \"\"", "1 to 63"]),
+            ("WM__QUEUE__NAME", "a:b", ["queue.name = \"a:b\"", "1 to 63"]),
+            ("WM__QUEUE__NAME", "-a", ["queue.name = \"-a\"", "1 to 63"]),
+            ("WM__QUEUE__NAME", "{x}", ["queue.name = \"{x}\"", "1 to 63"]),
+            ("WM__API__URL", "ftp://x", ["api.url = \"ftp://x\"", "write an http or https address"]),
+            ("WEB_MONITORING_DB_URL", "db.example.org", ["api.url = \"***\"", "https://db.example.org"]),
+            (
+                "WEB_MONITORING_DB_URL",
+                "https://u:pw@db.test",
+                ["https://***@db.test", "api.email and api.password"],
+            ),
+            ("WEB_MONITORING_DB_URL", "https://db.test?pw", ["https://db.test?***", "without credentials"]),
+            ("WM__API__URL", "https://", ["api.url = \"https://\"", "write an http or https address"]),
+            ("RUST_LOG", "wm=!!!", ["log.filter = \"wm=!!!\"", "write e.g. info"]),
+            ("RUST_LOG", "a=b=c", ["log.filter = \"a=b=c\"", "write e.g. info"]),
+            ("SENTRY_DSN", "nonsense", ["sentry.dsn = \"***\"", "https://<key>@<host>/<project>"]),
+            ("SENTRY_DSN", "https://sentry.test/1", ["sentry.dsn = \"***\"", "leave it blank"]),
+            ("REDIS_URL", "not a url", ["queue.url = \"***\"", "write redis://"]),
+            ("REDIS_URL", "", ["queue.url = \"\"", "is empty; write redis://"]),
+            (
+                "REDIS_URL",
+                "redis://:p@ss/w#rd@host",
+                ["queue.url = \"redis://***@host\"", "percent-encode it"],
+            ),
+            (
+                "REDIS_URL",
+                "redis+unix:///s?password=x",
+                ["queue.url = \"redis+unix:///s?***\"", "password= of the query"],
+            ),
+            ("WM__SANDBOX__WALL", "soon", ["sandbox.wall = \"soon\"", "write 500ms, 30s, 5m or 24h"]),
+            ("WM__SANDBOX__HEAP", "lots", ["sandbox.heap = \"lots\"", "write a size such as 64 KiB"]),
+            ("WM__SANDBOX__HEAP", "1 MiB", ["sandbox.heap = \"1 MiB\"", "below the least, 16"]),
+            ("WM__SANDBOX__STACK", "1 KiB", ["sandbox.stack = \"1 KiB\"", "below the least, 256"]),
+            ("WM__SANDBOX__SLOTS", "-1", ["sandbox.slots = -1", "write a whole number"]),
+            ("WM__SANDBOX__SLOTS", "two", ["sandbox.slots = \"two\"", "write a whole number"]),
+            ("WM__SANDBOX__ISOLATION", "none", ["sandbox.isolation = \"none\"", "best_effort"]),
+            ("WM__ANALYSIS__PASSAGES", "101", ["analysis.passages = 101", "above 100"]),
+            ("WM__POLICY__ATTEMPTS", "0", ["policy.attempts = 0", "at least 1"]),
+            ("WM__QUEUE__CONNECTIONS", "0", ["queue.connections = 0", "at least 1"]),
+            ("WM__QUEUE__ADOPT", "celery:x", ["queue.adopt = [\"celery:x\"]", "sidekiq:queue:<name>"]),
+            ("WM__QUEUE__TLS_CA", "/ca.pem", ["queue.tls_ca = \"/ca.pem\"", "is for rediss://"]),
+            (
+                "WM__FETCH__ALLOW_NETWORKS",
+                "10.0.0.0",
+                ["fetch.allow_networks = [\"10.0.0.0\"]", "10.0.0.0/8"],
+            ),
+            ("WM__FETCH__ALLOW_NETWORKS", "[10.0.0.0/8]", ["allow_networks = \"[10.0.0.0/8]\"", "write ["]),
+            ("WM__FETCH__ALLOW_NETWORKS", "10.0.0.0/99", ["10.0.0.0/99", "write ["]),
+            ("WM__FETCH__ALLOW_NETWORKS", "[1]", ["allow_networks = [1]", "write ["]),
+            ("WM__FETCH__USER_AGENT", "a\u{7f}b", ["fetch.user_agent = ", "visible ASCII"]),
+            ("WM__FETCH__USER_AGENT", "wm\nx", ["fetch.user_agent = ", "visible ASCII"]),
+            ("WEB_MONITORING_DB_TOKEN", "to\nken", ["api.token = \"***\"", "visible ASCII"]),
+            ("WEB_MONITORING_DB_EMAIL", "a@b.test", ["api.email = \"a@b.test\"", "set both, or neither"]),
+            ("WEB_MONITORING_DB_PASSWORD", "geheim", ["api.password = \"***\"", "set both, or neither"]),
+            ("WM__WEB__BIND", "localhost", ["web.bind = \"localhost\"", "write 127.0.0.1:9464, or off"]),
+            ("WM__WEB__BIND", "127.0.0.1:99999", ["web.bind = \"127.0.0.1:99999\"", "or off"]),
+            ("WM__API__POST", "publish", ["api.post = \"publish\"", "dry_run"]),
+            ("WM__API__POST_PARTIAL", "perhaps", ["api.post_partial = \"perhaps\"", "write true or false"]),
+        ] {
+            let errors = load_errors(&[(name, value)]);
+            assert_eq!(errors.len(), 1, "{name}={value}: {errors:#?}");
+            for needle in [needles[0], needles[1], &format!("(environment {name})")] {
+                assert!(errors[0].contains(needle), "{name}={value}: {needle} is not in {}", errors[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn one_mistake_does_not_hide_another_one_in_the_same_section_or_elsewhere() {
+        let errors = load_errors(&[
+            ("WM__SANDBOX__WALL", "soon"),
+            ("WM__SANDBOX__HEAP", "lots"),
+            ("WM__SANDBOX__STACK", "1 KiB"),
+            ("WM__POLICY__ATTEMPTS", "0"),
+            ("WM__QUEUE__LEASE", "9s"),
+            ("WM__QUEUE__NAME", "Bad Name"),
+            ("REDIS_URL", ""),
+        ]);
+        for key in [
+            "sandbox.wall",
+            "sandbox.heap",
+            "sandbox.stack",
+            "policy.attempts",
+            "queue.lease",
+            "queue.name",
+            "queue.url",
+        ] {
+            let about = errors.iter().filter(|error| error.starts_with(key)).count();
+            assert_eq!(about, 1, "{key}: {errors:#?}");
+        }
+        assert_eq!(errors.len(), 7, "{errors:#?}");
+    }
+
+    #[test]
+    fn a_check_of_two_keys_names_both_and_is_left_out_where_one_cannot_be_read() {
+        let errors = load_errors(&[("WM__SANDBOX__WALL", "90s")]).join("\n");
+        assert!(
+            errors.contains("sandbox.wall = \"90s\" (environment WM__SANDBOX__WALL) and sandbox.max_wall = \"60s\" (built-in default): "),
+            "{errors}"
+        );
+        let errors = load_errors(&[
+            ("WM__SANDBOX__WALL", "90s"),
+            ("WM__SANDBOX__MAX_WALL", "x"),
+            ("WM__WORKER__DRAIN", "x"),
+        ]);
+        assert_eq!(errors.len(), 2, "{errors:#?}");
+        let errors = load_errors(&[("REDIS_URL", "rediss//h"), ("WM__QUEUE__TLS_CA", "/ca.pem")]);
+        assert_eq!(errors.len(), 1, "whether tls_ca fits depends on the address: {errors:#?}");
+    }
+
+    #[test]
+    fn a_list_in_the_environment_is_written_as_in_a_file_or_with_commas() {
+        for text in [
+            r#"["10.0.0.0/8"]"#,
+            r#" [ "10.0.0.0/8" , ] "#,
+            "['10.0.0.0/8']",
+            "10.0.0.0/8",
+            "10.0.0.0/8,",
+            "[\n\"10.0.0.0/8\", # the office\n]",
+        ] {
+            let loaded = LoadedConfig::load(&env(&[("WM__FETCH__ALLOW_NETWORKS", text)]));
+            let loaded = loaded.unwrap_or_else(|errors| panic!("{text}: {errors:#?}"));
+            assert_eq!(loaded.config.fetch.allow_networks, ["10.0.0.0/8".parse().unwrap()], "{text}");
+        }
+        for text in ["[]", "", "[ ]", ","] {
+            let loaded =
+                LoadedConfig::load(&env(&[("WM__QUEUE__ADOPT", text)])).unwrap_or_else(|e| panic!("{e:?}"));
+            assert!(loaded.config.queue.adopt.is_empty(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_the_wrong_type_in_a_file_is_not_repeated() {
+        let text = "[api]\npassword = 73571\ntoken = [73571]\n[sentry]\ndsn = 73571\n[queue]\nurl = 73571\n";
+        let sources = ConfigSources {
+            texts: vec![("worker.toml".to_owned(), text.to_owned())],
+            ..ConfigSources::default()
+        };
+        let errors = LoadedConfig::load(&sources).err().expect("must be refused");
+        assert_eq!(errors.len(), 4, "{errors:#?}");
+        for error in errors {
+            assert!(error.contains("(worker.toml): must be a text") && !error.contains("73571"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_form_of_a_loaded_configuration_shows_a_secret() {
+        let loaded = LoadedConfig::load(&env(&[
+            ("REDIS_URL", "redis://worker:hunter2@h/0"),
+            ("SENTRY_DSN", "https://hunter2@sentry.test/1"),
+            ("WEB_MONITORING_DB_URL", "https://db.test"),
+            ("WEB_MONITORING_DB_EMAIL", "a@db.test"),
+            ("WEB_MONITORING_DB_PASSWORD", "hunter2"),
+        ]))
+        .unwrap();
+        let text = format!("{}{}{:?}", loaded.show(true), loaded.to_json(), loaded.config);
+        assert!(!text.contains("hunter2") && !text.to_lowercase().contains("redacted"), "{text}");
     }
 }

@@ -4,27 +4,25 @@
 //! any consumer reads it. The alerts are counted where they arrive.
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::cases::{self, Case};
 use super::results::{DemoMeasurements, DemoResults};
-use crate::config::assemble::{build, executable};
+use crate::config::assemble::{WorkerParts, build};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::job::report::Report;
 use crate::ops::Exit;
+use crate::ops::progress::Progress;
 use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::{Alerts, AlertsGuard};
-use crate::worker::WorkerExit;
 use crate::worker::shutdown::{Phase, Phases};
-use wm_testbed::fake_sentry::FakeSentry;
+use crate::worker::{Worker, WorkerExit};
+use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::site::Site;
 
@@ -65,7 +63,7 @@ pub async fn run(pairs: u32, json: bool) -> Exit {
 }
 
 async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
-    let environment = DemoEnvironment::start().await?;
+    let (environment, worker) = DemoEnvironment::start().await?;
     let mut cases = vec![cases::good(&environment.site, pairs)];
     cases.extend(cases::hostile(&environment.site));
     let payloads = interleaved(&cases);
@@ -77,7 +75,7 @@ async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
     ));
     let mut results = DemoResults::new(cases);
 
-    let running = environment.start_worker()?;
+    let running = tokio::spawn(worker.run());
     environment.producer.push(&payloads).await.map_err(|e| e.to_string())?;
     collect_events(&environment.queue, &mut results).await?;
     environment.finish(running, results).await
@@ -85,13 +83,11 @@ async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
 
 /// Everything the story needs, standing.
 struct DemoEnvironment {
-    config: Config,
     site: Site,
     sentry: FakeSentry,
     producer: ProducerHandle,
     queue: WorkerHandle,
     pool: Pool,
-    alerts: Alerts,
     guard: AlertsGuard,
     phases: Phases,
     // Last, so that it outlives what talks to it.
@@ -99,7 +95,7 @@ struct DemoEnvironment {
 }
 
 impl DemoEnvironment {
-    async fn start() -> Result<Self, String> {
+    async fn start() -> Result<(Self, Worker), String> {
         let redis = tokio::task::spawn_blocking(|| {
             PrivateRedis::start_with_progress(RedisOptions::default(), &mut print_step)
         })
@@ -107,7 +103,9 @@ impl DemoEnvironment {
         .map_err(|e| e.to_string())?
         .map_err(|e| e.to_string())?;
         let site = Site::start().await.map_err(|e| format!("no site on loopback: {e}"))?;
-        let sentry = FakeSentry::start().await.map_err(|e| format!("no sentry on loopback: {e}"))?;
+        let sentry = FakeSentry::start(ResponseMode::Accept)
+            .await
+            .map_err(|e| format!("no sentry on loopback: {e}"))?;
         let config = demo_config(&redis.url(), &sentry.dsn())?;
         // A second initialisation, in tests, is no reason not to run.
         let _ = logs::init(&config.log);
@@ -115,39 +113,18 @@ impl DemoEnvironment {
         let producer =
             ProducerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
         let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
+        let phases = Phases::default();
+        let parts = WorkerParts { alerts, phases: phases.clone(), ..WorkerParts::new(queue.clone()) };
+        let worker = config.worker(parts).await.map_err(|e| e.to_string())?;
+        let pool = worker.pool.clone();
         let slots = config.slots()?;
-        let pool = config.pool(slots, executable()).await.map_err(|e| e.to_string())?;
         print_step(&format!(
             "{} {} on a private socket, {slots} children with {}, nothing leaves this machine",
             redis.server().program().file_name().unwrap_or_default().to_string_lossy(),
             redis.version(),
             pool.isolation().join(" + ")
         ));
-        Ok(Self {
-            config,
-            site,
-            sentry,
-            producer,
-            queue,
-            pool,
-            alerts,
-            guard,
-            phases: Phases::default(),
-            _redis: redis,
-        })
-    }
-
-    fn start_worker(&self) -> Result<JoinHandle<WorkerExit>, String> {
-        let (queue, pool, alerts) = (self.queue.clone(), self.pool.clone(), self.alerts.clone());
-        let mut worker = self.config.worker(
-            queue,
-            pool,
-            alerts,
-            Metrics::new(self.queue.name(), env!("CARGO_PKG_VERSION"), "demo"),
-            false,
-        )?;
-        worker.phases = self.phases.clone();
-        Ok(tokio::spawn(worker.run()))
+        Ok((Self { site, sentry, producer, queue, pool, guard, phases, _redis: redis }, worker))
     }
 
     async fn finish(
@@ -196,7 +173,7 @@ fn interleaved(cases: &[Case]) -> Vec<Vec<u8>> {
 }
 
 async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), String> {
-    let bar = DemoProgress::new(results.enqueued());
+    let bar = Progress::new(results.enqueued(), "{bar:40.cyan/blue} {pos}/{len}  {msg}", PROGRESS_INTERVAL);
     let start = Instant::now();
     let mut cursor = String::from("0");
     while results.open() > 0 {
@@ -209,12 +186,17 @@ async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), 
         }
         let full = events.len() == EVENTS_BATCH;
         events.iter().for_each(|event| results.record(event));
-        bar.show(results);
+        let (enqueued, ended) = (results.enqueued(), results.enqueued() - results.open());
+        bar.show(ended, counts(results), |counts| demo_line(&format!("{ended}/{enqueued}  {counts}")));
         if !full {
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
-    bar.finish(results);
+    if !bar.is_bar() {
+        print_step(&format!("{0}/{0}  {1}", results.enqueued(), counts(results)));
+    }
+    drop(bar);
+    render::note(styled(DIM, ""));
     Ok(())
 }
 
@@ -231,50 +213,11 @@ async fn good_pair_times(queue: &Queue, results: &DemoResults) -> Result<Vec<u64
 }
 
 fn print_step(text: &str) {
-    render::note(format!("{} {text}", styled(BOLD, "demo")));
+    render::note(demo_line(text));
 }
 
-/// A bar where a terminal can draw one, a line now and then where it cannot.
-struct DemoProgress {
-    bar: Option<ProgressBar>,
-    last_printed: std::cell::Cell<Instant>,
-}
-
-impl DemoProgress {
-    fn new(total: u64) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:40.cyan/blue} {pos}/{len}  {msg}");
-            ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
-        Self { bar, last_printed: std::cell::Cell::new(Instant::now()) }
-    }
-
-    fn show(&self, results: &DemoResults) {
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(results.enqueued() - results.open());
-                bar.set_message(counts(results));
-            }
-            None if self.last_printed.get().elapsed() > PROGRESS_INTERVAL => {
-                self.last_printed.set(Instant::now());
-                print_step(&format!(
-                    "{}/{}  {}",
-                    results.enqueued() - results.open(),
-                    results.enqueued(),
-                    counts(results)
-                ));
-            }
-            None => {}
-        }
-    }
-
-    fn finish(&self, results: &DemoResults) {
-        match &self.bar {
-            Some(bar) => bar.finish_and_clear(),
-            None => print_step(&format!("{0}/{0}  {1}", results.enqueued(), counts(results))),
-        }
-        render::note(styled(DIM, ""));
-    }
+fn demo_line(text: &str) -> String {
+    format!("{} {text}", styled(BOLD, "demo"))
 }
 
 fn counts(results: &DemoResults) -> String {

@@ -1,7 +1,7 @@
-//! Reading one body, with the cap on the wire.
+//! Reads one body, bounded by the size limit.
 //!
-//! Invariant: never more than the cap is held, whatever length was announced; what ends early is a failure, never a
-//! shorter body.
+//! Invariant: never holds more than the limit, whatever length is declared; a body that ends early is a
+//! failure, never a shorter body.
 
 use bytesize::ByteSize;
 use reqwest::Response;
@@ -11,10 +11,10 @@ use super::error::{self, FetchProgress};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::Body;
 
-/// The longest label that is kept; real ones are a tenth of it.
+/// Limit on a header value in bytes; real ones are a tenth of that.
 const MAX_HEADER_TEXT_BYTES: usize = 1024;
 
-/// Reads a response to its end.
+/// Reads a response's body to its end.
 pub(super) async fn read(
     mut response: Response,
     max: ByteSize,
@@ -39,7 +39,8 @@ pub(super) async fn read(
     Ok(Body { bytes, content_type, content_encoding })
 }
 
-/// Appends, growing by doubling as a vector does, but never beyond the cap: memory is budgeted by it.
+/// Appends, growing by doubling as a vector does, but never beyond the limit: it is part of the memory
+/// budget.
 fn extend(bytes: &mut Vec<u8>, chunk: &[u8], cap: usize) {
     let needed = bytes.len() + chunk.len();
     if needed > bytes.capacity() {
@@ -53,7 +54,7 @@ fn too_large(what: &str, progress: &FetchProgress, max: ByteSize) -> Failure {
     Failure::new(FailureKind::TooLarge, format!("{} {what}, and the cap is {max}", progress.display_url()))
 }
 
-/// A header as it came, its lines joined as HTTP allows; bytes that are no text are replaced.
+/// A header value verbatim, multiple lines joined as HTTP allows; invalid UTF-8 is replaced.
 fn header_text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(|value| value.as_bytes()).collect();
     let joined = lines.join(&b", "[..]);

@@ -1,8 +1,9 @@
-//! Turning what went wrong on a socket into a failure: which kind it is, and one sentence that says so.
+//! Maps network errors to failures: a kind, and one sentence that describes it.
 //!
-//! It decides by the types of the errors underneath, never by their text. What follows from a kind is the judge's.
+//! It decides by the types of the underlying errors, never by their text. The judge decides what follows from
+//! a kind.
 //!
-//! Invariant: no sentence holds a URL's credentials or its query, where signed URLs keep their secrets.
+//! Invariant: no sentence contains a URL's credentials or its query, where signed URLs carry their secrets.
 
 use std::error::Error;
 use std::io;
@@ -15,21 +16,21 @@ use crate::job::failure::{Failure, FailureKind};
 use crate::job::text::causes;
 use crate::job::text::innermost_cause;
 
-/// Characters of a URL that are shown.
+/// Limit on a URL shown in a message, in characters.
 const MAX_URL_CHARS: usize = 200;
 
-/// A configuration that cannot be put into force.
+/// An invalid configuration of the fetcher.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchConfigError {
-    /// The user agent cannot stand in a header.
+    /// The user agent contains characters that a header cannot hold.
     #[error("fetch.user_agent is {0:?}: a header holds visible ASCII characters only")]
     UserAgent(String),
-    /// The client refuses to be built.
+    /// The HTTP client could not be built.
     #[error("the HTTP client cannot be built: {0}")]
     Client(#[from] reqwest::Error),
 }
 
-/// How far one fetch has come; what is said of it when the time is up.
+/// Progress of one fetch, for the message on a timeout.
 #[derive(Debug)]
 pub(super) struct FetchProgress {
     here: Url,
@@ -37,44 +38,44 @@ pub(super) struct FetchProgress {
 }
 
 impl FetchProgress {
-    /// At the beginning of a hop.
+    /// Progress at the beginning of a hop.
     pub(super) fn at(here: &Url) -> Self {
         Self { here: here.clone(), read: None }
     }
 
-    /// This many bytes of the body are there.
+    /// Records the number of body bytes received so far.
     pub(super) fn read(&mut self, bytes: usize) {
         self.read = Some(bytes);
     }
 
-    /// The host of this hop.
+    /// Host of the current hop, if its URL has one.
     pub(super) fn host(&self) -> Option<&str> {
         self.here.host_str()
     }
 
-    /// This hop's address, for a message.
+    /// The current hop's address, safe for a message.
     pub(super) fn display_url(&self) -> String {
         display_url(&self.here)
     }
 
-    /// The time is up.
+    /// The failure for an expired time limit.
     pub(super) fn timed_out(&self, limit: Duration) -> Failure {
         let what = match self.read {
             None => "sent no body".to_owned(),
-            Some(bytes) => format!("sent {bytes} bytes and no end"),
+            Some(bytes) => format!("sent {bytes} bytes and did not finish"),
         };
         let limit = humantime::format_duration(limit);
         Failure::new(FailureKind::Timeout, format!("{} {what} within {limit}", self.display_url()))
     }
 }
 
-/// A request that was not answered.
+/// The failure for a request without a response.
 pub(super) fn request_failure(error: &reqwest::Error, here: &Url, has_roots: bool) -> Failure {
     if let Some(forbidden) = find::<ForbiddenAddress>(error) {
         let host = here.host_str().unwrap_or_default();
         return Failure::new(
             FailureKind::ForbiddenAddress,
-            format!("{host} resolves to what is not public: {forbidden}"),
+            format!("{host} resolves to a forbidden address: {forbidden}"),
         );
     }
     let (kind, what) = if error.is_dns() {
@@ -87,12 +88,12 @@ pub(super) fn request_failure(error: &reqwest::Error, here: &Url, has_roots: boo
     } else if error.is_connect() {
         (FailureKind::Connect, "no connection")
     } else {
-        (FailureKind::Upstream, "no answer that is HTTP")
+        (FailureKind::Upstream, "the response is not HTTP")
     };
     Failure::new(kind, format!("{}: {what} ({})", display_url(here), innermost_cause(error)))
 }
 
-/// A body that ended before its end: a short one, a broken chunk, a reset.
+/// The failure for a body that ended early: too short, a broken chunk, a reset.
 pub(super) fn body_failure(error: &reqwest::Error, progress: &FetchProgress) -> Failure {
     let bytes = progress.read.unwrap_or(0);
     let detail =
@@ -100,26 +101,26 @@ pub(super) fn body_failure(error: &reqwest::Error, progress: &FetchProgress) -> 
     Failure::new(FailureKind::Truncated, detail)
 }
 
-/// True when TLS itself is what failed.
+/// True if TLS itself failed.
 pub(super) fn is_tls(error: &reqwest::Error) -> bool {
     find::<rustls::Error>(error).is_some()
 }
 
-/// True when the other side closed a connection in the middle of something: while connecting, of the handshake.
+/// True if the peer closed the connection early; while connecting, that means during the handshake.
 fn closed_early(error: &reqwest::Error) -> bool {
     let io = causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>());
     io.map(io::Error::kind).any(|kind| kind == io::ErrorKind::UnexpectedEof)
 }
 
-/// The first error of this type among an error and its causes.
+/// The first error of type `E` in the chain of causes.
 fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// A URL for people: without credentials, query and fragment, clipped.
+/// A URL for messages: without credentials, query and fragment, truncated.
 pub(super) fn display_url(url: &Url) -> String {
     let mut plain = url.clone();
-    // Both refuse only for URLs that cannot have credentials.
+    // Both fail only for URLs that cannot have credentials.
     let _ = plain.set_username("");
     let _ = plain.set_password(None);
     plain.set_query(url.query().map(|_| "..."));

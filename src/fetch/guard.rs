@@ -1,18 +1,18 @@
-//! Which addresses may be connected to: classes of addresses, and the resolver that gives out no other.
+//! Which addresses may be connected to: address classes, and a resolver that returns no forbidden address.
 //!
-//! It knows addresses, not URLs (those are `response.rs`'s), and makes no connection.
+//! It handles addresses, not URLs (`response.rs` does), and makes no connection.
 //!
-//! Invariant: an address is let through only if it *and every IPv4 address it carries* is either public or lies in a
-//! listed network. A resolved name yields exactly the addresses that were judged, so there is no moment between
-//! the check and the connection in which a name could change its mind.
+//! Invariant: an address is allowed only if it *and every IPv4 address embedded in it* is either public or
+//! lies in an allowed network. A resolved name yields exactly the addresses that were checked, so the result
+//! cannot change between the check and the connection.
 //!
 //! # Why
-//! - IPv6 is closed by default: outside 2000::/3 there is no public unicast, so what is not yet assigned is refused
-//!   without being listed. The names in the table are for the message.
-//! - Carried addresses count *too*: an operator behind NAT64 lists `64:ff9b::/96` to reach IPv4 at all, and
-//!   must not thereby open `64:ff9b::169.254.169.254`.
-//! - IPv4-mapped addresses are a class like any other, though the kernel would take them for the IPv4 address: no
-//!   archive is published that way.
+//! - IPv6 is denied by default: there is no public unicast outside 2000::/3, so unassigned space is refused
+//!   without being listed. The names in the table are for messages.
+//! - Embedded addresses count *too*: an operator behind NAT64 allows `64:ff9b::/96` to reach IPv4 at all, and
+//!   that must not allow `64:ff9b::169.254.169.254`.
+//! - IPv4-mapped addresses are a class like any other, even though the kernel treats them as the IPv4
+//!   address: no archive is published that way.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 
-/// Name lookups at a time. Each holds a thread of the runtime's blocking pool for as long as the system's resolver
-/// takes (10 s and more where a name server is silent), and that pool is everybody's.
+/// Concurrent name lookups. Each occupies a thread of the runtime's blocking pool for as long as the system's
+/// resolver takes (10 s and more if a name server does not respond), and the whole process shares that pool.
 const MAX_LOOKUPS: usize = 32;
 
-/// Addresses of one name that are tried: more would only spend the connect timeout in slices too thin to succeed.
+/// Addresses tried per name: more would split the connect timeout into slices too short to succeed.
 const MAX_ADDRESSES: usize = 16;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -36,8 +36,8 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// IPv4 that is nobody's public web server. Source: the IANA special-purpose registry (RFC 6890 and its updates),
-/// RFC 5771 (multicast), and the one cloud platform whose host service has a public-looking address.
+/// Special-purpose IPv4 networks. Source: the IANA special-purpose registry (RFC 6890 and its updates), RFC
+/// 5771 (multicast), and the one cloud platform whose host service has a public-looking address.
 const SPECIAL_V4: [(Ipv4Net, &str); 20] = [
     (v4(0, 0, 0, 0, 8), "this-network"),
     (v4(10, 0, 0, 0, 8), "private"),
@@ -61,8 +61,8 @@ const SPECIAL_V4: [(Ipv4Net, &str); 20] = [
     (v4(168, 63, 129, 16, 32), "cloud host service"),
 ];
 
-/// IPv6 that is no public unicast, or only looks so. Source: as above; RFC 4291, 4193, 3879, 6052, 8215, 9637.
-/// More specific networks stand first, because the first that fits gives the name.
+/// IPv6 networks that are not public unicast, or only look like it. Source: as above; RFC 4291, 4193, 3879,
+/// 6052, 8215, 9637. More specific networks come first, because the first match gives the name.
 const SPECIAL_V6: [(Ipv6Net, &str); 20] = [
     (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified"),
     (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback"),
@@ -86,35 +86,35 @@ const SPECIAL_V6: [(Ipv6Net, &str); 20] = [
     (v6(0xff00, 0, 0, 8), "multicast"),
 ];
 
-/// All public unicast that IANA has opened so far (RFC 4291).
+/// All public unicast space that IANA has allocated so far (RFC 4291).
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
 /// Why an address may not be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{address} is a {class} address and in no network of fetch.allow_networks")]
 pub struct ForbiddenAddress {
-    /// The address, or the IPv4 address that it carries.
+    /// The address itself, or the IPv4 address embedded in it.
     pub address: IpAddr,
-    /// What it is.
+    /// Class of the address, e.g. `loopback`.
     pub class: &'static str,
 }
 
-/// The judgement on addresses, with the networks that an operator lets through.
+/// Checks addresses against the special-purpose networks and those an operator allows.
 #[derive(Debug, Clone)]
 pub struct AddressGuard {
     allowed: Arc<[IpNet]>,
 }
 
 impl AddressGuard {
-    /// A guard that lets through public addresses and these networks.
+    /// A guard that allows public addresses and these networks.
     pub fn new(allowed: &[IpNet]) -> Self {
         Self { allowed: allowed.into() }
     }
 
-    /// Judges one address, and every IPv4 address that it carries.
+    /// Checks one address, and every IPv4 address embedded in it.
     ///
     /// # Errors
-    /// The first of them that is special and not listed.
+    /// The first of them that is special and not in an allowed network.
     pub fn check(&self, address: IpAddr) -> Result<(), ForbiddenAddress> {
         std::iter::once(address).chain(embedded_ipv4(address)).try_for_each(|address| {
             match special_class(address) {
@@ -129,7 +129,7 @@ impl AddressGuard {
     }
 }
 
-/// What kind of special address this is; `None` for a public one.
+/// The class of a special address; `None` for a public one.
 fn special_class(address: IpAddr) -> Option<&'static str> {
     match address {
         IpAddr::V4(v4) => SPECIAL_V4.iter().find(|(network, _)| network.contains(&v4)).map(|(_, name)| *name),
@@ -140,8 +140,9 @@ fn special_class(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 addresses inside an IPv6 one that a translator or a tunnel would take out of it: mapped and compatible
-/// (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052, 8215), 6to4 (RFC 3056), Teredo's server and client (RFC 4380), ISATAP (RFC 5214).
+/// The IPv4 addresses that a translator or a tunnel would extract from an IPv6 address: mapped and compatible
+/// (RFC 4291), translated (RFC 2765), NAT64 (RFC 6052, 8215), 6to4 (RFC 3056), Teredo's server and client
+/// (RFC 4380), ISATAP (RFC 5214).
 fn embedded_ipv4(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     let pair = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
@@ -165,7 +166,7 @@ fn embedded_ipv4(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     found.into_iter().flatten()
 }
 
-/// The system's own name lookup, a bounded number at a time.
+/// The system's resolver, with a limit on concurrent lookups.
 pub struct SystemResolver {
     lookups: Arc<Semaphore>,
 }
@@ -180,7 +181,8 @@ impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let lookups = Arc::clone(&self.lookups);
         Box::pin(async move {
-            // The permit goes with the thread: a caller that gives up does not free a place that is still taken.
+            // The permit moves to the thread: a caller that gives up must not free it while the thread still
+            // runs.
             let permit = lookups.acquire_owned().await?;
             let found = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
@@ -192,7 +194,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// A resolver that hands on only what its guard lets through.
+/// A resolver that returns only addresses its guard allows.
 pub(super) struct GuardedResolver {
     pub(super) inner: Arc<dyn Resolve>,
     pub(super) guard: AddressGuard,
@@ -350,11 +352,12 @@ mod tests {
             ("::ffff:192.168.0.1", false),
             ("::8.8.8.8", true),
             ("::127.0.0.1", false),
-            // Teredo hides its client by flipping every bit: here 8.8.8.8, then 127.0.0.1; then the server is private.
+            // Teredo hides its client by inverting every bit: here 8.8.8.8, then 127.0.0.1; then the server
+            // is private.
             ("2001:0:808:808:0:0:f7f7:f7f7", true),
             ("2001:0:808:808:0:0:80ff:fffe", false),
             ("2001:0:a00:1:0:0:f7f7:f7f7", false),
-            // ISATAP sits in anybody's public prefix.
+            // ISATAP can be used within any public prefix.
             ("2606:4700::5efe:8.8.8.8", true),
             ("2606:4700::5efe:10.0.0.1", false),
             ("2606:4700::200:5efe:10.0.0.1", false),

@@ -1,18 +1,18 @@
-//! Fetching bodies from hostile places: guarded, capped, timed, and exactly as they came.
+//! Fetches bodies from untrusted hosts: address-checked, bounded, timed, and stored exactly as received.
 //!
-//! A [`Fetcher`] follows redirects by hand, so that every hop is judged like the first: scheme, credentials, address.
-//! It never decompresses, decodes or looks into a body, keeps no cookie, sends no referer, asks no proxy, and carries
-//! nobody's credentials.
+//! A [`Fetcher`] follows redirects itself, so that every hop is checked like the first: scheme, credentials,
+//! address. It never decompresses, decodes or parses a body, keeps no cookies, sends no referer, uses no
+//! proxy and sends no credentials.
 //!
-//! Invariant: one call makes at most `redirects + 1` requests, holds at most `max_body` bytes, and ends within
-//! `total_timeout`, whatever the other side does.
+//! Invariant: one call makes at most `redirects + 1` requests, holds at most `max_body` bytes, and ends
+//! within `total_timeout`, whatever the peer does.
 //!
 //! # Why
-//! - `Accept-Encoding: identity`: the cap on the wire is then as good as always the cap on the document, and no time of
-//!   the child goes into undoing what was done for our sake. Archives that replay a stored encoding do so anyway;
-//!   it travels on as a label.
-//! - The machine's own root certificates (and `SSL_CERT_FILE`) are trusted, by rustls on ring. A machine without any
-//!   can still fetch over http; https then fails as `tls` with the way out in its message.
+//! - `Accept-Encoding: identity`: the limit on received bytes is then nearly always the limit on the
+//!   document, and the child spends no time on decompressing what was compressed only for the transfer.
+//!   Archives that replay a stored encoding do so anyway; it is passed on as a label.
+//! - The machine's own root certificates (and `SSL_CERT_FILE`) are trusted, by rustls on ring. A machine
+//!   without any can still fetch over http; https then fails as `tls`, with the fix in the message.
 
 mod body;
 mod error;
@@ -37,34 +37,44 @@ use self::response::ResponseAction;
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 
-/// Idle connections are kept this long: the next job's bodies come from the same archive as a rule, and a descriptor
-/// costs more than a handshake once the archive has changed.
+/// How long idle connections are kept: the next job's bodies usually come from the same archive, and once
+/// they do not, an open descriptor costs more than a handshake.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Idle connections to one host: both sides of a pair.
+/// Idle connections kept per host: one for each side of a pair.
 const MAX_IDLE_PER_HOST: usize = 2;
 
-/// What the fetcher may spend, and where it may go.
+/// Limits of the fetcher and the networks it may reach.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Name lookup, TCP and TLS together, of each hop.
+    /// Limit on name lookup, TCP and TLS together, per hop.
     #[serde(with = "crate::job::duration")]
     pub connect_timeout: Duration,
-    /// Everything from the first lookup to the last byte, over all hops.
+    /// Limit on one body, from the first lookup to the last byte, over all hops.
     #[serde(with = "crate::job::duration")]
     pub total_timeout: Duration,
-    /// Bytes of one body as they come over the wire, content encoding and all.
+    /// Limit on one body as received, in bytes, content encoding included.
     pub max_body: ByteSize,
-    /// Redirects that are followed.
+    /// Limit on the number of redirects followed.
     pub redirects: u32,
-    /// The longest `Retry-After` that is believed.
+    /// Upper bound for a `Retry-After`.
     #[serde(with = "crate::job::duration")]
     pub max_retry_after: Duration,
-    /// Networks that are let through though they are private or special, as CIDRs.
+    /// Private or special-purpose networks to allow, as CIDRs.
     pub allow_networks: Vec<IpNet>,
-    /// How we introduce ourselves; a contact address in it spares archives from guessing.
+    /// The `User-Agent` header; should include a contact address for the archives.
     pub user_agent: String,
+}
+
+impl Config {
+    /// Checks values that parsed but are invalid; returns each key with a sentence.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let agent = HeaderValue::from_str(&self.user_agent).err();
+        let wrong =
+            |_| ("user_agent", "is not a valid header value: write visible ASCII characters only".to_owned());
+        agent.map(wrong).into_iter().collect()
+    }
 }
 
 /// Fetches bodies. Cheap to clone; clones share their connections.
@@ -77,20 +87,20 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that resolves names as the system does.
+    /// A fetcher that uses the system's resolver.
     ///
     /// # Errors
-    /// When the configuration cannot be put into force.
+    /// If the configuration is invalid.
     pub fn new(config: &Config) -> Result<Self, FetchConfigError> {
         Self::with_resolver(config, Arc::new(SystemResolver::default()))
     }
 
-    /// A fetcher that resolves names by this resolver; what it answers is judged all the same.
+    /// A fetcher that uses this resolver; the addresses it returns are checked as well.
     ///
     /// # Errors
-    /// When the configuration cannot be put into force.
+    /// If the configuration is invalid.
     pub fn with_resolver(config: &Config, resolver: Arc<dyn Resolve>) -> Result<Self, FetchConfigError> {
-        // One process, one provider of cryptography: whoever installed the same one first is as good.
+        // The crypto provider is process-wide; if one is already installed, it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|_| FetchConfigError::UserAgent(config.user_agent.clone()))?;
@@ -107,17 +117,17 @@ impl Fetcher {
         Ok(Self { client, guard, config: Arc::new(config.clone()), has_roots })
     }
 
-    /// True when the machine has root certificates, without which no https body can be fetched.
+    /// True if the machine has root certificates, without which no https body can be fetched.
     pub fn has_roots(&self) -> bool {
         self.has_roots
     }
 
-    /// How long a body may take, and so both of a pair, which are fetched at once.
+    /// Time limit on one body, and so on both of a pair, which are fetched concurrently.
     pub fn total_timeout(&self) -> Duration {
         self.config.total_timeout
     }
 
-    /// Fetches both bodies at once; where one fails, the other is given up.
+    /// Fetches both bodies concurrently; if one fails, the other is abandoned.
     ///
     /// # Errors
     /// The first failure, with its side and the host of the hop that failed.
@@ -130,10 +140,10 @@ impl Fetcher {
         self.body(&version.body_url).await.map_err(|failure| failure.on(side))
     }
 
-    /// Fetches one body.
+    /// Fetches one body, following redirects.
     ///
     /// # Errors
-    /// One of the kinds of the fetch stage, with the host of the hop that failed.
+    /// A kind of the fetch stage, with the host of the hop that failed.
     pub async fn body(&self, url: &Url) -> Result<Body, Failure> {
         let mut progress = FetchProgress::at(url);
         let ended = tokio::time::timeout(self.config.total_timeout, self.follow(url, &mut progress)).await;

@@ -1,8 +1,8 @@
-//! One hop's two decisions: may this address be asked, and what does its answer mean.
+//! The two decisions per hop: whether this address may be requested, and what its response means.
 //!
 //! It reads a status and headers, never a body, and sends nothing.
 //!
-//! Invariant: nothing that a server says makes an address permitted that the first one could not have been.
+//! Invariant: no response can make an address allowed that would have been refused as the first one.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -16,16 +16,17 @@ use super::guard::AddressGuard;
 use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, FailureKind};
 
-/// What to do with an answer that is no failure.
+/// What to do with a response that is not a failure.
 #[derive(Debug)]
 pub(super) enum ResponseAction {
-    /// Read it: this is the body.
+    /// Read the body: it is the one that was asked for.
     Content,
-    /// Ask there instead, if that is permitted.
+    /// Follow to this address, if it is allowed.
     Redirect(Url),
 }
 
-/// Judges a URL before it is asked. Named hosts are judged when they are resolved; this is for everything else.
+/// Checks a URL before it is requested. Host names are checked when they are resolved; this checks everything
+/// else.
 pub(super) fn check_url(url: &Url, guard: &AddressGuard) -> Result<(), Failure> {
     let forbidden = |what: String| Err(Failure::new(FailureKind::ForbiddenAddress, what));
     if !matches!(url.scheme(), "http" | "https") {
@@ -43,9 +44,9 @@ pub(super) fn check_url(url: &Url, guard: &AddressGuard) -> Result<(), Failure> 
     guard.check(literal).or_else(|e| forbidden(e.to_string()))
 }
 
-/// Judges an answer by its status and headers.
+/// Classifies a response by its status and headers.
 ///
-/// A response with `Memento-Datetime` (RFC 7089) is what was captured, whatever its status: pages that answered 404
+/// A response with `Memento-Datetime` (RFC 7089) is the capture, whatever its status: pages that returned 404
 /// are versions too. Only a captured redirect is followed, as every other client of the archives does.
 pub(super) fn classify(
     response: &Response,
@@ -60,7 +61,7 @@ pub(super) fn classify(
         return Ok(ResponseAction::Content);
     }
     let kind = match status.as_u16() {
-        // We ask for no range: whoever sends a part of the body has not sent the body.
+        // No range was requested, so a partial response does not contain the whole body.
         206 => FailureKind::Truncated,
         200..=299 => return Ok(ResponseAction::Content),
         404 | 410 => FailureKind::Gone,
@@ -83,7 +84,7 @@ fn redirect(status: StatusCode, headers: &HeaderMap, here: &Url) -> Result<Optio
     let Some(location) = headers.get(LOCATION) else { return Ok(None) };
     let next = here.join(&String::from_utf8_lossy(location.as_bytes()));
     next.map(Some).map_err(|e| {
-        let detail = format!("{} redirects to what is no address ({e})", display_url(here));
+        let detail = format!("{} redirects to an invalid address ({e})", display_url(here));
         Failure::new(FailureKind::ForbiddenAddress, detail)
     })
 }

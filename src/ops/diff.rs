@@ -11,7 +11,7 @@ use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
 use crate::filter;
 use crate::job::LimitsRequest;
-use crate::job::failure::{Blame, Failure};
+use crate::job::failure::{Blame, Failure, FailureKind};
 use crate::job::measured::ChildUsage;
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
@@ -53,14 +53,29 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
             return Exit::Usage;
         }
     };
-    let outcome = match compare(options, limits, pipeline, pool).await {
+    let sources = source(&options.from, 1, options.max_body)
+        .and_then(|from| Ok([from, source(&options.to, 2, options.max_body)?]));
+    let sources = match sources {
+        Ok(sources) => sources,
+        Err(SourceError::Unreadable(why)) => {
+            render::error(why);
+            return Exit::Usage;
+        }
+        Err(SourceError::TooLarge(failure)) => return conclude(&Outcome::Failed(failure), options),
+    };
+    let outcome = match compare(sources, options, limits, pipeline, pool).await {
         Ok(report) => Outcome::Reported(report),
         Err(stop) => stop.into(),
     };
+    conclude(&outcome, options)
+}
+
+/// Prints the outcome; its exit code.
+fn conclude(outcome: &Outcome, options: &DiffOptions) -> Exit {
     if options.json {
-        render::json(&as_json(&outcome));
+        render::json(&as_json(outcome));
     } else {
-        print_outcome(&outcome, options);
+        print_outcome(outcome, options);
     }
     match outcome {
         Outcome::Reported(_) => Exit::Ok,
@@ -70,14 +85,21 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
     }
 }
 
+/// Why a side that was typed cannot be compared.
+enum SourceError {
+    /// It cannot be read: a mistake of the caller.
+    Unreadable(String),
+    /// It is over `fetch.max_body`: the worker would bury this pair, too.
+    TooLarge(Failure),
+}
+
 async fn compare(
+    [(mut from, from_body), (mut to, to_body)]: [(Version, Option<Body>); 2],
     options: &DiffOptions,
     limits: Limits,
     pipeline: &Pipeline,
     pool: &Pool,
 ) -> Result<Box<Report>, EarlyExit> {
-    let (mut from, from_body) = source(&options.from, 1, options.max_body)?;
-    let (mut to, to_body) = source(&options.to, 2, options.max_body)?;
     [from.body_hash, to.body_hash] = options.hashes.clone();
     let pair = PagePair { page: None, from, to };
     filter::filter_by_type(&pair, &pipeline.filter)?;
@@ -90,23 +112,23 @@ async fn compare(
 }
 
 /// A version for what was named, with its body where that is a file.
-fn source(name: &str, number: u128, max_body: u64) -> Result<(Version, Option<Body>), Failure> {
-    use crate::job::failure::FailureKind::{BadReference, TooLarge};
+fn source(name: &str, number: u128, max_body: u64) -> Result<(Version, Option<Body>), SourceError> {
     let uuid = Uuid::from_u128(number);
     if let Ok(url) = Url::parse(name)
         && matches!(url.scheme(), "http" | "https")
     {
         return Ok((Version::at(uuid, url), None));
     }
-    let unreadable = |e: std::io::Error| Failure::new(BadReference, format!("{name}: {e}"));
+    let unreadable = |e: std::io::Error| SourceError::Unreadable(format!("{name}: {e}"));
     let path = Path::new(name).canonicalize().map_err(unreadable)?;
     let size = path.metadata().map_err(unreadable)?.len();
     if size > max_body {
-        return Err(Failure::new(TooLarge, format!("{name} has {size} bytes, fetch.max_body is {max_body}")));
+        let detail = format!("{name} has {size} bytes, fetch.max_body is {max_body}");
+        return Err(SourceError::TooLarge(Failure::new(FailureKind::TooLarge, detail)));
     }
     let bytes = std::fs::read(&path).map_err(unreadable)?;
-    let url = Url::from_file_path(&path)
-        .map_err(|()| Failure::new(BadReference, format!("{name} is not a path")))?;
+    let url =
+        Url::from_file_path(&path).map_err(|()| SourceError::Unreadable(format!("{name} is not a path")))?;
     Ok((Version::at(uuid, url), Some(Body { bytes, ..Body::default() })))
 }
 

@@ -8,6 +8,7 @@ pub mod dead;
 pub mod diff;
 pub mod doctor;
 pub mod enqueue;
+pub mod progress;
 pub mod queue;
 pub mod render;
 pub mod status;
@@ -32,6 +33,8 @@ pub enum Exit {
     Poison,
     /// Redis cannot be reached.
     RedisUnreachable,
+    /// Redis is at `maxmemory` and refused the write; it may be repeated when there is room (`EX_TEMPFAIL`).
+    RedisFull,
     /// The configuration is wrong.
     Config,
 }
@@ -48,6 +51,7 @@ impl Exit {
             Self::Skipped => 10,
             Self::Poison => 11,
             Self::RedisUnreachable => 69,
+            Self::RedisFull => 75,
             Self::Config => 78,
         }
     }

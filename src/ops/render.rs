@@ -12,22 +12,23 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
+use super::Exit;
 use crate::job::measured::ChildUsage;
 pub use crate::telemetry::sanitize;
 
 /// Good news.
-pub const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
 /// Bad news.
 pub const BAD: Style = AnsiColor::Red.on_default();
 /// Look here.
-pub const WARN: Style = AnsiColor::Yellow.on_default();
+pub(crate) const WARN: Style = AnsiColor::Yellow.on_default();
 /// Aside.
-pub const DIM: Style = Style::new().dimmed();
+pub(crate) const DIM: Style = Style::new().dimmed();
 /// Headings.
-pub const BOLD: Style = Style::new().bold();
+pub(crate) const BOLD: Style = Style::new().bold();
 
 /// Text in a style.
-pub fn styled(style: Style, text: impl std::fmt::Display) -> String {
+pub(crate) fn styled(style: Style, text: impl std::fmt::Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
@@ -54,14 +55,6 @@ pub fn json(value: &impl Serialize) {
     }
 }
 
-/// One object on one line, for programs that read lines.
-pub fn json_line(value: &impl Serialize) {
-    match serde_json::to_string(value) {
-        Ok(text) => println!("{text}"),
-        Err(e) => error(format!("the result cannot be written as JSON: {e}")),
-    }
-}
-
 /// A table without lines; columns named in `right` are aligned to the right.
 pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
@@ -77,20 +70,31 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
     table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
-/// Asks for a yes. `None` where there is nobody to ask.
-pub fn confirm(question: &str) -> Option<bool> {
+/// Asks for a yes before a bulk action, unless `--yes` was given.
+///
+/// # Errors
+/// The exit code to end with, once it was said that nothing changed: the answer was no, or stdin is not a terminal.
+pub fn confirm(question: &str, yes: bool) -> Result<(), Exit> {
+    if yes {
+        return Ok(());
+    }
     if !std::io::stdin().is_terminal() {
-        return None;
+        error("there is no terminal to ask on: say --yes, or look with --dry-run; nothing changed");
+        return Err(Exit::ConfirmationNeeded);
     }
     eprintln!("{question} [y/N] ");
     let _ = std::io::stderr().flush();
     let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).ok()?;
-    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    note("nothing changed");
+    Err(Exit::Ok)
 }
 
 /// A duration as people say it: `412ms`, `4m 12s`, `3h 5m`, `2d 1h`.
-pub fn format_duration(time: Duration) -> String {
+pub(crate) fn format_duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{}ms", time.as_millis()),
@@ -102,12 +106,12 @@ pub fn format_duration(time: Duration) -> String {
 }
 
 /// Bytes as people say them.
-pub fn format_bytes(count: u64) -> String {
+pub(crate) fn format_bytes(count: u64) -> String {
     bytesize::ByteSize::b(count).to_string()
 }
 
 /// What a child cost, against what it might have cost.
-pub fn format_measured(measured: &ChildUsage) -> String {
+pub(crate) fn format_measured(measured: &ChildUsage) -> String {
     let limits = measured.limits;
     let phase = measured.phase.as_ref().map(|phase| format!("last in {}", sanitize(phase, 40)));
     let end = match (measured.exit, measured.signal) {

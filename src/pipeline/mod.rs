@@ -1,7 +1,9 @@
-//! One job's way, as a steps line: resolve, filter by address, fetch both, analyse in a child, deliver.
+//! One job as a straight line of stages: resolve, filter by address, fetch both bodies, analyse in a child,
+//! deliver.
 //!
-//! No loops, no retries, no Redis. Every room's error is an [`EarlyExit`], and `?` is the exit door of every room. What
-//! follows from the result is decided elsewhere, and so is whether the way is free: a [`LeaseGate`] is asked.
+//! No loops, no retries, no Redis. Every stage fails with an [`EarlyExit`], so that `?` ends the pipeline.
+//! The consequences are decided elsewhere, and so is whether the job may proceed: that is up to a
+//! [`LeaseGate`].
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,43 +23,43 @@ use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
 use crate::sandbox::{Limits, Reply, Request, Slot};
 
-/// The rooms that one job passes, and what they are told.
+/// The stages of one job and their configuration.
 #[derive(Clone)]
 pub struct Pipeline {
-    /// The db app, where one is configured.
+    /// Client of the db app, if one is configured.
     pub api: Option<Arc<Api>>,
-    /// What is not worth fetching.
+    /// Rules for what is not worth fetching.
     pub filter: filter::Config,
-    /// The way to the bodies.
+    /// HTTP client for the bodies.
     pub fetcher: Fetcher,
-    /// Limits of a child, before a job lowers them.
+    /// Default limits of a child; a producer can lower them.
     pub limits: Limits,
-    /// How far an operator may raise them.
+    /// Upper bound to which an operator can raise them.
     pub ceiling: Limits,
-    /// Cap on each decompressed body in bytes; enforced in the child.
+    /// Limit on each decompressed body in bytes; enforced in the child.
     pub max_decoded_bytes: u64,
-    /// Largest step list of one diff, as JSON bytes, that a report carries.
+    /// Limit on the step list of one diff in a report, in bytes of JSON.
     pub max_steps_bytes: u64,
-    /// Changed passages that a report quotes.
+    /// Limit on the number of passages quoted in a report.
     pub max_passages: u16,
 }
 
-/// The right to go on, asked at the two places where a job's way leads out of this house.
+/// Permission to proceed, checked before a job contacts an outside host and before it writes anything.
 pub trait LeaseGate {
-    /// Before its hosts are visited: stops what must not run beside others, or would be one visitor too many.
+    /// Called before fetching: stops a job that must run alone, or whose host is at its limit.
     fn start(&self, pair: &PagePair) -> impl Future<Output = Result<(), Interrupted>> + Send;
-    /// The job has come to another slow room, where it may stay for so long: told, not asked.
+    /// Called when the job enters another slow stage, with its time limit there; cannot fail.
     fn stage_started(&self, stage: Stage, limit: Option<Duration>);
-    /// Right before something is written outside: fails where the job is no longer ours.
+    /// Called right before an external write: fails if the lease is lost.
     fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// Why a job did not come to the end of its way.
+/// Why a job did not reach the end of the pipeline.
 #[derive(Debug)]
 pub enum Interrupted {
-    /// A room stopped it.
+    /// A stage stopped it.
     Stopped(EarlyExit),
-    /// The way is not free now.
+    /// The job must wait before it can proceed.
     Postponed(PostponeReason),
 }
 
@@ -79,32 +81,32 @@ impl From<Failure> for Interrupted {
     }
 }
 
-/// How a job's way ended, with what was seen on it.
+/// The result of one pipeline run.
 #[derive(Debug)]
 pub struct PipelineRun {
-    /// The outcome, or what it must wait for before it goes on.
+    /// The outcome, or what the job must wait for before it can proceed.
     pub result: Result<Outcome, PostponeReason>,
-    /// What was known of the bodies.
+    /// Metadata of the bodies, as far as they were fetched.
     pub bodies: Vec<BodyFacts>,
-    /// Where the time went.
+    /// Time spent in each slow stage.
     pub timings: StageTimings,
 }
 
 impl PipelineRun {
-    /// A way that ended before it began.
+    /// A run that ended before its first stage.
     pub fn of(outcome: Outcome) -> Self {
         Self { result: Ok(outcome), bodies: Vec::new(), timings: StageTimings::default() }
     }
 }
 
-/// Wall-clock time in the slow rooms.
+/// Wall-clock time of each slow stage; zero if it was not reached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StageTimings {
-    /// Resolving ids.
+    /// Looking up the versions in the db app.
     pub resolve: Duration,
-    /// Fetching bodies.
+    /// Fetching both bodies, concurrently.
     pub fetch: Duration,
-    /// In the child.
+    /// Running in the child.
     pub analyse: Duration,
 }
 
@@ -116,9 +118,9 @@ impl StageTimings {
 }
 
 impl Pipeline {
-    /// Takes one job all the way, or as far as its gate goes.
+    /// Runs one job to its end, or until its gate stops it.
     ///
-    /// `granted` are other limits than the configured ones, by an operator's word.
+    /// `granted` are limits that an operator set for this job; they replace the configured ones.
     pub async fn run(
         &self,
         job: &Job,
@@ -162,16 +164,17 @@ impl Pipeline {
         Ok(report)
     }
 
-    /// A producer may lower what is configured; an operator says what it shall be, up to this worker's ceiling.
+    /// A producer can lower the configured limits; an operator can set any, up to this worker's ceiling.
     fn limits_of(&self, job: &Job, granted: LimitsRequest) -> Result<Limits, Failure> {
         let limits = self.limits.lowered(job.limits).granted(granted, &self.ceiling);
         limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
-    /// The annotation to the db app, where one is to have it, and only while the job is ours.
+    /// Posts the annotation to the db app, if posting is configured and the lease is still valid.
     async fn deliver(&self, pair: &PagePair, report: &Report, gate: &impl LeaseGate) -> Result<(), Failure> {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
-        // A partial annotation looks like one of a page without links or text: the report says what is missing.
+        // A partial annotation looks like that of a page without links or text; the report lists what is
+        // missing.
         if report.missing.is_empty() || api.posts_partial() {
             gate.stage_started(Stage::Deliver, None);
             gate.confirm().await?;
@@ -180,10 +183,10 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Both bodies to a child, its report back.
+    /// Sends both bodies to a child and returns its report.
     ///
     /// # Errors
-    /// A skip for what the bytes turned out to be; a failure for what became of the child.
+    /// A skip if the bytes are not a page; a failure if the child failed.
     pub async fn analyse(
         &self,
         pair: &PagePair,
@@ -207,14 +210,14 @@ impl Pipeline {
     }
 }
 
-/// Reads the child's answer, believing it nothing that a hostile page could gain from.
+/// Parses and validates the child's reply, trusting it with nothing that a hostile page could exploit.
 fn parse_reply(reply: Reply, pair: &PagePair) -> Result<Box<Report>, EarlyExit> {
     let bad = |what: String| Failure {
         measured: Some(Box::new(reply.measured.clone())),
         ..Failure::new(FailureKind::BadReply, what)
     };
     let answer = serde_json::from_slice(&reply.body)
-        .map_err(|e| bad(format!("the child's answer is not one: {e}")))?;
+        .map_err(|e| bad(format!("the child's reply is malformed: {e}")))?;
     match answer {
         AnalysisReply::Reported(report) if (report.from, report.to) != (pair.from.uuid, pair.to.uuid) => {
             Err(bad("the child's report is about another pair".to_owned()).into())
@@ -230,7 +233,7 @@ fn parse_reply(reply: Reply, pair: &PagePair) -> Result<Box<Report>, EarlyExit> 
             Err(Failure { measured: Some(Box::new(reply.measured)), ..failure }.into())
         }
         AnalysisReply::Failed(failure) => {
-            Err(bad(format!("the child may not judge itself {}", failure.kind)).into())
+            Err(bad(format!("a child may not report the failure {}", failure.kind)).into())
         }
     }
 }
@@ -247,8 +250,8 @@ fn body_input(version: &Version, body: &Body) -> BodyInput {
     }
 }
 
-/// What is known of both bodies before a child has seen them.
-pub fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
+/// Metadata of both bodies that is known without decoding them.
+pub(crate) fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
     let raw = [&bodies.from, &bodies.to];
     pair.sides()
         .into_iter()

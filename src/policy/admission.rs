@@ -1,27 +1,29 @@
-//! How many jobs fit at once: slots are computed from memory and CPUs, or checked against them.
+//! How many jobs fit at once: computes the slots from memory and CPUs, or checks the configured number.
 //!
-//! The sum that must hold: `worker + slots * (address_space_limit + buffers) <= memory`. Where it does not, the worker refuses to start
-//! and shows the arithmetic.
+//! Required: `worker + slots * (address_space_limit + buffers) <= memory`. Otherwise the worker refuses to
+//! start and shows the arithmetic.
 //!
 //! # Why
-//! With `memory.oom.group=1`, the Kubernetes default, the kernel kills the whole pod when one child passes the
+//! With `memory.oom.group=1`, the Kubernetes default, the kernel kills the whole pod when one child exceeds
+//! the container's limit. So no child may be able to reach that limit.
 //! container's limit. So that limit must be out of every child's reach.
 
 use std::num::NonZeroU32;
 
 use bytesize::ByteSize;
 
-/// What the worker itself may need: runtime, connections, clients (measured at 20-40 MiB resident; doubled and rounded up).
-pub const WORKER_BYTES: u64 = 96 << 20;
+/// Memory of the worker itself: runtime, connections, clients (20-40 MiB resident measured, doubled and
+/// rounded up).
+pub(crate) const WORKER_BYTES: u64 = 96 << 20;
 
-/// The sizes that the sum is made of, in bytes.
+/// The terms of the memory sum, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryBudget {
-    /// What this process and its children may use together.
+    /// Memory available to this process and its children together.
     pub memory: u64,
-    /// A child's address space limit.
+    /// Address-space limit of one child.
     pub address_space_limit: u64,
-    /// What the worker holds for one running job: both bodies, and the reply.
+    /// Buffers in the worker for one running job: both bodies and the reply.
     pub buffers: u64,
 }
 
@@ -30,19 +32,20 @@ impl MemoryBudget {
         self.address_space_limit.saturating_add(self.buffers).max(1)
     }
 
-    /// What `slots` jobs at once may use, the worker included.
+    /// Memory needed for `slots` concurrent jobs, the worker included.
     pub fn needed(&self, slots: u32) -> u64 {
         WORKER_BYTES.saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
     }
 
-    /// What the address spaces of all children may add up to beside `slots` jobs' buffers.
-    pub fn children_limit_bytes(&self, slots: u32) -> u64 {
+    /// Upper bound on the address spaces of all children together, after the worker and the buffers of
+    /// `slots` jobs.
+    pub(crate) fn children_limit_bytes(&self, slots: u32) -> u64 {
         let buffers = self.buffers.saturating_mul(u64::from(slots));
         self.memory.saturating_sub(WORKER_BYTES.saturating_add(buffers))
     }
 
-    /// The sum in words: `96.0 MiB + 2 x (384.0 MiB + 36.0 MiB) = 936.0 MiB of 1.0 GiB`.
-    pub fn arithmetic(&self, slots: u32) -> String {
+    /// The sum as text: `96.0 MiB + 2 x (384.0 MiB + 36.0 MiB) = 936.0 MiB of 1.0 GiB`.
+    pub(crate) fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;
         format!(
             "{} worker + {slots} x ({} address space + {} buffers) = {} of {}",
@@ -55,11 +58,11 @@ impl MemoryBudget {
     }
 }
 
-/// The number of slots: as asked for if that fits, else as many as fit, at most one per CPU.
+/// The number of slots: as configured if that fits, else as many as fit, at most one per CPU.
 ///
 /// # Errors
-/// The arithmetic and the way out, where the sum does not hold.
-pub fn slot_count(asked: Option<NonZeroU32>, cpus: u32, sizes: &MemoryBudget) -> Result<u32, String> {
+/// The arithmetic and the fix, if the sum exceeds the memory.
+pub(crate) fn slot_count(asked: Option<NonZeroU32>, cpus: u32, sizes: &MemoryBudget) -> Result<u32, String> {
     let slots = match asked {
         Some(asked) => asked.get(),
         None => {

@@ -1,8 +1,9 @@
-//! Full-jitter exponential backoff: a delay drawn evenly from nothing to a ceiling that doubles.
+//! Full-jitter exponential backoff: a delay drawn uniformly between zero and a ceiling that doubles.
 //!
 //! # Why
-//! The crate `backoff` is unmaintained (RUSTSEC-2025-0012). It stays by decision, behind this one file, and only its
-//! arithmetic is used: without its clock and without its dice, the ceiling is a function of the attempt alone.
+//! The crate `backoff` is unmaintained (RUSTSEC-2025-0012). Keeping it was a deliberate decision; it is
+//! confined to this file, and only its arithmetic is used: without its clock and random source, the ceiling
+//! depends on the attempt alone.
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use crate::job::duration::millis;
 use backoff::ExponentialBackoffBuilder;
 use backoff::backoff::Backoff as _;
 
-/// Beyond this many doublings every ceiling is the maximum (base 1 ms would have reached 12 days).
+/// After this many doublings every ceiling is the maximum (base 1 ms would have reached 12 days).
 const MAX_DOUBLINGS: u32 = 30;
 
-/// The longest delay before attempt `spent + 1`, where `spent` attempts have failed: `base * 2^(spent - 1)`, at most `max`.
+/// Longest delay before attempt `spent + 1`, after `spent` failed attempts: `base * 2^(spent - 1)`, at most
+/// `max`.
 pub fn ceiling(base: Duration, max: Duration, spent: u32) -> Duration {
     let mut backoff = ExponentialBackoffBuilder::new()
         .with_initial_interval(base.min(max))
@@ -29,8 +31,9 @@ pub fn ceiling(base: Duration, max: Duration, spent: u32) -> Duration {
     delay
 }
 
-/// A delay for attempt `spent + 1`: `chance` (0 to 1) of the ceiling, in whole milliseconds and at least one.
-pub fn full_jitter(base: Duration, max: Duration, spent: u32, chance: f64) -> Duration {
+/// The delay before attempt `spent + 1`: `chance` (0 to 1) of the ceiling, in whole milliseconds and at least
+/// one.
+pub(crate) fn full_jitter(base: Duration, max: Duration, spent: u32, chance: f64) -> Duration {
     let drawn = ceiling(base, max, spent).mul_f64(chance.clamp(0.0, 1.0));
     Duration::from_millis(millis(drawn).max(1))
 }

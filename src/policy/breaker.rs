@@ -1,19 +1,23 @@
-//! Circuit breakers: when something of ours fails we claim nothing more, and then one job at a time, until one goes through.
+//! Circuit breakers: after a dependency fails, no jobs are claimed for a while, then one at a time until one
+//! succeeds.
 //!
-//! A failure opens the breaker of its dependency, for a time drawn below a ceiling that doubles with every probe that fails.
-//! When that time is over it is half open: one job at a time is claimed, with nothing beside it. The first that comes
-//! through closes it.
+//! A failure opens the breaker of its dependency, for a time drawn below a ceiling that doubles with every
+//! failed probe. After that time the breaker is half open: one job at a time is claimed, with nothing else in
+//! flight. The first success closes it.
 //!
-//! Invariant: while a breaker is not closed, its dependency is asked at most once in each pause by jobs that are claimed
-//! then, however many wait; and nothing that is put off meanwhile is counted against a job.
+//! Invariant: while a breaker is not closed, claimed jobs use its dependency at most once per pause, however
+//! many jobs wait; and no postponement during that time counts against a job.
 //!
 //! # Why
-//! - The first failure opens it. A pause of a second costs little; counting to five would burn five jobs.
-//! - That first failure is counted against its job, and no other: a job that alone makes the db app fail is stranded in
-//!   the end like any other, because whatever comes through between its tries closes the breaker.
-//! - A job is the probe, not a ping: an app in read-only mode answers every ping. It is another job each time, because
-//!   the judge puts one that failed off for longer than a pause: what is itself the cause must not be asked for ever.
-//! - Only what was begun after the pause is heard. What was in flight when the breaker opened was begun before it.
+//! - The first failure opens it. A pause of a second costs little; waiting for five failures would waste five
+//!   jobs.
+//! - That first failure counts against its job, and no other does: a job that alone makes the db app fail is
+//!   eventually stranded, because any success between its tries closes the breaker.
+//! - The probe is a job, not a ping: an app in read-only mode answers every ping. It is a different job each
+//!   time, because the judge postpones a failed one for longer than a pause: a job that causes the failure
+//!   must not remain the probe.
+//! - Only operations begun after the pause count. Those in flight when the breaker opened were begun before
+//!   it.
 
 use std::time::{Duration, Instant};
 
@@ -21,29 +25,29 @@ use super::backoff::full_jitter;
 use super::judge::OpenState;
 use crate::job::failure::FailureKind;
 
-/// Something of ours that all jobs need.
+/// A service or facility that all jobs need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Dependency {
-    /// The queue's own Redis.
+    /// The Redis that holds the queue.
     Redis,
-    /// The db app's API.
+    /// The db app's HTTP API.
     Api,
-    /// The starting of children.
+    /// The system's ability to start sandboxed children.
     Spawn,
 }
 
 impl Dependency {
-    /// Every dependency.
+    /// All dependencies, in the order of declaration.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The label, the same everywhere.
+    /// The lower-case label, used everywhere.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// The dependency of ours that failed, where it was one: what a site does never feeds a breaker.
+/// The dependency that this kind of failure concerns, if any: a target's failure never affects a breaker.
 pub fn failed_dependency(kind: FailureKind) -> Option<Dependency> {
     match kind {
         FailureKind::ApiRefused | FailureKind::ApiUnavailable => Some(Dependency::Api),
@@ -82,20 +86,20 @@ pub fn failed_dependency(kind: FailureKind) -> Option<Dependency> {
     }
 }
 
-/// How a breaker stands at a moment.
+/// State of a breaker at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum CircuitState {
-    /// All is well, as far as we know.
+    /// No failure is known; jobs are claimed normally.
     Closed,
-    /// It failed: nothing is tried.
+    /// It failed recently: nothing is claimed.
     Open,
-    /// It is time to try one.
+    /// The pause is over: one job is tried.
     HalfOpen,
 }
 
 impl CircuitState {
-    /// The label, the same everywhere.
+    /// The label, e.g. `half_open`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -104,32 +108,32 @@ impl CircuitState {
 /// How many jobs may be claimed now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimLimit {
-    /// As many as there are slots.
+    /// One per free slot.
     Unlimited,
-    /// One, and only with empty hands: it is a probe.
+    /// One, and only with nothing in flight: it is a probe.
     OneAtATime,
-    /// None, for so long.
+    /// None, for this long.
     PausedFor(Duration),
 }
 
-/// How long a breaker stays open: at most `base` at first, at most `max` ever.
+/// Ceilings of the time a breaker stays open.
 #[derive(Debug, Clone, Copy)]
 pub struct PauseBounds {
-    /// The ceiling of the first; it doubles with each probe that fails.
+    /// Ceiling of the first pause; it doubles with each failed probe.
     pub base: Duration,
-    /// The highest ceiling.
+    /// Ceiling of every pause.
     pub max: Duration,
 }
 
-/// The breaker of one dependency.
+/// The breaker of one dependency; `None` is closed.
 #[derive(Debug, Default)]
-struct CircuitBreaker(Option<Fire>);
+struct CircuitBreaker(Option<OpenPeriod>);
 
 #[derive(Debug)]
-struct Fire {
-    /// Failures in a row; the ceiling of the pause grows with them.
+struct OpenPeriod {
+    /// Consecutive failures; the ceiling of the pause grows with them.
     failures: u32,
-    /// When it is time for a probe.
+    /// When the next probe may run.
     until: Instant,
 }
 
@@ -137,23 +141,23 @@ impl CircuitBreaker {
     fn state(&self, now: Instant) -> CircuitState {
         match &self.0 {
             None => CircuitState::Closed,
-            Some(fire) if now < fire.until => CircuitState::Open,
+            Some(open) if now < open.until => CircuitState::Open,
             Some(_) => CircuitState::HalfOpen,
         }
     }
 
     fn accepts(&self, begun: Instant) -> bool {
-        self.0.as_ref().is_none_or(|fire| begun >= fire.until)
+        self.0.as_ref().is_none_or(|open| begun >= open.until)
     }
 }
 
-/// One breaker per dependency.
+/// One breaker per dependency, indexed by it.
 #[derive(Debug, Default)]
 pub struct BreakerSet([CircuitBreaker; Dependency::ALL.len()]);
 
 impl BreakerSet {
-    /// Hears that a dependency failed something that was begun at `begun`, and perhaps `asked` for a pause. `chance` (0 to 1)
-    /// spreads the pauses. True when the breaker was closed until now.
+    /// Records that a dependency failed an operation begun at `begun`, and perhaps `asked` for a pause.
+    /// `chance` (0 to 1) spreads the pauses. True if the breaker was closed before.
     pub fn record_failure(
         &mut self,
         dependency: Dependency,
@@ -167,30 +171,30 @@ impl BreakerSet {
         if !breaker.accepts(begun) {
             return false;
         }
-        let failures = breaker.0.as_ref().map_or(0, |fire| fire.failures).saturating_add(1);
+        let failures = breaker.0.as_ref().map_or(0, |open| open.failures).saturating_add(1);
         let pause = full_jitter(pauses.base, pauses.max, failures, chance);
         let until = now + pause.max(asked.min(pauses.max));
-        breaker.0.replace(Fire { failures, until }).is_none()
+        breaker.0.replace(OpenPeriod { failures, until }).is_none()
     }
 
-    /// Hears that a dependency did what was begun at `begun`. True when that closes its breaker.
+    /// Records that a dependency completed an operation begun at `begun`. True if that closes its breaker.
     pub fn record_success(&mut self, dependency: Dependency, begun: Instant) -> bool {
         let breaker = &mut self.0[dependency as usize];
         breaker.accepts(begun) && breaker.0.take().is_some()
     }
 
-    /// How a dependency's breaker stands.
+    /// State of a dependency's breaker at `now`.
     pub fn state(&self, dependency: Dependency, now: Instant) -> CircuitState {
         self.0[dependency as usize].state(now)
     }
 
-    /// How many jobs may be claimed.
+    /// How many jobs may be claimed at `now`.
     pub fn claim_limit(&self, now: Instant) -> ClaimLimit {
         let pause = self.0.iter().filter_map(|breaker| breaker.0.as_ref()?.until.checked_duration_since(now));
         if let Some(pause) = pause.filter(|pause| !pause.is_zero()).max() {
             return ClaimLimit::PausedFor(pause);
         }
-        // Redis needs no job for a probe: the claim itself is one.
+        // Redis needs no job as a probe: the claim itself is one.
         let by_job = [Dependency::Api, Dependency::Spawn];
         match by_job.iter().any(|dependency| self.state(*dependency, now) == CircuitState::HalfOpen) {
             true => ClaimLimit::OneAtATime,
@@ -198,7 +202,7 @@ impl BreakerSet {
         }
     }
 
-    /// How our open_state stands: sound only while every breaker is closed.
+    /// Whether all breakers are closed.
     pub fn open_state(&self) -> OpenState {
         match self.0.iter().all(|breaker| breaker.0.is_none()) {
             true => OpenState::AllClosed,
@@ -284,8 +288,8 @@ mod tests {
         assert_eq!(breakers.claim_limit(now), ClaimLimit::PausedFor(SECOND));
     }
 
-    /// Jobs as the queue holds them, and one worker: the first in line is claimed, what is put off comes back to its old
-    /// place.
+    /// Simulates a queue and one worker: the first job in line is claimed, a postponed job returns to its old
+    /// position.
     struct SimulatedQueue {
         ready: BTreeSet<usize>,
         due: BTreeSet<(Instant, usize)>,
@@ -313,7 +317,7 @@ mod tests {
             }
         }
 
-        /// Waits out a pause, or claims with what hands it may, and for that time passes.
+        /// Waits out a pause, or claims as many jobs as allowed and lets that time pass.
         fn step(&mut self, took: Duration, fails: impl Fn(usize) -> bool) {
             let later = self.due.split_off(&(self.now, usize::MAX));
             self.ready.extend(std::mem::replace(&mut self.due, later).into_iter().map(|(_, job)| job));
@@ -391,7 +395,7 @@ mod tests {
         while queue.dead.len() < BAD {
             let before_step = queue.now;
             assert!(before_step < start + 30 * 86_400 * SECOND, "{} of {BAD} are stranded", queue.dead.len());
-            // One more comes each minute.
+            // One more job is enqueued each minute.
             while next <= before_step {
                 queue.ready.insert(queue.counts.len());
                 queue.counts.push(DeliveryCounts::default());

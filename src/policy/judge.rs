@@ -1,12 +1,14 @@
-//! One exhaustive judge: what happened, and how often before, decides what is done (design 7).
+//! The judge: decides from an outcome and the job's counts what to do with a delivery (docs/design.md,
+//! "Failures").
 //!
-//! The remedy follows from the blame. A *target* gets its attempts, with growing delays. A *job* is buried at once,
-//! because it would happen again. *We* postpone, because it is not the job's fault. One exception cuts across: a child's
-//! death that leaves doubt whose fault it was is run once more, and only once.
+//! The remedy follows from the blame. A failure of the *target* is retried, with growing delays. A failure of
+//! the *job* is dead-lettered at once, because it would fail again. An *infrastructure* failure is postponed,
+//! because the job is not at fault. One exception: a child's death of unclear cause is run once more, and
+//! only once.
 //!
 //! # Why
-//! What is not listed as retryable is final: a list of exceptions to retrying rots with every new kind of failure, a
-//! list of retries does not. So there is no `_ =>` here.
+//! What is not listed as retryable is final: a list of exceptions to retrying becomes outdated with every new
+//! kind of failure, a list of retries does not. So every match is exhaustive, without `_ =>`.
 
 use std::time::Duration;
 
@@ -18,43 +20,45 @@ use crate::job::outcome::Outcome;
 use crate::job::report::BodyFacts;
 use crate::job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
-/// A wall kill that used less than this share of its time on a CPU was waiting for one: the machine's fault, perhaps.
+/// A job killed by its wall clock after less than this share of CPU time was starved: perhaps the machine's
+/// fault.
 const IDLE_CPU_SHARE: f64 = 0.2;
 
-/// What a dead letter says beside the failure itself.
+/// What a dead letter records beside the failure itself.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterContext {
-    /// What was known of the bodies.
+    /// Metadata of the bodies, as far as they were fetched.
     pub bodies: Vec<BodyFacts>,
-    /// The worker that had the job.
+    /// Id of the worker that ran the job.
     pub worker: String,
-    /// Its build.
+    /// Version of that worker's build.
     pub build: String,
 }
 
-/// How our own open_state stands, as the breakers say.
+/// Whether any circuit breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenState {
-    /// Everything of ours works, as far as we know.
+    /// Every breaker is closed.
     AllClosed,
-    /// A breaker is open: whatever is put off now is put off for that.
+    /// A breaker is open: postponements are attributed to it.
     SomeOpen,
 }
 
-/// The remedy that a failure calls for.
+/// The remedy for a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FailureAction {
-    /// It would happen again.
+    /// The job would fail again.
     Bury,
     /// The target may recover.
     Retry,
-    /// Whose fault it was is open: one more run tells.
+    /// The cause is unclear: run once more to find out.
     RetryOnce,
-    /// Our fault: later.
+    /// An infrastructure failure: try later.
     Postpone,
 }
 
-/// Decides. `chance` (0 to 1) spreads the delays; `counts` are those of the delivery that just ended.
+/// Decides what to do. `chance` (0 to 1) spreads the delays; `counts` are those of the delivery that just
+/// ended.
 pub fn judge(
     outcome: Outcome,
     counts: &DeliveryCounts,
@@ -95,8 +99,9 @@ fn decide_failure(
         }
         FailureAction::RetryOnce => bury(failure.kind, failure),
         FailureAction::Postpone => match open_state {
-            // Longer than any pause, so that the next probe is another job; and longer each time, so that jobs which are
-            // themselves what fails, be they many and first in line, leave the probing to others.
+            // Longer than any pause, so that the next probe is a different job; and longer each time, so that
+            // jobs that cause the failure do not remain the probes, however many they are and even if they
+            // are first in line.
             OpenState::SomeOpen => {
                 let more = full_jitter(config.probe_max, config.backoff_max, counts.deliveries, chance);
                 Verdict::Postpone {
@@ -176,7 +181,8 @@ fn bury(kind: FailureKind, failure: Failure, counts: &DeliveryCounts, context: D
     }))
 }
 
-/// Where it happened: of a kind that only counts (`exhausted`, `stranded`), where the last failure did.
+/// The stage of the failure: for a kind that only counts failures (`exhausted`, `stranded`), the last
+/// failure's.
 fn stage_of(kind: FailureKind, failure: &Failure) -> Stage {
     match kind {
         FailureKind::Exhausted | FailureKind::Stranded => failure.kind.stage(),

@@ -1,6 +1,6 @@
-//! What follows from what happened: pure functions over facts.
+//! Decisions about jobs: pure functions over facts.
 //!
-//! Nothing here looks at a clock, rolls a die or talks to anybody: time and chance are arguments.
+//! Nothing here reads a clock, draws a random number or does I/O: time and chance are arguments.
 
 pub mod admission;
 pub mod backoff;
@@ -11,33 +11,39 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How often, and how long.
+/// Numbers of attempts, and the delays between them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Attempts a target gets before the job is buried as `exhausted`.
+    /// Attempts for a target's failures before the job is dead-lettered as `exhausted`.
     pub attempts: u32,
-    /// Delay before the second attempt, at most; doubles with each one.
+    /// Ceiling of the delay before the second attempt; doubles with each one.
     #[serde(with = "crate::job::duration")]
     pub backoff_base: Duration,
-    /// The longest delay between two attempts, and the longest `Retry-After` that is honoured.
+    /// Ceiling of the delay between attempts; also the longest `Retry-After` that is honoured.
     #[serde(with = "crate::job::duration")]
     pub backoff_max: Duration,
-    /// Postponements, for our own sake, before the job is buried as `stranded`.
+    /// Infrastructure postponements before the job is dead-lettered as `stranded`.
     pub postponements: u32,
-    /// How long those postponements may put a job off, all together, before it is buried as `stranded`.
+    /// Total delay by those postponements before the job is dead-lettered as `stranded`.
     #[serde(with = "crate::job::duration")]
     pub postponed_max: Duration,
-    /// The pause after a failure of ours before one job is tried, at most; doubles with each that fails.
+    /// Ceiling of the first pause after an infrastructure failure, before a probe; doubles with each failed
+    /// probe.
     #[serde(with = "crate::job::duration")]
     pub probe_base: Duration,
-    /// The longest such pause.
+    /// Ceiling of every such pause.
     #[serde(with = "crate::job::duration")]
     pub probe_max: Duration,
 }
 
 impl Config {
-    /// The pauses of a breaker.
+    /// What is wrong although every value could be read: the key, and a sentence.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        if self.attempts == 0 { vec![("attempts", "must be at least 1".to_owned())] } else { Vec::new() }
+    }
+
+    /// The bounds of a breaker's pauses.
     pub fn probe_pauses(&self) -> breaker::PauseBounds {
         breaker::PauseBounds { base: self.probe_base, max: self.probe_max }
     }

@@ -1,11 +1,11 @@
-//! Logs, metrics and alerts: how the worker is seen from outside.
+//! Logs, metrics and alerts: everything an operator can observe of the worker.
 //!
-//! This room tells facts that others established; it decides nothing about a job, and only `worker/observe.rs` turns
-//! a verdict into what is told here. It talks to standard error, to whoever reads `/metrics`, and to the configured
-//! Sentry, to nobody else.
+//! This module reports facts that others established; it makes no decision about a job, and only
+//! `worker/observe.rs` reports verdicts here. Its outputs are standard error, `/metrics` and the configured
+//! Sentry, nothing else.
 //!
-//! Invariant: text that a page, a site or a producer may have written leaves this room only through
-//! [`text::sanitize`], and text that may hold a secret only through [`text::scrub`].
+//! Invariant: text that a page, a site or a producer may have written leaves this module only through
+//! [`text::sanitize`], and text that may contain a secret only through `scrub`.
 
 pub mod logs;
 pub mod metrics;
@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::text::sanitize;
 
-/// What can be configured of this room.
+/// Configuration of logs and alerts.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The log lines.
+    /// Format and filter of the log.
     pub logs: logs::Config,
-    /// The alerts.
+    /// Sentry and its limits.
     pub sentry: sentry::Config,
 }

@@ -1,22 +1,23 @@
-//! Hostile or secret text made fit to be shown: [`sanitize`] takes its power over a terminal, [`scrub`] its secrets.
+//! Makes hostile or secret text safe to show: [`sanitize`] for terminals and readers, `scrub` for secrets.
 //!
-//! Neither is HTML escaping: that is the page's that shows it.
+//! Neither escapes HTML: that is up to the page that shows the text.
 //!
-//! Invariant: what `sanitize` returns is one line without control, bidi or invisible characters, of at most so many
-//! bytes; `scrub` returns no user-info, query or fragment of a URL and no value behind a name like `password`.
+//! Invariant: `sanitize` returns one line without control, bidi or invisible characters, of at most `max`
+//! bytes; `scrub` returns no user-info, query or fragment of a URL and no value after a name like `password`.
 //!
 //! # Why
-//! A scrubber that knows forms is a second wall, not the first: the rooms keep secrets out of their sentences. It
-//! errs on the side of hiding, because the full address stands in the dead letter, which `dead show` prints.
-//! Written by hand and linear, so that a hostile sentence costs no more than its length.
+//! A scrubber that recognizes patterns is the second line of defence, not the first: callers keep secrets out
+//! of their sentences. It hides too much rather than too little, because the full address is in the dead
+//! letter, which `dead show` prints. Written by hand with linear cost, so that a hostile sentence costs no
+//! more than its length.
 
 use std::fmt::Write;
 
-/// What stands where something was hidden.
-const REDACTED: &str = "***";
-/// What stands where something was cut.
+use crate::job::redact::MARK;
+
+/// Appended where text was cut.
 const ELLIPSIS: char = '…';
-/// A name that holds one of these (in any case) has a secret for its value.
+/// A name that contains one of these (in any case) has a secret value.
 const SECRET_NAMES: [&str; 11] = [
     "password",
     "passwd",
@@ -31,11 +32,11 @@ const SECRET_NAMES: [&str; 11] = [
     "cookie",
 ];
 
-/// `text` on one line, with every character that could steer a terminal or a reader's eye written out, cut so that
-/// the result has at most `max` bytes (the mark of the cut included; a `max` under 3 can hold no mark).
+/// `text` on one line, with every character that could affect a terminal or mislead a reader escaped, cut so
+/// that the result has at most `max` bytes (ellipsis included; a `max` under 3 leaves no room for one).
 pub fn sanitize(text: &str, max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(max));
-    let mut room = 0; // the longest length so far at which the mark of a cut still fits
+    let mut room = 0; // the longest length so far that leaves room for the ellipsis
     for c in text.chars() {
         if out.len() + ELLIPSIS.len_utf8() <= max {
             room = out.len();
@@ -65,9 +66,9 @@ fn is_unsafe_char(c: char) -> bool {
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `text` without what looks like a secret: user-info, query and fragment of URLs, values of `password=` and its
-/// kin, and the credentials behind `Basic` and `Bearer`.
-pub fn scrub(text: &str) -> String {
+/// `text` without anything that looks like a secret: user-info, query and fragment of URLs, values of
+/// `password=` and similar names, and the credentials after `Basic` and `Bearer`.
+pub(crate) fn scrub(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -84,33 +85,33 @@ pub fn scrub(text: &str) -> String {
     out
 }
 
-/// Writes a URL (what follows its `://`) without its secrets; returns what comes after it.
+/// Writes a URL (from after its `://`) without its secrets; returns the rest of the text.
 fn scrub_url<'a>(text: &'a str, out: &mut String) -> &'a str {
     let whole = prefix_until(text, |c| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>'));
     let mut url = whole;
     let authority = prefix_until(url, |c| matches!(c, '/' | '?' | '#' | '\\'));
-    // `redis://:pa/ss@host`: an authority with a port that is none goes on until the last `@`.
+    // `redis://:pa/ss@host`: if the port is not a number, the authority extends to the last `@`.
     let (_, port) = authority.rsplit_once(':').unwrap_or_default();
     let odd = !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit());
     if let Some(at) = if odd { url.rfind('@') } else { authority.rfind('@') } {
-        out.push_str(REDACTED);
+        out.push_str(MARK);
         url = &url[at..];
     }
     let path = prefix_until(url, |c| matches!(c, '?' | '#'));
     if let Some(nested) = path.find("://") {
-        // An archive's address with another one inside: that one is looked at next.
+        // An archive's address that contains another one: the inner one is scrubbed next.
         out.push_str(&path[..nested]);
         return &text[whole.len() - url.len() + nested..];
     }
     out.push_str(path);
     if url.len() > path.len() + 1 {
         out.push_str(&url[path.len()..=path.len()]);
-        out.push_str(REDACTED);
+        out.push_str(MARK);
     }
     &text[whole.len()..]
 }
 
-/// Writes one word and, where it names a secret, hides the value behind it; returns what comes after.
+/// Writes one word and, if it names a secret, hides the value after it; returns the rest of the text.
 fn scrub_word<'a>(text: &'a str, out: &mut String) -> &'a str {
     let word = prefix_until(text, |c| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '-')));
     let after = &text[word.len()..];
@@ -119,12 +120,12 @@ fn scrub_word<'a>(text: &'a str, out: &mut String) -> &'a str {
     out.push_str(&after[..after.len() - value.len()]);
     let secret = prefix_until(value, ends_value);
     if !secret.is_empty() {
-        out.push_str(REDACTED);
+        out.push_str(MARK);
     }
     &value[secret.len()..]
 }
 
-/// Where the secret begins in what comes `after` a lower-case `word`, if the word announces one.
+/// The text from the secret on, if the lower-case `word` announces one in `after`.
 fn secret_value<'a>(word: &str, after: &'a str) -> Option<&'a str> {
     if SECRET_NAMES.iter().any(|name| word.contains(name)) {
         // `name = "value"`, `"name": "value"`, `name: Basic value`
@@ -136,7 +137,7 @@ fn secret_value<'a>(word: &str, after: &'a str) -> Option<&'a str> {
     }
     let value = after.strip_prefix(' ')?.trim_start_matches(' ');
     let credentials = prefix_until(value, ends_value);
-    // "basic authentication" is prose.
+    // "basic authentication" is ordinary prose.
     let prose = credentials.len() < 8 || credentials.bytes().all(|b| b.is_ascii_lowercase());
     (matches!(word, "basic" | "bearer") && !prose).then_some(value)
 }
@@ -145,7 +146,7 @@ fn ends_value(c: char) -> bool {
     c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '&' | ',' | ';' | '<' | '>' | '(' | ')' | '{' | '}')
 }
 
-/// The start of `text` before the first character that `ends` it.
+/// The start of `text` up to the first character for which `ends` is true.
 fn prefix_until(text: &str, ends: impl FnMut(char) -> bool) -> &str {
     &text[..text.find(ends).unwrap_or(text.len())]
 }

@@ -1,13 +1,14 @@
-//! `/livez`, `/readyz` and `/metrics`, and the question that `wm-analyzer health` asks of them.
+//! `/livez`, `/readyz` and `/metrics`, and the client that `wm-analyzer health` uses.
 //!
-//! It answers what its probes say and judges nothing; a probe must not wait, and that of `/livez` never asks Redis:
-//! one blip of Redis would restart the whole fleet.
+//! It returns what its probes report, unchanged; a probe must not block, and that of `/livez` never queries
+//! Redis: a short Redis outage would restart the whole fleet.
 //!
-//! Invariant: only GET and HEAD, only these three paths, one request per connection, within the listener's limits.
+//! Invariant: only GET and HEAD, only these three paths, one request per connection, within the listener's
+//! limits.
 //!
 //! # Why
-//! No secret stands on these pages, so they may be bound to any address (a kubelet asks from outside the pod); that
-//! is said in the log.
+//! These pages contain no secrets, so they may be bound to any address (a kubelet connects from outside the
+//! pod); a public address is logged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,57 +30,57 @@ use tokio_util::sync::CancellationToken;
 use super::listener::{BoundedListener, MAX_CONNECTION_LIFETIME};
 use crate::telemetry::{metrics, sanitize};
 
-/// Is this process alive?
-pub const LIVEZ: &str = "/livez";
-/// Would it take a job now?
-pub const READYZ: &str = "/readyz";
-/// Its numbers.
-pub const METRICS: &str = "/metrics";
+/// Path of the liveness probe: is this process alive?
+pub(crate) const LIVEZ: &str = "/livez";
+/// Path of the readiness probe: would it claim a job now?
+pub(crate) const READYZ: &str = "/readyz";
+/// Path of the metrics in OpenMetrics text.
+pub(crate) const METRICS: &str = "/metrics";
 
-/// A probe's line is one line of at most this many bytes.
+/// Limit on a probe's one-line result, in bytes.
 const MAX_DETAIL_BYTES: usize = 512;
-/// An answer to [`check`] that is longer is none of ours.
+/// Limit on a response read by [`check`]; no worker sends a longer one.
 const MAX_RESPONSE_BYTES: u64 = 16 * 1024;
-/// A container runtime gives its health check 5 s or more; a worker that needs 2 s for one line is not well.
+/// Container runtimes allow a health check 5 s or more; a worker that needs 2 s for one line is unhealthy.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What can be configured of the health pages.
+/// Configuration of the health pages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where to listen, e.g. `127.0.0.1:9464`; `off` or blank is nowhere.
+    /// Address to listen on, e.g. `127.0.0.1:9464`; `off` or blank disables the pages.
     #[serde(serialize_with = "write_bind", deserialize_with = "read_bind")]
     pub bind: Option<SocketAddr>,
 }
 
-/// What a probe found, in one line.
+/// Result of a probe, with one line of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// All is well: 200.
+    /// Healthy: status 200.
     Ok(String),
-    /// Something is not: 503.
+    /// Unhealthy: status 503.
     Failing(String),
 }
 
-/// Those who know; each is asked anew for each request and must answer at once.
+/// Callbacks that are called for each request; they must return at once.
 #[derive(Clone)]
 pub struct Probes {
     /// Whether the process is alive.
     pub live: Arc<dyn Fn() -> Probe + Send + Sync>,
-    /// Whether it would take a job.
+    /// Whether it would claim a job.
     pub ready: Arc<dyn Fn() -> Probe + Send + Sync>,
     /// Its metrics as OpenMetrics text.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// An open port that nobody answers yet.
+/// An open port that does not serve yet.
 #[derive(Debug)]
 pub struct HealthServer {
     listener: BoundedListener,
     address: SocketAddr,
 }
 
-/// Opens the configured port; `None` where health pages are off.
+/// Opens the configured port; `None` if the health pages are off.
 ///
 /// # Errors
 /// Why the port cannot be opened, with its address.
@@ -90,24 +91,24 @@ pub async fn bind(config: &Config) -> std::io::Result<Option<HealthServer>> {
     let tcp = TcpListener::bind(wanted).await.map_err(because)?;
     let address = tcp.local_addr().map_err(because)?;
     if !address.ip().is_loopback() {
-        tracing::warn!(%address, "health and metrics can be read from other machines");
+        tracing::warn!(%address, "health and metrics are readable from other machines");
     }
     Ok(Some(HealthServer { listener: BoundedListener::new(tcp, MAX_CONNECTION_LIFETIME), address }))
 }
 
 impl HealthServer {
-    /// Where it listens; the port is the real one where `:0` was configured.
+    /// The address it listens on; with the actual port if `:0` was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `shutdown`.
+    /// Serves requests until `shutdown` is cancelled.
     ///
     /// # Errors
     /// Those of the socket.
     pub async fn serve(self, probes: Probes, shutdown: CancellationToken) -> std::io::Result<()> {
         let serving = axum::serve(self.listener, router(probes));
-        // Not axum's graceful end: an answer takes no time, and a slow peer must not hold up the process.
+        // Not axum's graceful shutdown: a response takes no time, and a slow peer must not delay the exit.
         tokio::select! {
             ended = serving.into_future() => ended,
             () = shutdown.cancelled() => Ok(()),
@@ -126,13 +127,13 @@ fn router(probes: Probes) -> Router {
         .with_state(probes)
 }
 
-/// What every answer says: no second request on this connection, no cache, no guessing of types.
+/// Headers of every response: close the connection, do not cache, do not sniff types.
 async fn add_security_headers(response: Response) -> impl IntoResponse {
     let nosniff = (HeaderName::from_static("x-content-type-options"), "nosniff");
     ([(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), nosniff], response)
 }
 
-/// One line of text, or JSON for who accepts it.
+/// One line of text, or JSON if the client accepts it.
 fn probe_response(probe: Probe, headers: &HeaderMap) -> Response {
     let (status, word, detail) = match probe {
         Probe::Ok(detail) => (StatusCode::OK, "ok", detail),
@@ -148,39 +149,39 @@ fn probe_response(probe: Probe, headers: &HeaderMap) -> Response {
     }
 }
 
-/// Why [`check`] has no good news.
+/// Why [`check`] did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// Nobody answers.
+    /// No connection or no response.
     #[error("no answer from http://{address}{path}: {source}")]
     NoAnswer {
-        /// Who was asked.
+        /// The address that was checked.
         address: SocketAddr,
-        /// What was asked.
+        /// The path that was requested.
         path: String,
-        /// What happened.
+        /// The underlying I/O error.
         source: std::io::Error,
     },
-    /// It answers that something is not well.
+    /// The worker reports that it is unhealthy.
     #[error("{0}")]
     Failing(String),
-    /// What answers is not a worker.
+    /// The response is not a worker's.
     #[error("http://{address}{path} does not answer like a worker: {line}")]
     UnexpectedAnswer {
-        /// Who was asked.
+        /// The address that was checked.
         address: SocketAddr,
-        /// What was asked.
+        /// The path that was requested.
         path: String,
-        /// The first line it sent.
+        /// First line of the response.
         line: String,
     },
 }
 
-/// Asks a worker on this machine for [`LIVEZ`] or [`READYZ`] and returns its line; takes 2 s at most. An address
-/// that means "every interface" is asked on loopback.
+/// Requests `LIVEZ` or `READYZ` from a worker on this machine and returns its line; takes 2 s at most. An
+/// address that means "every interface" is contacted on loopback.
 ///
 /// # Errors
-/// That it is not well, or does not answer, or is no worker.
+/// If the worker is unhealthy, does not respond, or is not a worker.
 pub async fn check(address: SocketAddr, path: &str) -> Result<String, CheckError> {
     let address = loopback_if_unspecified(address);
     let silent = |source| CheckError::NoAnswer { address, path: path.to_owned(), source };
@@ -200,7 +201,7 @@ pub async fn check(address: SocketAddr, path: &str) -> Result<String, CheckError
     }
 }
 
-/// One HTTP/1.0 request, whose answer ends with the connection.
+/// One HTTP/1.0 request, whose response ends with the connection.
 async fn http_get(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut tcp = TcpStream::connect(address).await?;
     tcp.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
     use crate::web::listener::{MAX_CONNECTIONS, MAX_REQUEST_BYTES};
 
-    /// A served worker that is ready while `.0` says so, and ends with the test.
+    /// A running server that is ready while `.1` is true, and stops with the test.
     struct TestServer(SocketAddr, Arc<AtomicBool>, CancellationToken);
 
     impl Drop for TestServer {
@@ -354,7 +355,8 @@ mod tests {
             tcp.write_all(b"GET /livez HT").await.unwrap();
             dawdlers.push(tcp);
         }
-        // All permits are taken, twice over: the answer comes when their lives are over, and not before.
+        // All permits are taken, twice over: the response comes when those connections expire, and not
+        // before.
         assert_eq!(check(server.0, LIVEZ).await.unwrap(), "ok: 3 slots");
         assert!(began.elapsed() >= life, "{:?}: the permits were not taken", began.elapsed());
         for mut tcp in dawdlers {

@@ -1,13 +1,13 @@
-//! A TCP listener whose connections have a short life, few bytes and a permit among few.
+//! A TCP listener whose connections are limited in lifetime, bytes and number.
 //!
-//! It knows nothing of HTTP; whatever stands on it inherits the limits.
+//! It is independent of HTTP; any protocol on top inherits the limits.
 //!
-//! Invariant: at most [`MAX_CONNECTIONS`] are open, each ends at its deadline even in mid-write, and none reads more
-//! than [`MAX_REQUEST_BYTES`].
+//! Invariant: at most [`MAX_CONNECTIONS`] are open, each ends at its deadline even in mid-write, and none
+//! reads more than [`MAX_REQUEST_BYTES`].
 //!
 //! # Why
-//! A header timeout alone leaves a peer that reads its answer byte by byte. One deadline for the whole life of a
-//! connection covers every way to be slow, in one permit.
+//! A header timeout alone does not stop a peer that reads its response byte by byte. One deadline for the
+//! whole lifetime of a connection covers every kind of slowness, with a single permit.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -23,14 +23,14 @@ use tokio::time::{Sleep, sleep};
 
 /// A kubelet, a Prometheus or two, and a person: more than this at once is a mistake or an attack.
 pub(super) const MAX_CONNECTIONS: usize = 32;
-/// One request per connection, and a probe's has a few hundred bytes.
+/// One request per connection; that of a probe has a few hundred bytes.
 pub(super) const MAX_REQUEST_BYTES: usize = 16 * 1024;
-/// Prometheus gives up after 10 s by default; a probe after 1 s.
+/// Prometheus times out after 10 s by default; a probe after 1 s.
 pub(super) const MAX_CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
-/// How long to wait after a failed accept: as a rule the process has no descriptors left, and some will come free.
+/// Delay after a failed accept: usually the process has no free descriptors, and some will be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Where connections come in.
+/// The listening socket with its limits.
 #[derive(Debug)]
 pub(super) struct BoundedListener {
     tcp: TcpListener,
@@ -48,7 +48,7 @@ impl axum::serve::Listener for BoundedListener {
     type Io = BoundedConnection;
     type Addr = SocketAddr;
 
-    /// Waits for a permit first: who finds none free waits in the kernel's short queue.
+    /// Acquires a permit first: further connections wait in the kernel's short queue.
     async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
         loop {
             let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
@@ -81,15 +81,17 @@ pub(super) struct BoundedConnection {
     tcp: TcpStream,
     deadline: Pin<Box<Sleep>>,
     remaining_bytes: usize,
-    /// Always there: the semaphore is never closed.
+    /// Always `Some`: the semaphore is never closed.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl BoundedConnection {
-    /// An error once the connection's time is over; else makes sure that its end wakes whoever waits.
+    /// An error after the connection's deadline; otherwise registers to be woken at the deadline.
     fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(ErrorKind::TimedOut, "the connection's time is over")),
+            Poll::Ready(()) => {
+                Err(io::Error::new(ErrorKind::TimedOut, "the connection exceeded its deadline"))
+            }
             Poll::Pending => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
-//! What the worker serves over HTTP: its health and its metrics.
+//! The worker's HTTP endpoints: health and metrics.
 //!
-//! Invariant: nothing here can be made to wait, grow or fail by who asks: a connection has a short life, few bytes
-//! and a permit among few.
+//! Invariant: no client can make this code wait, grow or fail: connections are limited in lifetime, bytes and
+//! number.
 
 pub mod health;
 mod listener;

@@ -1,37 +1,36 @@
-//! The tasks that work for all jobs at once: the beat, the inbox, the upkeep.
+//! The tasks that serve all jobs at once: heartbeat, intake, upkeep.
 //!
-//! Invariant: none of them ends while the worker lives. One that does, by a panic or by a mistake, is noticed at once:
-//! a worker that goes on without its beat would lose every lease in silence.
+//! Invariant: none of them ends while the worker runs. If one does, by a panic or a bug, the worker notices
+//! at once: without its heartbeat it would silently lose every lease.
 
 use std::future::Future;
 
 use tokio::task::{Id, JoinSet};
 
-/// Those that run; dropped, they are aborted.
+/// The running background tasks; dropping this aborts them.
 #[derive(Default)]
 pub(super) struct Background {
     tasks: JoinSet<()>,
     names: Vec<(Id, &'static str)>,
 }
 
-/// One that ended.
+/// A task that ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TaskExit {
-    /// Which.
     pub(super) task: &'static str,
-    /// How, for people.
+    /// How it ended, for the log.
     pub(super) why: String,
 }
 
 impl Background {
-    /// Starts one that must not end.
+    /// Starts a task that must not end.
     pub(super) fn start(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         #[cfg(feature = "test-hooks")]
         let task = hooks::exits_on_file(name, task);
         self.names.push((self.tasks.spawn(task).id(), name));
     }
 
-    /// Waits for the first that ends all the same; for ever, as it should be.
+    /// Waits for the first task to end; normally never returns.
     pub(super) async fn exited_task(&mut self) -> TaskExit {
         let (id, why) = match self.tasks.join_next_with_id().await {
             Some(Ok((id, ()))) => (id, "it returned".to_owned()),
@@ -42,13 +41,13 @@ impl Background {
         TaskExit { task, why }
     }
 
-    /// Ends all of them.
+    /// Aborts all tasks and waits until they have ended.
     pub(super) async fn shutdown(mut self) {
         self.tasks.shutdown().await;
     }
 }
 
-/// How a test has one of them fall.
+/// Lets a test make a background task fail.
 #[cfg(feature = "test-hooks")]
 mod hooks {
     use std::future::Future;
@@ -57,7 +56,7 @@ mod hooks {
 
     use tokio::time::sleep;
 
-    /// The task, which panics once the file exists that `WM_TEST_EXITS_<name>` names.
+    /// Runs the task and panics once the file named by `WM_TEST_EXITS_<name>` exists.
     pub(super) async fn exits_on_file(name: &'static str, task: impl Future<Output = ()>) {
         let Some(file) = std::env::var_os(format!("WM_TEST_EXITS_{name}")) else { return task.await };
         let told = async {

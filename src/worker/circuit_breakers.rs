@@ -1,6 +1,7 @@
-//! This worker's breakers: what jobs and claims record_outcome is heard here, and each change is told once.
+//! This worker's circuit breakers: records the outcomes of jobs and claims, and reports each state change
+//! once.
 //!
-//! The rules are `policy/breaker.rs`; here are the clock, the dice and the lock.
+//! The rules are in `policy/breaker.rs`; this adds the clock, the random source and the lock.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,13 +17,13 @@ use crate::pipeline::PipelineRun;
 use crate::policy::breaker::{BreakerSet, CircuitState, ClaimLimit, Dependency, failed_dependency};
 use crate::policy::judge::OpenState;
 
-/// The breakers, behind a lock that is held for a comparison or two.
+/// The breakers, behind a lock that is held only briefly.
 #[derive(Default)]
 pub(super) struct CircuitBreakers(Mutex<BreakerSet>);
 
 impl CircuitBreakers {
     fn lock(&self) -> MutexGuard<'_, BreakerSet> {
-        // A panic while holding it leaves whole breakers: each change is one assignment.
+        // A panic while holding the lock leaves consistent breakers: each change is one assignment.
         self.0.lock()
     }
 
@@ -34,7 +35,7 @@ impl CircuitBreakers {
         self.lock().claim_limit(Instant::now())
     }
 
-    /// The breakers that are not closed, by dependency, as other workers and people read it.
+    /// The breakers that are not closed, by dependency, for the queue's status.
     pub(super) fn states(&self) -> BTreeMap<String, String> {
         let (breakers, now) = (self.lock(), Instant::now());
         let states =
@@ -45,8 +46,9 @@ impl CircuitBreakers {
 }
 
 impl Shared {
-    /// Hears that a dependency failed what was begun at `begun`; says so where that is news. Returns how the open_state stood
-    /// until then: of several that fail at once, one finds it sound.
+    /// Records that a dependency failed an operation begun at `begun`, and reports it if that opens the
+    /// breaker. Returns the state before: of several simultaneous failures, only the first sees all breakers
+    /// closed.
     pub(super) fn record_failure(
         &self,
         dependency: Dependency,
@@ -70,15 +72,16 @@ impl Shared {
         open_state
     }
 
-    /// Hears that a dependency did what was begun at `begun`; says so where that is news.
+    /// Records that a dependency completed an operation begun at `begun`, and reports it if that closes the
+    /// breaker.
     pub(super) fn record_success(&self, dependency: Dependency, begun: Instant) {
         if self.breakers.lock().record_success(dependency, begun) {
             self.observer.breaker_closed(dependency);
         }
     }
 
-    /// Hears what a job's way, begun at `begun`, says of the dependencies that it needed. Returns how the open_state stood until
-    /// then, by which the job is judged.
+    /// Records what a pipeline run begun at `begun` shows about the dependencies it used. Returns the state
+    /// before, by which the job is judged.
     pub(super) fn record_outcome(&self, job: &Job, run: &PipelineRun, begun: Instant) -> OpenState {
         let mut open_state = self.breakers.open_state();
         let failure = if let Ok(Outcome::Failed(failure)) = &run.result { Some(failure) } else { None };
@@ -104,8 +107,8 @@ impl Shared {
     }
 }
 
-/// True where this way shows that the db app does what is asked of it: where annotations are posted, only one that it
-/// took or judged shows that, because an app in read-only mode looks versions up as ever.
+/// True if this run shows that the db app works. If annotations are posted, only an accepted or rejected
+/// annotation shows that: an app in read-only mode still serves lookups.
 fn api_answered(api: Option<&Api>, job: &Job, run: &PipelineRun) -> bool {
     let Some(api) = api else { return false };
     match &run.result {

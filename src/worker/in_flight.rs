@@ -1,6 +1,6 @@
-//! What is in hand: the leases of running jobs, renewed by one beat, where each job is, and the way to stop it.
+//! The jobs in flight: their leases, renewed by one heartbeat, their progress, and how to stop them.
 //!
-//! Invariant: a job that runs is in hand until its task ends, whatever way it ends.
+//! Invariant: a running job is registered here until its task ends, however it ends.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -21,14 +21,14 @@ use crate::job::{JobId, VersionRef};
 use crate::queue::{self, Delivery, Heap, LeaseRef, Presence};
 use crate::sandbox::{HeapUse, Meter};
 
-/// Why a running job is stopped from outside.
+/// Why a running job is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum StopReason {
-    /// The lease is no longer ours: write nothing.
+    /// The lease is lost: write nothing.
     LeaseLost,
-    /// Somebody cancelled the job.
+    /// An operator cancelled the job.
     Cancelled,
-    /// We leave: hand it back.
+    /// The worker is stopping: release the job.
     Shutdown,
 }
 
@@ -38,18 +38,18 @@ struct RunningJob {
     from: Option<Uuid>,
     to: Uuid,
     since: Instant,
-    progress: Progress,
+    progress: StageProgress,
     meter: Meter,
 }
 
-/// Where a job is, since when, and how long it may stay.
-struct Progress {
+/// The stage a job is in, since when, and its time limit there.
+struct StageProgress {
     stage: Stage,
     since: Instant,
     limit: Option<Duration>,
 }
 
-impl Progress {
+impl StageProgress {
     fn new(stage: Stage, limit: Option<Duration>) -> Self {
         Self { stage, since: Instant::now(), limit }
     }
@@ -70,21 +70,21 @@ impl RunningJob {
     }
 }
 
-/// The jobs in hand, by id. A std mutex: job for map operations only, never across an await.
+/// The jobs in flight, by id. A std mutex: held only for map operations, never across an await.
 #[derive(Default)]
 pub(super) struct InFlight(Mutex<HashMap<JobId, RunningJob>>);
 
-/// Takes a job out of the hand when its task ends, however it ends; until then, says where it is.
+/// Deregisters a job when its task ends, however it ends; records its progress until then.
 pub(super) struct InFlightGuard<'a> {
     in_flight: &'a InFlight,
     id: JobId,
 }
 
 impl InFlightGuard<'_> {
-    /// The job has come to another stage, where it may stay for so long.
+    /// Records that the job entered another stage, with its time limit there.
     pub(super) fn stage_started(&self, stage: Stage, limit: Option<Duration>) {
         if let Some(job) = self.in_flight.jobs().get_mut(&self.id) {
-            job.progress = Progress::new(stage, limit);
+            job.progress = StageProgress::new(stage, limit);
         }
     }
 }
@@ -97,11 +97,11 @@ impl Drop for InFlightGuard<'_> {
 
 impl InFlight {
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, RunningJob>> {
-        // A panic while holding it leaves a whole map: each operation is one call.
+        // A panic while holding the lock leaves a consistent map: each operation is one call.
         self.0.lock()
     }
 
-    /// Takes a job in hand; the receiver hears if it must stop.
+    /// Registers a job; the receiver resolves if the job must stop.
     pub(super) fn take(
         &self,
         delivery: &Delivery,
@@ -114,14 +114,13 @@ impl InFlight {
             from: job.from.given().map(VersionRef::uuid),
             to: job.to.uuid(),
             since: Instant::now(),
-            progress: Progress::new(Stage::Resolve, None),
+            progress: StageProgress::new(Stage::Resolve, None),
             meter,
         };
         self.jobs().insert(job.id.clone(), running);
         (InFlightGuard { in_flight: self, id: job.id.clone() }, stopped)
     }
 
-    /// How many.
     pub(super) fn len(&self) -> usize {
         self.jobs().len()
     }
@@ -130,10 +129,10 @@ impl InFlight {
         self.jobs().values().map(|job| job.lease.clone()).collect()
     }
 
-    /// What runs, the longest first.
+    /// The running jobs, longest-running first.
     fn running(&self) -> Vec<queue::RunningJob> {
         let job: Vec<_> = self.jobs().iter().map(|(id, job)| (job.running(id), job.meter.clone())).collect();
-        // The kernel is asked with the map let go.
+        // Reads from the kernel after releasing the lock.
         let heap =
             |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
         let metered = job.into_iter().map(|(job, meter)| queue::RunningJob { heap: heap(meter), ..job });
@@ -148,7 +147,7 @@ impl InFlight {
         }
     }
 
-    /// Stops every job in hand; says how many.
+    /// Stops every job in flight; returns how many.
     pub(super) fn stop_all(&self, why: StopReason) -> usize {
         let mut jobs = self.jobs();
         let senders: Vec<_> = jobs.values_mut().filter_map(|job| job.stop.take()).collect();
@@ -156,7 +155,7 @@ impl InFlight {
     }
 }
 
-/// Renews all leases in one command, for as long as the worker lives, and stops what was lost or cancelled.
+/// Renews all leases in one command, as long as the worker runs, and stops jobs that were lost or cancelled.
 pub(super) async fn heartbeat(shared: Arc<Shared>) {
     let mut backoff = RedisBackoff::default();
     loop {
@@ -175,8 +174,8 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
                 heartbeat.cancelled.iter().for_each(|id| shared.in_flight.stop(id, StopReason::Cancelled));
             }
             Err(e) => {
-                warn!(error = %e, in_flight = shared.in_flight.len(), "no beat: the leases run on without it");
-                shared.observer.redis_down(&e.to_string());
+                warn!(error = %e, in_flight = shared.in_flight.len(), "heartbeat failed: the leases were not renewed");
+                shared.observer.redis_down(&e);
                 pause = pause.min(backoff.next_delay());
             }
         }

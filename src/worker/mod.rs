@@ -1,10 +1,11 @@
-//! The worker: a permit, a claim, one job's way, a verdict, settled; until it is told to stop.
+//! The worker: waits for a free slot, claims a job, runs the pipeline, gets a verdict, settles; until it is
+//! stopped.
 //!
-//! It decides nothing about a job (that is `policy/`) and knows nothing of pages (that is `pipeline/`). It holds what is
-//! in hand, keeps the leases alive, and lets go in order.
+//! It makes no decision about a job (`policy/` does) and has no knowledge of pages (`pipeline/` has). It
+//! tracks the jobs in flight, keeps their leases alive, and shuts down in order.
 //!
-//! Invariant: a delivery is claimed only with a permit in hand, and leaves by exactly one door: settled, released, or
-//! lost. A task that panics leaves by the lease running out.
+//! Invariant: a delivery is claimed only for a free slot, and ends in exactly one way: settled, released, or
+//! lost. If a task panics, its lease expires.
 
 mod background;
 mod circuit_breakers;
@@ -26,7 +27,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{Instrument as _, Span, error, info, info_span, warn};
 
 use self::background::{Background, TaskExit};
 use self::circuit_breakers::CircuitBreakers;
@@ -36,87 +37,88 @@ use self::shutdown::{Phase, Phases};
 use crate::pipeline::Pipeline;
 use crate::policy;
 use crate::policy::breaker::{ClaimLimit, Dependency};
-use crate::queue::{self, CLAIM_MOST, Claim, WorkerHandle, WorkerId};
+use crate::queue::{self, CLAIM_MOST, Claim, Delivery, WorkerHandle, WorkerId};
 use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 
-/// The longest a claim waits for a nudge before it looks again: a lost nudge costs this much.
+/// The longest a claim waits for a wake-up before it polls again, so a lost wake-up costs at most this.
 const IDLE_WAIT: Duration = Duration::from_millis(500);
-/// Leaving the list of workers is a courtesy: it does not hold up the end.
+/// Deregistering is optional: it must not delay the shutdown.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the slot of a killed child may take to come back while leaving: teardown of the largest heap, and change.
+/// How long the slot of a killed child may take to be returned at shutdown: teardown of the largest heap,
+/// plus a margin.
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
 
-/// The worker's own rhythm.
+/// Intervals and limits of the worker itself.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// How often all leases in hand are renewed, in one command.
+    /// Interval of the heartbeat that renews all leases in one command.
     #[serde(with = "crate::job::duration")]
     pub heartbeat: Duration,
-    /// How often the inbox is looked at.
+    /// Interval of polling the inbox and adopted lists.
     #[serde(with = "crate::job::duration")]
     pub ingest_every: Duration,
-    /// How often retries are promoted and lost leases reclaimed.
+    /// Interval of promoting due jobs and reclaiming expired leases.
     #[serde(with = "crate::job::duration")]
     pub upkeep_every: Duration,
-    /// How long what is in hand may go on after TERM.
+    /// How long the jobs in flight may take to finish after TERM (the drain deadline).
     #[serde(with = "crate::job::duration")]
     pub drain: Duration,
-    /// Memory that this process and its children may use together; 0 reads the container's limit.
+    /// Memory limit of this process and its children together; 0 reads the container's limit.
     pub memory_limit: ByteSize,
 }
 
-/// Everything a worker walks between.
+/// Everything a worker needs, assembled by the caller.
 pub struct Worker {
-    /// Its rhythm.
+    /// Intervals and limits of the worker itself.
     pub config: Config,
-    /// Attempts and delays.
+    /// Attempts, delays and breaker pauses.
     pub policy: policy::Config,
-    /// Where jobs come from.
+    /// The queue to claim from and settle to.
     pub queue: WorkerHandle,
-    /// One job's way.
+    /// Runs one job from references to annotation.
     pub pipeline: Pipeline,
-    /// The children.
+    /// The pool of sandboxed children, one slot per job.
     pub pool: Pool,
-    /// The numbers.
+    /// Counters and gauges of this process.
     pub metrics: Arc<Metrics>,
-    /// The alerts.
+    /// Sink for dead letters and outages.
     pub alerts: Alerts,
-    /// This process's phase.
+    /// Shutdown phase of this process.
     pub phases: Phases,
-    /// This process's name in the queue.
+    /// This process's id in the queue.
     pub id: WorkerId,
-    /// This build, as reports and dead letters name it.
+    /// Version of this build, for reports and dead letters.
     pub build: String,
-    /// Whether Redis answered when it was last asked; shared with whoever wants to know.
+    /// Whether Redis answered the last command; shared with the health probes.
     pub redis_answers: Arc<AtomicBool>,
-    /// Leave when nothing is left to do.
+    /// Exit once the queue is empty.
     pub until_empty: bool,
 }
 
-/// How it ended.
+/// How a worker ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerExit {
-    /// Deliveries that were handed back because there was no time left for them.
+    /// Deliveries released at the drain deadline.
     pub released: usize,
-    /// The task without which it could not go on, where one ended: it is to be started anew.
+    /// The critical task that ended, if one did: the supervisor must restart the worker.
     pub exited_task: Option<&'static str>,
 }
 
-/// What all tasks of one worker share.
+/// State shared by all tasks of one worker.
 struct Shared {
     worker: Worker,
     in_flight: InFlight,
     observer: Observer,
-    /// Payloads in adopted lists that are still to be moved; unknown before the first look.
+    /// Payloads left in adopted lists; unknown before the first look.
     adoptable: AtomicU64,
     breakers: CircuitBreakers,
 }
 
 impl Worker {
-    /// Works until told to stop, or until it cannot go on, and lets go in order.
+    /// Runs until it is stopped or a critical task ends, then shuts down in order.
     pub async fn run(self) -> WorkerExit {
         let observer = Observer::new(&self);
         let shared = Arc::new(Shared {
@@ -140,7 +142,7 @@ impl Worker {
         });
         let deregistered = deregistered.await;
         if !matches!(deregistered, Ok(Ok(()))) {
-            warn!("could not say deregistered: this worker is shown until its entry's time is over");
+            warn!("could not deregister: this worker is listed until its entry expires");
         }
         shared.worker.pool.shutdown().await;
         ended
@@ -152,7 +154,7 @@ impl Shared {
         &self.worker.phases
     }
 
-    /// Claims and lets go; where a task ends that must not, lets go at once.
+    /// Claims and runs jobs until the worker stops; shuts down at once if a critical task ends.
     async fn work(self: &Arc<Self>, background: &mut Background) -> WorkerExit {
         let mut tasks = JoinSet::new();
         let work = async {
@@ -165,7 +167,7 @@ impl Shared {
             exited_task = background.exited_task() => exited_task,
         };
         self.observer.task_exited(task, &why);
-        // No drain: perhaps nobody renews the leases any more, and what is handed back is charged with nothing.
+        // No draining: the leases may no longer be renewed, and a released job is charged nothing.
         self.phases().advance(Phase::Stopped);
         WorkerExit { exited_task: Some(task), ..work.await }
     }
@@ -192,14 +194,15 @@ impl Shared {
                 Err(e) => {
                     drop(slots);
                     preflighted = false;
-                    self.observer.redis_down(&e.to_string());
+                    self.observer.redis_down(&e);
                     self.record_failure(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
                 }
             }
         }
     }
 
-    /// Claims, after a look at a Redis that is new to us or was away: one that evicts keys would lose what it is given.
+    /// Claims jobs, after checking a Redis that is new or was away: one that evicts keys would lose the
+    /// queue's data.
     async fn claim(&self, preflighted: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
         if !*preflighted {
             self.worker.queue.preflight().await?.fit_for_work()?;
@@ -208,8 +211,8 @@ impl Shared {
         self.worker.queue.claim_many(&self.worker.id, most).await
     }
 
-    /// The slots that may be claimed for: all that are free, or one and with empty hands where something of ours must
-    /// first prove itself; `None` once it was waited for that.
+    /// The slots to claim for: all that are free, or a single one with nothing in flight while a breaker is
+    /// half open. `None` if it had to wait; the caller must call again.
     async fn may_claim_for(&self, slot: Slot, tasks: &mut JoinSet<()>) -> Option<Vec<Slot>> {
         match self.breakers.claim_limit() {
             ClaimLimit::Unlimited => {
@@ -236,7 +239,7 @@ impl Shared {
         tasks: &mut JoinSet<()>,
     ) -> ClaimProgress {
         for claim in claims {
-            // A lost answer that is given again may hold more than there are slots now.
+            // A reply that was lost and is returned again may hold more jobs than there are free slots now.
             let slot = match slots.pop() {
                 Some(slot) => slot,
                 None => self.worker.pool.acquire().await,
@@ -252,8 +255,10 @@ impl Shared {
         match claim {
             Claim::Delivery(delivery) => {
                 let (shared, alone) = (Arc::clone(self), delivery.is_exclusive());
-                tasks.spawn(async move { task::run(&shared, *delivery, slot).await });
-                // Alone, so that blame is certain: nothing else runs in this process while a suspect does.
+                let span = job_span(&delivery);
+                tasks.spawn(async move { task::run(&shared, *delivery, slot).await }.instrument(span));
+                // Alone, so that a crash has one possible cause: nothing else runs in this process beside a
+                // suspect.
                 if alone {
                     tokio::select! {
                         () = empty(tasks) => {}
@@ -262,8 +267,10 @@ impl Shared {
                 }
             }
             Claim::NotNeeded(delivery, skip) => {
-                let shared = Arc::clone(self);
-                tasks.spawn(async move { task::skip_unneeded(&shared, *delivery, skip).await });
+                let (shared, span) = (Arc::clone(self), job_span(&delivery));
+                tasks.spawn(
+                    async move { task::skip_unneeded(&shared, *delivery, skip).await }.instrument(span),
+                );
             }
             Claim::Buried(buried) => self.observer.buried(&buried),
             Claim::Exclusive => {
@@ -285,12 +292,12 @@ impl Shared {
     }
 
     async fn nothing_left(&self) -> bool {
-        // Asked first: what is moved meanwhile stands in the inbox then.
+        // Read first: payloads moved after this are in the inbox by then.
         let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
         adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     }
 
-    /// Waits until a job in hand ends, but not for long.
+    /// Waits until a job in flight ends, up to a limit.
     async fn rest_or_one_ends(&self, tasks: &mut JoinSet<()>) {
         tokio::select! {
             Some(ended) = tasks.join_next() => note_panic(ended),
@@ -298,37 +305,37 @@ impl Shared {
         }
     }
 
-    /// Waits, but not past the moment somebody asks us to stop.
+    /// Waits for `time`, or until a shutdown is requested.
     async fn rest(&self, time: Duration) {
         let _ = tokio::time::timeout(time, self.phases().reached(Phase::Quiet)).await;
     }
 
-    /// Lets what is in hand finish until the deadline, then hands the rest back.
+    /// Lets the jobs in flight finish until the deadline, then releases the rest.
     async fn shut_down(&self, tasks: &mut JoinSet<()>) -> WorkerExit {
         if self.phases().now() == Phase::Quiet {
             info!(in_flight = self.in_flight.len(), "quiet: claiming nothing more");
             self.phases().reached(Phase::Draining).await;
         }
-        // From the signal on, not from when it was heeded.
+        // Counted from the signal, not from when it was handled.
         let deadline = self.phases().since() + self.worker.config.drain;
         info!(in_flight = self.in_flight.len(), drain = ?self.worker.config.drain, "draining");
         tokio::select! {
             () = empty(tasks) => return WorkerExit::default(),
             () = sleep_until(deadline) => warn!(in_flight = self.in_flight.len(), "the drain deadline has passed"),
-            () = self.phases().reached(Phase::Stopped) => warn!(in_flight = self.in_flight.len(), "told to leave now"),
+            () = self.phases().reached(Phase::Stopped) => warn!(in_flight = self.in_flight.len(), "stopping at once"),
         }
         let released = self.in_flight.stop_all(StopReason::Shutdown);
         if timeout_at(Instant::now() + LEAVE_GRACE, empty(tasks)).await.is_err() {
             error!(
                 in_flight = self.in_flight.len(),
-                "some jobs could not be handed back: their leases will run out"
+                "some jobs could not be released: their leases will expire"
             );
         }
         WorkerExit { released, exited_task: None }
     }
 }
 
-/// Whether there is more to claim.
+/// The result of one round of claiming.
 #[derive(PartialEq, Eq)]
 enum ClaimProgress {
     Something,
@@ -349,6 +356,12 @@ fn join_finished(tasks: &mut JoinSet<()>) {
 
 fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(e) = ended {
-        error!(error = %e, "a task died: its job's lease will run out");
+        error!(error = %e, "a task panicked: its job's lease will expire");
     }
+}
+
+/// The span of one delivery: every log line of its task has the job, its pair and the sender's trace.
+fn job_span(delivery: &Delivery) -> Span {
+    let job = &delivery.job;
+    info_span!("job", id = %job.id, pair = job.pair(), traceparent = job.traceparent.as_deref())
 }

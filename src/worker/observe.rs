@@ -1,8 +1,9 @@
-//! The one place that turns a verdict into a log line, a metric and maybe an alert.
+//! Turns the end of a delivery into a log line, a metric and, if necessary, an alert.
 //!
-//! Rooms return facts; nobody else in the worker talks to people. A failure is logged once, here.
+//! What happened to a job is logged, counted and alerted here and nowhere else; the worker's own state
+//! (draining, a settle to repeat, upkeep) is logged where it changes.
 //!
-//! Invariant: every verdict has exactly one line and one count, by an exhaustive match.
+//! Invariant: every verdict has exactly one log line and one count, by an exhaustive match.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::verdict::{DeadLetterReason, PostponeReason};
 use crate::policy::breaker::Dependency;
-use crate::queue::{Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
+use crate::queue::{self, Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
 use crate::telemetry::sanitize;
@@ -30,7 +31,7 @@ use crate::telemetry::sentry::{Alerts, DeadLetterAlert, OutageKind};
 /// The longest piece of hostile text in a log line or an alert, in bytes.
 const DETAIL_BYTES: usize = 500;
 
-/// The worker's mouth.
+/// Logs, counts and alerts for one worker.
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
     alerts: Alerts,
@@ -76,7 +77,7 @@ impl Observer {
         }
     }
 
-    /// What this worker tells the others of itself and its slots.
+    /// The status of this worker and its slots, as stored in Redis.
     pub(super) fn worker_info(&self) -> Presence {
         let stats = self.pool.stats();
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
@@ -87,7 +88,7 @@ impl Observer {
         Presence { busy: number(stats.busy), ..self.info.clone() }
     }
 
-    /// Tells what became of a delivery.
+    /// Reports a settled delivery.
     pub(super) fn settled(&self, summary: &SettledSummary) {
         let SettledSummary { subject, waited, timings, fetched_bytes, ending, detail } = summary;
         self.metrics.job(*ending);
@@ -97,7 +98,7 @@ impl Observer {
             (Stage::Fetch, timings.fetch),
             (Stage::Analyse, timings.analyse),
         ];
-        // A stage that was not reached took no time at all, and is not counted as a fast one.
+        // A stage that was not reached has a duration of zero and must not be counted as a fast one.
         for (stage, took) in stages.into_iter().filter(|(_, took)| !took.is_zero()) {
             self.metrics.stage_seconds(stage, took);
         }
@@ -118,7 +119,7 @@ impl Observer {
             Detail::Retried { after, failure } => {
                 self.doubt(failure);
                 let kind = failure.kind;
-                info!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "will try again");
+                info!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "failed, will retry");
             }
             Detail::Postponed {
                 after,
@@ -128,22 +129,22 @@ impl Observer {
                 warn!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "postponed");
             }
             Detail::Postponed { because: PostponeReason::Suspect, .. } => {
-                info!(%job, pair, "what it compares crashed a worker before: it will run alone");
+                info!(%job, pair, "suspect: the pair crashed a worker before; it will run alone");
             }
             Detail::Postponed { because: PostponeReason::HostFull { host }, .. } => {
-                debug!(%job, pair, host = sanitize(host, DETAIL_BYTES), "waits for its host");
+                debug!(%job, pair, host = sanitize(host, DETAIL_BYTES), "host at its limit: the job waits for it");
             }
             Detail::Dead(reason) => self.dead(subject, reason),
         }
     }
 
-    /// A job was buried without ever reaching a task: undecodable, or its worker kept vanishing.
+    /// Reports a job that was dead-lettered without running: undecodable, or its worker kept disappearing.
     pub(super) fn buried(&self, buried: &Buried) {
         let mut ends = buried.pair.split("..").map(|uuid| Uuid::parse_str(uuid).ok());
         let replayed = buried.reason.counts.replays > 0;
         let (from, to) = (ends.next().flatten(), ends.next().flatten());
         self.metrics.job(DeliveryOutcome::Dead);
-        let subject = Subject { job: buried.id.clone(), from, to, replayed };
+        let subject = Subject { job: buried.id.clone(), from, to, replayed, traceparent: None };
         self.dead(&subject, &buried.reason);
     }
 
@@ -156,6 +157,7 @@ impl Observer {
             job_id: job.to_string(),
             from: subject.from,
             to: subject.to,
+            traceparent: subject.traceparent.clone(),
             host: reason.host(),
             kind: reason.kind,
             stage: reason.stage,
@@ -167,20 +169,20 @@ impl Observer {
         error!(%job, pair = subject.pair(), kind = %reason.kind, stage = %reason.stage, detail, "dead letter");
     }
 
-    /// A death that was not the job's to answer for, run once more: somebody should look at the limits.
+    /// A child died of an unclear cause and the job is run once more: an operator should check the limits.
     fn doubt(&self, failure: &Failure) {
         if failure.kind == FailureKind::KilledFromOutside {
             self.alerts.report_outage(OutageKind::Killed, &sanitize(&failure.detail, DETAIL_BYTES));
         }
     }
 
-    /// Tells the other workers what we see of outages that they share, and alerts where that falls to us.
+    /// Shares the outages this worker sees with the others, and alerts if this worker is the alert leader.
     pub(super) async fn sync_outages(&self) {
         self.outages.sync_outages(self.redis_answers.load(Ordering::Relaxed)).await;
     }
 
-    /// Something of ours failed: nothing more is claimed until a probe goes through. One alert of one worker, however long
-    /// it lasts and however many see it.
+    /// A dependency failed: no job is claimed until a probe succeeds. One worker sends one alert per outage,
+    /// however long it lasts and however many workers see it.
     pub(super) fn breaker_opened(&self, dependency: Dependency, why: &str) {
         let why = sanitize(why, DETAIL_BYTES);
         self.metrics.breaker(dependency.as_str(), true);
@@ -193,47 +195,49 @@ impl Observer {
         );
     }
 
-    /// It works again.
+    /// The dependency works again.
     pub(super) fn breaker_closed(&self, dependency: Dependency) {
         self.metrics.breaker(dependency.as_str(), false);
         if let Some(what) = outage_of(dependency) {
             self.outages.ends(what);
         }
-        info!(dependency = dependency.as_str(), "breaker closed: claiming as ever");
+        info!(dependency = dependency.as_str(), "breaker closed: claiming normally");
     }
 
-    /// A delivery that is no longer ours: nothing was written.
+    /// The lease was lost and nothing was written.
     pub(super) fn superseded(&self, job: &JobId) {
         self.metrics.job(DeliveryOutcome::Superseded);
         warn!(%job, "the lease was lost: nothing was written, another worker has this job");
     }
 
-    /// Redis stayed away for a whole lease: what became of the job is known here alone, and it will run again.
+    /// Redis was unreachable for a whole lease: the result is lost and the job will run again.
     pub(super) fn unsettled(&self, job: &JobId) {
         self.metrics.job(DeliveryOutcome::Superseded);
-        error!(%job, "could not be settled while its lease lived: it will run again");
+        error!(%job, "could not be settled before its lease expired: it will run again");
     }
 
-    /// A delivery that was handed back un-counted.
+    /// A delivery that was released and does not count.
     pub(super) fn released(&self, job: &JobId) {
         self.metrics.job(DeliveryOutcome::Released);
         info!(%job, "handed back");
     }
 
-    /// Redis cannot be reached: one line and one alert at the change, of each worker, for there is nobody to agree by.
-    pub(super) fn redis_down(&self, why: &str) {
-        let why = sanitize(why, DETAIL_BYTES);
+    /// Redis is unreachable: each worker logs and alerts once per change, because without Redis there is no
+    /// alert leader.
+    pub(super) fn redis_down(&self, error: &queue::Error) {
+        let why = sanitize(&error.to_string(), DETAIL_BYTES);
         self.metrics.redis_up(false);
         if !self.redis_told.swap(true, Ordering::Relaxed) {
             self.alerts.report_outage(OutageKind::Redis, &why);
         }
+        let state = if matches!(error, queue::Error::Full(_)) { "is full" } else { "cannot be reached" };
         match self.redis_answers.swap(false, Ordering::Relaxed) {
-            true => error!(error = why, "Redis cannot be reached: what runs goes on, nothing new is claimed"),
-            false => debug!(error = why, "Redis still cannot be reached"),
+            true => error!(error = why, "Redis {state}: what runs goes on, nothing new is claimed"),
+            false => debug!(error = why, "Redis still {state}"),
         }
     }
 
-    /// Redis answered.
+    /// Redis answered a command.
     pub(super) fn redis_up(&self) {
         self.metrics.redis_up(true);
         if self.redis_told.swap(false, Ordering::Relaxed) {
@@ -244,7 +248,7 @@ impl Observer {
         }
     }
 
-    /// Redis answers, and knows nothing of what it was given before.
+    /// Redis is reachable but has lost the queue's data.
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
         self.redis_told.store(true, Ordering::Relaxed);
@@ -252,7 +256,7 @@ impl Observer {
         error!("{LOST}");
     }
 
-    /// Dead letters were forgotten, or none.
+    /// Reports dead letters dropped at a cap, if any were.
     pub(super) fn evicted(&self, evicted: Evicted) {
         let Evicted { by_age, by_count, by_bytes } = evicted;
         for (cap, letters) in [("age", by_age), ("count", by_count), ("bytes", by_bytes)] {
@@ -266,14 +270,14 @@ impl Observer {
         }
     }
 
-    /// A task without which this worker is none has ended: it leaves.
+    /// A critical task ended; the worker shuts down.
     pub(super) fn task_exited(&self, task: &'static str, why: &str) {
         let why = sanitize(why, DETAIL_BYTES);
         self.alerts.report_outage(OutageKind::Task, &format!("{task}: {why}"));
         error!(task, why, "a task that must not end has ended: leaving, to be started anew");
     }
 
-    /// Shows the queue's counts as gauges, and tells of what has no room left.
+    /// Exports the queue's counts as gauges, and reports what is almost full.
     pub(super) fn look(&self, status: &Status) {
         self.redis_up();
         self.metrics.queue(&QueueDepths {
@@ -322,7 +326,7 @@ impl Observer {
     }
 }
 
-/// What an open breaker is detail as. Of Redis more is known than claims know: `redis_down` tells that.
+/// The outage to report for an open breaker. Redis is left out: `redis_down` reports it with more detail.
 fn outage_of(dependency: Dependency) -> Option<OutageKind> {
     match dependency {
         Dependency::Redis => None,

@@ -1,9 +1,12 @@
-//! OutageKind that all workers of a queue share, and who of them alerts: one alert for an outage, not one per process.
+//! Outages that all workers of a queue see, and which worker alerts: one alert per outage, not one per
+//! process.
 //!
-//! With each beat a worker tells the others, through Redis, what it sees (`queue/outage.rs`), and hears who tells people.
+//! With each heartbeat a worker shares through Redis what it sees (`queue/outage.rs`) and reads which worker
+//! is the alert leader.
 //!
-//! Invariant: what is seen is reported by somebody. Where Redis does not answer nobody can agree, so each worker that has not
-//! heard of a telling tells; all of these have one fingerprint, and are one issue in Sentry.
+//! Invariant: every outage seen is reported. Without Redis the workers cannot agree, so each worker that has
+//! not read that the outage was reported alerts by itself; all of these alerts have one fingerprint, and are
+//! one issue in Sentry.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -11,24 +14,24 @@ use std::collections::HashMap;
 use crate::queue::{AlertLeader, OutageReport, WorkerHandle, WorkerId};
 use crate::telemetry::sentry::{Alerts, OutageKind};
 
-/// What this worker sees, and what of it was reported.
+/// The outages this worker sees, and which of them were reported.
 pub(super) struct SharedOutages {
     alerts: Alerts,
     queue: WorkerHandle,
     worker: WorkerId,
-    seen: Mutex<HashMap<OutageKind, OutageState>>,
+    seen: Mutex<HashMap<OutageKind, LocalOutage>>,
 }
 
 #[derive(Default)]
-struct OutageState {
-    /// It ended here and the others do not know yet; and whether our alert of it had arrived.
+struct LocalOutage {
+    /// It ended here and this is not yet shared; the value is whether our alert was delivered.
     ended: Option<bool>,
     ongoing: Option<Ongoing>,
 }
 
 struct Ongoing {
     detail: String,
-    /// Nothing is left to do for us: we have noted the alert, or know that somebody reported.
+    /// Nothing left to do here: our alert is noted, or another worker has reported it.
     reported: bool,
 }
 
@@ -37,32 +40,32 @@ impl SharedOutages {
         Self { alerts, queue, worker, seen: Mutex::default() }
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<OutageKind, OutageState>> {
-        // A panic while holding it leaves a whole map: each change is one assignment.
+    fn seen(&self) -> MutexGuard<'_, HashMap<OutageKind, LocalOutage>> {
+        // A panic while holding the lock leaves a consistent map: each change is one assignment.
         self.seen.lock()
     }
 
-    /// It begins; somebody alerts soon after the next beat.
+    /// Records the start of an outage; one worker alerts soon after the next heartbeat.
     pub(super) fn begins(&self, what: OutageKind, detail: String) {
         self.seen().entry(what).or_default().ongoing = Some(Ongoing { detail, reported: false });
     }
 
-    /// It is over for us; who alerted says so.
+    /// Records that it ended for this worker; the worker that alerted resolves the alert.
     pub(super) fn ends(&self, what: OutageKind) {
         let mut seen = self.seen();
         let Some(trouble) = seen.get_mut(&what).filter(|trouble| trouble.ongoing.is_some()) else { return };
-        *trouble = OutageState { ended: Some(self.alerts.reported(what)), ongoing: None };
+        *trouble = LocalOutage { ended: Some(self.alerts.reported(what)), ongoing: None };
         self.alerts.resolve_outage(what);
     }
 
-    /// Tells the others what is seen, where Redis `answers`, and alerts where that falls to us.
+    /// Shares what is seen if Redis `answers`, and alerts if this worker is the alert leader.
     pub(super) async fn sync_outages(&self, answers: bool) {
-        // Who cannot alert must not be the one to.
+        // A worker that cannot send alerts must not become the alert leader.
         if !self.alerts.is_enabled() {
             return;
         }
         for (what, reported) in self.ended() {
-            // A word that is not heard is said again: else the next outage would pass for this one.
+            // Repeated until Redis has it: otherwise the next outage would be taken for this one.
             if answers
                 && self.queue.outage(what.as_str(), &self.worker, OutageReport::Over, reported).await.is_ok()
             {

@@ -1,35 +1,36 @@
-//! How long to wait before asking a Redis again that did not answer; the same for every loop of the worker.
+//! How long to wait before retrying an unreachable Redis; the same for every loop of the worker.
 //!
-//! Full jitter, because all workers lose the same Redis in the same moment: those that wait alike come back as a herd.
-//! Invariant: it never waits for nothing, so no loop that asks it spins.
+//! Full jitter, because all workers lose the same Redis at the same moment: equal waits would make them retry
+//! together.
+//! Invariant: no wait is zero, so no loop that uses it spins.
 
 use std::time::Duration;
 
 use crate::policy::backoff::full_jitter;
 use crate::policy::breaker::PauseBounds;
 
-/// The most that the first wait may be: a connection that was merely cut is mended by then.
+/// Upper bound of the first wait: long enough to reconnect after a dropped connection.
 const FIRST: Duration = Duration::from_millis(100);
-/// The most that any wait may be: so much longer than Redis itself is a worker away.
+/// Upper bound of every wait: the longest a worker takes to notice that Redis is back.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// The same for the breaker that guards claims.
+/// The same bounds for the breaker that guards claims.
 pub(super) const PAUSES: PauseBounds = PauseBounds { base: FIRST, max: LONGEST };
 
-/// The tries that failed since Redis last answered.
+/// Failed tries since Redis last answered.
 #[derive(Debug, Default)]
 pub(super) struct RedisBackoff {
     failed: u32,
 }
 
 impl RedisBackoff {
-    /// DeliveryCounts one more failure and says how long to wait now.
+    /// Counts one more failure and returns how long to wait.
     pub(super) fn next_delay(&mut self) -> Duration {
         self.failed = self.failed.saturating_add(1);
         full_jitter(FIRST, LONGEST, self.failed, fastrand::f64())
     }
 
-    /// Redis answered.
+    /// Resets the count: Redis answered.
     pub(super) fn reset(&mut self) {
         self.failed = 0;
     }

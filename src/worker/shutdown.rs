@@ -1,7 +1,8 @@
-//! How a worker stops: a phase that only goes forward, and the signals that push it (design 11).
+//! How a worker stops: a phase that only moves forward, and the signals that advance it (docs/design.md,
+//! "Stopping").
 //!
-//! TSTP asks for quiet, TERM or INT for a drain, a second TERM or INT for leaving now. What a phase means to a job in
-//! hand is decided in `mod.rs`.
+//! TSTP stops claiming, TERM or INT starts draining, a second TERM or INT stops at once. The effect of each
+//! phase on the jobs in flight is decided in `mod.rs`.
 
 use std::io;
 
@@ -9,28 +10,28 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How far a process is on its way out. The order is the rule: it never goes back.
+/// Shutdown phase of a process. The order is significant: a phase never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Phase {
-    /// Claims and works.
+    /// Claims and runs jobs.
     Running,
-    /// Claims nothing more, finishes what is in hand, stays.
+    /// Claims nothing more, finishes the jobs in flight, keeps running.
     Quiet,
-    /// Claims nothing more, finishes what is in hand by a deadline, then leaves.
+    /// Claims nothing more, finishes the jobs in flight by the drain deadline, then exits.
     Draining,
-    /// Leaves now.
+    /// Exits now, releasing the jobs in flight.
     Stopped,
 }
 
 impl Phase {
-    /// The label, the same everywhere.
+    /// The lower-case label, used everywhere.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// The phase of this process, to look at and to push forward.
+/// The phase of this process; can be read, awaited and advanced.
 #[derive(Debug, Clone)]
 pub struct Phases(watch::Sender<(Phase, Instant)>);
 
@@ -41,17 +42,17 @@ impl Default for Phases {
 }
 
 impl Phases {
-    /// Where we are.
+    /// The current phase, without waiting.
     pub fn now(&self) -> Phase {
         self.0.borrow().0
     }
 
-    /// Since when.
+    /// When the current phase began.
     pub fn since(&self) -> Instant {
         self.0.borrow().1
     }
 
-    /// Goes forward to `phase`; going back is not a dependency. Says whether anything changed.
+    /// Advances to `phase`; ignored if that phase is already reached. Returns whether anything changed.
     pub fn advance(&self, phase: Phase) -> bool {
         self.0.send_if_modified(|(now, since)| {
             let forward = *now < phase;
@@ -68,11 +69,11 @@ impl Phases {
         let _ = self.0.subscribe().wait_for(|(now, _)| *now >= phase).await;
     }
 
-    /// Listens to the signals from now on; what is answered follows them for ever.
+    /// Installs the signal handlers; the returned future applies the signals and never ends.
     ///
     /// # Errors
-    /// Where the process may not listen to signals.
-    pub fn follow_signals(self) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    /// If the handlers cannot be installed.
+    pub(crate) fn follow_signals(self) -> io::Result<impl Future<Output = ()> + Send + 'static> {
         let mut term = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut stop = signal(SignalKind::from_raw(SIGTSTP))?;
@@ -94,7 +95,7 @@ impl Phases {
     }
 }
 
-/// "EarlyExit typed at the terminal": here it means quiet, as it does in the field.
+/// "Stop typed at the terminal": here it means quiet, as in Sidekiq.
 const SIGTSTP: i32 = libc::SIGTSTP;
 
 async fn heard(signal: &mut Signal) {

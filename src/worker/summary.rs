@@ -1,6 +1,6 @@
-//! What is detail of one delivery once it is settled, noted before settling consumes it.
+//! A summary of one delivery, recorded before settling consumes the verdict.
 //!
-//! It words nothing: `observe` does.
+//! It holds data only; `observe` formats it.
 
 use std::time::Duration;
 
@@ -15,29 +15,31 @@ use crate::pipeline::StageTimings;
 use crate::queue::Delivery;
 use crate::telemetry::metrics::DeliveryOutcome;
 
-/// Which job something is detail of.
+/// The job that a report is about.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) job: JobId,
     pub(super) from: Option<Uuid>,
     pub(super) to: Option<Uuid>,
     pub(super) replayed: bool,
+    pub(super) traceparent: Option<String>,
 }
 
 impl Subject {
     fn of(job: &Job, replays: u32) -> Self {
         let from = job.from.given().map(VersionRef::uuid);
-        Self { job: job.id.clone(), from, to: Some(job.to.uuid()), replayed: replays > 0 }
+        let (job, to, traceparent) = (job.id.clone(), Some(job.to.uuid()), job.traceparent.clone());
+        Self { job, from, to, replayed: replays > 0, traceparent }
     }
 
-    /// Its pair in words.
+    /// The pair in the form `<from>..<to>`.
     pub(super) fn pair(&self) -> String {
         let text = |uuid: Option<Uuid>| uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
         format!("{}..{}", text(self.from), text(self.to))
     }
 }
 
-/// What is detail of one delivery once it is settled.
+/// Summary of one settled delivery.
 pub(super) struct SettledSummary {
     pub(super) subject: Subject,
     pub(super) waited: Duration,
@@ -47,7 +49,7 @@ pub(super) struct SettledSummary {
     pub(super) detail: Detail,
 }
 
-/// The verdict, as far as it is detail.
+/// The parts of the verdict that are reported.
 pub(super) enum Detail {
     Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
     Skipped(Skip),
@@ -57,7 +59,7 @@ pub(super) enum Detail {
 }
 
 impl SettledSummary {
-    /// Notes what must be detail of a verdict before settling consumes it.
+    /// Records what will be reported of a verdict before settling consumes it.
     pub(super) fn of(
         delivery: &Delivery,
         verdict: &Verdict,
@@ -83,7 +85,6 @@ impl SettledSummary {
         }
     }
 
-    /// The job it is about.
     pub(super) fn job(&self) -> &JobId {
         &self.subject.job
     }
@@ -101,7 +102,7 @@ impl Detail {
     }
 }
 
-/// The limit that was hit, in words, where the kind says that one was.
+/// The limit that was exceeded, as text, for the kinds of failure that exceed one.
 pub(super) fn limit_hit(reason: &DeadLetterReason) -> Option<String> {
     let limits = reason.failure.measured.as_ref()?.limits;
     let hit = [

@@ -1,4 +1,4 @@
-//! One delivery's life in this process: its way through the pipeline, its verdict, and the settling of it.
+//! The life of one delivery in this process: pipeline, verdict, settling.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,7 +26,7 @@ enum WorkEnd {
     Stopped(StopReason),
 }
 
-/// Works on one delivery until it is settled, handed back, or lost.
+/// Works on one delivery until it is settled, released, or lost.
 pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     let (guard, stopped) = shared.in_flight.take(&delivery, slot.meter());
     let begun = std::time::Instant::now();
@@ -46,7 +46,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
     guard.stage_started(Stage::Queue, None);
     match ending {
         WorkEnd::Finished(run) => {
-            // A lease that could not be confirmed says nothing of the app that was therefore not asked.
+            // An unconfirmed lease is no evidence about the db app, which was then not called.
             let open_state = match gate.unconfirmed.into_inner() {
                 true => shared.breakers.open_state(),
                 false => shared.record_outcome(&delivery.job, &run, begun),
@@ -54,21 +54,23 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
             conclude(shared, delivery, run, open_state).await;
         }
         WorkEnd::Stopped(StopReason::Cancelled) => {
-            skip_unneeded(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while it ran")).await;
+            skip_unneeded(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while running"))
+                .await;
         }
         WorkEnd::Stopped(StopReason::LeaseLost) => shared.observer.superseded(&delivery.job.id),
         WorkEnd::Stopped(StopReason::Shutdown) => release(shared, delivery).await,
     }
 }
 
-/// The gate of one delivery: as good as its lease. An unknown answer is no yes, and our own fault.
+/// The gate of one delivery: open while its lease is valid. An unknown answer closes it, as an infrastructure
+/// failure.
 struct DeliveryGate<'a> {
     queue: &'a WorkerHandle,
     guard: &'a InFlightGuard<'a>,
     lease: LeaseRef,
-    /// Did the job name a place in a page's history, so that only now it is known whether its pair was done before?
+    /// The job names a place in a page's history, so only now is it known whether its pair is done.
     unresolved: bool,
-    /// Set when the queue could not say that the job is ours.
+    /// Set if the queue could not confirm that the job is still ours.
     unconfirmed: AtomicBool,
 }
 
@@ -86,7 +88,7 @@ impl LeaseGate for DeliveryGate<'_> {
             match self.queue.is_done(pair).await {
                 Ok(true) => return Err(already_done(pair).into()),
                 Ok(false) => {}
-                Err(e) => return no(format!("the queue could not be asked: {e}")),
+                Err(e) => return no(format!("the queue could not be queried: {e}")),
             }
         }
         match self.queue.start(&self.lease, pair).await {
@@ -96,7 +98,7 @@ impl LeaseGate for DeliveryGate<'_> {
                 Err(Interrupted::Postponed(PostponeReason::HostFull { host }))
             }
             Ok(StartPermit::Lost) => no("the lease was lost".to_owned()),
-            Err(e) => no(format!("the queue could not be asked: {e}")),
+            Err(e) => no(format!("the queue could not be queried: {e}")),
         }
     }
 
@@ -119,11 +121,11 @@ fn already_done(pair: &PagePair) -> Skip {
     let pair = format!("{}..{}", pair.from.uuid, pair.to.uuid);
     Skip::new(
         SkipReason::AlreadyDone,
-        format!("{pair} was analysed before: its report is there, and `again` asks anew"),
+        format!("{pair} was analysed before: its report is stored; set `again` to repeat it"),
     )
 }
 
-/// Settles what nobody needs any more.
+/// Settles a job that no longer needs to run.
 pub(super) async fn skip_unneeded(shared: &Shared, delivery: Delivery, skip: Skip) {
     conclude(shared, delivery, PipelineRun::of(Outcome::Skipped(skip)), OpenState::AllClosed).await;
 }
@@ -136,10 +138,10 @@ async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_st
     let chance = fastrand::f64();
     let verdict = match run.result {
         Ok(outcome) => judge(outcome, &delivery.counts, open_state, context, &worker.policy, chance),
-        // When it goes on is not ours to say: it is called.
+        // No delay: the queue makes it ready when its host or exclusive execution is free.
         Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
     };
-    // Detail only once it is settled, but told of the verdict that settling consumes.
+    // Reported only after settling, but recorded before settling consumes the verdict.
     let summary = SettledSummary::of(&delivery, &verdict, run.timings, fetched_bytes);
     match settle(shared, delivery, verdict).await {
         Some(Settled::Settled) => shared.observer.settled(&summary),
@@ -148,7 +150,7 @@ async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_st
     }
 }
 
-/// Settles, again and again for as long as the lease may live; `None` when Redis stayed away longer than that.
+/// Settles, retrying until the lease must have expired; `None` if Redis was unreachable for longer than that.
 async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -> Option<Settled> {
     let lease = shared.worker.queue.lease();
     let end = Instant::now() + lease;
@@ -159,9 +161,9 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
             Err(_) if Instant::now() > end => return None,
             Err(unsettled) => {
                 warn!(job = %unsettled.delivery.job.id, error = %unsettled.source, "not settled yet: trying again");
-                shared.observer.redis_down(&unsettled.source.to_string());
+                shared.observer.redis_down(&unsettled.source);
                 (delivery, verdict) = (unsettled.delivery, unsettled.verdict);
-                // However short the lease is, some tries come while it lives.
+                // Even a short lease leaves time for several tries.
                 sleep(backoff.next_delay().min(lease / 10)).await;
             }
         }
@@ -172,6 +174,6 @@ async fn release(shared: &Shared, delivery: Delivery) {
     let id = delivery.job.id.clone();
     match shared.worker.queue.release(delivery).await {
         Ok(_) => shared.observer.released(&id),
-        Err(e) => warn!(job = %id, error = %e.source, "could not be handed back: its lease will run out"),
+        Err(e) => warn!(job = %id, error = %e.source, "could not be released: its lease will expire"),
     }
 }

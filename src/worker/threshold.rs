@@ -1,36 +1,36 @@
-//! When something that fills up is to be reported of, and when it has room again.
+//! When to report that something is almost full, and when that it has room again.
 //!
-//! Invariant: it is reported once each way. It has room again only a good way below the threshold: a backlog that is worked off
-//! and let in by turns stands at its ceiling, and would else be news every second.
+//! Invariant: each crossing is reported once. There is room again only well below the threshold: a backlog
+//! that drains and refills stays at its ceiling, and would otherwise be reported every second.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The part of the threshold below which there is room again.
+/// The fraction of the threshold below which there is room again.
 const HYSTERESIS: f64 = 0.9;
 
-/// A threshold, as a share of what there is room for.
+/// A threshold, as a fraction of the capacity.
 #[derive(Debug)]
 pub(super) struct ThresholdAlarm {
     threshold: f64,
     reported: AtomicBool,
 }
 
-/// What is news.
+/// A crossing to report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Crossing {
-    /// It has come up to the threshold.
+    /// The fill level reached the threshold.
     Above,
-    /// It has room again.
+    /// There is room again.
     Below,
 }
 
 impl ThresholdAlarm {
-    /// Nothing reported yet.
+    /// An alarm for `threshold`, not raised.
     pub(super) fn at(threshold: f64) -> Self {
         Self { threshold, reported: AtomicBool::new(false) }
     }
 
-    /// What is news now that it is filled so far.
+    /// The crossing to report at this fill level, if any.
     pub(super) fn crossing(&self, filled: f64) -> Option<Crossing> {
         if filled >= self.threshold {
             (!self.reported.swap(true, Ordering::Relaxed)).then_some(Crossing::Above)

@@ -1,6 +1,6 @@
-//! What any worker does for all: let jobs in, bring due ones back, take over leases that ran out.
+//! Work that any worker does for the whole queue: admit jobs, promote due ones, reclaim expired leases.
 //!
-//! Each step is one bounded script; an error costs one turn. Nothing here looks at a job.
+//! Each step is one bounded script; an error skips one round. Nothing here interprets a job.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,12 +14,13 @@ use super::redis_backoff::RedisBackoff;
 use crate::queue::{Adopter, Ingested, ListState, Upkeep};
 use crate::telemetry::sanitize;
 
-/// How often workers of another system are looked for on lists that are adopted: they come with a deploy, not by the second.
+/// How often adopted lists are checked for workers of another system: these change with a deploy, not by the
+/// second.
 const LOOK_AROUND_EVERY: Duration = Duration::from_secs(10);
-/// What is told of another system's name for a worker.
+/// Length limit in bytes for another system's worker name in a log line.
 const WORKER_BYTES: usize = 200;
 
-/// Looks at adopted lists and the inbox for ever, and goes on at once while it finds a full batch.
+/// Polls adopted lists and the inbox for ever, without a pause while it finds full batches.
 pub(super) async fn ingest(shared: Arc<Shared>) {
     let mut adopter = shared.worker.queue.adopter(LOOK_AROUND_EVERY);
     let mut backoff = RedisBackoff::default();
@@ -38,28 +39,31 @@ pub(super) async fn ingest(shared: Arc<Shared>) {
                 }
             }
             Err(e) => {
-                shared.observer.redis_down(&e.to_string());
+                shared.observer.redis_down(&e);
                 sleep(backoff.next_delay()).await;
             }
         }
     }
 }
 
-/// Moves what stands in adopted lists; true where something did.
+/// Moves payloads from adopted lists to the inbox; true if any were moved.
 async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
     let adopted = match adopter.look().await {
         Ok(adopted) => adopted,
         Err(e) => {
-            shared.observer.redis_down(&e.to_string());
+            shared.observer.redis_down(&e);
             return false;
         }
     };
     for (list, state) in &adopted.changed {
         match state {
-            ListState::Adopted => info!(list, "adopted: what comes there is moved to the inbox"),
+            ListState::Adopted => info!(list, "adopted: its jobs are moved to the inbox"),
             ListState::Shared(worker) => {
                 let worker = sanitize(worker, WORKER_BYTES);
-                warn!(list, worker, "adopted beside a live worker: each job goes to whoever is first");
+                warn!(
+                    list,
+                    worker, "adopted beside a live worker: each job goes to the worker that takes it first"
+                );
             }
             ListState::Theirs(worker) => {
                 let worker = sanitize(worker, WORKER_BYTES);
@@ -76,7 +80,7 @@ async fn adopt(shared: &Shared, adopter: &mut Adopter) -> bool {
     adopted.moved > 0
 }
 
-/// Promotes and reclaims for ever, and looks at the counts on the way.
+/// Promotes and reclaims for ever, and exports the queue's counts.
 pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
     let mut backoff = RedisBackoff::default();
     loop {
@@ -85,10 +89,10 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
         upkeep.buried.iter().for_each(|buried| shared.observer.buried(buried));
         shared.observer.evicted(upkeep.evicted);
         if upkeep.reclaimed > 0 {
-            info!(reclaimed = upkeep.reclaimed, "took over leases that ran out");
+            info!(reclaimed = upkeep.reclaimed, "reclaimed expired leases");
         }
         if let Err(e) = ran {
-            shared.observer.redis_down(&e.to_string());
+            shared.observer.redis_down(&e);
             sleep(backoff.next_delay()).await;
             continue;
         }
@@ -103,7 +107,7 @@ pub(super) async fn promote_and_reclaim(shared: Arc<Shared>) {
     }
 }
 
-/// Between half and one and a half of `time`, so that many workers do not march in step.
+/// Between 0.5 and 1.5 times `time`, so that workers do not run in lockstep.
 async fn pause(time: Duration) {
     sleep(time.mul_f64(0.5 + fastrand::f64())).await;
 }

@@ -4,7 +4,6 @@
 
 mod calls;
 mod config;
-mod db;
 mod posting;
 mod resolving;
 
@@ -18,8 +17,7 @@ use wm_analyzer::job::outcome::EarlyExit;
 use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::Annotation;
 use wm_analyzer::job::skip::Skip;
-
-use db::{DbState, FakeDb, version};
+use wm_testbed::db_app::{DbState, FakeDb, version};
 
 const PAGE: Uuid = Uuid::from_u128(0x0009_a6e0);
 
@@ -45,7 +43,7 @@ fn uuid(n: u128) -> Uuid {
 
 /// The default configuration, pointing at this fake.
 fn config(fake: &FakeDb) -> Config {
-    let url = Url::parse(&format!("http://{}/", fake.address)).unwrap();
+    let url = format!("http://{}/", fake.address()).parse().unwrap();
     Config { url: Some(url), timeout: Duration::from_secs(10), ..toml::from_str(DEFAULTS).unwrap() }
 }
 

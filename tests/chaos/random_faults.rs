@@ -2,6 +2,7 @@
 //! in the end every job is accounted for once.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -11,16 +12,16 @@ use uuid::Uuid;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, LimitsRequest};
 use wm_testbed::body::Body;
+use wm_testbed::db_app::{DbState, FakeDb};
 use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
 use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
+use wm_testbed::tcp_proxy::{TcpProxy, Upstream};
 
-use crate::db::{DbState, FakeDb};
 use crate::harness::{GatedSite, Worker, World, job};
 use crate::results::{self, JobHistory};
 use crate::small_pair;
-use crate::tcp_proxy::TcpProxy;
 
 /// Workers at a time: a crash leaves two to take over.
 const WORKERS: usize = 3;
@@ -111,18 +112,18 @@ impl ChaosRun {
     async fn start(seed: u64) -> Self {
         let durable = RedisOptions::default().persistent().set("appendfsync", "always").tcp();
         let world = World::with_redis_options(durable).await;
-        let url = world.redis.url();
-        let proxy = TcpProxy::to(url.trim_start_matches("redis://").to_owned()).await;
+        let upstream = Upstream::Tcp((Ipv4Addr::LOCALHOST, world.redis.port()).into());
+        let proxy = TcpProxy::to(upstream).await;
         let (db, gate) = (FakeDb::with(DbState::default()).await, GatedSite::closed().await);
         let world = world
-            .with("queue.url", format!("redis://{}", proxy.address()))
+            .with("queue.url", proxy.url())
             // A lease is fifteen beats, and short enough that each fault is felt.
             .with("queue.lease", "1500ms")
             .with("queue.events_max", "1000000")
             .with("queue.response_timeout", "1s")
             .with("sandbox.wall", "6s")
             .with("worker.drain", "7s")
-            .with("api.url", format!("http://{}", db.address))
+            .with("api.url", format!("http://{}", db.address()))
             .with("api.email", "analyst@db.test")
             .with("api.password", "hunter2")
             .with("api.post", "post");
@@ -216,7 +217,7 @@ impl ChaosRun {
                 sleep(Duration::from_millis(pause)).await;
                 self.world.redis.thaw();
             }
-            Fault::CutConnections => self.proxy.cut(),
+            Fault::CutConnections => self.proxy.cut_connections(),
         }
     }
 

@@ -17,8 +17,20 @@ const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
 const ALLOWED_KEYS: [&str; 14] = [
-    "audit", "dead", "done", "events", "job", "meta", "outage", "report", "seq", "stats", "teller", "wake",
-    "worker", "workers",
+    "alert_leader",
+    "audit",
+    "dead",
+    "done",
+    "events",
+    "job",
+    "meta",
+    "outage",
+    "report",
+    "seq",
+    "stats",
+    "wake",
+    "worker",
+    "workers",
 ];
 
 /// What became of one job.

@@ -11,16 +11,22 @@ use uuid::Uuid;
 use wm_analyzer::fetch::{Config, FetchConfigError, Fetcher};
 use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::page::{PagePair, Side, Version};
+use wm_testbed::http::Response;
 
-use crate::http_server::{RawHttpServer, RawReply, http_response};
+use crate::http_server::{close, hang, http_response, redirect, serve, serve_bytes};
 use crate::{FakeResolver, TEST_TIMEOUT, config, fetcher};
 
 const CAP: usize = 64 * 1024;
 
 /// What becomes of a body whose server says exactly this and closes.
 async fn fetch_response(bytes: &[u8]) -> Result<Vec<u8>, Failure> {
-    let site = RawHttpServer::with_reply(bytes).await;
+    let site = serve_bytes(bytes).await;
     fetcher().body(&site.url("/")).await.map(|body| body.bytes)
+}
+
+/// This, then one byte after another.
+fn drip(bytes: &[u8]) -> Response {
+    Response::raw(bytes).then_repeat(*b".", Duration::from_millis(5))
 }
 
 fn chunked(chunks: &[&[u8]], end: &str) -> Vec<u8> {
@@ -39,7 +45,7 @@ async fn a_body_arrives_as_it_was_sent_with_its_labels() {
     // The first bytes of a gzip stream, cut off: whoever tried to decompress it here would fail.
     let bytes = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xff\xfe\x00";
     let headers = "Content-Type: Text/HTML; charset=X\r\nContent-Encoding: gzip\r\nContent-Encoding: br\r\n";
-    let site = RawHttpServer::with_reply(&http_response("200 OK", headers, bytes)).await;
+    let site = serve_bytes(&http_response("200 OK", headers, bytes)).await;
     let body = fetcher().body(&site.url("/a?b=c")).await.unwrap();
     assert_eq!(body.bytes, bytes);
     assert_eq!(body.content_type.as_deref(), Some("Text/HTML; charset=X"));
@@ -48,9 +54,9 @@ async fn a_body_arrives_as_it_was_sent_with_its_labels() {
 
 #[tokio::test]
 async fn a_request_says_who_we_are_and_nothing_about_anybody() {
-    let site = RawHttpServer::serve(|path| {
+    let site = serve(|path| {
         let next = format!("Location: {path}x\r\nSet-Cookie: id=1; Path=/\r\nConnection: close\r\n");
-        RawReply::Close(http_response(if path.len() < 3 { "302 Found" } else { "200 OK" }, &next, b""))
+        close(http_response(if path.len() < 3 { "302 Found" } else { "200 OK" }, &next, b""))
     });
     let site = site.await;
     fetcher().body(&site.url("/#secret-fragment")).await.unwrap();
@@ -84,7 +90,7 @@ async fn the_largest_allowed_body_passes_and_one_byte_more_does_not() {
 #[tokio::test]
 async fn a_body_announced_beyond_the_cap_is_refused_unread() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n";
-    let site = RawHttpServer::serve(|_| RawReply::Hang(head.to_vec())).await;
+    let site = serve(|_| hang(head.to_vec())).await;
     let failure = fetcher().body(&site.url("/")).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TooLarge, "{failure}");
     assert!(failure.detail.contains("99999999999"), "{failure}");
@@ -93,7 +99,7 @@ async fn a_body_announced_beyond_the_cap_is_refused_unread() {
 #[tokio::test]
 async fn a_chunked_body_without_end_is_refused_at_the_cap_and_not_at_the_deadline() {
     let flood = chunked(&[&vec![b'a'; CAP + 1]], "");
-    let site = RawHttpServer::serve(move |_| RawReply::Hang(flood.clone())).await;
+    let site = serve(move |_| hang(flood.clone())).await;
     assert_eq!(fetcher().body(&site.url("/")).await.unwrap_err().kind, FailureKind::TooLarge);
 }
 
@@ -168,15 +174,13 @@ async fn an_archive_that_asks_for_time_is_heard() {
 #[tokio::test]
 async fn whoever_does_not_finish_in_time_is_given_up_in_time() {
     for (name, reply) in [
-        ("silent", (|_: &str| RawReply::Hang(Vec::new())) as fn(&str) -> RawReply),
-        ("half a head", |_| RawReply::Hang(b"HTTP/1.1 200".to_vec())),
-        ("silent after the head", |_| {
-            RawReply::Hang(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".to_vec())
-        }),
-        ("drips", |_| RawReply::Drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n".to_vec())),
-        ("drips its head", |_| RawReply::Drip(b"HTTP/1.1 200 OK\r\nX: ".to_vec())),
+        ("silent", (|_: &str| hang([])) as fn(&str) -> Response),
+        ("half a head", |_| hang(*b"HTTP/1.1 200")),
+        ("silent after the head", |_| hang(*b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")),
+        ("drips", |_| drip(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")),
+        ("drips its head", |_| drip(b"HTTP/1.1 200 OK\r\nX: ")),
     ] {
-        let site = RawHttpServer::serve(reply).await;
+        let site = serve(reply).await;
         let hurried = Config { total_timeout: Duration::from_millis(300), ..config(&["127.0.0.0/8"]) };
         let begun = Instant::now();
         let failure = Fetcher::new(&hurried).unwrap().body(&site.url("/")).await.unwrap_err();
@@ -187,10 +191,7 @@ async fn whoever_does_not_finish_in_time_is_given_up_in_time() {
 
 #[tokio::test]
 async fn the_deadline_is_over_all_hops_together() {
-    let site = RawHttpServer::serve(|_| {
-        RawReply::Late(Duration::from_millis(150), crate::http_server::redirect("/again"))
-    })
-    .await;
+    let site = serve(|_| close(redirect("/again")).delayed(Duration::from_millis(150))).await;
     let hurried =
         Config { total_timeout: Duration::from_millis(400), redirects: 1_000, ..config(&["127.0.0.0/8"]) };
     let failure = Fetcher::new(&hurried).unwrap().body(&site.url("/")).await.unwrap_err();
@@ -248,12 +249,12 @@ fn pair(from: Url, to: Url) -> PagePair {
 async fn both_sides_are_fetched_at_once() {
     // Neither request is answered before the other has arrived.
     let both = Arc::new(Barrier::new(2));
-    let site = RawHttpServer::serve(move |path| {
+    let site = serve(move |path| {
         let both = Arc::clone(&both);
         let wait = tokio::task::block_in_place(|| {
             tokio::runtime::Handle::current().block_on(tokio::time::timeout(TEST_TIMEOUT / 2, both.wait()))
         });
-        RawReply::Close(http_response(if wait.is_ok() { "200 OK" } else { "500 Alone" }, "", path.as_bytes()))
+        close(http_response(if wait.is_ok() { "200 OK" } else { "500 Alone" }, "", path.as_bytes()))
     });
     let site = site.await;
     let bodies = fetcher().pair(&pair(site.url("/from"), site.url("/to"))).await.unwrap();
@@ -262,9 +263,9 @@ async fn both_sides_are_fetched_at_once() {
 
 #[tokio::test]
 async fn a_failure_names_its_side_and_the_other_side_is_given_up() {
-    let site = RawHttpServer::serve(|path| match path {
-        "/gone" => RawReply::Close(http_response("410 Gone", "", b"")),
-        _ => RawReply::Hang(Vec::new()),
+    let site = serve(|path| match path {
+        "/gone" => close(http_response("410 Gone", "", b"")),
+        _ => hang([]),
     });
     let site = site.await;
     for (pair, side) in [

@@ -3,16 +3,17 @@
 use url::Url;
 use wm_analyzer::fetch::Fetcher;
 use wm_analyzer::job::failure::FailureKind;
+use wm_testbed::http::{HttpServer, Response};
 
-use crate::http_server::{RawHttpServer, RawReply, http_response, redirect};
+use crate::http_server::{close, http_response, redirect, serve, serve_bytes};
 use crate::{FakeResolver, config, fetcher};
 
 /// A site whose `/n` redirects to `/n-1`, down to `/0`, which is a page.
-async fn redirect_chain() -> RawHttpServer {
-    RawHttpServer::serve(|path| match path.trim_start_matches('/').parse::<u32>() {
-        Ok(0) => RawReply::Keep(http_response("200 OK", "", b"the bottom")),
-        Ok(step) => RawReply::Close(redirect(&format!("/{}", step - 1))),
-        Err(_) => RawReply::Close(redirect(path)),
+async fn redirect_chain() -> HttpServer {
+    serve(|path| match path.trim_start_matches('/').parse::<u32>() {
+        Ok(0) => Response::raw(http_response("200 OK", "", b"the bottom")),
+        Ok(step) => close(redirect(&format!("/{}", step - 1))),
+        Err(_) => close(redirect(path)),
     })
     .await
 }
@@ -37,8 +38,8 @@ async fn a_loop_costs_no_more_than_the_redirects_that_are_followed() {
 async fn every_redirecting_status_is_followed_even_of_a_memento() {
     for status in ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"] {
         let moved = format!("Location: /there\r\nMemento-Datetime: x\r\n{}", "Connection: close\r\n");
-        let site = RawHttpServer::serve(move |path| {
-            RawReply::Close(match path {
+        let site = serve(move |path| {
+            close(match path {
                 "/there" => http_response("200 OK", "", b"there"),
                 _ => http_response(status, &moved, b"not this"),
             })
@@ -64,7 +65,7 @@ async fn a_redirect_to_where_the_first_address_could_not_have_been_is_forbidden(
         "http:///",
         "http://a b/",
     ] {
-        let site = RawHttpServer::with_reply(&redirect(location)).await;
+        let site = serve_bytes(&redirect(location)).await;
         let failure = fetcher().body(&site.url("/")).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::ForbiddenAddress, "{location}: {failure}");
         assert!(!failure.detail.contains("password"), "{failure}");
@@ -75,9 +76,9 @@ async fn a_redirect_to_where_the_first_address_could_not_have_been_is_forbidden(
 #[tokio::test]
 async fn a_failure_behind_a_redirect_names_the_host_that_failed() {
     let names = FakeResolver::default().with("old.test", &[&[[127, 0, 0, 1].into()]]);
-    let site = RawHttpServer::with_reply(&redirect("http://new.test/")).await;
+    let site = serve_bytes(&redirect("http://new.test/")).await;
     let fetcher = Fetcher::with_resolver(&config(&["127.0.0.0/8"]), names.shared()).unwrap();
-    let url = Url::parse(&format!("http://old.test:{}/", site.address.port())).unwrap();
+    let url = Url::parse(&format!("http://old.test:{}/", site.address().port())).unwrap();
     let failure = fetcher.body(&url).await.unwrap_err();
     assert_eq!((failure.kind, failure.host.as_deref()), (FailureKind::Dns, Some("new.test")), "{failure}");
 }

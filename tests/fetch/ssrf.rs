@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 use wm_analyzer::fetch::Fetcher;
 use wm_analyzer::job::failure::{Failure, FailureKind};
+use wm_testbed::http::HttpServer;
 
-use crate::http_server::{RawHttpServer, RawReply, http_response, redirect};
+use crate::http_server::{close, http_response, redirect, serve_at};
 use crate::{FakeResolver, TEST_TIMEOUT, config};
 
 /// The one address that is let through: an archive that has turned hostile.
@@ -127,22 +128,22 @@ const HOSTS: [&str; 98] = [
 ];
 
 /// DeliveryCounts connections to any address of this machine.
-struct ConnectionCounter(RawHttpServer);
+struct ConnectionCounter(HttpServer);
 
 impl ConnectionCounter {
     async fn everywhere() -> Self {
-        let everybody = |_: &str| RawReply::Close(http_response("200 OK", "", b"inside"));
+        let everybody = |_: &str| close(http_response("200 OK", "", b"inside"));
         // Both families where the machine has both.
         match TcpStream::connect("[::1]:1").await.map_err(|e| e.kind()) {
             Err(std::io::ErrorKind::AddrNotAvailable | std::io::ErrorKind::Unsupported) => {
-                Self(RawHttpServer::bind("0.0.0.0:0", everybody).await)
+                Self(serve_at("0.0.0.0:0", everybody).await)
             }
-            Ok(_) | Err(_) => Self(RawHttpServer::bind("[::]:0", everybody).await),
+            Ok(_) | Err(_) => Self(serve_at("[::]:0", everybody).await),
         }
     }
 
     fn port(&self) -> u16 {
-        self.0.address.port()
+        self.0.address().port()
     }
 
     /// Connections seen up to this moment: they are accepted in order, so when one of ours is seen, all before it are.
@@ -187,12 +188,10 @@ async fn fetch_by_name(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(
 
 /// A name that resolves to the archive when it is first asked for, and to it from then on.
 async fn fetch_by_rebound_name(address: IpAddr, port: u16, allowed: &[&str]) -> Result<(), Failure> {
-    let archive = RawHttpServer::bind((ARCHIVE, 0), move |_| {
-        RawReply::Close(redirect(&format!("http://archive.test:{port}/")))
-    });
+    let archive = serve_at((ARCHIVE, 0), move |_| close(redirect(&format!("http://archive.test:{port}/"))));
     let archive = archive.await;
     let names = FakeResolver::default().with("archive.test", &[&[ARCHIVE.parse().unwrap()], &[address]]);
-    let url = Url::parse(&format!("http://archive.test:{}/", archive.address.port())).unwrap();
+    let url = Url::parse(&format!("http://archive.test:{}/", archive.address().port())).unwrap();
     let ended = fetcher(allowed, names.shared()).body(&url).await.map(drop);
     assert_eq!(archive.requests().len(), 1, "the first answer was public");
     ended
@@ -201,7 +200,7 @@ async fn fetch_by_rebound_name(address: IpAddr, port: u16, allowed: &[&str]) -> 
 /// A redirect to it.
 async fn by_redirect(host: &str, port: u16, allowed: &[&str]) -> Result<(), Failure> {
     let location = format!("http://{host}:{port}/");
-    let archive = RawHttpServer::bind((ARCHIVE, 0), move |_| RawReply::Close(redirect(&location))).await;
+    let archive = serve_at((ARCHIVE, 0), move |_| close(redirect(&location))).await;
     let ended = fetcher(allowed, FakeResolver::default().shared()).body(&archive.url("/")).await.map(drop);
     assert_eq!(archive.requests().len(), 1, "the redirect was asked for");
     ended
@@ -252,7 +251,7 @@ async fn of_a_mixed_answer_only_the_permitted_addresses_are_tried() {
     let forbidden: [IpAddr; 3] =
         ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap(), [169, 254, 169, 254].into()];
     // Nobody listens on the permitted address's port, so everything that may be tried will be.
-    let silent = RawHttpServer::bind((ARCHIVE, 0), |_| RawReply::Close(Vec::new())).await.address;
+    let silent = serve_at((ARCHIVE, 0), |_| close(Vec::new())).await.address();
     let answer = [&forbidden[..], &[silent.ip()], &forbidden].concat();
     let names = FakeResolver::default().with("archive.test", &[&answer]).shared();
     let url = Url::parse(&format!("http://archive.test:{}/", counter.port())).unwrap();

@@ -16,7 +16,7 @@ use url::Url;
 use wm_analyzer::fetch::Fetcher;
 use wm_analyzer::job::failure::FailureKind;
 
-use crate::http_server::RawHttpServer;
+use crate::http_server::{http_response, serve_bytes};
 use crate::{FakeResolver, config, fetcher};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
@@ -103,7 +103,7 @@ async fn with_the_root_trusted() {
     }
     let other = Url::parse(&format!("https://other.test:{}/", address.port())).unwrap();
     assert_eq!(fetcher.body(&other).await.unwrap_err().kind, FailureKind::Tls);
-    let plain = RawHttpServer::with_reply(&crate::http_server::http_response("200 OK", "", b"plain")).await;
+    let plain = serve_bytes(&http_response("200 OK", "", b"plain")).await;
     assert_eq!(fetcher.body(&plain.url("/")).await.unwrap().bytes, b"plain");
 }
 
@@ -117,7 +117,7 @@ fn a_machine_without_roots_still_fetches_over_http() {
 async fn without_roots() {
     let fetcher = Fetcher::new(&config(&["127.0.0.0/8"])).unwrap();
     assert!(!fetcher.has_roots());
-    let plain = RawHttpServer::with_reply(&crate::http_server::http_response("200 OK", "", b"plain")).await;
+    let plain = serve_bytes(&http_response("200 OK", "", b"plain")).await;
     assert_eq!(fetcher.body(&plain.url("/")).await.unwrap().bytes, b"plain");
     let failure = fetcher.body(&Url::parse(&format!("https://{}/", https())).unwrap()).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Tls);

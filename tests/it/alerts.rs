@@ -14,13 +14,18 @@ fn text(event: &Value) -> &str {
 
 #[tokio::test]
 async fn a_dead_letter_is_one_alert_with_what_its_reader_needs() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     let world = World::new().await;
-    let job = world.bodies("gone", Resource::Status(404), Resource::Status(404));
-    let _worker = world.worker();
+    let mut job = world.bodies("gone", Resource::Status(404), Resource::Status(404));
+    job.traceparent = Some(format!("00-{TRACE}-b7ad6b7169203331-01"));
+    let worker = world.worker();
     world.send(std::slice::from_ref(&job)).await;
     until("an alert", async || world.sentry.alerts() == 1).await;
     assert_eq!(world.sentry.fingerprints(), [["dead-letter", "gone", "fetch"]]);
     let event = world.sentry.events().remove(0);
+    assert_eq!(event["contexts"]["trace"]["trace_id"], TRACE, "{event}");
+    let line = worker.until_logged("dead letter").await;
+    assert!(line["spans"].to_string().contains(TRACE), "{line}");
     let (from, to) = (job.from.given().unwrap().uuid(), job.to.uuid());
     for needle in [
         "gone in fetch at 127.0.0.1",

@@ -6,9 +6,9 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 use wm_analyzer::job::{Job, JobId, OlderVersion, VersionRef};
 use wm_testbed::body::Body;
+use wm_testbed::db_app::{DbState, FakeDb, errors, version};
 use wm_testbed::pages;
 
-use crate::db::{DbState, FakeDb, errors, version};
 use crate::harness::{GatedSite, Worker, World, job, key, until};
 
 /// `analyst@db.test:hunter2`
@@ -53,7 +53,7 @@ pub(crate) async fn world_with_app() -> (World, FakeDb, Uuid, [Uuid; 2]) {
     })
     .await;
     let world = world
-        .with("api.url", format!("http://{}", db.address))
+        .with("api.url", format!("http://{}", db.address()))
         .with("api.email", "analyst@db.test")
         .with("api.password", "hunter2")
         .with("api.post", "post");
@@ -125,7 +125,7 @@ async fn credentials_go_to_the_app_and_never_to_a_body() {
     let uuids = [Uuid::new_v4(), Uuid::new_v4()];
     for (n, uuid) in uuids.into_iter().enumerate() {
         let mut version = version(uuid, page);
-        version["body_url"] = format!("http://{}/{n}", archive.address).into();
+        version["body_url"] = format!("http://{}/{n}", archive.address()).into();
         version["body_hash"] = Value::Null;
         db.with_state(|db| db.versions.push(version));
     }
@@ -225,7 +225,7 @@ async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_wi
     let (world, db, page, [from, _]) = world_with_app().await;
     let (to, mut kept) = version_on_site(&world, page, "kept", pages::pair(5, 20_000).1);
     let place = kept["body_url"].take();
-    kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address).into();
+    kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address()).into();
     kept["body_hash"] = sha256_hex(&pages::pair(5, 20_000).1).into();
     db.with_state(|db| {
         db.versions.push(kept);

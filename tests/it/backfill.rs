@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
+use wm_testbed::db_app::{DbState, FakeDb, errors, version};
 
-use crate::db::{DbState, FakeDb, errors, version};
 use crate::harness::World;
 
 /// `analyst@db.test:hunter2`
@@ -37,7 +37,7 @@ async fn world_with_history() -> (World, FakeDb, Vec<String>) {
     .await;
     let world = World::new()
         .await
-        .with("api.url", format!("http://{}", db.address))
+        .with("api.url", format!("http://{}", db.address()))
         .with("api.email", "analyst@db.test")
         .with("api.password", "hunter2");
     let wanted = [3, 6, 7, 8].map(|at| uuids[at].clone()).to_vec();
@@ -139,7 +139,11 @@ async fn an_app_that_cannot_answer_is_asked_again_and_an_endless_list_is_left() 
     });
     let world = world.with("api.timeout", "5s");
     let before = db.calls();
-    world.run(&october(&["--yes", "--again"])).await.exited_with(1).stderr_contains(&["none of its own"]);
+    world
+        .run(&october(&["--yes", "--again"]))
+        .await
+        .exited_with(1)
+        .stderr_contains(&["not in its API's format"]);
     assert!(db.calls() - before <= 1 + 5);
 }
 

@@ -8,10 +8,10 @@ use rustix::process::Signal;
 use uuid::Uuid;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId, Priority};
+use wm_testbed::db_app::FakeDb;
 use wm_testbed::pages;
 
 use crate::annotations::{job_for_versions, version_on_site, world_with_app};
-use crate::db::FakeDb;
 use crate::harness::{World, key, until};
 
 const PAUSE: Duration = Duration::from_millis(300);

@@ -50,7 +50,9 @@ async fn two_workers_never_exceed_a_hosts_ceiling_and_other_hosts_go_on() {
     until("all are done", async || done(&world).await == rest.len() + 30).await;
     assert!(gate.max_concurrent() <= 4, "{} visitors at once", gate.max_concurrent());
     assert_eq!(world.keys("host:*").await, [""; 0]);
-    assert_eq!(world.keys("line*").await, [""; 0]);
+    for waiters in ["host_waiters:*", "waiting_hosts"] {
+        assert_eq!(world.keys(waiters).await, [""; 0]);
+    }
     assert_eq!(world.sentry.alerts(), 0, "{:?}", world.sentry.events());
 }
 

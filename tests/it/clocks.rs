@@ -10,11 +10,11 @@ use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 use wm_analyzer::job::Job;
+use wm_testbed::db_app::{DbState, FakeDb};
+use wm_testbed::peers::skip_without;
 use wm_testbed::redis::RedisOptions;
 
-use crate::db::{DbState, FakeDb};
 use crate::harness::{GatedSite, Worker, World, job, key, until};
-use crate::peers::skip_without;
 
 /// A time of day that is everybody's plus so much, for processes with its environment.
 struct FakeClock {
@@ -103,7 +103,7 @@ impl ClockScenario {
         let world = World::with_redis_options(options)
             .await
             .with("queue.lease", "2s")
-            .with("api.url", format!("http://{}", db.address))
+            .with("api.url", format!("http://{}", db.address()))
             .with("api.email", "analyst@db.test")
             .with("api.password", "hunter2")
             .with("api.post", "post");

@@ -155,7 +155,7 @@ async fn addresses_are_fetched_under_the_same_guard_as_in_the_worker() {
 async fn what_cannot_be_read_is_said_by_name() {
     let files = Files::new();
     let a = files.put("a.html", "<p>a</p>");
-    diff(&["nowhere.html", &a]).await.exited_with(11).stdout_contains(&["nowhere.html", "No such file"]);
+    diff(&["nowhere.html", &a]).await.exited_with(2).stderr_contains(&["nowhere.html", "No such file"]);
     let environment = BTreeMap::from([(env_var_name("fetch.max_body"), "10 B".to_owned())]);
     let large = files.put("b.html", "<p>a body of more than ten bytes</p>");
     let ran = run(&["diff", &a, &large], &environment, b"").await.exited_with(11);

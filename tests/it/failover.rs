@@ -2,9 +2,9 @@
 
 use wm_analyzer::job::Job;
 use wm_testbed::redis::PrivateRedis;
+use wm_testbed::sentinel::start_with_sentinel;
 
 use crate::harness::{GatedSite, World, job, until};
-use crate::sentinel::start_with_sentinel;
 
 /// Waits until the replica has all that the master has: what is promised over a failover is what was replicated.
 async fn until_replicated(master: &PrivateRedis) {
@@ -44,8 +44,12 @@ async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_
         world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     })
     .await;
-    // A replica that becomes the master drops whoever was connected.
+    // A replica that becomes the master drops whoever was connected; each handle has connections of its own.
     world.reconnect();
+    until("every handle has found the new master", async || {
+        world.queue.producer.status().await.is_ok() && world.queue.operator.status().await.is_ok()
+    })
+    .await;
     let late = world.pair("late", 4_000);
     world.send(std::slice::from_ref(&late)).await;
     world.until_event(&late.id, "done").await;

@@ -13,17 +13,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
-#[path = "../api/db.rs"]
-mod db;
 mod harness;
-#[path = "../support/peers.rs"]
-mod peers;
-#[path = "../support/sentinel.rs"]
-mod sentinel;
-#[path = "../support/tcp_proxy.rs"]
-mod tcp_proxy;
-
-use self::harness::until;
 
 mod alerts;
 mod annotations;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use wm_analyzer::job::Job;
 use wm_testbed::redis::RedisOptions;
+use wm_testbed::tcp_proxy::{TcpProxy, Upstream};
 
 use crate::harness::{GatedSite, Worker, World, job, until};
-use crate::tcp_proxy::TcpProxy;
 
 /// The worst that full jitter allows in this time to five loops and three settling hands, and a good deal more.
 const MAX_CONNECTION_ATTEMPTS_PER_SECOND: u64 = 60;
@@ -24,12 +24,12 @@ async fn worker_with_job_in_flight(world: &World, gate: &GatedSite) -> (Worker, 
 #[tokio::test]
 async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_settled_once() {
     let world = World::new().await;
-    let proxy = TcpProxy::to(world.redis.socket()).await;
+    let proxy = TcpProxy::to(Upstream::Unix(world.redis.socket())).await;
     let world = world.with("queue.url", proxy.url());
     let gate = GatedSite::closed().await;
     let (mut worker, held) = worker_with_job_in_flight(&world, &gate).await;
 
-    proxy.cut();
+    proxy.block();
     let (start, before) = (Instant::now(), proxy.connection_attempts());
     worker.until_logged("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
     gate.open();

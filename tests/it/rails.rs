@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use wm_testbed::body::Body;
+use wm_testbed::db_app::{DbState, FakeDb, version};
 use wm_testbed::pages;
 
-use crate::db::{DbState, FakeDb, version};
 use crate::harness::{World, until};
 
 /// Pages, each with two versions.
@@ -55,7 +55,7 @@ async fn world_with_pages() -> (World, FakeDb, Vec<Uuid>) {
         newer.push(versions.last().unwrap()["uuid"].as_str().unwrap().parse().unwrap());
     }
     let db = FakeDb::with(DbState { versions, ..DbState::default() }).await;
-    let world = world.with("api.url", format!("http://{}", db.address)).with("api.post", "post");
+    let world = world.with("api.url", format!("http://{}", db.address())).with("api.post", "post");
     (world, db, newer)
 }
 

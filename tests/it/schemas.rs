@@ -7,9 +7,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::queue::DeadFilter;
 use wm_testbed::body::Body;
 use wm_testbed::pages;
+use wm_testbed::peers::{is_available, run};
 
 use crate::harness::{World, until};
-use crate::peers::{is_available, run};
 
 /// Reads `[{schema, name, value, holds}]`, and says of which the schema and we disagree.
 const VALIDATOR_SCRIPT: &str = r#"
@@ -73,7 +73,7 @@ async fn the_schema_of_a_job_and_the_decoder_agree() {
         let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
         let fixture: Value = serde_json::from_str(&text).unwrap();
         for one in fixture["jobs"].as_array().unwrap() {
-            values.push(one["means"].clone());
+            values.push(one["expected"].clone());
             let sent = Job::decode(one["payload"].to_string().as_bytes()).unwrap();
             values.push(serde_json::from_slice(&sent.encode()).unwrap());
         }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use wm_analyzer::job::measured::ChildUsage;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Slot};
+use wm_testbed::processes::{ProcessResources, resident_bytes};
 
 use crate::fixtures::{self, DiffResult, ExpectedOutcome, PoisonCase, floods};
-use crate::harness::{MIB, current_resources, resident_bytes, run_good_job};
-use crate::runner::{analyse, defaults, outcome_of, pool, request, run_serially};
+use crate::runner::{MIB, analyse, defaults, outcome_of, pool, request, run_good_job, run_serially};
 
 #[test]
 fn the_corpus_has_two_documents_for_each_idea_and_is_the_same_every_time() {
@@ -103,8 +103,8 @@ async fn every_poison() {
     let (config, pipeline) = defaults();
     let limits = pipeline.limits;
     let pool = pool(&config).await;
-    assert_every_slot_works(&pool).await;
-    let (before, resident_before) = (current_resources(), resident_bytes());
+    assert_every_slot_works(&pool, limits).await;
+    let (before, resident_before) = (ProcessResources::current(), resident_bytes());
 
     let waiting = Arc::new(Mutex::new(fixtures::all().into_iter()));
     let mut tasks = tokio::task::JoinSet::new();
@@ -124,8 +124,8 @@ async fn every_poison() {
 
     let wrong = violations(&results, &limits);
     assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
-    assert_every_slot_works(&pool).await;
-    assert!(before.has_no_leak_now(), "{before:?} became {:?}", current_resources());
+    assert_every_slot_works(&pool, limits).await;
+    assert!(before.has_no_leak_now(), "{before:?} became {:?}", ProcessResources::current());
     // The allocator keeps what was in use at once; if anybody kept each document, that would be several times as much.
     let all = results.iter().map(|result| result.bytes).sum::<u64>();
     assert!(
@@ -137,13 +137,13 @@ async fn every_poison() {
     pool.shutdown().await;
 }
 
-async fn assert_every_slot_works(pool: &Pool) {
+async fn assert_every_slot_works(pool: &Pool, limits: Limits) {
     let mut slots = Vec::new();
     for _ in 0..pool.stats().slots {
         slots.push(pool.acquire().await);
     }
     for slot in &mut slots {
-        run_good_job(slot).await.unwrap();
+        run_good_job(slot, Limits { wall: Duration::from_secs(30), ..limits }).await;
     }
 }
 

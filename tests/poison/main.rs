@@ -6,10 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
 mod corpus;
-#[path = "../fixtures/poison/mod.rs"]
 mod fixtures;
-#[expect(dead_code, reason = "its acts are for the sandbox's own tests")]
-#[path = "../sandbox/harness.rs"]
-mod harness;
 mod neighbours;
 mod runner;

@@ -12,8 +12,7 @@ use wm_testbed::pages;
 use wm_testbed::poison::{gzip_bomb, nested_divs};
 
 use crate::fixtures::{BOMB, ExpectedOutcome, TREELESS, html, paired_with_page};
-use crate::harness::{MIB, act};
-use crate::runner::{analyse, defaults, outcome_of, pool, request, run_serially};
+use crate::runner::{MIB, act, analyse, defaults, outcome_of, pool, request, run_serially};
 
 /// Jobs in all; every tenth is poison.
 const JOBS: usize = 200;

@@ -8,10 +8,14 @@ use wm_analyzer::job::failure::Failure;
 use wm_analyzer::job::measured::ChildUsage;
 use wm_analyzer::job::report::Report;
 use wm_analyzer::pipeline::Pipeline;
-use wm_analyzer::sandbox::{Limits, Pool, Request, Slot};
+use wm_analyzer::sandbox::{Limits, Pool, Request, Slot, hooks};
 
 use crate::fixtures::{Body, DiffResult, ExpectedOutcome};
-use crate::harness::PROGRAM;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// The binary under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_wm-analyzer");
 
 /// Tests share one process, and count what it holds: each has it for itself, its runtime included.
 pub(crate) fn run_serially(test: impl Future<Output = ()>) {
@@ -31,6 +35,18 @@ pub(crate) fn defaults() -> (Config, Pipeline) {
 pub(crate) async fn pool(config: &Config) -> Pool {
     let slots = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
     config.pool(u32::try_from(slots).unwrap(), PROGRAM.into()).await.unwrap()
+}
+
+/// A job that misbehaves by this hook of the sandbox.
+pub(crate) fn act(name: &str) -> Request {
+    Request { options: hooks::options(name), ..Request::default() }
+}
+
+/// A good job, whose answer is known.
+pub(crate) async fn run_good_job(slot: &mut Slot, limits: Limits) {
+    let request = Request { a: b"hello ".to_vec(), b: b"world".to_vec(), ..act("echo") };
+    let reply = slot.run(request, limits).await.unwrap();
+    assert_eq!(reply.body, b"hello world");
 }
 
 /// Two documents as a job would bring them.

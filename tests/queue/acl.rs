@@ -29,7 +29,9 @@ fn url_of(world: &World, user: &str) -> String {
 }
 
 async fn queue_of(world: &World, user: &str) -> Roles {
-    Roles::connect(&Config { url: url_of(world, user).into(), ..world.config.clone() }).await.unwrap()
+    Roles::connect(&Config { url: url_of(world, user).parse().unwrap(), ..world.config.clone() })
+        .await
+        .unwrap()
 }
 
 /// A connection as this user, which sends nothing of its own accord.

@@ -9,7 +9,7 @@ use wm_analyzer::job::{Job, JobId};
 use wm_analyzer::queue::{Adopted, Adopter, Config, Content, DeadFilter, Error, ForeignList, ListState};
 use wm_testbed::roles::Roles;
 
-use crate::link::cluster;
+use crate::pool::cluster;
 use crate::world::*;
 
 const SIDEKIQ: &str = "queue:analysis";

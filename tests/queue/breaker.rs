@@ -33,7 +33,7 @@ const POLICY: Config = Config {
 };
 
 /// A worker with a clock of its own.
-struct Patient {
+struct Simulation {
     world: World,
     queue: Roles,
     breakers: BreakerSet,
@@ -45,7 +45,7 @@ struct Patient {
     touched: BTreeSet<JobId>,
 }
 
-impl Patient {
+impl Simulation {
     /// Brings back what is due, as the real upkeep does once its time has come.
     async fn upkeep(&mut self) {
         let due: Vec<JobId> =
@@ -93,7 +93,7 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
         let _ = queue.producer.enqueue(batch).await.unwrap();
     }
     let (start, rng) = (Instant::now(), fastrand::Rng::with_seed(7));
-    let mut worker = Patient {
+    let mut worker = Simulation {
         world,
         queue,
         breakers: BreakerSet::default(),

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::ForeignList;
+use wm_testbed::peers::{is_available, run};
 
-use crate::peers::{is_available, run};
 use crate::world::*;
 
 const RECIPES: &str = include_str!("../../docs/producers.md");

@@ -115,11 +115,11 @@ async fn one_that_cannot_be_ended_holds_up_no_other() {
 #[tokio::test]
 async fn a_lost_answer_for_many_is_given_again_whole_to_the_next_claim() {
     let world = World::new().await;
-    let (queue, wire) = world.queue_over_a_wire().await;
+    let (queue, proxy) = world.queue_over_a_proxy().await;
     // A first call only learns that the script is not there yet.
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
     let jobs = enqueue(&queue, 6).await;
-    wire.lose_the_next_answer();
+    proxy.lose_next_answer();
     assert!(queue.worker.claim_many(&worker("w"), 5).await.unwrap_err().is_transient());
     let again = claim(&queue, "w", 2).await;
     let mut given: Vec<&str> = ids(again.iter().map(|delivery| &delivery.job));

@@ -11,7 +11,7 @@ use wm_testbed::roles::Roles;
 use crate::world::*;
 
 #[tokio::test]
-async fn leased_to_solo_by_reclaim_then_alone_in_the_hands_of_one_worker() {
+async fn in_flight_to_exclusive_by_reclaim_then_alone_in_one_worker() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;

@@ -73,7 +73,7 @@ impl Faulty {
 
     async fn queue(&self, config: &Config) -> Roles {
         let url = format!("redis+unix://{}", self.home.path().join("w").display());
-        Roles::connect(&Config { url: url.into(), ..config.clone() }).await.unwrap()
+        Roles::connect(&Config { url: url.parse().unwrap(), ..config.clone() }).await.unwrap()
     }
 
     /// From now on every script fails at its Nth undeclared key.

@@ -4,13 +4,9 @@
 //! One server for all cases, emptied between them. A failing case is shrunk to a short list of operations. `SEED` in
 //! the environment repeats a run, `CASES` makes it longer.
 
-#[path = "model/agree.rs"]
 mod agree;
-#[path = "model/case.rs"]
 mod case;
-#[path = "model/machine.rs"]
 mod machine;
-#[path = "model/moves.rs"]
 mod moves;
 
 use proptest::prelude::*;
@@ -141,7 +137,7 @@ fn the_scripts_do_what_the_model_does_whatever_happens_in_whatever_order() {
                 let mut case = Case::begin(&world, limits).await;
                 for op in &ops {
                     case.step(op).await;
-                    case.agree().await;
+                    case.assert_agrees().await;
                 }
                 case.end().await;
             });

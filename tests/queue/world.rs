@@ -16,9 +16,11 @@ use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
+use wm_testbed::tcp_proxy::{TcpProxy, Upstream};
+
+pub use wm_testbed::wait::until;
 
 use crate::invariants::Stock;
-use crate::wire::Wire;
 
 /// A server and an eye on it.
 pub struct World {
@@ -30,9 +32,9 @@ pub struct World {
 /// Limits as in production, except where a test wants to see one bite.
 pub fn config(url: &str) -> Config {
     Config {
-        url: url.to_owned().into(),
+        url: url.parse().unwrap(),
         tls_ca: std::path::PathBuf::new(),
-        name: "analysis".into(),
+        name: "analysis".parse().unwrap(),
         adopt: Vec::new(),
         adopt_beside_others: false,
         connections: 4,
@@ -73,11 +75,11 @@ impl World {
         Roles::connect(&self.config).await.unwrap()
     }
 
-    /// A queue handle over a wire that can lose an answer.
-    pub async fn queue_over_a_wire(&self) -> (Roles, Wire) {
-        let wire = Wire::to(self.redis.socket());
-        let config = Config { url: wire.url().into(), ..self.config.clone() };
-        (Roles::connect(&config).await.unwrap(), wire)
+    /// A queue handle over a proxy that can lose an answer.
+    pub async fn queue_over_a_proxy(&self) -> (Roles, TcpProxy) {
+        let proxy = TcpProxy::to(Upstream::Unix(self.redis.socket())).await;
+        let config = Config { url: proxy.url().parse().unwrap(), ..self.config.clone() };
+        (Roles::connect(&config).await.unwrap(), proxy)
     }
 
     /// Asks the server directly.
@@ -244,13 +246,4 @@ pub fn report(job: &Job) -> Report {
 
 pub fn done(job: &Job) -> Verdict {
     Verdict::Done(Box::new(report(job)))
-}
-
-/// Waits for a moment, not for a time.
-pub async fn until<F: AsyncFnMut() -> bool>(what: &str, mut reached: F) {
-    let end = tokio::time::Instant::now() + Duration::from_secs(30);
-    while !reached().await {
-        assert!(tokio::time::Instant::now() < end, "never reached: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

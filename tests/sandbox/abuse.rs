@@ -83,13 +83,13 @@ async fn assert_every_act_has_its_kind(slot: &mut Slot) {
 #[tokio::test]
 async fn every_abuse_ends_as_what_it_is_and_leaves_nothing_behind() {
     let _process = exclusive_process().await;
-    let before = current_resources();
+    let before = ProcessResources::current();
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     run_good_job(&mut slot).await.unwrap();
-    let (serving, resident_before) = (current_resources(), resident_bytes());
+    let (serving, resident_before) = (ProcessResources::current(), resident_bytes());
     assert_every_act_has_its_kind(&mut slot).await;
-    assert!(serving.has_no_leak_now(), "{serving:?} became {:?}", current_resources());
+    assert!(serving.has_no_leak_now(), "{serving:?} became {:?}", ProcessResources::current());
     assert!(
         resident_bytes() < resident_before + 16 * MIB,
         "{resident_before} bytes became {}",
@@ -98,7 +98,7 @@ async fn every_abuse_ends_as_what_it_is_and_leaves_nothing_behind() {
     assert_eq!(pool.stats().respawned, 0, "no abuse reached the fork-server");
     drop(slot);
     pool.shutdown().await;
-    assert!(current_resources().descendants.is_subset(&before.descendants));
+    assert!(ProcessResources::current().descendants.is_subset(&before.descendants));
 }
 
 #[tokio::test]

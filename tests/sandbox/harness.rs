@@ -1,7 +1,5 @@
-//! The harness: a configuration small enough for quick deaths, jobs by the name of their act, and what `/proc` says.
+//! The harness: a configuration small enough for quick deaths, jobs by the name of their act.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
@@ -9,6 +7,8 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::measured::ChildUsage;
 use wm_analyzer::sandbox::{Config, Isolation, Limits, Pool, ProcessModel, Reply, Request, Slot, hooks};
+
+pub(crate) use wm_testbed::processes::{ProcessResources, descendants, is_alive, resident_bytes};
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -97,71 +97,6 @@ pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) 
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
-}
-
-/// What this process holds: compared before and after.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ProcessResources {
-    pub(crate) descriptors: usize,
-    pub(crate) descendants: BTreeSet<u32>,
-}
-
-impl ProcessResources {
-    /// True when this process now holds nothing that it did not hold then. (It may hold less: children of an earlier
-    /// test, collected since.)
-    pub(crate) fn has_no_leak_now(&self) -> bool {
-        let now = current_resources();
-        now.descriptors <= self.descriptors && now.descendants.is_subset(&self.descendants)
-    }
-}
-
-pub(crate) fn current_resources() -> ProcessResources {
-    let descriptors = fs::read_dir("/proc/self/fd").unwrap().count();
-    ProcessResources { descriptors, descendants: descendants(std::process::id()) }
-}
-
-/// Children of a process and their children, zombies included.
-pub(crate) fn descendants(of: u32) -> BTreeSet<u32> {
-    let families: Vec<(u32, u32)> = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(|pid: u32| Some((pid, parent(pid)?)))
-        .collect();
-    let mut found = BTreeSet::from([of]);
-    loop {
-        let more: Vec<u32> = families
-            .iter()
-            .filter(|(pid, ppid)| found.contains(ppid) && !found.contains(pid))
-            .map(|f| f.0)
-            .collect();
-        if more.is_empty() {
-            found.remove(&of);
-            return found;
-        }
-        found.extend(more);
-    }
-}
-
-fn stat(pid: u32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
-}
-
-fn parent(pid: u32) -> Option<u32> {
-    stat(pid)?.get(1)?.parse().ok()
-}
-
-/// True while the process lives; a zombie does not.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
-}
-
-/// This process's resident set in bytes.
-pub(crate) fn resident_bytes() -> u64 {
-    let pages: u64 =
-        fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size() as u64
 }
 
 /// Sends a signal to one process.

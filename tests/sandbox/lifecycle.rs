@@ -122,7 +122,7 @@ async fn a_worker_that_inherits_orphans_keeps_no_zombie() {
     let _process = exclusive_process().await;
     let me = rustix::process::getpid();
     rustix::process::set_child_subreaper(Some(me)).unwrap();
-    let before = current_resources().descendants;
+    let before = ProcessResources::current().descendants;
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let fork_server = fork_server_pid(&mut slot).await;
@@ -132,7 +132,7 @@ async fn a_worker_that_inherits_orphans_keeps_no_zombie() {
     });
     assert_eq!(lost.map(|_| ()).unwrap_err().kind, ForkServerLost);
     assert!(
-        current_resources().descendants.is_subset(&before),
+        ProcessResources::current().descendants.is_subset(&before),
         "fork-server and job are gone, and collected"
     );
     drop(slot);
@@ -159,27 +159,27 @@ async fn a_fork_server_that_hangs_is_given_up_with_its_job() {
 #[tokio::test]
 async fn a_shutdown_leaves_no_child_and_refuses_what_comes_after() {
     let _process = exclusive_process().await;
-    let before = current_resources().descendants;
+    let before = ProcessResources::current().descendants;
     let pool = pool(3).await;
-    assert_eq!(current_resources().descendants.difference(&before).count(), 3);
+    assert_eq!(ProcessResources::current().descendants.difference(&before).count(), 3);
     let mut slot = pool.acquire().await;
     let _ = tokio::time::timeout(Duration::from_millis(5), slot.run(act("spin"), generous_limits())).await;
     drop(slot);
     pool.shutdown().await;
-    assert!(current_resources().descendants.is_subset(&before));
+    assert!(ProcessResources::current().descendants.is_subset(&before));
     let mut late = pool.acquire().await;
     assert_eq!(run_good_job(&mut late).await.map(|_| ()).unwrap_err().kind, CannotSpawn);
-    assert!(current_resources().descendants.is_subset(&before));
+    assert!(ProcessResources::current().descendants.is_subset(&before));
 }
 
 #[tokio::test]
 async fn a_pool_that_is_only_dropped_leaves_no_child_either() {
     let _process = exclusive_process().await;
-    let before = current_resources().descendants;
+    let before = ProcessResources::current().descendants;
     let pool = pool(2).await;
     drop(pool);
     wait_until("the fork-servers are gone and collected", || {
-        current_resources().descendants.is_subset(&before)
+        ProcessResources::current().descendants.is_subset(&before)
     })
     .await;
 }
@@ -287,11 +287,11 @@ async fn many_jobs_through_one_fork_server_leave_it_as_it_was() {
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let fork_server = fork_server_pid(&mut slot).await;
-    let before = current_resources();
+    let before = ProcessResources::current();
     for _ in 0..2_000 {
         run_good_job(&mut slot).await.unwrap();
     }
-    assert!(before.has_no_leak_now(), "{before:?} became {:?}", current_resources());
+    assert!(before.has_no_leak_now(), "{before:?} became {:?}", ProcessResources::current());
     assert_eq!(fork_server_pid(&mut slot).await, fork_server);
     drop(slot);
     pool.shutdown().await;

@@ -1,39 +1,40 @@
-//! The nodes of a page as small records in one vector, linked by index, and the text of all of them in one string.
+//! The nodes of a page as compact records in one vector, linked by index, with all their text in one string.
 //!
-//! It keeps what the visible text and the links need and nothing else: of attributes four, of scripts nothing.
+//! It stores only what visible text and links need: four attributes, and no scripts.
 //!
-//! Invariant: of two linked nodes each knows the other. More nodes, depth or text than a page may have are remembered
-//! as the reason to give it up; whoever fills the arena has to look.
+//! Invariant: links between nodes are always mutual. Exceeding the limit on nodes, depth or text records a
+//! reason to give up on the page; the caller that fills the arena has to check it.
 
 use html5ever::interface::NodeOrText;
 use html5ever::{Attribute, LocalName, local_name};
 
 use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
 
-/// As deep as browsers go.
+/// Maximum nesting depth, the same as in browsers.
 const MAX_DEPTH: u32 = 512;
-/// The most nodes of one page: 40 bytes each, twice what the largest real pages of 10 MiB have. Just below a power of
-/// two, where a vector grows.
+/// Maximum number of nodes, 40 bytes each: twice what the largest real pages of 10 MiB have, and just below a
+/// power of two, at which the vector would grow.
 const MAX_NODES: usize = 1_000_000;
 
-/// Why a page is given up.
+/// Reason for giving up on a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GiveUpReason {
     /// An element is nested deeper than [`MAX_DEPTH`].
     Depth,
-    /// There are more than [`MAX_NODES`] nodes.
+    /// The page has more than [`MAX_NODES`] nodes.
     Nodes,
-    /// There is more text than the page has: elements, and their attributes, are repeated by the parser.
+    /// The text exceeds the limit derived from the page size: the parser repeats
+    /// elements and their attributes.
     Text,
-    /// The deadline passed.
+    /// The deadline has passed.
     Time,
 }
 
-/// Which node.
+/// Index of a node in its [`Arena`].
 pub(super) type NodeId = u32;
-/// No node.
+/// Marker for an absent node.
 const NONE: NodeId = NodeId::MAX;
-/// The document itself.
+/// Id of the document node.
 pub(super) const ROOT: NodeId = 0;
 
 struct Node {
@@ -43,27 +44,28 @@ struct Node {
     previous: NodeId,
     next: NodeId,
     kind: NodeKind,
-    /// Into [`Arena::text`]. First an image's or a link's label, then a link's target or a text.
+    /// Offsets into [`Arena::text`]: `start..middle` is the label of an image or link, `middle..end` the
+    /// target of a link or the text of a text node.
     start: u32,
     middle: u32,
     end: u32,
 }
 
-/// A page's nodes.
+/// The nodes of one page.
 pub(super) struct Arena {
     nodes: Vec<Node>,
     text: String,
     max_text_bytes: usize,
-    /// The first reason to give the page up.
+    /// First reason to give up on the page, if any.
     pub(super) give_up_reason: Option<GiveUpReason>,
-    /// Steps since the clock was looked at.
+    /// Number of steps since the last check of the deadline.
     pub(super) work: u32,
 }
 
 impl Arena {
-    /// A document without anything in it, for a page of so many bytes.
+    /// An empty document, with limits for a page of `page_bytes` bytes.
     pub(super) fn new(page_bytes: usize) -> Self {
-        // Labels and character references may make a small page's text longer than the page.
+        // Labels and character references can make the text of a small page longer than the page.
         let max_text_bytes = page_bytes.saturating_mul(2).saturating_add(4096);
         let mut arena =
             Self { nodes: Vec::new(), text: String::new(), max_text_bytes, give_up_reason: None, work: 0 };
@@ -71,7 +73,7 @@ impl Arena {
         arena
     }
 
-    /// Remembers why, the first time.
+    /// Records a reason to give up, unless there is one already.
     pub(super) fn give_up(&mut self, why: GiveUpReason) {
         self.give_up_reason.get_or_insert(why);
     }
@@ -85,7 +87,7 @@ impl Arena {
         (self.nodes.len() - 1) as NodeId
     }
 
-    /// Where some text is from now on.
+    /// Appends text and returns its end offset; over the limit, gives up and appends nothing.
     fn push_text(&mut self, text: &str) -> u32 {
         if self.text.len() + text.len() > self.max_text_bytes {
             self.give_up(GiveUpReason::Text);
@@ -95,12 +97,12 @@ impl Arena {
         self.text.len() as u32
     }
 
-    /// A comment: nothing but a separator.
+    /// Adds a comment, which only separates text nodes.
     pub(super) fn add_comment(&mut self) -> NodeId {
         self.add(NodeKind::Comment, [0; 3])
     }
 
-    /// An element, with what its attributes say for text and links.
+    /// Adds an element, with the attributes that matter for text and links.
     pub(super) fn add_element(&mut self, name: &str, attributes: &[Attribute]) -> NodeId {
         let value = |name: LocalName| attributes.iter().find(|a| a.name.local == name).map(|a| &*a.value);
         let start = self.text.len() as u32;
@@ -121,7 +123,7 @@ impl Arena {
         self.add(kind, [start, middle, end])
     }
 
-    /// Puts a node or a text below `parent`, before `before` or at the end.
+    /// Inserts a node or text as child of `parent`, before `before` or at the end.
     pub(super) fn insert<H>(
         &mut self,
         parent: NodeId,
@@ -140,7 +142,7 @@ impl Arena {
         }
     }
 
-    /// Appends text to what stands before, where that is text that ended just now, or else as a new node.
+    /// Adds text: extends the preceding node if it is the text node created last, otherwise adds a new node.
     fn add_text(&mut self, parent: NodeId, before: NodeId, text: &str) {
         if self.nodes[parent as usize].kind == NodeKind::Hidden {
             return;
@@ -159,7 +161,7 @@ impl Arena {
         self.attach(parent, before, id);
     }
 
-    /// The child of `parent` that stands before `before`, or is its last one.
+    /// The sibling that precedes `before`, or the last child of `parent` if `before` is [`NONE`].
     fn previous_sibling(&self, parent: NodeId, before: NodeId) -> NodeId {
         match before {
             NONE => self.nodes[parent as usize].last,
@@ -179,7 +181,7 @@ impl Arena {
             NONE => self.nodes[parent as usize].last = id,
             _ => self.nodes[before as usize].previous = id,
         }
-        // The adoption agency moves subtrees about, so depths are walked, not stored.
+        // The adoption agency algorithm moves subtrees, so the depth is computed instead of stored.
         let mut depth = 0;
         let mut ancestor = parent;
         while ancestor != NONE && depth <= MAX_DEPTH {
@@ -192,7 +194,7 @@ impl Arena {
         }
     }
 
-    /// Takes a node, with all that is below it, out of its family.
+    /// Unlinks a node and its subtree from its parent and siblings.
     pub(super) fn detach(&mut self, id: NodeId) {
         let Node { parent, previous, next, .. } = self.nodes[id as usize];
         if parent == NONE {
@@ -210,7 +212,7 @@ impl Arena {
         (node.parent, node.previous, node.next) = (NONE, NONE, NONE);
     }
 
-    /// Moves all children of a node to the end of another one.
+    /// Moves all children of `from` to the end of `to`.
     pub(super) fn move_children(&mut self, from: NodeId, to: NodeId) {
         loop {
             let child = self.nodes[from as usize].first;
@@ -228,9 +230,9 @@ impl Arena {
         (parent != NONE).then_some(parent)
     }
 
-    /// Tells everything below the document in order, without recursion.
+    /// Visits all nodes in document order, without recursion, and passes them to the collector.
     pub(super) fn walk(&mut self, collector: &mut Collector) {
-        // It grows no more, and what is told now needs the room.
+        // The arena is complete; release spare capacity before the collector allocates.
         self.nodes.shrink_to_fit();
         self.text.shrink_to_fit();
         let mut id = ROOT;

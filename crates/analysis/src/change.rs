@@ -2,22 +2,23 @@
 
 use std::ops::Range;
 
-/// Bytes compared at a time: enough to be wide, few enough for the rest to be short.
+/// Bytes compared at a time: wide enough to be fast, small enough to keep the remainder short.
 const STRIDE: usize = 64;
 
-/// Bytes `old` of the old text that became bytes `new` of the new one; one of them may be empty, not both.
+/// Bytes `old` of the old text that were replaced by bytes `new` of the new text; at most one
+/// of the ranges is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) old: Range<u32>,
     pub(super) new: Range<u32>,
 }
 
-/// The text of a range; an empty one where the range runs backwards (the end marker of [`Script::steps`]).
+/// Text of a range; empty if the range is reversed, like the end marker of `EditScript::steps`.
 pub(super) fn slice(text: &str, range: Range<u32>) -> &str {
     text.get(range.start as usize..range.end as usize).unwrap_or_default()
 }
 
-/// Takes off what both sides of a change have in common at its ends, in whole characters.
+/// Strips the common prefix and suffix of both sides of a change, in whole characters.
 pub(super) fn trim(old_text: &str, new_text: &str, change: Change) -> Change {
     let (old, new) = (slice(old_text, change.old.clone()), slice(new_text, change.new.clone()));
     let mut prefix = common_prefix(old.as_bytes(), new.as_bytes());

@@ -1,17 +1,19 @@
-//! What runs in the sandboxed child: undo content encodings, check the hash, filter by content, analyse.
+//! Entry point in the sandboxed child: decodes content encodings, checks the hash,
+//! filters by content, analyses.
 //!
-//! Bytes in, bytes out: an [`AnalysisRequest`] as JSON and two bodies as they came over the wire become an [`AnalysisReply`] as JSON.
-//! Everything that looks inside a hostile body happens here; nothing here opens a file or a socket, starts a thread or
-//! writes anywhere.
+//! Bytes in, bytes out: an [`AnalysisRequest`] as JSON and two bodies as received become an [`AnalysisReply`]
+//! as JSON. All code that looks inside a hostile body runs here; none of it opens a file or socket, starts a
+//! thread or writes anywhere.
 //!
-//! Invariant: a child says of itself only [`FailureKind::DecompressionBomb`] and [`FailureKind::HashMismatch`]; that it ran out of
-//! time or memory is for those to say who watch it.
+//! Invariant: the only failures that a child reports itself are [`FailureKind::DecompressionBomb`] and
+//! [`FailureKind::HashMismatch`]; exceeded time and memory limits are reported by the sandbox.
 //!
 //! # Why
-//! An archive often keeps a body decompressed and yet repeats the `Content-Encoding` it was captured with. So a label
-//! is a claim: bytes whose hash is the captured one are the body, whatever was claimed; bytes of which a decoder makes
-//! nothing at all were not encoded; and bytes on which it fails half-way are the body if they are text as they are.
-//! Only then is a body broken: a wrong one where its hash was known, an unreadable one where not.
+//! An archive often stores a body decompressed and still repeats the `Content-Encoding` it was captured
+//! with. So the header is only a claim: bytes with the captured hash are the body, whatever is claimed;
+//! bytes from which the decoder produces no output were not encoded; and if the decoder fails half-way, the
+//! bytes are the body if they are text as they are. Otherwise the body is broken: a hash mismatch if a hash
+//! is known, undecodable if not.
 
 use std::time::Instant;
 
@@ -27,9 +29,9 @@ use crate::decompress::{self, DecompressError};
 use crate::sniff::{self, ContentFamily, Sniffed};
 use crate::{AnalysisOptions, AnalysisResult, MAX_PAGE_BYTES, PageInput, analyse};
 
-/// Carries out an order on two bodies; the answer is an [`AnalysisReply`] as JSON.
+/// Executes an [`AnalysisRequest`] on two bodies; returns an [`AnalysisReply`] as JSON.
 ///
-/// An order that is none is answered by nothing, which whoever asked will take for the bad reply that it is.
+/// If `order` cannot be parsed the result is empty, which the worker treats as a bad reply.
 pub fn answer(
     order: &[u8],
     from: Vec<u8>,
@@ -71,7 +73,7 @@ fn analyse_order(
     Ok(report(order, [from, to], [old, new], analysed))
 }
 
-/// A body as it was captured.
+/// One body of the pair, decoded and verified.
 struct CapturedBody<'o> {
     order: &'o BodyInput,
     side: Side,
@@ -81,7 +83,7 @@ struct CapturedBody<'o> {
 }
 
 impl<'o> CapturedBody<'o> {
-    /// Undoes content encodings and checks the hash.
+    /// Decodes the content encodings and checks the hash.
     fn decode(order: &'o BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, EarlyExit> {
         let wire_bytes = wire.len() as u64;
         let wire_sha256 = sha256_hex(&wire);
@@ -112,7 +114,7 @@ impl<'o> CapturedBody<'o> {
     }
 }
 
-/// The body that a label, a hash and the bytes agree on.
+/// Determines the body from the declared encoding, the expected hash and the bytes.
 fn decode_body(
     order: &BodyInput,
     side: Side,
@@ -151,10 +153,10 @@ fn decode_body(
     Ok(bytes)
 }
 
-/// A body that a decoder began to read and could not finish.
+/// Outcome for a body that the decoder failed on half-way.
 fn broken_encoding(order: &BodyInput, side: Side, why: &str) -> EarlyExit {
     let claimed = order.content_encoding.as_deref().unwrap_or_default();
-    let detail = format!("the content encoding ({claimed}) breaks off {why}");
+    let detail = format!("the content encoding ({claimed}) is damaged {why}");
     if order.body_hash.is_some() {
         Failure::new(FailureKind::HashMismatch, detail).on(side).into()
     } else {
@@ -225,7 +227,7 @@ mod tests {
         serde_json::from_slice(&answer(&order, from.to_vec(), to.to_vec(), deadline, |_| {})).unwrap()
     }
 
-    /// The answer where only the older side is of interest.
+    /// The reply for this older body, with a plain page as the newer one.
     fn answer_about(from: BodyInput, body: &[u8]) -> AnalysisReply {
         answer_to(&order(from, side()), body, PAGE)
     }
@@ -278,26 +280,26 @@ mod tests {
         };
         let mismatch = Some((FailureKind::HashMismatch, Some(Side::From)));
         let hash = || Some(sha256_hex(PAGE));
-        // Encoded as claimed; kept decoded though still claimed; not encoded and no hash known.
+        // Encoded as declared; stored decoded but still declared; not encoded and no hash known.
         assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
         assert!(reported(answer_about(gzipped(hash()), PAGE)));
         assert!(reported(answer_about(gzipped(None), PAGE)));
-        // A page that is kept at an address of its own as what it is, an archive.
+        // The page itself is an archive, stored as it is.
         let archive = gzip(PAGE);
         let AnalysisReply::Skipped(skip) = answer_about(gzipped(Some(sha256_hex(&archive))), &archive) else {
             panic!("not skipped")
         };
         assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
-        // Another body, encoded or not, with a claim or without.
+        // A different body, encoded or not, declared or not.
         assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
         assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
         assert_eq!(failed(answer_about(BodyInput { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
-        // A body that breaks off.
+        // A truncated body.
         let cut = &gzip(PAGE)[..60];
         assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
         let AnalysisReply::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
         assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::From)));
-        // Text that brotli can begin to read.
+        // Text that brotli decodes partially.
         let brotli = BodyInput { content_encoding: Some("br".to_owned()), ..side() };
         assert!(reported(answer_about(brotli, PAGE)));
     }

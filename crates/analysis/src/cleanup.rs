@@ -1,23 +1,24 @@
-//! Makes a list of changes one that people can read, in linear time.
+//! Makes a list of changes readable, in linear time.
 //!
-//! Four passes: changes around an equality no longer than themselves become one; common ends are taken off; a pure
-//! insertion or removal slides to where a line, sentence or word ends; what a removal's end and an insertion's
-//! beginning share is taken out of both.
+//! Four passes: changes separated by an equality no longer than themselves are joined; common ends are
+//! trimmed; a pure insertion or removal slides to the nearest boundary of a line, sentence or word; an
+//! overlap between the end of a removal and the start of an insertion is split off as unchanged.
 //!
-//! Invariant: the changes stay ordered and disjoint, and what lies between them stays equal in both texts.
+//! Invariant: the changes stay ordered and disjoint, and the text between them stays equal in both texts.
 //!
 //! # Why
-//! These are the ideas of diff-match-patch's semantic clean-up, so that counts and lengths stay comparable with the
-//! old service's. Its own passes restart from the beginning after each merge and slide without a bound.
+//! These are the ideas of diff-match-patch's semantic clean-up, so that counts and lengths stay
+//! comparable with the old service. Its own passes restart from the beginning after each merge,
+//! and slide without a bound.
 
 use super::change::{Change, slice, trim};
 
-/// How far a change slides, in bytes each way: further than a line end is hardly ever away.
+/// How far a change may slide, in bytes each way; the end of a line is rarely farther away.
 const MAX_SLIDE_BYTES: usize = 512;
-/// How long an overlap is looked for.
+/// Longest overlap to search for, in bytes.
 const MAX_OVERLAP_BYTES: usize = 64 * 1024;
 
-/// Runs all passes.
+/// Runs all four passes.
 pub(super) fn semantic(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
     let changes = join_over_small_equalities(old, new, changes, u32::MAX);
     let mut cleaned = Vec::with_capacity(changes.len());
@@ -30,7 +31,7 @@ pub(super) fn semantic(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change
     split_overlaps(old, new, cleaned)
 }
 
-/// Appends a change, merged with the last one where nothing is between them.
+/// Appends a change, merging it with the last one if they are adjacent.
 fn push_merged(changes: &mut Vec<Change>, change: Change) {
     match changes.last_mut() {
         Some(last) if (last.old.end, last.new.end) == (change.old.start, change.new.start) => {
@@ -41,7 +42,7 @@ fn push_merged(changes: &mut Vec<Change>, change: Change) {
     }
 }
 
-/// A change with the number of characters that it has, and that are equal before it.
+/// A change with its length on both sides and the length of the equality before it, in characters.
 struct SizedChange {
     change: Change,
     gap: u32,
@@ -50,13 +51,13 @@ struct SizedChange {
 }
 
 impl SizedChange {
-    /// Its larger side, in characters.
+    /// Length of the larger side, in characters.
     fn size(&self) -> u32 {
         self.removed.max(self.added)
     }
 
-    /// One change of this one and the next, if the equality between them is small, that is no longer than either, and
-    /// the result is not too long.
+    /// Whether this change and the next can be joined: the equality between them is no longer than either,
+    /// and the result is at most `longest` characters.
     fn can_join(&self, next: &Self, longest: u32) -> bool {
         let small = next.gap <= self.size().min(next.size());
         small && self.size().saturating_add(next.gap).saturating_add(next.size()) <= longest
@@ -65,8 +66,8 @@ impl SizedChange {
 
 /// Joins changes around small equalities, up to `longest` characters.
 ///
-/// A stack: the newest change is joined with the one before as long as that may be. Every change is pushed and joined
-/// at most once, and no equality is counted twice.
+/// Uses a stack: the newest change is joined with its predecessor as long as possible. Every change is pushed
+/// and joined at most once, and no equality is counted twice.
 pub(super) fn join_over_small_equalities(
     old: &str,
     new: &str,
@@ -100,8 +101,8 @@ pub(super) fn join_over_small_equalities(
     stack.into_iter().map(|sized| sized.change).collect()
 }
 
-/// Slides a pure insertion or removal along the equalities around it to the best place. `slack` is how many bytes are
-/// equal after it.
+/// Slides a pure insertion or removal along the surrounding equalities to the position with the best score.
+/// `slack` is the number of equal bytes after it.
 fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: usize) -> Change {
     let (text, edit, floor) = match (change.old.is_empty(), change.new.is_empty()) {
         (false, true) => (old, change.old.clone(), before.map_or(0, |before| before.old.end)),
@@ -126,7 +127,7 @@ fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: u
     let (mut at, mut best, mut best_score) = (left, left, 0);
     loop {
         let score = boundary_score(text, at.0) + boundary_score(text, at.1);
-        // On a tie the later place wins: blanks then trail a change rather than lead it.
+        // On a tie the later position wins, so that blanks trail a change rather than lead it.
         if score >= best_score {
             (best, best_score) = (at, score);
         }
@@ -143,7 +144,7 @@ fn slide(old: &str, new: &str, before: Option<&Change>, change: Change, slack: u
     }
 }
 
-/// How good a place is to begin or end a change, from inside a word (0) to the end of the text (6).
+/// Score of a position as a boundary of a change, from 0 (inside a word) to 6 (start or end of the text).
 fn boundary_score(text: &str, at: usize) -> u8 {
     let (before, after) = (&text[..at], &text[at..]);
     let (Some(left), Some(right)) = (before.chars().next_back(), after.chars().next()) else { return 6 };
@@ -165,8 +166,8 @@ fn boundary_score(text: &str, at: usize) -> u8 {
     }
 }
 
-/// `abcxxx` that became `xxxdef` is a removal of `abc` before, and an insertion of `def` after, an unchanged `xxx`,
-/// where that is half of either or more.
+/// Splits overlaps: `abcxxx` replaced by `xxxdef` becomes a removal of `abc`, an unchanged `xxx` and an
+/// insertion of `def`, if the overlap is at least half of the shorter side.
 fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
     let mut split = Vec::with_capacity(changes.len());
     for change in changes {
@@ -212,15 +213,15 @@ fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
     split
 }
 
-/// The longest end of `a` that is a beginning of `b` (Knuth, Morris and Pratt), within [`MAX_OVERLAP_BYTES`]. Both are
-/// whole characters, so what they share is.
+/// Longest suffix of `a` that is a prefix of `b` (Knuth-Morris-Pratt), up to [`MAX_OVERLAP_BYTES`]. Both
+/// consist of whole characters, so the overlap does too.
 fn overlap(a: &[u8], b: &[u8]) -> usize {
     let longest = a.len().min(b.len()).min(MAX_OVERLAP_BYTES);
     if longest == 0 {
         return 0;
     }
     let (end, beginning) = (&a[a.len() - longest..], &b[..longest]);
-    // Nothing can overlap that does not hold the other's first byte; that is most of them.
+    // Fast path: without the first byte of the prefix there is no overlap. This covers most calls.
     let Some(first) = memchr::memchr(beginning[0], end) else { return 0 };
     let end = &end[first..];
     let mut fallback = vec![0_u32; end.len()];

@@ -1,47 +1,49 @@
-//! What a page says: its visible text and its links, gathered in document order by whoever reads the page.
+//! Collects the visible text and the links of a page, in document order, from either reader.
 //!
-//! The rules are those of web-monitoring-diff. Text: every text node whose parent is not style, script, head or title,
-//! joined by a space; white space with two line breaks or more in it becomes two; the ends are trimmed. Links: every
-//! `a` whose target is neither empty nor on the same page; its text is what it holds, without scripts, drawings and
-//! form fields, images by their `alt`, or else its title.
+//! The rules are those of web-monitoring-diff. Text: every text node whose parent is not style, script, head
+//! or title, joined by spaces; white space with two or more line breaks becomes two line breaks; the ends are
+//! trimmed. Links: every `a` whose target is neither empty nor on the same page. The text of a link is its
+//! content without scripts, drawings and form fields, with images replaced by their `alt`; if it is empty,
+//! the title is used.
 //!
-//! Invariant: what is gathered is linear in the page: a character counts for at most [`MAX_OPEN_LINKS`] links.
+//! Invariant: the collected text is linear in the page: a character is added to
+//! at most [`MAX_OPEN_LINKS`] links.
 //!
 //! # Why
-//! The old service collapses blank lines with a regular expression that takes minutes for 200,000 spaces. A scanner
-//! that remembers where the current run of white space began is linear and does the same. That nodes are joined by a
-//! space, even within a word, is kept although it is odd: counts and hashes depend on it.
+//! The old service collapses blank lines with a regular expression that takes minutes for 200,000 spaces. A
+//! scanner that remembers the start of the current run of white space is linear and has the same result.
+//! Joining nodes by a space even within a word is odd, but kept because counts and hashes depend on it.
 
 use super::links::Links;
 
-/// Links may be nested by tables and by accident; the innermost two get the text.
+/// Number of nested links that receive text: the innermost two. Links may be nested by tables or by mistake.
 const MAX_OPEN_LINKS: usize = 2;
-/// The longest text of a link: where one was never closed, it is the rest of the page.
+/// Length in bytes at which the text of a link is truncated; an unclosed link extends to the end of the page.
 const MAX_LINK_BYTES: usize = 64 * 1024;
 
-/// What kind of node this is, as far as text and links care.
+/// Kind of node, as far as it matters for text and links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NodeKind {
-    /// The document.
+    /// Root of the page.
     Document,
-    /// Text.
+    /// Text between tags.
     Text,
-    /// A comment: it separates texts and is nothing else.
+    /// A comment; it only separates text nodes.
     Comment,
     /// An element whose own text is not visible.
     Hidden,
-    /// An element whose text is visible but not part of a link's.
+    /// An element whose text is visible but not part of a link's text.
     Muted,
-    /// An `a`.
+    /// An `a` element with a target on another page.
     Link,
-    /// An `img`.
+    /// An `img` element; its label is added to open links.
     Image,
-    /// Any other element.
+    /// Any other element, which has no effect of its own.
     Plain,
 }
 
 impl NodeKind {
-    /// The kind of an element, by its name in lower case.
+    /// Kind of an element by its lower-case name.
     pub(super) fn of_name(name: &str) -> Self {
         match name {
             "style" | "script" | "head" | "title" => Self::Hidden,
@@ -53,12 +55,12 @@ impl NodeKind {
     }
 }
 
-/// Gathers text and links.
+/// Accumulates text and links.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    /// The visible text so far.
+    /// Visible text so far.
     pub(super) visible: VisibleText,
-    /// The links so far.
+    /// Links closed so far.
     pub(super) links: Links,
     open: Vec<OpenLink>,
     muted: u32,
@@ -72,33 +74,33 @@ struct OpenLink {
 }
 
 impl Collector {
-    /// Visible text; `continues` where it belongs to the same node as what came before.
+    /// Adds visible text; `continues` is true if it belongs to the same node as the previous text.
     pub(super) fn text(&mut self, text: &str, continues: bool) {
         self.visible.push(text, continues);
         self.link_text(text);
     }
 
-    /// What stands for an image in the text of a link.
+    /// Adds the label of an image to the open links.
     pub(super) fn image(&mut self, label: &str) {
         self.link_text(label);
     }
 
-    /// From here to [`Collector::unmute`] text is not part of a link's.
+    /// From here to the matching [`Collector::unmute`], text is not added to links.
     pub(super) fn mute(&mut self) {
         self.muted += 1;
     }
 
-    /// Ends [`Collector::mute`].
+    /// Ends the latest [`Collector::mute`].
     pub(super) fn unmute(&mut self) {
         self.muted = self.muted.saturating_sub(1);
     }
 
-    /// Ends every [`Collector::mute`].
+    /// Ends all [`Collector::mute`]s.
     pub(super) fn unmute_all(&mut self) {
         self.muted = 0;
     }
 
-    /// A link begins; `fallback_text` stands in where it has no text.
+    /// Opens a link; `fallback_text` is used if it has no text.
     pub(super) fn open_link(&mut self, href: &str, fallback_text: &str) {
         self.open.push(OpenLink {
             text: String::new(),
@@ -107,7 +109,7 @@ impl Collector {
         });
     }
 
-    /// The innermost link ends.
+    /// Closes the innermost link.
     pub(super) fn close_link(&mut self) {
         if let Some(link) = self.open.pop() {
             match trim(&link.text) {
@@ -117,7 +119,7 @@ impl Collector {
         }
     }
 
-    /// Are we in a link?
+    /// Whether a link is open.
     pub(super) fn in_link(&self) -> bool {
         !self.open.is_empty()
     }
@@ -134,32 +136,32 @@ impl Collector {
     }
 }
 
-/// Is this target on another page?
+/// Whether the target of a link is on another page.
 pub(super) fn leads_to_other_page(href: &str) -> bool {
     !href.is_empty() && !href.starts_with('#')
 }
 
-/// The label of a link without text.
+/// Label for a link without text.
 pub(super) fn link_label(title: Option<&str>) -> String {
     title.map_or_else(|| "[no text]".to_owned(), |title| format!("[tooltip: {title}]"))
 }
 
-/// The label of an image within a link.
+/// Label for an image within a link.
 pub(super) fn image_label(alt: &str) -> String {
     if alt.is_empty() { "[image]".to_owned() } else { format!("[image: {alt}]") }
 }
 
-/// Visible text as it grows, with blank lines collapsed.
+/// Visible text under construction, with blank lines collapsed.
 #[derive(Debug, Default)]
 pub(super) struct VisibleText {
     text: String,
     begun: bool,
-    /// Where the white space at the end of `text` begins, and how many line breaks are in it.
+    /// Trailing white space of `text`: its start offset and number of line breaks.
     run: Option<(usize, usize)>,
 }
 
 impl VisibleText {
-    /// Appends a node's text, behind a space unless it continues the node before.
+    /// Appends the text of a node, preceded by a space unless it continues the previous node.
     pub(super) fn push(&mut self, text: &str, continues: bool) {
         if self.begun && !continues {
             self.scan(" ");
@@ -187,7 +189,7 @@ impl VisibleText {
         }
     }
 
-    /// Two line breaks or more in a run of white space are a paragraph's end and nothing else.
+    /// Replaces a run of white space that contains two or more line breaks with two line breaks.
     fn end_run(&mut self) {
         if let Some((start, breaks)) = self.run.take()
             && breaks >= 2
@@ -197,7 +199,7 @@ impl VisibleText {
         }
     }
 
-    /// The text, trimmed.
+    /// Returns the text, trimmed.
     pub(super) fn finish(mut self) -> String {
         self.end_run();
         self.text.truncate(self.text.trim_end_matches(is_space).len());
@@ -208,12 +210,12 @@ impl VisibleText {
     }
 }
 
-/// White space as Python's `str.isspace` and `\s` have it: Unicode's, and four separators.
+/// White space as defined by Python's `str.isspace` and `\s`: Unicode white space and four separators.
 pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
-/// A text without the white space at its ends.
+/// Trims white space as defined by [`is_space`].
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(is_space)
 }
@@ -230,7 +232,8 @@ mod tests {
         visible.finish()
     }
 
-    /// What `([^\S\n]*\n\s*){2,}` replaced by two line breaks, and then `strip`, mean, by trying every length.
+    /// Reference implementation that tries every length: replaces `([^\S\n]*\n\s*){2,}` with
+    /// two line breaks, then strips.
     fn by_the_regular_expression(text: &str) -> String {
         let chars: Vec<char> = text.chars().collect();
         let group = |at: usize| -> Vec<usize> {

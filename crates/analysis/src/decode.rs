@@ -1,15 +1,16 @@
-//! Bytes to text: which character encoding, and whether what comes out is text at all.
+//! Decodes bytes to text: determines the character encoding and checks that the result is text.
 //!
-//! The order is byte order mark, `Content-Type`, `<meta>` or XML prolog, "it is all valid UTF-8", detection. It does
-//! not undo content encodings.
+//! The encoding comes from, in this order: byte order mark, `Content-Type`, `<meta>` or XML prolog, validity
+//! as UTF-8, detection. Content encodings are not handled here.
 //!
-//! Invariant: the text holds no NUL, and its share of control characters and of U+FFFD is below the bounds.
+//! Invariant: the text contains no NUL, and its shares of control characters and of
+//! U+FFFD are within the limits.
 //!
 //! # Why
-//! Detection never says "this is no text": a PDF or an ELF file decodes as windows-1252 with hardly a U+FFFD. So the
-//! share of control characters is counted too: 12 to 38 % on real binaries, none on 564 real pages. Asking whether
-//! the *whole* body is valid UTF-8 before guessing repairs the ten pages of those that the old service misread because
-//! their first umlaut stood behind its detection window.
+//! Detection never rejects input: a PDF or an ELF file decodes as windows-1252 with hardly any U+FFFD. So the
+//! share of control characters is checked too: 12 to 38 % on real binaries, none on 564 real pages. Checking
+//! whether the *whole* body is valid UTF-8 before guessing fixes the ten of those pages that the old service
+//! misread because their first umlaut was beyond its detection window.
 
 use std::borrow::Cow;
 
@@ -19,28 +20,28 @@ use memchr::memmem;
 
 use wm_job::skip::{Skip, SkipReason};
 
-/// How far a `<meta>` or prolog is looked for; web-monitoring-diff's number, twice the standard's.
+/// Number of bytes searched for a `<meta>` or prolog: as in web-monitoring-diff, twice the standard's number.
 const PRESCAN_BYTES: usize = 2048;
-/// How much the detector reads.
+/// Number of bytes the detector reads.
 const DETECT_BYTES: usize = 64 * 1024;
-/// The largest share of control characters in text, in percent.
+/// Largest allowed share of control characters, in percent.
 const MAX_CONTROL_PERCENT: usize = 5;
-/// The largest share of undecodable characters in text, in percent; web-monitoring-diff's number.
+/// Largest allowed share of undecodable characters, in percent, as in web-monitoring-diff.
 const MAX_REPLACED_PERCENT: usize = 25;
 
-/// A decoded body.
+/// A body decoded to text.
 #[derive(Debug)]
 pub(super) struct DecodedText<'a> {
-    /// Its text; borrowed where the bytes were UTF-8 already.
+    /// Text of the body; borrowed if the bytes are valid UTF-8.
     pub(super) text: Cow<'a, str>,
-    /// The encoding's name.
+    /// Name of the encoding, e.g. `windows-1252`.
     pub(super) encoding: &'static str,
 }
 
-/// Decodes a body.
+/// Decodes a body to text.
 ///
 /// # Errors
-/// [`SkipReason::Undecodable`] where the result is not text.
+/// [`SkipReason::Undecodable`] if the result is not text.
 pub(super) fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<DecodedText<'a>, Skip> {
     let encoding = choose_encoding(bytes, content_type);
     let (text, _) = encoding.decode_with_bom_removal(bytes);
@@ -48,7 +49,7 @@ pub(super) fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<
     Ok(DecodedText { text, encoding: encoding.name() })
 }
 
-/// The encoding by the first source that names one.
+/// Selects the encoding from the first source that names one.
 fn choose_encoding(bytes: &[u8], content_type: Option<&str>) -> &'static Encoding {
     if let Some((encoding, _)) = Encoding::for_bom(bytes) {
         return encoding;
@@ -60,14 +61,14 @@ fn choose_encoding(bytes: &[u8], content_type: Option<&str>) -> &'static Encodin
         .unwrap_or_else(|| detect(bytes))
 }
 
-/// The `charset` of a `Content-Type`: the last one, as the old service reads it.
+/// Reads the `charset` of a `Content-Type`: the last one, as in the old service.
 fn charset_of(content_type: &str) -> Option<&'static Encoding> {
     let lower = content_type.to_ascii_lowercase();
     let (_, value) = lower.rsplit_once("charset=")?;
     encoding_for_label(value.as_bytes())
 }
 
-/// What the document says of itself.
+/// Reads the encoding that the document declares.
 fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
     match head {
         [b'<', 0, b'?' | b'!' | b'h' | b'H', 0, ..] => return Some(UTF_16LE),
@@ -76,7 +77,7 @@ fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
     }
     let lower = head.to_ascii_lowercase();
     let inside = meta_charset(&lower).or_else(|| prolog_encoding(&lower))?;
-    // The standard's corrections: whoever could read the declaration does not hold UTF-16.
+    // Corrections from the standard: if the declaration was readable as ASCII, the document cannot be UTF-16.
     Some(match inside {
         utf16 if utf16 == UTF_16LE || utf16 == UTF_16BE => UTF_8,
         user if user == X_USER_DEFINED => WINDOWS_1252,
@@ -84,7 +85,8 @@ fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
     })
 }
 
-/// `<meta charset=x>` and `<meta http-equiv=content-type content="text/html; charset=x">`, outside comments.
+/// Finds the encoding in `<meta charset=x>` or in
+/// `<meta http-equiv=content-type content="text/html; charset=x">`, outside comments.
 fn meta_charset(mut head: &[u8]) -> Option<&'static Encoding> {
     while let Some(at) = memchr::memchr(b'<', head) {
         head = &head[at..];
@@ -101,14 +103,14 @@ fn meta_charset(mut head: &[u8]) -> Option<&'static Encoding> {
     None
 }
 
-/// `<?xml version="1.0" encoding="x"?>`
+/// Finds `<?xml version="1.0" encoding="x"?>`.
 fn prolog_encoding(head: &[u8]) -> Option<&'static Encoding> {
     let at = memmem::find(head, b"<?xml")?;
     let prolog = &head[at..];
     attribute(&prolog[..memchr::memchr(b'>', prolog)?], b"encoding").and_then(encoding_for_label)
 }
 
-/// What stands after `name`, blanks, `=` and blanks.
+/// Returns the text after `name`, optional white space and `=`.
 fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     memmem::find_iter(tag, name).find_map(|at| {
         let rest = tag[at + name.len()..].trim_ascii_start().strip_prefix(b"=")?;
@@ -116,29 +118,29 @@ fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
-/// The encoding of a label that stands at the beginning, quoted or not.
+/// Parses an encoding label at the start of `value`, with or without quotes.
 fn encoding_for_label(value: &[u8]) -> Option<&'static Encoding> {
     let value = value.trim_ascii_start();
     let value = value.strip_prefix(b"\"").or_else(|| value.strip_prefix(b"'")).unwrap_or(value);
     let ends = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b';' | b',' | b'>' | b'/');
     let label = &value[..value.iter().position(ends).unwrap_or(value.len())];
     if label.eq_ignore_ascii_case(b"iso-8559-1") {
-        return Some(WINDOWS_1252); // a slip of the pen on many a government page
+        return Some(WINDOWS_1252); // frequent typo on government pages
     }
     Encoding::for_label_no_replacement(label)
 }
 
-/// The last resort: statistics, from where the first character stands that is not ASCII.
+/// Statistical detection as a last resort, starting near the first non-ASCII character.
 fn detect(bytes: &[u8]) -> &'static Encoding {
     let first = bytes.iter().position(|b| !b.is_ascii()).unwrap_or_default();
-    // A few words before it may tell a language.
+    // Some preceding text helps to recognise the language.
     let rest = &bytes[first.saturating_sub(1024)..];
     let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     detector.feed(&rest[..rest.len().min(DETECT_BYTES)], rest.len() <= DETECT_BYTES);
     detector.guess(None, Utf8Detection::Allow)
 }
 
-/// Counts what text does not hold, and turns NUL into U+FFFD.
+/// Checks the shares of control and undecodable characters, and replaces NUL with U+FFFD.
 fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<Cow<'a, str>, Skip> {
     let (mut chars, mut controls, mut replaced, mut nuls) = (0_usize, 0_usize, 0_usize, 0_usize);
     for c in text.chars() {

@@ -1,12 +1,12 @@
-//! Undoes a body's content encodings, within a cap.
+//! Decodes the content encodings of a body, within a size limit.
 //!
-//! Invariant: no more than the cap is ever held, whatever a stream claims; and a stream costs a bounded number of
-//! restarts, whatever it consists of.
+//! Invariant: the output never exceeds the limit, whatever a stream claims, and the number of decoder
+//! restarts per stream is bounded.
 //!
 //! # Why
-//! This is the first thing that a hostile body meets, so it happens in the child and nowhere else. Decoders that are
-//! safe code stand in for the C ones. A window is memory too: brotli's large windows are refused, zstd's are held to
-//! the 8 MiB that a web browser grants (RFC 9659).
+//! This is the first code that processes a hostile body, so it runs in the child only. Decoders written in
+//! safe Rust are used instead of the C ones. A window is memory too: brotli's large windows are refused, and
+//! zstd's are limited to the 8 MiB that web browsers allow (RFC 9659).
 
 use std::io::{ErrorKind, Read};
 
@@ -15,39 +15,40 @@ use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
-/// The most encodings on top of each other: no server means more.
+/// Maximum number of stacked encodings; no server uses more on purpose.
 const MAX_LAYERS: usize = 3;
-/// The most members of a gzip stream, or frames of a zstd one: each costs a fresh decoder.
+/// Maximum number of gzip members or zstd frames; each needs a new decoder.
 const MAX_MEMBERS: usize = 1000;
-/// zstd's window, as RFC 9659 bounds it for the web.
+/// Maximum window size of zstd, as set by RFC 9659 for the web.
 const MAX_ZSTD_WINDOW_BYTES: u64 = 8 * 1024 * 1024;
-/// How much is decompressed at a time.
+/// Number of bytes decompressed per read.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A content encoding that we can undo.
+/// A supported content encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ContentEncoding {
-    /// `gzip`, `x-gzip`.
+    /// `gzip` or `x-gzip`.
     Gzip,
-    /// `deflate`: zlib as the standard has it, or raw as some servers do.
+    /// `deflate`: zlib as in the standard, or raw as some servers send it.
     Deflate,
-    /// `br`.
+    /// `br` (RFC 7932).
     Brotli,
-    /// `zstd`.
+    /// `zstd` (RFC 8878).
     Zstd,
 }
 
-/// Why a body could not be decompressed.
+/// Reason why a body could not be decompressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DecompressError {
-    /// It is larger than the cap, or stacked too high, or a heap of empty members.
+    /// The output exceeds the limit, or there are too many stacked encodings or members.
     Bomb(String),
-    /// It breaks off or is damaged, after something came out.
+    /// The stream is truncated or damaged, after some output.
     Broken(String),
 }
 
-/// The encodings that a `Content-Encoding` names, in the order in which they were applied. What is not a compression
-/// (`identity`, `utf-8`, `aws-chunked`, ...) or not one of ours is left out: the bytes then speak for themselves.
+/// Parses a `Content-Encoding` header, in the order in which the encodings were applied. Names that are not a
+/// compression (`identity`, `utf-8`, `aws-chunked`, ...) or are unsupported are ignored; the content is then
+/// classified by its bytes.
 pub(super) fn encodings_of(label: Option<&str>) -> Vec<ContentEncoding> {
     let names = label.unwrap_or_default().split(',').map(|name| name.trim().to_ascii_lowercase());
     names
@@ -61,7 +62,7 @@ pub(super) fn encodings_of(label: Option<&str>) -> Vec<ContentEncoding> {
         .collect()
 }
 
-/// Undoes all encodings, the last one first; `None` where there was nothing to undo, whatever was claimed.
+/// Decodes all encodings, the last one first; `None` if the body is not actually encoded.
 pub(super) fn decompress(
     body: &[u8],
     encodings: &[ContentEncoding],
@@ -81,7 +82,8 @@ pub(super) fn decompress(
     Ok(decoded)
 }
 
-/// Undoes one encoding; `None` where not one byte came out, so that it was none.
+/// Decodes one encoding; `None` if the decoder produced no output, which means the body
+/// is not encoded this way.
 fn decompress_one(
     body: &[u8],
     encoding: ContentEncoding,
@@ -105,7 +107,7 @@ fn decompress_one(
     }
 }
 
-/// All members; what stands behind the last one and is none is ignored, as gzip does.
+/// Decodes all members; trailing data that is not a member is ignored, as in gzip.
 fn gunzip(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
     let mut rest = body;
     for member in 0.. {
@@ -127,7 +129,7 @@ fn inflate(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
     }
 }
 
-/// All frames, and nothing behind the last one.
+/// Decodes all frames; trailing data that is not a frame is ignored.
 fn unzstd(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
     let mut rest = body;
     for frame in 0.. {
@@ -156,14 +158,14 @@ fn check_member_count(members: usize, what: &str) -> Result<(), DecompressError>
     }
 }
 
-/// What came out so far.
+/// Output so far, limited to `cap` bytes.
 struct CappedOutput {
     bytes: Vec<u8>,
     cap: usize,
 }
 
 impl CappedOutput {
-    /// Reads a decoder to its end, or to the cap and one byte beyond.
+    /// Reads from a decoder until its end, or until the output would exceed the limit.
     fn read_to_end(&mut self, mut decoder: impl Read) -> Result<(), DecompressError> {
         let mut step = vec![0; CHUNK_BYTES];
         loop {
@@ -179,7 +181,7 @@ impl CappedOutput {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     return Err(DecompressError::Broken(format!(
-                        "behind {} bytes: {error}",
+                        "after {} bytes: {error}",
                         self.bytes.len()
                     )));
                 }
@@ -260,7 +262,7 @@ mod tests {
             assert_eq!(decompressed(PAGE, label), Ok(None), "{label}");
         }
         assert_eq!(decompressed(b"", "gzip"), Ok(None));
-        // Applied once, said twice.
+        // Applied once, declared twice.
         assert_eq!(decompressed(&gzip(PAGE), "gzip, gzip").unwrap().as_deref(), Some(PAGE));
     }
 
@@ -300,7 +302,8 @@ mod tests {
 
     #[test]
     fn windows_that_no_browser_grants_are_refused() {
-        // A frame with a window of 64 MiB around one stored block, and an empty stream with a window of 1 GiB.
+        // A frame with a window of 64 MiB around one stored block, and an empty stream with
+        // a window of 1 GiB.
         let zstd = b"\x28\xB5\x2F\xFD\x00\x80\x29\x00\x00hello";
         let brotli = b"\x11\xDE";
         assert_eq!(decompressed(zstd, "zstd"), Ok(None));

@@ -1,17 +1,19 @@
-//! What changed between two texts, coarse first and then finer where they differ.
+//! Diffs two texts, first coarsely, then more finely where they differ.
 //!
-//! Common ends are stripped, then the rest is compared as chunks (Patience), what differs as words (Myers), or first as
-//! phrases where those are too many, and what is small and still differs as characters (Myers). A linear clean-up
-//! makes the result readable.
+//! Common ends are stripped and the rest is compared as chunks (Patience). Differing stretches are compared
+//! as words (Myers), via phrases if there are too many words, and small differing stretches as characters
+//! (Myers). A linear clean-up makes the result readable.
 //!
-//! Invariant: the steps of an [`EditScript`] put together from the old text are the new text, whatever the deadline did.
+//! Invariant: applying the steps of an [`EditScript`] to the old text yields the new text,
+//! even if the deadline passed.
 //!
 //! # Why
-//! On 266 real pairs this needed a fortieth of the CPU time of the old service's diff-match-patch, with smaller
-//! edits in total, because that one gave up on large pages after two seconds. Diffing characters or words of whole
-//! pages with `similar` was four to eighteen times slower and worse. `imara-diff` is faster, but knows no deadline
-//! and hung on seven of twelve adversarial pairs. Every level is bounded: a stretch of too many tokens is left as one
-//! replacement, and so is what the deadline leaves over; both are said by `approximate`.
+//! On 266 real pairs this took a fortieth of the CPU time of the old service's diff-match-patch, with
+//! smaller edits in total, because diff-match-patch gave up on large pages after two seconds. Diffing
+//! whole pages by characters or words with `similar` was four to eighteen times slower and gave worse
+//! results. `imara-diff` is faster, but has no deadline and hung on seven of twelve adversarial pairs.
+//! Every level is bounded: a stretch with too many tokens is left as one replacement, and so is whatever
+//! remains at the deadline; `approximate` reports both.
 
 use std::hash::Hash;
 use std::ops::Range;
@@ -23,35 +25,35 @@ use super::change::{Change, slice, trim};
 use super::cleanup;
 use super::tokens::{Granularity, TextPair};
 
-/// The most tokens of both texts that one comparison takes: with what `similar` needs beside them this is about
-/// 70 MiB of heap at worst, which fits the child's default budget beside two bodies of 10 MiB of which every byte
-/// became three.
+/// Maximum number of tokens of both texts in one comparison. With the working memory of `similar` this
+/// is at most about 70 MiB of heap, which fits into the child's default budget beside two bodies of 10
+/// MiB that tripled in decoding.
 const MAX_TOKENS: usize = 400_000;
-/// The most changes of one script; more are merged into the last one.
+/// Maximum number of changes in a script; further ones are merged into the last.
 const MAX_CHANGES: usize = 500_000;
-/// The largest stretch, on either side, that is compared character by character: beyond it Myers on characters finds
-/// chance matches, and its cost grows with the square.
+/// Largest stretch on either side that is compared by characters. Beyond it, Myers finds accidental matches,
+/// and its cost is quadratic.
 const MAX_CHAR_BYTES: u32 = 4 * 1024;
 
-/// The longest change that is made of several before they are compared more finely: around a line break or a tag that
-/// happens to match, words are then compared across it. Longer ones gained nothing on 51 real pairs.
+/// Maximum length of changes that are joined before the finer comparison. Joining lets words be compared
+/// across a line break or tag that happens to match. Longer ones gained nothing on 51 real pairs.
 const MAX_JOINED_CHARS: u32 = 16 * 1024;
 
-/// All changes between two texts, in order, with something equal between any two of them.
+/// All changes between two texts, in order; between any two changes there is equal text.
 #[derive(Debug)]
 pub(super) struct EditScript<'t> {
-    /// The older text.
+    /// Text of the older page.
     pub(super) old: &'t str,
-    /// The newer text.
+    /// Text of the newer page.
     pub(super) new: &'t str,
-    /// What differs.
+    /// Changes as byte ranges of both texts.
     pub(super) changes: Vec<Change>,
-    /// True when a bound or the deadline made it coarser than it could be.
+    /// True if a bound or the deadline made the script coarser than possible.
     pub(super) approximate: bool,
 }
 
 impl<'t> EditScript<'t> {
-    /// The steps in the order of web-monitoring-diff: what is equal, then what was removed, then what was added.
+    /// The steps in the order of web-monitoring-diff: equal text, then removed text, then added text.
     pub(super) fn steps(&self) -> impl Iterator<Item = (i8, &'t str)> {
         let (old, new) = (self.old, self.new);
         let ends = Change { old: old.len() as u32..0, new: 0..0 };
@@ -67,7 +69,7 @@ impl<'t> EditScript<'t> {
     }
 }
 
-/// Compares two texts until the deadline.
+/// Diffs two texts, at most until the deadline.
 pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> EditScript<'t> {
     let mut search = DiffSearch {
         texts: TextPair::new(old, new, deadline),
@@ -86,9 +88,9 @@ pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> EditScr
 enum DiffLevel {
     Chunks,
     Words,
-    /// For a stretch of too many words.
+    /// For a stretch with too many words.
     Phrases,
-    /// What differs between phrases; too many words are left as they are here.
+    /// For differences between phrases; a stretch with too many words is not refined further.
     WordsOfPhrases,
     Chars,
 }
@@ -101,7 +103,7 @@ struct DiffSearch<'t> {
 }
 
 impl DiffSearch<'_> {
-    /// Finds the changes within one stretch, by a level and those below it.
+    /// Finds the changes within a stretch at this level and the levels below.
     fn refine(&mut self, stretch: Change, level: DiffLevel) {
         let change = trim(self.texts.old, self.texts.new, stretch);
         if change.old.is_empty() || change.new.is_empty() {
@@ -128,7 +130,7 @@ impl DiffSearch<'_> {
             self.texts.tokenize(granularity, change.old.clone(), change.new.clone(), MAX_TOKENS)
         else {
             if let Some(level) = otherwise {
-                return self.refine(change, level); // which looks at the clock first
+                return self.refine(change, level); // checks the deadline first
             }
             self.approximate = true;
             return self.push(change);
@@ -167,7 +169,8 @@ impl DiffSearch<'_> {
         }
     }
 
-    /// What differs between two sequences. On expiry `similar` leaves the rest as one replacement and does not tell.
+    /// Differences between two sequences. At the deadline `similar` leaves the rest as one replacement
+    /// without reporting it, so the clock is checked afterwards.
     fn compare<T: Hash + Eq>(&mut self, algorithm: Algorithm, old: &[T], new: &[T]) -> Vec<DiffOp> {
         let mut ops = capture_diff_slices_deadline(algorithm, old, new, Some(self.deadline));
         ops.retain(|op| !matches!(op, DiffOp::Equal { .. }));
@@ -175,7 +178,8 @@ impl DiffSearch<'_> {
         ops
     }
 
-    /// Records a change, merged with the last one where nothing is between them or where there are too many.
+    /// Appends a change; merges it with the last one if they are adjacent or
+    /// [`MAX_CHANGES`] has been reached.
     fn push(&mut self, change: Change) {
         if change.old.is_empty() && change.new.is_empty() {
             return;
@@ -192,7 +196,7 @@ impl DiffSearch<'_> {
     }
 }
 
-/// The characters of a short text, with where each begins.
+/// The characters of a short text and the byte offset of each.
 struct CharOffsets {
     chars: Vec<char>,
     starts: Vec<u32>,
@@ -226,7 +230,7 @@ mod tests {
         diff(old, new, far_deadline()).steps().map(|(code, text)| (code, text.to_owned())).collect()
     }
 
-    /// Both texts, put together again from the steps.
+    /// Rebuilds both texts from the steps.
     fn rebuilt(script: &EditScript<'_>) -> (String, String) {
         let side = |left_out: i8| {
             script.steps().filter(|(code, _)| *code != left_out).map(|(_, text)| text).collect()
@@ -234,7 +238,7 @@ mod tests {
         (side(1), side(-1))
     }
 
-    /// The invariant, and that no two neighbouring steps have the same code.
+    /// Checks the invariant, and that no two adjacent steps have the same code.
     fn assert_rebuilds(script: &EditScript<'_>) {
         let (old, new) = rebuilt(script);
         assert!(old == script.old && new == script.new, "the steps do not rebuild both texts");
@@ -266,7 +270,8 @@ mod tests {
 
     #[test]
     fn characters_that_share_bytes_are_never_cut() {
-        // é is C3 A9, è is C3 A8; 🎉 and 🎊 differ in their last byte, й and и+breve in number.
+        // é is C3 A9, è is C3 A8; 🎉 and 🎊 differ in their last byte, й and и+breve in
+        // the number of characters.
         for (old, new) in
             [("é", "è"), ("a🎉b", "a🎊b"), ("й", "и\u{306}"), ("x\u{3bb}", "\u{2bb}"), ("日本", "日木")]
         {
@@ -367,7 +372,7 @@ mod tests {
             let script = diff(old, new, deadline);
             assert_rebuilds(&script);
             if Instant::now() < deadline {
-                continue; // then it needs not be approximate, but may be: a bound can bite as well
+                continue; // may still be approximate because of another bound
             }
             let late = deadline.elapsed();
             assert!(late < Duration::from_secs(5), "{name} came {late:?} late");

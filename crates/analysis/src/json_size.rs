@@ -1,22 +1,22 @@
-//! How large the steps of a diff are as JSON, known before they are made.
+//! Computes the JSON size of the steps of a diff before they are built.
 //!
-//! Invariant: what fits here is never larger as JSON.
+//! Invariant: the actual JSON is never larger than the size computed here.
 
 use wm_job::report::LinkOp;
 
-/// How many bytes steps have as JSON, counted against a limit.
+/// JSON size of the steps so far, counted down from a limit in bytes.
 pub(super) struct JsonSize {
     left: Option<usize>,
 }
 
 impl JsonSize {
-    /// Nothing yet, of so many bytes.
+    /// Starts without steps, with a limit in bytes.
     pub(super) fn new(limit: usize) -> Self {
-        // The brackets around them all.
+        // The enclosing brackets.
         Self { left: limit.checked_sub(2) }
     }
 
-    /// Is it within the limit?
+    /// Whether the size is within the limit.
     pub(super) fn fits(&self) -> bool {
         self.left.is_some()
     }
@@ -25,7 +25,7 @@ impl JsonSize {
         self.left = self.left.and_then(|left| left.checked_sub(bytes));
     }
 
-    /// Adds `[-1,"text"],`.
+    /// Adds a text step: `[-1,"text"],`.
     pub(super) fn add_op(&mut self, text: &str) {
         self.add_bytes(r#"[-1,""],"#.len() + json_len(text));
     }
@@ -47,7 +47,7 @@ impl JsonSize {
     }
 }
 
-/// The length of a text within JSON.
+/// Length of a string in JSON, without its quotes.
 fn json_len(text: &str) -> usize {
     let escaped = |b: u8| match b {
         b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 2,
@@ -69,7 +69,7 @@ mod tests {
         let left_of = |size: &JsonSize, limit: usize| limit - size.left.unwrap();
         let mut size = JsonSize::new(10_000);
         ops.iter().for_each(|op| size.add_op(&op.1));
-        // Codes are counted as the longest of them, and every step with its comma.
+        // Every code is counted as the longest one, and every step with a comma.
         assert_eq!(left_of(&size, 10_000), serde_json::to_string(&ops).unwrap().len() + 1);
 
         let link =

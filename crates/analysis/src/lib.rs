@@ -1,15 +1,15 @@
-//! Two pages in, a report out: the three diffs of web-monitoring-diff and the annotation made of them.
+//! Compares two pages: computes the three diffs of web-monitoring-diff and the annotation derived from them.
 //!
-//! Pure: bytes and a deadline in, values out. Nothing is fetched, decompressed or written, and nothing is known of
-//! jobs, queues or processes; whether the bytes are worth analysing was decided before.
+//! Pure: bytes and a deadline in, values out. It does not fetch, decompress or write anything and is
+//! independent of jobs, queues and processes. Whether the bytes are worth analysing has been decided before.
 //!
-//! Invariant: memory and time are bounded by the sizes of the pages and by the deadline, never by what is in them;
-//! where a bound made a result coarser, `approximate` says so.
+//! Invariant: memory and time are bounded by the sizes of the pages and by the deadline, never by their
+//! content; if a bound made a result coarser, `approximate` is set.
 //!
 //! # Why
-//! The three diffs share one budget of time: each gets at most two seconds, and at most an even share of what is
-//! left, so that a page on which the first runs out of time still gets its other two. They are made one after the
-//! other, smallest first, so that what one needed is free again before the next begins.
+//! The three diffs share one time budget: each gets at most two seconds and at most an even share of the
+//! remaining time, so that a page on which the first diff times out still gets the other two. They run one
+//! after the other, smallest first, so that the memory of one is free again before the next starts.
 
 mod arena;
 mod change;
@@ -44,72 +44,81 @@ use self::links::{LinkRef, LinkStep, Links};
 use self::score::{DiffStats, DiffStatsBuilder, PageDiffStats};
 use self::text::PageContent;
 
-/// The longest that one diff may take; the old service's number. Real pages need a tenth of it.
+/// Longest time for one diff, as in the old service. Real pages need a tenth of it.
 const MAX_DIFF_TIME: Duration = Duration::from_secs(2);
-/// The share of all time that is not for searching but for what is linear and knows no deadline: cleaning up, hashing,
-/// writing down.
+/// Fraction (one sixth) of the time budget reserved for linear steps that do not check
+/// the deadline: clean-up, hashing, serialisation.
 const FINISHING_SHARE: u32 = 6;
-/// The largest page: places in its text are kept as 32 bits, and decoding may make it three times as long.
-pub const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
+/// Largest decoded page: offsets into its text are 32 bits, and decoding may triple its length.
+pub(crate) const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// The most passages of one report, so that they fit into what is stored of it.
+/// Highest configurable number of passages per report, so that they fit into the stored summary.
 pub const MAX_PASSAGES: u16 = 100;
 
-/// What reports quote.
+/// The analysis section of the configuration.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Changed passages that are quoted, at most [`MAX_PASSAGES`].
+    /// Number of changed passages to quote, at most [`MAX_PASSAGES`].
     pub passages: u16,
 }
 
-/// One page, as the analysis sees it.
+impl Config {
+    /// Semantic errors in the configuration: the key, and a sentence about it.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let above = self.passages > MAX_PASSAGES;
+        if above { vec![("passages", format!("is above {MAX_PASSAGES}"))] } else { Vec::new() }
+    }
+}
+
+/// One page as input of the analysis.
 #[derive(Debug, Clone, Copy)]
 pub struct PageInput<'a> {
-    /// Its body, with content encodings undone.
+    /// The body, with its content encodings decoded.
     pub bytes: &'a [u8],
-    /// Its `Content-Type`, parameters included.
+    /// The `Content-Type` header, including parameters.
     pub content_type: Option<&'a str>,
-    /// The HTTP status it was captured with.
+    /// HTTP status of the capture.
     pub status: Option<u16>,
-    /// Can visible text and links be taken from it?
+    /// Whether visible text and links can be extracted from it.
     pub html_like: bool,
 }
 
-/// How far an analysis may go.
+/// Bounds of one analysis.
 #[derive(Debug, Clone, Copy)]
 pub struct AnalysisOptions {
-    /// When it has to be done; past it, what is left is done coarsely.
+    /// When the analysis should end; diffs that are unfinished by then become coarse.
     pub soft_deadline: Instant,
-    /// Steps of a diff that are larger than this, as JSON, are left out; counts and hashes are not.
+    /// Limit on the JSON size of the steps of a diff; larger step lists are omitted,
+    /// but still counted and hashed.
     pub max_ops_bytes: usize,
-    /// Changed passages that are quoted.
+    /// Number of changed passages to quote.
     pub max_passages: usize,
 }
 
-/// What was found.
+/// Result of an analysis.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnalysisResult {
-    /// The 12 fields.
+    /// The 12 fields of the annotation.
     pub annotation: Annotation,
-    /// The diffs.
+    /// Steps and change counts of the three diffs.
     pub diffs: Diffs,
-    /// True when any of them is.
+    /// True if any of the diffs is approximate.
     pub approximate: bool,
-    /// Diffs that two such pages have not.
+    /// Diffs that do not apply to this pair of pages.
     pub missing: Vec<MissingDiff>,
-    /// The first passages that changed, of the visible text, or of the source where there is no text.
+    /// The first changed passages of the visible text, or of the source if the pages have no visible text.
     pub passages: Vec<Passage>,
-    /// What was left out for its size, e.g. `html_source_dmp.diff`.
+    /// Parts omitted because of their size, e.g. `html_source_dmp.diff`.
     pub omitted: Vec<String>,
-    /// The character encodings that were used, older first.
+    /// Character encodings that were used, older page first.
     pub encodings: [String; 2],
 }
 
-/// Compares two pages. `phase` is told what is being done, for whoever watches from outside.
+/// Compares two pages. `phase` is called with the name of each phase as it begins, for monitoring.
 ///
 /// # Errors
-/// [`SkipReason::Undecodable`] where a body is not text.
+/// [`SkipReason::Undecodable`] if a body is not text or larger than 256 MiB.
 pub fn analyse(
     from: PageInput<'_>,
     to: PageInput<'_>,
@@ -160,7 +169,7 @@ fn decoded(page: PageInput<'_>, side: Side) -> Result<DecodedText<'_>, Skip> {
     decode::decode(page.bytes, page.content_type).map_err(|skip| skip.on(side))
 }
 
-/// What has been found so far.
+/// Results accumulated so far.
 struct Findings {
     max_ops_bytes: usize,
     max_passages: usize,
@@ -169,7 +178,7 @@ struct Findings {
     diffs: Diffs,
     approximate: bool,
     missing: Vec<MissingDiff>,
-    /// `None` until the first text was compared, which is the one that is quoted.
+    /// `None` until the first text has been compared; only that text is quoted.
     passages: Option<Vec<Passage>>,
     omitted: Vec<String>,
 }
@@ -189,7 +198,7 @@ impl Findings {
         }
     }
 
-    /// When the next diff has to be done, with so many left, itself included.
+    /// Deadline of the next diff; `diffs_left` includes it.
     fn deadline(&self, diffs_left: u32) -> Instant {
         let now = Instant::now();
         let left = self.search_deadline.saturating_duration_since(now);
@@ -201,7 +210,7 @@ impl Findings {
         self.missing.push(MissingDiff { diff: diff.to_owned(), skip });
     }
 
-    /// Links and text; true where one of the pages is an error page by what it says.
+    /// Compares links and text; returns true if the text of one page looks like an error page.
     fn compare_content(&mut self, old: PageContent, new: PageContent, phase: fn(&'static str)) -> bool {
         let simplified = self.approximate;
         phase("links");
@@ -217,7 +226,7 @@ impl Findings {
         error_page
     }
 
-    /// Quotes what changed, where that is asked for and nothing was quoted yet.
+    /// Quotes changed passages, if requested and not done yet.
     fn add_passages(&mut self, script: &EditScript<'_>) {
         if self.max_passages == 0 || self.passages.is_some() {
             return;
@@ -229,7 +238,7 @@ impl Findings {
         self.passages = Some(passages);
     }
 
-    /// Measures a script, and keeps its steps if they are not too large.
+    /// Measures a script, and keeps its steps unless they exceed the size limit.
     fn measure(&mut self, script: &EditScript<'_>, name: &str, simplified: bool) -> (DiffStats, Diff<Op>) {
         let mut builder = DiffStatsBuilder::new();
         let mut size = JsonSize::new(self.max_ops_bytes);
@@ -291,7 +300,7 @@ fn to_link(link: LinkRef<'_>) -> Link {
     Link { text: link.text.to_owned(), href: link.href.to_owned() }
 }
 
-/// A link whose text or target changed; true where its diffs are approximate.
+/// Diffs text and target of a changed link; the flag is true if one of the diffs is approximate.
 fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
     let text = diff::diff(old.text, new.text, deadline);
     let href = diff::diff(old.href, new.href, deadline);

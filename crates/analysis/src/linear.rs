@@ -1,11 +1,12 @@
-//! Reads a page tag by tag, without building a tree: for pages that would make a tree builder quadratic.
+//! Reads a page tag by tag without building a tree, for pages on which a tree builder would be quadratic.
 //!
-//! Invariant: time and memory are linear in the page, whatever it holds.
+//! Invariant: time and memory are linear in the size of the page, whatever its content.
 //!
 //! # Why
-//! `html5gum` tokenises as the standard says, at 200 MB/s, and keeps nothing. Without a tree some things can only be
-//! approximated: where an unclosed link ends, and that a table's stray text moves before it. On real pages the text
-//! was the same as the tree's on 95 of 100; on the pages that come here a tree would mean little anyway.
+//! `html5gum` tokenises according to the standard, at 200 MB/s, and keeps nothing. Without a tree some
+//! rules can only be approximated: the end of an unclosed link, and moving the stray text of a table
+//! before it. On 95 of 100 real pages the text was the same as from the tree; for the pages read here a
+//! tree would have little meaning anyway.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -15,7 +16,7 @@ use html5gum::{Span, Tokenizer};
 
 use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
 
-/// Tells the collector what is in a page, in order.
+/// Passes the content of a page to the collector, in document order.
 pub(super) fn read(html: &str, collector: &mut Collector) {
     read_at(html, collector, false);
     while collector.in_link() {
@@ -35,7 +36,7 @@ fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
     Tokenizer::new_with_emitter(html, emitter).for_each(drop);
 }
 
-/// The start tag that is being read.
+/// State of the start tag being read.
 #[derive(Default)]
 struct StartTag {
     kind: Option<NodeKind>,
@@ -45,7 +46,7 @@ struct StartTag {
     alt: Option<String>,
 }
 
-/// The attribute whose value comes next.
+/// The attribute that the next value belongs to.
 #[derive(Default, Clone, Copy)]
 enum TagAttribute {
     Href,
@@ -55,14 +56,14 @@ enum TagAttribute {
     Other,
 }
 
-/// What the next text is.
+/// How the next text is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TextMode {
-    /// Text.
+    /// Visible text of the page.
     Visible,
-    /// Not visible.
+    /// Text of a script, style or title element.
     Hidden,
-    /// Markup that the tokenizer took for text, because with scripting it would be.
+    /// Markup that the tokenizer returns as text, because it would be text with scripting enabled.
     Noscript,
 }
 
@@ -105,7 +106,7 @@ impl TagReader<'_> {
                 return;
             }
         };
-        // The first of two attributes with one name counts.
+        // Of two attributes with the same name the first one counts.
         self.tag.attribute = if slot.is_none() { attribute } else { TagAttribute::Other };
         slot.get_or_insert_default();
     }
@@ -162,7 +163,7 @@ impl TagReader<'_> {
         }
     }
 
-    /// A link ends where the next one begins, and so does what was muted in it and never closed.
+    /// Closes the current link, as the start of the next link does, and ends mutes left open within it.
     fn end_link(&mut self) {
         if self.collector.in_link() {
             self.collector.close_link();
@@ -174,14 +175,14 @@ impl TagReader<'_> {
         match self.text_mode {
             TextMode::Visible => self.collector.text(text, false),
             TextMode::Hidden => {}
-            // Once: what a noscript within a noscript holds is text, as no parser without scripting would have it.
+            // One level only: a noscript within a noscript is text, as in a parser without scripting.
             TextMode::Noscript if self.in_noscript => self.collector.text(text, false),
             TextMode::Noscript => read_at(text, self.collector, true),
         }
     }
 }
 
-/// The kind of an element that has both tags, or needs none. An `option` and an `rp` hardly ever end.
+/// Kind of an element that always has an end tag or never needs one; `option` and `rp` are rarely closed.
 fn kind_of(name: &[u8]) -> Option<NodeKind> {
     match name {
         b"option" | b"rp" => None,

@@ -1,28 +1,29 @@
-//! The links of a page, and what changed between those of two.
+//! The links of a page, and the comparison of two link lists.
 //!
-//! Links are compared as sorted sets. Equal ones (same target, same text but for case) are code 0; of the rest, those
-//! with the same target, and then those with the same text, are pairs with code 100; what is left was removed (-1) or
-//! added (1). The steps are in the order of the links' texts.
+//! Links are compared as sorted sets. Equal links (same target, same text ignoring case) get code 0. Of the
+//! rest, links with the same target, then links with the same text, are paired with code 100; the remaining
+//! ones were removed (-1) or added (1). Steps are ordered by the text of the links.
 //!
 //! Invariant: every link of either page is in exactly one step.
 //!
 //! # Why
-//! The old service compares with "same target or same text" through Python's `SequenceMatcher`, which is quadratic and
-//! worse where many links share a text or a target (12,000 links: a minute), and pairs neighbours only. Three joins
-//! over sorted lists are linear but for the sorting. Links are kept as offsets into one string: 20 bytes each instead
-//! of a hundred.
+//! The old service compares with "same target or same text" using Python's `SequenceMatcher`, which is
+//! quadratic, gets worse if many links share a text or a target (12,000 links: a minute), and only pairs
+//! neighbours. Three joins over sorted lists are linear apart from the sorting. Links are stored as offsets
+//! into one string: 20 bytes each instead of a hundred.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-/// The most links of one page: several times what the largest real pages have. What comes after is not looked at.
+/// Maximum number of links per page, several times more than the largest real pages
+/// have; further links are ignored.
 const MAX_LINKS: usize = 200_000;
-/// The most bytes that the links of one page may have, lower-case copies included: half as much again as the largest
-/// page has in all, and just below a power of two, where a string grows.
+/// Maximum size of all links of a page, including lower-case copies: 1.5 times the largest allowed page, and
+/// just below a power of two, at which the string would grow.
 const MAX_BYTES: usize = 15 * 1024 * 1024;
 
-/// Where a link's parts are in [`Links::text`]: its text, where that differs from its lower case, and then
-/// `lower(href)`, which is also what links are sorted by.
+/// Offsets of a link in [`Links::text`]: its text (only if it differs from its lower case), followed
+/// by the sort key `lower(href)`.
 #[derive(Debug, Clone, Copy)]
 struct LinkSpan {
     start: u32,
@@ -31,34 +32,34 @@ struct LinkSpan {
     end: u32,
 }
 
-/// The links of a page.
+/// The links of one page.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     text: String,
     spans: Vec<LinkSpan>,
 }
 
-/// One link, borrowed.
+/// Borrowed view of one link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LinkRef<'l> {
-    /// Its text.
+    /// Text of the link, as spelled in the page.
     pub(super) text: &'l str,
-    /// Its target.
+    /// Target, with scheme and host in lower case.
     pub(super) href: &'l str,
     lower: &'l str,
     key: &'l str,
 }
 
 impl LinkRef<'_> {
-    /// The order of links; equal ones are the same link.
+    /// Sort order of links; links that compare equal are the same link.
     fn cmp_key(self, other: LinkRef<'_>) -> Ordering {
-        // `a (b)` to `c` and `a ` to `b)(c` have one key.
+        // The key alone is ambiguous: `a (b)` with target `c` and `a ` with target `b)(c` have the same key.
         self.key.cmp(other.key).then_with(|| self.lower.cmp(other.lower))
     }
 }
 
 impl Links {
-    /// Adds a link.
+    /// Adds a link, unless a limit has been reached.
     pub(super) fn push(&mut self, text: &str, href: &str) {
         if self.is_full() {
             return;
@@ -80,25 +81,25 @@ impl Links {
         self.spans.push(LinkSpan { start, key, href, end });
     }
 
-    /// Are there too many, so that some may be left out?
+    /// Whether a limit has been reached, so that links may be missing.
     pub(super) fn is_full(&self) -> bool {
         self.spans.len() >= MAX_LINKS || self.text.len() >= MAX_BYTES
     }
 
-    /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// The link at a place.
+    /// The link at index `at`.
     pub(super) fn get(&self, at: u32) -> LinkRef<'_> {
         resolve(&self.text, self.spans[at as usize])
     }
 
-    /// Puts them in order, each once.
+    /// Sorts the links and removes duplicates.
     pub(super) fn sort(&mut self) {
         let text = &self.text;
-        // The spelling breaks ties, so that which one stays does not depend on the order in the page.
+        // Ties are broken by spelling, so that the duplicate that is kept does not depend on
+        // the order in the page.
         self.spans.sort_unstable_by(|a, b| {
             let (a, b) = (resolve(text, *a), resolve(text, *b));
             a.cmp_key(b).then_with(|| a.text.cmp(b.text))
@@ -116,7 +117,7 @@ fn resolve(text: &str, span: LinkSpan) -> LinkRef<'_> {
     LinkRef { text: own, href: &text[href..end - 1], lower, key: &text[key..end] }
 }
 
-/// Puts the scheme and host of the target at the end of a text in lower case.
+/// Converts scheme and host of the target, which starts at offset `at` and ends the text, to lower case.
 fn lowercase_origin(text: &mut String, at: usize) {
     let href = &text[at..];
     let Some(slashes) = href.find("//") else { return };
@@ -134,20 +135,20 @@ fn lowercase_origin(text: &mut String, at: usize) {
     }
 }
 
-/// What became of a link, by its place in the older or newer list.
+/// Change of one link, as indices into the older and newer list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LinkStep {
-    /// It is on both pages; the newer one.
+    /// On both pages; index into the newer list.
     Same(u32),
-    /// It is gone; the older one.
+    /// Removed; index into the older list.
     Removed(u32),
-    /// It is new; the newer one.
+    /// Added; index into the newer list.
     Added(u32),
-    /// Its text or its target changed; the older and the newer one.
+    /// Text or target changed; index into the older and into the newer list.
     Changed(u32, u32),
 }
 
-/// Compares two sorted lists.
+/// Compares two sorted link lists.
 pub(super) fn compare(old: &Links, new: &Links) -> Vec<LinkStep> {
     let mut steps = Vec::with_capacity(old.len().max(new.len()));
     let (mut removed, mut added) = (Vec::new(), Vec::new());
@@ -180,7 +181,7 @@ pub(super) fn compare(old: &Links, new: &Links) -> Vec<LinkStep> {
     steps
 }
 
-/// Pairs what has the same part, first with first, and takes it out of both lists.
+/// Pairs links with an equal part in order of occurrence, and removes them from both lists.
 fn pair_by_part<'l>(
     removed: &mut Vec<u32>,
     added: &mut Vec<u32>,
@@ -189,7 +190,8 @@ fn pair_by_part<'l>(
     new_part: impl Fn(u32) -> &'l str,
 ) {
     const NONE: u32 = u32::MAX;
-    // Places in `added` with the same part are a chain: `first` leads to the first, `next` to each following one.
+    // Entries of `added` with an equal part form a linked list: `first` maps to its
+    // head, `next` to each successor.
     let mut first: HashMap<&str, u32> = HashMap::with_capacity(added.len());
     let mut next = vec![NONE; added.len()];
     for (place, at) in added.iter().enumerate().rev() {
@@ -217,7 +219,7 @@ mod tests {
         links
     }
 
-    /// Steps as `code text > href`.
+    /// Formats steps as `code text > href`.
     fn step_texts(old: &[(&str, &str)], new: &[(&str, &str)]) -> Vec<String> {
         let (old, new) = (links(old), links(new));
         let show = |link: LinkRef<'_>| format!("{} > {}", link.text, link.href);
@@ -235,7 +237,7 @@ mod tests {
         let twice = [("B", "/b"), ("a", "/a"), ("b", "/b"), ("A", "/a2"), ("B", "/b")];
         assert_eq!(step_texts(&twice, &twice), ["0 a > /a", "0 A > /a2", "0 B > /b"]);
         assert_eq!(step_texts(&[], &[]), [""; 0]);
-        // Whichever spelling comes first in the page, the same one stays.
+        // The same spelling is kept, whichever comes first in the page.
         assert_eq!(
             step_texts(&[], &[("b", "/b"), ("B", "/b")]),
             step_texts(&[], &[("B", "/b"), ("b", "/b")])
@@ -247,12 +249,12 @@ mod tests {
         assert_eq!(step_texts(&[("old", "/x")], &[("new", "/x")]), ["100 old > /x | new > /x"]);
         assert_eq!(step_texts(&[("Same", "/x")], &[("same", "/y")]), ["100 Same > /x | same > /y"]);
         assert_eq!(step_texts(&[("a", "/x")], &[("b", "/y")]), ["-1 a > /x", "1 b > /y"]);
-        // The target counts more than the text.
+        // An equal target takes precedence over an equal text.
         assert_eq!(
             step_texts(&[("t", "/1")], &[("t", "/2"), ("u", "/1")]),
             ["1 t > /2", "100 t > /1 | u > /1"]
         );
-        // What is equal is never taken for a change.
+        // Equal links are never reported as changed.
         assert_eq!(
             step_texts(&[("pony", "/a"), ("pony", "/b")], &[("donkey", "/z"), ("pony", "/b")]),
             ["1 donkey > /z", "-1 pony > /a", "0 pony > /b"]

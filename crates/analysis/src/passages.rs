@@ -1,24 +1,25 @@
-//! The changed passages of a page, for whoever wants to read what changed and not to compute with it.
+//! Quotes the changed passages of a page, for human readers.
 //!
-//! A passage is a few changes that stand together, with a little of what stands around them. It is a quotation: long
-//! ones are cut, and there are at most as many as are asked for.
+//! A passage is a group of neighbouring changes with some surrounding text. Long quotations are truncated,
+//! and the number of passages is limited.
 //!
-//! Invariant: a passage has at most [`MAX_QUOTED_BYTES`] bytes on each side and [`MAX_CONTEXT_BYTES`] before and behind it.
+//! Invariant: a passage has at most [`MAX_QUOTED_BYTES`] bytes on each side and [`MAX_CONTEXT_BYTES`] before
+//! and after, plus ellipses.
 
 use super::change::{Change, slice};
 use super::diff::EditScript;
 use wm_job::report::Passage;
 
-/// The longest quotation of one side, in bytes: a paragraph.
+/// Longest quotation of one side, in bytes: about a paragraph.
 const MAX_QUOTED_BYTES: usize = 500;
-/// The longest piece of what stands around it, in bytes: half a line.
+/// Longest context on either end, in bytes: about half a line.
 const MAX_CONTEXT_BYTES: usize = 60;
-/// Changes with no more between them than this, in bytes, are one passage: a few words.
+/// Changes separated by at most this many bytes, a few words, form one passage.
 const MAX_GAP_BYTES: u32 = 24;
-/// What stands where a quotation was cut.
+/// Marks where a quotation was truncated.
 const ELLIPSIS: &str = "…";
 
-/// The first passages, and whether there are more.
+/// Returns the first `most` passages, and whether there are more.
 pub(super) fn passages(script: &EditScript<'_>, most: usize) -> (Vec<Passage>, bool) {
     let mut joined: Vec<Change> = Vec::new();
     for change in &script.changes {
@@ -45,7 +46,7 @@ fn to_passages(script: &EditScript<'_>, changes: &[Change]) -> Vec<Passage> {
     changes.iter().map(quote).collect()
 }
 
-/// The beginning of a text, with a mark where it was cut.
+/// Start of a text; an ellipsis marks a truncated end.
 fn head(text: &str, most: usize) -> String {
     match (0..=most).rev().find(|at| text.is_char_boundary(*at)) {
         Some(end) if text.len() > most => format!("{}{ELLIPSIS}", &text[..end]),
@@ -53,7 +54,7 @@ fn head(text: &str, most: usize) -> String {
     }
 }
 
-/// The end of a text, with a mark where it was cut.
+/// End of a text; an ellipsis marks a truncated start.
 fn tail(text: &str) -> String {
     let least = text.len().saturating_sub(MAX_CONTEXT_BYTES);
     match (least..=text.len()).find(|at| text.is_char_boundary(*at)) {

@@ -1,39 +1,39 @@
-//! The measures of a diff: the numbers and hashes of the annotation, and the priority made of them.
+//! Measures diffs: the numbers and hashes of the annotation, and the priority computed from them.
 //!
-//! All formulas, constants and roundings are those of web-monitoring-db's `AnalyzeChangeJob`; 98 of 101 recorded
-//! annotations follow from their ratios alone, the other three through the cap for error pages.
+//! All formulas, constants and roundings are those of web-monitoring-db's `AnalyzeChangeJob`. Of 101 recorded
+//! annotations, 98 follow from their ratios alone, and the other three from the cap for error pages.
 //!
-//! Invariant: a priority is between 0 and 0.65, and a diff without changes adds nothing to it.
+//! Invariant: a priority is between 0 and 0.65, and a diff without changes does not contribute to it.
 //!
 //! # Why
-//! The hash is over JSON as Rails writes it (`&`, `<`, `>`, U+2028 and U+2029 escaped, all else raw), because hashes
-//! of the old job and of this one stand side by side in one database. It is fed piece by piece: the changes of a
-//! large page, as one JSON text, would be the largest thing in memory.
+//! The hash covers JSON as written by Rails (`&`, `<`, `>`, U+2028 and U+2029 escaped, the rest raw), because
+//! hashes of the old job and of this one are stored in the same database. It is fed incrementally: the
+//! changes of a large page as one JSON text would be the largest object in memory.
 
 use sha2::{Digest, Sha256};
 
 use wm_job::report::{Annotation, LinkOp, LinksNumbers, Op, SourceNumbers, TextNumbers};
 
-/// From this share of changed text on, a page is checked for being an error page.
+/// Ratio of changed text from which a page is checked for being an error page.
 const ERROR_PAGE_RATIO: f64 = 0.9;
-/// What an error page says, both of it, in lower case.
+/// Phrases of the proxy's error page, in lower case; both must be present.
 const ERROR_PAGE_WORDS: [&str; 2] =
     ["error connecting to apache tomcat instance", "no connection could be made"];
-/// The most that a pair with an error page is worth.
+/// Highest priority of a pair with an error page.
 const ERROR_PAGE_PRIORITY: f64 = 0.1;
 
-/// The measures of a diff.
+/// Measures of one diff.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct DiffStats {
     hash: String,
-    /// Steps that are changes.
+    /// Number of steps that are changes.
     pub(super) count: u64,
     length: u64,
-    /// Share of what changed, 4 decimals.
+    /// Changed length divided by total length, to 4 decimals.
     pub(super) ratio: f64,
 }
 
-/// Measures steps one by one.
+/// Accumulates the measures step by step.
 pub(super) struct DiffStatsBuilder {
     json: JsonHasher,
     count: u64,
@@ -42,14 +42,13 @@ pub(super) struct DiffStatsBuilder {
 }
 
 impl DiffStatsBuilder {
-    /// A builder without steps.
     pub(super) fn new() -> Self {
         let mut json = JsonHasher::default();
         json.raw("[");
         Self { json, count: 0, length: 0, total: 0 }
     }
 
-    /// Adds a step of a text diff; its length is its code points.
+    /// Adds a step of a text diff; its length is its number of code points.
     pub(super) fn add_text(&mut self, code: i8, text: &str) {
         let length = text.chars().count() as u64;
         self.total += length;
@@ -60,7 +59,7 @@ impl DiffStatsBuilder {
         }
     }
 
-    /// Adds a step of a links diff; its length is its number of keys, which is how the old job measures them.
+    /// Adds a step of a links diff; its length is its number of keys, as in the old job.
     pub(super) fn add_link(&mut self, op: &LinkOp) {
         let (keys, changed) = match op {
             LinkOp::Plain(code, _) => (2, *code != 0),
@@ -81,7 +80,7 @@ impl DiffStatsBuilder {
         self.count += 1;
     }
 
-    /// The measures of all that was added.
+    /// Computes the measures of all added steps.
     pub(super) fn finish(mut self) -> DiffStats {
         self.json.raw("]");
         let ratio = if self.total == 0 { 0.0 } else { round(self.length as f64 / self.total as f64) };
@@ -89,18 +88,19 @@ impl DiffStatsBuilder {
     }
 }
 
-/// The measures of the diffs that could be made.
+/// Measures of the diffs that could be computed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct PageDiffStats {
-    /// Of the visible text.
+    /// Diff of the visible text.
     pub(super) text: Option<DiffStats>,
-    /// Of the source.
+    /// Diff of the source.
     pub(super) source: Option<DiffStats>,
-    /// Of the links.
+    /// Diff of the links.
     pub(super) links: Option<DiffStats>,
 }
 
-/// The 12 fields, or those of them that there are. An error page, by its status or by what it says, caps the priority.
+/// Builds the 12 fields of the annotation, as far as their diffs exist. An error page, recognised by status
+/// or text, caps the priority.
 pub(super) fn annotate(page_stats: PageDiffStats, error_page: bool) -> Annotation {
     let uncapped = priority(page_stats.text.as_ref(), page_stats.source.as_ref(), page_stats.links.as_ref());
     let capped = if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped };
@@ -126,7 +126,7 @@ pub(super) fn annotate(page_stats: PageDiffStats, error_page: bool) -> Annotatio
     }
 }
 
-/// Text counts most; source only where no text changed; links come on top.
+/// Priority before the cap: text counts most; source only if no text changed; links are added to either.
 fn priority(text: Option<&DiffStats>, source: Option<&DiffStats>, links: Option<&DiffStats>) -> f64 {
     let changed = |stats: Option<&DiffStats>| stats.filter(|stats| stats.count > 0).map(|stats| stats.ratio);
     let content = match (changed(text), changed(source)) {
@@ -137,17 +137,17 @@ fn priority(text: Option<&DiffStats>, source: Option<&DiffStats>, links: Option<
     content + changed(links).map_or(0.0, |links| 0.05 + 0.2 * log_scaled(links))
 }
 
-/// A ratio bent so that small changes count for more: ln(1 + (e - 1) r).
+/// Logarithmic scaling that emphasises small changes: ln(1 + (e - 1) r).
 fn log_scaled(ratio: f64) -> f64 {
     ((std::f64::consts::E - 1.0) * ratio).ln_1p()
 }
 
-/// To 4 decimals, halves away from zero.
+/// Rounds to 4 decimals, halves away from zero.
 fn round(value: f64) -> f64 {
     (value * 10_000.0).round() / 10_000.0
 }
 
-/// Is one of the two texts, which have hardly anything in common, the proxy's error page?
+/// Whether one of two mostly different texts is the proxy's error page.
 pub(super) fn looks_like_error(text: &DiffStats, old: &str, new: &str) -> bool {
     let says = |page: &str| ERROR_PAGE_WORDS.iter().all(|words| contains_ignoring_case(page, words));
     text.ratio >= ERROR_PAGE_RATIO && (says(old) || says(new))
@@ -160,7 +160,7 @@ fn contains_ignoring_case(text: &str, lower: &str) -> bool {
         .any(|at| text[at + 1..].get(..rest.len()).is_some_and(|here| here.eq_ignore_ascii_case(rest)))
 }
 
-/// SHA-256 of compact JSON that is never held as a whole.
+/// SHA-256 of compact JSON that is hashed piece by piece, never held as a whole.
 #[derive(Default)]
 struct JsonHasher {
     digest: Sha256,
@@ -211,7 +211,7 @@ impl JsonHasher {
         self.raw("}]");
     }
 
-    /// A string as Rails' JSON has it.
+    /// Adds a string, escaped as Rails does it.
     fn string(&mut self, text: &str) {
         self.raw("\"");
         let mut rest = text;
@@ -281,7 +281,7 @@ mod tests {
             let page_stats =
                 PageDiffStats { text: stats("text"), source: stats("source"), links: stats("links") };
             let recorded = row["priority"].as_f64().unwrap();
-            // That a page was an error page is not recorded; it shows where all is changed and yet worth little.
+            // Error pages are not recorded as such; they show as fully changed pages with a low priority.
             let error_page = annotate(page_stats.clone(), false).priority == 0.65 && recorded == 0.1;
             capped += u32::from(error_page);
             assert_eq!(annotate(page_stats, error_page).priority, recorded, "{row:?}");

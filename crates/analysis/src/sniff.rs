@@ -1,15 +1,16 @@
-//! Skips by what the bytes show, whatever any header says.
+//! Filters bodies by their content, whatever the headers declare.
 //!
-//! [`classify`] looks at one body, [`filter_by_content`] judges a pair. Neither decodes a body: they look at its first few
-//! kilobytes. Whether text is readable text is for the decoder to find out.
+//! [`classify`] examines one body, [`filter_by_content`] a pair. Neither decodes a body: only the first few
+//! kilobytes are examined. Whether the text is readable is checked by the decoder.
 //!
-//! Invariant: a body with a binary byte in its head is never called text, and nothing but our own rules may admit.
+//! Invariant: a body with a binary byte in its head is never classified as text, and only our own
+//! rules can accept a body.
 //!
 //! # Why
-//! The incident of 2018 was a PDF that was diffed against a page. Of 142 real files no crate told all pages from all
-//! others: `infer` called 49 of 580 pages unknown and prose that begins with "BM" a bitmap, `mimesniff` found no HTML
-//! at all. So the rules that admit are ours (`html`), in the spirit of the WHATWG MIME sniffing standard, and `infer`
-//! may only veto, and only with a binary byte as a second sign.
+//! In the incident of 2018 a PDF was diffed against a page. On 142 real files no crate separated all pages
+//! from all other files: `infer` classified 49 of 580 pages as unknown and prose that begins with "BM" as a
+//! bitmap, `mimesniff` found no HTML at all. So the accepting rules are our own (`html`), modelled on the
+//! WHATWG MIME sniffing standard; `infer` can only reject, and only if there is also a binary byte.
 
 mod html;
 mod magic;
@@ -19,38 +20,38 @@ use std::borrow::Cow;
 use wm_job::page::Side;
 use wm_job::skip::{Skip, SkipReason};
 
-/// How much of a body is looked at; magics, prologs and first tags are all within it.
+/// Number of bytes that are examined; magic numbers, prologs and first tags all lie within it.
 const HEAD_BYTES: usize = 8 * 1024;
 
-/// What a body is, as far as a diff cares.
+/// Kind of content, as far as it matters for a diff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ContentFamily {
-    /// Nothing, or white space only.
+    /// Empty, or white space only.
     Empty,
-    /// HTML or XHTML.
+    /// HTML or XHTML markup.
     Html,
     /// An RSS, Atom or RDF feed.
     Feed,
-    /// An SVG image.
+    /// An SVG image, standalone or with an XML prolog.
     Svg,
-    /// Any other XML.
+    /// XML of any other vocabulary.
     Xml,
-    /// JSON.
+    /// A JSON object or array.
     Json,
-    /// Text of no kind that can be told.
+    /// Text of no recognised kind.
     Text,
-    /// Not text.
+    /// Binary content of any media type.
     Binary,
 }
 
-/// What the bytes of one body show.
+/// Classification of one body by its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sniffed {
-    /// What it is.
+    /// Kind of content, as far as it matters for a diff.
     pub family: ContentFamily,
-    /// Its media type, as the bytes show it.
+    /// Detected media type, e.g. `application/pdf`.
     pub media_type: &'static str,
-    /// True when visible text and links can be taken from it.
+    /// True if visible text and links can be extracted from it.
     pub html_like: bool,
 }
 
@@ -59,8 +60,9 @@ impl Sniffed {
         Self { family, media_type, html_like: matches!(family, ContentFamily::Html | ContentFamily::Empty) }
     }
 
-    /// The same, read in the light of what was declared: text and XML of no certain kind are HTML where they are
-    /// declared so, and text is where nothing is declared (an error page is often a bare sentence).
+    /// Refines the classification with the declared media type. Plain text and generic XML count as
+    /// HTML if declared as HTML; plain text also if nothing specific is declared, because an error page
+    /// is often a bare sentence.
     fn declared_as(mut self, declared: Option<&str>) -> Self {
         let html_declared = declared.is_some_and(|d| HTML_TYPES.contains(&essence(d).as_ref()));
         self.html_like = match self.family {
@@ -75,7 +77,7 @@ impl Sniffed {
     }
 }
 
-/// Media types that mean HTML; web-monitoring-diff's list.
+/// Media types that mean HTML, as listed by web-monitoring-diff.
 const HTML_TYPES: [&str; 10] = [
     "text/html",
     "application/xhtml+xml",
@@ -89,11 +91,11 @@ const HTML_TYPES: [&str; 10] = [
     "text/xhtml",
 ];
 
-/// Media types that say nothing.
+/// Media types that carry no information.
 const GENERIC_TYPES: [&str; 4] =
     ["", "application/octet-stream", "binary/octet-stream", "application/x-download"];
 
-/// A media type without its parameters, in lower case.
+/// Returns a media type without its parameters, in lower case.
 fn essence(media_type: &str) -> Cow<'_, str> {
     let bare = media_type.split(';').next().unwrap_or_default().trim();
     if bare.bytes().any(|b| b.is_ascii_uppercase()) {
@@ -103,7 +105,7 @@ fn essence(media_type: &str) -> Cow<'_, str> {
     }
 }
 
-/// Says what a body is by its bytes alone.
+/// Classifies a body by its bytes alone.
 pub fn classify(bytes: &[u8]) -> Sniffed {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     let text = html::to_ascii_compatible(head);
@@ -122,11 +124,11 @@ pub fn classify(bytes: &[u8]) -> Sniffed {
     html::sniff_plain_text(&text, bytes)
 }
 
-/// Judges a pair: what each body is, or why the two are not to be diffed.
+/// Classifies both bodies of a pair, or rejects the pair.
 ///
 /// # Errors
-/// [`SkipReason::Content`] where a body is not text, [`SkipReason::UnlikeContent`] where the two are different kinds
-/// of text. The sentence says what was found and what was declared, of both sides where both matter.
+/// [`SkipReason::Content`] if a body is not text, [`SkipReason::UnlikeContent`] if the two are different
+/// kinds of text. The detail names the detected and declared types, of both sides if both matter.
 pub fn filter_by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result<[Sniffed; 2], Skip> {
     let mut found = [classify(from).declared_as(declared[0]), classify(to).declared_as(declared[1])];
     let sides = [Side::From, Side::To];
@@ -142,7 +144,7 @@ pub fn filter_by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) ->
         [false, true] => return Err(Skip::new(SkipReason::Content, describe(1)).on(Side::To)),
         [false, false] => {}
     }
-    // An empty body is whatever its partner is: a page may become empty, and so may a feed.
+    // An empty body matches any kind: a page may become empty, and so may a feed.
     let empty = found.map(|sniffed| sniffed.family == ContentFamily::Empty);
     match empty {
         [true, false] => found[0].html_like = found[1].html_like,
@@ -162,7 +164,7 @@ pub fn filter_by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) ->
     Ok(found)
 }
 
-/// What was declared, in words.
+/// The declared media type as a clause for the detail.
 fn declared_text(declared: Option<&str>) -> String {
     declared.map_or_else(|| "nothing declared".to_owned(), |media_type| format!("declared {media_type}"))
 }
@@ -356,7 +358,7 @@ mod tests {
     fn pairs_are_judged_by_both_sides() {
         const HTML: Option<&str> = Some("Text/HTML; charset=utf-8");
         const PLAIN: Option<&str> = Some("text/plain");
-        // from, to, what is declared; Some(html_like), or None for a skip as unlike
+        // from, to, declared media types; Some(html_like), or None for a skip with UnlikeContent
         type PairCase = (&'static str, &'static str, [Option<&'static str>; 2], Option<bool>);
         let table: [PairCase; 16] = [
             ("<p>x", "<html>y", [None, None], Some(true)),

@@ -1,4 +1,4 @@
-//! The room as a whole: pages in, reports out. What a single rule means is tested where the rule is.
+//! End-to-end tests of the analysis. Individual rules are tested in their modules.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn analysed(from: &str, to: &str) -> AnalysisResult {
     analysed_within(from, to, Duration::from_secs(120))
 }
 
-/// Text and links as either reader finds them.
+/// Text and links, as extracted by each reader.
 fn read(html: &str, by_tree: bool) -> (String, Vec<String>) {
     let mut collector = Collector::default();
     if by_tree {
@@ -57,7 +57,7 @@ fn visible_text_is_what_is_outside_style_script_head_and_title() {
         let folded = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(folded(&read(html, false).0), folded(expected), "{html}, read without a tree");
     }
-    // Where only a tree knows the order.
+    // Cases whose order only the tree can determine.
     assert_eq!(read("<table>foster<tr><td>cell</table>", true).0, "foster cell");
     assert_eq!(read("<p>1<b>2<i>3</b>4</i>5</p>", true).0, "1 2 3 4 5");
 }
@@ -224,15 +224,15 @@ fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::To)));
 }
 
-/// A name, whether a guard has to trip, and two pages.
+/// Name, whether a bound must take effect, and two pages.
 type PoisonPair = (&'static str, bool, String, String);
 
-/// Poison that killed the old service, and more of its kind.
+/// Pages that crashed or hung the old service, and similar ones.
 fn poison() -> Vec<PoisonPair> {
     [old_service_killers(), tree_poison(), repetition_poison()].concat()
 }
 
-/// What was measured to kill the old service.
+/// Inputs that were measured to crash or hang the old service.
 fn old_service_killers() -> Vec<PoisonPair> {
     let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
     let spaces = " ".repeat(100_000);
@@ -269,7 +269,7 @@ fn old_service_killers() -> Vec<PoisonPair> {
     ]
 }
 
-/// What a parser turns into far more than was written.
+/// Inputs that a parser expands far beyond their length.
 fn tree_poison() -> Vec<PoisonPair> {
     let many = |count: usize, of: &dyn Fn(usize) -> String| -> String { (0..count).map(of).collect() };
     vec![
@@ -297,7 +297,7 @@ fn tree_poison() -> Vec<PoisonPair> {
     ]
 }
 
-/// Much of the same.
+/// Inputs that repeat a single construct.
 fn repetition_poison() -> Vec<PoisonPair> {
     vec![
         ("nodes", true, "<br>".repeat(1_100_000), "<br>x".to_owned()),

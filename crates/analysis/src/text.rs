@@ -1,9 +1,10 @@
-//! What two pages say: their visible text and their links, both pages read the same way.
+//! Extracts visible text and links from a pair of pages.
 //!
-//! A page is read through a tree, as browsers do, unless that would take longer than its length warrants; then both
-//! pages of the pair are read tag by tag.
+//! A page is parsed into a tree, as in browsers, unless that takes too long for its length; then both pages
+//! of the pair are read tag by tag.
 //!
-//! Invariant: both pages of a pair are read by the same reader, so that a difference is one of the pages.
+//! Invariant: both pages of a pair are read by the same reader, so that every
+//! difference comes from the pages.
 
 use std::time::Instant;
 
@@ -11,22 +12,23 @@ use super::collect::Collector;
 use super::links::Links;
 use super::{linear, tree};
 
-/// The most attributes of one tag: html5ever compares each with all before it. Real pages have dozens.
+/// Maximum number of attributes per tag: html5ever compares each with all previous
+/// ones. Real pages have dozens.
 const MAX_ATTRIBUTES: usize = 2000;
-/// The share of the time left that a tree may take: at the usual six seconds a fifteenfold of what the largest
-/// allowed page needs.
+/// Fraction (one fourth) of the remaining time that building a tree may take. With the usual six seconds this
+/// is fifteen times what the largest allowed page needs.
 const TREE_SHARE: u32 = 4;
 
-/// What a page says.
+/// Text and links of one page.
 #[derive(Debug)]
 pub(super) struct PageContent {
-    /// Its visible text.
+    /// Visible text, with blank lines collapsed.
     pub(super) text: String,
-    /// Its links, in order.
+    /// Links, sorted and without duplicates.
     pub(super) links: Links,
 }
 
-/// What two pages say; the flag is true where they had to be read without a tree, or have too many links.
+/// Reads both pages; the flag is true if they were read without a tree or links are missing.
 pub(super) fn read_pair(from: &str, to: &str, deadline: Instant) -> ([PageContent; 2], bool) {
     let by_tree = |html: &str| {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -55,8 +57,8 @@ fn page_content(collector: Collector) -> PageContent {
     PageContent { text: visible.finish(), links }
 }
 
-/// Looks for a tag with more than [`MAX_ATTRIBUTES`], without parsing: who hides one behind odd comments or scripts
-/// only makes the tree take its second.
+/// Searches for a tag with more than [`MAX_ATTRIBUTES`] attributes, without parsing. A page that hides one in
+/// unusual comments or scripts only costs the time limit of the tree.
 fn has_overloaded_tag(html: &str) -> bool {
     let html = html.as_bytes();
     let mut at = 0;
@@ -80,7 +82,7 @@ fn has_overloaded_tag(html: &str) -> bool {
     false
 }
 
-/// How long a tag is, and how many attributes it has, up to one more than is allowed.
+/// Length of a tag, and its number of attributes, counted up to one more than allowed.
 fn measure_tag(tag: &[u8]) -> (usize, usize) {
     let skip_while = |at: usize, test: fn(&u8) -> bool| {
         tag[at..].iter().position(|b| !test(b)).map_or(tag.len(), |length| at + length)
@@ -108,7 +110,7 @@ fn measure_tag(tag: &[u8]) -> (usize, usize) {
     }
 }
 
-/// How much follows a tag of a script or style until its end tag.
+/// Length of the raw text that follows a script or style tag, up to its end tag; 0 for other tags.
 fn raw_text_len(tag: &[u8], length: usize) -> usize {
     let begins = |name: &[u8]| tag.get(..name.len()).is_some_and(|tag| tag.eq_ignore_ascii_case(name));
     let Some(name) = [b"script".as_slice(), b"style"].into_iter().find(|name| begins(name)) else { return 0 };

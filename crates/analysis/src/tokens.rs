@@ -1,45 +1,46 @@
-//! Texts as sequences of small numbers, which is what a diff algorithm wants to see.
+//! Splits texts into tokens and maps them to integers, the input of the diff algorithms.
 //!
-//! Equal tokens of the two texts have equal ids. A token costs eight bytes (where it ends, what it is) and each
-//! distinct one sixteen more; there is no string in here.
+//! Equal tokens of the two texts have equal ids. A token costs eight bytes (end offset and id), each distinct
+//! token sixteen more; no strings are stored.
 //!
-//! Invariant: the tokens of a stretch are adjacent and cover it, and every one ends on a character boundary.
+//! Invariant: the tokens of a stretch are adjacent and cover it, and every token
+//! ends on a character boundary.
 //!
 //! # Why
-//! `&str` tokens in a standard map cost 28 to 122 bytes of heap for each byte of dense text. The hash is keyed at
-//! random: page text is hostile, and an unkeyed hash can be made to collide.
+//! `&str` tokens in a standard map cost 28 to 122 bytes of heap per byte of dense text. The hash has a random
+//! key because page text is hostile, and collisions can be constructed for an unkeyed hash.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::time::Instant;
 
-/// The clock is looked at after so many bytes: a few milliseconds.
+/// Bytes between two checks of the deadline: a few milliseconds of work.
 const BYTES_PER_CLOCK_CHECK: usize = 1024 * 1024;
 
-/// The two texts, and how tokens of both are named.
+/// The two texts, and the hasher that assigns ids to their tokens.
 pub(super) struct TextPair<'t> {
-    /// The older text.
+    /// Text of the older page.
     pub(super) old: &'t str,
-    /// The newer text.
+    /// Text of the newer page.
     pub(super) new: &'t str,
     deadline: Instant,
     hasher: RandomState,
 }
 
-/// What a text is cut into.
+/// Unit into which a text is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Granularity {
-    /// Lines, tags and sentences: up to a line break, a `>` or a full stop with a space.
+    /// Lines, tags and sentences: up to a line break, a `>`, or a full stop followed by a space.
     Chunks,
     /// Words, runs of white space, and every other character by itself.
     Words,
-    /// Several words: for stretches of too many.
+    /// Several words: for stretches with too many words.
     Phrases,
 }
 
 impl Granularity {
-    /// How much is left out, in turn, until the tokens are few enough: one end in `mask + 1` stays, chosen by what
-    /// stands before it, so that both texts keep the same ones.
+    /// Masks to try in turn until there are few enough tokens. Of `mask + 1` token boundaries one is kept on
+    /// average; it is selected by the preceding text, so both texts keep the same ones.
     fn boundary_masks(self) -> &'static [u32] {
         match self {
             Self::Chunks => &[0, 1, 3, 7, 15, 31],
@@ -49,24 +50,24 @@ impl Granularity {
     }
 }
 
-/// A stretch of each text, cut and named.
+/// The tokens of a stretch of each text.
 pub(super) struct TokenizedPair {
-    /// The older stretch.
+    /// Tokens of the older stretch.
     pub(super) old: Tokens,
-    /// The newer stretch.
+    /// Tokens of the newer stretch.
     pub(super) new: Tokens,
 }
 
-/// The tokens of one stretch.
+/// Tokens of one stretch.
 pub(super) struct Tokens {
     start: u32,
     ends: Vec<u32>,
-    /// What each token is.
+    /// Id of each token, starting at 1; equal tokens have equal ids.
     pub(super) ids: Vec<u32>,
 }
 
 impl Tokens {
-    /// The bytes of a range of tokens.
+    /// Byte range of a range of tokens.
     pub(super) fn bytes(&self, tokens: Range<usize>) -> Range<u32> {
         let edge = |i: usize| if i == 0 { self.start } else { self.ends[i - 1] };
         edge(tokens.start)..edge(tokens.end)
@@ -74,13 +75,13 @@ impl Tokens {
 }
 
 impl<'t> TextPair<'t> {
-    /// The two texts, to be cut until the deadline.
+    /// Prepares two texts for tokenizing until the deadline.
     pub(super) fn new(old: &'t str, new: &'t str, deadline: Instant) -> Self {
         Self { old, new, deadline, hasher: RandomState::new() }
     }
 
-    /// Cuts a stretch of each text into at most `cap` tokens together; `None` where that cannot be done, or not in
-    /// time.
+    /// Splits a stretch of each text into at most `cap` tokens in total; `None` if that is impossible
+    /// or the deadline has passed.
     pub(super) fn tokenize(
         &self,
         granularity: Granularity,
@@ -95,7 +96,8 @@ impl<'t> TextPair<'t> {
         })
     }
 
-    /// Where the tokens of a stretch end; `None` where they are more than `cap`, or the deadline passed.
+    /// End offsets of the tokens of a stretch; `None` if there are more than `cap`, or
+    /// the deadline has passed.
     fn token_ends(
         &self,
         text: &str,
@@ -124,7 +126,7 @@ impl<'t> TextPair<'t> {
         Some(ends)
     }
 
-    /// Gives every distinct token an id, by open addressing over ids alone.
+    /// Assigns an id to every distinct token, with an open-addressing table that stores only ids.
     fn assign_ids(
         &self,
         old_start: u32,
@@ -164,7 +166,7 @@ impl<'t> TextPair<'t> {
     }
 }
 
-/// The end of the chunk that begins at `start`. A run of line breaks ends once.
+/// End of the chunk that begins at `start`. Consecutive line breaks count as one.
 fn chunk_end(text: &[u8], start: usize, mask: u32) -> usize {
     for at in memchr::memchr3_iter(b'\n', b'>', b'.', &text[start..]).map(|i| start + i) {
         let next = text.get(at + 1);
@@ -181,7 +183,7 @@ fn chunk_end(text: &[u8], start: usize, mask: u32) -> usize {
     text.len()
 }
 
-/// The end of the phrase that begins at `start`.
+/// End of the phrase that begins at `start`.
 fn phrase_end(text: &str, start: usize, mask: u32) -> usize {
     let mut end = start;
     while end < text.len() {
@@ -193,18 +195,18 @@ fn phrase_end(text: &str, start: usize, mask: u32) -> usize {
     end
 }
 
-/// Does this end stay?
+/// Whether the boundary after `text` is kept under this mask.
 fn is_kept_boundary(text: &[u8], mask: u32) -> bool {
     mask == 0 || fingerprint(text) & mask == 0
 }
 
-/// A number made of the last 16 bytes; it need not resist anything, it only thins out.
+/// Hash of the last 16 bytes. It only selects boundaries, so it need not resist collisions.
 fn fingerprint(text: &[u8]) -> u32 {
     let tail = &text[text.len().saturating_sub(16)..];
     tail.iter().fold(0x811C_9DC5_u32, |hash, &b| (hash ^ u32::from(b)).wrapping_mul(0x0100_0193)) >> 16
 }
 
-/// The length in bytes of the word that a text, not an empty one, begins with.
+/// Length in bytes of the first word of `text`; 0 if it is empty.
 fn word_len(text: &str) -> usize {
     #[derive(PartialEq)]
     enum CharClass {
@@ -216,7 +218,7 @@ fn word_len(text: &str) -> usize {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => CharClass::Word,
         ' ' | '\t' | '\r' => CharClass::Space,
         '\0'..='\x7f' => CharClass::Single,
-        // From the CJK radicals on, scripts have no spaces between words.
+        // From the CJK radicals on, scripts do not separate words by spaces.
         '\u{2E80}'.. => CharClass::Single,
         _ if c.is_alphanumeric() => CharClass::Word,
         _ if c.is_whitespace() => CharClass::Space,

@@ -1,15 +1,17 @@
-//! Parses a page as browsers do and walks its tree once.
+//! Parses a page as browsers do and visits the resulting tree once.
 //!
-//! html5ever builds into our own [`Arena`]. Where a page would make the parser quadratic it is given up, with the
-//! reason; the caller then reads it without a tree (`linear`).
+//! html5ever builds into our own [`Arena`]. If a page would make the parser quadratic, parsing is given up
+//! with a reason; the caller then reads it without a tree (`linear`).
 //!
-//! Invariant: memory and time are bounded by the arena's limits and the deadline, not by what is in the page.
+//! Invariant: memory and time are bounded by the limits of the arena and the deadline, not by
+//! the content of the page.
 //!
 //! # Why
-//! html5ever takes seconds for 20,000 nested elements and for 200,000 attributes on one tag, because it searches its
-//! stack of open elements, and a tag's attributes, one by one; browsers stop at a depth of 512. `scraper` and `rcdom`
-//! inherit that, need several times the memory, and `scraper` reads noscript as raw text. The tokens are looked at
-//! before the tree builder gets them, so that a page is given up between two tokens.
+//! html5ever takes seconds for 20,000 nested elements and for 200,000 attributes on one tag, because it
+//! searches its stack of open elements and the attributes of a tag linearly; browsers stop at a depth of
+//! 512. `scraper` and `rcdom` inherit that and need several times the memory, and `scraper` reads
+//! noscript as raw text. Tokens are checked before they reach the tree builder, so that parsing can be
+//! given up between two tokens.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -26,15 +28,16 @@ use html5ever::{Attribute, QualName, TokenizerResult, local_name, ns};
 use super::arena::{Arena, GiveUpReason, NodeId, ROOT};
 use super::collect::Collector;
 
-/// How much the tokenizer is given at a time, so that it holds no second copy of the page.
+/// Bytes passed to the tokenizer at a time, so that it holds no second copy of the page.
 const SLICE_BYTES: usize = 8 * 1024;
-/// The clock is looked at after so many tokens and steps up the tree: a fraction of a millisecond.
+/// Tokens and steps up the tree between two checks of the deadline: a fraction of a millisecond.
 const WORK_PER_CLOCK_CHECK: u32 = 10_000;
 
-/// Parses a page and tells the collector what is in it, in document order.
+/// Parses a page and passes its content to the collector, in document order.
 ///
 /// # Errors
-/// Says why where the page is one that cannot be parsed in bounded time; the collector is untouched then.
+/// The reason why the page cannot be parsed in bounded time and memory; the collector
+/// is unchanged in that case.
 pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> Result<(), GiveUpReason> {
     let options =
         TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
@@ -51,7 +54,7 @@ pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> 
         rest = after;
         queue.push_back(StrTendril::from_slice(slice));
         while !matches!(tokenizer.feed(&queue), TokenizerResult::Done) {}
-        // One tag may be longer than a slice, and then there are no tokens to look between.
+        // A tag may be longer than a slice, and then there are no tokens at which to check.
         tokenizer.sink.check_deadline();
         tokenizer.sink.check_given_up()?;
     }
@@ -61,7 +64,7 @@ pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> 
     Ok(())
 }
 
-/// Stands between tokenizer and tree builder, and lets nothing through once the page is given up.
+/// Filter between tokenizer and tree builder that drops all tokens once parsing has been given up.
 struct LimitedTokenSink {
     builder: TreeBuilder<NodeHandle, ArenaSink>,
     deadline: Instant,
@@ -78,7 +81,7 @@ impl LimitedTokenSink {
         }
     }
 
-    /// Counts a token; true when it is time to look at the clock.
+    /// Counts a token; true if the deadline should be checked.
     fn count_token(&self) -> bool {
         let work = &mut self.builder.sink.arena.borrow_mut().work;
         *work = work.saturating_add(1);
@@ -110,14 +113,15 @@ impl TokenSink for LimitedTokenSink {
     }
 }
 
-/// A node as the tree builder knows it. Names live here and not in the arena: only open elements are asked for them.
+/// Handle of the tree builder to a node. Names are stored here and not in the arena, as
+/// only open elements need them.
 #[derive(Clone)]
 struct NodeHandle {
     id: NodeId,
     name: Rc<QualName>,
 }
 
-/// The arena as html5ever wants to see it.
+/// Adapts the arena to html5ever's `TreeSink`.
 struct ArenaSink {
     arena: RefCell<Arena>,
     empty_name: Rc<QualName>,
@@ -186,7 +190,7 @@ impl TreeSink for ArenaSink {
 
     fn append_doctype_to_document(&self, _: StrTendril, _: StrTendril, _: StrTendril) {}
 
-    /// A template's contents are its children here: their text counts, as it does for the old service.
+    /// The contents of a template are its children here: their text counts, as in the old service.
     fn get_template_contents(&self, target: &NodeHandle) -> NodeHandle {
         target.clone()
     }

@@ -1,13 +1,14 @@
-//! Jobs as a Rails app writes them: ActiveJob's hash, bare or in the envelope of Sidekiq or Resque.
+//! Decodes jobs that a Rails app enqueues: ActiveJob's hash, bare or in a Sidekiq or Resque envelope.
 //!
-//! The work is that of `AnalyzeChangeJob#perform(to_version, from_version = nil, compare_earliest: true)`, in every form
-//! that Rails 5.2 to 8.1 give its arguments. An envelope is known by its shape and not by the name of its wrapper, which
-//! changes with every major version. What is not needed (locale, executions, provider ids, times) is not looked at.
+//! The work is that of `AnalyzeChangeJob#perform(to_version, from_version = nil, compare_earliest: true)`, in
+//! every form that Rails 5.2 to 8.1 serialize its arguments. An envelope is recognized by its shape, not by
+//! the name of its wrapper class, which changes with every major version. Fields that are not needed (locale,
+//! executions, provider ids, times) are ignored.
 //!
 //! # Why
-//! Any other job class is refused: an adopted list may hold jobs that only look like ours, for a `Version` is an
-//! argument of many things. For the same reason a plain Sidekiq or Resque job of another class must carry one native
-//! object: two bare uuids would not say which one is older.
+//! Any other job class is refused: an adopted list may hold other jobs that also take a `Version` argument.
+//! For the same reason a plain Sidekiq or Resque job of another class must carry one native object: two bare
+//! uuids would not show which one is older.
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -18,16 +19,16 @@ use super::failure::{Failure, FailureKind};
 use super::text::quote;
 use super::{Job, JobId, OlderVersion, Priority, VersionRef};
 
-/// The job class whose work this is, with or without modules in front of it.
+/// The accepted job class, with or without module prefixes.
 const JOB_CLASS: &str = "AnalyzeChangeJob";
-/// The model that a GlobalID must name; its app may be any.
+/// The model that a GlobalID must name; the app name is not checked.
 const MODEL: &str = "Version";
-/// What ActiveJob writes beside the keys of a hash, to tell symbols from strings.
+/// Keys that ActiveJob adds to a serialized hash to tell symbols from strings.
 const MARKERS: [&str; 3] = ["_aj_ruby2_keywords", "_aj_symbol_keys", "_aj_hash_with_indifferent_access"];
 
 type Object = Map<String, Value>;
 
-/// Reads an object that has no `v`; `None` where it is none of these forms.
+/// Decodes an object without `v`. Returns `None` if it has the fields of neither form.
 pub(super) fn decode(object: Object) -> Option<Result<Job, Failure>> {
     let has = |field: &str| object.contains_key(field);
     if has("job_class") || has("arguments") {
@@ -39,7 +40,7 @@ pub(super) fn decode(object: Object) -> Option<Result<Job, Failure>> {
     }
 }
 
-/// What Sidekiq and Resque put on their lists.
+/// Decodes a Sidekiq or Resque envelope.
 fn envelope(mut envelope: Object) -> Result<Job, Failure> {
     let jid = envelope.remove("jid");
     match list(&envelope, "args")? {
@@ -69,7 +70,7 @@ fn active_job(hash: &Object, jid: Option<Value>) -> Result<Job, Failure> {
     Ok(Job { priority, run_at, ..job(id, perform_args)? })
 }
 
-/// What `perform` was to be called with.
+/// The arguments of `perform`.
 struct PerformArgs {
     to: Uuid,
     from: Option<Uuid>,
@@ -88,7 +89,7 @@ fn job(id: JobId, perform_args: PerformArgs) -> Result<Job, Failure> {
     })
 }
 
-/// `to`, then perhaps `from`, then perhaps `compare_earliest`, which may also be a keyword.
+/// Parses `to`, optional `from` and optional `compare_earliest`, which may also be a keyword argument.
 fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
     let (positional, keywords) = match list {
         [positional @ .., Value::Object(last)] if !last.contains_key("_aj_globalid") => {
@@ -127,14 +128,14 @@ fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
     Ok(PerformArgs { to: version(&at(0), to)?, from, compare_earliest })
 }
 
-/// The one keyword there is.
+/// Returns the value of `compare_earliest`; any other keyword is an error.
 fn keyword<'a>(field: &str, keywords: &'a Object) -> Result<Option<&'a Value>, Failure> {
     let known = |key: &str| key == "compare_earliest" || MARKERS.contains(&key);
     match keywords.keys().find(|key| !known(key)) {
         None => Ok(keywords.get("compare_earliest")),
         Some(unknown) => {
             let detail = format!(
-                "field `{field}` has the keyword {:?}: the only one there is is compare_earliest",
+                "field `{field}` has the keyword {:?}: the only keyword is compare_earliest",
                 quote(unknown)
             );
             Err(Failure::new(FailureKind::Decode, detail))
@@ -142,7 +143,7 @@ fn keyword<'a>(field: &str, keywords: &'a Object) -> Result<Option<&'a Value>, F
     }
 }
 
-/// As Ruby sees it, without guessing what a number or a text was to mean.
+/// Null is false, as in Ruby; numbers and strings are refused rather than guessed at.
 fn parse_bool(field: &str, value: &Value) -> Result<bool, Failure> {
     match value {
         Value::Bool(truth) => Ok(*truth),
@@ -153,7 +154,7 @@ fn parse_bool(field: &str, value: &Value) -> Result<bool, Failure> {
     }
 }
 
-/// A GlobalID of a `Version` of any app, or the bare uuid.
+/// Parses a GlobalID of a `Version` of any app, or a bare uuid.
 fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
     let hint = "give gid://<app>/Version/<uuid> or a uuid";
     let bad = || Failure { kind: FailureKind::BadReference, ..invalid_field(field, value, hint) };
@@ -175,7 +176,7 @@ fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
     Uuid::parse_str(uuid).map_err(|_| bad())
 }
 
-/// As most of ActiveJob's queues order it: the smaller number first, 0 where nothing is said.
+/// As in most ActiveJob backends: smaller numbers first, 0 if the field is missing.
 fn priority(hash: &Object) -> Result<Priority, Failure> {
     match hash.get("priority") {
         None | Some(Value::Null) => Ok(Priority::Normal),
@@ -193,7 +194,7 @@ fn scheduled_at(hash: &Object) -> Result<Option<OffsetDateTime>, Failure> {
         None | Some(Value::Null) => Ok(None),
         Some(value) => {
             let moment = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-            let bad = || invalid_field("scheduled_at", value, "give a moment as 2026-01-02T03:04:05.678Z");
+            let bad = || invalid_field("scheduled_at", value, "give a time such as 2026-01-02T03:04:05.678Z");
             moment.map(Some).ok_or_else(bad)
         }
     }
@@ -204,7 +205,7 @@ fn check_class(object: &Object, field: &str) -> Result<(), Failure> {
     match class.as_str().and_then(|class| class.rsplit("::").next()) {
         Some(JOB_CLASS) => Ok(()),
         Some(_) | None => {
-            let hint = "only AnalyzeChangeJob is worked on here; put other jobs on a queue of their own, or send \
+            let hint = "only AnalyzeChangeJob is supported; put other jobs on another queue, or send \
                            {\"v\":1,…}";
             Err(invalid_field(field, class, hint))
         }
@@ -217,7 +218,7 @@ fn id(value: Option<&Value>, field: &str) -> Result<JobId, Failure> {
         Some(value) => match value.as_str().map(JobId::parse) {
             Some(Ok(id)) => Ok(id),
             Some(Err(what)) => Err(invalid_field(field, value, &what)),
-            None => Err(invalid_field(field, value, "give a text")),
+            None => Err(invalid_field(field, value, "give a string")),
         },
     }
 }
@@ -237,7 +238,8 @@ fn invalid_field(field: &str, value: &Value, hint: &str) -> Failure {
 mod tests {
     use super::*;
 
-    /// What producers sent, recorded where they could be run and frozen where not, with what was meant by it.
+    /// Recorded from real producers where they could be run, written by hand otherwise; each with the
+    /// expected job.
     const FIXTURES: [&str; 6] = [
         include_str!("../../../tests/fixtures/jobs/rails-5.2-resque.json"),
         include_str!("../../../tests/fixtures/jobs/rails-6.1-sidekiq-6.4.json"),
@@ -257,12 +259,12 @@ mod tests {
             for case in fixture["jobs"].as_array().unwrap() {
                 let (payload, expected) = (case["payload"].to_string(), case["expected"].to_string());
                 let sent =
-                    Job::decode(payload.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", case["said"]));
+                    Job::decode(payload.as_bytes()).unwrap_or_else(|e| panic!("{}: {e}", case["call"]));
                 let mut meant = Job::decode(expected.as_bytes()).unwrap();
                 if case["expected"].get("id").is_none() {
                     meant.id = sent.id.clone();
                 }
-                assert_eq!(sent, meant, "{} of {}", case["said"], fixture["note"]);
+                assert_eq!(sent, meant, "{} of {}", case["call"], fixture["note"]);
                 assert_eq!(Job::restore(&sent.encode()).unwrap(), sent);
                 read += 1;
             }

@@ -1,6 +1,6 @@
-//! What the worker tells the child about two bodies, and what the child answers: the words of both ends of the sandbox.
+//! The protocol of the sandbox: what the worker sends the child about two bodies, and what the child replies.
 //!
-//! The child sees this and the bytes, nothing else. Its answer is a claim: what may be believed is decided by the reader.
+//! The child sees this and the bytes, nothing else. Its reply is untrusted: the reader validates it.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -9,64 +9,64 @@ use super::failure::Failure;
 use super::report::Report;
 use super::skip::Skip;
 
-/// What the child is asked for; the two bodies come beside it.
+/// The request to a child; the two bodies are sent separately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnalysisRequest {
-    /// The page both versions belong to, where known.
+    /// Uuid of the page both versions belong to, if known.
     pub page: Option<Uuid>,
-    /// The older version.
+    /// The older version's body.
     pub from: BodyInput,
-    /// The newer version.
+    /// The newer version's body.
     pub to: BodyInput,
-    /// The most bytes that a body may decompress to.
+    /// Decompression limit per body, in bytes.
     pub max_decoded_bytes: u64,
-    /// Steps of a diff that are larger than this, as JSON, are left out of the report.
+    /// Limit on the steps of one diff, in bytes of JSON; a larger list is left out of the report.
     pub max_ops_bytes: u64,
-    /// Changed passages that are quoted.
+    /// Limit on the number of quoted passages; 0 quotes none.
     pub max_passages: u16,
 }
 
-/// What is known of one body.
+/// Metadata of one body.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BodyInput {
-    /// The version.
+    /// Uuid of the body's version.
     pub uuid: Uuid,
-    /// Where the body came from.
+    /// The address the body was fetched from.
     pub url: String,
-    /// The `Content-Type` header, as it came: its charset counts.
+    /// The `Content-Type` header, verbatim: its charset is used.
     pub content_type: Option<String>,
-    /// The media type that the db app declares; counts more than the header, which is the archive's.
+    /// The media type declared by the db app; takes precedence over the header, which is the archive's.
     pub media_type: Option<String>,
-    /// The `Content-Encoding` header, as it came.
+    /// The `Content-Encoding` header, verbatim.
     pub content_encoding: Option<String>,
-    /// SHA-256 in hex of the body, decoded; not checked where it is not known.
+    /// Expected SHA-256 of the decoded body, in hex; `None` skips the check.
     pub body_hash: Option<String>,
-    /// The worst HTTP status that is told of its capture.
+    /// The worst HTTP status recorded for the capture.
     pub status: Option<u16>,
 }
 
 impl BodyInput {
-    /// What the body is declared to be.
+    /// The declared media type: the db app's, else the header's.
     pub fn declared(&self) -> Option<&str> {
         self.media_type.as_deref().or(self.content_type.as_deref())
     }
 
-    /// Where a charset may be named: the header, else what is declared.
+    /// The header value to read a charset from: `Content-Type`, else the declared media type.
     pub fn charset_source(&self) -> Option<&str> {
         self.content_type.as_deref().or(self.media_type.as_deref())
     }
 }
 
-/// What the child answers.
+/// The child's reply to an [`AnalysisRequest`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnalysisReply {
-    /// It was analysed.
+    /// The pair was analysed.
     Reported(Box<Report>),
-    /// It is not to be analysed.
+    /// The pair should not be analysed.
     Skipped(Skip),
-    /// It cannot be: only `decompression_bomb` or `hash_mismatch`.
+    /// The pair cannot be analysed: only `decompression_bomb` or `hash_mismatch` are accepted from a child.
     Failed(Failure),
 }

@@ -1,26 +1,26 @@
-//! What the queue counts for each job.
+//! The counters that the queue keeps for each job.
 
 use serde::{Deserialize, Serialize};
 
-/// How often this job was handed out and how that went; the judge's arithmetic.
+/// Deliveries of a job and how they ended; input to the judge.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryCounts {
-    /// Times it was claimed, this one included; graceful releases are taken back.
+    /// Times claimed, including this delivery; a graceful release is subtracted again.
     pub deliveries: u32,
-    /// Attempts that failed for the target's or the job's sake.
+    /// Failed attempts, blamed on the target or the job.
     pub failures: u32,
-    /// Times a child's death left doubt whose fault it was, and it was run once more for that.
+    /// Times a child died of an unclear cause and the job was run once more because of it.
     #[serde(default)]
     pub ambiguous_exits: u32,
-    /// Times its worker vanished.
+    /// Times the worker disappeared with the job in flight.
     pub crashes: u32,
-    /// Times it was put off for our sake, and that was counted.
+    /// Postponements counted against the job: infrastructure failures while no breaker was open.
     pub postponements: u32,
-    /// The time that those postponements put it off, in milliseconds. What passed beside them is not in it.
+    /// Total delay of those postponements in milliseconds; time spent otherwise is not included.
     #[serde(default)]
     pub postponed_ms: u64,
-    /// Times it was handed back gracefully.
+    /// Graceful releases, e.g. at shutdown.
     pub releases: u32,
-    /// Times an operator put it back from the dead letters.
+    /// Times an operator replayed it from the dead letters.
     pub replays: u32,
 }

@@ -1,10 +1,11 @@
-//! Durations as configuration (`10s`, `500ms`, `24h`), keys (milliseconds) and HTTP (`Retry-After`) write them.
+//! Durations as written in configuration (`10s`, `500ms`, `24h`), in Redis keys (milliseconds) and in HTTP
+//! (`Retry-After`).
 
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-/// Writes a duration as people do.
+/// Serializes a duration in human-readable form, e.g. `1m 30s`.
 ///
 /// # Errors
 /// Those of the serializer.
@@ -12,10 +13,10 @@ pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S:
     serializer.collect_str(&humantime::format_duration(*duration))
 }
 
-/// Reads a duration as people write it; a bare number is refused, because it does not say of what.
+/// Deserializes a human-readable duration; a bare number is refused because it has no unit.
 ///
 /// # Errors
-/// A sentence that says how to write one.
+/// A sentence with examples of valid durations.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let value = String::deserialize(deserializer)?;
     humantime::parse_duration(&value).map_err(|e| {
@@ -23,14 +24,14 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duratio
     })
 }
 
-/// Whole milliseconds, at most `u64::MAX`.
+/// Whole milliseconds, capped at `u64::MAX`.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The wait that a `Retry-After` header asks for, from seconds or an HTTP date; `None` for anything else.
+/// Parses a `Retry-After` header, in seconds or as an HTTP date; `None` for anything else.
 ///
-/// A date in the past asks for no wait. The result has no limit: the caller bounds it.
+/// A date in the past is a zero delay. The result is not bounded here: the caller must do that.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     match value.parse() {

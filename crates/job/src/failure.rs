@@ -1,7 +1,8 @@
-//! Why a job could not be done, and whose fault that is.
+//! Why a job failed, and what is to blame.
 //!
-//! [`FailureKind`] is the finite set of labels that metrics, logs, dead letters, pages and alerts use as they are
-//! (design 7). A failure never says what to do about it: that is the judge's, in `policy/`.
+//! [`FailureKind`] is the finite set of labels that metrics, logs, dead letters, pages and alerts use
+//! verbatim (docs/design.md, "Failures"). A failure does not decide what to do about it: the judge in
+//! `policy/` does.
 //!
 //! Invariant: every kind has exactly one stage and one blame, by an exhaustive match.
 
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::measured::ChildUsage;
 use super::page::Side;
 
-/// What went wrong.
+/// What went wrong, as a label.
 #[derive(
     Debug,
     Clone,
@@ -31,13 +32,13 @@ use super::page::Side;
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// The payload is not a job.
+    /// The payload is not a valid job.
     Decode,
-    /// The payload's `v` is not one we read.
+    /// The payload's `v` is not a supported version.
     UnsupportedVersion,
-    /// A version reference is malformed, or cannot be resolved with what is configured.
+    /// A version reference is malformed, or cannot be resolved with the current configuration.
     BadReference,
-    /// The db app does not know the version.
+    /// The db app has no such version.
     VersionMissing,
     /// The db app refuses our credentials (401, 403).
     ApiRefused,
@@ -45,112 +46,113 @@ pub enum FailureKind {
     ApiUnavailable,
     /// The db app refuses the annotation (422).
     Rejected,
-    /// The body's host is a private or special address that is not listed.
+    /// The body's host has a private or special-purpose address that is not allowed by configuration.
     ForbiddenAddress,
-    /// The body's address redirects too often.
+    /// The body's address redirects too many times.
     TooManyRedirects,
-    /// The body is larger than the cap.
+    /// The body exceeds the size limit.
     TooLarge,
     /// The body is gone (404, 410).
     Gone,
-    /// The archive refuses (another 4xx).
+    /// The archive refuses the request (another 4xx).
     Refused,
-    /// The archive did not answer in time.
+    /// The archive did not respond within the time limit.
     Timeout,
-    /// The host's name does not resolve.
+    /// The host name does not resolve.
     Dns,
-    /// No connection.
+    /// No TCP connection could be established.
     Connect,
     /// The TLS handshake failed.
     Tls,
-    /// The archive is in trouble (5xx, 429).
+    /// The archive reports an error (5xx, 429).
     Upstream,
-    /// The body ended before its announced length.
+    /// The body ended before its declared length.
     Truncated,
-    /// The body decompresses to more than the cap.
+    /// The body decompresses to more than the limit.
     DecompressionBomb,
-    /// The body is not the one that was captured.
+    /// The body is not the one that was captured: its hash differs.
     HashMismatch,
-    /// The child ran longer than its wall clock.
+    /// The child exceeded its wall-clock limit.
     WallExceeded,
-    /// The child used more CPU time than it may.
+    /// The child exceeded its CPU-time limit.
     CpuExceeded,
-    /// The child wanted more memory than its budget.
+    /// The child exceeded its memory limit.
     MemoryExceeded,
-    /// The child ran out of stack.
+    /// The child overflowed its stack.
     StackOverflow,
-    /// The child panicked: a bug of ours that this input finds.
+    /// The child panicked: a bug in our code that this input triggers.
     Panicked,
-    /// The child's answer was not one.
+    /// The child's reply was malformed.
     BadReply,
-    /// The child's answer was larger than the cap.
+    /// The child's reply exceeded the size limit.
     ReplyTooLarge,
-    /// The child tried something that no analysis needs.
+    /// The child made a system call that seccomp forbids.
     ForbiddenSyscall,
     /// The child died of another signal.
     Crashed,
-    /// Somebody else killed the child: the kernel's OOM killer, as a rule.
+    /// Another process killed the child, usually the kernel's OOM killer.
     KilledFromOutside,
     /// A child could not be started.
     CannotSpawn,
-    /// The fork-server died.
+    /// The fork server died.
     ForkServerLost,
-    /// The worker died with this job in flight, too often, alone.
+    /// The worker died too often while this job was its only one in flight.
     CrashLoop,
-    /// A target failed until the attempts were spent.
+    /// The target kept failing until all attempts were used up.
     Exhausted,
-    /// We could not do it: for too long, or at all, because this worker has not the room that it was granted.
+    /// Infrastructure failed for too long, or this worker lacks the memory for the limits the job was
+    /// granted.
     Stranded,
 }
 
-/// Whose fault it is, and thereby which remedy fits (design 7).
+/// What is to blame for a failure, and therefore which remedy applies (docs/design.md, "Failures").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blame {
-    /// The job itself: it would happen again.
+    /// The job itself: another run would fail the same way.
     Job,
-    /// The site that the body is fetched from: it may pass.
+    /// The site that the body is fetched from: it may recover.
     Target,
-    /// Our own house.
+    /// This system or a dependency of it: Redis, the db app, the sandbox.
     Infrastructure,
 }
 
-/// Where on its way the job was.
+/// The stage of processing a job was in.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::Display,
 )]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Reading the payload.
+    /// Decoding the producer's payload.
     Ingest,
-    /// Asking the db app for the versions.
+    /// Looking up the versions in the db app.
     Resolve,
-    /// Fetching the bodies.
+    /// Fetching the two bodies.
     Fetch,
-    /// In the sandboxed child.
+    /// Running in the sandboxed child.
     Analyse,
-    /// Posting the annotation.
+    /// Posting the annotation to the db app.
     Deliver,
-    /// In the queue's own accounting.
+    /// The queue's own accounting.
     Queue,
 }
 
 impl FailureKind {
-    /// Every kind, for tables and tests.
+    /// All kinds, for tables and tests.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The label, the same everywhere.
+    /// The snake_case label, used everywhere.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// Reads a label.
+    /// Parses a label; `None` if unknown.
     pub fn parse(label: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == label)
     }
 
-    /// Whose fault it is.
+    /// What is to blame for this kind of failure.
     pub fn blame(self) -> Blame {
         match self {
             Self::Decode
@@ -191,7 +193,7 @@ impl FailureKind {
         }
     }
 
-    /// Where it happens.
+    /// The stage that this kind of failure occurs in.
     pub fn stage(self) -> Stage {
         match self {
             Self::Decode | Self::UnsupportedVersion => Stage::Ingest,
@@ -231,47 +233,47 @@ impl FailureKind {
 }
 
 impl Stage {
-    /// The label, the same everywhere.
+    /// The snake_case label, used everywhere.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// One failure with what was seen of it.
+/// One failure with its details.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// The label.
+    /// The label, which determines blame and stage.
     pub kind: FailureKind,
-    /// One sentence for people: the field, the value, the way out. Holds no secret; may hold hostile text.
+    /// One sentence for an operator: the field, the value, the fix. Holds no secret; may hold hostile text.
     pub detail: String,
-    /// Which version it was about, where one was.
+    /// The version it concerns, if it concerns only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
-    /// The host it was about, where one was.
+    /// The host it concerns, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// When the target asked to be left alone until.
+    /// How long the target asked us to wait, by `Retry-After`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
-    /// What was measured of the child, where there was one.
+    /// Resource usage of the child, if one ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<ChildUsage>>,
 }
 
 impl Failure {
-    /// A failure of which only the kind and a sentence are known.
+    /// A failure with a kind and a sentence, all other fields empty.
     pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), side: None, host: None, retry_after: None, measured: None }
     }
 
-    /// The same, said of one side.
+    /// Sets the version it concerns.
     #[must_use]
     pub fn on(mut self, side: Side) -> Self {
         self.side = Some(side);
         self
     }
 
-    /// The same, said of a host.
+    /// Sets the host it concerns.
     #[must_use]
     pub fn at_host(mut self, host: impl Into<String>) -> Self {
         self.host = Some(host.into());

@@ -1,18 +1,21 @@
-//! What a producer asked for: compare version `from` with version `to`.
+//! Jobs, outcomes and verdicts: the types that every other crate shares. A [`Job`] asks to compare version
+//! `from` with version `to`.
 //!
-//! A [`Job`] is immutable and carries references, never bodies. This file holds its native wire form (v1), `activejob.rs`
-//! the forms that a Rails app has; both say of every payload that is not a job which field is wrong, what stood there and
-//! what to write instead.
-//! It does not resolve anything: that a uuid exists is the db app's word, not ours.
+//! A [`Job`] is immutable and carries references, never bodies. This file holds the native wire form (v1),
+//! `activejob.rs` the forms that a Rails app enqueues. For every invalid payload both report the invalid
+//! field, its value and what to write instead. References are not resolved here: only the db app can confirm
+//! that a uuid exists.
 //!
 //! Invariant: `Job::decode(job.encode()) == job`.
 //!
 //! # Why
-//! Unknown fields of the job itself are refused (a misspelt `expires_at` must not be silently no expiry); unknown
-//! fields of a *version* are ignored, so that a producer may pass on what the db app's API gave it.
+//! Unknown fields of the job itself are refused (a misspelt `expires_at` must not silently mean no expiry);
+//! unknown fields of a *version* are ignored, so that a producer can pass on an API response of the db app
+//! unchanged.
 
 mod activejob;
 pub mod analysis_request;
+pub mod blank;
 pub mod counts;
 pub mod duration;
 pub mod failure;
@@ -35,32 +38,32 @@ use self::failure::{Failure, FailureKind};
 pub use self::reference::{OlderVersion, VersionRef};
 use self::text::quote;
 
-/// The largest payload that is a job: references need no more (design 5.1).
+/// The largest accepted payload in bytes: references need no more (docs/design.md, "Producers").
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
-/// The longest job id: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
-pub const MAX_ID_BYTES: usize = 128;
-/// What the id of a follow-up ends with.
+/// The longest job id in bytes: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
+pub(crate) const MAX_ID_BYTES: usize = 128;
+/// Suffix of a follow-up job's id.
 const EARLIEST: &str = ".earliest";
 
-/// The name of a job, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no `-` first.
+/// A job's id, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no leading `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(String);
 
 impl JobId {
-    /// A new id that sorts by the time it was made (uuid v7).
+    /// Generates an id that sorts by creation time (uuid v7).
     pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string())
     }
 
-    /// Reads an id, refusing what would not be safe in a key, a URL or a shell.
+    /// Parses an id, refusing what would be unsafe in a key, a URL or a shell.
     ///
     /// # Errors
-    /// A sentence that says what an id may hold.
+    /// A sentence that lists the allowed characters.
     pub fn parse(text: &str) -> Result<Self, String> {
         let fits = (1..=MAX_ID_BYTES).contains(&text.len());
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
-        // A leading dash would make `dead show <id>` an option.
+        // `dead show <id>` would parse a leading dash as an option.
         if fits && !text.starts_with('-') && text.bytes().all(plain) {
             Ok(Self(text.to_owned()))
         } else {
@@ -68,12 +71,12 @@ impl JobId {
         }
     }
 
-    /// The id of the job that follows the one with this id; `None` where that would be too long.
+    /// The id of the follow-up job; `None` if it would be too long.
     fn earliest(&self) -> Option<Self> {
         Self::parse(&format!("{self}{EARLIEST}")).ok()
     }
 
-    /// The id as text.
+    /// The id as a string slice.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -98,20 +101,20 @@ impl From<JobId> for String {
     }
 }
 
-/// How soon a job is handed out, relative to the others; never so that `low` starves (design 5.3).
+/// When a job is claimed relative to others; `low` never starves (docs/design.md, "Redis").
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
-    /// A head start of zero places: behind ten thousand normal ones at most.
+    /// At the back: overtaken by at most the 90,000 normal jobs that are enqueued after it.
     Low,
-    /// The usual.
+    /// The default: first in, first out.
     #[default]
     Normal,
-    /// Ahead of what is waiting, by a bounded number of places.
+    /// Moved ahead of waiting jobs by a bounded number of places.
     High,
 }
 
-/// Limits that a producer asks for; they may only lower what is configured.
+/// Limits that a producer requests; they can only lower the configured ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsRequest {
@@ -124,40 +127,40 @@ pub struct LimitsRequest {
 }
 
 impl LimitsRequest {
-    /// True when nothing is asked for.
+    /// True if no limit is requested.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// One pair to compare, as asked for.
+/// A request to compare one pair of versions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
-    /// The job's name; made at admission where the producer gave none.
+    /// The producer's id, or one generated at admission.
     pub id: JobId,
-    /// The page both versions belong to, where known.
+    /// Uuid of the page both versions belong to, if known.
     pub page: Option<Uuid>,
-    /// The older version.
+    /// The older version, given or by its place in the page's history.
     pub from: OlderVersion,
-    /// The newer version.
+    /// The newer version: a uuid, or inline.
     pub to: VersionRef,
-    /// How soon.
+    /// Order of claiming relative to other jobs.
     pub priority: Priority,
     /// Also compare with the page's earliest version, as a job of its own.
     pub compare_earliest: bool,
-    /// Not before this moment.
+    /// Earliest time to run it.
     pub run_at: Option<OffsetDateTime>,
-    /// Skipped as `expired` after this moment.
+    /// After this time the job is skipped as `expired`.
     pub expires_at: Option<OffsetDateTime>,
-    /// Analyse even if this pair was analysed before.
+    /// Analyse the pair even if it was analysed before.
     pub again: bool,
-    /// Lower limits than the configured ones.
+    /// Requested limits, each lower than the configured one.
     pub limits: LimitsRequest,
-    /// W3C trace context, handed on as it came.
+    /// The sender's W3C trace context: named in the job's span, log lines and Sentry events.
     pub traceparent: Option<String>,
 }
 
-/// The native wire form, version 1 (design 5.1). Field names are the contract.
+/// The native wire form, version 1 (docs/design.md, "Producers"). The field names are a public contract.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JobV1 {
@@ -186,7 +189,7 @@ struct JobV1 {
 }
 
 impl Job {
-    /// A plain job for two versions, with everything else at its default.
+    /// A job for two versions with all other fields at their defaults.
     pub fn new(from: VersionRef, to: VersionRef) -> Self {
         Self {
             id: JobId::generate(),
@@ -203,10 +206,10 @@ impl Job {
         }
     }
 
-    /// Reads a payload as a producer sent it: native v1, or a job of ActiveJob, bare or in its envelope.
+    /// Decodes a producer's payload: native v1, or an ActiveJob hash, bare or in an envelope.
     ///
     /// # Errors
-    /// `decode`, `unsupported_version` or `bad_reference`, with the field, what stood there and the way out.
+    /// `decode`, `unsupported_version` or `bad_reference`, with the field, its value and the fix.
     pub fn decode(payload: &[u8]) -> Result<Self, Failure> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             let detail = format!(
@@ -226,31 +229,32 @@ impl Job {
         }
     }
 
-    /// Reads what [`Job::encode`] wrote. It has no cap: that is for what comes from outside, and spelling everything
-    /// out may have made it longer.
+    /// Decodes what [`Job::encode`] wrote. No size limit applies: that is for producers' payloads, and
+    /// spelling out all fields may have made this one longer.
     ///
     /// # Errors
-    /// As [`Job::decode`], where a newer build wrote it.
+    /// As [`Job::decode`], if a newer build wrote it.
     pub fn restore(stored: &[u8]) -> Result<Self, Failure> {
         let value = serde_json::from_slice(stored)
             .map_err(|e| Failure::new(FailureKind::Decode, format!("not JSON: {e}")))?;
         decode_native(value)
     }
 
-    /// The canonical native v1 payload of this job.
+    /// Encodes the job as its canonical native v1 payload.
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(&JobV1::from(self.clone())).unwrap_or_default()
     }
 
-    /// The job that follows this one, whatever becomes of it: the same newer version against the page's earliest.
+    /// The job to enqueue after this one, whatever its outcome: the same newer version against the page's
+    /// earliest. `None` if `compare_earliest` is off or this job already compares with the earliest.
     pub fn follow_up(&self) -> Option<Self> {
         let wanted = self.compare_earliest && self.from != OlderVersion::Earliest;
         let id = self.id.earliest().filter(|_| wanted)?;
         Some(Self { id, from: OlderVersion::Earliest, compare_earliest: false, run_at: None, ..self.clone() })
     }
 
-    /// The pair as reports and events name it: `<from>..<to>`, with `from` empty for the previous version and
-    /// `earliest` for the page's first.
+    /// The pair as shown in reports and events: `<from>..<to>`, with `from` empty for the previous version
+    /// and `earliest` for the page's first.
     pub fn pair(&self) -> String {
         format!("{}..{}", self.from, self.to.uuid())
     }
@@ -293,7 +297,7 @@ impl From<Job> for JobV1 {
     }
 }
 
-/// Reads the native form.
+/// Decodes the native form.
 fn decode_native(value: Value) -> Result<Job, Failure> {
     match value.get("v") {
         Some(v) if v.as_u64() == Some(1) => {}
@@ -312,7 +316,7 @@ fn decode_native(value: Value) -> Result<Job, Failure> {
     validate(wire.into())
 }
 
-/// What the fields mean together.
+/// Checks constraints that span several fields.
 fn validate(job: Job) -> Result<Job, Failure> {
     if job.compare_earliest && job.id.earliest().is_none() {
         let detail = format!(

@@ -1,26 +1,26 @@
-//! What happened to one delivery: reported, skipped or failed. Facts only; what follows from them is a verdict.
+//! The outcome of one delivery: reported, skipped or failed. Facts only; the judge turns them into a verdict.
 
 use super::failure::Failure;
 use super::report::Report;
 use super::skip::Skip;
 
-/// How a job's way through the pipeline ended.
+/// How the pipeline ended for a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// It was analysed.
+    /// The pair was analysed.
     Reported(Box<Report>),
-    /// It was rightly not analysed.
+    /// The pair did not need to be analysed.
     Skipped(Skip),
-    /// It could not be analysed.
+    /// The pair could not be analysed.
     Failed(Failure),
 }
 
-/// The exit door of every room: `?` leaves the pipeline with one of these.
+/// Error type of every pipeline stage, so that `?` ends the pipeline.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EarlyExit {
-    /// Leave, and it is right so.
+    /// Stop: the job does not need to be analysed.
     Skip(Skip),
-    /// Leave, something went wrong.
+    /// Stop: something went wrong.
     Fail(Failure),
 }
 

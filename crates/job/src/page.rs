@@ -1,14 +1,14 @@
-//! Captured versions, the pair to compare, and the raw bytes that were fetched for it.
+//! Captured versions, the pair to compare, and the raw bodies that were fetched for it.
 //!
-//! Nothing here looks inside a body: it stays the bytes that the archive sent, content encoding and all, until a
-//! sandboxed child takes them apart.
+//! Nothing here parses a body: it stays exactly as the archive sent it, content encoding included, until a
+//! sandboxed child decodes it.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use url::Url;
 use uuid::Uuid;
 
-/// Which of the two versions something is said of.
+/// One of the two versions of a pair.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, strum::IntoStaticStr, strum::Display,
 )]
@@ -22,39 +22,40 @@ pub enum Side {
 }
 
 impl Side {
-    /// `from` or `to`.
+    /// The label: `from` or `to`.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// One capture of a page, as the db app's API shows it (field names since 2021; older aliases are read too).
+/// One capture of a page, as the db app's API returns it (field names since 2021; older aliases are
+/// accepted).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
-    /// The version's primary key.
+    /// The version's primary key in the db app.
     pub uuid: Uuid,
-    /// Where the body is kept.
+    /// Address of the stored body.
     #[serde(alias = "uri")]
     pub body_url: Url,
-    /// The captured address; its extension is what the filter looks at. Absent: `body_url` stands in.
+    /// The captured address; the filter uses its extension. If missing, `body_url` is used.
     #[serde(default, alias = "capture_url", skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// SHA-256 of the body in hex, as captured (after content encodings were undone).
+    /// SHA-256 of the body in hex at capture, after content encodings were removed.
     #[serde(default, alias = "version_hash", skip_serializing_if = "Option::is_none")]
     pub body_hash: Option<String>,
-    /// The declared media type, where known.
+    /// The declared media type, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The body's length in bytes, as captured.
+    /// Length of the body in bytes at capture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_length: Option<u64>,
-    /// When it was captured.
+    /// Time of the capture.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub capture_time: Option<OffsetDateTime>,
-    /// The HTTP status that the page answered with when it was captured.
+    /// HTTP status of the page at capture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// The worst status that the version's source recorded, before versions had one of their own (2021), and since.
+    /// The worst status in `source_metadata`, where versions before 2021 recorded it and some still do.
     #[serde(
         default,
         rename = "source_metadata",
@@ -65,7 +66,7 @@ pub struct Version {
 }
 
 impl Version {
-    /// A version that is only a uuid and a place.
+    /// A version with only a uuid and a body address.
     pub fn at(uuid: Uuid, body_url: Url) -> Self {
         Self {
             uuid,
@@ -80,18 +81,18 @@ impl Version {
         }
     }
 
-    /// The worst status that anybody told of the capture: an error page is one whoever noticed.
+    /// The worst recorded status of the capture: it is an error page if any source reports an error.
     pub fn worst_status(&self) -> Option<u16> {
         self.status.max(self.source_status)
     }
 
-    /// The address whose extension counts: the captured one, else where the body is kept.
+    /// The address whose extension is checked: the captured one, else that of the stored body.
     pub fn address(&self) -> &str {
         self.url.as_deref().unwrap_or(self.body_url.as_str())
     }
 }
 
-/// `source_metadata` is whatever a source wrote: of all of it the statuses are kept, in the names of any year.
+/// `source_metadata` is free-form: only the statuses are kept, under the field names of any year.
 mod source_status_serde {
     use serde::ser::SerializeMap as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
@@ -109,18 +110,18 @@ mod source_status_serde {
         Ok(worst(&Value::deserialize(deserializer)?))
     }
 
-    /// The worst status in it; `None` where there is none.
+    /// The worst status in `source_metadata`; `None` if it holds no status.
     pub(super) fn worst(source_metadata: &Value) -> Option<u16> {
         STATUS_KEYS.iter().filter_map(|name| super::status_of(source_metadata.get(name)?)).max()
     }
 }
 
-/// The worst status in a version's `source_metadata`; `None` where there is none.
+/// The worst status in a version's `source_metadata`; `None` if it holds no status.
 pub fn source_status(source_metadata: &serde_json::Value) -> Option<u16> {
     source_status_serde::worst(source_metadata)
 }
 
-/// A status as a number or as text.
+/// Parses a status given as a number or a string.
 pub fn status_of(value: &serde_json::Value) -> Option<u16> {
     match value {
         serde_json::Value::Number(number) => number.as_u64().and_then(|n| u16::try_from(n).ok()),
@@ -129,10 +130,10 @@ pub fn status_of(value: &serde_json::Value) -> Option<u16> {
     }
 }
 
-/// Two versions, ready to be fetched and compared.
+/// Two resolved versions, ready to be fetched and compared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PagePair {
-    /// The page both belong to; required only where an annotation is posted.
+    /// The page of both versions; required only where an annotation is posted.
     pub page: Option<Uuid>,
     /// The older version.
     pub from: Version,
@@ -141,29 +142,29 @@ pub struct PagePair {
 }
 
 impl PagePair {
-    /// Both versions with their side, older first.
+    /// Both versions with their sides, older first.
     pub fn sides(&self) -> [(Side, &Version); 2] {
         [(Side::From, &self.from), (Side::To, &self.to)]
     }
 }
 
-/// A body exactly as it came over the wire: never decompressed, never decoded here.
+/// A body exactly as received: never decompressed or decoded in the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Body {
-    /// The bytes.
+    /// Raw bytes, possibly compressed.
     pub bytes: Vec<u8>,
-    /// The `Content-Type` header, as it came.
+    /// The `Content-Type` header, verbatim.
     pub content_type: Option<String>,
-    /// The `Content-Encoding` header, as it came: a label for the child.
+    /// The `Content-Encoding` header, verbatim; interpreted only by the child.
     pub content_encoding: Option<String>,
 }
 
-/// Both bodies, older first.
+/// The bodies of a pair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bodies {
-    /// Of the older version.
+    /// Body of the older version.
     pub from: Body,
-    /// Of the newer version.
+    /// Body of the newer version.
     pub to: Body,
 }
 

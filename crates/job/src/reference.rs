@@ -1,6 +1,8 @@
-//! How a job names its two versions: the newer one always, the older one by name or by its place in the page's history.
+//! References to the two versions of a job: the newer one always given, the older one given or by its place
+//! in the page's history.
 //!
-//! Says what is wrong with a reference in the producer's words; whether there is such a version the db app knows.
+//! Validates the form of a reference and reports errors by the producer's field names. Only the db app can
+//! confirm that the version exists.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,13 +12,13 @@ use super::failure::{Failure, FailureKind};
 use super::page::Version;
 use super::text::quote;
 
-/// A version as the producer named it.
+/// A version as the producer refers to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum VersionRef {
-    /// Only its uuid: to be resolved through the db app's API.
+    /// A uuid, resolved through the db app's API.
     Uuid(Uuid),
-    /// All that is needed: no API call at all.
+    /// A full version: needs no API call.
     Inline(Box<Version>),
 }
 
@@ -30,21 +32,22 @@ impl VersionRef {
     }
 }
 
-/// The older version of a pair. All but a given one need the API, and only resolving tells which pair it is.
+/// The older version of a pair. All but a given one need the API, and the pair is known only once it is
+/// resolved.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Option<FromField>", into = "Option<FromField>")]
 pub enum OlderVersion {
-    /// The one before `to` on its page: `"previous"`, null, or no field at all.
+    /// The version before `to` on its page: `"previous"`, null, or no field at all.
     #[default]
     Previous,
-    /// The first one of the page: `"earliest"`.
+    /// The page's first version: `"earliest"`.
     Earliest,
-    /// This one.
+    /// A version that the job refers to directly.
     Given(VersionRef),
 }
 
 impl OlderVersion {
-    /// The version, where the job names it.
+    /// The version, if the job refers to it directly.
     pub fn given(&self) -> Option<&VersionRef> {
         match self {
             Self::Given(version) => Some(version),
@@ -52,7 +55,7 @@ impl OlderVersion {
         }
     }
 
-    /// The same, to be changed.
+    /// The version for in-place changes, if the job refers to it directly.
     pub fn given_mut(&mut self) -> Option<&mut VersionRef> {
         match self {
             Self::Given(version) => Some(version),
@@ -60,7 +63,7 @@ impl OlderVersion {
         }
     }
 
-    /// True where nothing is said on the wire.
+    /// True for the default, which is omitted on the wire.
     pub(super) fn is_previous(&self) -> bool {
         *self == Self::Previous
     }
@@ -111,7 +114,7 @@ impl From<OlderVersion> for Option<FromField> {
     }
 }
 
-/// Judges `from`, which may be left out or be a place in the page's history.
+/// Validates `from`, which may be missing or a place in the page's history.
 pub(super) fn check_older(value: Option<&Value>) -> Result<(), Failure> {
     match value {
         None | Some(Value::Null) => Ok(()),
@@ -120,7 +123,7 @@ pub(super) fn check_older(value: Option<&Value>) -> Result<(), Failure> {
     }
 }
 
-/// Judges `to`.
+/// Validates `to`, which is required.
 pub(super) fn check_newer(value: Option<&Value>) -> Result<(), Failure> {
     match value {
         None | Some(Value::Null) => {
@@ -132,7 +135,7 @@ pub(super) fn check_newer(value: Option<&Value>) -> Result<(), Failure> {
     }
 }
 
-/// Says what is wrong before serde would only say "no variant fits".
+/// Reports a specific error before serde would only report that no variant matches.
 fn check(field: &str, value: &Value) -> Result<(), Failure> {
     let bad = |what: String| Err(Failure::new(FailureKind::BadReference, what));
     match value {

@@ -1,8 +1,9 @@
-//! What the analysis found, in the shapes of web-monitoring-diff, and its 12-field form for the db app.
+//! The result of an analysis, in the shapes of web-monitoring-diff, and its 12-field annotation for the db
+//! app.
 //!
-//! Sources of every field and formula: the analysis job of web-monitoring-db (`AnalyzeChangeJob`) and
-//! web-monitoring-diff 0.2.0; shapes were read from their behaviour, no code was taken.
-//! Computing any of it is `analysis/`'s.
+//! Every field and formula follows the analysis job of web-monitoring-db (`AnalyzeChangeJob`) and
+//! web-monitoring-diff 0.2.0; the shapes were derived from their behaviour, no code was taken. The `analysis`
+//! crate computes the values.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,41 +12,42 @@ use super::measured::ChildUsage;
 use super::page::Side;
 use super::skip::Skip;
 
-/// The version of [`Report`]'s shape.
+/// Version of [`Report`]'s JSON shape.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Counted up when the same pair would be analysed differently; part of a pair's identity in `done`.
+/// Incremented when the same pair would be analysed differently; part of a pair's key in `done`.
 pub const ANALYSIS_VERSION: u32 = 1;
 
 /// One step of a text diff: `[-1 | 0 | 1, text]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Op(pub i8, pub String);
 
-/// One link of a page.
+/// One link of a page, as compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Link {
-    /// Its visible text.
+    /// Visible text of the link.
     pub text: String,
-    /// Where it points.
+    /// Target of the link.
     pub href: String,
 }
 
-/// What became of one link: `[0 | 1 | -1, {text, href}]`, or `[100, {text, href, hrefs}]` for a changed one.
+/// One step of a links diff: `[0 | 1 | -1, {text, href}]`, or `[100, {text, href, hrefs}]` for a changed
+/// link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LinkOp {
-    /// Same, added or removed.
+    /// An unchanged (0), added (1) or removed (-1) link.
     Plain(i8, Link),
-    /// Changed: the same text with another target, or the same target with another text.
+    /// A changed link (100): the same text with another target, or the same target with another text.
     Changed(i8, ChangedLink),
 }
 
-/// The payload of code 100.
+/// Details of a changed link (code 100).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangedLink {
-    /// Diff of the texts.
+    /// Text diff of the link texts.
     pub text: Vec<Op>,
-    /// Diff of the targets.
+    /// Text diff of the link targets.
     pub href: Vec<Op>,
     /// Both targets, older first.
     pub hrefs: [String; 2],
@@ -56,54 +58,54 @@ pub struct ChangedLink {
 pub struct Diff<T> {
     /// Number of steps that are not "same".
     pub change_count: u64,
-    /// The steps; `None` when they were too large to carry (then [`Report::omitted`] names this diff).
+    /// The steps; `None` if they exceed the size limit (then [`Report::omitted`] names this diff).
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub diff: Option<Vec<T>>,
-    /// True when a deadline or a bound made the diff coarser than it could be.
+    /// True if a deadline or a limit made the diff coarser than it could be.
     #[serde(default)]
     pub approximate: bool,
 }
 
-/// The three diffs of the old job; one that could not be made is named in [`Report::missing`].
+/// The three diffs of `AnalyzeChangeJob`; one that could not be computed is listed in [`Report::missing`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Diffs {
-    /// Of the visible text.
+    /// Diff of the visible text.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub html_text_dmp: Option<Diff<Op>>,
-    /// Of the decoded source.
+    /// Diff of the decoded source.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub html_source_dmp: Option<Diff<Op>>,
-    /// Of the links.
+    /// Diff of the links.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub links_json: Option<Diff<LinkOp>>,
 }
 
-/// A diff that this pair has not, and why.
+/// A diff that could not be computed for this pair, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MissingDiff {
-    /// Its name, e.g. `html_text_dmp`.
+    /// Name of the diff, e.g. `html_text_dmp`.
     pub diff: String,
-    /// Why not.
+    /// Why it is missing.
     pub skip: Skip,
 }
 
-/// The 12 fields that the db app stores, exactly: a diff that is missing leaves its fields out.
+/// Exactly the 12 fields that the db app stores; those of a missing diff are omitted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Annotation {
-    /// Of the visible text.
+    /// Fields of the visible-text diff.
     #[serde(flatten)]
     pub text: Option<TextNumbers>,
-    /// Of the source.
+    /// Fields of the source diff.
     #[serde(flatten)]
     pub source: Option<SourceNumbers>,
-    /// Of the links.
+    /// Fields of the links diff.
     #[serde(flatten)]
     pub links: Option<LinksNumbers>,
-    /// How much a person should look, 0 to 0.65, 4 decimals.
+    /// How much attention the change deserves, 0 to 0.65, 4 decimals.
     pub priority: f64,
 }
 
-/// The text's share of the annotation.
+/// The visible-text fields of the annotation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextNumbers {
     /// SHA-256 in hex of the compact JSON of the changed steps.
@@ -116,7 +118,7 @@ pub struct TextNumbers {
     pub text_diff_ratio: f64,
 }
 
-/// The source's share of the annotation.
+/// The source fields of the annotation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceNumbers {
     /// SHA-256 in hex of the compact JSON of the changed steps.
@@ -129,7 +131,7 @@ pub struct SourceNumbers {
     pub source_diff_ratio: f64,
 }
 
-/// The links' share of the annotation.
+/// The link fields of the annotation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LinksNumbers {
     /// SHA-256 in hex of the compact JSON of the changed steps.
@@ -140,91 +142,91 @@ pub struct LinksNumbers {
     pub links_diff_ratio: f64,
 }
 
-/// A passage that changed, quoted: long ones are cut.
+/// A changed passage, quoted; long ones are truncated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Passage {
-    /// What stands before it.
+    /// Unchanged text before the change.
     pub before: String,
-    /// What stood there.
+    /// Text of the older version only.
     pub removed: String,
-    /// What stands there now.
+    /// Text of the newer version only.
     pub added: String,
-    /// What stands behind it.
+    /// Unchanged text after the change.
     pub after: String,
 }
 
-/// What was known of one body.
+/// Metadata of one body, as received and as decoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BodyFacts {
-    /// Which one.
+    /// The version it belongs to.
     pub side: Side,
-    /// Where it came from.
+    /// The address it was fetched from.
     pub url: String,
-    /// Bytes on the wire.
+    /// Size in bytes as received.
     pub wire_bytes: u64,
-    /// SHA-256 in hex of the bytes on the wire.
+    /// SHA-256 in hex of the bytes as received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wire_sha256: Option<String>,
-    /// Bytes after content encodings were undone.
+    /// Size in bytes after content encodings were removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoded_bytes: Option<u64>,
-    /// The declared media type.
+    /// Media type by declaration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub declared: Option<String>,
-    /// The media type that the bytes show.
+    /// Media type detected from the bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sniffed: Option<String>,
-    /// The character encoding that was used.
+    /// Character encoding used to decode it, e.g. `utf-8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
 }
 
-/// Where the time of one job went, in milliseconds of wall clock.
+/// Wall-clock time of one job by stage, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timings {
-    /// Asking the db app for the versions.
+    /// Looking up the versions in the db app.
     pub resolve_ms: u64,
-    /// Fetching both bodies.
+    /// Fetching both bodies, concurrently.
     pub fetch_ms: u64,
-    /// In the child, from handing over to the answer.
+    /// In the child, from sending the request to receiving the reply.
     pub analyse_ms: u64,
 }
 
-/// Everything that is known of one compared pair.
+/// The full result for one compared pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// [`SCHEMA_VERSION`] of the build that made it.
+    /// [`SCHEMA_VERSION`] of the build that produced it.
     pub schema_version: u32,
-    /// [`ANALYSIS_VERSION`] of the build that made it.
+    /// [`ANALYSIS_VERSION`] of the build that produced it.
     pub analysis_version: u32,
-    /// The older version.
+    /// Uuid of the older version.
     pub from: Uuid,
-    /// The newer version.
+    /// Uuid of the newer version.
     pub to: Uuid,
-    /// Their page, where known.
+    /// Uuid of their page, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<Uuid>,
-    /// The 12 fields.
+    /// The 12 fields for the db app.
     pub annotation: Annotation,
-    /// The diffs.
+    /// Diffs of text, source and links.
     pub diffs: Diffs,
-    /// True when any diff is.
+    /// True if any of the diffs is approximate.
     pub approximate: bool,
-    /// Diffs that could not be made, and why.
+    /// Diffs that could not be computed, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingDiff>,
-    /// The first passages that changed, of the visible text or else of the source; none unless they are asked for.
+    /// The first changed passages, of the visible text or else of the source; empty unless requested.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passages: Vec<Passage>,
-    /// Names of what did not fit, e.g. `html_source_dmp.diff`.
+    /// Names of parts omitted for size, e.g. `html_source_dmp.diff`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
-    /// The two bodies, older first.
+    /// Metadata of the two bodies, older first.
     pub bodies: Vec<BodyFacts>,
-    /// Where the time went; filled in by the worker, never by the child.
+    /// Time spent in each stage; set by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
-    /// What the child cost; filled in by the worker, never by the child.
+    /// Resource usage of the child; set by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<ChildUsage>,
 }

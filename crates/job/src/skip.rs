@@ -1,11 +1,11 @@
-//! A job that was rightly not analysed, and why.
+//! A job that did not need to be analysed, and why.
 
 use serde::{Deserialize, Serialize};
 
 use super::measured::ChildUsage;
 use super::page::Side;
 
-/// Why not analysing was the right decision: a label for counters.
+/// Why skipping was the right decision: a label for counters.
 #[derive(
     Debug,
     Clone,
@@ -24,64 +24,65 @@ use super::page::Side;
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum SkipReason {
-    /// Both versions are the same one.
+    /// Both references name the same version.
     SameVersion,
-    /// The newer version is its page's first: there is nothing to compare it with.
+    /// The newer version is its page's first: there is no previous one to compare it with.
     NoPrevious,
-    /// This pair was analysed before, as only resolving could tell.
+    /// This pair was analysed before, which was known only after resolving it.
     AlreadyDone,
-    /// A body is not kept at an http or https address, or there is none.
+    /// A body has no address, or one that is not http or https.
     NotHttp,
-    /// A declared media type is not one of pages.
+    /// A declared media type is not that of a page.
     MediaType,
-    /// No media type is declared and one is required.
+    /// No media type is declared and the configuration requires one.
     MediaTypeUnknown,
-    /// No media type is declared and the extension is not one of pages.
+    /// No media type is declared and the extension is not that of a page.
     Extension,
-    /// The bytes are not those of a page, whatever any header says.
+    /// The bytes are not a page, whatever the headers declare.
     Content,
-    /// The two bodies are different kinds of thing.
+    /// The two bodies are of different types.
     UnlikeContent,
-    /// The bytes are text, but of no encoding that can be read without guessing wildly.
+    /// The bytes are text in an encoding that cannot be determined reliably.
     Undecodable,
-    /// The job was too old when its turn came.
+    /// The job's `expires_at` passed before it ran.
     Expired,
-    /// Somebody cancelled it.
+    /// An operator cancelled it.
     Cancelled,
 }
 
 impl SkipReason {
-    /// Every reason, for tables and tests.
+    /// All reasons, for tables and tests.
     pub const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The label, the same everywhere.
+    /// The snake_case label, used everywhere.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
-/// A skip with what was seen.
+/// A skip with its details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
-    /// The label.
+    /// The reason, which is counted.
     pub reason: SkipReason,
-    /// One sentence for people, e.g. ``from is application/pdf (declared text/html)``. May hold hostile text.
+    /// One sentence for an operator, e.g. ``from is application/pdf (declared text/html)``. May hold hostile
+    /// text.
     pub detail: String,
-    /// Which version decided it, where one did.
+    /// The version that caused it, if only one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
-    /// What was measured of the child that found it out, where there was one.
+    /// Resource usage of the child that detected it, if one ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<ChildUsage>>,
 }
 
 impl Skip {
-    /// A skip with its sentence.
+    /// A skip with a reason and a sentence, all other fields empty.
     pub fn new(reason: SkipReason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into(), side: None, measured: None }
     }
 
-    /// The same, said of one side.
+    /// Sets the version that caused it.
     #[must_use]
     pub fn on(mut self, side: Side) -> Self {
         self.side = Some(side);

@@ -1,14 +1,14 @@
-//! Text of strangers and of errors, cut and named for messages.
+//! Helpers for messages: truncating hostile text, formatting hashes and error chains.
 
 use std::error::Error;
 use std::io;
 
 use sha2::{Digest, Sha256};
 
-/// The longest piece of hostile text that a message quotes, in characters.
-pub const QUOTE_MAX_CHARS: usize = 80;
+/// The longest piece of hostile text quoted in a message, in characters.
+pub(crate) const QUOTE_MAX_CHARS: usize = 80;
 
-/// At most `max` characters of `text`, with `…` where something was cut.
+/// At most `max` characters of `text`, with `…` appended if it was cut.
 pub fn clip(text: &str, max: usize) -> String {
     let mut short: String = text.chars().take(max).collect();
     if short.len() < text.len() {
@@ -17,7 +17,7 @@ pub fn clip(text: &str, max: usize) -> String {
     short
 }
 
-/// [`clip`] at [`QUOTE_MAX_CHARS`]: hostile text, for use in a message.
+/// [`clip`] at `QUOTE_MAX_CHARS`: makes hostile text short enough for a message.
 pub fn quote(text: &str) -> String {
     clip(text, QUOTE_MAX_CHARS)
 }
@@ -30,13 +30,13 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// An error and its causes, outermost first.
 pub fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
-        // An I/O error skips the error it wraps when asked for its source.
+        // The `source()` of an I/O error skips the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
     })
 }
 
-/// The innermost cause of an error: the outer ones say no more than `error sending request`.
+/// The innermost cause of an error: outer ones are often as vague as `error sending request`.
 pub fn innermost_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map(ToString::to_string).unwrap_or_default()
 }

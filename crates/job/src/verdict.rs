@@ -1,6 +1,6 @@
-//! What was decided about a delivery. Settling carries it out, once.
+//! The decision about a delivery. Settling carries it out, once.
 //!
-//! A verdict carries all that settling needs; there is no second value beside it that could contradict it.
+//! A verdict carries everything that settling needs; no second value could contradict it.
 
 use std::time::Duration;
 
@@ -12,51 +12,52 @@ use super::failure::{Failure, FailureKind, Stage};
 use super::report::{BodyFacts, Report};
 use super::skip::Skip;
 
-/// The decision.
+/// What to do with a delivery.
 #[must_use]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// Analysed: store the report, forget the job.
+    /// Analysed: store the report and remove the job.
     Done(Box<Report>),
-    /// Rightly not analysed: record why, forget the job.
+    /// Not worth analysing: record why and remove the job.
     Skip(Skip),
-    /// Try again; an attempt is spent.
+    /// Try again later; uses up an attempt.
     Retry {
-        /// Not before this much later.
+        /// Minimum delay before the next attempt.
         after: Duration,
-        /// Why.
+        /// The failure that caused the retry.
         failure: Failure,
     },
-    /// Try again later; no attempt is spent, because it is not the job that failed.
+    /// Try again later; uses up no attempt, because the job is not to blame.
     Postpone {
-        /// Not before this much later.
+        /// Minimum delay before the job can be claimed again.
         after: Duration,
-        /// Why, and thereby what it costs.
+        /// Why, which also determines how it is counted.
         because: PostponeReason,
     },
-    /// Bury it with its evidence.
+    /// Move the job to the dead letters, with its evidence.
     DeadLetter(Box<DeadLetterReason>),
 }
 
-/// Why a job is put off, and thereby what that is counted as.
+/// Why a job is postponed, which also determines how that is counted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PostponeReason {
-    /// A failure of ours: counted, and the time that it costs with it; both are bounded, then the job is `stranded`.
+    /// An infrastructure failure: the postponement and its delay are counted; both are bounded, then the job
+    /// is `stranded`.
     Infrastructure(Failure),
-    /// The same while a breaker is open: that is counted against no job.
+    /// An infrastructure failure while a breaker is open: not counted against the job.
     BreakerOpen(Failure),
-    /// What is compared crashed a worker before: it waits until it can run with nothing beside it. Nothing was tried: not
-    /// even the delivery is counted.
+    /// The pair crashed a worker before: it waits until it can run alone. Nothing was tried, so not even the
+    /// delivery is counted.
     Suspect,
-    /// The host has all the visitors that it may have from us. Nothing was tried here either.
+    /// The host is at its limit of concurrent jobs. Nothing was tried, so not even the delivery is counted.
     HostFull {
-        /// The host.
+        /// Name of the host to wait for.
         host: String,
     },
 }
 
 impl PostponeReason {
-    /// The label, for logs, events and metrics.
+    /// The label for logs, events and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Infrastructure(_) | Self::BreakerOpen(_) => "postponed",
@@ -67,7 +68,7 @@ impl PostponeReason {
 }
 
 impl Verdict {
-    /// The label of the decision, for logs, events and metrics.
+    /// The label for logs, events and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Done(_) => "done",
@@ -79,28 +80,28 @@ impl Verdict {
     }
 }
 
-/// Why a job is buried, with everything needed to understand and reproduce it.
+/// Why a job is dead, with everything needed to understand and reproduce it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetterReason {
-    /// The label it is filed under.
+    /// The label it is listed under.
     pub kind: FailureKind,
-    /// Where it happened.
+    /// The stage it failed in.
     pub stage: Stage,
-    /// The failure that decided it; for `exhausted` the last of them.
+    /// The failure that led to it; for `exhausted` the last one.
     pub failure: Failure,
-    /// The counts at the end.
+    /// The job's counters when it died.
     pub counts: DeliveryCounts,
-    /// What was known of the bodies.
+    /// Metadata of the bodies, as far as they were fetched.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bodies: Vec<BodyFacts>,
-    /// The worker that had it.
+    /// Id of the worker that ran it.
     pub worker: String,
-    /// That worker's build.
+    /// Version of that worker's build.
     pub build: String,
 }
 
 impl DeadLetterReason {
-    /// The host that it died of, or else the one that its newer body came from.
+    /// The host that the failure concerns, else the host of the newer body.
     pub fn host(&self) -> Option<String> {
         let of_body = || Url::parse(&self.bodies.last()?.url).ok()?.host_str().map(str::to_owned);
         self.failure.host.clone().or_else(of_body)

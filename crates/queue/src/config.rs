@@ -2,15 +2,16 @@
 //!
 //! Every key stands, with why this number, in `config/default.toml`; there are no defaults here.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::intake::foreign_list::ForeignList;
-use crate::redis::address::redacted;
+use crate::redis::address::RedisAddress;
 
 /// The queue that is meant where none is named: `queue.name` as it is built in.
 pub const DEFAULT_NAME: &str = "analysis";
@@ -19,13 +20,12 @@ pub const DEFAULT_NAME: &str = "analysis";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// `redis://`, `rediss://`, `redis+unix://` or `redis+sentinel://`; may hold a password, so it is never shown whole.
-    #[serde(serialize_with = "without_password")]
-    pub url: SecretString,
+    /// `redis://`, `rediss://`, `redis+unix://` or `redis+sentinel://`.
+    pub url: RedisAddress,
     /// The certificates, as a file of PEM, that may vouch for a `rediss://` server; empty for those of the machine.
     pub tls_ca: PathBuf,
-    /// The queue: `[a-z0-9][a-z0-9_-]{0,62}`.
-    pub name: String,
+    /// The queue.
+    pub name: QueueName,
     /// Lists of another job system that are emptied into the inbox.
     pub adopt: Vec<ForeignList>,
     /// Adopt also while a worker of that system is alive on the list.
@@ -71,9 +71,66 @@ pub struct Config {
     pub events_max: u64,
 }
 
-/// Writes an address as people may see it.
-fn without_password<S: Serializer>(url: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&redacted(url.expose_secret()))
+impl Config {
+    /// What is wrong although every value could be read: the key, and a sentence. Reads the file of `tls_ca`.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        found.extend(self.url.trusting(&self.tls_ca).err().map(|what| ("tls_ca", what)));
+        if self.connections == 0 {
+            found.push(("connections", "must be at least 1".to_owned()));
+        }
+        found
+    }
+}
+
+/// The longest name of a queue.
+const MAX_NAME_BYTES: usize = 63;
+
+/// The name of a queue, `[a-z0-9][a-z0-9_-]{0,62}`: no name can reach into the keys of another queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct QueueName(String);
+
+impl QueueName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for QueueName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if name.len() > MAX_NAME_BYTES || !starts || !name.bytes().all(plain) {
+            return Err(format!(
+                "a queue's name is 1 to {MAX_NAME_BYTES} of a-z 0-9 _ -, the first a letter or a digit"
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl TryFrom<String> for QueueName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<QueueName> for String {
+    fn from(name: QueueName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[cfg(test)]
@@ -117,5 +174,27 @@ pub(crate) mod tests {
         let written = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<Config>(&written).unwrap().lease, config.lease);
         assert!(toml::from_str::<Config>(&format!("{SECTION}\nleese = \"1s\"")).is_err());
+    }
+
+    #[test]
+    fn no_name_of_a_queue_reaches_into_other_keys() {
+        for name in ["analysis", "a", "0_x-9", &"a".repeat(63)] {
+            assert_eq!(name.parse::<QueueName>().map(String::from).as_deref(), Ok(name));
+        }
+        for name in ["", "-a", "_a", "A", "a}:x", "a b", "a\n", "ä", "a:b", "*", &"a".repeat(64)] {
+            assert!(name.parse::<QueueName>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn certificates_for_an_address_without_tls_are_a_problem_of_tls_ca() {
+        let with = |url: &str, ca: &str| Config { url: url.parse().unwrap(), tls_ca: ca.into(), ..config() };
+        assert_eq!(with("redis://h", "").problems(), []);
+        for (url, ca) in
+            [("redis://h", "/ca.pem"), ("rediss://h", "/nowhere/ca.pem"), ("rediss://h", "/dev/null")]
+        {
+            let problems = with(url, ca).problems();
+            assert_eq!(problems.iter().map(|(key, _)| *key).collect::<Vec<_>>(), ["tls_ca"], "{problems:?}");
+        }
     }
 }

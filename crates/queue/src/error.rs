@@ -1,50 +1,51 @@
-//! What can go wrong between us and Redis, sorted by what a caller does about it.
+//! Errors of the queue, grouped by how a caller handles them.
 //!
-//! Not here: that a lease was lost, a queue is empty or a job is a duplicate. Those are answers, not errors.
+//! A lost lease, an empty queue or a duplicate job are not errors: they are results of the call.
 //!
-//! Invariant: [`Error::is_transient`] decides whether to wait and ask again, or to stop and say so.
+//! Invariant: [`Error::is_transient`] decides whether a caller waits and retries, or stops and reports the
+//! error.
 
 use deadpool::managed::PoolError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// An error of the queue.
+/// An error from Redis, or from the queue's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Redis cannot be reached, or cannot answer just now; what was asked may or may not have happened.
+    /// Redis cannot be reached or cannot answer now; the command may or may not have been carried out.
     #[error("Redis is not available: {0}")]
     Unavailable(String),
-    /// Redis is at `maxmemory`: nothing was written. Settling still works, and makes room.
+    /// Redis is at `maxmemory`: nothing was written. Settling still works and frees memory.
     #[error("Redis is full: {0}")]
     Full(String),
-    /// Redis refuses us: credentials, permissions, or a key of ours that holds something else.
+    /// Redis refuses the command: credentials, permissions, or a key of the wrong type.
     #[error("Redis refuses: {0}")]
     Refused(String),
-    /// The keys were written by a newer build; this one could misread them.
-    #[error("the queue has schema version {found} and this build knows {known}: update this build")]
+    /// The keys were written by a newer build, and this one could misread them.
+    #[error("the queue has schema version {found} and this build supports {known}: update this build")]
     NewerSchema {
-        /// As stored.
+        /// Schema version stored in Redis.
         found: u64,
-        /// Ours.
+        /// Highest schema version that this build supports.
         known: u64,
     },
-    /// A Redis that evicts keys loses jobs.
+    /// Redis may evict keys, and so lose jobs; holds its `maxmemory-policy`.
     #[error("Redis has maxmemory-policy {0}, which loses jobs: set it to noeviction")]
     Evicts(String),
-    /// The address or the name of the queue is not one.
+    /// The queue's address, name or certificates are invalid.
     #[error("{0}")]
     Config(String),
-    /// A script answered in a way that this build does not understand.
+    /// A script's reply does not have the expected form.
     #[error("script {script} answered {reply:?}, which this build does not understand")]
     Reply {
-        /// The script.
+        /// Its file name in `lua/`, without the extension.
         script: &'static str,
-        /// Its answer, in short.
+        /// The unexpected part of its reply, shortened.
         reply: String,
     },
 }
 
 impl Error {
-    /// True when waiting helps: the same call may succeed later without anybody doing anything.
+    /// True when the same call may succeed later without intervention.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Full(_) => true,
@@ -62,7 +63,7 @@ impl From<RedisError> for Error {
         let text = match error.kind() {
             ErrorKind::Server(ServerErrorKind::Moved) => {
                 let node = error.redirect_node().map_or("another node", |(node, _)| node);
-                format!("the queue's slot is at {node} by now, which is where we go next")
+                format!("the queue's slot has moved to {node}; the next command goes there")
             }
             _ => error.to_string(),
         };
@@ -84,8 +85,8 @@ impl From<RedisError> for Error {
             ) => Self::Unavailable(text),
             _ => match error.code() {
                 Some("OOM") => Self::Full(text),
-                // UNBLOCKED: a role switch; NOREPLICAS, MISCONF: writes are stopped until the server is well again;
-                // BUSY: somebody's script runs for too long.
+                // UNBLOCKED: a role switch; NOREPLICAS, MISCONF: the server refuses writes until its replicas
+                // or its persistence recover; BUSY: another script runs for too long.
                 Some("UNBLOCKED" | "NOREPLICAS" | "MISCONF" | "BUSY") => Self::Unavailable(text),
                 _ => Self::Refused(text),
             },

@@ -1,15 +1,15 @@
-//! The names that deliveries are known by: whose lease it is, and which one.
+//! Identifiers of workers and leases.
 
 use serde::Serialize;
 use uuid::Uuid;
 use wm_job::JobId;
 
-/// The name of one worker process, never used by another: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
+/// The name of one worker process, never reused: 1 to 100 of `A-Z a-z 0-9 . _ : -`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct WorkerId(String);
 
 impl WorkerId {
-    /// A new name: host, process and four random bytes, because hosts and process ids come back.
+    /// A new name: host, process id and four random bytes, because host names and process ids are reused.
     pub fn fresh(host: &str) -> Self {
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
         let host: String = host.chars().filter(|&c| plain(c)).take(60).collect();
@@ -17,10 +17,10 @@ impl WorkerId {
         Self(format!("{host}:{}:{}", std::process::id(), &random[..8]))
     }
 
-    /// Reads a name.
+    /// Parses a worker's name.
     ///
     /// # Errors
-    /// A sentence that says what a name may hold.
+    /// A sentence with the allowed length and characters.
     pub fn parse(text: &str) -> Result<Self, String> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
         if (1..=100).contains(&text.len()) && text.bytes().all(plain) {
@@ -30,7 +30,7 @@ impl WorkerId {
         }
     }
 
-    /// The name as text.
+    /// The name, `<host>:<pid>:<random>` unless parsed.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -42,10 +42,10 @@ impl std::fmt::Display for WorkerId {
     }
 }
 
-/// The right to settle one delivery, to be passed around while the delivery itself stays with its owner.
+/// Identifies the lease of one [`Delivery`](crate::Delivery), which itself cannot be cloned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseRef {
-    /// The job.
+    /// Id of the leased job.
     pub id: JobId,
     pub(crate) token: String,
 }

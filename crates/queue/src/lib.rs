@@ -1,20 +1,22 @@
-//! The queue in Redis: inbox -> ready -> leased -> done, scheduled or dead; and nothing else talks to Redis.
+//! The queue in Redis: inbox -> ready -> in flight -> done, scheduled or dead. Only this crate uses Redis.
 //!
-//! A [`Queue`] in_flight out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; whoever has
-//! lost the lease writes nothing any more. What happens to a delivery is a [`Verdict`](wm_job::verdict::Verdict);
-//! the queue carries it out and does not judge. It does not alert, log or count for others either: it returns facts.
+//! A [`Queue`] gives out at most one [`Delivery`] of a job at a time, under a lease and a fencing token; a
+//! worker that has lost the lease can no longer write. The outcome of a delivery is a
+//! [`Verdict`](wm_job::verdict::Verdict), made elsewhere; the queue only carries it out. It does not alert,
+//! log or export metrics either: it returns facts.
 //!
-//! Invariants: a live job is in exactly one of `ready`, `scheduled`, `lease`, `solo`; every way out of `lease` goes
-//! through the accounting of its script; every deadline is by the clock of Redis.
+//! Invariants: a live job is in exactly one of `ready`, `scheduled`, `lease`, `exclusive`; each script that
+//! removes a job from `lease` updates its counters in the same step; every deadline uses the clock of Redis.
 //!
 //! # Why
-//! Leases with fenced Lua scripts, not Redis Streams: delayed retry, priority, uniqueness and taking a count back need
-//! structures of their own anyway, and Streams lose the count of deliveries when an entry is added again. Not a list
-//! moved by a blocking command either: a client that gives up waiting would own a job and not know it. So the only
-//! blocking command waits for a hint, and a script takes the job.
+//! Leases with fenced Lua scripts, not Redis Streams: delayed retry, priority, uniqueness and un-counting a
+//! delivery need their own structures anyway, and Streams lose the delivery count when an entry is added
+//! again. Not a list moved by a blocking command either: a client that times out could own a job without
+//! knowing it. So the only blocking command waits for a hint, and a script claims the job.
 
 mod config;
 mod error;
+mod evidence;
 mod fleet;
 mod ids;
 mod inspect;
@@ -30,15 +32,16 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::config::{Config, DEFAULT_NAME};
+pub use self::config::{Config, DEFAULT_NAME, QueueName};
 pub use self::error::Error;
-pub use self::fleet::outage::{AlertLeader, OutageReport};
+pub use self::evidence::{Buried, RawPayload};
+pub use self::fleet::outage_reports::{AlertLeader, OutageReport};
 pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob};
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;
 pub use self::inspect::ceilings::{Ceilings, HostWaiters};
 pub use self::inspect::control::Paused;
-pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, RawPayload, Replayed};
+pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, Replayed};
 pub use self::inspect::events::Event;
 pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerStatus};
 pub use self::intake::admission::Admission;
@@ -49,9 +52,9 @@ pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery};
 pub use self::lease::settle::{Unreleased, Unsettled};
 pub use self::lease::settled::Settled;
 pub use self::lease::start::StartPermit;
-pub use self::lease::truncate::{REPORT_MAX_BYTES, truncate_report};
-pub use self::lease::upkeep::{Buried, Evicted, Upkeep};
-pub use self::redis::address::redacted;
+pub use self::lease::truncate::REPORT_MAX_BYTES;
+pub use self::lease::upkeep::{Evicted, Upkeep};
+pub use self::redis::address::RedisAddress;
 pub use self::redis::server::Server;
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
 
@@ -59,10 +62,10 @@ use self::lease::batch::SettleBatcher;
 use self::redis::keys::Keys;
 use self::redis::pool::{Connection, RedisPool};
 
-/// The build, as evidence names it.
+/// This build's version, as stored in dead letters.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
 
-/// One queue. Cheap to clone; all clones share connections and count as one pair of in_flight.
+/// One queue. Cheap to clone; all clones share connections and their count of deliveries in flight.
 #[derive(Clone)]
 pub struct Queue {
     inner: Arc<Inner>,
@@ -71,15 +74,15 @@ pub struct Queue {
 struct Inner {
     config: Config,
     keys: Keys,
-    /// What "done" means for a pair besides its analysis: where the report went.
+    /// Where reports go; part of the key of a `done` mark, so each sink gets its own report on a pair.
     sink: String,
     redis: RedisPool,
     schema: OnceCell<()>,
-    /// Every delivery in hand holds a clone: a suspect is claimed only with empty in_flight.
+    /// Each delivery in flight holds a clone and so is counted: a suspect is claimed only at zero.
     in_flight: Arc<()>,
-    /// Tokens of claims whose answer never came; the next claim asks for the same job again.
+    /// Tokens of claims whose reply was lost; the next claim repeats one to get the same jobs.
     unanswered: Mutex<Vec<String>>,
-    /// Jobs that end now, and go to Redis together.
+    /// Batches settles that end at the same moment into one call.
     batcher: SettleBatcher,
 }
 
@@ -90,12 +93,12 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// Opens a queue to read; see [`WorkerHandle::connect`] and its siblings to change it.
+    /// Opens a queue read-only; [`ProducerHandle`], [`WorkerHandle`] and [`OperatorHandle`] can change it.
     ///
     /// # Errors
-    /// Those of [`WorkerHandle::connect`].
+    /// The same as of [`WorkerHandle::connect`].
     pub async fn connect(config: &Config, sink: &str) -> Result<Self, Error> {
-        let keys = Keys::new(&config.name)?;
+        let keys = Keys::new(&config.name);
         let queue = Self {
             inner: Arc::new(Inner {
                 config: config.clone(),
@@ -114,12 +117,12 @@ impl Queue {
         }
     }
 
-    /// The queue's name.
+    /// The queue's name, as configured (`queue.name`).
     pub fn name(&self) -> &str {
-        &self.inner.config.name
+        self.inner.config.name.as_str()
     }
 
-    /// A command of ours as it is typed, with this queue's name where that is not what is meant anyway.
+    /// A `wm-analyzer` command line for this queue; adds `-Q <name>` unless the queue has the default name.
     pub fn command(&self, words: &str) -> String {
         match self.name() {
             DEFAULT_NAME => format!("wm-analyzer {words}"),
@@ -127,12 +130,12 @@ impl Queue {
         }
     }
 
-    /// How long a delivery is ours without a heartbeat.
+    /// Lease length: how long a delivery stays claimed without a heartbeat.
     pub fn lease(&self) -> Duration {
         self.inner.config.lease
     }
 
-    /// A connection for commands, on a key space that this build may touch.
+    /// A pooled connection; the first call checks that this build supports the key space's schema.
     async fn connection(&self) -> Result<Connection<'_>, Error> {
         let mut connection = self.inner.redis.get().await?;
         self.inner
@@ -144,8 +147,8 @@ impl Queue {
 }
 
 impl WorkerHandle {
-    /// Waits until there may be something to claim, or `at_most` is over. A hint only: it never fails and never
-    /// returns at once because Redis is away.
+    /// Waits until there may be something to claim, for `at_most` at the longest. A hint only: it never
+    /// fails, and waits the full time when Redis is unreachable.
     pub async fn wait(&self, at_most: Duration) {
         let end = Instant::now() + at_most;
         if self.woken(at_most).await.is_err() {
@@ -154,7 +157,8 @@ impl WorkerHandle {
     }
 
     async fn woken(&self, at_most: Duration) -> Result<(), Error> {
-        // Taken out while it waits: if this future is dropped, the connection goes too, and with it the command.
+        // Taken out of the pool while it waits: dropping this future drops the connection, and with it the
+        // command.
         let redis = &self.inner.redis;
         let (generation, mut connection) = redis.waiting().await?;
         let patience = at_most + self.inner.config.response_timeout;

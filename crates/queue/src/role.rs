@@ -1,10 +1,10 @@
-//! Three handles on one queue, one for each role that the ACL of Redis knows: producer, worker, operator.
+//! Three handles on one queue, one for each role in the Redis ACL: producer, worker, operator.
 //!
-//! What every role may read is on [`Queue`], to which each handle dereferences; what changes the queue is on the handle
-//! of the role that may do it.
+//! Reads that every role may make are on [`Queue`], to which each handle dereferences; a method that changes
+//! the queue is on the handle of the role that may call it.
 //!
-//! Invariant: no handle turns into another. Code that holds a [`WorkerHandle`] cannot discard a dead letter, and does
-//! not compile if it tries.
+//! Invariant: no handle converts into another. Code that holds a [`WorkerHandle`] and tries to discard a dead
+//! letter does not compile.
 
 use std::ops::Deref;
 
@@ -19,12 +19,12 @@ macro_rules! handle {
         pub struct $name(Queue);
 
         impl $name {
-            /// Opens the queue for reports that go to `sink`: a pair that is done for one sink is not for another. A
-            /// Redis that does not answer now is no error: every call connects again.
+            /// Opens the queue for reports that go to `sink`: a pair that is done for one sink is not done
+            /// for another. An unreachable Redis is not an error here: every call tries to connect again.
             ///
             /// # Errors
-            /// [`Error::Config`] for a bad address or name; [`Error::Refused`] and [`Error::NewerSchema`] from a Redis
-            /// that does answer.
+            /// [`Error::Config`] for a bad address or name; [`Error::Refused`] and [`Error::NewerSchema`]
+            /// when Redis can be reached.
             pub async fn connect(config: &Config, sink: &str) -> Result<Self, Error> {
                 Queue::connect(config, sink).await.map(Self)
             }
@@ -41,17 +41,17 @@ macro_rules! handle {
 }
 
 handle! {
-    /// Puts jobs in.
+    /// Enqueues jobs and pushes raw payloads.
     ProducerHandle
 }
 
 handle! {
-    /// Takes jobs in, claims and settles them, and keeps the queue's books. Clones share connections, and count as one
-    /// worker where a job must run with nothing else in flight.
+    /// Admits, claims and settles jobs, and runs upkeep. Clones share connections, and count as one worker
+    /// when a job must run exclusively.
     WorkerHandle
 }
 
 handle! {
-    /// Pauses, cancels, replays and discards.
+    /// Pauses and resumes the queue, cancels jobs, replays and discards dead letters.
     OperatorHandle
 }

@@ -1,44 +1,44 @@
-//! What the control groups above this process say, in both generations: limits, quotas, counters.
+//! Reads files of the control groups above this process, in cgroup v1 and v2: limits, quotas, counters.
 //!
-//! It finds texts and reads no meaning into them.
+//! It returns their text without interpreting it.
 //!
 //! # Why
-//! A limit may stand on the group itself, as a container sees it at the mount's root, or on any group above it, as for
-//! a unit of systemd; the tightest one holds. In a container the path that the kernel names may lead nowhere, and the
-//! root of the mount is the group itself.
+//! A limit may be set on the process's own group, which a container sees at the root of the mount, or on any
+//! ancestor, as for a systemd unit; the tightest one applies. In a container the path reported by the kernel
+//! may not exist, and the root of the mount is the process's own group.
 
 use std::fs;
 use std::path::{Component, Path};
 
-/// One thing to know, by its file in either generation.
+/// A cgroup setting, identified by its file name in each version.
 #[derive(Debug)]
 pub(super) struct CgroupFile {
-    /// The file in cgroup v2.
+    /// File name in cgroup v2.
     pub(super) v2: &'static str,
-    /// The controller in cgroup v1.
+    /// Name of the controller in cgroup v1.
     pub(super) controller: &'static str,
-    /// Its file there.
+    /// File name in cgroup v1.
     pub(super) v1: &'static str,
 }
 
-/// What one of those files holds.
+/// Content of one cgroup file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CgroupValue {
-    /// The text.
+    /// File content without surrounding white space.
     pub(super) text: String,
-    /// Which generation's it is.
+    /// Either `cgroup v1` or `cgroup v2`.
     pub(super) generation: &'static str,
 }
 
 impl CgroupFile {
-    /// Every text there is for this process, that of its own group first, then of those above it. `root` is `/`, but in
-    /// tests.
+    /// Reads the file in the process's own group and in all of its ancestors, in this order. `root`
+    /// is `/` except in tests.
     pub(super) fn read_all(&self, root: &Path) -> Vec<CgroupValue> {
         let own = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
         own.lines().filter_map(|line| self.read_own_and_ancestors(root, line)).flatten().collect()
     }
 
-    /// Along one line of `/proc/self/cgroup`: `0::/path` in v2, `7:memory:/path` in v1.
+    /// Reads the groups of one line of `/proc/self/cgroup`: `0::/path` in v2, `7:memory:/path` in v1.
     fn read_own_and_ancestors(&self, root: &Path, line: &str) -> Option<Vec<CgroupValue>> {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, path) = (parts.next()?, Path::new(parts.next()?));
@@ -50,7 +50,8 @@ impl CgroupFile {
             _ => return None,
         };
         let mount = root.join("sys/fs/cgroup").join(mount);
-        // A path that leads out of the mount (`/..`, seen from inside a namespace) is none.
+        // A path outside the mount (`/..`, as seen from inside a namespace) is unusable; fall back to the
+        // root of the mount.
         let leads_out = path.components().any(|part| part == Component::ParentDir);
         let groups = if leads_out { Path::new("/") } else { path }.ancestors();
         let read = |group: &Path| {
@@ -68,7 +69,7 @@ pub(super) mod tests {
     const MEMORY_MAX: CgroupFile =
         CgroupFile { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
 
-    /// A machine made of these files.
+    /// Creates a directory that contains these files, as a substitute for `/`.
     pub(in super::super) fn fake_root(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {

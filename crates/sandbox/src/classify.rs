@@ -1,10 +1,10 @@
-//! What we saw of a job, and what it is called (design 7). Pure: one exhaustive function.
+//! Maps what was observed of a job to a failure kind (design 7). Pure: one exhaustive function.
 //!
-//! It does not decide what happens next; that is the judge's.
+//! What happens next is decided by the judge.
 //!
-//! Invariant: a reply counts only if it is complete *and* the fork-server says the job ended by itself with 0. Everything
-//! else a job says of itself may choose among labels that are its own fault, and never one that is ours: what died
-//! before it was ready had not read a byte of its input; what died after is answerable for it.
+//! Invariant: a reply counts only if it is complete *and* the fork server reports that the job exited with 0.
+//! Nothing else a job writes can select a failure kind that is blamed on us: a job that ended before it was
+//! ready had not read any of its input, and a job that ended later is to blame itself.
 
 use std::time::Duration;
 
@@ -17,46 +17,46 @@ use super::stack_overflow::EXIT_STACK;
 use wm_job::duration::millis;
 use wm_job::failure::FailureKind;
 
-/// What came through the data socket.
+/// What was received on the data socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum JobOutput {
-    /// It ended before the job was ready for its request.
+    /// Closed before the job was ready for its request.
     NotReady,
-    /// Ready, and then nothing.
+    /// Closed after the ready byte, without a reply.
     Empty,
-    /// A complete reply and then the end.
+    /// A complete reply, followed by the end of the stream.
     Reply {
-        /// What kind.
+        /// Whether the work returned or panicked.
         code: ReplyCode,
-        /// Its body, within the cap.
+        /// Body of the reply, within the size limit.
         body: Vec<u8>,
     },
-    /// A reply of that many bytes was announced, more than the cap.
+    /// The header announced this many bytes, more than the limit.
     TooLarge(u64),
-    /// Something else; what.
+    /// Anything else, with a description.
     Malformed(&'static str),
 }
 
-/// What the fork-server reported.
+/// What the fork server reported.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum ExitReport {
-    /// The job's end.
+    /// The job ran and was reaped.
     Ended(JobExit),
-    /// No job: the kernel refused to fork.
+    /// The job never ran: the kernel refused to fork.
     ForkFailed(Errno),
-    /// Nothing any more.
+    /// The fork server died, hung or sent an invalid message.
     ForkServerLost {
-        /// What we know of it.
+        /// Description of the error.
         why: String,
-        /// How long the job had run by then.
+        /// How long the job had been running.
         wall: Duration,
     },
 }
 
-/// A label with its sentence.
+/// A failure kind with its detail sentence.
 type FailureLabel = (FailureKind, String);
 
-/// Names what happened; `Ok` with the reply's body only for a job that did its work.
+/// Classifies the outcome; `Ok` with the body of the reply only for a job that succeeded.
 pub(super) fn classify(
     output: JobOutput,
     exit_report: &ExitReport,
@@ -64,7 +64,7 @@ pub(super) fn classify(
 ) -> Result<Vec<u8>, FailureLabel> {
     match exit_report {
         ExitReport::ForkServerLost { why, .. } => {
-            Err((FailureKind::ForkServerLost, format!("the fork-server was lost: {why}")))
+            Err((FailureKind::ForkServerLost, format!("the fork server was lost: {why}")))
         }
         ExitReport::ForkFailed(errno) => {
             Err((FailureKind::CannotSpawn, format!("no child could be forked: {errno}")))
@@ -81,18 +81,18 @@ pub(super) fn classify(
 fn wall_exceeded_detail(report: &JobExit, limits: &Limits) -> String {
     let (wall, cpu) = (millis(limits.wall), millis(report.cpu));
     let starved = if report.cpu < limits.wall.mul_f64(0.2) {
-        ": under 0.2 of it, so it was starved or slept; another try may pass"
+        ": under 0.2 of it, so it was starved or asleep; another try may pass"
     } else {
         ""
     };
     format!("it ran longer than its wall clock of {wall} ms, with {cpu} ms of CPU time{starved}")
 }
 
-/// We cut it off, because of its output.
+/// The worker cancelled the job because of its output.
 fn classify_cancelled(output: &JobOutput, limits: &Limits) -> FailureLabel {
     match output {
         JobOutput::TooLarge(len) => reply_too_large(*len, limits),
-        JobOutput::Malformed(what) => (FailureKind::BadReply, format!("its reply is not one: {what}")),
+        JobOutput::Malformed(what) => (FailureKind::BadReply, format!("invalid reply: {what}")),
         JobOutput::NotReady => (FailureKind::CannotSpawn, "it hung before it was ready".to_owned()),
         JobOutput::Empty | JobOutput::Reply { .. } => {
             (FailureKind::BadReply, "it closed its socket without a reply and went on running".to_owned())
@@ -103,11 +103,11 @@ fn classify_cancelled(output: &JobOutput, limits: &Limits) -> FailureLabel {
 fn reply_too_large(len: u64, limits: &Limits) -> FailureLabel {
     (
         FailureKind::ReplyTooLarge,
-        format!("its reply has {len} bytes, and at most {} are taken", limits.reply_bytes),
+        format!("its reply has {len} bytes, above the limit of {}", limits.reply_bytes),
     )
 }
 
-/// It died of a signal that is not ours.
+/// The job died of a signal that the fork server did not send.
 fn classify_signal(signal: i32, output: &JobOutput, report: &JobExit, limits: &Limits) -> FailureLabel {
     let kernels_cpu_limit = limits.cpu().saturating_add(Duration::from_secs(1));
     match signal {
@@ -117,7 +117,7 @@ fn classify_signal(signal: i32, output: &JobOutput, report: &JobExit, limits: &L
         libc::SIGKILL => (
             FailureKind::KilledFromOutside,
             format!(
-                "somebody else killed it at {} MiB resident: the kernel's OOM killer, as a rule",
+                "it was killed from outside at {} MiB resident, usually by the kernel's OOM killer",
                 report.max_rss_bytes >> 20
             ),
         ),
@@ -125,26 +125,23 @@ fn classify_signal(signal: i32, output: &JobOutput, report: &JobExit, limits: &L
             (FailureKind::CannotSpawn, format!("it died of signal {signal} before it was ready"))
         }
         libc::SIGXCPU => (FailureKind::CpuExceeded, cpu_exceeded_detail(report, limits)),
-        libc::SIGSYS => {
-            (FailureKind::ForbiddenSyscall, "it made a system call that no analysis needs".to_owned())
+        libc::SIGSYS => (FailureKind::ForbiddenSyscall, "it made a forbidden system call".to_owned()),
+        libc::SIGABRT if report.max_rss_bytes >= limits.address_space_limit_bytes() / 10 * 9 => {
+            (FailureKind::MemoryExceeded, "it aborted at its address-space limit".to_owned())
         }
-        libc::SIGABRT if report.max_rss_bytes >= limits.address_space_limit_bytes() / 10 * 9 => (
-            FailureKind::MemoryExceeded,
-            "it aborted at the address space limit behind its heap budget".to_owned(),
-        ),
         signal => (FailureKind::Crashed, format!("it died of signal {signal}")),
     }
 }
 
 fn cpu_exceeded_detail(report: &JobExit, limits: &Limits) -> String {
-    format!("it used {} ms of CPU time, and may use {}", millis(report.cpu), millis(limits.cpu()))
+    format!("it used {} ms of CPU time, with a limit of {} ms", millis(report.cpu), millis(limits.cpu()))
 }
 
-/// It ended by itself.
+/// The job exited by itself.
 fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8>, FailureLabel> {
     match (code, output) {
         (_, JobOutput::NotReady) => {
-            Err((FailureKind::CannotSpawn, format!("it gave up with code {code} before it was ready")))
+            Err((FailureKind::CannotSpawn, format!("it exited with code {code} before it was ready")))
         }
         (0, JobOutput::Reply { code: ReplyCode::Done, body }) => Ok(body),
         (0, JobOutput::Reply { code: ReplyCode::Panicked, body }) => {
@@ -152,18 +149,16 @@ fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8
         }
         (EXIT_MEMORY, _) => Err((
             FailureKind::MemoryExceeded,
-            format!("it wanted more than its heap budget of {} bytes", limits.heap_bytes),
+            format!("it exceeded its heap budget of {} bytes", limits.heap_bytes),
         )),
         (EXIT_STACK, _) => Err((
             FailureKind::StackOverflow,
-            format!("it ran out of its stack of {} bytes", limits.stack_bytes),
+            format!("it overflowed its stack of {} bytes", limits.stack_bytes),
         )),
         (_, JobOutput::TooLarge(len)) => Err(reply_too_large(len, limits)),
-        (_, JobOutput::Malformed(what)) => {
-            Err((FailureKind::BadReply, format!("its reply is not one: {what}")))
-        }
+        (_, JobOutput::Malformed(what)) => Err((FailureKind::BadReply, format!("invalid reply: {what}"))),
         (code, JobOutput::Empty | JobOutput::Reply { .. }) => {
-            Err((FailureKind::BadReply, format!("it ended with code {code} and no reply that counts")))
+            Err((FailureKind::BadReply, format!("it exited with code {code} without a valid reply")))
         }
     }
 }
@@ -209,7 +204,7 @@ mod tests {
         use FailureKind::*;
         let outputs =
             || [JobOutput::Empty, reply(ReplyCode::Done), JobOutput::TooLarge(99), JobOutput::Malformed("x")];
-        // What decides by itself, whatever the output:
+        // Decided by the exit cause, whatever the output:
         for (cause, cpu, rss, expected) in [
             (Deadline, 10_000, 1, WallExceeded),
             (Deadline, 1, 1, WallExceeded),
@@ -232,7 +227,7 @@ mod tests {
                 );
             }
         }
-        // What depends on the output:
+        // Decided by the output:
         for (cause, output, expected) in [
             (Exited(0), reply(ReplyCode::Panicked), Panicked),
             (Exited(0), JobOutput::Empty, BadReply),

@@ -1,8 +1,8 @@
-//! One job's exchange: writes its request, reads its reply, and waits for the fork-server's report of how it ended.
+//! Exchange with one job: writes its request, reads its reply, and waits for the fork server's exit report.
 //!
-//! It decides nothing about what it has read: that is `classify`.
+//! The result is interpreted by `classify`.
 //!
-//! Invariant: nothing that a job says makes the worker hold more than the reply's cap, or wait beyond the report timeout.
+//! Invariant: no job can make the worker hold more than the reply limit, or wait beyond the report timeout.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,10 +17,11 @@ use super::fork_server_handle::ForkServerHandle;
 use super::limits::Limits;
 use super::protocol::{self, ReplyHeader, RequestHeader};
 
-/// What is left in a dead job's socket is read at once; longer only if a stranger holds it open.
+/// How long to read from a dead job's socket. The remaining bytes are available at once, unless another
+/// process still holds the socket open.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A job in flight: if nobody waits for it any more, it is cancelled.
+/// A job in flight, cancelled when this is dropped.
 struct CancelOnDrop<'a>(&'a mut ForkServerHandle);
 
 impl Drop for CancelOnDrop<'_> {
@@ -29,14 +30,14 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
-/// A pair of connected sockets: ours, and the job's.
+/// Creates a connected pair of sockets: the worker's end and the job's.
 pub(super) fn socket_pair() -> io::Result<(UnixStream, std::os::unix::net::UnixStream)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs))
 }
 
-/// Sees a job through that was just begun. Dropping the future cancels the job.
+/// Exchanges data with a job that was just started, until its exit. Dropping the future cancels the job.
 pub(super) async fn exchange(
     fork_server: &mut ForkServerHandle,
     mut data: UnixStream,
@@ -53,7 +54,7 @@ pub(super) async fn exchange(
         tokio::select! {
             received = &mut transfer, if output.is_none() => {
                 if !matches!(received, JobOutput::Reply { .. }) {
-                    cancel_on_drop.0.cancel(); // nothing more can come of it: a job that hangs now would do so to its deadline
+                    cancel_on_drop.0.cancel(); // no reply can follow; do not wait for the deadline
                 }
                 output = Some(received);
             }
@@ -75,9 +76,9 @@ pub(super) async fn exchange(
     (output, exit_report)
 }
 
-/// Writes the request and reads the reply, whatever comes.
+/// Writes the request and reads the reply; every error is mapped to an output.
 async fn transfer(data: &mut UnixStream, request: Request, cap: u64) -> JobOutput {
-    // A job that dies while we write has often reported why; so read on.
+    // A job that dies during the write has often written its reply already, so read on.
     let _ = write_request(data, request).await;
     match read_reply(data, cap).await {
         Ok(output) => output,
@@ -89,7 +90,7 @@ async fn write_request(data: &mut UnixStream, request: Request) -> io::Result<()
     let [options, a, b] = [&request.options, &request.a, &request.b].map(|part| part.len() as u64);
     data.write_all(&RequestHeader { options, a, b }.encode()).await?;
     for part in [request.options, request.a, request.b] {
-        data.write_all(&part).await?; // and free it: the job has its own copy now
+        data.write_all(&part).await?; // frees the part: the job has its own copy
     }
     Ok(())
 }
@@ -100,7 +101,7 @@ async fn read_reply(data: &mut UnixStream, cap: u64) -> io::Result<JobOutput> {
         return Ok(JobOutput::NotReady);
     }
     if ready != [protocol::READY] {
-        return Ok(JobOutput::Malformed("its first byte is not ours"));
+        return Ok(JobOutput::Malformed("its first byte is not the ready byte"));
     }
     let mut header = Vec::with_capacity(protocol::REPLY_HEADER_BYTES);
     data.take(protocol::REPLY_HEADER_BYTES as u64).read_to_end(&mut header).await?;
@@ -108,21 +109,21 @@ async fn read_reply(data: &mut UnixStream, cap: u64) -> io::Result<JobOutput> {
         return Ok(if header.is_empty() {
             JobOutput::Empty
         } else {
-            JobOutput::Malformed("its header is cut off")
+            JobOutput::Malformed("its header is truncated")
         });
     };
     let Some(header) = ReplyHeader::decode(header) else {
-        return Ok(JobOutput::Malformed("its header is not ours"));
+        return Ok(JobOutput::Malformed("its header is invalid"));
     };
     if header.len > cap {
         return Ok(JobOutput::TooLarge(header.len));
     }
     let mut body = Vec::with_capacity(usize::try_from(header.len).unwrap_or(0));
-    // One byte more than announced, so that a longer one is noticed.
+    // Read one byte more than announced, to detect a body that is too long.
     data.take(header.len + 1).read_to_end(&mut body).await?;
     Ok(match (body.len() as u64).cmp(&header.len) {
-        std::cmp::Ordering::Less => JobOutput::Malformed("its body is cut off"),
+        std::cmp::Ordering::Less => JobOutput::Malformed("its body is truncated"),
         std::cmp::Ordering::Equal => JobOutput::Reply { code: header.code, body },
-        std::cmp::Ordering::Greater => JobOutput::Malformed("it goes on after its end"),
+        std::cmp::Ordering::Greater => JobOutput::Malformed("there is data after its end"),
     })
 }

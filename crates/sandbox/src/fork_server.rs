@@ -1,16 +1,17 @@
-//! The fork-server: a process of its own, with one thread, that forks one job at a time, times it, and reports truthfully
-//! about its end.
+//! The fork server: a separate single-threaded process that forks one job at a time, times
+//! it, and reports its exit.
 //!
-//! It never sees a byte of a job: those go from the worker straight to the job. It lives as long as its control
-//! socket, and so does its job.
+//! It never reads a job's bytes; those are exchanged directly between worker and job. When its control socket
+//! closes, it kills its job and exits.
 //!
-//! Invariant: at any moment it has at most one child, and it says so only after that child is gone.
+//! Invariant: it has at most one child at any time, and reports an exit only after the child has been reaped.
 //!
 //! # Why
-//! Forked by a small process, a job starts in 190 us whatever the worker's size, knows nothing of the job before it,
-//! and is accounted for honestly (a child spawned from a large worker reports the worker's resident set as its own).
-//! No parent-death signal towards the worker: that follows the worker's *thread*, and kills fork-servers when an idle
-//! thread retires. The end of the control socket does it.
+//! Forked by a small process, a job starts in 190 us whatever the size of the worker, inherits nothing from
+//! earlier jobs, and has correct accounting (a child spawned from a large worker reports the worker's
+//! resident set as its own). There is no parent-death signal from the worker: it follows the worker's
+//! *thread*, and would kill fork servers when an idle thread retires. The closing of the control socket
+//! serves the same purpose.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -34,27 +35,27 @@ use super::seccomp::SeccompFilter;
 use super::status_block::StatusBlock;
 use super::{Isolation, Work, job_process, stack_overflow, status_block};
 
-/// Where a fork-server looks for a job's end by itself, for want of a pidfd.
+/// How often a fork server without a pidfd polls for the exit of its job.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
-/// How long a job that is asked to end may ignore it.
+/// Time between SIGTERM and SIGKILL for a cancelled job.
 const TERM_GRACE: Duration = Duration::from_millis(100);
 
-/// Runs this process as a fork-server, until its control socket closes.
+/// Runs this process as a fork server until its control socket closes.
 ///
-/// To be called first thing in `main`, before anything starts a thread, when the first argument is
-/// [`super::FORK_SERVER_ARG`]. `work` is what its jobs do.
+/// Call this first in `main`, before any thread is started, if the first argument is
+/// [`super::FORK_SERVER_ARG`]. `work` is the function that jobs run.
 pub fn fork_server_main(work: Work) -> ExitCode {
     match serve(work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The worker sees that no hello came, and reads its standard error.
+            // The worker notices the missing hello and reads standard error.
             let _ = rustix::io::write(kernel::stderr(), error.to_string().as_bytes());
             ExitCode::from(71) // EX_OSERR
         }
     }
 }
 
-/// What a fork-server has.
+/// State of a fork server after its setup.
 struct ForkServer {
     single_threaded: SingleThreaded,
     status_block: &'static StatusBlock,
@@ -82,19 +83,19 @@ fn serve(work: Work) -> io::Result<()> {
                 }
             }
             (ControlCommand::Start { .. }, None) => return Err(io::ErrorKind::InvalidData.into()),
-            (ControlCommand::Cancel { .. }, _) => {} // came too late: that job is gone already
+            (ControlCommand::Cancel { .. }, _) => {} // arrived late: that job has already been reaped
         }
     }
     Ok(())
 }
 
-/// Whether to go on.
+/// Whether the serve loop continues after a job.
 enum ServeLoop {
     Continue,
     WorkerGone,
 }
 
-/// What ended the waiting for a job.
+/// Why waiting for a job ended.
 enum WaitOutcome {
     Ended,
     Deadline,
@@ -103,7 +104,7 @@ enum WaitOutcome {
 }
 
 impl ForkServer {
-    /// From the first instruction to ready: descriptors, isolation layers, allocator, fault handler, self-test.
+    /// Sets the process up: descriptors, isolation layers, allocator, fault handler, self-test.
     fn set_up(work: Work) -> io::Result<Self> {
         kernel::close_from(3)?;
         let single_threaded = SingleThreaded::check()?;
@@ -116,7 +117,7 @@ impl ForkServer {
         job_process::install_panic_hook();
         let observed = harden::harden_fork_server(plan)?;
         let proven = harden::self_test(&single_threaded, status_block, plan)?;
-        if !plan.fork {
+        if !plan.forks() {
             harden::forbid_forks()?;
         }
         Ok(Self {
@@ -129,7 +130,7 @@ impl ForkServer {
         })
     }
 
-    /// Forks a job, sees it through, and reports its end.
+    /// Forks a job, waits for its exit, and reports it.
     fn run_job(&mut self, job: u64, limits: Limits, data: OwnedFd) -> io::Result<ServeLoop> {
         self.status_block.reset();
         let began = Instant::now();
@@ -150,11 +151,11 @@ impl ForkServer {
             Ok(Forked::Parent(child)) => child,
         };
         drop(data);
-        let child = WatchedChild::new(child, self.plan.pidfd);
+        let child = WatchedChild::new(child, self.plan.uses_pidfd());
         let outcome = child.wait_for_exit(job, began + limits.wall)?;
         let sent = child.kill_unless_ended(&outcome)?;
         let ended = kernel::reap(child.pid, true)?.ok_or(io::ErrorKind::NotFound)?;
-        drop(child); // before the report: whoever hears it finds nothing of this job left here
+        drop(child); // before the report, so that nothing of this job remains when the worker receives it
         if matches!(outcome, WaitOutcome::WorkerGone) {
             return Ok(ServeLoop::WorkerGone);
         }
@@ -180,7 +181,7 @@ impl ForkServer {
     }
 }
 
-/// The child, not yet collected, so its id is its own.
+/// A child that has not been reaped yet, so its process id cannot be reused.
 struct WatchedChild {
     pid: Pid,
     pidfd: Option<OwnedFd>,
@@ -192,7 +193,7 @@ impl WatchedChild {
         Self { pid, pidfd: if by_event { open() } else { None } }
     }
 
-    /// Waits until the job ends, its time is up, or the worker says something about it.
+    /// Waits until the job exits, its deadline passes, or a control message concerns it.
     fn wait_for_exit(&self, job: u64, deadline: Instant) -> io::Result<WaitOutcome> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -212,8 +213,9 @@ impl WatchedChild {
                     Some((ControlCommand::Cancel { job: which }, _)) if which == job => {
                         return Ok(WaitOutcome::Cancelled);
                     }
-                    Some((ControlCommand::Cancel { .. }, _)) => {} // about a job before this one
-                    Some((ControlCommand::Start { .. }, _)) => return Ok(WaitOutcome::WorkerGone), // it lost count: no use going on
+                    Some((ControlCommand::Cancel { .. }, _)) => {} // concerns an earlier job
+                    // protocol violation: give up
+                    Some((ControlCommand::Start { .. }, _)) => return Ok(WaitOutcome::WorkerGone),
                 }
             }
             if left.is_zero() {
@@ -222,10 +224,11 @@ impl WatchedChild {
         }
     }
 
-    /// Kills the job if it has not ended by itself; with which signal, if with any.
+    /// Kills the job unless it has exited by itself; returns the last signal sent, if any.
     ///
-    /// A cancelled job is asked first: the worker cancels when a job's socket closes, which is also what the last
-    /// moment of one looks like that somebody else has just killed. A second SIGKILL could not be told from the first.
+    /// A cancelled job gets SIGTERM first. The worker cancels when a job's socket closes, and that
+    /// is also what it sees just after a third party has killed the job; a SIGKILL from here could
+    /// not be distinguished from theirs.
     fn kill_unless_ended(&self, outcome: &WaitOutcome) -> io::Result<Option<Signal>> {
         match outcome {
             WaitOutcome::Ended => return Ok(None),
@@ -255,7 +258,7 @@ impl WatchedChild {
         }
     }
 
-    /// Whether it has ended, leaving it to be collected.
+    /// Whether the child has exited; does not reap it.
     fn has_ended(&self) -> io::Result<bool> {
         use rustix::process::{WaitId, WaitIdOptions, waitid};
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -263,7 +266,8 @@ impl WatchedChild {
     }
 }
 
-/// That we killed it counts only if it died of that: it may have ended otherwise in the same moment.
+/// Attributes the exit to the fork server only if the process died of the signal that was sent: it may have
+/// ended for another reason at the same moment.
 fn exit_cause(outcome: &WaitOutcome, sent: Option<Signal>, status: i32) -> ExitCause {
     if !libc::WIFSIGNALED(status) {
         return ExitCause::Exited(libc::WEXITSTATUS(status));
@@ -279,7 +283,7 @@ fn exit_cause(outcome: &WaitOutcome, sent: Option<Signal>, status: i32) -> ExitC
     }
 }
 
-/// Waits for up to two descriptors to become readable (or closed), at most that long; says which did.
+/// Waits at most `at_most` for up to two descriptors to become readable or closed; returns which of them did.
 fn poll_readable(fds: &[std::os::fd::BorrowedFd<'_>], at_most: Duration) -> io::Result<(bool, bool)> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
     let at_most = Timespec::try_from(at_most).map_err(io::Error::other)?;
@@ -291,7 +295,7 @@ fn poll_readable(fds: &[std::os::fd::BorrowedFd<'_>], at_most: Duration) -> io::
     Ok((is_ready(0), is_ready(1)))
 }
 
-/// The next order, with the socket that came along; `None` when the worker has closed its end.
+/// Receives the next control message and the socket attached to it; `None` if the worker has closed its end.
 fn receive() -> io::Result<Option<(ControlCommand, Option<OwnedFd>)>> {
     let mut packet = [0; protocol::PACKET_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -347,7 +351,7 @@ mod tests {
             (WaitOutcome::Cancelled, we_termed, term, ExitCause::Cancelled),
             (WaitOutcome::Cancelled, we_termed, exit_77, ExitCause::Exited(77)),
             (WaitOutcome::Cancelled, we_killed, kill, ExitCause::Cancelled),
-            // Somebody else's SIGKILL, whose closed socket made the worker cancel:
+            // A third party's SIGKILL closed the socket, which made the worker cancel.
             (WaitOutcome::Cancelled, we_termed, kill, ExitCause::Killed(kill)),
         ] {
             assert_eq!(exit_cause(&outcome, sent, status), expected, "{sent:?} {status}");

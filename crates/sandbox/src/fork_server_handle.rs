@@ -1,13 +1,15 @@
-//! The worker's end of one fork-server: starting it, speaking with it, ending it.
+//! The worker's handle to one fork server: starts it, exchanges control messages with it and shuts it down.
 //!
-//! It knows nothing of slots, and nothing of what a job says.
+//! It does not manage slots and does not read replies.
 //!
-//! Invariant: a job that was begun and not yet reported is remembered in `unreported`; no other is begun before.
+//! Invariant: a job that was started and not yet reported is recorded in `unreported`; no other
+//! job starts before its report.
 //!
 //! # Why
-//! A fork-server is spawned by `posix_spawn` (std's `Command` without `pre_exec`): forking a worker of 2 GiB takes 92 ms,
-//! and fork without exec in a threaded process deadlocked in 267 of 300 tries. It gets a process group of its own, so
-//! that the terminal's ^C is the worker's alone, and one kill reaches fork-server and job.
+//! Fork servers are created with `posix_spawn` (std's `Command` without `pre_exec`): forking a worker of
+//! 2 GiB takes 92 ms, and fork without exec in a threaded process deadlocked in 267 of 300 attempts.
+//! Each has its own process group, so that ^C in a terminal signals only the worker, and one kill
+//! reaches both fork server and job.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -32,44 +34,48 @@ use super::protocol::{self, ControlCommand, ControlEvent, JobExit};
 use super::{FORK_SERVER_ARG, Isolation};
 use wm_job::failure::{Failure, FailureKind};
 
-/// A fork-server says hello within 1 ms on an idle machine; this allows for one that is drowning.
+/// How long to wait for the hello of a new fork server, which takes 1 ms on an idle machine;
+/// generous for an overloaded one.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most that is kept of what a job wrote to its standard error: a few lines of a library that gives up.
+/// How much of a job's standard error is kept: a few lines, such as the last message
+/// of an aborting C library.
 const STDERR_TAIL_BYTES: usize = 2048;
-/// Reads that empty a pipe twice over; a pipe holds 64 KiB.
+/// Upper bound on reads of 4 KiB per call: twice the capacity of a pipe, which is 64 KiB.
 const MAX_STDERR_READS: usize = 32;
-/// How long a fork-server may take to leave once its control socket is closed: it kills its job first.
+/// How long a fork server may take to exit after its control socket has closed; it kills its job first.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How fork-servers are started.
+/// Command line for starting fork servers.
 #[derive(Debug)]
 pub(super) struct ForkServerCommand {
-    /// The program: the worker's own.
+    /// Path of the program, which is the worker's own binary.
     pub(super) executable: PathBuf,
-    /// Isolation layers that must be in force.
+    /// Isolation mode that the fork server must satisfy.
     pub(super) isolation: Isolation,
-    /// Isolation layers to leave out, in tests.
+    /// Names of the isolation layers to disable in tests.
+    #[cfg(feature = "test-hooks")]
     pub(super) disabled_layers: Vec<String>,
 }
 
-/// One fork-server.
+/// A running fork server. Dropping the handle kills its process group.
 #[derive(Debug)]
 pub(super) struct ForkServerHandle {
     child: Child,
     group: Pid,
     control: UnixDatagram,
     stderr: OwnedFd,
-    /// Isolation in force.
+    /// Isolation layers in force, from the hello.
     pub(super) layers: IsolationLayers,
     last_job: u64,
     unreported: Option<(u64, Limits)>,
 }
 
 impl ForkServerCommand {
-    /// Starts a fork-server and waits for its hello.
+    /// Starts a fork server and waits for its hello.
     ///
     /// # Errors
-    /// `cannot_spawn`, with what the system said, or the isolation layers that are missing and what to do about it.
+    /// `cannot_spawn`, with the system's error, or with the missing isolation layers and
+    /// how to proceed without them.
     pub(super) async fn spawn(&self) -> Result<ForkServerHandle, Failure> {
         let mut handle = self
             .spawn_process()
@@ -84,17 +90,17 @@ impl ForkServerCommand {
                 return Err(cannot_spawn(why + &tail));
             }
         }
-        let missing = match self.disabled_layers.iter().any(|layer| layer == "check") {
-            true => Vec::new(),
-            false => handle.layers.missing_for(self.isolation),
-        };
+        let missing = handle.layers.missing_for(self.isolation);
+        #[cfg(feature = "test-hooks")]
+        let missing =
+            if self.disabled_layers.iter().any(|layer| layer == "check") { vec![] } else { missing };
         if missing.is_empty() {
             return Ok(handle);
         }
         handle.shut_down().await;
         Err(cannot_spawn(format!(
-            "isolation {} is not to be had here, for want of: {}. A weaker sandbox.isolation \
-             (best_effort, reduced) does without, at your own risk",
+            "isolation {} is not available here, for want of: {}. A weaker sandbox.isolation \
+             (best_effort, reduced) starts without them, at your own risk",
             self.isolation.as_str(),
             missing.join(", ")
         )))
@@ -104,22 +110,24 @@ impl ForkServerCommand {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        // Neither end waits: whoever writes when it is full is not heard, and nobody is held up by it.
+        // Neither end blocks: output to a full pipe is discarded.
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        let child = Command::new(&self.executable)
-            .arg(FORK_SERVER_ARG)
-            .arg(self.isolation.as_str())
-            .args(&self.disabled_layers)
+        let mut command = Command::new(&self.executable);
+        command.arg(FORK_SERVER_ARG).arg(self.isolation.as_str());
+        #[cfg(feature = "test-hooks")]
+        command.args(&self.disabled_layers);
+        let child = command
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(child_stderr))
             .env_clear()
-            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1") // tree job 17.6 to 10.7 ms
+            .env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1") // `tree` job: 10.7 ms instead of 17.6 ms
             .process_group(0)
             .spawn()?;
         let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let group = group.ok_or_else(|| io::Error::other("it has no process id"))?;
-        // tokio has no type for SEQPACKET; this one also reads packet by packet, and a close reads as an empty one.
+        // tokio has no SEQPACKET type; UnixDatagram also preserves packet boundaries, and reads a
+        // close as an empty packet.
         let control = UnixDatagram::from_std(std::os::unix::net::UnixDatagram::from(ours))?;
         Ok(ForkServerHandle {
             child,
@@ -141,19 +149,21 @@ impl ForkServerHandle {
     async fn wait_for_hello(&mut self) -> Result<IsolationLayers, String> {
         match timeout(HELLO_TIMEOUT, self.receive()).await {
             Ok(Ok(ControlEvent::Hello { build: protocol::BUILD_ID, layers })) => Ok(layers),
-            Ok(Ok(ControlEvent::Hello { .. })) => Err("the sandbox's program is of another build".to_owned()),
-            Ok(Ok(other)) => Err(format!("instead of hello the fork-server said {other:?}")),
-            Ok(Err(error)) => Err(format!("the fork-server left without a hello: {error}")),
-            Err(_) => Err(format!("the fork-server said nothing for {} s", HELLO_TIMEOUT.as_secs())),
+            Ok(Ok(ControlEvent::Hello { .. })) => {
+                Err("the fork server's program is of another build".to_owned())
+            }
+            Ok(Ok(other)) => Err(format!("expected hello from the fork server, got {other:?}")),
+            Ok(Err(error)) => Err(format!("the fork server exited without a hello: {error}")),
+            Err(_) => Err(format!("no hello from the fork server within {} s", HELLO_TIMEOUT.as_secs())),
         }
     }
 
-    /// Begins a job, whose end of the data socket goes along; from now on it is unreported.
+    /// Starts a job and passes it its end of the data socket; the job is unreported from here on.
     ///
     /// # Errors
-    /// The fork-server is gone: nothing has begun.
+    /// The fork server has exited; the job has not started.
     pub(super) fn start_job(&mut self, limits: &Limits, data: BorrowedFd<'_>) -> io::Result<()> {
-        let _ = self.take_stderr_tail(); // of a job that nobody waited for
+        let _ = self.take_stderr_tail(); // discard the output of a dropped job
         self.last_job += 1;
         let job = self.last_job;
         self.send(ControlCommand::Start { job, limits: *limits }, Some(data))?;
@@ -161,12 +171,12 @@ impl ForkServerHandle {
         Ok(())
     }
 
-    /// The fork-server itself, whose only child is the job.
+    /// Process id of the fork server, whose only child is the job.
     pub(super) fn pid(&self) -> Pid {
         self.group
     }
 
-    /// Asks for the end of the job in flight; where even that is impossible, kills the fork-server with it.
+    /// Cancels the job in flight. If the message cannot be sent, kills the fork server together with the job.
     pub(super) fn cancel(&mut self) {
         if let Some((job, _)) = self.unreported
             && self.send(ControlCommand::Cancel { job }, None).is_err()
@@ -175,16 +185,16 @@ impl ForkServerHandle {
         }
     }
 
-    /// Sends a cancel for a job that has long ended, as a race might.
+    /// Sends a cancel for a job that has already ended, to simulate a race.
     #[cfg(feature = "test-hooks")]
     pub(super) fn cancel_late(&mut self) -> bool {
         self.send(ControlCommand::Cancel { job: self.last_job }, None).is_ok()
     }
 
-    /// Waits for the report of the job in flight. Giving up waiting loses nothing.
+    /// Waits for the report of the job in flight. Cancel-safe: dropping the future loses no message.
     ///
     /// # Errors
-    /// The fork-server has gone, or says what makes no sense; it is of no more use then.
+    /// The fork server has exited or sent an invalid message; it is unusable from then on.
     pub(super) async fn wait_for_report(&mut self) -> io::Result<Result<JobExit, rustix::io::Errno>> {
         let due = self.unreported.map(|(job, _)| job);
         let answer = self.receive().await?;
@@ -199,14 +209,14 @@ impl ForkServerHandle {
         Ok(answer)
     }
 
-    /// Waits until a job that nobody waits for any more is really gone; false if the fork-server is of no more use.
+    /// Waits until a dropped job has been reaped; false if the fork server is unusable.
     pub(super) async fn wait_until_idle(&mut self) -> bool {
         let Some((_, limits)) = self.unreported else { return true };
         matches!(timeout(limits.teardown_timeout(), self.wait_for_report()).await, Ok(Ok(_)))
     }
 
-    /// The end of what was written to standard error since this was last asked, if anything was. Made by a process that
-    /// may be hostile: to be shown with care.
+    /// The last [`STDERR_TAIL_BYTES`] written to standard error since the previous call; `None` if there is
+    /// no output. The text comes from a process that may be hostile and must be escaped before it is shown.
     pub(super) fn take_stderr_tail(&self) -> Option<String> {
         let (mut bytes, mut chunk) = (Vec::new(), [0; 4096]);
         for _ in 0..MAX_STDERR_READS {
@@ -219,18 +229,18 @@ impl ForkServerHandle {
         Some(tail.trim().to_owned()).filter(|tail| !tail.is_empty())
     }
 
-    /// Kills fork-server and job.
+    /// Kills the fork server and its job.
     pub(super) fn kill(&mut self) {
-        // Only while it is not collected: afterwards the id may be another's.
+        // Only until the process has been reaped: afterwards its id may be reused.
         if self.child.id().is_some() {
             let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
         }
     }
 
-    /// Lets the fork-server leave, with its job, and waits until it has.
+    /// Closes the control socket, so that the fork server kills its job and exits, and waits for that.
     pub(super) async fn shut_down(mut self) {
         let Self { control, child, .. } = &mut self;
-        // As good as a close, which would need the control socket taken out of a value that has a `Drop`.
+        // Equivalent to closing the socket, which cannot be moved out of a type that implements `Drop`.
         let _ = control.shutdown(std::net::Shutdown::Both);
         if timeout(SHUTDOWN_TIMEOUT, child.wait()).await.is_err() {
             self.kill();
@@ -261,8 +271,8 @@ impl ForkServerHandle {
     }
 }
 
-/// Collects a job that a killed fork-server left to us: in a container this process may be the first one, whose children all
-/// orphans become. Elsewhere there is none, and nothing to wait for.
+/// Reaps a job that was orphaned when its fork server was killed. If the worker is PID 1 of a container,
+/// orphans become its children; otherwise there is nothing to reap and this returns at once.
 async fn reap_orphans(group: Pid) {
     use rustix::process::{WaitOptions, waitpgid};
     loop {
@@ -275,8 +285,8 @@ async fn reap_orphans(group: Pid) {
 }
 
 impl Drop for ForkServerHandle {
-    /// A fork-server that was not let go in good order: its control socket closes with this, and it and its job leave. The
-    /// kill is for one that hangs.
+    /// Without an orderly shutdown: the control socket closes here, which makes the fork server and its job
+    /// exit. The kill covers a fork server that hangs.
     fn drop(&mut self) {
         self.kill();
     }

@@ -1,13 +1,16 @@
-//! Puts isolation layers in force: once for a fork-server, once more and tighter for each job, and tries them.
+//! Applies the isolation layers: once in the fork server, then a stricter set in
+//! each job. Also self-tests them.
 //!
-//! It does not decide which layers are enough: [`super::isolation_layers`] does, with what the self-test here has found.
+//! Which layers are required is decided in [`super::isolation_layers`], from the
+//! result of the self-test here.
 //!
-//! Invariant: a layer that the self-test found in force is so in every job, or that job does not begin.
+//! Invariant: a layer that the self-test found in force is in force in every job, or that job does not start.
 //!
 //! # Why
-//! No namespaces: containers refuse them, and a network namespace costs 318 us, more than the whole job. Landlock is
-//! nested for each job, because a job in the fork-server's own domain could signal it. The self-test *tries* forbidden acts:
-//! a filter that answered `EPERM` to Landlock's own calls once left it silently off while every interface said "ok".
+//! Namespaces are not used: containers refuse them, and a network namespace costs 318 us, more than the whole
+//! job. Landlock is nested for each job, because a job in the fork server's own domain could signal it. The
+//! self-test *attempts* forbidden actions: a filter that answered `EPERM` to Landlock's own calls once
+//! disabled Landlock silently while every API reported success.
 
 use std::hint::black_box;
 use std::io;
@@ -26,38 +29,42 @@ use super::seccomp::SeccompFilter;
 use super::status_block::StatusBlock;
 use super::{Isolation, heap};
 
-/// `nobody`, wherever the name is known.
+/// Unprivileged user and group id that Linux distributions reserve for processes without any files.
 const NOBODY_UID: u32 = 65_534;
-/// The newest rules that were tried on a kernel that has them; older kernels take what they know.
+/// Newest Landlock ABI tested on a kernel that supports it; older kernels apply the subset they support.
 const LANDLOCK_ABI: ABI = ABI::V7;
-/// Descriptors of a fork-server: control, null twice, a job's socket, its pidfd, and Landlock's for a moment.
+/// Descriptor limit of a fork server: control socket, two null devices, a job's socket and pidfd, temporarily
+/// one for Landlock, and a margin.
 const MAX_DESCRIPTORS: u64 = 16;
-/// The job's nice value: fork-server and worker always come before it, so a spinning job is killed at once.
+/// Nice value of a job. Fork server and worker have higher priority, so a spinning
+/// job is killed without delay.
 const NICENESS: i32 = 10;
 
-/// Which isolation layers to put in force. Everything, but in `reduced` mode and in tests.
+/// Which isolation layers to apply: all of them, except in `reduced` mode and in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HardeningPlan {
-    /// Landlock, around fork-server and job.
+    /// Restrict fork server and job with Landlock.
     pub(super) landlock: bool,
-    /// The fork-server's seccomp filter.
+    /// Install the seccomp filter of the fork server.
     pub(super) fork_server_filter: bool,
-    /// The job's seccomp filter.
+    /// Install the seccomp filter of the job.
     pub(super) job_filter: bool,
-    /// Events for the end of a job.
-    pub(super) pidfd: bool,
-    /// Forking at all.
-    pub(super) fork: bool,
-    /// System calls that this kernel has not.
+    /// Use pidfds; false only in tests.
+    #[cfg(feature = "test-hooks")]
+    pidfd: bool,
+    /// Allow forking jobs; false only in tests.
+    #[cfg(feature = "test-hooks")]
+    fork: bool,
+    /// System calls to simulate as unimplemented (`ENOSYS`).
     #[cfg(feature = "test-hooks")]
     missing_syscalls: &'static [libc::c_long],
-    /// Say hello as another build does.
+    /// Report a different build id in the hello.
     #[cfg(feature = "test-hooks")]
     pub(super) other_build: bool,
 }
 
 impl HardeningPlan {
-    /// What a mode asks for. `disabled` leaves isolation layers out, one by one, and is for tests only.
+    /// The layers of a mode, minus those named in `disabled`, which is honoured in tests only.
     #[cfg_attr(not(feature = "test-hooks"), expect(unused_variables, reason = "only tests disable layers"))]
     pub(super) fn new(mode: Isolation, disabled: &[String]) -> Self {
         let enabled = mode != Isolation::Reduced;
@@ -65,7 +72,9 @@ impl HardeningPlan {
             landlock: enabled,
             fork_server_filter: enabled,
             job_filter: enabled,
+            #[cfg(feature = "test-hooks")]
             pidfd: true,
+            #[cfg(feature = "test-hooks")]
             fork: true,
             #[cfg(feature = "test-hooks")]
             missing_syscalls: &[],
@@ -75,6 +84,22 @@ impl HardeningPlan {
         #[cfg(feature = "test-hooks")]
         let plan = plan.without_layers(disabled);
         plan
+    }
+
+    /// Whether a job's exit is signalled by a pidfd; otherwise it is polled for.
+    pub(super) fn uses_pidfd(&self) -> bool {
+        #[cfg(feature = "test-hooks")]
+        return self.pidfd;
+        #[cfg(not(feature = "test-hooks"))]
+        true
+    }
+
+    /// Whether forking jobs is allowed.
+    pub(super) fn forks(&self) -> bool {
+        #[cfg(feature = "test-hooks")]
+        return self.fork;
+        #[cfg(not(feature = "test-hooks"))]
+        true
     }
 
     #[cfg(feature = "test-hooks")]
@@ -92,15 +117,15 @@ impl HardeningPlan {
     }
 }
 
-/// The fork-server's layers, which its jobs inherit. Each of them is put in force as far as the kernel lets us; what came of
-/// it is the self-test's to find out.
+/// Applies the fork server's layers, which its jobs inherit. Each is applied as far as the kernel permits;
+/// the self-test then determines which are in force.
 ///
 /// # Errors
-/// Never for want of a layer, only for limits that the kernel must grant.
+/// A limit that the kernel must grant was refused. A missing layer is not an error here.
 pub(super) fn harden_fork_server(plan: HardeningPlan) -> io::Result<IsolationLayers> {
     let oom_first = std::fs::write("/proc/self/oom_score_adj", "1000").is_ok();
     if rustix::process::geteuid().is_root() {
-        // Refused in some containers: then the layers do not contain it.
+        // Some containers refuse this; the result then lacks UNPRIVILEGED.
         let _ = kernel::become_user(NOBODY_UID);
     }
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -130,22 +155,22 @@ pub(super) fn harden_fork_server(plan: HardeningPlan) -> io::Result<IsolationLay
         .union_if(rustix::thread::no_new_privs().unwrap_or(false), IsolationLayers::NO_NEW_PRIVS))
 }
 
-/// Lets this process fork no more, for a test of what happens when it cannot.
+/// Prevents this process from forking, to test the error path.
 ///
 /// # Errors
-/// The kernel's.
+/// The error of `setrlimit`.
 pub(super) fn forbid_forks() -> io::Result<()> {
     lower_rlimit(Resource::Nproc, 0, 0)
 }
 
-/// One job's layers, but for its seccomp filter; says whether Landlock is one of them.
+/// Applies the layers of one job except its seccomp filter; returns whether Landlock was applied.
 ///
 /// # Errors
-/// The fork-server is gone already, or the kernel refuses a limit.
+/// The fork server has exited, or the kernel refused a limit.
 pub(super) fn harden_job(fork_server: Pid, limits: &Limits, plan: HardeningPlan) -> io::Result<bool> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     if rustix::process::getppid() != Some(fork_server) {
-        return Err(io::Error::other("the fork-server has gone"));
+        return Err(io::Error::other("the fork server has exited"));
     }
     let address_space = limits.address_space_limit_bytes();
     let cpu = limits.cpu().as_secs();
@@ -154,20 +179,20 @@ pub(super) fn harden_job(fork_server: Pid, limits: &Limits, plan: HardeningPlan)
     lower_rlimit(Resource::Stack, limits.stack_bytes, limits.stack_bytes)?;
     lower_rlimit(Resource::Data, address_space, address_space)?;
     lower_rlimit(Resource::As, address_space, address_space)?;
-    // Only a matter of latency: 3.4 ms become 0.45.
+    // Affects latency only: 0.45 ms instead of 3.4 ms.
     let _ = rustix::process::setpriority_process(None, NICENESS);
     Ok(plan.landlock && restrict_with_landlock())
 }
 
-/// Sets a limit, but never above the hard one that is already there.
+/// Sets a resource limit, capped at the current hard limit.
 fn lower_rlimit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     let ceiling = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let limit = Rlimit { current: Some(soft.min(ceiling)), maximum: Some(hard.min(ceiling)) };
     Ok(rustix::process::setrlimit(resource, limit)?)
 }
 
-/// No file, no TCP, no abstract socket and no signal beyond this process and its children; true where the kernel took
-/// any of it.
+/// Denies all file access, TCP, abstract sockets, and signals to processes outside this one and its children.
+/// Returns true if the kernel enforces at least part of it.
 fn restrict_with_landlock() -> bool {
     let restrict = || {
         Ruleset::default()
@@ -180,10 +205,11 @@ fn restrict_with_landlock() -> bool {
     restrict().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Forks a probe that becomes a job in every respect and then tries what a job must not.
+/// Forks a probe, isolates it like a job, and lets it attempt forbidden actions. Returns
+/// the layers proven by that.
 ///
 /// # Errors
-/// The probe could not be forked or collected.
+/// The probe could not be forked or reaped.
 pub(super) fn self_test(
     single_threaded: &SingleThreaded,
     status_block: &StatusBlock,
@@ -196,7 +222,7 @@ pub(super) fn self_test(
         Forked::Parent(probe) => probe,
     };
     let pidfd =
-        plan.pidfd && rustix::process::pidfd_open(probe, rustix::process::PidfdFlags::empty()).is_ok();
+        plan.uses_pidfd() && rustix::process::pidfd_open(probe, rustix::process::PidfdFlags::empty()).is_ok();
     let status = kernel::reap(probe, true)?.map_or(0, |ended| ended.status);
     let proven = IsolationLayers::from_bits_retain(u32::try_from(status_block.self_test_bits()).unwrap_or(0));
     Ok(proven.union_if(pidfd, IsolationLayers::PIDFD).union_if(
@@ -237,7 +263,7 @@ fn probe_isolation(status_block: &StatusBlock, fork_server: Pid, plan: Hardening
             .union_if(is_heap_counted(), IsolationLayers::HEAP_BUDGET);
         status_block.record_self_test(u64::from(proven.bits()));
         if plan.job_filter && SeccompFilter::for_job().install(own_pid()).is_ok() {
-            // Must be the end of this process.
+            // SIGSYS must end the process here; that is the proof.
             let _ = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
         }
     }
@@ -254,7 +280,7 @@ fn is_heap_counted() -> bool {
     counted
 }
 
-/// This process's id, as filters compare it.
+/// Process id as an unsigned value, as seccomp filters compare it.
 pub(super) fn own_pid() -> u32 {
     rustix::process::getpid().as_raw_nonzero().get().unsigned_abs()
 }

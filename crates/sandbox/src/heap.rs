@@ -1,27 +1,30 @@
-//! The counting allocator: glibc's, with an exact budget inside a job and nothing but a look at a flag elsewhere.
+//! Counting allocator: wraps the system allocator, with an exact budget inside a job; elsewhere
+//! it only checks a flag.
 //!
-//! It charges what the allocator will really take (chunks, pages, both copies while a block grows), not what was
-//! asked for. A job that wants more than its budget ends at once with exit code 77: returning null would
-//! make it an abort like any other, and unwinding out of an allocator is not allowed.
+//! It charges what the allocator really uses (chunks, pages, both copies while a block grows), not the
+//! requested size. A job that exceeds its budget exits at once with code 77: returning null would abort it
+//! like any other crash, and unwinding out of an allocator is not allowed.
 //!
-//! Invariant: the counters are only written while armed, and only a job arms, which has a single thread.
+//! Invariant: the counters are written only while counting is armed, and only a job,
+//! which is single-threaded, arms it.
 //!
 //! # Why
-//! An rlimit stops a heap at 60 to 100 % of the limit, depending on what is allocated, and then looks like any other
-//! abort; a cgroup is not to be had in most containers, and is a plain SIGKILL. Counting requested bytes overshot by
-//! 25 % on small objects; with the rounding below the resident set stayed within 0.3 % of the budget over all
-//! patterns that were measured. Counters are atomic to be sound in the threaded worker, but read and written apart,
-//! which costs nothing measurable (an atomic add costs 8 ns for each allocation).
+//! An rlimit stops a heap at 60 to 100 % of the limit, depending on what is allocated, and then looks
+//! like any other abort; a cgroup is unavailable in most containers, and ends in a plain SIGKILL.
+//! Counting requested bytes overshot by 25 % on small objects; with the rounding below, the resident set
+//! stayed within 0.3 % of the budget over all measured patterns. The counters are atomic to be sound in
+//! the threaded worker, but use separate loads and stores, which cost nothing measurable (an atomic add
+//! costs 8 ns per allocation).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use super::{kernel, status_block};
 
-/// How a job ends that wants more memory than its budget.
+/// Exit code of a job that exceeds its heap budget.
 pub(super) const EXIT_MEMORY: i32 = 77;
 
-/// Declared as `#[global_allocator]` in `main.rs`, so that one binary can be worker, fork-server and job.
+/// Global allocator of the program, declared in `main.rs`; one binary serves as worker, fork server and job.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CountingAllocator;
 
@@ -30,7 +33,7 @@ static BUDGET: AtomicU64 = AtomicU64::new(0);
 static LIVE: AtomicU64 = AtomicU64::new(0);
 static PEAK: AtomicU64 = AtomicU64::new(0);
 
-/// Starts counting, from zero; from here on this process ends when it has more than `budget` bytes.
+/// Starts counting from zero; from here on the process exits when it holds more than `budget` bytes.
 pub(super) fn arm(budget: u64) {
     BUDGET.store(budget, Relaxed);
     LIVE.store(0, Relaxed);
@@ -38,18 +41,19 @@ pub(super) fn arm(budget: u64) {
     ARMED.store(true, Relaxed);
 }
 
-/// Stops counting.
+/// Stops counting and enforcing the budget.
 pub(super) fn disarm() {
     ARMED.store(false, Relaxed);
 }
 
-/// Bytes charged now.
+/// Bytes currently charged against the budget.
 pub(super) fn live() -> u64 {
     LIVE.load(Relaxed)
 }
 
-/// What an allocation really takes: a chunk of 16-byte steps with its 8-byte header, at least 32 bytes; what a larger
-/// alignment may waste; a page for large blocks. Source: glibc's `request2size` and `sysmalloc`.
+/// Memory an allocation really uses: a chunk in steps of 16 bytes including an 8-byte header,
+/// at least 32 bytes; the potential waste of a larger alignment; one page for large blocks.
+/// Source: glibc's `request2size` and `sysmalloc`.
 fn cost(size: usize, align: usize) -> u64 {
     const LARGE: u64 = 128 * 1024;
     let chunk = ((size as u64 + 8 + 15) & !15).max(32);
@@ -57,7 +61,7 @@ fn cost(size: usize, align: usize) -> u64 {
     if aligned > LARGE { aligned + 4096 } else { aligned }
 }
 
-/// Ends the job if `more` bytes do not fit.
+/// Exits the process if `more` bytes exceed the budget.
 #[inline]
 fn exit_unless_fits(more: u64) {
     if LIVE.load(Relaxed) + more > BUDGET.load(Relaxed) {
@@ -79,7 +83,7 @@ fn charge(bytes: u64) {
 
 #[inline]
 fn refund(bytes: u64) {
-    // What was allocated before arming may be freed after it.
+    // Blocks allocated before arming may be freed afterwards, hence the saturation.
     LIVE.store(LIVE.load(Relaxed).saturating_sub(bytes), Relaxed);
 }
 
@@ -91,7 +95,7 @@ fn record_peak(live: u64) {
     }
 }
 
-/// Allocates through `get`, charged.
+/// Allocates through `get` and charges the allocation.
 #[inline]
 fn allocate_counted(layout: Layout, get: impl FnOnce() -> *mut u8) -> *mut u8 {
     if !ARMED.load(Relaxed) {
@@ -101,17 +105,18 @@ fn allocate_counted(layout: Layout, get: impl FnOnce() -> *mut u8) -> *mut u8 {
     exit_unless_fits(bytes);
     let block = get();
     if block.is_null() {
-        exit_over_budget(); // the address space limit behind the budget: also a matter of memory
+        exit_over_budget(); // the address-space limit was hit first: also out of memory
     }
     charge(bytes);
     block
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: every call is passed on to the system's allocator as it came; counting allocates nothing and never unwinds.
+// SAFETY: every call is forwarded unchanged to the system allocator; counting
+// allocates nothing and never unwinds.
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's promises are the system allocator's.
+        // SAFETY: the caller upholds the contract of the system allocator.
         allocate_counted(layout, || unsafe { System.alloc(layout) })
     }
 
@@ -135,7 +140,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
         }
         let (old, new) = (cost(layout.size(), layout.align()), cost(size, layout.align()));
         if new > old {
-            exit_unless_fits(new); // while a block grows both copies may exist
+            exit_unless_fits(new); // both copies may exist while a block grows
         }
         // SAFETY: as above.
         let moved = unsafe { System.realloc(block, layout, size) };

@@ -1,7 +1,7 @@
-//! Jobs that misbehave on purpose, for tests alone (the feature `test-hooks`; no release contains this).
+//! Deliberately misbehaving jobs for tests (feature `test-hooks`; not part of any release).
 //!
-//! A request whose options begin with `hook:` is one [`Act`], by name, with a number where it takes one. An act never
-//! pretends: it does the thing itself, by a raw system call where std would stand in the way.
+//! A request whose options begin with `hook:` performs one act, selected by name and followed by a number if
+//! it takes one. Acts are real, not simulated; where std would prevent one, a raw system call is used.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,23 +14,23 @@ use super::{Task, kernel};
 
 const PREFIX: &str = "hook:";
 
-/// What kernels before 5.13 do not know.
+/// System calls missing in kernels before 5.13.
 pub(super) const LANDLOCK_CALLS: &[libc::c_long] =
     &[libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule, libc::SYS_landlock_restrict_self];
-/// What a kernel built without filters does not know.
+/// System calls missing in kernels built without seccomp filters.
 pub(super) const SECCOMP_CALLS: &[libc::c_long] = &[libc::SYS_seccomp];
 
-/// The options that make a job perform an act.
+/// Request options that make a job perform `act`.
 pub fn options(act: &str) -> Vec<u8> {
     format!("{PREFIX}{act}").into_bytes()
 }
 
-/// True for the options of an act.
+/// Whether these options select an act.
 pub(super) fn is_act(options: &[u8]) -> bool {
     options.starts_with(PREFIX.as_bytes())
 }
 
-/// Performs it. The reply, where there is one, is the act's own.
+/// Performs the act selected by the options; returns the body of the reply, unless the act ends the process.
 pub(super) fn perform(task: Task) -> Vec<u8> {
     let options = String::from_utf8_lossy(&task.options[PREFIX.len()..]).into_owned();
     let (act, number) = options.split_once(' ').unwrap_or((&options, "0"));
@@ -55,14 +55,14 @@ pub(super) fn perform(task: Task) -> Vec<u8> {
     }
 }
 
-/// What a good job is like: a diff by lines. Its number of changes.
+/// Well-behaved job: a line diff. Returns the number of changes.
 pub fn diff(a: &[u8], b: &[u8]) -> usize {
     let (a, b) = (String::from_utf8_lossy(a), String::from_utf8_lossy(b));
     let diff = similar::TextDiff::from_lines(&*a, &*b);
     diff.ops().iter().filter(|op| op.tag() != similar::DiffTag::Equal).count()
 }
 
-/// What a good job is like that allocates much: a tree of so many small nodes. Their number.
+/// Well-behaved job with many allocations: builds a tree of `nodes` small nodes. Returns their number.
 pub fn tree(nodes: u64) -> usize {
     let mut tree = std::collections::BTreeMap::new();
     for i in 0..nodes {
@@ -71,7 +71,7 @@ pub fn tree(nodes: u64) -> usize {
     black_box(&tree).len()
 }
 
-/// Microseconds of a diff, as the job itself sees them.
+/// Duration of a diff in microseconds, measured inside the job.
 fn diff_us(task: &Task) -> u128 {
     let began = Instant::now();
     black_box(diff(&task.a, &task.b));
@@ -81,9 +81,9 @@ fn diff_us(task: &Task) -> u128 {
 fn act_on_memory(act: &str, number: u64) -> Option<i64> {
     let bytes = usize::try_from(number).unwrap_or(usize::MAX);
     match act {
-        // One block of so many bytes, touched.
+        // Allocates one block of `number` bytes and touches it.
         "alloc" => drop(black_box(vec![1_u8; bytes])),
-        // Reserved and never touched.
+        // Allocates zeroed memory without touching it.
         "reserve" => drop(black_box(vec![0_u8; bytes])),
         "tiny" => drop(black_box(chain(bytes))),
         "small" => allocate_objects(bytes, |_| 64),
@@ -104,8 +104,8 @@ fn act_on_memory(act: &str, number: u64) -> Option<i64> {
     Some(0)
 }
 
-/// Allocates `count` objects and keeps them, page by page: one list that doubles would be stopped while it grows, and
-/// not because of them.
+/// Allocates `count` objects and keeps them in fixed-size pages: a single growing `Vec` could exceed the
+/// budget while it doubles, before the objects themselves do.
 fn allocate_objects(count: usize, size: impl Fn(usize) -> usize) {
     const PAGE: usize = 4096;
     let (mut kept, mut page) = (Vec::new(), Vec::with_capacity(PAGE));
@@ -118,7 +118,8 @@ fn allocate_objects(count: usize, size: impl Fn(usize) -> usize) {
     black_box((kept, page));
 }
 
-/// Maps memory past the allocator, 16 MiB at a time; how many MiB it got.
+/// Maps memory with `mmap`, bypassing the allocator, in steps of 16 MiB; returns how
+/// many MiB the kernel granted.
 fn map_until_refused(mebibytes: usize) -> i64 {
     const STEP: usize = 16;
     let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -172,7 +173,8 @@ fn crash(act: &str, number: u64) -> Option<i64> {
         "panic" => panic!("a panic of {number}"),
         "panic_hostile" => panic!("{}\u{1b}[31mé", "x".repeat(5000)),
         "abort" => std::process::abort(),
-        // As a C library dies that finds its heap in ruins, in a page's colours.
+        // What a C library prints when it finds its heap corrupted, with a terminal
+        // escape sequence and invalid UTF-8.
         "abort_with_message" => {
             write_stderr(b"free(): invalid \x1b[31mpointer\xff\n");
             std::process::abort();
@@ -181,7 +183,7 @@ fn crash(act: &str, number: u64) -> Option<i64> {
             write_stderr(b"still here\n");
             spin(Duration::MAX);
         }
-        // So many bytes at once, and how many of them were taken.
+        // Writes `number` bytes at once; returns how many were accepted.
         "flood_stderr" => {
             let flood = vec![b'x'; usize::try_from(number).unwrap_or(0)];
             return Some(
@@ -201,12 +203,12 @@ fn crash(act: &str, number: u64) -> Option<i64> {
     Some(0)
 }
 
-/// Writes to standard error; how much of it was taken.
+/// Writes to standard error; returns how many bytes were accepted.
 fn write_stderr(words: &[u8]) -> i64 {
     rustix::io::write(kernel::stderr(), words).map_or(0, |taken| taken as i64)
 }
 
-/// Panics when it is dropped: in the middle of another panic that is the end.
+/// Panics when dropped; during another panic this aborts the process.
 struct PanicOnDrop;
 
 impl Drop for PanicOnDrop {
@@ -217,7 +219,7 @@ impl Drop for PanicOnDrop {
 
 #[expect(unsafe_code, reason = "the misbehaviour")]
 fn read_null() {
-    // SAFETY: none; the read must fault. (Eight, because std would notice a zero and abort.)
+    // SAFETY: none; the read must fault. (Address 8, because std would detect a null pointer and abort.)
     unsafe { std::ptr::read_volatile(black_box(std::ptr::without_provenance::<u8>(8))) };
 }
 
@@ -227,14 +229,14 @@ fn recurse(depth: u32) -> u32 {
     recurse(depth + 1) + frame[black_box(3)]
 }
 
-/// A chain of eight-byte links: of a hundred thousand, dropping it needs more stack than there is.
+/// Linked list with eight-byte nodes; dropping 100,000 of them overflows the stack.
 struct ChainNode(#[expect(dead_code, reason = "it is there to be dropped")] Option<Box<ChainNode>>);
 
 fn chain(links: usize) -> ChainNode {
     (0..links).fold(ChainNode(None), |chain, _| ChainNode(Some(Box::new(chain))))
 }
 
-/// Tries to get out; answers what the system call answered, where that is survived.
+/// Attempts to break out of the sandbox; returns the result of the system call if the process survives it.
 fn escape(act: &str, number: u64) -> Option<i64> {
     let path = address_of(c"/etc/passwd");
     let own = raw_syscall(libc::SYS_getpid, [0; 6]);
@@ -246,7 +248,7 @@ fn escape(act: &str, number: u64) -> Option<i64> {
             raw_syscall(libc::SYS_tgkill, [own, thread, libc::SIGKILL.into(), 0, 0, 0])
         }
         "kill_parent" => match raw_syscall(libc::SYS_getppid, [0; 6]) {
-            // Never -1 or 0, which would be a group.
+            // Never -1 or 0, which would address a process group.
             parent if parent > 1 => raw_syscall(libc::SYS_kill, [parent, libc::SIGKILL.into(), 0, 0, 0, 0]),
             odd => odd,
         },
@@ -271,7 +273,7 @@ fn escape(act: &str, number: u64) -> Option<i64> {
         }
         "ptrace" => raw_syscall(libc::SYS_ptrace, [0; 6]),
         "uname" => raw_syscall(libc::SYS_uname, [address_of(&[0_u8; 512]), 0, 0, 0, 0, 0]),
-        // Descriptors beside the data socket and the two null ones: closing tells which were open.
+        // Counts open descriptors other than the data socket and the two null devices, by closing them.
         "descriptors" => {
             (3..1024).filter(|&fd| raw_syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0]) == 0).count() as i64
         }
@@ -283,7 +285,7 @@ fn escape(act: &str, number: u64) -> Option<i64> {
     Some(answer)
 }
 
-/// Makes a file, writes a byte into it and takes it away; what the writing answered.
+/// Creates a file, writes one byte and removes the file; returns the result of the write.
 fn write_file(fdcwd: i64) -> i64 {
     let name = format!("/tmp/wm-analyzer-sandbox-{}\0", std::process::id());
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
@@ -294,7 +296,7 @@ fn write_file(fdcwd: i64) -> i64 {
     written
 }
 
-/// A child that sleeps; its id.
+/// Forks a child that sleeps; returns its process id.
 fn fork_sleeper() -> i64 {
     let pid = raw_syscall(libc::SYS_clone, [libc::SIGCHLD.into(), 0, 0, 0, 0, 0]);
     if pid == 0 {
@@ -317,7 +319,7 @@ fn write_reply(act: &str, number: u64) -> Option<i64> {
             while write_socket(&[0; 65_536]) {}
         }
         "complete_then" => {
-            // A perfect reply, then an end that takes it back.
+            // A valid reply followed by an exit that invalidates it.
             write_socket(&[&header(2)[..], b"ok"].concat());
             crash("exit", number);
         }
@@ -335,14 +337,14 @@ fn write_reply(act: &str, number: u64) -> Option<i64> {
     kernel::exit_now(0)
 }
 
-/// An honest reply of so many bytes.
+/// Writes a valid reply with a body of `bytes` bytes.
 fn reply_of_size(bytes: u64) {
     let body = vec![b'x'; usize::try_from(bytes).unwrap_or(0)];
     write_socket(&ReplyHeader { code: ReplyCode::Done, len: bytes }.encode());
     write_socket(&body);
 }
 
-/// Writes to the data socket; false when nobody listens any more.
+/// Writes to the data socket; false if the worker has closed it.
 fn write_socket(mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match rustix::io::write(kernel::socket(), bytes) {
@@ -357,24 +359,24 @@ fn address_of<T: ?Sized>(of: &T) -> i64 {
     std::ptr::from_ref(of).cast::<u8>() as i64
 }
 
-/// A system call, and what it returned (-1 for any error).
+/// Performs a system call and returns its result, -1 for any error.
 #[expect(unsafe_code, reason = "the misbehaviour")]
 fn raw_syscall(number: libc::c_long, args: [i64; 6]) -> i64 {
     let [a, b, c, d, e, f] = args;
-    // SAFETY: the callers above pass addresses of live values, and else numbers; this process is there to be killed.
+    // SAFETY: callers pass addresses of live values, or plain numbers; this process is expected to be killed.
     unsafe { libc::syscall(number, a, b, c, d, e, f) }
 }
 
 #[expect(unsafe_code, reason = "a misbehaviour")]
 fn ignore_signal(signal: libc::c_int) {
-    // SAFETY: ignoring runs no handler.
+    // SAFETY: SIG_IGN runs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// Reads any bytes as each frame there is; one that is read must be read alike from what we would have written.
+/// Decodes arbitrary bytes as each frame type; every decoded frame must survive another encode and decode.
 ///
 /// # Panics
-/// Where it is not.
+/// A decoded frame does not survive the round trip.
 pub fn read_frames(bytes: &[u8]) {
     if let Some(order) = ControlCommand::decode(bytes) {
         assert_eq!(ControlCommand::decode(&order.encode()), Some(order));

@@ -1,8 +1,9 @@
-//! The job's process: a fresh fork that reads one request, works, writes one reply and is gone.
+//! The job process: a fresh fork that reads one request, does the work, writes one reply and exits.
 //!
-//! Hostile bytes are read here and nowhere else. It keeps no time and reports no death: the fork-server does.
+//! Hostile bytes are parsed only in this process. Timing and reporting are up to the fork server.
 //!
-//! Invariant: not a byte of the request is read before every isolation layer is in force and [`protocol::READY`] is written.
+//! Invariant: no byte of the request is read before every isolation layer is in
+//! force and [`protocol::READY`] is written.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,32 +20,32 @@ use super::protocol::{self, ReplyCode, ReplyHeader, RequestHeader};
 use super::seccomp::SeccompFilter;
 use super::{Task, Work, heap, kernel};
 
-/// How a job ends whose isolation layers could not be put in force.
+/// Exit code of a job whose isolation layers could not be applied.
 const EXIT_NOT_ISOLATED: i32 = 79;
-/// How a job ends whose worker has gone.
+/// Exit code of a job that lost its connection to the worker.
 const EXIT_WORKER_GONE: i32 = 74;
-/// The longest panic message that is passed on.
+/// Length at which a panic message is truncated.
 const MAX_PANIC_BYTES: usize = 2048;
 
-/// What a job starts with.
+/// State that a job inherits from the fork server.
 pub(super) struct JobSetup<'a> {
-    /// Its end of the data socket.
+    /// The job's end of the data socket.
     pub(super) data: OwnedFd,
-    /// Its limits.
+    /// Resource limits to apply.
     pub(super) limits: Limits,
-    /// When its wall clock began.
+    /// Start of the wall clock, just before the fork.
     pub(super) began: Instant,
-    /// Its parent.
+    /// Process id of the parent.
     pub(super) fork_server: Pid,
-    /// Isolation layers to put in force.
+    /// Isolation layers to apply.
     pub(super) plan: HardeningPlan,
     /// Isolation layers that the self-test proved.
     pub(super) layers: IsolationLayers,
-    /// The filter to install.
+    /// Seccomp filter to install.
     pub(super) filter: &'a mut SeccompFilter,
 }
 
-/// Does the job and ends the process.
+/// Runs the job and exits the process.
 pub(super) fn run(mut setup: JobSetup<'_>, work: Work) -> ! {
     let code = match prepare(&mut setup) {
         Err(_) => EXIT_NOT_ISOLATED,
@@ -56,7 +57,8 @@ pub(super) fn run(mut setup: JobSetup<'_>, work: Work) -> ! {
     kernel::exit_now(code)
 }
 
-/// The data socket becomes descriptor 0, in the place of the control socket; nothing else stays open.
+/// Moves the data socket to descriptor 0, replacing the control socket, closes the other descriptors and
+/// applies the isolation layers.
 fn prepare(setup: &mut JobSetup<'_>) -> io::Result<()> {
     kernel::replace_socket(setup.data.as_fd())?;
     kernel::close_from(3)?;
@@ -108,7 +110,7 @@ fn read_task(soft_deadline: Instant) -> io::Result<Task> {
     })
 }
 
-/// The worker has capped the lengths, and the heap budget does it again.
+/// Reads one part of the request. The worker has limited its length, and the heap budget bounds it again.
 fn read_part(len: u64) -> io::Result<Vec<u8>> {
     let mut part = vec![0; usize::try_from(len).map_err(io::Error::other)?];
     read_exact(&mut part)?;
@@ -133,10 +135,11 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The last panic's message.
+/// Message of the last panic.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
-/// Keeps what a panic says for the reply; it is also written down for the case that the panic becomes an abort.
+/// Captures panic messages for the reply, and writes them to standard error in case the
+/// panic turns into an abort.
 pub(super) fn install_panic_hook() {
     std::panic::set_hook(Box::new(record_panic));
 }
@@ -158,7 +161,7 @@ fn take_last_panic() -> String {
     LAST_PANIC.try_lock().map(|mut last| std::mem::take(&mut *last)).unwrap_or_default()
 }
 
-/// `str::floor_char_boundary`, which is younger than our oldest compiler.
+/// Substitute for `str::floor_char_boundary`, which is newer than the minimum supported Rust version.
 trait FloorCharBoundary {
     fn floor_char_boundary_at(&self, at: usize) -> usize;
 }

@@ -1,26 +1,28 @@
-//! The sandbox: a job's bytes are worked on in a child process that cannot hurt anybody.
+//! The sandbox: runs each job in a child process that is isolated from the worker, the host and other jobs.
 //!
 //! ```text
-//! worker (tokio) -- posix_spawn --> fork-server, one per slot -- fork, one per job --> job
-//!        \______ control: SEQPACKET, every message with its job ____/             /
-//!         \_____________________ data: a STREAM of its own for each job _________/
+//! worker (tokio) -- posix_spawn --> fork server, one per slot -- fork, one per job --> job
+//!        \______ control: SEQPACKET, every message with its job id _/             /
+//!         \_____________________ data: a separate STREAM for each job ___________/
 //! ```
 //!
-//! It knows nothing of pages: bytes go in, bytes come out, and how it ended has one name out of a closed set. What the
-//! work *is* is handed in as a function. Nothing in here decides what to do about a failure.
+//! The crate is independent of web pages: bytes go in, bytes come out, and every outcome is one of a
+//! closed set of failure kinds. The work itself is passed in as a function. How to react to a failure
+//! is decided by the caller.
 //!
 //! Invariants:
-//! - the worker never forks, and no child of it outlives it;
-//! - a job's answer counts only if it is complete and its fork-server saw it end well;
-//! - after any job the next one finds the slot as if it were the first.
+//! - the worker never forks, and no child process outlives it;
+//! - a reply counts only if it is complete and the fork server saw the job exit successfully;
+//! - a job leaves no state behind in its slot.
 //!
 //! # Why
-//! A fresh fork of a small, exec'd, single-threaded fork-server for each job. ChildUsage, with every isolation layer in force: 190 us for
-//! a trivial job, against 660 us for an exec per job and 16 us for a long-lived child. The last one keeps what a
-//! hostile document did to it (1 GiB of resident memory, billed to the next job), has one CPU limit for all its jobs,
-//! and needs logic to be replaced; the first two differ by less than a fetch's jitter, but an exec'd child of a large
-//! worker reports that worker's peak memory as its own. In the worker itself there is no limit at all: an allocation
-//! that fails aborts it, a stack overflow too, and a thread cannot be killed.
+//! Each job is a fresh fork of a small, exec'd, single-threaded fork server. Measured with every isolation
+//! layer in force, a trivial job takes 190 us, against 660 us for an exec per job and 16 us for a long-lived
+//! child. A long-lived child keeps the effects of a hostile document (1 GiB of resident memory, charged to
+//! the next job), has one CPU limit for all of its jobs, and needs logic to replace it. Fork and exec per job
+//! differ by less than the jitter of a fetch, but a child exec'd from a large worker reports that worker's
+//! peak memory as its own. Inside the worker no limit could be enforced: a failed allocation or a stack
+//! overflow aborts the process, and a thread cannot be killed.
 
 mod cgroup;
 mod classify;
@@ -56,56 +58,72 @@ pub use self::pool::{Pool, PoolStats, Slot};
 pub use self::status_block::set_phase;
 use wm_job::measured::ChildUsage;
 
-/// The first argument that makes this program a fork-server; see [`fork_server_main`].
+/// First command-line argument that starts this program as a fork server; see [`fork_server_main`].
 pub const FORK_SERVER_ARG: &str = "--internal-fork-server";
 
-/// What a job does with its bytes: in the child, alone, within its limits.
+/// The work of a job: maps a request to the bytes of its reply. Runs in the child, within the job's limits.
 pub type Work = fn(Task) -> Vec<u8>;
 
-/// `[sandbox]` of the configuration.
+/// The `[sandbox]` section of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Jobs at a time; 0: computed from memory and CPUs at start.
+    /// Number of concurrent jobs; 0 computes it from memory and CPUs at start.
     pub slots: u32,
-    /// Wall clock of a job.
+    /// Wall-clock limit of a job.
     #[serde(with = "wm_job::duration")]
     pub wall: Duration,
-    /// Heap budget of a job.
+    /// Heap budget of a job, including both bodies and the reply.
     pub heap: ByteSize,
-    /// Stack of a job.
+    /// Stack limit of a job.
     pub stack: ByteSize,
-    /// Largest reply of a job.
+    /// Largest reply that is accepted from a job.
     pub reply: ByteSize,
-    /// Largest body after its content encodings were undone.
+    /// Largest body after its content encodings have been decoded.
     pub max_decoded: ByteSize,
-    /// How far an operator's replay may raise the wall clock.
+    /// Highest wall-clock limit an operator's replay may grant.
     #[serde(with = "wm_job::duration")]
     pub max_wall: Duration,
-    /// How far an operator's replay may raise the heap budget.
+    /// Highest heap budget an operator's replay may grant.
     pub max_heap: ByteSize,
-    /// Which isolation layers must be in force.
+    /// Isolation layers that must be in force for the worker to start.
     pub isolation: Isolation,
-    /// How children come to be.
+    /// How child processes are created.
     pub process: ProcessModel,
 }
 
-/// Which isolation layers must be in force for a worker to start.
+/// Smallest heap that a child needs to process any page.
+const MIN_HEAP: ByteSize = ByteSize::mib(16);
+/// Smallest stack that a parser needs at its maximum depth, with a margin.
+const MIN_STACK: ByteSize = ByteSize::kib(256);
+
+impl Config {
+    /// Semantic errors in the configuration: the key, and a sentence about it.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        // Below these values a child cannot even start: every job would fail and be blamed for it.
+        let least = [("heap", self.heap, MIN_HEAP), ("stack", self.stack, MIN_STACK)];
+        let small = least.into_iter().filter(|(_, value, least)| value < least);
+        small.map(|(key, _, least)| (key, format!("is below the least, {least}"))).collect()
+    }
+}
+
+/// Isolation layers that must be in force for a worker to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
-    /// Limits, seccomp and Landlock, each proven; or no start.
+    /// Limits, seccomp and Landlock are required and proven by the self-test; otherwise
+    /// the worker does not start.
     Strict,
-    /// Limits and seccomp, proven; Landlock where the kernel has it.
+    /// Limits and seccomp are required and proven; Landlock is used if the kernel supports it.
     BestEffort,
-    /// Limits only: neither seccomp nor Landlock is even tried. A hostile page that takes over the parser then has
-    /// the network and what `nobody` may read.
+    /// Limits only: neither seccomp nor Landlock is attempted. A hostile page that takes over the parser can
+    /// then use the network and read every world-readable file.
     Reduced,
 }
 
 impl Isolation {
-    /// The mode's name, as configured.
+    /// Name of the mode, as written in the configuration.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -115,47 +133,49 @@ impl Isolation {
     }
 }
 
-/// How children come to be.
+/// How child processes are created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProcessModel {
-    /// A fork-server serves job after job.
+    /// A fork server serves many jobs, each in a fresh fork.
     ForkServer,
-    /// A fork-server serves one job and is executed anew for the next: 3.5 times dearer, and nothing at all is shared.
+    /// A fork server serves one job and is executed anew for the next: 3.5 times slower, but jobs
+    /// share no state at all.
     ExecPerJob,
 }
 
-/// Bytes for a job.
+/// Input of a job.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
-    /// What to do, in the work's own words.
+    /// Options in a format defined by the work, opaque to the sandbox.
     pub options: Vec<u8>,
-    /// The first body.
+    /// First of the two bodies.
     pub a: Vec<u8>,
-    /// The second body.
+    /// Second of the two bodies.
     pub b: Vec<u8>,
 }
 
-/// What came of it.
+/// Result of a successful job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// What the work returned. Made by a process that a hostile page may have taken over: to be checked by whoever
-    /// reads it.
+    /// Return value of the work. It comes from a process that a hostile page may have taken over, so the
+    /// reader must validate it.
     pub body: Vec<u8>,
-    /// What it took.
+    /// Resources that the child used.
     pub measured: ChildUsage,
 }
 
-/// A request, as it reaches the work.
+/// A request as it is passed to the work.
 #[derive(Debug)]
 pub struct Task {
-    /// See [`Request::options`].
+    /// Options in a format defined by the work; see [`Request::options`].
     pub options: Vec<u8>,
-    /// See [`Request::a`].
+    /// First of the two bodies; see [`Request::a`].
     pub a: Vec<u8>,
-    /// See [`Request::b`].
+    /// Second of the two bodies; see [`Request::b`].
     pub b: Vec<u8>,
-    /// When to settle for a coarse answer, so that there is one: 0.6 of the wall clock.
+    /// When the work should switch to a coarser but faster algorithm: 0.6 of the
+    /// wall-clock limit after the fork.
     pub soft_deadline: Instant,
 }
 
@@ -163,7 +183,7 @@ pub struct Task {
 mod tests {
     use super::*;
 
-    /// The default configuration's numbers.
+    /// The values of the default configuration.
     pub(super) fn config() -> Config {
         Config {
             slots: 2,

@@ -1,6 +1,7 @@
-//! The limits of one job, in one value, with their arithmetic beside it.
+//! The limits of one job and the values derived from them.
 //!
-//! Enforcing them is the others': the wall clock is the fork-server's, the heap the allocator's, the rest the kernel's.
+//! They are enforced elsewhere: the wall clock by the fork server, the heap by the allocator,
+//! the rest by the kernel.
 //!
 //! Invariant: a producer's request only ever lowers a limit; only an operator raises one, up to the ceiling.
 
@@ -13,30 +14,29 @@ use wm_job::LimitsRequest;
 use wm_job::duration::millis;
 use wm_job::measured::EffectiveLimits;
 
-/// One mebibyte.
 const MIB: u64 = 1024 * 1024;
-/// What a process needs beside its heap: the binary's own mappings, the stack, the allocator's padding.
+/// Address space needed in addition to the heap: mappings of the binary, the stack, padding of the allocator.
 const ADDRESS_SPACE_EXTRA_BYTES: u64 = 64 * MIB;
-/// How long a fork-server may take beyond the wall clock before the worker stops believing in it.
+/// How long a report may be overdue, beyond wall clock and teardown, before the fork server counts as lost.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
-/// Taking a dead process's memory apart costs about 0.07 ms per MiB where it was measured; this is rounded up.
+/// Time to release the memory of a dead process: measured at 0.07 ms per MiB, rounded up.
 const TEARDOWN_PER_MIB: Duration = Duration::from_micros(100);
 
-/// The limits of one job.
+/// Resource limits of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall clock from fork to end.
+    /// Wall-clock limit, from fork to exit.
     pub wall: Duration,
-    /// Heap budget in bytes, both bodies and the reply included.
+    /// Heap budget in bytes, including both bodies and the reply.
     pub heap_bytes: u64,
-    /// Stack in bytes.
+    /// Stack limit in bytes.
     pub stack_bytes: u64,
-    /// Largest reply in bytes.
+    /// Largest accepted reply in bytes.
     pub reply_bytes: u64,
 }
 
 impl Limits {
-    /// The configured limits.
+    /// The limits from the configuration.
     pub fn from_config(config: &Config) -> Self {
         Self {
             wall: config.wall,
@@ -46,7 +46,7 @@ impl Limits {
         }
     }
 
-    /// The same with a producer's request, which can only lower them.
+    /// Applies a producer's request, which can only lower the limits.
     #[must_use]
     pub fn lowered(self, requested: LimitsRequest) -> Self {
         let wall = requested.wall_ms.map_or(self.wall, Duration::from_millis);
@@ -54,16 +54,16 @@ impl Limits {
         Self { wall: self.wall.min(wall), heap_bytes: self.heap_bytes.min(heap), ..self }
     }
 
-    /// How far an operator may raise them.
+    /// The highest limits an operator may grant.
     pub fn ceiling(config: &Config) -> Self {
         Self { wall: config.max_wall, heap_bytes: config.max_heap.as_u64(), ..Self::from_config(config) }
     }
 
-    /// The same with what an operator grants: less or more, up to the ceiling.
+    /// Applies an operator's grant: lower or higher, up to the ceiling.
     ///
     /// # Errors
-    /// What is above the ceiling, in a sentence. It is not cut down to it: whoever grants 2 GiB and gets 1 GiB learns
-    /// of it from the next dead letter only.
+    /// A sentence that names the limit above the ceiling. The value is not clamped: an operator who grants 2
+    /// GiB and gets 1 GiB would notice only at the next dead letter.
     pub fn granted(self, requested: LimitsRequest, ceiling: &Self) -> Result<Self, String> {
         let wall = requested.wall_ms.map_or(self.wall, Duration::from_millis);
         let heap_bytes = requested.heap_bytes.unwrap_or(self.heap_bytes);
@@ -77,36 +77,38 @@ impl Limits {
         Ok(Self { wall, heap_bytes, ..self })
     }
 
-    /// When the work itself should hurry up: 0.6 of the wall clock, so that a coarse answer still gets out in time.
+    /// Time after which the work should switch to a coarser algorithm: 0.6 of the wall clock, to
+    /// leave time for the reply.
     pub fn soft_deadline(&self) -> Duration {
         self.wall.mul_f64(0.6)
     }
 
-    /// CPU time: a second more than the wall clock, in whole seconds as the kernel counts them. It only matters where
-    /// the fork-server cannot keep time.
+    /// CPU limit: one second more than the wall clock, rounded up to whole seconds as `RLIMIT_CPU` requires.
+    /// It takes effect only if the fork server fails to enforce the wall clock.
     pub fn cpu(&self) -> Duration {
         let rounded = if self.wall.subsec_nanos() == 0 { 0 } else { 1 };
         Duration::from_secs(self.wall.as_secs().saturating_add(rounded + 1))
     }
 
-    /// The address space limit, behind the heap budget, for memory that goes past our allocator: 1.25 of it and 64 MiB.
+    /// Address-space limit: 1.25 times the heap budget plus 64 MiB. It bounds memory
+    /// that bypasses the counting allocator.
     pub fn address_space_limit_bytes(&self) -> u64 {
         self.heap_bytes.saturating_add(self.heap_bytes / 4).saturating_add(ADDRESS_SPACE_EXTRA_BYTES)
     }
 
-    /// When the worker gives a silent fork-server up: the wall clock, two seconds, and the time it takes to tear a full
-    /// job down.
-    pub fn report_timeout(&self) -> Duration {
+    /// When the worker gives up on a silent fork server: wall clock, plus two seconds, plus the
+    /// teardown of a full job.
+    pub(crate) fn report_timeout(&self) -> Duration {
         self.wall.saturating_add(self.teardown_timeout())
     }
 
-    /// How long ending a job may take at most.
+    /// Longest time that ending a job may take.
     pub(super) fn teardown_timeout(&self) -> Duration {
         let mebibytes = u32::try_from(self.address_space_limit_bytes() / MIB).unwrap_or(u32::MAX);
         REPORT_GRACE + TEARDOWN_PER_MIB.saturating_mul(mebibytes)
     }
 
-    /// The same as evidence.
+    /// The limits in force, for the evidence in a report.
     pub fn effective(&self) -> EffectiveLimits {
         EffectiveLimits {
             wall_ms: millis(self.wall),

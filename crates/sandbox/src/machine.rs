@@ -1,6 +1,6 @@
-//! What this process may use: memory from the container's limit, CPUs from its quota.
+//! Resources available to this process: memory from the container's limit, CPUs from its quota.
 //!
-//! It reads and never decides; where nothing can be read the machine's own sizes stand.
+//! If no limit can be read, the sizes of the machine apply.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -12,19 +12,21 @@ const MEMORY: CgroupFile = CgroupFile { v2: "memory.max", controller: "memory", 
 const CPU: CgroupFile = CgroupFile { v2: "cpu.max", controller: "cpu", v1: "cpu.cfs_quota_us" };
 const CPU_PERIOD: CgroupFile = CgroupFile { v1: "cpu.cfs_period_us", ..CPU };
 
-/// Memory this process and its children may use together, in bytes, and where that number was read.
+/// Memory in bytes that this process and its children may use together, and the source of that number.
 pub fn memory() -> (u64, &'static str) {
     memory_of(Path::new("/"))
 }
 
-/// CPUs this process may use, rounded up, at least one.
+/// Number of CPUs this process may use, at least one: the smaller of the container's quota, rounded up, and
+/// the value reported by std, which rounds a cgroup quota down.
 pub fn cpus() -> u32 {
     let host = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let host = u32::try_from(host).unwrap_or(u32::MAX);
     quota(Path::new("/")).map_or(host, |quota| quota.min(host)).max(1)
 }
 
-/// The tightest limit of all groups above us. "max" and v1's huge number both mean none.
+/// The tightest limit of all groups above this process. `max` in v2 and the huge default of
+/// v1 both mean no limit.
 fn memory_of(root: &Path) -> (u64, &'static str) {
     let limits = MEMORY.read_all(root).into_iter().filter_map(|found| {
         let name = if found.generation == "cgroup v2" {
@@ -37,7 +39,7 @@ fn memory_of(root: &Path) -> (u64, &'static str) {
     limits.chain([(total_memory(root), "physical memory")]).min_by_key(|(bytes, _)| *bytes).unwrap_or((0, ""))
 }
 
-/// v2 says quota and period in one file, v1 in two.
+/// CPU quota, rounded up. v2 has quota and period in one file, v1 in two.
 fn quota(root: &Path) -> Option<u32> {
     let periods = CPU_PERIOD.read_all(root);
     let quotas = CPU.read_all(root).into_iter().zip(periods).filter_map(|(quota, period)| {

@@ -1,10 +1,10 @@
-//! How much memory a running job holds, as the kernel tells it to whoever asks.
+//! Memory use of a running job, as reported by the kernel.
 //!
-//! It is for people to look at, and decides nothing: the budget is kept by `heap`, exactly.
+//! For display only: the budget is enforced exactly by `heap`.
 //!
 //! # Why
-//! The kernel is asked, two short reads in `/proc` for each look, and not the job: a page that job and worker share would
-//! be written by whoever took the job over.
+//! The value comes from the kernel (two short reads in `/proc`), not from the job: a hostile document that
+//! takes over the job could forge a value in a shared page.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::fs;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 
-/// A slot's meter. Cheap to clone; readable while the slot itself is lent to its job.
+/// Memory meter of a slot. Cheap to clone; readable while the slot is borrowed by its job.
 #[derive(Debug, Clone, Default)]
 pub struct Meter(Arc<Mutex<Option<MeteredJob>>>);
 
@@ -22,16 +22,17 @@ struct MeteredJob {
     limit_bytes: u64,
 }
 
-/// What a job holds of what it may have.
+/// Memory use of a job and its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeapUse {
-    /// Resident memory that is its own, a little more than its heap: its stack and what it was forked with.
+    /// Private resident memory in bytes; slightly more than the heap, as it includes the stack
+    /// and memory inherited by fork.
     pub bytes: u64,
-    /// The budget of its heap.
+    /// Heap budget in bytes.
     pub limit_bytes: u64,
 }
 
-/// While it lives a job is metered.
+/// The job is metered until this guard is dropped.
 #[derive(Debug)]
 pub(super) struct MeterGuard(Meter);
 
@@ -43,17 +44,17 @@ impl Drop for MeterGuard {
 
 impl Meter {
     fn lock(&self) -> MutexGuard<'_, Option<MeteredJob>> {
-        // Nothing that may panic happens while it is held.
+        // No code panics while the lock is held.
         self.0.lock()
     }
 
-    /// The only child of this fork-server is a job with this budget.
+    /// Starts metering the only child of this fork server, a job with this budget.
     pub(super) fn start(&self, fork_server: Pid, limit_bytes: u64) -> MeterGuard {
         *self.lock() = Some(MeteredJob { fork_server, limit_bytes });
         MeterGuard(self.clone())
     }
 
-    /// What the job holds now; `None` where none runs, or the kernel does not say.
+    /// Current memory use; `None` if no job is running or `/proc` is unreadable.
     pub fn read(&self) -> Option<HeapUse> {
         let MeteredJob { fork_server, limit_bytes } = (*self.lock())?;
         let fork_server = fork_server.as_raw_nonzero();
@@ -61,7 +62,7 @@ impl Meter {
         let job: u32 = children.split_whitespace().next()?.parse().ok()?;
         let pages = fs::read_to_string(format!("/proc/{job}/statm")).ok()?;
         let pages: Vec<u64> = pages.split_whitespace().filter_map(|count| count.parse().ok()).collect();
-        // Its size, what is resident of it, and what of that belongs to files or others.
+        // statm starts with: total size, resident, and resident pages that are shared or file-backed.
         let [_, resident, shared, ..] = pages[..] else { return None };
         let bytes = resident.saturating_sub(shared) * rustix::param::page_size() as u64;
         Some(HeapUse { bytes, limit_bytes })

@@ -1,6 +1,6 @@
-//! Whether the kernel's OOM killer was at work: evidence for a SIGKILL that is nobody's.
+//! Detects kills by the kernel's OOM killer, as evidence for a SIGKILL that the fork server did not send.
 //!
-//! It reads a counter and names nobody: which process was taken is not said there.
+//! It reads the counter of the memory cgroup, which does not identify the killed process.
 
 use parking_lot::Mutex;
 use std::path::Path;
@@ -9,17 +9,18 @@ use super::cgroup::CgroupFile;
 
 const EVENTS: CgroupFile = CgroupFile { v2: "memory.events", controller: "memory", v1: "memory.oom_control" };
 
-/// The counter as it was last read.
+/// Last value read from the OOM kill counter; `None` if it is unreadable.
 #[derive(Debug)]
 pub(super) struct OomKillCounter(Mutex<Option<u64>>);
 
 impl OomKillCounter {
-    /// Reads it for the first time.
+    /// Reads the initial value.
     pub(super) fn new() -> Self {
         Self(Mutex::new(read_kill_count()))
     }
 
-    /// What the counter says about a child that was killed just now: a clause for the evidence.
+    /// Reads the counter again and describes its change, as a clause for the detail of a
+    /// child that was just killed.
     pub(super) fn describe_new_kills(&self) -> &'static str {
         let mut last = self.0.lock();
         let before = std::mem::replace(&mut *last, read_kill_count());
@@ -37,12 +38,12 @@ fn kills_text(before: Option<u64>, now: Option<u64>) -> &'static str {
     }
 }
 
-/// Kills that the OOM killer counted in this process's memory group so far, where that can be read.
+/// OOM kills counted so far in this process's memory cgroup; `None` if unreadable.
 fn read_kill_count() -> Option<u64> {
     EVENTS.read_all(Path::new("/")).iter().find_map(|found| parse_kill_count(&found.text))
 }
 
-/// The counter in either file: a line `oom_kill 3`.
+/// Parses the line `oom_kill 3`, which both cgroup versions use.
 fn parse_kill_count(text: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|number| number.trim().parse().ok())
 }

@@ -1,17 +1,18 @@
-//! The slots: as many fork-servers as jobs may run at once, and permits to use them.
+//! The slot pool: one fork server per concurrent job, and the permits to use them.
 //!
-//! It does not decide how many: admission does, from memory and CPUs.
+//! The number of slots is not decided here; admission computes it from memory and CPUs.
 //!
-//! Invariants: a slot runs one job at a time, and begins none before the one before it is really gone, even when
-//! nobody waited for that one; the address spaces of all jobs in flight fit the room that there is for them together.
+//! Invariants: a slot runs one job at a time and starts the next only after the previous one has been
+//! reaped, even if the previous one was dropped; the address-space limits of all jobs in flight together
+//! never exceed the pool's memory.
 //!
 //! # Why
-//! A dropped job is only told to die; that it *has* died is waited for by the next user of its slot. So dropping never
-//! blocks and spawns no task, and still no memory is used twice.
+//! Dropping a job only requests its termination; the next user of the slot waits until it *has* terminated.
+//! So dropping never blocks and spawns no task, and memory is still never counted twice.
 //!
-//! A job that was granted more memory than its slot has room for waits for as much: it gives its own room back first,
-//! so that two of them cannot wait for each other, and it is served in turn, so that no stream of small ones starves it.
-//! It waits with its slot taken, so no more are taken from the queue than there are slots.
+//! A job granted more memory than its slot's share waits for the difference. It first releases its own share,
+//! so two such jobs cannot deadlock, and the semaphore is fair, so a stream of small jobs cannot starve it.
+//! It keeps its slot while it waits, so no more jobs are taken from the queue than there are slots.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,10 +36,10 @@ use wm_job::failure::{Failure, FailureKind};
 use wm_job::measured::ChildUsage;
 
 const MIB: u64 = 1 << 20;
-/// How long a shutdown waits for slots that are still in use.
+/// How long shutdown waits for slots that are still in use.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All slots. Cheap to clone.
+/// Pool of sandbox slots. Cheap to clone; clones share the same slots.
 #[derive(Debug, Clone)]
 pub struct Pool(Arc<PoolShared>);
 
@@ -48,7 +49,8 @@ struct PoolShared {
     process: ProcessModel,
     slots: usize,
     permits: Arc<Semaphore>,
-    /// What the address spaces of jobs in flight may add up to, in MiB, of which `memory_mib` are there and `memory_per_slot_mib` usual.
+    /// Budget for the address-space limits of all jobs in flight, in MiB: `memory_mib` permits in total, of
+    /// which a job with the configured limits takes `memory_per_slot_mib`.
     memory: Arc<Semaphore>,
     memory_mib: u32,
     memory_per_slot_mib: u32,
@@ -61,45 +63,46 @@ struct PoolShared {
     longest_ms: AtomicU64,
 }
 
-/// The right to run one job at a time.
+/// Permit to run one job at a time.
 #[derive(Debug)]
 pub struct Slot {
     pool: Arc<PoolShared>,
     fork_server: Option<ForkServerHandle>,
     memory: Option<OwnedSemaphorePermit>,
     meter: Meter,
-    // Dropped last: whoever gets it finds the fork-server in `idle`.
+    // Must be dropped last: the next holder of the permit expects the fork server in `idle`.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// How the pool is doing.
+/// Counters of a [`Pool`] since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Slots there are.
+    /// Configured number of slots.
     pub slots: usize,
-    /// Slots in use.
+    /// Slots currently in use.
     pub busy: usize,
-    /// Fork-servers that had to be replaced.
+    /// Fork servers that were replaced because they had died.
     pub respawned: u64,
-    /// Jobs that were begun.
+    /// Jobs started since the pool was created.
     pub jobs: u64,
-    /// The largest heap that any job had, in bytes.
+    /// Largest heap use of any job so far, in bytes.
     pub peak_heap_bytes: u64,
-    /// The longest that any job ran, in milliseconds.
+    /// Longest run time of any job so far, in milliseconds.
     pub longest_ms: u64,
 }
 
 impl Pool {
-    /// Starts `slots` fork-servers of `executable`, as a rule `/proc/self/exe`, with room for whatever their jobs ask for.
+    /// Starts `slots` fork servers from `executable`, usually `/proc/self/exe`, without a limit on the memory
+    /// of all jobs together.
     ///
     /// # Errors
-    /// `cannot_spawn`, in words that say what is missing.
+    /// `cannot_spawn`; the detail names what is missing.
     pub async fn start(config: &Config, slots: usize, executable: PathBuf) -> Result<Self, Failure> {
-        Self::start_pool(config, slots, u64::MAX, executable, &[]).await
+        Self::start_with_memory(config, slots, u64::MAX, executable).await
     }
 
-    /// The same with so much memory for all jobs together; for one job of the usual size in each slot there is always
-    /// room.
+    /// Like [`Pool::start`], with a memory budget for all jobs together. The budget is raised if necessary so
+    /// that every slot can run a job with the configured limits.
     ///
     /// # Errors
     /// As [`Pool::start`].
@@ -109,35 +112,40 @@ impl Pool {
         memory_bytes: u64,
         executable: PathBuf,
     ) -> Result<Self, Failure> {
-        Self::start_pool(config, slots, memory_bytes, executable, &[]).await
+        let command = ForkServerCommand {
+            executable,
+            isolation: config.isolation,
+            #[cfg(feature = "test-hooks")]
+            disabled_layers: Vec::new(),
+        };
+        Self::start_pool(config, slots, memory_bytes, command).await
     }
 
-    /// The same with isolation layers left out by name (`landlock`, `job_filter`, `pidfd`, `fork`), or on a kernel that has not got
-    /// them (`kernel_landlock`, `kernel_seccomp`), to see what the others hold; with `check` without asking whether
-    /// enough are left, and with `build` from a fork-server of another build.
-    /// Only a program built with `test-hooks` leaves them out.
+    /// Like [`Pool::start`], with isolation layers disabled by name (`landlock`, `job_filter`, `pidfd`,
+    /// `fork`), or simulating a kernel that lacks them (`kernel_landlock`, `kernel_seccomp`), to test the
+    /// remaining layers. `check` skips the check for required layers, and `build` makes the fork server
+    /// report another build. Only a program built with `test-hooks` honours these names.
     ///
     /// # Errors
     /// As [`Pool::start`].
-    #[doc(hidden)]
+    #[cfg(feature = "test-hooks")]
     pub async fn start_with_layers_disabled(
         config: &Config,
         slots: usize,
         executable: PathBuf,
         disabled_layers: &[&str],
     ) -> Result<Self, Failure> {
-        Self::start_pool(config, slots, u64::MAX, executable, disabled_layers).await
+        let disabled_layers = disabled_layers.iter().map(|&layer| layer.to_owned()).collect();
+        let command = ForkServerCommand { executable, isolation: config.isolation, disabled_layers };
+        Self::start_pool(config, slots, u64::MAX, command).await
     }
 
     async fn start_pool(
         config: &Config,
         slots: usize,
         memory_bytes: u64,
-        executable: PathBuf,
-        disabled_layers: &[&str],
+        command: ForkServerCommand,
     ) -> Result<Self, Failure> {
-        let disabled_layers = disabled_layers.iter().map(|&layer| layer.to_owned()).collect();
-        let command = ForkServerCommand { executable, isolation: config.isolation, disabled_layers };
         let mut idle = Vec::with_capacity(slots);
         let mut layers = IsolationLayers::default();
         for _ in 0..slots {
@@ -166,31 +174,31 @@ impl Pool {
         })))
     }
 
-    /// Waits for a free slot, with room for a job of the usual size.
+    /// Waits for a free slot and for the memory of a job with the configured limits.
     pub async fn acquire(&self) -> Slot {
         let permit = Arc::clone(&self.0.permits).acquire_owned().await.ok();
         let memory = Arc::clone(&self.0.memory).acquire_many_owned(self.0.memory_per_slot_mib).await.ok();
         Slot::new(&self.0, permit, memory)
     }
 
-    /// A slot, if one is free now, and room for its job.
+    /// Returns a slot if one is free now and the memory for its job is available, without waiting.
     pub fn try_acquire(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
         let memory = Arc::clone(&self.0.memory).try_acquire_many_owned(self.0.memory_per_slot_mib).ok()?;
         Some(Slot::new(&self.0, Some(permit), Some(memory)))
     }
 
-    /// Names of the isolation in force, as each fork-server proved it at its start.
+    /// Names of the isolation layers in force, as each fork server proved them at start.
     pub fn isolation(&self) -> Vec<String> {
         self.0.layers.names()
     }
 
-    /// Every kind of isolation there is, and whether it is in force.
+    /// Every isolation layer by name, and whether it is in force.
     pub fn isolation_layers(&self) -> impl Iterator<Item = (String, bool)> {
         self.0.layers.iter_all()
     }
 
-    /// How the pool is doing.
+    /// Snapshot of the pool's counters.
     pub fn stats(&self) -> PoolStats {
         PoolStats {
             slots: self.0.slots,
@@ -202,8 +210,8 @@ impl Pool {
         }
     }
 
-    /// Ends all fork-servers and leaves no child. Waits a few seconds for slots in use; one that is kept longer is killed
-    /// when it is let go. Afterwards every job is refused.
+    /// Shuts down all fork servers and leaves no child process. Waits up to 5 s for slots in use; a fork
+    /// server whose slot is held longer is killed when the slot is dropped. Afterwards every job is refused.
     pub async fn shutdown(&self) {
         let all = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
         let _all = timeout(SHUTDOWN_TIMEOUT, self.0.permits.acquire_many(all)).await;
@@ -232,15 +240,15 @@ impl Slot {
         Self { pool: Arc::clone(pool), fork_server, memory, meter: Meter::default(), _permit: permit }
     }
 
-    /// Tells what the slot's job holds while it runs.
+    /// Meter for the memory use of the slot's running job.
     pub fn meter(&self) -> Meter {
         self.meter.clone()
     }
 
-    /// Waits until there is room for a job with these limits.
+    /// Waits until there is enough memory for a job with these limits.
     ///
     /// # Errors
-    /// `stranded`, where there never will be.
+    /// `stranded` if the job needs more than the pool's whole memory.
     async fn reserve_memory(&mut self, limits: &Limits) -> Result<(), Failure> {
         let needed = bytes_to_mib(limits.address_space_limit_bytes());
         if self.memory.as_ref().is_some_and(|held| held.num_permits() >= needed as usize) {
@@ -251,21 +259,21 @@ impl Slot {
                 FailureKind::Stranded,
                 format!(
                     "a heap of {} needs {needed} MiB of address space, and this worker has {} MiB for all of its \
-                     children: grant it less, or raise the worker's memory limit",
+                     children: lower the grant, or raise the worker's memory limit",
                     ByteSize::b(limits.heap_bytes),
                     self.pool.memory_mib
                 ),
             ));
         }
-        self.memory = None; // given back before more is waited for
+        self.memory = None; // release our share before waiting for more, to avoid a deadlock
         self.memory = Arc::clone(&self.pool.memory).acquire_many_owned(needed).await.ok();
         Ok(())
     }
 
-    /// Runs one job to its end, once there is room for it. Dropping the future kills the job.
+    /// Runs one job to its end, after waiting for enough memory. Dropping the future kills the job.
     ///
     /// # Errors
-    /// What became of it otherwise, always with what was measured where there was a child.
+    /// The classified failure, with the measurements if a child was forked.
     pub async fn run(&mut self, request: Request, limits: Limits) -> Result<Reply, Failure> {
         self.reserve_memory(&limits).await?;
         let (ours, theirs) = exchange::socket_pair().map_err(|error| {
@@ -302,8 +310,8 @@ impl Slot {
         }
     }
 
-    /// Begins the job on a fork-server that is free, a new one if need be. One that died while idle has begun nothing, so
-    /// that is tried once more.
+    /// Starts the job on the slot's fork server, or on a new one. If the fork server died
+    /// while idle, the job has not started, so it is retried once on a new fork server.
     async fn start_job(
         &mut self,
         limits: &Limits,
@@ -322,7 +330,7 @@ impl Slot {
         }
         let fork_server = self.fork_server.insert(self.pool.command.spawn().await?);
         fork_server.start_job(limits, theirs.as_fd()).map_err(|error| {
-            Failure::new(FailureKind::ForkServerLost, format!("a new fork-server is gone already: {error}"))
+            Failure::new(FailureKind::ForkServerLost, format!("a new fork server exited at once: {error}"))
         })
     }
 
@@ -332,7 +340,7 @@ impl Slot {
         }
     }
 
-    /// Cancels the last job although it has ended.
+    /// Sends a cancel for the last job although it has already ended.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn cancel_late(&mut self) -> bool {
@@ -350,7 +358,7 @@ impl Drop for Slot {
     }
 }
 
-/// Memory as it is handed out: in whole MiB, rounded up.
+/// Converts bytes to memory permits: whole MiB, rounded up.
 fn bytes_to_mib(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(MIB)).unwrap_or(u32::MAX)
 }
@@ -359,7 +367,7 @@ fn pool_is_shut_down() -> Failure {
     Failure::new(FailureKind::CannotSpawn, "the sandbox is shut down")
 }
 
-/// What is known of the child, as evidence.
+/// Measurements of the child, as far as they are known, for the evidence in a report.
 fn measured_of(exit_report: &ExitReport, limits: &Limits, layers: IsolationLayers) -> ChildUsage {
     let known = ChildUsage { limits: limits.effective(), isolation: layers.names(), ..ChildUsage::default() };
     match exit_report {

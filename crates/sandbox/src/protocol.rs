@@ -1,14 +1,17 @@
-//! What worker, fork-server and job say to each other: fixed frames of little-endian words, by hand.
+//! Wire format between worker, fork server and job: fixed-size frames of little-endian
+//! 64-bit words, encoded by hand.
 //!
-//! - *control*, SEQPACKET, worker and fork-server: one packet is one message of [`PACKET_WORDS`] words. Every message but the first
-//!   carries the job it is about, so a late one is recognised and dropped.
-//! - *data*, a STREAM of its own for each job, so a half-written frame cannot spoil the next job:
-//!   worker to job: [`RequestHeader`] and three parts; job to worker: [`READY`], [`ReplyHeader`] and the body.
+//! - *control*, SEQPACKET, between worker and fork server: one packet is one message of
+//!   [`PACKET_WORDS`] words. Every message except the first carries the id of its job, so that late
+//!   messages are recognised and dropped.
+//! - *data*, one STREAM per job, so that a partially written frame cannot affect the next job. Worker to job:
+//!   [`RequestHeader`] and three parts. Job to worker: [`READY`], [`ReplyHeader`] and the body.
 //!
-//! Invariant: a length is checked against its cap before anything is allocated for it.
+//! Invariant: a length is checked against its limit before memory is allocated for it.
 //!
 //! # Why
-//! A deserialiser on a boundary that a hostile process writes to is surface for nothing: there are four numbers.
+//! A deserialiser would add attack surface on a boundary that a hostile process writes to; there are only
+//! four numbers to decode.
 
 use std::time::Duration;
 
@@ -16,19 +19,19 @@ use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
 use super::status_block::PHASE_WORDS;
 
-/// Counted up when a frame changes; part of [`BUILD_ID`].
+/// Incremented whenever a frame changes; part of [`BUILD_ID`].
 const PROTOCOL_VERSION: u64 = 1;
-/// First word of everything, so that a foreign peer is noticed.
+/// First word of every frame; identifies peers that speak another protocol.
 const MAGIC: u64 = u64::from_le_bytes(*b"wmsbox\0\x01");
-/// Words in a control message, 64 bits each.
+/// Size of a control message, in 64-bit words.
 pub(super) const PACKET_WORDS: usize = 16;
-/// Bytes of a control message.
+/// Size of a control message, in bytes.
 pub(super) const PACKET_BYTES: usize = PACKET_WORDS * 8;
 
-/// Says which build this is: worker and fork-server must be of one.
+/// Fingerprint of this build; worker and fork server must have the same one.
 pub(super) const BUILD_ID: u64 = fingerprint(env!("CARGO_PKG_VERSION"));
 
-/// FNV-1a; source: <http://www.isthe.com/chongo/tech/comp/fnv/>.
+/// FNV-1a hash, see <http://www.isthe.com/chongo/tech/comp/fnv/>.
 const fn fingerprint(text: &str) -> u64 {
     let (bytes, mut hash, mut i) = (text.as_bytes(), 0xcbf2_9ce4_8422_2325 ^ PROTOCOL_VERSION, 0);
     while i < bytes.len() {
@@ -38,77 +41,78 @@ const fn fingerprint(text: &str) -> u64 {
     hash
 }
 
-/// Worker to fork-server.
+/// Message from the worker to the fork server.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ControlCommand {
-    /// Fork a job; its socket comes along.
+    /// Fork a job; its data socket is attached to the packet.
     Start {
-        /// The job.
+        /// Job id, unique within this fork server.
         job: u64,
-        /// Its limits.
+        /// Resource limits the job runs under.
         limits: Limits,
     },
-    /// Kill that job, if it still runs.
+    /// Kill the job if it is still running.
     Cancel {
-        /// The job.
+        /// Id from the matching `Start`.
         job: u64,
     },
 }
 
-/// Fork-server to worker.
+/// Message from the fork server to the worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ControlEvent {
-    /// The fork-server is up.
+    /// The fork server is ready for jobs.
     Hello {
-        /// Its build.
+        /// [`BUILD_ID`] of the fork server.
         build: u64,
-        /// The isolation that it proved.
+        /// Isolation layers that the self-test found in force.
         layers: IsolationLayers,
     },
-    /// A job has ended and is gone.
+    /// A job has exited and was reaped.
     JobExited(JobExit),
-    /// A job could not be forked.
+    /// Forking the job failed; it never ran.
     ForkFailed {
-        /// The job.
+        /// Id from the matching `Start`.
         job: u64,
-        /// The kernel's reason.
+        /// Error of the `fork` call.
         errno: i32,
     },
 }
 
-/// What the fork-server saw of a job's end.
+/// Exit report of a job, measured by the fork server unless noted otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct JobExit {
-    /// The job.
+    /// Id from the matching `Start`.
     pub(super) job: u64,
-    /// How it ended.
+    /// Cause of the exit.
     pub(super) cause: ExitCause,
-    /// From fork to end.
+    /// Wall-clock time from fork to exit.
     pub(super) wall: Duration,
-    /// User and system time.
+    /// User plus system CPU time.
     pub(super) cpu: Duration,
-    /// Peak resident set in bytes.
+    /// Peak resident set size, in bytes.
     pub(super) max_rss_bytes: u64,
-    /// Peak of the counted heap in bytes, as the job said.
+    /// Peak of the counted heap in bytes, as written by the job.
     pub(super) peak_heap_bytes: u64,
-    /// What it was doing, as the job said.
+    /// Last phase, as written by the job.
     pub(super) phase: [u64; PHASE_WORDS],
 }
 
-/// How a job ended. That *we* killed it is the fork-server's own word, never a guess from the signal.
+/// How a job ended. Whether the fork server killed it is recorded when it sends the signal,
+/// not inferred from the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExitCause {
-    /// By itself, with this code.
+    /// Exited by itself with this code.
     Exited(i32),
-    /// By this signal, and not by us.
+    /// Killed by this signal, which the fork server did not send.
     Killed(i32),
-    /// By us, at the end of its wall clock.
+    /// Killed by the fork server at the wall-clock limit.
     Deadline,
-    /// By us, because the worker said so.
+    /// Killed by the fork server because the worker cancelled it.
     Cancelled,
 }
 
-/// Exit code and signal, as evidence.
+/// Exit code or signal number, for the evidence in a report.
 pub(super) fn exit_and_signal(cause: ExitCause) -> (Option<i32>, Option<i32>) {
     match cause {
         ExitCause::Exited(code) => (Some(code), None),
@@ -117,7 +121,7 @@ pub(super) fn exit_and_signal(cause: ExitCause) -> (Option<i32>, Option<i32>) {
     }
 }
 
-/// A message as words, written or read from the front.
+/// Cursor that writes or reads the words of a control message in order.
 #[derive(Default)]
 struct PacketCursor {
     words: [u64; PACKET_WORDS],
@@ -144,7 +148,7 @@ impl PacketCursor {
         bytes
     }
 
-    /// Reads a whole packet whose first word is right.
+    /// Parses a packet of the right size that starts with [`MAGIC`]; the cursor is placed after it.
     fn read(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == PACKET_BYTES).then_some(())?;
         let mut words = Self::default();
@@ -176,7 +180,6 @@ fn word_to_i32(word: u64) -> Option<i32> {
 }
 
 impl ControlCommand {
-    /// As a packet.
     pub(super) fn encode(self) -> [u8; PACKET_BYTES] {
         match self {
             Self::Start { job, limits } => new_packet()
@@ -191,7 +194,7 @@ impl ControlCommand {
         .bytes()
     }
 
-    /// From a packet; `None` if it is not one of ours.
+    /// Decodes a packet; `None` if the size, the magic or the tag is wrong.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let mut words = PacketCursor::read(packet)?;
         let (tag, job) = (words.take(), words.take());
@@ -208,7 +211,6 @@ impl ControlCommand {
 }
 
 impl ControlEvent {
-    /// As a packet.
     pub(super) fn encode(self) -> [u8; PACKET_BYTES] {
         match self {
             Self::Hello { build, layers } => new_packet().put(1).put(build).put(u64::from(layers.bits())),
@@ -218,7 +220,7 @@ impl ControlEvent {
         .bytes()
     }
 
-    /// From a packet; `None` if it is not one of ours.
+    /// Decodes a packet; `None` if the size, the magic, the tag or a value is invalid.
     pub(super) fn decode(packet: &[u8]) -> Option<Self> {
         let mut words = PacketCursor::read(packet)?;
         match words.take() {
@@ -274,60 +276,59 @@ impl JobExit {
     }
 }
 
-/// The first byte of every reply: written before a byte of the request is read. Until then no hostile byte has been in
-/// the process, so whatever ends it is ours; afterwards nothing it says can make it ours again.
+/// First byte of every reply, written before any byte of the request is read. A job that ends before it has
+/// written this byte cannot have been affected by its input, so the failure is ours. Nothing the job writes
+/// afterwards can shift the blame back to us.
 pub(super) const READY: u8 = b'R';
 
-/// Bytes of [`RequestHeader`].
+/// Encoded size of [`RequestHeader`].
 pub(super) const REQUEST_HEADER_BYTES: usize = 4 * 8;
 
-/// Lengths of a request's three parts, in bytes.
+/// Lengths in bytes of the three parts of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RequestHeader {
-    /// Of the options.
+    /// Length of [`Request::options`](super::Request::options).
     pub(super) options: u64,
-    /// Of the first body.
+    /// Length of [`Request::a`](super::Request::a).
     pub(super) a: u64,
-    /// Of the second body.
+    /// Length of [`Request::b`](super::Request::b).
     pub(super) b: u64,
 }
 
 impl RequestHeader {
-    /// As bytes.
     pub(super) fn encode(self) -> [u8; REQUEST_HEADER_BYTES] {
         encode_words([MAGIC, self.options, self.a, self.b])
     }
 
-    /// From bytes; `None` if it is not one of ours.
+    /// Decodes a header; `None` if the magic does not match.
     pub(super) fn decode(bytes: [u8; REQUEST_HEADER_BYTES]) -> Option<Self> {
         let [magic, options, a, b] = decode_words(bytes);
         (magic == MAGIC).then_some(Self { options, a, b })
     }
 }
 
-/// What kind of body follows.
+/// Kind of body that follows the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyCode {
-    /// What the work returned.
+    /// The body is the return value of the work.
     Done,
-    /// The work panicked; its message.
+    /// The work panicked; the body is the panic message.
     Panicked,
 }
 
-/// Bytes of [`ReplyHeader`].
+/// Encoded size of [`ReplyHeader`].
 pub(super) const REPLY_HEADER_BYTES: usize = 4 * 8;
 
-/// The head of a reply.
+/// Header of a reply, followed by `len` bytes of body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReplyHeader {
-    /// What follows.
+    /// Kind of the body.
     pub(super) code: ReplyCode,
-    /// How many bytes of it.
+    /// Length of the body in bytes.
     pub(super) len: u64,
 }
 
 impl ReplyHeader {
-    /// As bytes.
     pub(super) fn encode(self) -> [u8; REPLY_HEADER_BYTES] {
         let code = match self.code {
             ReplyCode::Done => 1,
@@ -336,7 +337,7 @@ impl ReplyHeader {
         encode_words([MAGIC, code, self.len, 0])
     }
 
-    /// From bytes that a hostile process may have written; `None` if it is not one of ours.
+    /// Decodes bytes that a hostile process may have written; `None` if they are not a valid header.
     pub(super) fn decode(bytes: [u8; REPLY_HEADER_BYTES]) -> Option<Self> {
         let code = match decode_words(bytes) {
             [MAGIC, 1, _, 0] => ReplyCode::Done,

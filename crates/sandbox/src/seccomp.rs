@@ -1,14 +1,15 @@
-//! Which system calls a job may make, as a seccomp filter assembled by hand.
+//! The system calls a job may make, as a hand-assembled seccomp filter.
 //!
-//! It does not decide when it is installed, nor prove that it works: that is `harden`.
+//! When a filter is installed, and whether it works, is up to `harden`.
 //!
-//! Invariant: what is on no list fails with `EPERM`; what no analysis needs and an attacker does kills the process;
-//! calls of a foreign architecture (and of x32) kill it too. Numbers come from `libc`, so each architecture has its
-//! own table by construction. The one for aarch64 compiles from the same lists and is untested.
+//! Invariant: unlisted calls fail with `EPERM`. Calls that no analysis needs but an attacker would
+//! use kill the process, as do calls of a foreign architecture and of x32. The numbers come from
+//! `libc`, so each architecture has its own table by construction. The aarch64 filter compiles from
+//! the same lists and is untested.
 //!
 //! # Why
-//! One match action per filter, as the common crate has it, takes two filters and 90 us more for each job. This one
-//! is built once in the fork-server; a job only writes its own process id into it.
+//! The common crate supports one match action per filter, which would take two filters and 90 us more per
+//! job. This filter is built once in the fork server; a job only inserts its own process id.
 
 use std::io;
 
@@ -16,7 +17,7 @@ use libc::{c_long, sock_filter};
 
 use super::kernel;
 
-/// What the analysis needs: reading and writing what is open, memory, time, randomness, ending.
+/// Calls that the analysis needs: I/O on open descriptors, memory, time, randomness, exit.
 const ALLOWED: &[c_long] = &[
     libc::SYS_read,
     libc::SYS_write,
@@ -47,7 +48,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_gettid,
 ];
 
-/// What no analysis needs: the network, files, processes, other processes, the kernel's large surfaces.
+/// Calls that no analysis needs: network, files, process creation and control, large kernel subsystems.
 const KILLED: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
@@ -114,7 +115,7 @@ const KILLED: &[c_long] = &[
     libc::SYS_reboot,
 ];
 
-/// The same, where an architecture has older calls of its own.
+/// Legacy calls of this architecture with the same effect as those in [`KILLED`].
 #[cfg(target_arch = "x86_64")]
 const KILLED_ON_THIS_ARCH: &[c_long] = &[
     libc::SYS_open,
@@ -137,12 +138,12 @@ const KILLED_ON_THIS_ARCH: &[c_long] = &[
     libc::SYS_ioperm,
     libc::SYS_kexec_file_load,
 ];
-/// The same, where an architecture has older calls of its own.
+/// Legacy calls of this architecture with the same effect as those in [`KILLED`].
 #[cfg(target_arch = "aarch64")]
 const KILLED_ON_THIS_ARCH: &[c_long] = &[libc::SYS_kexec_file_load];
 
-/// What a fork-server never does: it answers to the worker and holds nothing hostile, so this is a second layer only.
-/// (`socket` is not among them: the self-test's probe must die of the job's filter, not of this one.)
+/// Calls that a fork server never makes. It reads nothing hostile, so this filter is defence in depth.
+/// `socket` is not listed: the self-test's probe must be killed by the job's filter, not by this one.
 const KILLED_IN_FORK_SERVER: &[c_long] = &[
     libc::SYS_connect,
     libc::SYS_bind,
@@ -164,20 +165,20 @@ const KILLED_IN_FORK_SERVER: &[c_long] = &[
     libc::SYS_memfd_create,
 ];
 
-/// Source: `linux/audit.h`.
+/// `AUDIT_ARCH_X86_64` from `linux/audit.h`.
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURE: u32 = 0xc000_003e;
-/// Source: `linux/audit.h`.
+/// `AUDIT_ARCH_AARCH64` from `linux/audit.h`.
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
-/// Numbers from here on are x32's (`__X32_SYSCALL_BIT`); harmless elsewhere, where no number is that high.
+/// First call number of the x32 ABI (`__X32_SYSCALL_BIT`). Other architectures have no numbers this high.
 const X32: u32 = 0x4000_0000;
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
-/// A filter, ready to be installed.
+/// A seccomp program, ready to be installed.
 #[derive(Debug)]
 pub(super) struct SeccompFilter {
     program: Vec<sock_filter>,
@@ -185,7 +186,7 @@ pub(super) struct SeccompFilter {
 }
 
 impl SeccompFilter {
-    /// The filter of a job.
+    /// Builds the filter for jobs; the process id is inserted by [`Self::install`].
     pub(super) fn for_job() -> Self {
         let mut filter = Self::new();
         filter.set_action(ALLOWED, ALLOW);
@@ -199,7 +200,7 @@ impl SeccompFilter {
         filter
     }
 
-    /// The filter of a fork-server.
+    /// Builds the filter for fork servers.
     pub(super) fn for_fork_server() -> Self {
         let mut filter = Self::new();
         filter.set_action(KILLED_IN_FORK_SERVER, KILL);
@@ -207,7 +208,7 @@ impl SeccompFilter {
         filter
     }
 
-    /// The filter of an older kernel, which does not know these calls.
+    /// Builds a filter that answers `ENOSYS` to these calls, to simulate an older kernel.
     #[cfg(feature = "test-hooks")]
     pub(super) fn without_syscalls(calls: &[c_long]) -> Self {
         let mut filter = Self::new();
@@ -216,10 +217,10 @@ impl SeccompFilter {
         filter
     }
 
-    /// Installs it on this process, whose id is `own_pid`: there is no way back.
+    /// Installs the filter permanently on this process, whose id is `own_pid`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// See [`kernel::install_filter`].
     pub(super) fn install(&mut self, own_pid: u32) -> io::Result<()> {
         if let Some(at) = self.own_pid_at {
             self.program[at].k = own_pid;
@@ -227,7 +228,7 @@ impl SeccompFilter {
         kernel::install_filter(&self.program)
     }
 
-    /// Begins with the checks that all filters share.
+    /// Starts a program with the architecture and x32 checks that all filters share.
     fn new() -> Self {
         let mut filter = Self { program: Vec::with_capacity(256), own_pid_at: None };
         filter.push(load(kernel::SECCOMP_ARCH));
@@ -243,7 +244,7 @@ impl SeccompFilter {
         self.program.push(instruction);
     }
 
-    /// One action for all these calls.
+    /// Applies one action to all of these calls.
     fn set_action(&mut self, calls: &[c_long], action: u32) {
         for &call in calls {
             self.push(if_equal(syscall_number(call), 0, 1));
@@ -251,7 +252,7 @@ impl SeccompFilter {
         }
     }
 
-    /// Memory may be had, but none that can be executed (the third argument, `prot`).
+    /// Allows a call unless it requests executable memory (`prot`, the third argument).
     fn allow_unless_executable(&mut self, call: c_long) {
         self.push(if_equal(syscall_number(call), 0, 4));
         self.push(load(kernel::SECCOMP_ARGS + 2 * 8));
@@ -260,8 +261,9 @@ impl SeccompFilter {
         self.push(ret(ALLOW));
     }
 
-    /// `tgkill` to this very process (the first argument, its thread group) as `abort` does it. No other signal: a job
-    /// that sent itself a SIGKILL would look like a victim of the kernel's OOM killer, whom we pity.
+    /// Allows `tgkill` only with this process as target (first argument) and SIGABRT, as `abort` sends it. A
+    /// job that could send itself SIGKILL would look like a victim of the kernel's OOM killer, which is not
+    /// blamed on the job.
     fn allow_own_abort_only(&mut self) {
         self.push(if_equal(syscall_number(libc::SYS_tgkill), 0, 6));
         self.push(load(kernel::SECCOMP_ARGS));
@@ -274,12 +276,14 @@ impl SeccompFilter {
     }
 }
 
-/// A call's number as the filter sees it; numbers are small, and the compiler knows each of them.
+/// Call number as the filter compares it; all numbers are small compile-time constants,
+/// so the conversion is exact.
 fn syscall_number(call: c_long) -> u32 {
     u32::try_from(call).unwrap_or(u32::MAX)
 }
 
-/// The 32 bits at a byte offset; of an argument the lower half, on these little-endian machines.
+/// Loads the 32 bits at a byte offset; for an argument that is its lower half, as
+/// both architectures are little-endian.
 fn load(offset: usize) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, u32::try_from(offset).unwrap_or(u32::MAX), 0, 0)
 }
@@ -308,7 +312,7 @@ fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs a filter as the kernel would.
+    /// Interprets a filter like the kernel does.
     fn run_filter(filter: &SeccompFilter, arch: u32, nr: u32, args: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(nr.to_le_bytes());

@@ -1,12 +1,13 @@
-//! Status shared by a job and its fork-server: one shared page that outlives a killed job.
+//! Status block: one page shared by a job and its fork server, which survives the death of the job.
 //!
-//! What is in it was written by a process that may be hostile: it is evidence for people, and decides nothing.
+//! The job that writes it may be hostile, so its content is evidence for people and
+//! no decision depends on it.
 //!
-//! Invariant: the reader bounds and cleans all it reads.
+//! Invariant: the reader bounds and sanitises everything it reads.
 //!
 //! # Why
-//! A killed job cannot say what it was doing, and a message for each phase would cost a system call. A shared page of
-//! atomics costs a store.
+//! A killed job cannot report its last phase, and a message per phase would cost a system call. A store to a
+//! shared page of atomics is nearly free.
 
 use std::io;
 use std::sync::OnceLock;
@@ -14,10 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::kernel;
 
-/// Words of a phase's name: 32 bytes.
+/// Length of a phase name in 64-bit words: 32 bytes.
 pub(super) const PHASE_WORDS: usize = 4;
 
-/// The page.
+/// Layout of the shared page; all zeroes at the start of a job.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct StatusBlock {
@@ -27,16 +28,16 @@ pub(super) struct StatusBlock {
 }
 
 #[expect(unsafe_code, reason = "a promise about memory")]
-// SAFETY: atomics only.
+// SAFETY: consists of atomics only, for which zero is a valid value.
 unsafe impl kernel::AllZeroesAreValid for StatusBlock {}
 
-/// This process's status block, once it has one.
+/// Status block of this process; unset outside fork servers and jobs.
 static STATUS_BLOCK: OnceLock<&'static StatusBlock> = OnceLock::new();
 
-/// Maps it, in the fork-server, before that forks.
+/// Maps the status block in the fork server, before it forks.
 ///
 /// # Errors
-/// The kernel's, for want of a page.
+/// The error of `mmap`.
 pub(super) fn map() -> io::Result<&'static StatusBlock> {
     match STATUS_BLOCK.get() {
         Some(status_block) => Ok(status_block),
@@ -47,7 +48,7 @@ pub(super) fn map() -> io::Result<&'static StatusBlock> {
     }
 }
 
-/// Says what the work is doing now: shown in what is measured of a job, even of a killed one.
+/// Records the current phase of the work; it appears in the measurements of a job, even of a killed one.
 ///
 /// Only the first 32 bytes count. Outside a sandboxed job this does nothing.
 pub fn set_phase(name: &'static str) {
@@ -58,7 +59,7 @@ pub fn set_phase(name: &'static str) {
     }
 }
 
-/// Notes the highest heap use so far, in bytes.
+/// Records the highest heap use so far, in bytes.
 pub(super) fn record_peak_heap(bytes: u64) {
     if let Some(status_block) = STATUS_BLOCK.get() {
         status_block.peak_heap.store(bytes, Relaxed);
@@ -66,29 +67,29 @@ pub(super) fn record_peak_heap(bytes: u64) {
 }
 
 impl StatusBlock {
-    /// Resets it, before the next job.
+    /// Clears the block before the next job.
     pub(super) fn reset(&self) {
         self.peak_heap.store(0, Relaxed);
         self.self_test_bits.store(0, Relaxed);
         self.phase.iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// The highest heap use, as the job said.
+    /// Highest heap use in bytes, as written by the job.
     pub(super) fn peak_heap(&self) -> u64 {
         self.peak_heap.load(Relaxed)
     }
 
-    /// The phase, as the job said: raw words, see [`phase_name`].
+    /// Raw words of the phase, as written by the job; see [`phase_name`].
     pub(super) fn phase(&self) -> [u64; PHASE_WORDS] {
         std::array::from_fn(|i| self.phase[i].load(Relaxed))
     }
 
-    /// What the self-test's probe found out.
+    /// [`IsolationLayers`](super::isolation_layers::IsolationLayers) bits recorded by the self-test's probe.
     pub(super) fn self_test_bits(&self) -> u64 {
         self.self_test_bits.load(Relaxed)
     }
 
-    /// Notes what the self-test's probe found out.
+    /// Records the result of the self-test's probe.
     pub(super) fn record_self_test(&self, bits: u64) {
         self.self_test_bits.store(bits, Relaxed);
     }
@@ -105,7 +106,8 @@ fn pack_phase(name: &str) -> [u64; PHASE_WORDS] {
     })
 }
 
-/// The name in a phase's words: a hostile job may have written anything, so whatever is not `a-z 0-9 _ -` ends it.
+/// Decodes a phase name, which a hostile job may have forged: the name ends at the first byte that is not a
+/// lower-case letter, a digit, `_` or `-`.
 pub(super) fn phase_name(words: [u64; PHASE_WORDS]) -> Option<String> {
     let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     let name: String = words.iter().flat_map(|w| w.to_le_bytes()).take_while(plain).map(char::from).collect();

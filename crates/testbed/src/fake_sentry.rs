@@ -1,171 +1,238 @@
-//! A Sentry ingest that only counts and keeps: for showing, and testing, how many alerts would have been sent.
+//! A fake Sentry on loopback: it takes envelopes, reads them strictly, counts them, and can misbehave.
 //!
-//! It speaks as much of the envelope protocol as an SDK needs to believe it. It never answers with a rate limit
-//! unless it is told to. Invariant: everything it keeps is bounded; what it does not keep it still counts.
+//! It knows nothing of an SDK: lengths and fields are read from the bytes, as Sentry's own relay would read them.
+//!
+//! Invariants: what is not a well-formed envelope stands in [`FakeSentry::violations`]; everything that is kept is
+//! bounded, and what is not kept is still counted.
 
-use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep};
 
-use super::http::{self, Connection};
+use super::http::{HttpServer, Request, Respond, Response};
 
-/// Sentry itself refuses larger envelopes of this kind.
-const MAX_ENVELOPE_BYTES: usize = 1024 * 1024;
-/// Events kept whole, oldest first; a worker that sends more than this has failed whatever they say.
-const MAX_STORED_EVENTS: usize = 1000;
+/// The key of the DSN: the head of every request must have it, and no payload may.
+const KEY: &str = "hunter2";
+/// The endpoint of the DSN's project.
+const ENDPOINT: &str = "/api/1/envelope/";
+/// Items and violations that are kept, the first ones; a worker that sends more than this has failed, whatever they say.
+const MAX_KEPT: usize = 1000;
+/// How much of the requests is kept as it came.
+const MAX_RAW_BYTES: usize = 8 * 1024 * 1024;
 
-/// What came in.
-#[derive(Debug, Clone, Default)]
-struct ReceivedEnvelopes {
-    envelopes: u64,
-    items: BTreeMap<String, u64>,
-    unreadable: u64,
-    events: Vec<Value>,
+/// How a fake Sentry answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseMode {
+    /// 200; only then the items of an envelope are kept.
+    Accept,
+    /// The request is read and never answered.
+    Hang,
+    /// 429 with so many seconds of `Retry-After`.
+    RateLimit(u64),
+    /// Another status.
+    Status(u16),
 }
 
-/// A running ingest; dropping it closes every connection.
+/// One item of an envelope.
+#[derive(Debug, Clone)]
+pub struct EnvelopeItem {
+    /// Its type, e.g. `event`.
+    pub kind: String,
+    /// Its payload.
+    pub payload: Value,
+}
+
+#[derive(Debug)]
+struct ReceivedEnvelopes {
+    mode: ResponseMode,
+    requests: usize,
+    raw: String,
+    alerts: u64,
+    items: Vec<EnvelopeItem>,
+    violations: Vec<String>,
+}
+
+#[derive(Debug)]
+struct SentryState(Mutex<ReceivedEnvelopes>);
+
+/// A running fake Sentry; dropping it closes its port and every connection.
 #[derive(Debug)]
 pub struct FakeSentry {
-    received: Arc<Mutex<ReceivedEnvelopes>>,
-    server: http::ListeningServer,
+    state: Arc<SentryState>,
+    server: HttpServer,
 }
 
 impl FakeSentry {
-    /// Starts an ingest on a free port of 127.0.0.1.
+    /// Starts a fake Sentry on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// Where the machine gives no socket.
-    pub async fn start() -> io::Result<Self> {
-        let received = Arc::new(Mutex::new(ReceivedEnvelopes::default()));
-        let served = Arc::clone(&received);
-        let server = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
-        Ok(Self { received, server })
+    pub async fn start(mode: ResponseMode) -> io::Result<Self> {
+        let (raw, items, violations) = Default::default();
+        let received = ReceivedEnvelopes { mode, requests: 0, raw, alerts: 0, items, violations };
+        let state = Arc::new(SentryState(Mutex::new(received)));
+        let server = HttpServer::start(Arc::clone(&state)).await?;
+        Ok(Self { state, server })
     }
 
-    /// The address to give to an SDK.
+    fn received(&self) -> MutexGuard<'_, ReceivedEnvelopes> {
+        self.state.0.lock()
+    }
+
+    /// A DSN that leads here, with `hunter2` for its key.
     pub fn dsn(&self) -> String {
-        format!("http://demo@{}/1", self.server.address)
+        format!("http://{KEY}@{}/1", self.server.address())
     }
 
-    /// How many envelopes came.
-    pub fn envelopes(&self) -> u64 {
-        self.received().envelopes
+    /// Answers in another way from now on.
+    pub fn set(&self, mode: ResponseMode) {
+        self.received().mode = mode;
     }
 
-    /// How many events came: each one is an alert.
+    /// How many requests came, whatever was answered.
+    pub fn requests(&self) -> usize {
+        self.received().requests
+    }
+
+    /// How many events were accepted: each one is an alert.
     pub fn alerts(&self) -> u64 {
-        self.items("event")
+        self.received().alerts
     }
 
-    /// How many items of a type came: `event`, `session`, `log`, `check_in`, ...
-    pub fn items(&self, kind: &str) -> u64 {
-        self.received().items.get(kind).copied().unwrap_or(0)
+    /// The first thousand accepted items, in their order.
+    pub fn items(&self) -> Vec<EnvelopeItem> {
+        self.received().items.clone()
     }
 
-    /// How many envelopes could not be read.
-    pub fn unreadable(&self) -> u64 {
-        self.received().unreadable
-    }
-
-    /// The first thousand events, as they came.
+    /// The events among [`items`](Self::items).
     pub fn events(&self) -> Vec<Value> {
-        self.received().events.clone()
+        self.items().into_iter().filter(|item| item.kind == "event").map(|item| item.payload).collect()
     }
 
-    /// The fingerprints of those events; empty for one that has none of its own.
+    /// The fingerprints of those events; empty for an event without its own.
     pub fn fingerprints(&self) -> Vec<Vec<String>> {
         let fingerprint = |event: &Value| {
             let parts = event["fingerprint"].as_array().into_iter().flatten();
             parts.map(|part| part.as_str().unwrap_or_default().to_owned()).collect()
         };
-        self.received().events.iter().map(fingerprint).collect()
+        self.events().iter().map(fingerprint).collect()
     }
 
-    fn received(&self) -> MutexGuard<'_, ReceivedEnvelopes> {
-        lock(&self.received)
+    /// What was not well-formed, the first thousand faults.
+    pub fn violations(&self) -> Vec<String> {
+        self.received().violations.clone()
+    }
+
+    /// The first 8 MiB of heads and bodies as they came.
+    pub fn raw(&self) -> String {
+        self.received().raw.clone()
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Panics
+    /// Where it does not hold within 10 s; the message names `what`, and all that came.
+    pub async fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "waited in vain until {what}: {self:?}");
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 
-/// Nothing panics while it holds the lock; if it did, the counts would still be counts.
-fn lock(received: &Mutex<ReceivedEnvelopes>) -> MutexGuard<'_, ReceivedEnvelopes> {
-    received.lock()
-}
-
-async fn serve(received: Arc<Mutex<ReceivedEnvelopes>>, mut connection: Connection) {
-    while let Some(request) = http::next_request(&mut connection).await {
-        let length = request.header("content-length").and_then(|value| value.parse().ok());
-        let (Some(length), "POST") = (length, request.method.as_str()) else { return };
-        if length > MAX_ENVELOPE_BYTES || !request.path().ends_with("/envelope/") {
-            let _ = http::write_response(&mut connection, 400, &[], b"").await;
-            return;
-        }
-        let mut body = vec![0; length];
-        if connection.read_exact(&mut body).await.is_err() {
-            return;
-        }
-        lock(&received).record(&body);
-        let json = [("content-type", "application/json")];
-        let written = http::write_response(&mut connection, 200, &json, b"{}").await;
-        if written.is_err() || request.wants_close() {
-            return;
+impl Respond for SentryState {
+    async fn respond(&self, request: &Request) -> Response {
+        let mut received = self.0.lock();
+        let addressed = received.record(request);
+        let json = ("content-type", "application/json");
+        match received.mode {
+            _ if !addressed => Response::new(400, &[json], *b"{}").then_close(),
+            ResponseMode::Accept => Response::new(200, &[json], *b"{}"),
+            ResponseMode::Status(status) => Response::new(status, &[json], *b"{}"),
+            ResponseMode::RateLimit(seconds) => {
+                Response::new(429, &[json, ("retry-after", &seconds.to_string())], *b"{}")
+            }
+            ResponseMode::Hang => Response::raw([]).then_hang(),
         }
     }
 }
 
 impl ReceivedEnvelopes {
-    fn record(&mut self, envelope: &[u8]) {
-        self.envelopes += 1;
-        let Some(items) = items(envelope) else {
-            self.unreadable += 1;
-            return;
-        };
-        for (kind, payload) in items {
-            // An envelope may hold any type name; the map holds as many as Sentry could ever define.
-            if self.items.len() < 100 || self.items.contains_key(&kind) {
-                *self.items.entry(kind.clone()).or_insert(0) += 1;
+    /// Records a request, and answers whether it was sent to the envelope endpoint.
+    fn record(&mut self, request: &Request) -> bool {
+        self.requests += 1;
+        let text = String::from_utf8_lossy(&request.body);
+        if self.raw.len() + request.head.len() + text.len() <= MAX_RAW_BYTES {
+            self.raw.extend([&request.head, &*text]);
+        }
+        let addressed = request.method == "POST" && request.target == ENDPOINT;
+        if !addressed {
+            self.violation(format!("not to the envelope endpoint: {}", request.head));
+        }
+        let key = format!("sentry sentry_key={KEY}, sentry_version=7");
+        let auth = request.header("x-sentry-auth").unwrap_or_default().to_lowercase();
+        if !auth.contains(&key) {
+            self.violation(format!("no key in the head: {}", request.head));
+        }
+        match parse_envelope(&request.body) {
+            Err(fault) => self.violation(fault),
+            Ok(items) if self.mode == ResponseMode::Accept && addressed => {
+                self.alerts += items.iter().filter(|item| item.kind == "event").count() as u64;
+                let room = MAX_KEPT.saturating_sub(self.items.len());
+                self.items.extend(items.into_iter().take(room));
             }
-            if kind == "event" && self.events.len() < MAX_STORED_EVENTS {
-                self.events.push(serde_json::from_slice(payload).unwrap_or_default());
-            }
+            Ok(_) => {}
+        }
+        addressed
+    }
+
+    fn violation(&mut self, fault: String) {
+        if self.violations.len() < MAX_KEPT {
+            self.violations.push(fault);
         }
     }
 }
 
-/// The items of an envelope: after its header line, each has a header line and a payload of its `length`, or up to
-/// the end of the line where it states none. (Format: develop.sentry.dev, "Envelopes".)
-fn items(envelope: &[u8]) -> Option<Vec<(String, &[u8])>> {
-    let (header, mut rest) = split_line(envelope);
-    serde_json::from_slice::<Value>(header).ok()?;
+/// Reads an envelope: a header line, then items of a header line with the payload's length, and the payload.
+/// (Format: develop.sentry.dev, "Envelopes".)
+fn parse_envelope(body: &[u8]) -> Result<Vec<EnvelopeItem>, String> {
+    let (header, mut rest) = parse_line(body)?;
+    let event_id =
+        header["event_id"].as_str().ok_or("no event_id in the envelope's header")?.replace('-', "");
     let mut items = Vec::new();
     while !rest.is_empty() {
-        let (header, after) = split_line(rest);
-        if header.is_empty() {
-            rest = after;
-            continue;
-        }
-        let header: Value = serde_json::from_slice(header).ok()?;
-        let kind = header["type"].as_str()?.to_owned();
-        let length = header["length"].as_u64().map(usize::try_from).transpose().ok()?;
-        let (payload, after) = match length {
-            Some(length) => after.split_at_checked(length)?,
-            None => split_line(after),
+        let (header, after) = parse_line(rest)?;
+        let kind = header["type"].as_str().ok_or("an item without a type")?.to_owned();
+        let length = header["length"].as_u64().ok_or("an item without a length")? as usize;
+        let payload = after.get(..length).ok_or(format!("an item of {length} bytes that has fewer"))?;
+        rest = match after.get(length..) {
+            None | Some([]) => &[],
+            Some([b'\n', rest @ ..]) => rest,
+            Some(_) => return Err(format!("an item that does not end after its {length} bytes")),
         };
-        items.push((kind, payload));
-        rest = after.strip_prefix(b"\n").unwrap_or(after);
+        let payload: Value =
+            serde_json::from_slice(payload).map_err(|e| format!("a payload that is no JSON: {e}"))?;
+        if kind == "event"
+            && payload["event_id"].as_str().map(|id| id.replace('-', "")) != Some(event_id.clone())
+        {
+            return Err("an event with another id than its envelope".to_owned());
+        }
+        items.push(EnvelopeItem { kind, payload });
     }
-    Some(items)
+    if items.is_empty() { Err("an empty envelope".to_owned()) } else { Ok(items) }
 }
 
-/// The first line without its end, and what follows it.
-fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
-    match bytes.iter().position(|byte| *byte == b'\n') {
-        Some(at) => (&bytes[..at], &bytes[at + 1..]),
-        None => (bytes, &[]),
-    }
+/// The first line as JSON, and what follows it.
+fn parse_line(bytes: &[u8]) -> Result<(Value, &[u8]), String> {
+    let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let header =
+        serde_json::from_slice(&bytes[..end]).map_err(|e| format!("a header that is no JSON: {e}"))?;
+    Ok((header, bytes.get(end + 1..).unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -175,18 +242,25 @@ mod tests {
     #[test]
     fn an_envelope_is_taken_apart_by_its_lengths() {
         let kinds = |envelope: &str| {
-            items(envelope.as_bytes())
-                .map(|items| items.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>())
+            parse_envelope(envelope.as_bytes())
+                .map(|items| items.into_iter().map(|item| item.kind).collect::<Vec<_>>())
+                .ok()
         };
-        let event = r#"{"fingerprint":["a"]}"#;
-        let whole = format!(
-            "{{}}\n{{\"type\":\"event\",\"length\":{}}}\n{event}\n{{\"type\":\"log\"}}\nx\n",
-            event.len()
-        );
+        let event = r#"{"event_id":"a-b","fingerprint":["a"]}"#;
+        let header = r#"{"event_id":"ab"}"#;
+        let item = format!("{{\"type\":\"event\",\"length\":{}}}\n{event}\n", event.len());
+        let whole = format!("{header}\n{item}{{\"type\":\"log\",\"length\":2}}\n{{}}\n");
         assert_eq!(kinds(&whole), Some(vec!["event".to_owned(), "log".to_owned()]));
-        assert_eq!(kinds("{}"), Some(vec![]));
-        assert_eq!(kinds("{}\n{\"type\":\"event\",\"length\":99}\nshort"), None);
-        assert_eq!(kinds("{}\n{}\nx"), None);
-        assert_eq!(kinds("not json"), None);
+        assert_eq!(kinds(&format!("{header}\n{{\"type\":\"event\",\"length\":99}}\nshort")), None);
+        assert_eq!(
+            kinds(&format!("{header}\n{{\"type\":\"log\",\"length\":1}}\n{{}}\n")),
+            None,
+            "it is longer"
+        );
+        assert_eq!(kinds(&format!("{header}\n{{\"type\":\"log\"}}\n{{}}\n")), None, "no length");
+        assert_eq!(kinds(&format!("{{\"event_id\":\"c\"}}\n{item}")), None, "another event's id");
+        for bad in ["{}", header, &format!("{header}\n{{}}\nx"), "not json"] {
+            assert_eq!(kinds(bad), None, "{bad}");
+        }
     }
 }

@@ -1,13 +1,24 @@
-//! What the demo, the tests and the benches run the worker against: a private Redis, a misbehaving site, a Sentry
-//! ingest, the three handles on a queue.
+//! What the demo, the tests and the benches run the worker against: a private Redis, a misbehaving site, a fake Sentry,
+//! a fake db app, a TCP proxy, the three handles on a queue.
 //!
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 
 pub mod body;
+#[expect(clippy::unwrap_used, reason = "a request that the app would not understand fails its test")]
+pub mod db_app;
 pub mod fake_sentry;
-mod http;
+pub mod gated_site;
+pub mod http;
 pub mod pages;
+#[expect(clippy::unwrap_used, reason = "only tests run these programs: a surprise is a failure")]
+pub mod peers;
 pub mod poison;
+#[expect(clippy::unwrap_used, reason = "only tests look at processes: a surprise is a failure")]
+pub mod processes;
 pub mod redis;
 pub mod roles;
+#[expect(clippy::unwrap_used, reason = "only tests use sentinels: a surprise is a failure")]
+pub mod sentinel;
 pub mod site;
+pub mod tcp_proxy;
+pub mod wait;

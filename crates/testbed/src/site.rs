@@ -23,16 +23,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
-use tokio::io::AsyncWriteExt;
+use parking_lot::Mutex;
 use url::{Url, form_urlencoded};
 
 use super::body::Body;
-use super::http::{self, Connection, Request};
+use super::http::{HttpServer, Request, Respond, Response};
 use super::poison;
 
-/// No answer, however slow it is meant to be, takes longer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Paths that hits are counted for; a client that makes up more is not counted.
 const MAX_COUNTED_PATHS: usize = 100_000;
 /// One piece of an endless body.
@@ -85,18 +82,13 @@ impl From<Body> for Resource {
 #[derive(Debug)]
 pub struct Site {
     state: Arc<SiteState>,
-    server: http::ListeningServer,
+    server: HttpServer,
 }
 
 #[derive(Debug, Default)]
 struct SiteState {
     resources: Mutex<HashMap<String, Resource>>,
     hits: Mutex<HashMap<String, u64>>,
-}
-
-/// Nothing panics while it holds one of these locks; if it did, the maps would still be whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 impl Site {
@@ -106,8 +98,7 @@ impl Site {
     /// Where the machine gives no socket.
     pub async fn start() -> io::Result<Self> {
         let state = Arc::new(SiteState::default());
-        let served = Arc::clone(&state);
-        let server = http::listen(move |connection| serve(Arc::clone(&served), connection)).await?;
+        let server = HttpServer::start(Arc::clone(&state)).await?;
         Ok(Self { state, server })
     }
 
@@ -116,31 +107,30 @@ impl Site {
     /// # Panics
     /// Where the path makes no address.
     pub fn url(&self, path: &str) -> Url {
-        let url = format!("http://{}{path}", self.server.address);
-        url.parse().expect("a path of the site makes an address")
+        self.server.url(path)
     }
 
     /// Puts something at a path, in place of what was there, and gives its address.
     pub fn put(&self, path: &str, resource: impl Into<Resource>) -> Url {
-        lock(&self.state.resources).insert(path.to_owned(), resource.into());
+        self.state.resources.lock().insert(path.to_owned(), resource.into());
         self.url(path)
     }
 
     /// How often a path was asked for, whatever its query.
     pub fn hits(&self, path: &str) -> u64 {
-        lock(&self.state.hits).get(path).copied().unwrap_or(0)
+        self.state.hits.lock().get(path).copied().unwrap_or(0)
     }
 }
 
 impl SiteState {
-    /// DeliveryCounts a request and finds what answers it: what was put there, else one of the words, else nothing.
+    /// Counts a request and finds what answers it: what was put there, else one of the words, else nothing.
     fn hit(&self, request: &Request) -> (u64, Resource) {
         let path = request.path();
-        let mut hits = lock(&self.hits);
+        let mut hits = self.hits.lock();
         let room = hits.len() < MAX_COUNTED_PATHS || hits.contains_key(path);
         let hit = if room { hits.entry(path.to_owned()).or_insert(0) } else { &mut 0 };
         *hit += 1;
-        let put = lock(&self.resources).get(path).cloned();
+        let put = self.resources.lock().get(path).cloned();
         (*hit, put.or_else(|| builtin_resource(request)).unwrap_or(Resource::Status(404)))
     }
 }
@@ -156,8 +146,10 @@ fn builtin_resource(request: &Request) -> Option<Resource> {
     }
     match request.path() {
         "/redirect-to" => {
-            let query = request.target.split_once('?')?.1.as_bytes();
-            let target = form_urlencoded::parse(query).find(|(key, _)| key == "u")?.1.into_owned();
+            let target = form_urlencoded::parse(request.query().as_bytes())
+                .find(|(key, _)| key == "u")?
+                .1
+                .into_owned();
             Some(Resource::RedirectTo(target))
         }
         "/loop" => Some(Resource::RedirectTo("/loop".to_owned())),
@@ -171,80 +163,44 @@ fn builtin_resource(request: &Request) -> Option<Resource> {
     }
 }
 
-/// Whether the connection can take another request.
-enum ConnectionReuse {
-    Keep,
-    Close,
-}
-
-async fn serve(state: Arc<SiteState>, mut connection: Connection) {
-    while let Some(request) = http::next_request(&mut connection).await {
-        let (hit, resource) = state.hit(&request);
-        let answer = answer(&mut connection, hit, resource);
-        match tokio::time::timeout(RESPONSE_TIMEOUT, answer).await {
-            Ok(Ok(ConnectionReuse::Keep)) if !request.wants_close() => {}
-            Ok(_) | Err(_) => return,
+impl Respond for SiteState {
+    async fn respond(&self, request: &Request) -> Response {
+        let (hit, resource) = self.hit(request);
+        match resource {
+            Resource::Body(body) => ok(&body),
+            Resource::FailsFirst { times, status, .. } if hit <= times => status_only(status),
+            Resource::FailsFirst { then, .. } => ok(&then),
+            Resource::Status(status) => status_only(status),
+            Resource::RedirectTo(target) => Response::new(302, &[("location", &target)], []),
+            Resource::Hang => Response::raw([]).then_hang(),
+            Resource::HangUp => Response::raw([]).then_close(),
+            Resource::Drip => {
+                let headers = [("content-type", "text/html"), ("content-length", "1048576")];
+                Response::head(200, &headers).then_repeat(*b".", Duration::from_millis(100))
+            }
+            Resource::Endless => endless(),
+            Resource::Short { body, missing } => {
+                let announced = (body.bytes().len() as u64 + missing).to_string();
+                let mut headers = body.headers();
+                headers.push(("content-length", &announced));
+                Response::head(200, &headers).with_body(body.shared()).then_close()
+            }
         }
     }
 }
 
-async fn answer(connection: &mut Connection, hit: u64, resource: Resource) -> io::Result<ConnectionReuse> {
-    match resource {
-        Resource::Body(body) => respond_with_body(connection, &body).await,
-        Resource::FailsFirst { times, status, .. } if hit <= times => {
-            respond_with_status(connection, status).await
-        }
-        Resource::FailsFirst { then, .. } => respond_with_body(connection, &then).await,
-        Resource::Status(status) => respond_with_status(connection, status).await,
-        Resource::RedirectTo(target) => {
-            http::write_response(connection, 302, &[("location", &target)], b"").await?;
-            Ok(ConnectionReuse::Keep)
-        }
-        Resource::Hang => {
-            // Until the client gives up: what it still sends is nobody's concern.
-            tokio::io::copy(connection, &mut tokio::io::sink()).await?;
-            Ok(ConnectionReuse::Close)
-        }
-        Resource::HangUp => Ok(ConnectionReuse::Close),
-        Resource::Drip => drip(connection).await,
-        Resource::Endless => endless(connection).await,
-        Resource::Short { body, missing } => {
-            let announced = (body.bytes().len() as u64 + missing).to_string();
-            let mut headers = body.headers();
-            headers.push(("content-length", &announced));
-            http::write_head(connection, 200, &headers).await?;
-            connection.write_all(body.bytes()).await?;
-            Ok(ConnectionReuse::Close)
-        }
-    }
+fn ok(body: &Body) -> Response {
+    Response::new(200, &body.headers(), body.shared())
 }
 
-async fn respond_with_body(connection: &mut Connection, body: &Body) -> io::Result<ConnectionReuse> {
-    http::write_response(connection, 200, &body.headers(), body.bytes()).await?;
-    Ok(ConnectionReuse::Keep)
-}
-
-async fn respond_with_status(connection: &mut Connection, status: u16) -> io::Result<ConnectionReuse> {
+fn status_only(status: u16) -> Response {
     let body = format!("{status}, as asked for\n");
-    http::write_response(connection, status, &[("content-type", "text/plain")], body.as_bytes()).await?;
-    Ok(ConnectionReuse::Keep)
+    Response::new(status, &[("content-type", "text/plain")], body.into_bytes())
 }
 
-async fn drip(connection: &mut Connection) -> io::Result<ConnectionReuse> {
-    let headers = [("content-type", "text/html"), ("content-length", "1048576")];
-    http::write_head(connection, 200, &headers).await?;
-    loop {
-        connection.write_all(b".").await?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn endless(connection: &mut Connection) -> io::Result<ConnectionReuse> {
+fn endless() -> Response {
     let headers = [("content-type", "text/html"), ("transfer-encoding", "chunked")];
-    http::write_head(connection, 200, &headers).await?;
     let text = b"<p>and so on</p>".repeat(CHUNK_BYTES / 16);
     let chunk = [format!("{CHUNK_BYTES:x}\r\n").as_bytes(), &text, b"\r\n"].concat();
-    loop {
-        connection.write_all(&chunk).await?;
-    }
+    Response::head(200, &headers).then_repeat(chunk, Duration::ZERO)
 }

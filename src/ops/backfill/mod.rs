@@ -7,7 +7,6 @@
 //! Invariant: the cursor is moved only over chunks that the queue has taken whole.
 
 mod cursor;
-mod progress;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,8 +15,8 @@ use time::OffsetDateTime;
 use tokio::time::Interval;
 
 use self::cursor::{BackfillCounts, Cursor};
-use self::progress::BackfillProgress;
 use super::Exit;
+use super::progress::Progress;
 use super::render::{self, BOLD, sanitize, styled};
 use crate::api::{Api, CaptureWindow, ListedVersion, VersionChunk};
 use crate::job::failure::{Failure, FailureKind};
@@ -25,6 +24,8 @@ use crate::job::{Job, JobId, OlderVersion, Priority, VersionRef};
 use crate::policy::backoff;
 use crate::queue::{Admission, Error, ProducerHandle};
 
+/// How often a line is written where no bar can be drawn.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Jobs sent in one command.
 const BATCH: usize = 100;
 /// How often a chunk is asked for while the app cannot answer.
@@ -87,20 +88,9 @@ pub async fn run(
         }
     };
     print_plan(queue, &cursor, options);
-    if !options.dry_run && !options.yes && !cursor.finished {
-        match render::confirm("Enqueue them?") {
-            Some(true) => {}
-            Some(false) => {
-                render::note("nothing changed");
-                return Ok(Exit::Ok);
-            }
-            None => {
-                render::error(
-                    "there is no terminal to ask on: say --yes, or look with --dry-run; nothing changed",
-                );
-                return Ok(Exit::ConfirmationNeeded);
-            }
-        }
+    let confirmed = options.dry_run || options.yes || cursor.finished;
+    if let Err(exit) = render::confirm("Enqueue them?", confirmed) {
+        return Ok(exit);
     }
     let run = BackfillRun { queue, api, options };
     let ended = tokio::select! {
@@ -164,7 +154,11 @@ impl BackfillRun<'_> {
         // At most ten commands a second, so that a rate is kept in small steps and not in one leap a second.
         let step = ((self.options.rate / 10.0).ceil() as usize).clamp(1, BATCH);
         let mut tick = tokio::time::interval(Duration::from_secs_f64(step as f64 / self.options.rate));
-        let progress = BackfillProgress::new(cursor.span());
+        let span = cursor.span();
+        let seconds =
+            |to: OffsetDateTime| u64::try_from((to - span.since).whole_seconds()).unwrap_or_default();
+        let template = "{bar:40.cyan/blue} {percent}%  {msg}";
+        let progress = Progress::new(seconds(span.until), template, PROGRESS_INTERVAL);
         while !cursor.finished {
             let chunk = self.fetch_chunk(cursor).await.map_err(BackfillError::Api)?;
             let mut count = cursor.count;
@@ -176,7 +170,10 @@ impl BackfillRun<'_> {
                 cursor.save(path).map_err(BackfillError::Cursor)?;
             }
             if let Some(last) = chunk.versions.last() {
-                progress.show(last.captured, &cursor.count);
+                let count = &cursor.count;
+                let message =
+                    format!("{} of {} versions enqueued, at {}", count.enqueued, count.seen, last.captured);
+                progress.show(seconds(last.captured), message, str::to_owned);
             }
         }
         Ok(())

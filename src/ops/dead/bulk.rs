@@ -77,20 +77,9 @@ pub(super) async fn run(
         }
         return Ok(Exit::Ok);
     }
-    if !bulk.yes {
-        match render::confirm(&format!("{} {} dead letters?", action.name(), letters.len())) {
-            Some(true) => {}
-            Some(false) => {
-                render::note("nothing changed");
-                return Ok(Exit::Ok);
-            }
-            None => {
-                render::error(
-                    "there is no terminal to ask on: say --yes, or look with --dry-run; nothing changed",
-                );
-                return Ok(Exit::ConfirmationNeeded);
-            }
-        }
+    let question = format!("{} {} dead letters?", action.name(), letters.len());
+    if let Err(exit) = render::confirm(&question, bulk.yes) {
+        return Ok(exit);
     }
     let result = run_batches(queue, &letters, bulk.rate, action).await?;
     print_summary(queue, &result, action, json);

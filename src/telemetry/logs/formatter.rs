@@ -1,7 +1,7 @@
-//! One event as one line, for people or for programs.
+//! Formats one event as one line, as text or JSON.
 //!
-//! Invariant: every text of an event or a span goes through `scrub` and `sanitize` as it is recorded, before any form
-//! of line sees it.
+//! Invariant: every text of an event or a span passes through `scrub` and `sanitize` as it is recorded,
+//! before it is formatted.
 
 use std::fmt::{self, Write};
 
@@ -17,12 +17,12 @@ use tracing_subscriber::registry::LookupSpan;
 use super::MAX_LINE_BYTES;
 use crate::telemetry::text::{sanitize, scrub};
 
-/// One message or field: enough for a sentence with two long addresses in it.
+/// Limit on one message or field: enough for a sentence with two long addresses.
 const MAX_TEXT_BYTES: usize = 4 * 1024;
-/// What is kept for the end of a line.
+/// Reserved for the end of a line.
 const MAX_TAIL_BYTES: usize = 64;
 
-/// The two forms.
+/// Formatter for the two log formats.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LineFormatter {
     Text,
@@ -58,7 +58,7 @@ where
     }
 }
 
-/// `<time> <LEVEL> <span>: <message> name=value …`, cut at the bound.
+/// `<time> <LEVEL> <span>: <message> name=value …`, cut at the limit.
 fn text_line(
     event: &Event<'_>,
     spans: &[String],
@@ -86,7 +86,7 @@ fn text_line(
     Ok(line)
 }
 
-/// One JSON object; fields that do not fit are left out and `"cut":true` says so.
+/// One JSON object; fields that do not fit are omitted and `"cut":true` is set.
 fn json_line(event: &Event<'_>, spans: &[String], fields: &Fields) -> Result<String, fmt::Error> {
     let mut line = String::from("{");
     let metadata = event.metadata();
@@ -119,7 +119,7 @@ fn json_line(event: &Event<'_>, spans: &[String], fields: &Fields) -> Result<Str
     Ok(line)
 }
 
-/// Now, as RFC 3339 in UTC.
+/// The current time, as RFC 3339 in UTC.
 fn now() -> Result<String, fmt::Error> {
     let mut time = String::with_capacity(64);
     SystemTime.format_time(&mut Writer::new(&mut time))?;
@@ -137,7 +137,7 @@ fn style_of(level: Level) -> Style {
     colour.on_default()
 }
 
-/// `name=value`, quoted where a reader could not tell where it ends.
+/// `name=value`, quoted if the end of the value would be ambiguous.
 fn pair(out: &mut String, name: &str, value: &serde_json::Value) -> fmt::Result {
     match value {
         serde_json::Value::String(text) if !text.is_empty() && !text.contains([' ', '"', '=']) => {
@@ -147,7 +147,7 @@ fn pair(out: &mut String, name: &str, value: &serde_json::Value) -> fmt::Result 
     }
 }
 
-/// What an event or a span carries, made fit to be shown as it is recorded.
+/// Fields of an event or a span, sanitized as they are recorded.
 #[derive(Debug, Default)]
 struct Fields {
     message: String,
@@ -190,7 +190,7 @@ impl Visit for Fields {
     }
 }
 
-/// Formats a span's fields once, when it opens.
+/// Formats a span's fields once, when the span is created.
 #[derive(Debug)]
 pub(super) struct SpanFields;
 

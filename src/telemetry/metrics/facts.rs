@@ -1,38 +1,37 @@
-//! Facts that are counted and have no word of their own elsewhere: how a delivery ended, how full the queue is.
+//! Facts that only metrics use: how a delivery ended, how full the queue is.
 
 use std::time::Duration;
 
 use crate::job::verdict::{PostponeReason, Verdict};
 
-/// How a delivery left this worker: a verdict, or none because somebody else has the job now.
+/// How a delivery left this worker: by a verdict, or without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum DeliveryOutcome {
-    /// Settled as this verdict says.
+    /// Settled with a report.
     Done,
-    /// Settled as skipped.
+    /// Settled as a skip.
     Skipped,
     /// Settled for another attempt.
     Retried,
-    /// Settled for later, no attempt spent.
+    /// Settled for later; no attempt used up.
     Postponed,
     /// Settled for later, because it must run alone.
     Suspect,
-    /// Settled for later, because its host has all the visitors it may have.
+    /// Settled for later, because its host is at its limit of concurrent jobs.
     HostFull,
     /// Settled as a dead letter.
     Dead,
-    /// Handed back un-counted at the end of this process.
+    /// Released at shutdown; does not count.
     Released,
-    /// Its lease was lost: nothing was written.
+    /// The lease was lost: nothing was written.
     Superseded,
 }
 
 impl DeliveryOutcome {
-    /// Every ending.
     pub(super) const ALL: &'static [Self] = <Self as strum::VariantArray>::VARIANTS;
 
-    /// The label; that of [`Verdict::as_str`] where there is a verdict.
+    /// The label; that of [`Verdict::as_str`] if there is a verdict.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -55,27 +54,27 @@ impl From<&Verdict> for DeliveryOutcome {
     }
 }
 
-/// How full the queue is: the same for every worker of it, so rules take `max by(queue)`.
+/// Fill levels of the queue: identical for all of its workers, so rules use `max by(queue)`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct QueueDepths {
-    /// Jobs that could be claimed now.
+    /// Jobs that can be claimed now.
     pub ready: u64,
-    /// Jobs in flight.
+    /// Jobs claimed and not yet settled.
     pub in_flight: u64,
-    /// Jobs that wait for their time.
+    /// Jobs waiting for their time.
     pub scheduled: u64,
-    /// Dead letters.
+    /// Dead letters currently kept.
     pub dead: u64,
-    /// Payloads not yet looked at.
+    /// Payloads not yet admitted.
     pub inbox: u64,
-    /// How long the oldest ready job has waited; zero when none is ready.
+    /// How long the oldest ready job has waited; zero if none is ready.
     pub oldest_ready_age: Duration,
-    /// Hosts that have all the visitors they may have, and jobs waiting for them.
+    /// Hosts at their limit, with jobs waiting for them.
     pub hosts_full: u64,
-    /// Jobs in flight as a share of their ceiling; zero where there is none.
+    /// Jobs in flight as a fraction of their limit; zero without a limit.
     pub in_flight_filled: f64,
-    /// Waiting jobs as a share of the backlog's ceiling.
+    /// Waiting jobs as a fraction of the backlog's limit.
     pub backlog_filled: f64,
-    /// Dead letters as a share of the nearer of their caps.
+    /// Dead letters as a fraction of the limit that is closest.
     pub dead_filled: f64,
 }

@@ -1,13 +1,13 @@
 //! Metrics: one typed method per fact, rendered as OpenMetrics text.
 //!
-//! It counts what it is told and asks nobody: gauges are as old as the last call that set them.
+//! It only stores what callers report: gauges are as old as the last call that set them.
 //!
-//! Invariant: every label is a word of a type or of this build, never text from outside, so the number of series has
-//! a bound; what is rendered is what [`CATALOGUE`] lists, no more and no less.
+//! Invariant: every label comes from a type or from this build, never from external text, so the number of
+//! series is bounded; the rendered metrics are exactly those in [`CATALOGUE`].
 //!
 //! # Why
-//! Every series of a counter begins at 0 with the process: `rate()` sees the first dead letter of a kind only if
-//! there was a sample before it.
+//! Every series of a counter starts at 0 with the process: `rate()` detects the first dead letter of a kind
+//! only if there was a sample before it.
 
 mod catalogue;
 mod facts;
@@ -33,9 +33,9 @@ use crate::job::failure::{FailureKind, Stage};
 use crate::job::skip::SkipReason;
 
 /// The content type of [`Metrics::render`].
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// One label with its value, both words of ours.
+/// One label and its value, both compiled in.
 type Label = [(&'static str, &'static str); 1];
 type Counters = Family<Label, Counter>;
 type Gauges = Family<Label, Gauge>;
@@ -70,7 +70,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The metrics of a worker of `queue`, which every series names; `version` and `commit` are this build's.
+    /// The metrics of a worker; every series has the label `queue`, and `version` and `commit` are this
+    /// build's.
     pub fn new(queue: &str, version: &str, commit: &str) -> Arc<Self> {
         let label = ("queue".into(), queue.to_owned().into());
         let registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
@@ -147,21 +148,21 @@ impl Metrics {
         self.register("alerts_pending", self.alerts_pending.clone());
     }
 
-    /// Registers a metric with the help that the catalogue has for it.
+    /// Registers a metric with its help from the catalogue.
     fn register(&mut self, name: &'static str, metric: impl Metric) {
         let help = CATALOGUE.iter().find(|entry| entry.name == name).map_or("", |entry| entry.help);
         self.registry.register(name, help, metric);
     }
 
-    /// All metrics as OpenMetrics text.
-    pub fn render(&self) -> String {
+    /// Renders all metrics as OpenMetrics text.
+    pub(crate) fn render(&self) -> String {
         let mut text = String::with_capacity(32 * 1024);
-        // Writing into a string cannot fail.
+        // Writing to a string cannot fail.
         encode(&mut text, &self.registry).unwrap_or_default();
         text
     }
 
-    /// A delivery left this worker.
+    /// Counts a delivery that left this worker.
     pub fn job(&self, outcome: DeliveryOutcome) {
         self.jobs.get_or_create(&[("outcome", outcome.as_str())]).inc();
         if outcome == DeliveryOutcome::Done {
@@ -170,52 +171,52 @@ impl Metrics {
         }
     }
 
-    /// A job was rightly not analysed.
+    /// Counts a skipped job.
     pub fn skip(&self, reason: SkipReason) {
         self.skips.get_or_create(&[("reason", reason.as_str())]).inc();
     }
 
-    /// A job was buried.
+    /// Counts a dead-lettered job.
     pub fn dead(&self, kind: FailureKind) {
         self.dead_letters.get_or_create(&[("kind", kind.as_str())]).inc();
     }
 
-    /// So many dead letters were forgotten because of a cap: `age`, `count` or `bytes`.
+    /// Counts dead letters that were dropped because of a limit: `age`, `count` or `bytes`.
     pub fn evicted(&self, cap: &'static str, letters: u64) {
         self.dead_letters_evicted.get_or_create(&[("cap", cap)]).inc_by(letters);
     }
 
-    /// How long one stage of one job took.
-    pub fn stage_seconds(&self, stage: Stage, took: Duration) {
+    /// Observes how long one stage of one job took.
+    pub(crate) fn stage_seconds(&self, stage: Stage, took: Duration) {
         self.stage_seconds.get_or_create(&[("stage", stage.as_str())]).observe(took.as_secs_f64());
     }
 
-    /// How long a job had been ready when it was claimed.
-    pub fn wait_seconds(&self, waited: Duration) {
+    /// Observes how long a job had been ready when it was claimed.
+    pub(crate) fn wait_seconds(&self, waited: Duration) {
         self.wait_seconds.observe(waited.as_secs_f64());
     }
 
-    /// The largest heap of one child, in bytes.
-    pub fn child_peak_bytes(&self, bytes: u64) {
+    /// Observes the peak heap of one child, in bytes.
+    pub(crate) fn child_peak_bytes(&self, bytes: u64) {
         self.child_peak_bytes.observe(bytes as f64);
     }
 
-    /// How long one child ran.
-    pub fn child_wall_seconds(&self, took: Duration) {
+    /// Observes how long one child ran.
+    pub(crate) fn child_wall_seconds(&self, took: Duration) {
         self.child_wall_seconds.observe(took.as_secs_f64());
     }
 
-    /// So many bytes of bodies came over the wire.
-    pub fn fetched_bytes(&self, bytes: u64) {
+    /// Counts bytes of bodies as received.
+    pub(crate) fn fetched_bytes(&self, bytes: u64) {
         self.fetched_bytes.inc_by(bytes);
     }
 
-    /// A fork-server died and was replaced.
-    pub fn fork_server_respawned(&self) {
+    /// Counts a fork server that died and was replaced.
+    pub(crate) fn fork_server_respawned(&self) {
         self.fork_servers_respawned.inc();
     }
 
-    /// How full the queue is.
+    /// Sets the fill levels of the queue.
     pub fn queue(&self, depths: &QueueDepths) {
         let QueueDepths { ready, in_flight, scheduled, dead, inbox, hosts_full, .. } = *depths;
         let counts = [ready, in_flight, scheduled, dead, inbox, hosts_full];
@@ -229,33 +230,34 @@ impl Metrics {
         }
     }
 
-    /// Whether the queue hands out nothing.
+    /// Sets whether the queue is paused.
     pub fn paused(&self, paused: bool) {
         self.queue_paused.set(paused.into());
     }
 
-    /// How many jobs this worker may run at once, and how many it runs.
+    /// Sets how many jobs this worker can run at once, and how many it runs.
     pub fn slots(&self, total: u64, busy: u64) {
         self.slots.get_or_create(&[("state", "busy")]).set(saturating_i64(busy));
         self.slots.get_or_create(&[("state", "free")]).set(saturating_i64(total.saturating_sub(busy)));
     }
 
-    /// Whether Redis answered when it was last asked.
+    /// Sets whether Redis answered the last command.
     pub fn redis_up(&self, up: bool) {
         self.redis_up.set(up.into());
     }
 
-    /// Whether the breaker of one dependency (`redis`, `api`, `spawn`) is not closed.
+    /// Sets whether the breaker of a dependency (`redis`, `api`, `spawn`) is open or half open.
     pub fn breaker(&self, dependency: &'static str, open: bool) {
         self.breakers.get_or_create(&[("dependency", dependency)]).set(open.into());
     }
 
-    /// Whether one kind of isolation (`seccomp`, `landlock`, …) holds the children.
+    /// Sets whether an isolation layer (`seccomp`, `landlock`, …) is active.
     pub fn isolation(&self, name: &str, in_force: bool) {
         self.isolation.get_or_create(&[("name", name.to_owned())]).set(in_force.into());
     }
 
-    /// What became of the alerts; the totals of [`Alerts::counts`](super::sentry::Alerts::counts), not increments.
+    /// Sets the alert counters to the totals of [`Alerts::counts`](super::sentry::Alerts::counts), not
+    /// increments.
     pub fn alerts(&self, counts: AlertCounts) {
         for (counter, total) in self.alerts.iter().zip([counts.sent, counts.suppressed, counts.failed]) {
             counter.inc_by(total.saturating_sub(counter.get()));
@@ -264,12 +266,12 @@ impl Metrics {
     }
 }
 
-/// Buckets for what takes between a hundredth of a second and the longest wall clock anybody would configure.
+/// Buckets from a hundredth of a second to the longest plausible wall-clock limit.
 fn work_seconds() -> Histogram {
     Histogram::new([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0])
 }
 
-/// A family of counters that all stand at 0.
+/// A family of counters, all starting at 0.
 fn counters(name: &'static str, values: impl IntoIterator<Item = &'static str>) -> Counters {
     let family = Counters::default();
     for value in values {
@@ -293,7 +295,7 @@ mod tests {
         Metrics::new("analysis", "1.2.3", "abc")
     }
 
-    /// Every fact once, so that every family has a sample.
+    /// Records every fact once, so that every family has a sample.
     fn record_everything(metrics: &Metrics) {
         DeliveryOutcome::ALL.iter().copied().for_each(|ending| metrics.job(ending));
         SkipReason::ALL.iter().copied().for_each(|reason| metrics.skip(reason));

@@ -1,68 +1,70 @@
-//! What an alert says: the words, the tags and the fingerprint of one Sentry event.
+//! Builds Sentry events: text, tags and fingerprint.
 //!
-//! It builds values; nothing is sent here, and nothing of the process is looked at: no hub, no scope, no breadcrumbs.
+//! It only builds values; nothing is sent here, and no process state is read: no hub, no scope, no
+//! breadcrumbs.
 //!
-//! Invariant: every text of a [`AlertSample`] has gone through `scrub` and `sanitize` when it was made, so that what waits is
-//! bounded and what is sent is safe; the fingerprint is made of labels alone.
+//! Invariant: every text of an [`AlertSample`] passed through `scrub` and `sanitize` when it was created, so
+//! pending alerts are bounded in size and sent ones are safe; the fingerprint consists of labels only.
 
 use std::collections::BTreeMap;
 
 use ::sentry::Level;
-use ::sentry::protocol::{Context, Event, Value};
+use ::sentry::protocol::{Context, Event, TraceContext, Value};
 use uuid::Uuid;
 
 use super::OutageKind;
 use crate::job::failure::{FailureKind, Stage};
 use crate::telemetry::text::{sanitize, scrub};
 
-/// Sentry cuts a tag's value here, in bytes.
+/// Sentry truncates tag values here, in bytes.
 const MAX_TAG_BYTES: usize = 200;
-/// The longest sentence of an event in bytes: the whole text stays under Sentry's 8,192 characters.
+/// Limit on an event's detail in bytes: the whole text stays under Sentry's 8,192 characters.
 const MAX_DETAIL_BYTES: usize = 2048;
-/// The longest of the other texts in bytes: a limit, a command, an id.
+/// Limit on the other texts in bytes: a limit, a command, an id.
 const MAX_FIELD_BYTES: usize = 512;
 
-/// A buried job, as an alert's reader needs it.
+/// A dead-lettered job, as reported in an alert.
 #[derive(Debug, Clone)]
 pub struct DeadLetterAlert {
-    /// The queue it was in.
+    /// Name of the queue.
     pub queue: String,
-    /// Its id.
+    /// Id of the job.
     pub job_id: String,
-    /// The older version, where it is known.
+    /// The older version, if known.
     pub from: Option<Uuid>,
-    /// The newer version, where it is known (an undecodable payload names none).
+    /// The newer version, if known (an undecodable payload names none).
     pub to: Option<Uuid>,
-    /// The host it was about, where one was.
+    /// The sender's W3C `traceparent`, if the job has one; may be malformed.
+    pub traceparent: Option<String>,
+    /// The host that the failure concerns, if any.
     pub host: Option<String>,
-    /// What went wrong.
+    /// Kind of the failure that decided it.
     pub kind: FailureKind,
-    /// Where on its way.
+    /// The stage it failed in.
     pub stage: Stage,
     /// The failure's sentence; may be hostile.
     pub detail: String,
-    /// The limit it hit with its value, e.g. `wall 10s`, where it hit one.
+    /// The limit that was exceeded and its value, e.g. `wall 10s`, if any.
     pub limit: Option<String>,
-    /// The exact command that shows it, e.g. `wm-analyzer dead show <id>`.
+    /// The exact command that shows the dead letter, e.g. `wm-analyzer dead show <id>`.
     pub command: String,
-    /// True when it had been replayed from the dead letters before.
+    /// True if it had been replayed from the dead letters before.
     pub replayed: bool,
 }
 
-/// How it stands with one of the things that all jobs need.
+/// State of one outage.
 #[derive(Debug)]
 pub(super) struct OutageReport {
-    /// Which.
     pub(super) what: OutageKind,
-    /// The latest failure's sentence, safe.
+    /// Description of the latest failure, sanitized.
     pub(super) detail: String,
     /// Seconds since the outage began, until now or until it ended.
     pub(super) seconds: u64,
-    /// True when it is over.
+    /// True if the outage is over.
     pub(super) resolved: bool,
 }
 
-/// What is known of one fingerprint; its texts are safe.
+/// The latest example of a fingerprint; its texts are sanitized.
 #[derive(Debug)]
 pub(super) enum AlertSample {
     DeadLetter(Box<DeadLetterAlert>),
@@ -70,28 +72,29 @@ pub(super) enum AlertSample {
 }
 
 impl AlertSample {
-    /// A safe copy of what a caller told.
+    /// A sanitized copy of a caller's alert.
     pub(super) fn from_dead_letter(alert: &DeadLetterAlert) -> Self {
-        let DeadLetterAlert { queue, job_id, from, to, host, kind, stage, detail, limit, command, replayed } =
-            alert;
+        let DeadLetterAlert { queue, job_id, from, to, host, kind, stage, .. } = alert;
+        let DeadLetterAlert { detail, limit, command, replayed, traceparent, .. } = alert;
         Self::DeadLetter(Box::new(DeadLetterAlert {
             queue: sanitize(queue, MAX_TAG_BYTES),
             job_id: sanitize(job_id, MAX_FIELD_BYTES),
             from: *from,
             to: *to,
+            traceparent: traceparent.as_ref().map(|text| sanitize(text, MAX_TAG_BYTES)),
             host: host.as_ref().map(|host| sanitize_and_scrub(host, MAX_TAG_BYTES)),
             kind: *kind,
             stage: *stage,
             detail: sanitize_and_scrub(detail, MAX_DETAIL_BYTES),
             limit: limit.as_ref().map(|limit| sanitize_and_scrub(limit, MAX_FIELD_BYTES)),
-            // Ours, and it holds an id that the scrubber could take for a secret.
+            // Not scrubbed: it is our own text, and the scrubber could mistake its id for a secret.
             command: sanitize(command, MAX_FIELD_BYTES),
             replayed: *replayed,
         }))
     }
 }
 
-/// The event for `sample`, standing for `count` occurrences of which the first was `ago_seconds` ago.
+/// The event for `sample`, for `count` occurrences of which the first was `ago_seconds` ago.
 pub(super) fn build(sample: &AlertSample, count: u64, ago_seconds: u64) -> Event<'static> {
     let mut event = match sample {
         AlertSample::DeadLetter(alert) => dead_letter(alert, count, ago_seconds),
@@ -138,7 +141,26 @@ fn dead_letter(alert: &DeadLetterAlert, count: u64, ago_seconds: u64) -> Event<'
     let job: BTreeMap<_, _> =
         job.into_iter().filter_map(|(k, v)| v.map(|v| (k.to_owned(), Value::from(v)))).collect();
     event.contexts.insert("job".to_owned(), Context::Other(job));
+    if let Some(trace) = alert.traceparent.as_deref().and_then(trace_context) {
+        event.contexts.insert("trace".to_owned(), trace.into());
+    }
     event
+}
+
+/// The trace of a W3C `traceparent` (`00-<32 hex>-<16 hex>-<2 hex>`); `None` for anything else.
+fn trace_context(traceparent: &str) -> Option<TraceContext> {
+    let mut parts = traceparent.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let well_formed = hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
+    if !well_formed || parts.next().is_some() {
+        return None;
+    }
+    Some(TraceContext {
+        trace_id: trace.parse().ok()?,
+        span_id: span.parse().ok()?,
+        ..TraceContext::default()
+    })
 }
 
 fn outage(report: &OutageReport, count: u64, ago_seconds: u64) -> Event<'static> {
@@ -168,7 +190,7 @@ fn tag<const N: usize>(event: &mut Event<'_>, tags: [(&str, &str); N]) {
     event.tags.extend(tags.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
-/// A sentence from outside, without secrets, on one line, bounded.
+/// A detail from outside: scrubbed, on one line, bounded.
 pub(super) fn sanitize_detail(text: &str) -> String {
     sanitize_and_scrub(text, MAX_DETAIL_BYTES)
 }

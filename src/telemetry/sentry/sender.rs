@@ -1,12 +1,13 @@
-//! Sends what the gate lets out: one envelope per event, with deadlines, in a thread of its own.
+//! Sends the batches that the throttle releases: one envelope per event, with timeouts, in a separate thread.
 //!
-//! It decides nothing about what is told, and learns of each envelope whether Sentry took it.
+//! It does not decide what is reported, and determines for each envelope whether Sentry accepted it.
 //!
-//! Invariant: what was not taken goes back into the gate; no request outlives its timeout, and at most
+//! Invariant: what was not accepted is returned to the throttle; no request outlives its timeout, and at most
 //! [`MAX_CONCURRENT_DELIVERIES`] run at once.
 //!
 //! # Why
-//! A delivery that timed out may have arrived: it is told again, because an alert twice is better than none.
+//! A delivery that timed out may have arrived: it is sent again, because a duplicate alert is better than
+//! none.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,24 +28,25 @@ use super::throttle::AlertBatch;
 use crate::job::duration::retry_after;
 use crate::job::text::innermost_cause;
 
-/// A healthy ingest answers a TCP and TLS handshake in well under a second.
+/// A healthy ingest completes a TCP and TLS handshake in well under a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The whole request: an event has a few kilobytes; who needs longer is hanging.
+/// Limit on a whole request: an event has a few kilobytes, so a slower server is hanging.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Envelopes on their way at once: dead letters of one minute rarely have more fingerprints than this.
+/// Concurrent deliveries: dead letters of one minute rarely have more fingerprints than this.
 const MAX_CONCURRENT_DELIVERIES: usize = 8;
-/// How long a 429 without a time means, and the longest that one with a time is believed.
+/// Wait after a 429 without a time, and the upper bound for one with a time.
 const RATE_LIMIT_DEFAULT_AND_MAX: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 
-/// How long the sender sleeps when nothing waits; whatever is noted or lands wakes it sooner.
+/// How long the sender sleeps when nothing is pending; a new alert or a finished delivery wakes it sooner.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// What it takes to send one event.
+/// Client and event builder for one DSN.
 pub(super) struct Sender {
     http: reqwest::Client,
     url: String,
     auth: String,
-    /// Completes events (id, release, environment, host name, contexts). Has no transport and is bound to no hub.
+    /// Completes events (id, release, environment, host name, contexts). Has no transport and is bound to no
+    /// hub.
     client: Client,
 }
 
@@ -62,7 +64,7 @@ enum IngestResponse {
 
 impl Sender {
     pub(super) fn new(dsn: Dsn, release: &str, environment: &str) -> Result<Self, Error> {
-        // Whoever comes first installs it; ring is the only provider in the house.
+        // The first installation wins; ring is the only provider in this program.
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
         let mut http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
@@ -70,7 +72,7 @@ impl Sender {
             .redirect(Policy::none())
             .no_proxy();
         if dsn.scheme() == ::sentry::types::Scheme::Http {
-            // No TLS will happen: a machine without root certificates can still alert.
+            // TLS is not used here: a machine without root certificates can still send alerts.
             http = http.tls_certs_only([]);
         }
         let options = ClientOptions::new()
@@ -84,7 +86,7 @@ impl Sender {
         Ok(Self { http: http.build()?, url: dsn.envelope_api_url().to_string(), auth, client })
     }
 
-    /// The request for one batch; `None` where the event could not be written down.
+    /// The request for one batch; `None` if the event cannot be serialized.
     fn request(&self, batch: &AlertBatch<AlertKey, AlertSample>) -> Option<reqwest::RequestBuilder> {
         let event = event::build(&batch.latest, batch.count, batch.since.elapsed().as_secs());
         let envelope = Envelope::from(self.client.prepare_event(event, None)?);
@@ -94,12 +96,12 @@ impl Sender {
         Some(request.header("Content-Type", "application/x-sentry-envelope").body(body))
     }
 
-    /// Starts one delivery.
+    /// Starts the delivery of one batch.
     fn send(&self, batch: AlertBatch<AlertKey, AlertSample>, deliveries: &mut JoinSet<DeliveryResult>) {
         let request = self.request(&batch);
         deliveries.spawn(async move {
             let response = match request {
-                None => IngestResponse::Failed("the event cannot be written down".to_owned()),
+                None => IngestResponse::Failed("the event cannot be serialized".to_owned()),
                 Some(request) => match request.send().await {
                     Ok(response) => classify(&response),
                     Err(e) => IngestResponse::Failed(innermost_cause(&e.without_url())),
@@ -110,7 +112,6 @@ impl Sender {
     }
 }
 
-/// What Sentry's response means.
 fn classify(response: &Response) -> IngestResponse {
     let status = response.status();
     if status.is_success() {
@@ -122,7 +123,7 @@ fn classify(response: &Response) -> IngestResponse {
     }
 }
 
-/// How long a 429 asks to be left alone: the longest limit that touches errors, else `Retry-After`, bounded.
+/// How long a 429 asks us to wait: the longest limit that applies to errors, else `Retry-After`, bounded.
 fn rate_limit_duration(headers: &HeaderMap) -> Duration {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     // `<seconds>:<category>;<category>:<scope>, …`; no category means all of them.
@@ -139,8 +140,8 @@ fn rate_limit_duration(headers: &HeaderMap) -> Duration {
     wait.unwrap_or(RATE_LIMIT_DEFAULT_AND_MAX.0).clamp(Duration::from_secs(1), RATE_LIMIT_DEFAULT_AND_MAX.1)
 }
 
-/// Sends what is due until `stop`, then once everything that waits; ends when the last response is in. How long that
-/// may take is not decided here: whoever stops it leaves it behind at the deadline.
+/// Sends what is due until `stop`, then once everything pending; ends when the last response is in. The
+/// duration is not limited here: the caller abandons the sender at its deadline.
 pub(super) async fn run(sender: Sender, shared: &SharedAlerts, stop: CancellationToken) {
     let mut deliveries = JoinSet::new();
     let mut rate_limited_until = Instant::now();
@@ -169,7 +170,7 @@ pub(super) async fn run(sender: Sender, shared: &SharedAlerts, stop: Cancellatio
     }
 }
 
-/// Starts every delivery that is due and has room; returns how long nothing else will be due.
+/// Starts every delivery that is due, up to the concurrency limit; returns how long until the next is due.
 fn send_due(
     sender: &Sender,
     shared: &SharedAlerts,
@@ -186,10 +187,10 @@ fn send_due(
             Err(pause) => return pause.unwrap_or(IDLE),
         }
     }
-    IDLE // until one of them lands
+    IDLE // until one of them ends
 }
 
-/// Books how a delivery ended; returns until when Sentry wants to be left alone.
+/// Records how a delivery ended; returns until when Sentry asked us to wait.
 fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
     let DeliveryResult { batch, response } = result;
     let (why, quiet) = match response {
@@ -199,10 +200,10 @@ fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
         }
         IngestResponse::Failed(why) => (why, Duration::ZERO),
         IngestResponse::RateLimited(time) => {
-            (format!("Sentry asks for {} s of silence", time.as_secs()), time)
+            (format!("Sentry's rate limit asks us to wait {} s", time.as_secs()), time)
         }
     };
-    tracing::warn!(why, stands_for = batch.count, "an alert was not delivered: it is told again later");
+    tracing::warn!(why, stands_for = batch.count, "an alert was not delivered; retrying later");
     shared.record_failed(batch);
     Instant::now() + quiet
 }

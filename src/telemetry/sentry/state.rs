@@ -1,8 +1,9 @@
-//! What callers and the sender share: the throttle, the open outages, and the books, behind one short lock.
+//! State shared by callers and the sender: the throttle, the ongoing outages and the counters, behind one
+//! short lock.
 //!
-//! It sends nothing and words nothing.
+//! It sends nothing and formats nothing.
 //!
-//! Invariant: an occurrence that was noted is told in a sent event, in flight, or waiting in the throttle; never nowhere.
+//! Invariant: every noted occurrence is in a sent event, in flight, or pending in the throttle.
 
 use std::time::{Duration, Instant};
 
@@ -14,20 +15,20 @@ use super::event::{AlertSample, OutageReport, sanitize_detail};
 use super::throttle::{AlertBatch, AlertThrottle};
 use crate::job::failure::{FailureKind, Stage};
 
-/// What became of the alerts so far.
+/// Totals of alert events and occurrences.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AlertCounts {
-    /// Events that Sentry took.
+    /// Events that Sentry accepted.
     pub sent: u64,
-    /// Occurrences that got no event of their own; another event says how many it stands for.
+    /// Occurrences without an event of their own; another event includes them in its count.
     pub suppressed: u64,
-    /// Deliveries that failed; what they stood for is told later.
+    /// Failed deliveries; their occurrences are reported later.
     pub failed: u64,
-    /// Occurrences that no event has told yet.
+    /// Occurrences that no event has reported yet.
     pub pending: u64,
 }
 
-/// What an alert's fingerprint is made of; the throttle's memory is bounded by how few of these there are.
+/// The fingerprint of an alert; there are few of them, which bounds the throttle's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum AlertKey {
     DeadLetter(FailureKind, Stage),
@@ -37,7 +38,7 @@ pub(super) enum AlertKey {
 #[derive(Debug)]
 pub(super) struct SharedAlerts {
     state: Mutex<AlertState>,
-    /// Wakes the sender: something was noted.
+    /// Wakes the sender after a new occurrence.
     pub(super) noted: Notify,
 }
 
@@ -46,22 +47,21 @@ struct AlertState {
     throttle: AlertThrottle<AlertKey, AlertSample>,
     outages: [Option<OutageState>; OutageKind::ALL.len()],
     counts: AlertCounts,
-    /// Occurrences in events that are on their way.
+    /// Occurrences in events that are being delivered.
     in_flight: u64,
 }
 
-/// A trouble that lasts.
 #[derive(Debug)]
 struct OutageState {
     since: Instant,
-    /// Its latest failure.
+    /// Description of its latest failure.
     detail: String,
-    /// Sentry took an event of it.
+    /// Whether Sentry has accepted an event of it.
     reported: bool,
 }
 
 impl SharedAlerts {
-    /// Nothing noted yet; one batch of a key per `window`.
+    /// Empty state; one batch per key and `window`.
     pub(super) fn new(window: Duration) -> Self {
         let state = AlertState {
             throttle: AlertThrottle::new(window),
@@ -72,7 +72,8 @@ impl SharedAlerts {
         Self { state: Mutex::new(state), noted: Notify::new() }
     }
 
-    /// The lock is held for a few map operations, never across sending; a poisoned one still counts rightly.
+    /// The lock is held for a few map operations, never while sending; after a panic the counts are still
+    /// consistent.
     fn lock(&self) -> MutexGuard<'_, AlertState> {
         self.state.lock()
     }
@@ -89,7 +90,7 @@ impl SharedAlerts {
         self.noted.notify_one();
     }
 
-    /// Notes one failure of an outage, which begins with its first.
+    /// Notes one failure of an outage; the first one starts it.
     pub(super) fn record_failure(&self, what: OutageKind, detail: &str) {
         let detail = sanitize_detail(detail);
         let mut state = self.lock();
@@ -109,12 +110,12 @@ impl SharedAlerts {
         self.note_in(&mut state, AlertKey::Outage(what), AlertSample::Outage(report), 0);
     }
 
-    /// Whether an event of the outage that lasts now was taken.
+    /// Whether Sentry accepted an event of the ongoing outage.
     pub(super) fn reported(&self, what: OutageKind) -> bool {
         self.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.reported)
     }
 
-    /// Takes one batch that is due, or says how long until one is.
+    /// Takes one batch that is due, or returns how long until one is.
     pub(super) fn take_due(
         &self,
         now: Instant,
@@ -125,7 +126,6 @@ impl SharedAlerts {
         Ok(batch)
     }
 
-    /// Takes all that waits.
     pub(super) fn take_all(&self) -> Vec<AlertBatch<AlertKey, AlertSample>> {
         let mut state = self.lock();
         let all = state.throttle.drain();
@@ -133,12 +133,12 @@ impl SharedAlerts {
         all
     }
 
-    /// Books a delivery that Sentry took.
+    /// Records a delivery that Sentry accepted.
     pub(super) fn record_delivered(&self, batch: &AlertBatch<AlertKey, AlertSample>) {
         let mut state = self.lock();
         state.in_flight -= batch.count;
         state.counts.sent += 1;
-        // The end of one outage may arrive during the next, which it does not tell of.
+        // The resolved event of one outage may arrive during the next one, which it does not report.
         if let AlertSample::Outage(OutageReport { what, resolved: false, .. }) = batch.latest
             && let Some(outage) = &mut state.outages[what as usize]
         {
@@ -146,7 +146,7 @@ impl SharedAlerts {
         }
     }
 
-    /// Books a delivery that failed; what it stood for waits again.
+    /// Records a failed delivery; its occurrences are pending again.
     pub(super) fn record_failed(&self, batch: AlertBatch<AlertKey, AlertSample>) {
         let mut state = self.lock();
         state.in_flight -= batch.count;
@@ -154,7 +154,6 @@ impl SharedAlerts {
         state.throttle.put_back(batch);
     }
 
-    /// The books as they stand.
     pub(super) fn counts(&self) -> AlertCounts {
         let state = self.lock();
         AlertCounts { pending: state.throttle.pending() + state.in_flight, ..state.counts }

@@ -1,19 +1,20 @@
-//! Which alert may leave now, and how many occurrences it stands for.
+//! Decides which alert may be sent now, and how many occurrences it represents.
 //!
-//! Pure: the clock is an argument, nothing is sent here. A caller notes what happened; the sender asks what is due.
+//! Pure: the clock is an argument, nothing is sent here. Callers note occurrences; the sender takes what is
+//! due.
 //!
-//! Invariant: of one key at most one batch becomes due in a window, and every noted occurrence is in exactly one
+//! Invariant: per key at most one batch becomes due in a window, and every noted occurrence is in exactly one
 //! batch that was not put back, or still in [`AlertThrottle::pending`].
 //!
 //! # Why
-//! The throttle is the queue: there is no channel behind it that could overflow and lose counts at random. Its memory is
-//! bounded by its keys, which are types (kind and stage, or trouble), never text.
+//! The throttle is the queue: there is no channel behind it that could overflow and lose counts at random.
+//! Its memory is bounded by its keys, which are types (kind and stage, or outage), never text.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// DeliveryCounts per key, and the latest example of what is not yet told.
+/// Counts per key, and the latest example of what was not sent yet.
 #[derive(Debug)]
 pub(super) struct AlertThrottle<K, S> {
     window: Duration,
@@ -22,7 +23,7 @@ pub(super) struct AlertThrottle<K, S> {
 
 #[derive(Debug)]
 struct ThrottleEntry<S> {
-    /// When this key was last handed out to be told.
+    /// When a batch of this key was last taken.
     last_sent: Option<Instant>,
     pending: Option<PendingAlert<S>>,
 }
@@ -34,27 +35,24 @@ struct PendingAlert<S> {
     since: Instant,
 }
 
-/// What is to be told of one key.
+/// The pending occurrences of one key, as one event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct AlertBatch<K, S> {
-    /// Of what.
     pub(super) key: K,
-    /// The latest example.
     pub(super) latest: S,
-    /// How many occurrences this stands for.
     pub(super) count: u64,
     /// When the first of them was noted.
     pub(super) since: Instant,
 }
 
 impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
-    /// A throttle that lets one batch of a key through per `window`.
+    /// A throttle that releases one batch per key and `window`.
     pub(super) fn new(window: Duration) -> Self {
         Self { window, entries: HashMap::new() }
     }
 
-    /// Notes `count` occurrences. True when they have a batch of their own, false when they wait for a window to
-    /// end or join others that wait.
+    /// Notes `count` occurrences. True if they get a batch of their own, false if they wait for the end of a
+    /// window or join others that wait.
     pub(super) fn note(&mut self, key: K, latest: S, count: u64, now: Instant) -> bool {
         let entry = self.entries.entry(key).or_insert(ThrottleEntry { last_sent: None, pending: None });
         let alone = entry.pending.is_none() && entry.wait_time(self.window, now).is_zero();
@@ -63,7 +61,7 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
         alone
     }
 
-    /// Takes one batch that may leave now; its window begins.
+    /// Takes one batch that may be sent now; its window begins.
     pub(super) fn due(&mut self, now: Instant) -> Option<AlertBatch<K, S>> {
         let window = self.window;
         self.entries.iter_mut().find_map(|(key, entry)| {
@@ -76,13 +74,14 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
         })
     }
 
-    /// How long until something is due; `None` when nothing waits.
+    /// How long until a batch is due; `None` if nothing is pending.
     pub(super) fn next_due_in(&self, now: Instant) -> Option<Duration> {
         let waiting = self.entries.values().filter(|entry| entry.pending.is_some());
         waiting.map(|entry| entry.wait_time(self.window, now)).min()
     }
 
-    /// Gives back what could not be delivered: it waits for the end of its window, with what was noted since.
+    /// Returns a batch that could not be delivered: it waits for the end of its window, together with later
+    /// occurrences.
     pub(super) fn put_back(&mut self, batch: AlertBatch<K, S>) {
         let entry = self.entries.entry(batch.key).or_insert(ThrottleEntry { last_sent: None, pending: None });
         let waiting = entry.pending.take();
@@ -91,12 +90,12 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
         entry.pending = Some(PendingAlert { latest, count, since: batch.since });
     }
 
-    /// Takes all that waits, whatever its window: for the end of the process.
+    /// Takes everything pending, regardless of windows: for shutdown.
     pub(super) fn drain(&mut self) -> Vec<AlertBatch<K, S>> {
         self.entries.iter_mut().filter_map(|(key, entry)| entry.take(*key)).collect()
     }
 
-    /// Occurrences that wait to be told.
+    /// Number of pending occurrences.
     pub(super) fn pending(&self) -> u64 {
         let waiting = self.entries.values().filter_map(|entry| entry.pending.as_ref());
         waiting.fold(0, |sum, w| sum.saturating_add(w.count))
@@ -104,7 +103,7 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
 }
 
 impl<S> ThrottleEntry<S> {
-    /// How long until this key may be told again.
+    /// How long until a batch of this key may be sent again.
     fn wait_time(&self, window: Duration, now: Instant) -> Duration {
         self.last_sent.map_or(Duration::ZERO, |last_sent| {
             window.saturating_sub(now.saturating_duration_since(last_sent))

@@ -1,6 +1,5 @@
 //! The world around the binary: a private Redis, a site, an ingest, the settings that workers and commands share.
 
-mod gated_site;
 mod process;
 
 use std::collections::BTreeMap;
@@ -10,7 +9,6 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
-use tokio::time::{Instant, sleep};
 use url::Url;
 use uuid::Uuid;
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
@@ -18,14 +16,16 @@ use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{DeadFilter, DeadLetter, Event};
 use wm_testbed::body::Body;
-use wm_testbed::fake_sentry::FakeSentry;
+use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 use wm_testbed::pages;
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 use wm_testbed::site::{Resource, Site};
 
-pub(crate) use self::gated_site::GatedSite;
-pub(crate) use self::process::{CommandOutput, Worker, is_alive, run};
+pub(crate) use self::process::{CommandOutput, Worker, run};
+pub(crate) use wm_testbed::gated_site::GatedSite;
+pub(crate) use wm_testbed::processes::is_alive;
+pub(crate) use wm_testbed::wait::until;
 
 /// The rhythm of production, some twenty times as fast; two slots, because the machines of tests have two CPUs.
 pub(crate) const FAST_TIMINGS: [(&str, &str); 9] = [
@@ -41,8 +41,6 @@ pub(crate) const FAST_TIMINGS: [(&str, &str); 9] = [
 ];
 /// A moment that has not come by then does not come; generous, for a machine that does other things too.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two looks.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Everything outside of the processes under test; dropping it ends it all.
 pub(crate) struct World {
@@ -70,7 +68,8 @@ impl World {
 
     /// A world around this Redis, whose workers and commands find theirs by `url`.
     pub(crate) async fn with_redis(redis: PrivateRedis, url: String) -> Self {
-        let (site, sentry) = (Site::start().await.unwrap(), FakeSentry::start().await.unwrap());
+        let (site, sentry) =
+            (Site::start().await.unwrap(), FakeSentry::start(ResponseMode::Accept).await.unwrap());
         let mut settings: BTreeMap<_, _> =
             FAST_TIMINGS.iter().map(|(key, value)| (env_var_name(key), (*value).to_owned())).collect();
         settings.insert(env_var_name("queue.url"), url);
@@ -251,13 +250,4 @@ pub(crate) fn job(id: &str, from: Url, to: Url) -> Job {
 pub(crate) fn job_by_uuid(id: &str) -> Job {
     let uuid = || VersionRef::Uuid(Uuid::new_v4());
     Job { id: JobId::parse(id).unwrap(), ..Job::new(uuid(), uuid()) }
-}
-
-/// Waits for a moment.
-pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !reached().await {
-        assert!(Instant::now() < end, "never reached: {what}");
-        sleep(POLL_INTERVAL).await;
-    }
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+use wm_testbed::processes;
 
 use super::{TIMEOUT, until};
 
@@ -115,13 +116,7 @@ impl Worker {
 
     /// Every process below it: fork-servers and the jobs in them.
     pub(crate) fn descendants(&self) -> Vec<u32> {
-        let mut found = vec![self.pid];
-        let mut at = 0;
-        while let Some(parent) = found.get(at).copied() {
-            found.extend(children(parent));
-            at += 1;
-        }
-        found.split_off(1)
+        processes::descendants(self.pid).into_iter().collect()
     }
 }
 
@@ -134,22 +129,6 @@ impl Drop for Worker {
             eprintln!("worker {}:\n{}", self.pid, lines[lines.len().saturating_sub(30)..].join("\n"));
         }
     }
-}
-
-/// The children of all threads of a process.
-fn children(parent: u32) -> Vec<u32> {
-    let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { return Vec::new() };
-    let lists =
-        threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
-    lists
-        .flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>())
-        .collect()
-}
-
-/// True while this process is there and not merely waiting to be reaped.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z")))
 }
 
 /// What a command said.

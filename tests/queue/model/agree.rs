@@ -25,7 +25,7 @@ const FIELDS: [&str; 30] = [
 
 impl Case<'_> {
     /// Both hold the same jobs in the same places with the same counts; and the key space is whole.
-    pub async fn agree(&mut self) {
+    pub async fn assert_agrees(&mut self) {
         let stock = Stock::of(self.world).await;
         let now = self.world.now_ms().await;
         let ours: BTreeMap<String, String> =
@@ -111,7 +111,7 @@ impl Case<'_> {
         for _ in dead {
             self.step(&Op::Discard(0)).await;
         }
-        self.agree().await;
+        self.assert_agrees().await;
         let gone = ["done", "skipped", "discarded"].map(|how| self.model.tallies.get(how).copied());
         let admitted = self.model.tallies.get("admitted").copied();
         assert_eq!(gone.into_iter().flatten().sum::<u64>(), admitted.unwrap_or(0));

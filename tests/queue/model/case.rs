@@ -181,17 +181,17 @@ impl<'w> Case<'w> {
         let claims = self.queues[who].worker.claim_many(&worker(WORKERS[who]), most).await.unwrap();
         let told = self.model.claim(who, most);
         match (&told, &claims[..]) {
-            (Told::Paused, [Claim::Paused])
-            | (Told::Full, [Claim::Full])
-            | (Told::Solo, [Claim::Exclusive])
-            | (Told::Empty, [Claim::Empty]) => {}
-            (Told::Alone | Told::Jobs(_), _) => {
+            (Expected::Paused, [Claim::Paused])
+            | (Expected::Full, [Claim::Full])
+            | (Expected::Exclusive, [Claim::Exclusive])
+            | (Expected::Empty, [Claim::Empty]) => {}
+            (Expected::Alone | Expected::Jobs(_), _) => {
                 let mut ids = Vec::new();
                 for claim in claims {
-                    ids.push(self.takes(who, claim, matches!(told, Told::Alone)).await);
+                    ids.push(self.takes(who, claim, matches!(told, Expected::Alone)).await);
                 }
                 match told {
-                    Told::Jobs(expected) => assert_eq!(ids, expected, "in their order"),
+                    Expected::Jobs(expected) => assert_eq!(ids, expected, "in their order"),
                     _ => assert_eq!(ids.len(), 1, "one suspect at a time"),
                 }
             }
@@ -208,7 +208,7 @@ impl<'w> Case<'w> {
         };
         let id = delivery.job.id.clone();
         if alone {
-            assert_eq!(self.model.jobs[&id].state, State::Solo);
+            assert_eq!(self.model.jobs[&id].state, State::Exclusive);
             self.model.took(&id, who);
             // As if it ran for long: what its worker owes the others afterwards is then more than a moment.
             let _: u64 = self.world.ask("HSET", &[&key(&format!("job:{id}")), "claimed_ms", "1"]).await;
@@ -241,7 +241,7 @@ impl<'w> Case<'w> {
         let name = self.world.field(id, "content").await.expect("it stands there before it runs");
         assert_eq!(*self.names[content].get_or_insert(name.clone()), name, "one name for one content");
         if told != StartPermit::Granted {
-            self.agree().await;
+            self.assert_agrees().await;
         }
         match told {
             StartPermit::Granted => {}

@@ -1,10 +1,10 @@
 //! The queue's state machine in plain Rust: what there is. What may happen to it is `moves.rs`.
 //!
 //! ```text
-//! enqueue -> Ready | Scheduled       claim -> Leased       promote, called from a line -> Ready | Solo
-//! Leased  -> gone (done, skipped) | Scheduled (retried, put off, in a host's line) | Ready | Solo (handed back) | Dead
-//!            and by a crash -> Solo, by one more -> Dead
-//! Dead    -> Ready | Solo (replayed) | gone (discarded)
+//! enqueue -> Ready | Scheduled       claim -> Leased       promote, called from a line -> Ready | Exclusive
+//! Leased  -> gone (done, skipped) | Scheduled (retried, put off, in a host's line) | Ready | Exclusive (handed back) | Dead
+//!            and by a crash -> Exclusive, by one more -> Dead
+//! Dead    -> Ready | Exclusive (replayed) | gone (discarded)
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ pub enum State {
     Ready,
     Scheduled { due: bool },
     Leased { by: usize },
-    Solo,
+    Exclusive,
     Dead,
 }
 
@@ -48,7 +48,7 @@ impl State {
             Self::Ready => "ready",
             Self::Scheduled { .. } => "scheduled",
             Self::Leased { .. } => "in_flight",
-            Self::Solo => "exclusive",
+            Self::Exclusive => "exclusive",
             Self::Dead => "dead",
         }
     }
@@ -75,10 +75,10 @@ pub struct Mine {
 
 /// What a claim answers.
 #[derive(Debug)]
-pub enum Told {
+pub enum Expected {
     Paused,
     Full,
-    Solo,
+    Exclusive,
     Empty,
     /// One of the suspects, with nothing beside it.
     Alone,

@@ -14,7 +14,7 @@ impl Machine {
     }
 
     fn backlog_full(&self) -> bool {
-        let waits = |state| matches!(state, State::Ready | State::Scheduled { .. } | State::Solo);
+        let waits = |state| matches!(state, State::Ready | State::Scheduled { .. } | State::Exclusive);
         self.in_state(waits).len() >= self.limits.backlog
     }
 
@@ -60,9 +60,9 @@ impl Machine {
     }
 
     /// Suspects wait in no order that a test may rely on: which one it was is for the caller to say, to `took`.
-    pub fn claim(&mut self, who: usize, most: usize) -> Told {
+    pub fn claim(&mut self, who: usize, most: usize) -> Expected {
         if self.paused {
-            return Told::Paused;
+            return Expected::Paused;
         }
         let leased = self.in_state(|state| matches!(state, State::Leased { .. })).len();
         let most = match self.limits.in_flight {
@@ -70,18 +70,18 @@ impl Machine {
             max => most.min(max.saturating_sub(leased)),
         };
         if most == 0 {
-            return Told::Full;
+            return Expected::Full;
         }
-        let none_suspect = self.in_state(|state| state == State::Solo).is_empty();
+        let none_suspect = self.in_state(|state| state == State::Exclusive).is_empty();
         match &self.turn {
-            Some((holder, Some(_))) if *holder == who => return Told::Solo,
+            Some((holder, Some(_))) if *holder == who => return Expected::Exclusive,
             Some((holder, _)) if *holder != who => {}
             _ if none_suspect => {}
             None if self.rest => {}
-            _ if self.held_by(who).is_empty() => return Told::Alone,
+            _ if self.held_by(who).is_empty() => return Expected::Alone,
             _ => {
                 self.turn = Some((who, None));
-                return Told::Solo;
+                return Expected::Exclusive;
             }
         }
         let mut ids = self.ready();
@@ -90,11 +90,11 @@ impl Machine {
             self.took(id, who);
         }
         self.woken |= !ids.is_empty() && !self.ready().is_empty();
-        if ids.is_empty() { Told::Empty } else { Told::Jobs(ids) }
+        if ids.is_empty() { Expected::Empty } else { Expected::Jobs(ids) }
     }
 
     pub fn took(&mut self, id: &JobId, who: usize) {
-        if self.jobs[id].state == State::Solo {
+        if self.jobs[id].state == State::Exclusive {
             self.turn = Some((who, Some(id.clone())));
         }
         let mine = self.mine(id);
@@ -151,7 +151,7 @@ impl Machine {
     fn park(&mut self, id: &JobId) {
         let mine = self.mine(id);
         let alone = mine.counts.crashes > 0 || mine.counts.releases >= RELEASES_SOLO || mine.suspect;
-        mine.state = if alone { State::Solo } else { State::Ready };
+        mine.state = if alone { State::Exclusive } else { State::Ready };
         mine.line = None;
         self.woken = true;
     }
@@ -176,16 +176,16 @@ impl Machine {
                 counts.postponed_ms += LATER_MS;
             }
             How::BreakerOpen => _ = self.put_off(id, "postponed"),
-            How::WaitAlone => self.hand_back(id, "suspect"),
+            How::WaitAlone => self.release(id, "suspect"),
             How::WaitFor(host) if full => {
                 self.put_off(id, "host_full").deliveries -= 1;
                 self.mine(id).line = Some(host);
             }
-            How::WaitFor(_) => self.hand_back(id, "host_full"),
+            How::WaitFor(_) => self.release(id, "host_full"),
             How::Die => self.bury(id, "gone"),
             How::Release => {
                 self.mine(id).counts.releases += 1;
-                self.hand_back(id, "released");
+                self.release(id, "released");
             }
         }
     }
@@ -207,7 +207,7 @@ impl Machine {
     }
 
     /// As if it had never been handed out.
-    fn hand_back(&mut self, id: &JobId, why: &str) {
+    fn release(&mut self, id: &JobId, why: &str) {
         self.tally(why);
         self.mine(id).counts.deliveries -= 1;
         self.park(id);

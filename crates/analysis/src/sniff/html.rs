@@ -1,8 +1,8 @@
-//! Tells markup by its first tag, and other text by its shape.
+//! Recognises markup by its first tag, and other text by its structure.
 //!
-//! The rules follow the WHATWG MIME sniffing standard where it admits HTML, and go beyond it where 580 real pages did:
-//! a byte order mark, NULs, comments, processing instructions and front matter may stand before the first tag, any
-//! element may be the first one, and its name may end in any white space, `/` or `>`.
+//! The rules follow the WHATWG MIME sniffing standard where it accepts HTML, and extend it as 580 real pages
+//! required: a byte order mark, NULs, comments, processing instructions and front matter may precede the
+//! first tag, any element may be the first one, and its name may be followed by any white space, `/` or `>`.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 
 use super::{ContentFamily, HEAD_BYTES, Sniffed};
 
-/// What makes a document HTML when it is the first tag.
+/// Elements that make a document HTML if they are its first tag.
 const ELEMENTS: &str = "\
     a abbr acronym address applet area article aside audio b base basefont bdi bdo bgsound big blink \
     blockquote body br button canvas caption center cite code col colgroup data datalist dd del details \
@@ -22,7 +22,8 @@ const ELEMENTS: &str = "\
     strike strong style sub summary sup table tbody td template textarea tfoot th thead time title tr tt \
     u ul video";
 
-/// The head of a body as ASCII-compatible bytes: byte order marks are taken off, UTF-16 becomes UTF-8.
+/// Converts the head of a body to ASCII-compatible bytes: strips a byte order
+/// mark, transcodes UTF-16 to UTF-8.
 pub(super) fn to_ascii_compatible(head: &[u8]) -> Cow<'_, [u8]> {
     let utf16 = match head {
         [0xEF, 0xBB, 0xBF, rest @ ..] => return Cow::Borrowed(rest),
@@ -33,7 +34,7 @@ pub(super) fn to_ascii_compatible(head: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(utf16.decode_with_bom_removal(head).0.into_owned().into_bytes())
 }
 
-/// What the first tag says; `None` where the text does not begin with one.
+/// Classifies markup by its first tag; `None` if the text does not begin with markup.
 pub(super) fn sniff_markup(text: &[u8]) -> Option<Sniffed> {
     let mut rest = skip_front_matter(text);
     let mut xml = false;
@@ -42,7 +43,7 @@ pub(super) fn sniff_markup(text: &[u8]) -> Option<Sniffed> {
         rest = trim_blank(rest);
         if rest.starts_with(b"<!--") {
             comment = true;
-            // `<!-->` is a whole comment, so the end may overlap the beginning.
+            // `<!-->` is a complete comment, so its end may overlap its start.
             match find(&rest[2..], b"-->") {
                 Some(at) => rest = &rest[2 + at + 3..],
                 None => return Some(sniffed_html(xml)),
@@ -73,7 +74,7 @@ pub(super) fn sniff_markup(text: &[u8]) -> Option<Sniffed> {
     }
 }
 
-/// What a root element says.
+/// Classifies markup by its root element.
 fn sniff_root(name: &str, text: &[u8], xml: bool) -> Option<Sniffed> {
     match name {
         "svg" | "svg:svg" => Some(Sniffed::new(ContentFamily::Svg, "image/svg+xml")),
@@ -81,7 +82,7 @@ fn sniff_root(name: &str, text: &[u8], xml: bool) -> Option<Sniffed> {
         "feed" => Some(Sniffed::new(ContentFamily::Feed, "application/atom+xml")),
         "rdf:rdf" => Some(Sniffed::new(ContentFamily::Feed, "application/rdf+xml")),
         "html" => Some(sniffed_html(xml)),
-        // Behind an XML prolog `<map>`, `<data>` or `<menu>` is as a rule somebody's own vocabulary.
+        // After an XML prolog, `<map>`, `<data>` or `<menu>` usually belongs to another vocabulary.
         _ if !xml && (ELEMENTS.split(' ').any(|element| element == name) || name.contains('-')) => {
             Some(sniffed_html(false))
         }
@@ -90,7 +91,7 @@ fn sniff_root(name: &str, text: &[u8], xml: bool) -> Option<Sniffed> {
     }
 }
 
-/// What text without a first tag is: JSON, HTML that begins with a sentence, or text.
+/// Classifies text that does not begin with a tag: JSON, HTML that begins with a sentence, or plain text.
 pub(super) fn sniff_plain_text(text: &[u8], whole: &[u8]) -> Sniffed {
     if is_json(trim_blank(text), whole.len() > HEAD_BYTES) {
         return Sniffed::new(ContentFamily::Json, "application/json");
@@ -102,7 +103,7 @@ pub(super) fn sniff_plain_text(text: &[u8], whole: &[u8]) -> Sniffed {
     if page { sniffed_html(false) } else { Sniffed::new(ContentFamily::Text, "text/plain") }
 }
 
-/// A JSON object or array, whole, or as far as the head goes.
+/// Whether the text is a JSON object or array; a truncated one (`cut`) only has to be valid up to its end.
 fn is_json(text: &[u8], cut: bool) -> bool {
     matches!(text.first(), Some(b'{' | b'['))
         && match serde_json::from_slice::<IgnoredAny>(text) {
@@ -115,7 +116,7 @@ fn sniffed_html(xml: bool) -> Sniffed {
     Sniffed::new(ContentFamily::Html, if xml { "application/xhtml+xml" } else { "text/html" })
 }
 
-/// The name of the tag that the text begins with, opening or closing, in lower case.
+/// Lower-case name of the opening or closing tag at the start of the text.
 fn first_tag(text: &[u8]) -> Option<String> {
     let name = text.strip_prefix(b"</").or_else(|| text.strip_prefix(b"<"))?;
     let end = name.iter().position(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b'>'))?;
@@ -124,7 +125,7 @@ fn first_tag(text: &[u8]) -> Option<String> {
     named.then(|| String::from_utf8_lossy(&name[..end]).to_ascii_lowercase())
 }
 
-/// Static site generators' `---` block, where the text begins with one.
+/// Skips the `---` block of a static site generator at the start of the text.
 fn skip_front_matter(text: &[u8]) -> &[u8] {
     let begins = text.starts_with(b"---\n") || text.starts_with(b"---\r\n");
     match begins.then(|| find(&text[3..], b"\n---")).flatten() {

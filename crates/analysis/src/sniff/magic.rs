@@ -1,16 +1,17 @@
-//! Tells what is not text.
+//! Recognises content that is not text.
 //!
-//! Documents that may be plain ASCII (PDF, PostScript, RTF) are told by their own first line. All else needs a binary
-//! byte, as the WHATWG standard defines it, in its first 1445 bytes; `infer` then only gives it a name.
+//! Documents that may be plain ASCII (PDF, PostScript, RTF) are recognised by their first line. Everything
+//! else needs a binary byte, as defined by the WHATWG standard, in its first 1445 bytes; `infer` is only used
+//! to name its type.
 
 use memchr::memmem::find;
 
-/// The standard's resource header: what a sniffer looks at.
+/// Length of the standard's resource header, the part that a sniffer examines.
 const RESOURCE_HEADER_BYTES: usize = 1445;
-/// Readers find a PDF's header anywhere in its first KiB (PDF Reference 1.4, H.3.4.1).
+/// PDF readers accept the header anywhere in the first KiB (PDF Reference 1.4, H.3.4.1).
 const PDF_HEADER_BYTES: usize = 1024;
 
-/// A document that begins with its own name.
+/// Media type of a document that begins with a textual signature.
 pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     let start = text.iter().position(|b| !b.is_ascii_whitespace() && *b != 0)?;
     let text = &text[start..];
@@ -25,7 +26,7 @@ pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What holds a binary byte early, or hides a PDF behind a line of junk.
+/// Media type of a body that has a binary byte in its head, or a PDF header after some junk lines.
 pub(super) fn binary_type(head: &[u8], text: &[u8]) -> Option<&'static str> {
     let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
     let mut lines = memchr::memchr2_iter(b'\n', b'\r', hidden);
@@ -40,7 +41,8 @@ pub(super) fn binary_type(head: &[u8], text: &[u8]) -> Option<&'static str> {
     Some(named.unwrap_or("application/octet-stream"))
 }
 
-/// `%PDF-1.4` and the end of its line. Prose may begin like that too; then only an object makes it a PDF.
+/// Recognises `%PDF-1.4` up to the end of its line. Prose may begin like that too; then
+/// a PDF object must follow.
 fn is_pdf_header(text: &[u8]) -> bool {
     let Some([major, b'.', minor, rest @ ..]) = text.strip_prefix(b"%PDF-") else { return false };
     if !major.is_ascii_digit() || !minor.is_ascii_digit() {
@@ -51,7 +53,7 @@ fn is_pdf_header(text: &[u8]) -> bool {
     !prose || find(text, b" obj").is_some()
 }
 
-/// The standard's binary data bytes: controls that no text holds.
+/// The standard's binary data bytes: control characters that do not occur in text.
 fn is_binary_byte(byte: u8) -> bool {
     matches!(byte, 0x00..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F)
 }

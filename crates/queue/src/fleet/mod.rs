@@ -1,4 +1,4 @@
-//! What workers tell each other: heartbeats, and which of them reports an outage.
+//! State that workers share: heartbeats, and the alert leader of an outage.
 
-pub(crate) mod outage;
+pub(crate) mod outage_reports;
 pub(crate) mod presence;

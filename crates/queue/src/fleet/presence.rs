@@ -1,6 +1,6 @@
-//! What a worker says of itself, and the heartbeat by which it keeps its leases.
+//! The status entry of a worker, and the heartbeat that renews its leases.
 //!
-//! Invariant: one heartbeat renews everything that is in hand at one moment, and names what is not in hand any more.
+//! Invariant: one heartbeat renews all the leases it is given, and returns those that are lost.
 
 use std::collections::BTreeMap;
 
@@ -16,97 +16,98 @@ use wm_job::JobId;
 use wm_job::duration::millis;
 use wm_job::failure::Stage;
 
-/// Leases that one script renews.
+/// Most leases renewed in one call.
 const BATCH: usize = 500;
-/// Jobs that one worker tells of: more than it has slots as a rule, and at most some 30 KiB of each heartbeat.
+/// Most jobs listed per worker: usually more than it has slots, and at most about 30 KiB of each heartbeat.
 const RUNNING_MAX: usize = 64;
 
-/// What a worker says of itself with every heartbeat.
+/// A worker's status entry, sent with every heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Presence {
-    /// Its name.
+    /// Name of the worker process, never reused.
     pub id: WorkerId,
-    /// The machine it runs on.
+    /// Host name of its machine.
     pub host: String,
-    /// Its process there.
+    /// Process id on that host.
     pub pid: u32,
-    /// Its build.
+    /// Version of its build, like `1.2.3`.
     pub version: String,
-    /// `running`, `quiet`, `draining`, `stopped`.
+    /// One of `running`, `quiet`, `draining`, `stopped`.
     pub phase: String,
-    /// Jobs it can run at once.
+    /// Most jobs that it runs at once.
     pub slots: u32,
-    /// Jobs it runs now.
+    /// Jobs that it runs now.
     pub busy: u32,
-    /// Its breakers that are not closed, by thing: while there is one, it claims nothing, or one job at a time.
+    /// State of its circuit breakers that are not closed, by dependency: while there is one, it claims no
+    /// jobs, or one at a time.
     pub breakers: BTreeMap<String, String>,
-    /// What it runs, the longest first; no more than the first 64 are told.
+    /// Its jobs in flight, longest first, at most 64.
     pub in_flight: Vec<RunningJob>,
 }
 
-/// A job in a worker's hand.
+/// A job in flight at a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningJob {
-    /// The job.
+    /// Id of the job.
     pub id: JobId,
-    /// The older version, where the job names it.
+    /// Uuid of the older version, where the job gives it.
     pub from: Option<Uuid>,
-    /// The newer version.
+    /// Uuid of the newer version.
     pub to: Uuid,
     /// Time since it was claimed, in milliseconds.
     pub in_flight_ms: u64,
-    /// Where on its way it is.
+    /// Stage that it is in.
     pub stage: Stage,
-    /// Time since it came there, in milliseconds.
+    /// Time in this stage, in milliseconds.
     pub stage_ms: u64,
-    /// How long it may stay there, where that is limited; in the child, where it may have waited for memory first, this
-    /// is its wall clock.
+    /// Time limit of this stage in milliseconds, where there is one; in the child, its wall-clock limit,
+    /// which does not include waiting for memory.
     pub limit_ms: Option<u64>,
-    /// What its child holds of the heap that it may have, while there is a child.
+    /// Heap use of its child, while there is one.
     pub heap: Option<Heap>,
 }
 
-/// How near a child is to the end of its memory.
+/// Heap use of a child, and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heap {
-    /// What it holds: resident, and nobody else's.
+    /// Private resident memory in bytes.
     pub bytes: u64,
-    /// The budget.
+    /// Heap limit in bytes.
     pub limit_bytes: u64,
 }
 
 impl Heap {
-    /// How much of it is gone, in percent.
+    /// Use in percent of the limit.
     pub fn percent(&self) -> u64 {
         self.bytes.saturating_mul(100) / self.limit_bytes.max(1)
     }
 }
 
 impl RunningJob {
-    /// How much of its limit is gone, in percent.
+    /// Time in this stage in percent of its limit; None without a limit.
     pub fn percent(&self) -> Option<u64> {
         self.limit_ms.map(|limit| self.stage_ms.saturating_mul(100) / limit.max(1))
     }
 
-    /// The same so much later, if nothing has changed.
+    /// Adds `ms` to its times.
     pub(crate) fn later(self, ms: u64) -> Self {
         let [in_flight_ms, stage_ms] = [self.in_flight_ms, self.stage_ms].map(|time| time.saturating_add(ms));
         Self { in_flight_ms, stage_ms, ..self }
     }
 }
 
-/// The answer to a heartbeat.
+/// The leases that a heartbeat found lost or cancelled.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Leases that are somebody else's by now: stop that work, it can no longer be settled.
+    /// Jobs whose lease was lost: stop them, they can no longer be settled.
     pub lost: Vec<JobId>,
-    /// Jobs that nobody wants any more: stop that work and settle it as `cancelled`.
+    /// Cancelled jobs: stop them and settle them as skipped (`cancelled`).
     pub cancelled: Vec<JobId>,
 }
 
 impl WorkerHandle {
-    /// Renews every lease in hand and says that this worker lives. Due every few seconds, and well before a third of a
-    /// lease is over.
+    /// Renews `leases` and this worker's status entry. Due every few seconds, at the latest after a third of
+    /// a lease without one.
     ///
     /// # Errors
     /// Those of Redis; the leases may or may not have been renewed.
@@ -120,10 +121,10 @@ impl WorkerHandle {
         Ok(heartbeat)
     }
 
-    /// Takes a worker that stops out of sight of the others. One that dies is taken out when its heartbeats stay away.
+    /// Removes the status entry of a worker that stops; of one that dies, it expires after `worker_ttl`.
     ///
     /// # Errors
-    /// Those of Redis; it is then shown until its entry's time is over.
+    /// Those of Redis; the entry then stays until it expires.
     pub async fn leave(&self, worker: &WorkerId) -> Result<(), Error> {
         let keys = &self.inner.keys;
         let mut connection = self.connection().await?;

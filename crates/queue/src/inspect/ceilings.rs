@@ -1,37 +1,37 @@
-//! How far the ceilings over all workers are used up, and which of them holds jobs up.
+//! Use of the ceilings that apply over all workers, and the hosts that jobs wait for.
 //!
-//! It costs the same however many jobs wait: the hosts with a one are indexed by its length, and only the longest are
-//! looked at.
+//! The cost does not depend on how many jobs wait: hosts are indexed by their number of waiters, and only
+//! those with the most are read.
 
 use serde::Serialize;
 
 use crate::Queue;
 use crate::error::Error;
 
-/// Hosts that are named: more is a list, not a glance.
+/// Most hosts listed in a status.
 const HOSTS_MAX: usize = 10;
 
-/// The ceilings, and who waits below them.
+/// The ceilings over all workers, and the hosts that jobs wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ceilings {
-    /// Most jobs in workers' in_flight at a time; 0 is any number.
+    /// Most jobs in flight at a time over all workers; 0 is unlimited.
     pub in_flight_max: u32,
-    /// Most of them at one host; 0 is any number.
+    /// Most of them at one host; 0 is unlimited.
     pub host_in_flight_max: u32,
-    /// Hosts that jobs wait for.
+    /// Number of hosts that jobs wait for.
     pub hosts_full: u64,
-    /// The ten longest of their waiters, the longest first.
+    /// The ten of them with the most waiters, most first.
     pub longest_host_waiters: Vec<HostWaiters>,
 }
 
 /// A host that jobs wait for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostWaiters {
-    /// The host.
+    /// Host name without port.
     pub host: String,
-    /// Jobs that were let in.
+    /// Jobs with a start permit at it.
     pub in_flight: u64,
-    /// Jobs that wait to be.
+    /// Jobs that wait for one.
     pub waiting: u64,
 }
 

@@ -1,4 +1,5 @@
-//! What operators tell a queue: pause, resume, cancel; and two short questions, is it idle and what was reported.
+//! Operators' commands on the queue (pause, resume, cancel), and two reads: whether it is idle, and the
+//! report on a pair.
 
 use std::collections::BTreeMap;
 
@@ -11,31 +12,30 @@ use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use wm_job::JobId;
 
-/// Deeds of operators that are remembered, roughly.
+/// Approximate number of operators' actions kept.
 const AUDIT_MAX: u64 = 10_000;
 
-/// The fields of a HASH.
 pub(crate) type Fields = BTreeMap<String, String>;
 
-/// That a queue in_flight out nothing, who wanted it so, and why.
+/// Who paused a queue, why and when. Jobs in flight continue, no others are claimed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Paused {
-    /// Who.
+    /// The operator who paused it.
     pub by: String,
-    /// Why.
+    /// The operator's reason, as given.
     pub reason: String,
     /// Since when, in milliseconds since 1970.
     pub since_ms: u64,
 }
 
 impl Queue {
-    /// Sends commands together and reads their answers.
+    /// Sends commands in one round trip and reads their replies.
     pub(crate) async fn ask<T: redis::FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
         let mut connection = self.connection().await?;
         Ok(pipe.query_async(&mut connection).await?)
     }
 
-    /// True when nothing is in any worker's in_flight: a paused queue that is idle is drained.
+    /// True when no job is in flight at any worker: a paused queue that is idle is drained.
     ///
     /// # Errors
     /// Those of Redis.
@@ -59,7 +59,7 @@ impl Queue {
 }
 
 impl OperatorHandle {
-    /// Stops the queue from handing out anything, until it is resumed. What is in hand goes on.
+    /// Stops all claims until the queue is resumed. Jobs in flight continue.
     ///
     /// # Errors
     /// Those of Redis.
@@ -77,7 +77,7 @@ impl OperatorHandle {
         self.ask(&pipe).await
     }
 
-    /// Lets the queue hand out jobs again; answers what it was paused for.
+    /// Allows claims again; returns the pause that it ended, None when the queue was not paused.
     ///
     /// # Errors
     /// Those of Redis.
@@ -92,14 +92,14 @@ impl OperatorHandle {
         Ok(paused_of(paused))
     }
 
-    /// Remembers who did what to the whole queue.
+    /// Appends an action on the whole queue to the audit stream.
     fn audit(&self, pipe: &mut Pipeline, what: &str, by: &str, why: &str) {
         pipe.cmd("XADD").arg(self.inner.keys.audit()).arg(&["MAXLEN", "~"]).arg(AUDIT_MAX);
         pipe.arg(&["*", "what", what, "by", by, "why", why]).ignore();
     }
 
-    /// Marks a live job as not wanted any more. One that waits is settled as a skip when its generation comes, one that is
-    /// running is named by its worker's next heartbeat. Answers whether there was such a job.
+    /// Cancels a job, in flight or waiting. A waiting job is settled as a skip when it is claimed, one in
+    /// flight when its worker's next heartbeat returns it. False when no such job is live.
     ///
     /// # Errors
     /// Those of Redis.

@@ -1,76 +1,51 @@
-//! Dead letters: looking at them, putting them back to work, forgetting them.
+//! Dead letters: listing, replaying and discarding them.
 //!
-//! Invariant: a letter is either among the dead or back in the queue, never both and never neither.
+//! Invariant: a letter is either dead or back in the queue, never both and never neither.
 
-use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::error::Error;
+use crate::evidence::RawPayload;
 use crate::intake::admission::priority_offset;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use wm_job::failure::FailureKind;
 use wm_job::page::Version;
-use wm_job::text::sha256_hex;
 use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, LimitsRequest, VersionRef};
 
-/// What is kept of a payload that is no job: enough to see what it was.
-pub(crate) const RAW_HEAD_BYTES: usize = 64 * 1024;
-/// Letters that are read in one round trip.
+/// Most letters read in one round trip.
 const PAGE: usize = 100;
-/// What is read of each.
+/// Fields read of each letter.
 const FIELDS: [&str; 8] =
     ["state", "payload", "died_ms", "reason", "replays", "raw", "raw_length", "raw_hash"];
 
-/// A payload that is no job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RawPayload {
-    /// Its first 64 KiB.
-    pub head: Vec<u8>,
-    /// Its whole length in bytes.
-    pub length: u64,
-    /// `sha256:` and the hash of the whole in hex or, over 1 MiB, `sha1-1MiB:` and the SHA-1 of the first 1 MiB.
-    pub hash: String,
-}
-
-impl RawPayload {
-    /// What is kept of a payload that was read whole.
-    pub(crate) fn of(payload: &[u8]) -> Self {
-        Self {
-            head: payload[..payload.len().min(RAW_HEAD_BYTES)].to_vec(),
-            length: payload.len() as u64,
-            hash: format!("sha256:{}", sha256_hex(payload)),
-        }
-    }
-}
-
-/// What a dead letter holds.
+/// The payload of a dead letter.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// The job.
+    /// A job, which can be replayed.
     Job(Box<Job>),
-    /// Something that this build cannot read as a job.
+    /// A payload that this build cannot decode as a job.
     Raw(RawPayload),
 }
 
-/// A buried job.
+/// A buried job or payload, with its evidence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeadLetter {
-    /// Its id.
+    /// Id of the job; generated for a payload that is not a job.
     pub id: JobId,
     /// When it was buried, in milliseconds since 1970 by the clock of Redis.
     pub died_ms: u64,
-    /// Why; `None` where a newer build wrote what this one cannot read.
+    /// The evidence; `None` when this build cannot read what a newer one wrote.
     pub reason: Option<DeadLetterReason>,
-    /// What it holds.
+    /// The job or raw payload.
     pub content: Content,
-    /// How often it was put back before.
+    /// How often it was replayed before.
     pub replays: u32,
 }
 
 impl DeadLetter {
-    /// The host that it died of, or else the one its newer version is fetched from.
+    /// The host that caused its failure or, failing that, the host of its newer version.
     pub fn host(&self) -> Option<String> {
         let failed = self.reason.as_ref().and_then(DeadLetterReason::host);
         failed.or_else(|| match &self.content {
@@ -87,16 +62,16 @@ fn host_of(version: &Version) -> Option<String> {
     version.body_url.host_str().map(str::to_owned)
 }
 
-/// Which letters; an empty list means any.
+/// Selects dead letters; an empty list matches all.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeadFilter {
-    /// Only these kinds.
+    /// Kinds of failure to match.
     pub kinds: Vec<FailureKind>,
-    /// Only these hosts.
+    /// Hosts to match, as [`DeadLetter::host`] returns them.
     pub hosts: Vec<String>,
-    /// Only what was buried since.
+    /// Earliest time of burial, inclusive.
     pub since: Option<OffsetDateTime>,
-    /// Only these.
+    /// Ids of the letters to match.
     pub ids: Vec<JobId>,
 }
 
@@ -113,27 +88,27 @@ impl DeadFilter {
     }
 }
 
-/// What became of a letter that was to be put back.
+/// The result of replaying one letter.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Replayed {
-    /// It is back in the queue, with a new budget and one replay more.
+    /// It is back in the queue, with a new retry budget and one more replay counted.
     Replayed,
-    /// The same pair is live under another id; the letter stays.
+    /// Another job for the same pair is live; the letter stays.
     Duplicate {
-        /// That id.
+        /// Id of the live job.
         holder: JobId,
     },
-    /// There is no such letter.
+    /// There is no dead letter with this id.
     Missing,
-    /// It holds no job; the letter stays.
+    /// It is not a job; the letter stays.
     Undecodable,
-    /// The backlog is at its ceiling; the letter stays.
+    /// The backlog is at `backlog_max`; the letter stays.
     Full,
 }
 
 impl OperatorHandle {
-    /// The dead letters that `filter` takes, the newest first, at most `limit`.
+    /// The dead letters that `filter` matches, newest first (with `ids`: in their order), at most `limit`.
     ///
     /// # Errors
     /// Those of Redis.
@@ -163,7 +138,7 @@ impl OperatorHandle {
         Ok(found)
     }
 
-    /// One dead letter.
+    /// The dead letter with this id.
     ///
     /// # Errors
     /// Those of Redis.
@@ -182,7 +157,7 @@ impl OperatorHandle {
         Ok(ids.iter().filter_map(|id| JobId::parse(id).ok()).collect())
     }
 
-    /// The letters among `ids`, in that order.
+    /// Those of `ids` that are dead letters, in that order.
     async fn letters(&self, ids: &[JobId]) -> Result<Vec<DeadLetter>, Error> {
         let mut pipe = redis::pipe();
         for id in ids {
@@ -193,18 +168,18 @@ impl OperatorHandle {
         Ok(ids.iter().zip(rows).filter_map(|(id, row)| letter(id, row)).collect())
     }
 
-    /// Puts dead letters back to work, each for itself; the answers are in the same order.
+    /// Replays dead letters, each independently; the results are in the same order.
     ///
     /// # Errors
-    /// Those of Redis; letters before may be back.
+    /// Those of Redis; earlier letters may be replayed.
     pub async fn replay(&self, ids: &[JobId]) -> Result<Vec<(JobId, Replayed)>, Error> {
         self.replay_granting(ids, LimitsRequest::default()).await
     }
 
-    /// The same under other limits than the configured ones, which the worker is told and judges for itself.
+    /// Replays dead letters with `granted` limits; the worker that runs a job checks them.
     ///
     /// # Errors
-    /// Those of Redis; letters before may be back.
+    /// Those of Redis; earlier letters may be replayed.
     pub async fn replay_granting(
         &self,
         ids: &[JobId],
@@ -250,10 +225,10 @@ impl OperatorHandle {
         }
     }
 
-    /// Forgets dead letters for good; answers how many there were.
+    /// Deletes dead letters for good; returns how many existed.
     ///
     /// # Errors
-    /// Those of Redis; letters before may be gone.
+    /// Those of Redis; earlier letters may be deleted.
     pub async fn discard(&self, ids: &[JobId]) -> Result<u64, Error> {
         let mut discarded = 0;
         for id in ids {

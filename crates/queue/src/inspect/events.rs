@@ -1,6 +1,7 @@
-//! The feed of what became of jobs, and the manager that any producer uses: both ends as the world outside sees them.
+//! The queue's external interface: pushing raw payloads to the inbox, and reading the stream of job events.
 //!
-//! Events are hints, capped and loss-tolerant; the truth is in the keys. They are read here for the demo and for tests.
+//! Events are capped and may be lost; the keys are authoritative. They are read here for the demo and for
+//! tests.
 
 use redis::streams::StreamRangeReply;
 
@@ -8,27 +9,27 @@ use crate::Queue;
 use crate::error::Error;
 use crate::role::ProducerHandle;
 
-/// Payloads pushed in one command.
+/// Most payloads pushed in one command.
 const PUSH_BATCH: usize = 500;
 
-/// One thing that happened to a job.
+/// An event of one job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// Its place in the feed, to go on reading after it.
+    /// Its stream id, to continue reading after it.
     pub at: String,
-    /// The job.
+    /// Id of the job.
     pub id: String,
-    /// `done`, `skipped`, `retried`, `postponed`, `buried`, ...
+    /// Type of the event: `done`, `skipped`, `retried`, `postponed`, `buried`, ...
     pub what: String,
-    /// The skip reason or the kind of failure, where there is one.
+    /// Skip reason or kind of failure; empty otherwise.
     pub why: String,
 }
 
 impl ProducerHandle {
-    /// Puts payloads into the inbox, unread, as a producer in any language does.
+    /// Pushes payloads to the inbox unchecked, as a producer in any language does.
     ///
     /// # Errors
-    /// Those of Redis; earlier batches may be in.
+    /// Those of Redis; earlier batches may be in the inbox.
     pub async fn push(&self, payloads: &[Vec<u8>]) -> Result<(), Error> {
         for batch in payloads.chunks(PUSH_BATCH) {
             let mut connection = self.connection().await?;
@@ -43,7 +44,7 @@ impl ProducerHandle {
 }
 
 impl Queue {
-    /// The next events after a place in the feed (`0` is its beginning), at most `limit`.
+    /// The events after the stream id `after` (`0` for all), oldest first, at most `limit`.
     ///
     /// # Errors
     /// Those of Redis.

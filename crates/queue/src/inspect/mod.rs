@@ -1,4 +1,4 @@
-//! Reading a queue, and what operators change in it: status, events, dead letters, pauses.
+//! Inspecting a queue, and operators' changes to it: status, events, dead letters, pauses.
 
 pub(crate) mod ceilings;
 pub(crate) mod control;

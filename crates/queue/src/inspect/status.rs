@@ -1,4 +1,4 @@
-//! A queue at a glance, for people and for programs.
+//! A summary of the queue's state, for people and programs.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,61 +15,61 @@ use crate::inspect::control::{Fields, Paused, paused_of};
 use wm_job::JobId;
 use wm_job::failure::FailureKind;
 
-/// Workers that a status names.
+/// Most workers listed in a status.
 const WORKERS_MAX: usize = 500;
 
-/// The share of a cap of the dead letters at which somebody should look, before the oldest are forgotten.
+/// Share of a dead-letter cap at which to warn, before the oldest letters are evicted.
 pub const DEAD_NEARLY_FULL: f64 = 0.8;
 
-/// A worker and when it was last heard of.
+/// A worker, and the age of its last heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerStatus {
-    /// What it said of itself; what it ran then is shown as running still.
+    /// Its status entry; its jobs in flight are shown as still running.
     #[serde(flatten)]
     pub info: Presence,
     /// Time since its last heartbeat in milliseconds.
     pub heartbeat_age_ms: u64,
 }
 
-/// A queue at a glance. The numbers are read one after the other, not of one moment.
+/// A summary of the queue's state. The numbers are read one after another, not at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
-    /// Payloads that nobody has looked at yet.
+    /// Payloads not yet ingested.
     pub inbox: u64,
-    /// Jobs that can be claimed.
+    /// Jobs that can be claimed now.
     pub ready: u64,
-    /// Jobs that wait for their time.
+    /// Jobs that wait until they are due.
     pub scheduled: u64,
-    /// Jobs in workers' in_flight.
+    /// Jobs in flight over all workers.
     pub in_flight: u64,
-    /// Suspects that wait to run alone.
+    /// Suspects that wait to run exclusively.
     pub exclusive: u64,
-    /// Dead letters.
+    /// Number of dead letters.
     pub dead: u64,
-    /// What the dead letters weigh, and the caps they are evicted at.
+    /// Bytes of payloads and evidence in dead letters.
     pub dead_bytes: u64,
-    /// Most dead letters.
+    /// Number of dead letters above which the oldest are evicted.
     pub dead_max_count: u64,
-    /// Most bytes of dead letters.
+    /// Bytes of dead letters above which the oldest are evicted.
     pub dead_max_bytes: u64,
-    /// Dead letters by kind, without the kinds that have none.
+    /// Number of dead letters by kind, without zeros.
     pub dead_by_kind: BTreeMap<FailureKind, u64>,
-    /// The most waiting jobs before nothing more is admitted.
+    /// Number of waiting jobs at which no more are admitted.
     pub backlog_max: u64,
-    /// How long the next job in line has waited since it was admitted, in milliseconds.
+    /// Time since the next ready job was admitted, in milliseconds.
     pub oldest_ready_ms: Option<u64>,
-    /// How far the ceilings over all workers are used up.
+    /// Use of the ceilings that apply over all workers.
     pub ceilings: Ceilings,
     /// Present while the queue is paused.
     pub paused: Option<Paused>,
     /// Today's counters (UTC): `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
     pub today: BTreeMap<String, u64>,
-    /// Workers heard of lately.
+    /// Workers whose status entry has not expired.
     pub workers: Vec<WorkerStatus>,
 }
 
 impl Queue {
-    /// The queue at a glance.
+    /// Reads the queue's status, in a few round trips.
     ///
     /// # Errors
     /// Those of Redis.
@@ -161,17 +161,17 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
 }
 
 impl Status {
-    /// Jobs that wait: what the backlog's ceiling counts.
+    /// Waiting jobs, as `backlog_max` counts them.
     pub fn backlog(&self) -> u64 {
         self.ready + self.scheduled + self.exclusive
     }
 
-    /// Waiting jobs as a share of the backlog's ceiling.
+    /// Waiting jobs as a share of `backlog_max`.
     pub fn backlog_filled(&self) -> f64 {
         share(self.backlog(), self.backlog_max)
     }
 
-    /// Jobs in hand as a share of their ceiling; nothing where there is none.
+    /// Jobs in flight as a share of `in_flight_max`; 0 when that is unlimited.
     pub fn in_flight_filled(&self) -> f64 {
         match self.ceilings.in_flight_max {
             0 => 0.0,
@@ -179,17 +179,17 @@ impl Status {
         }
     }
 
-    /// Dead letters as a share of the nearer of their caps, count or bytes.
+    /// Dead letters as a share of their count or byte cap, whichever is higher.
     pub fn dead_filled(&self) -> f64 {
         share(self.dead, self.dead_max_count).max(share(self.dead_bytes, self.dead_max_bytes))
     }
 
-    /// Dead letters that were forgotten today because they were too many or too big, not too old.
+    /// Dead letters evicted today (UTC) by count or bytes, not by age.
     pub fn evicted_today(&self) -> u64 {
         self.today.get("evicted").copied().unwrap_or(0)
     }
 
-    /// How long the next job in line has waited.
+    /// Time since the next ready job was admitted.
     pub fn oldest_ready(&self) -> Option<Duration> {
         self.oldest_ready_ms.map(Duration::from_millis)
     }

@@ -1,7 +1,7 @@
-//! Admitting jobs, and the names by which a pair is known: `unique` while it is live, `done` afterwards.
+//! Admits jobs, and derives the keys of a pair: `unique` while a job for it is live, `done` afterwards.
 //!
-//! A pair whose older version is only a place in the page's history has no `done` here: which pair it is only
-//! resolving tells, and then [`Queue::is_done`] is asked.
+//! A job whose older version is given only as a position in the page's history is not checked against `done`
+//! here: its pair is known only once resolved, and [`WorkerHandle::is_done`] checks it then.
 
 use time::OffsetDateTime;
 
@@ -14,56 +14,56 @@ use wm_job::report::ANALYSIS_VERSION;
 use wm_job::text::sha256_hex;
 use wm_job::{Job, JobId, Priority};
 
-/// Jobs that one script admits.
+/// Most jobs admitted in one call.
 pub(crate) const BATCH: usize = 100;
 
-/// What became of a job that was to be admitted.
+/// The result of admitting one job.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// It is in the queue.
+    /// The job is in the queue.
     Admitted {
-        /// Its id.
+        /// Id of the admitted job.
         id: JobId,
     },
-    /// The same pair is live under another id.
+    /// Another job for the same pair is live.
     Duplicate {
-        /// That id.
+        /// Id of the live job.
         holder: JobId,
     },
     /// The same pair was analysed before, and the job does not ask for `again`.
     AlreadyDone,
-    /// A job with this id is known, live or dead: what was sent twice is in once.
+    /// A job with this id exists, live or dead, so enqueuing a job twice admits it once.
     SameId,
-    /// The backlog is at its ceiling; nothing after this job was looked at.
+    /// The backlog is at `backlog_max`; later jobs were not tried.
     Full,
 }
 
-/// A job on its way in, with the payload it came as where that stands at the head of the inbox.
+/// A job to admit; `raw` is its payload at the head of the inbox, empty when it does not come from there.
 pub(crate) struct Candidate<'a> {
     pub(crate) job: &'a Job,
     pub(crate) raw: &'a [u8],
 }
 
-/// What the script said of one candidate.
-pub(crate) enum Answer {
+/// The result of `admit.lua` for one candidate.
+pub(crate) enum AdmitReply {
     Admission(Admission),
-    /// Something else stands at the head of the inbox by now.
+    /// Another payload is at the head of the inbox by now.
     Moved,
 }
 
 impl ProducerHandle {
-    /// Admits jobs, in order, a hundred at a time; the answers are in the same order. After [`Admission::Full`] the
-    /// rest is not looked at and has the same answer.
+    /// Admits jobs, in order, 100 per call to Redis; the results are in the same order. After
+    /// [`Admission::Full`] the rest is not tried and gets the same result.
     ///
     /// # Errors
-    /// Those of Redis; jobs of earlier batches may be in. Asking again is safe: those answer [`Admission::SameId`].
+    /// Those of Redis; jobs of earlier batches may be admitted. Retrying is safe: [`Admission::SameId`].
     pub async fn enqueue(&self, jobs: &[Job]) -> Result<Vec<Admission>, Error> {
         let mut admissions = Vec::with_capacity(jobs.len());
         for batch in jobs.chunks(BATCH) {
             let candidates: Vec<_> = batch.iter().map(|job| Candidate { job, raw: b"" }).collect();
             for answer in self.admit(&candidates).await? {
-                if let Answer::Admission(admission) = answer {
+                if let AdmitReply::Admission(admission) = answer {
                     admissions.push(admission);
                 }
             }
@@ -78,7 +78,7 @@ impl ProducerHandle {
 
 impl Queue {
     /// Admits at most [`BATCH`] candidates.
-    pub(crate) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<Answer>, Error> {
+    pub(crate) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<AdmitReply>, Error> {
         let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
@@ -105,30 +105,30 @@ impl Queue {
             let Some(verdict) = reply.next() else { break };
             let holder = reply.text()?;
             answers.push(match verdict.as_str() {
-                "admitted" => Answer::Admission(Admission::Admitted { id: job.id.clone() }),
+                "admitted" => AdmitReply::Admission(Admission::Admitted { id: job.id.clone() }),
                 "duplicate" => {
                     let holder = JobId::parse(&holder).map_err(|e| reply.unexpected(&e))?;
-                    Answer::Admission(Admission::Duplicate { holder })
+                    AdmitReply::Admission(Admission::Duplicate { holder })
                 }
-                "already_done" => Answer::Admission(Admission::AlreadyDone),
-                "same_id" => Answer::Admission(Admission::SameId),
-                "full" => Answer::Admission(Admission::Full),
-                "moved" => Answer::Moved,
+                "already_done" => AdmitReply::Admission(Admission::AlreadyDone),
+                "same_id" => AdmitReply::Admission(Admission::SameId),
+                "full" => AdmitReply::Admission(Admission::Full),
+                "moved" => AdmitReply::Moved,
                 other => return Err(reply.unexpected(other)),
             });
         }
         Ok(answers)
     }
 
-    /// The name of a finished analysis of `pair`: another version of the analysis, or another sink, is not the same.
+    /// SHA-256 for the `done` key of `pair`: a `done` mark is specific to the analysis version and the sink.
     pub(crate) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
         sha256_hex(format!("{pair}\n{analysis_version}\n{}", self.inner.sink).as_bytes())
     }
 }
 
 impl WorkerHandle {
-    /// Was this pair analysed before? To be asked once a job is resolved that named a place in a page's history, because
-    /// admitting it could not tell. It takes no lease: who is told so settles a skip, and that takes one.
+    /// True when this pair was analysed before. For a job that gave a position in a page's history, once it
+    /// is resolved: admission could not check it. Does not check the lease; settling the resulting skip does.
     ///
     /// # Errors
     /// Those of Redis.
@@ -141,13 +141,13 @@ impl WorkerHandle {
     }
 }
 
-/// The name of the live job of `pair`.
+/// SHA-256 for the `unique` key of `pair`, its lock while a job is live.
 fn unique_name(pair: &str) -> String {
     sha256_hex(format!("{pair}\n{ANALYSIS_VERSION}").as_bytes())
 }
 
-/// How many places behind the newest a job enters: an order in which everything comes up after a bounded number of
-/// others, so that no class of jobs can starve another.
+/// How many places behind the newest job a job is queued. So a bounded number of later jobs can overtake it,
+/// and no priority starves another.
 pub(crate) fn priority_offset(priority: Priority) -> u32 {
     match priority {
         Priority::High => 0,
@@ -156,7 +156,7 @@ pub(crate) fn priority_offset(priority: Priority) -> u32 {
     }
 }
 
-/// Milliseconds since 1970, or nothing; a moment before 1970 is long ago.
+/// Milliseconds since 1970, at least 1; empty for `None`.
 fn millis_of(moment: Option<OffsetDateTime>) -> String {
     moment.map(|m| (m.unix_timestamp_nanos() / 1_000_000).max(1).to_string()).unwrap_or_default()
 }

@@ -1,15 +1,16 @@
-//! Adopted lists: what a Sidekiq or Resque client pushes is moved to the inbox, while nobody else works on that list.
+//! Adopted lists: moves payloads that Sidekiq or Resque clients push to the inbox, while no worker of that
+//! system uses the list.
 //!
-//! What a payload means is not looked at here: the inbox takes all forms. Sidekiq's own `schedule` set is left alone;
-//! whatever its processes or a person move from there to the list comes in with the rest.
+//! Payloads are not decoded here: the inbox accepts every form. Sidekiq's `schedule` set is not adopted; a
+//! payload that moves from there to the list is adopted with the rest.
 //!
-//! Invariant: a payload is moved by one script, in the order in which it came; a list with a live worker of its own is not touched
-//! unless that is asked for.
+//! Invariant: one script moves the payloads, in order; a list with a live worker of its own system is not
+//! touched unless `adopt_beside_others` is set.
 //!
 //! # Why
-//! Looking for foreign workers is not one step with moving: where one starts in between, each payload still goes to
-//! exactly one of the two, and the next look ends it. Not in a cluster: their keys are in other slots than ours, and a
-//! move between slots has a moment in which the payload is nowhere.
+//! Checking for foreign workers and moving are separate steps: when a worker starts in between, each payload
+//! still goes to exactly one of the two, and the next check stops the adoption. Not in a cluster: the foreign
+//! keys are in other slots than the queue's, and a move between slots is not atomic.
 
 use std::time::Duration;
 
@@ -24,38 +25,38 @@ use crate::intake::foreign_list::{ForeignList, ForeignSystem};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 
-/// The length of the inbox up to which it is filled from other lists: ten looks of ours.
+/// Inbox length at which adoption pauses: ten times what one ingest takes.
 const ROOM: usize = 1000;
-/// Workers of another system that are looked at.
+/// Most foreign workers checked.
 const WORKERS_MAX: usize = 1000;
-/// Resque itself gives a worker up after so long without a heartbeat.
+/// Age of its last heartbeat at which Resque itself considers a worker dead.
 const RESQUE_SILENT: Duration = Duration::from_secs(300);
 
-/// How we stand to a list.
+/// Whether a foreign list is adopted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListState {
-    /// What comes there is moved to the inbox.
+    /// Its payloads are moved to the inbox.
     Adopted,
-    /// So it is, though this worker of that system is alive on it.
+    /// Adopted, though this worker of its own system is alive on it.
     Shared(String),
-    /// It is left alone: this worker of that system is alive on it.
+    /// Not adopted: this worker of its own system is alive on it.
     Theirs(String),
-    /// It cannot be adopted, for this reason.
+    /// Cannot be adopted, for this reason.
     Refused(String),
 }
 
-/// What one look at all lists led to.
+/// Results of one call to [`Adopter::look`].
 #[derive(Debug, Default)]
 pub struct Adopted {
-    /// Payloads that are in the inbox now.
+    /// Payloads moved to the inbox.
     pub moved: u64,
-    /// Payloads that could be moved and are not yet.
+    /// Payloads left in the adopted lists.
     pub left: u64,
-    /// Lists to which we stand otherwise than at the look before.
+    /// Key and new state of each list whose state changed.
     pub changed: Vec<(String, ListState)>,
 }
 
-/// Looks at the lists that a queue adopts, again and again.
+/// Moves payloads from the configured lists, and remembers their state between calls.
 #[derive(Debug)]
 pub struct Adopter {
     queue: WorkerHandle,
@@ -65,7 +66,7 @@ pub struct Adopter {
 }
 
 impl WorkerHandle {
-    /// Whoever looks at the lists that are configured to be adopted, and `every` so often who else works on them.
+    /// An adopter for the configured lists, which checks for foreign workers at most once per `every`.
     pub fn adopter(&self, every: Duration) -> Adopter {
         let lists = self.inner.config.adopt.iter().map(|list| (list.clone(), None)).collect();
         Adopter { queue: self.clone(), lists, every, looked: None }
@@ -73,15 +74,15 @@ impl WorkerHandle {
 }
 
 impl Adopter {
-    /// True where there is nothing to look at.
+    /// True when no list is configured.
     pub fn is_idle(&self) -> bool {
         self.lists.is_empty()
     }
 
-    /// Moves at most a hundred payloads of each list; now and then it first looks who works on them.
+    /// Moves at most 100 payloads of each list, after checking for foreign workers when that is due.
     ///
     /// # Errors
-    /// Those of Redis; what was moved before is moved.
+    /// Those of Redis; earlier payloads may have been moved.
     pub async fn look(&mut self) -> Result<Adopted, Error> {
         let mut adopted = Adopted::default();
         if self.is_idle() {
@@ -127,7 +128,7 @@ impl Adopter {
 }
 
 impl WorkerHandle {
-    /// Moves what there is room for; answers how much that was, and how much is left.
+    /// Moves payloads while the inbox has room; returns how many were moved and how many are left.
     async fn adopt(&self, list: &ForeignList) -> Result<(u64, u64), Error> {
         let oldest = match list.system {
             ForeignSystem::Sidekiq => "RIGHT",
@@ -145,10 +146,10 @@ impl WorkerHandle {
         Ok(info.contains("cluster_enabled:1"))
     }
 
-    /// Why this key cannot be adopted at all.
+    /// Why this key cannot be adopted; None when it can.
     async fn unfit(&self, list: &ForeignList, clustered: bool) -> Result<Option<String>, Error> {
         if clustered {
-            // Not even asked for: the answer would send us to another node.
+            // No TYPE call: the reply would be a redirect to another node.
             return Ok(Some("in a Redis cluster this list is in another slot than the queue".to_owned()));
         }
         let mut pipe = redis::pipe();
@@ -160,7 +161,7 @@ impl WorkerHandle {
         })
     }
 
-    /// A worker of the list's own system that is alive and takes from it.
+    /// A live worker of the list's own system that takes jobs from it.
     async fn foreign_worker(&self, list: &ForeignList) -> Result<Option<String>, Error> {
         match list.system {
             ForeignSystem::Sidekiq => self.sidekiq_process(list).await,
@@ -168,7 +169,7 @@ impl WorkerHandle {
         }
     }
 
-    /// A process has a HASH that goes a minute after its last heartbeat; a quiet one takes nothing more.
+    /// A Sidekiq process has a HASH that expires a minute after its last heartbeat; a quiet one takes none.
     async fn sidekiq_process(&self, list: &ForeignList) -> Result<Option<String>, Error> {
         let (namespace, name) = list.parts();
         let mut pipe = redis::pipe();
@@ -192,7 +193,7 @@ impl WorkerHandle {
         Ok(processes.into_iter().zip(rows).find(|(_, row)| takes(row)).map(|(process, _)| process))
     }
 
-    /// A worker is named `host:pid:queue,queue`; one that dies stays listed, without a heartbeat.
+    /// A Resque worker is named `host:pid:queue,queue`; a dead one stays listed, without a heartbeat.
     async fn resque_worker(&self, list: &ForeignList) -> Result<Option<String>, Error> {
         let (namespace, name) = list.parts();
         let mut pipe = redis::pipe();
@@ -205,7 +206,7 @@ impl WorkerHandle {
         let mut pipe = redis::pipe();
         pipe.cmd("TIME").cmd("HMGET").arg(format!("{namespace}workers:heartbeat")).arg(&workers);
         let ((seconds, _), heartbeats): ((i64, u64), Vec<Option<String>>) = self.ask(&pipe).await?;
-        // An old Resque has no heartbeats at all: such a worker is believed to be alive.
+        // Old Resque versions send no heartbeats: their workers count as alive.
         let alive = |heartbeat: &Option<String>| {
             let heartbeat =
                 heartbeat.as_deref().and_then(|heartbeat| OffsetDateTime::parse(heartbeat, &Rfc3339).ok());
@@ -221,7 +222,8 @@ impl WorkerHandle {
     }
 }
 
-/// Whether a worker with these queues takes from `name`: each is a name or a pattern with `*`, or excludes with `!`.
+/// True when a worker with these queues takes jobs from `name`: each is a name or a pattern with `*`; a `!`
+/// in front excludes its matches.
 fn resque_takes(queues: &str, name: &str) -> bool {
     let fits = |pattern: &str| match pattern.split_once('*') {
         Some((start, end)) => {

@@ -1,15 +1,16 @@
-//! The name of a list of another job system, as configuration writes it.
+//! A list of another job system, as written in the configuration.
 
 use serde::{Deserialize, Serialize};
 
-/// Whose list it is, and thereby at which end it is oldest.
+/// The job system that owns the list; determines at which end the oldest payload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ForeignSystem {
     Sidekiq,
     Resque,
 }
 
-/// A list to adopt: `sidekiq:<key>` or `resque:<key>`, where the key is `queue:<name>` with any namespace before it.
+/// A list to adopt: `sidekiq:<key>` or `resque:<key>`, where the key is `queue:<name>` with any namespace
+/// before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ForeignList {
@@ -18,7 +19,7 @@ pub struct ForeignList {
 }
 
 impl ForeignList {
-    /// What stands before `queue:`, where the other keys of that system are too; and the queue's name.
+    /// The namespace before `queue:`, shared by the other keys of that system, and the queue's name.
     pub(crate) fn parts(&self) -> (&str, &str) {
         let at = self.key.rfind("queue:").unwrap_or_default();
         (&self.key[..at], self.key[at..].trim_start_matches("queue:"))
@@ -29,7 +30,7 @@ impl TryFrom<String> for ForeignList {
     type Error = String;
     fn try_from(text: String) -> Result<Self, String> {
         let way_out = || {
-            format!("{text:?} is no list to adopt: write sidekiq:queue:<name> or resque:resque:queue:<name>")
+            format!("{text:?} cannot be adopted: write sidekiq:queue:<name> or resque:resque:queue:<name>")
         };
         let (system, key) = text.split_once(':').ok_or_else(way_out)?;
         let system = match system {

@@ -1,15 +1,16 @@
-//! Ingest: from the inbox, where any producer pushes anything, into the queue, where only jobs are.
+//! Ingest: decodes the payloads that producers push to the inbox, and admits or buries them.
 //!
-//! Rust reads the heads and decodes; a script takes a payload out only while it still stands at the head, and only
-//! together with what becomes of it. So several workers may ingest at once, and none needs to be trusted to finish.
+//! Rust reads and decodes the head of the inbox; a script removes a payload only while it is still at the
+//! head, and in the same step in which it stores the result. So several workers may ingest at once, and a
+//! crash loses nothing.
 //!
-//! Invariant: a payload leaves the inbox as a job, as a duplicate that is counted, or as a dead letter with its evidence.
+//! Invariant: a payload leaves the inbox as a job, as a counted duplicate, or as a dead letter with its
+//! evidence.
 
 use crate::error::Error;
-use crate::inspect::dead::{RAW_HEAD_BYTES, RawPayload};
-use crate::intake::admission::{Admission, Answer, BATCH, Candidate};
+use crate::evidence::{Buried, RAW_HEAD_BYTES, RawPayload};
+use crate::intake::admission::{Admission, AdmitReply, BATCH, Candidate};
 use crate::lease::truncate::truncate_reason;
-use crate::lease::upkeep::Buried;
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::counts::DeliveryCounts;
@@ -17,40 +18,40 @@ use wm_job::failure::{Failure, FailureKind};
 use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, MAX_PAYLOAD_BYTES};
 
-/// The longest payload that is read whole, to give its SHA-256; of a longer one Redis gives the first bytes, and the
-/// SHA-1 of this many.
+/// Longest payload read whole, which gets a SHA-256; of a longer one Redis returns the first bytes, and the
+/// SHA-1 of its first 1 MiB.
 const WHOLE_MAX_BYTES: usize = 1024 * 1024;
-/// Bytes that one look at the inbox may touch, unless the first payload alone has more.
+/// Most bytes read from the inbox per call, unless the first payload alone has more.
 const LOOK_MAX_BYTES: usize = 2 * WHOLE_MAX_BYTES;
 
-/// What one look at the inbox led to.
+/// Results of one call to [`WorkerHandle::ingest`].
 #[derive(Debug, Default)]
 pub struct Ingested {
-    /// Jobs that are in the queue now.
+    /// Payloads admitted as jobs.
     pub admitted: u64,
-    /// Payloads whose pair, or whose id, is known already.
+    /// Payloads whose pair is live, or whose id is already in the queue.
     pub duplicates: u64,
     /// Payloads whose pair was analysed before.
     pub already_done: u64,
-    /// Payloads that are no jobs.
+    /// Payloads that are not jobs.
     pub buried: Vec<Buried>,
-    /// True when the backlog is at its ceiling: the inbox waits.
+    /// True when the backlog is at `backlog_max`: payloads stay in the inbox.
     pub full: bool,
-    /// True when more stood in the inbox than one look takes: look again at once.
+    /// True when the inbox had more than one call takes: call again at once.
     pub more: bool,
 }
 
-/// One payload at the head of the inbox.
+/// A payload at the head of the inbox, decoded.
 struct Head {
     raw: RawPayload,
     job: Result<Job, Failure>,
 }
 
 impl WorkerHandle {
-    /// Takes in what stands at the head of the inbox, at most a hundred payloads.
+    /// Ingests at most 100 payloads from the head of the inbox.
     ///
     /// # Errors
-    /// Those of Redis; what was taken in before is in.
+    /// Those of Redis; earlier payloads may have been ingested.
     pub async fn ingest(&self) -> Result<Ingested, Error> {
         let (state, heads) = self.peek().await?;
         let mut ingested = Ingested { more: state > heads.len(), ..Ingested::default() };
@@ -67,7 +68,7 @@ impl WorkerHandle {
         Ok(ingested)
     }
 
-    /// How many payloads stand in the inbox, and the first of them.
+    /// The length of the inbox, and its first payloads.
     async fn peek(&self) -> Result<(usize, Vec<Head>), Error> {
         let mut reply = self
             .call(&scripts::PEEK)
@@ -94,7 +95,7 @@ impl WorkerHandle {
         Ok((state, heads))
     }
 
-    /// Admits a run of jobs; false when to stop.
+    /// Admits consecutive jobs; false to stop ingesting.
     async fn take_in(&self, run: &[Head], ingested: &mut Ingested) -> Result<bool, Error> {
         let candidates: Vec<_> = run
             .iter()
@@ -102,22 +103,22 @@ impl WorkerHandle {
             .collect();
         for answer in self.admit(&candidates).await? {
             match answer {
-                Answer::Admission(Admission::Admitted { .. }) => ingested.admitted += 1,
-                Answer::Admission(Admission::Duplicate { .. } | Admission::SameId) => {
+                AdmitReply::Admission(Admission::Admitted { .. }) => ingested.admitted += 1,
+                AdmitReply::Admission(Admission::Duplicate { .. } | Admission::SameId) => {
                     ingested.duplicates += 1;
                 }
-                Answer::Admission(Admission::AlreadyDone) => ingested.already_done += 1,
-                Answer::Admission(Admission::Full) => {
+                AdmitReply::Admission(Admission::AlreadyDone) => ingested.already_done += 1,
+                AdmitReply::Admission(Admission::Full) => {
                     ingested.full = true;
                     return Ok(false);
                 }
-                Answer::Moved => return Ok(false),
+                AdmitReply::Moved => return Ok(false),
             }
         }
         Ok(true)
     }
 
-    /// Buries a run of payloads that are no jobs; false when to stop.
+    /// Buries consecutive payloads that are not jobs; false to stop ingesting.
     async fn refuse(&self, run: &[Head], ingested: &mut Ingested) -> Result<bool, Error> {
         for head in run {
             let Err(failure) = &head.job else { continue };

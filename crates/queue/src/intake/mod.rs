@@ -1,4 +1,4 @@
-//! How jobs come in: admission, the inbox, lists of other job systems.
+//! Intake of jobs: admission, the inbox, lists of other job systems.
 
 pub(crate) mod admission;
 pub(crate) mod adopt;

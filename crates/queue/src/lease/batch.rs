@@ -1,11 +1,11 @@
-//! Ending jobs as done or skipped: those that end at the same moment are settled in one call.
+//! Batches settles as done or skipped: those that arrive during one call are settled together in the next.
 //!
-//! Invariant: each of them gets an answer of its own, and where a call for several fails each tries again by itself, so
-//! that no job is held up by another one's trouble.
+//! Invariant: each settle gets its own result. When a call for several fails, each retries on its own, so
+//! that one job's error does not delay another.
 //!
 //! # Why
-//! A call costs Redis more than the job in it. Nobody waits for company: whoever finds no call under way makes one, and
-//! what comes meanwhile goes with the next.
+//! The call costs Redis more than the job in it. A settle never waits for a batch to fill: it starts a call
+//! when none is running, and otherwise joins the next.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -18,12 +18,13 @@ use crate::lease::settled::{Settled, settled};
 use crate::redis::scripts::{self, ScriptReply};
 use wm_job::duration::millis;
 
-/// Most jobs that one call ends: some 2 ms of Redis.
+/// Most jobs settled in one call: about 2 ms of Redis time.
 const MOST: usize = 100;
-/// Most bytes of reports in one call, unless it is a single one: what Redis takes in within a millisecond.
+/// Most bytes of arguments in one call, unless it has only one job: what Redis reads within a millisecond.
 const MOST_BYTES: usize = 1 << 20;
 
-/// One job's end, as the script wants it: `job`, `unique`, `report`, `done`; id, token, state, why, pair, report.
+/// Arguments of one job for `settle.lua`. Keys: `job`, `unique`, `report`, `done`.
+/// Arguments: id, token, state, why, pair, report.
 #[derive(Debug)]
 pub(crate) struct SettleCall {
     pub(crate) keys: [String; 4],
@@ -36,13 +37,13 @@ impl SettleCall {
     }
 }
 
-/// A job's end that waits for its call, and where its answer goes.
+/// A settle that waits for a call, and the channel for its result.
 struct Waiting {
     call: Arc<SettleCall>,
     answer: oneshot::Sender<Result<Settled, Error>>,
 }
 
-/// The ends that wait for a call, and the right to make one.
+/// The settles that wait for a call; holding `turn` is the right to make one.
 #[derive(Default)]
 pub(crate) struct SettleBatcher {
     waiting: Mutex<Vec<Waiting>>,
@@ -54,7 +55,7 @@ impl SettleBatcher {
         self.waiting.lock()
     }
 
-    /// The next ones that fit into a call; who was given up meanwhile is left out.
+    /// Removes and returns the next settles that fit into one call; drops those whose future was dropped.
     fn next(&self) -> Vec<Waiting> {
         let mut waiting = self.waiting();
         waiting.retain(|one| !one.answer.is_closed());
@@ -70,7 +71,7 @@ impl SettleBatcher {
 }
 
 impl Queue {
-    /// Ends a job, together with those that end now.
+    /// Settles a job as done or skipped, in one call with the others that wait.
     pub(crate) async fn settle_in_batch(&self, call: SettleCall) -> Result<Settled, Error> {
         let call = Arc::new(call);
         let (answer, mut answered) = oneshot::channel();
@@ -80,7 +81,7 @@ impl Queue {
                 biased;
                 answer = &mut answered => match answer {
                     Ok(answer) => return answer,
-                    // The call that it was part of failed, or was given up: by itself it meets no trouble but its own.
+                    // The shared call failed or was dropped: retry alone, to get this job's own result.
                     Err(_) => return settled(&mut self.settle_all(&[&call]).await?),
                 },
                 _turn = self.inner.batcher.turn.lock() => self.settle_next().await,
@@ -88,7 +89,7 @@ impl Queue {
         }
     }
 
-    /// Makes one call, where anybody is left to make it for.
+    /// Makes one call for the settles that wait, if any.
     async fn settle_next(&self) {
         let mut next = self.inner.batcher.next();
         if next.is_empty() {
@@ -101,7 +102,8 @@ impl Queue {
                     let _ = one.answer.send(settled(&mut reply));
                 }
             }
-            // The trouble of a single one is its own; of several each hears only that there is no answer.
+            // The error of a single settle is returned to it; of several, each channel closes and each
+            // retries alone.
             Err(e) => {
                 if let (Some(only), []) = (next.pop(), &next[..]) {
                     let _ = only.answer.send(Err(e));

@@ -1,6 +1,7 @@
-//! Claiming a job, and the right to settle it. Keeping that right is `worker.rs`, using it `settle.rs`.
+//! Claiming jobs. `fleet/presence.rs` renews their leases, `settle.rs` settles them.
 //!
-//! Invariant: a [`Delivery`] exists once. It is not `Clone`, settling consumes it, and its token is known to nobody else.
+//! Invariant: a [`Delivery`] is unique. It is not `Clone`, settling consumes it, and no other worker has its
+//! token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::error::Error;
+use crate::evidence::Buried;
 use crate::ids::LeaseRef;
 use crate::ids::WorkerId;
 use crate::lease::settled::Settled;
-use crate::lease::upkeep::Buried;
 use crate::redis::scripts::{self, ScriptReply};
 use crate::role::WorkerHandle;
 use crate::{BUILD, Inner};
@@ -21,17 +22,17 @@ use wm_job::skip::{Skip, SkipReason};
 use wm_job::verdict::DeadLetterReason;
 use wm_job::{Job, JobId, LimitsRequest};
 
-/// One handing-over of a job to one worker. Dropped unsettled, it counts as a crash once its lease runs out.
+/// One claim of a job by one worker. Dropped unsettled, it counts as a crash once its lease expires.
 #[must_use]
 #[derive(Debug)]
 pub struct Delivery {
-    /// What was asked for.
+    /// The job to run, as its producer enqueued it.
     pub job: Job,
-    /// How often it was row out, this time included, and how that went.
+    /// How often it was delivered, this time included, and the outcomes.
     pub counts: DeliveryCounts,
-    /// Time since it was admitted.
+    /// Time since it was admitted, by the clock of Redis.
     pub age: Duration,
-    /// Limits that an operator granted when putting it back; empty as a rule.
+    /// Limits that an operator granted at replay; usually empty.
     pub granted: LimitsRequest,
     pub(crate) token: String,
     pub(crate) unique: String,
@@ -40,41 +41,42 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// The right to settle it.
+    /// Identifies this delivery's lease, to renew or confirm it.
     pub fn lease(&self) -> LeaseRef {
         LeaseRef { id: self.job.id.clone(), token: self.token.clone() }
     }
 
-    /// True when this job is a suspect: nothing else is in this worker's in_flight, and nothing may be added.
+    /// True when this job is a suspect: this worker has nothing else in flight and may claim nothing else.
     pub fn is_exclusive(&self) -> bool {
         self.exclusive
     }
 }
 
-/// The answer to a claim.
+/// The result of a claim.
 #[must_use]
 #[derive(Debug)]
 pub enum Claim {
     /// A job to work on.
     Delivery(Box<Delivery>),
-    /// A job that nobody needs any more, expired or cancelled: settle it with this skip at once.
+    /// An expired or cancelled job: settle it with this skip at once.
     NotNeeded(Box<Delivery>, Skip),
-    /// A job whose stored payload this build cannot read; it is a dead letter by now.
+    /// A job whose stored payload this build cannot read; it has been buried.
     Buried(Box<Buried>),
-    /// Nothing is ready.
+    /// No job is ready.
     Empty,
-    /// The queue is paused.
+    /// The queue is paused: no job is claimed until it is resumed.
     Paused,
-    /// As many jobs are in hand, all workers together, as may be.
+    /// The jobs in flight over all workers are at `in_flight_max`.
     Full,
-    /// A suspect waits for this worker's in_flight to be empty, or runs in them: finish what is in hand, then claim again.
+    /// A suspect waits until this worker has nothing in flight, or is in flight here: finish all deliveries
+    /// before the next claim.
     Exclusive,
 }
 
-/// Most jobs that one claim takes, however many are asked for: some 2 ms of Redis.
+/// Most jobs per claim, however many are requested: about 2 ms of Redis time.
 pub const CLAIM_MOST: usize = 100;
 
-/// The token of one claim, given back when no answer came: jobs may have been row out all the same.
+/// The token of one claim. Kept for the next claim when no reply came: jobs may have been claimed.
 struct ClaimToken<'q> {
     inner: &'q Inner,
     token: String,
@@ -100,7 +102,7 @@ impl Drop for ClaimToken<'_> {
     }
 }
 
-/// A job as the claim script in_flight it out, in the order of its `FIELDS`.
+/// A job as `claim.lua` returns it, in the order of its `FIELDS`.
 struct JobRow {
     id: JobId,
     payload: Vec<u8>,
@@ -139,20 +141,20 @@ impl JobRow {
 }
 
 impl WorkerHandle {
-    /// Takes the next job, if there is one and this worker may have it; otherwise as [`Queue::claim_many`].
+    /// Claims the next job; as [`WorkerHandle::claim_many`] with `most` 1.
     ///
     /// # Errors
-    /// Those of Redis; nothing is in hand then.
+    /// Those of Redis; no delivery is returned then.
     pub async fn claim(&self, worker: &WorkerId) -> Result<Claim, Error> {
         Ok(self.claim_many(worker, 1).await?.pop().unwrap_or(Claim::Empty))
     }
 
-    /// Takes the next jobs, at most so many and at most [`CLAIM_MOST`]; where there is none that this worker may have,
-    /// why. Never without an answer, and more than asked for only where that is an older answer that was lost. May be
-    /// cancelled: jobs whose answer was lost are row out again to the next claim of this queue handle.
+    /// Claims the next jobs, at most `most` and at most [`CLAIM_MOST`], or returns the one reason why this
+    /// worker gets none. Never empty; more than `most` only when it repeats an older claim whose reply was
+    /// lost. Cancel-safe: the next claim on this handle gets the jobs whose reply was lost.
     ///
     /// # Errors
-    /// Those of Redis; nothing is in hand then.
+    /// Those of Redis; no delivery is returned then.
     pub async fn claim_many(&self, worker: &WorkerId, most: usize) -> Result<Vec<Claim>, Error> {
         let mut claim_token = ClaimToken::take(&self.inner);
         let mut reply = self
@@ -176,8 +178,8 @@ impl WorkerHandle {
         }
     }
 
-    /// Reads what was row out. One that cannot be buried now runs out of its lease, and is row out again: no
-    /// reason to let go of the others.
+    /// Reads the claimed jobs. An unreadable one that cannot be buried now is claimed again after its lease
+    /// expires; the others are returned all the same.
     async fn delivered(
         &self,
         worker: &WorkerId,
@@ -225,13 +227,14 @@ impl WorkerHandle {
         }
         if row.expires_ms != 0 && now > row.expires_ms {
             let late = Duration::from_millis(now - row.expires_ms);
-            let detail = format!("expired {} before its turn came", humantime::format_duration(late));
+            let detail = format!("expired {} before it was claimed", humantime::format_duration(late));
             return Claim::NotNeeded(delivery, Skip::new(SkipReason::Expired, detail));
         }
         Claim::Delivery(delivery)
     }
 
-    /// A stored payload that cannot be read is no reason to hand it out again.
+    /// Buries a job whose stored payload cannot be read, so that it is not claimed again. None when the lease
+    /// is lost and nothing was written.
     async fn bury_unreadable(
         &self,
         worker: &WorkerId,
@@ -259,11 +262,10 @@ impl WorkerHandle {
         }
     }
 
-    /// Says whether a delivery is still ours, and renews its lease while at it: to be asked right before something is
-    /// written outside of Redis.
+    /// Renews the lease and returns true when it is still held: call it right before a write outside Redis.
     ///
     /// # Errors
-    /// Those of Redis; the answer is then unknown, and nothing may be written.
+    /// Those of Redis; the lease may be lost, so nothing may be written.
     pub async fn confirm(&self, lease: &LeaseRef) -> Result<bool, Error> {
         let mut reply = self
             .call(&scripts::CONFIRM)

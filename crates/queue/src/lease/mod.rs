@@ -1,4 +1,4 @@
-//! A delivery from claim to settle, and what upkeep does for those that no worker settles.
+//! A delivery from claim to settle, and the upkeep of deliveries that no worker settles.
 
 pub(crate) mod batch;
 pub(crate) mod delivery;

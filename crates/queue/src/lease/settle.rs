@@ -1,16 +1,16 @@
-//! Carrying out a verdict: once, atomically, and only while the lease is ours.
+//! Carries out a verdict once, atomically, and only while the delivery holds its lease.
 //!
-//! Invariant: a failed settle gives everything back, so that it can be tried again while the lease lives; a settle that
-//! happened and whose answer was lost is told so when it is tried again (of a skip, which leaves no token behind, it is told that it came
-//! too late: nothing is written twice).
+//! Invariant: a failed settle returns the delivery and the verdict, so that it can be retried while the lease
+//! lasts. Retrying a settle whose reply was lost returns `Settled` (for a skip, which leaves no token behind,
+//! `Superseded`): nothing is written twice.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::evidence::RawPayload;
 use crate::ids::LeaseRef;
-use crate::inspect::dead;
 use crate::lease::batch::SettleCall;
 use crate::lease::delivery::Delivery;
 use crate::lease::settled::{Settled, settled};
@@ -23,27 +23,27 @@ use wm_job::report::ANALYSIS_VERSION;
 use wm_job::skip::Skip;
 use wm_job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
-/// A settle that failed, with everything needed to try again.
+/// A settle that failed, with everything needed to retry it.
 #[derive(Debug)]
 pub struct Unsettled {
-    /// The delivery; its lease may still live.
+    /// The delivery; its lease may still be held.
     pub delivery: Delivery,
-    /// The verdict.
+    /// The verdict to carry out.
     pub verdict: Verdict,
-    /// Why it failed.
+    /// The error of the call.
     pub source: Error,
 }
 
-/// A release that failed, with the delivery.
+/// A release that failed, with the delivery to retry it.
 #[derive(Debug)]
 pub struct Unreleased {
-    /// The delivery; its lease may still live.
+    /// The delivery; its lease may still be held.
     pub delivery: Delivery,
-    /// Why it failed.
+    /// The error of the call.
     pub source: Error,
 }
 
-/// What is stored where a report would be, when there was nothing to analyse.
+/// Stored in place of a report for a skipped job.
 #[derive(Serialize)]
 struct SkipReport<'a> {
     schema_version: u32,
@@ -56,7 +56,7 @@ impl WorkerHandle {
     /// Carries out the verdict on a delivery.
     ///
     /// # Errors
-    /// Those of Redis, with the delivery and the verdict.
+    /// Those of Redis, with the delivery and the verdict to retry.
     pub async fn settle(&self, delivery: Delivery, verdict: Verdict) -> Result<Settled, Box<Unsettled>> {
         match self.carry_out(&delivery, &verdict).await {
             Ok(settled) => Ok(settled),
@@ -92,7 +92,8 @@ impl WorkerHandle {
                 self.settle_in_batch(self.ending(delivery, ("skipped", why), pair, report, &done)).await
             }
             Verdict::Retry { after, failure } => {
-                // A death in the child is tried again for doubt's sake alone: no attempt at the target is spent.
+                // An ambiguous exit of the child may not be the job's fault: it does not count as a failed
+                // attempt.
                 let counted = match failure.kind.stage() {
                     Stage::Analyse => "ambiguous_exits",
                     Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue => {
@@ -119,7 +120,7 @@ impl WorkerHandle {
         }
     }
 
-    /// The end of a job as the script wants it.
+    /// Keys and arguments for `settle.lua`.
     fn ending(
         &self,
         delivery: &Delivery,
@@ -155,14 +156,14 @@ impl WorkerHandle {
         settled(&mut reply)
     }
 
-    /// Hands a delivery back that waits for `host`, or where that is empty to be alone.
+    /// Requeues a job that waits for a start permit at `host` or, when `host` is empty, to run exclusively.
     async fn wait_for(&self, delivery: &Delivery, host: &str, counted: &str) -> Result<Settled, Error> {
         let id = &delivery.job.id;
         let call = self.call(&scripts::WAIT_FOR_HOST).key(self.inner.keys.job(id));
         settled(&mut call.arg(&[id.as_str(), &delivery.token, host, counted]).reply().await?)
     }
 
-    /// Buries a delivery; `unreadable` is its payload where that is no job.
+    /// Buries a delivery; `unreadable` is its payload when that is not a job.
     pub(crate) async fn bury(
         &self,
         lease: &LeaseRef,
@@ -172,7 +173,7 @@ impl WorkerHandle {
         unreadable: Option<&[u8]>,
     ) -> Result<Settled, Error> {
         let keys = &self.inner.keys;
-        let raw = unreadable.map(dead::RawPayload::of);
+        let raw = unreadable.map(RawPayload::of);
         let call = self
             .call(&scripts::BURY)
             .key(keys.job(&lease.id))
@@ -186,10 +187,10 @@ impl WorkerHandle {
         settled(&mut call.reply().await?)
     }
 
-    /// Hands a delivery back unfinished, at its old place and without counting it as delivered.
+    /// Releases an unfinished delivery: un-counts it and returns the job to its old place.
     ///
     /// # Errors
-    /// Those of Redis, with the delivery.
+    /// Those of Redis, with the delivery to retry.
     pub async fn release(&self, delivery: Delivery) -> Result<Settled, Box<Unreleased>> {
         let call = self.call(&scripts::RELEASE).key(self.inner.keys.job(&delivery.job.id)).arg(&[
             delivery.job.id.as_str(),

@@ -1,19 +1,19 @@
-//! What became of a settle.
+//! The result of a settle.
 
 use crate::error::Error;
 use crate::redis::scripts::ScriptReply;
 
-/// What became of a settle.
+/// The result of a settle; also of a repeated one whose first reply was lost.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// It is carried out.
+    /// The verdict was carried out.
     Settled,
-    /// The lease was lost: somebody else has the job, and nothing was written.
+    /// The lease was lost, and the job reclaimed: nothing was written.
     Superseded,
 }
 
-/// The next answer of a script that settles.
+/// Reads the next result from the reply of a script that settles.
 pub(crate) fn settled(reply: &mut ScriptReply) -> Result<Settled, Error> {
     match reply.text()?.as_str() {
         "settled" => Ok(Settled::Settled),

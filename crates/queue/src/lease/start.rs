@@ -1,7 +1,8 @@
-//! Going in: what is asked of the queue once a delivery's versions are known, and before their hosts are.
+//! Starting a delivery: its start permits, requested once its versions are known and before their hosts are
+//! contacted.
 //!
-//! Two things are known only then. Which *content* it is: one that crashed a worker before runs alone, under whatever
-//! id it comes again. And which *hosts* are to be visited: each has a ceiling, over all workers of the queue.
+//! Two things are known only then. Its *content*: one that crashed a worker before runs exclusively, under
+//! whatever id it is enqueued again. And its *hosts*: each has a ceiling, over all workers of the queue.
 
 use crate::BUILD;
 use crate::error::Error;
@@ -11,32 +12,32 @@ use crate::role::WorkerHandle;
 use wm_job::page::{PagePair, Version};
 use wm_job::text::sha256_hex;
 
-/// The longest name that DNS knows: behind a longer one there is no host that could be full.
+/// The longest DNS name: a longer one cannot be a host, so it needs no permit.
 const HOST_MAX_BYTES: usize = 253;
 
-/// The answer to a delivery that wants to go in.
+/// Whether a delivery may start.
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartPermit {
-    /// Go in. Its hosts know of it until its lease ends, in whatever way.
+    /// It may start. It holds a permit at each of its hosts until its lease ends, settled or not.
     Granted,
-    /// The lease is somebody else's by now.
+    /// The lease was lost: stop, the job can no longer be settled.
     Lost,
-    /// This content crashed a worker before: not beside others.
+    /// This content crashed a worker before: it must run exclusively.
     Suspect,
-    /// This host has all the visitors that it may have from us.
+    /// This host is at `host_in_flight_max`.
     HostFull {
-        /// The host.
+        /// Host name without port, as in the URL.
         host: String,
     },
 }
 
 impl WorkerHandle {
-    /// Asks to go on to the hosts of `pair`, and renews the lease while at it. What is not let in is to be settled as
-    /// postponed for the reason given, and is called when its turn comes.
+    /// Requests start permits at the hosts of `pair`, and renews the lease. Unless granted, settle the
+    /// delivery as postponed for the reason returned; the job becomes claimable when a permit is released.
     ///
     /// # Errors
-    /// Those of Redis; it may have been let in, which settling undoes.
+    /// Those of Redis; permits may have been taken, and settling releases them.
     pub async fn start(&self, lease: &LeaseRef, pair: &PagePair) -> Result<StartPermit, Error> {
         let keys = &self.inner.keys;
         let content = content_name(pair);
@@ -60,13 +61,13 @@ impl WorkerHandle {
     }
 }
 
-/// The name of what is compared, whatever ids it goes by.
+/// SHA-256 of the two contents to compare, whatever their uuids.
 fn content_name(pair: &PagePair) -> String {
     sha256_hex(format!("{}\n{}", content_of(&pair.from), content_of(&pair.to)).as_bytes())
 }
 
-/// A body is known by its hash. Where none was recorded, by where it is kept: a capture lies at an address of its own, and
-/// imported anew it has another uuid, but the same address.
+/// Identifies a body by its hash or, where none was recorded, by its URL: each capture has its own URL, and a
+/// capture that is imported again gets a new uuid but keeps its URL.
 fn content_of(version: &Version) -> String {
     match &version.body_hash {
         Some(hash) if !hash.is_empty() => format!("hash:{}", hash.to_ascii_lowercase()),
@@ -74,7 +75,7 @@ fn content_of(version: &Version) -> String {
     }
 }
 
-/// The hosts to visit, each once, in one order for all: permits are taken in it.
+/// The hosts to visit, sorted and without duplicates.
 fn hosts(pair: &PagePair) -> Vec<String> {
     let name = |version: &Version| version.body_url.host_str().map(str::to_owned);
     let mut hosts: Vec<_> = pair.sides().into_iter().filter_map(|(_, version)| name(version)).collect();

@@ -1,26 +1,27 @@
-//! Making reports and evidence fit into what Redis should hold, and saying what was left out. Pure.
+//! Truncates reports and evidence to their caps for storage in Redis. Pure.
 //!
-//! Invariant: what comes out is at most the cap, and every part that is missing because of it is named.
+//! Invariant: the output is within its cap, and names every part that was left out.
 
 use wm_job::report::Report;
 use wm_job::verdict::DeadLetterReason;
 
-/// The largest stored report: what a dashboard or a script reads in one go, and a thousandth of what Redis can bear.
+/// Largest stored report: small enough to read at once, and far below the 512 MB that a Redis value can hold.
 pub const REPORT_MAX_BYTES: usize = 256 * 1024;
-/// The largest stored evidence of one death, so that the cap on all dead letters holds thousands of them.
+/// Largest stored evidence of one dead letter, so that thousands fit within the cap on all of them.
 const REASON_MAX_BYTES: usize = 64 * 1024;
-/// The longest sentence in evidence, in characters.
+/// Longest failure detail kept when evidence is truncated, in characters.
 const DETAIL_MAX_CHARS: usize = 4096;
 
-/// One part of a report that can be left out, by the name that `omitted` then holds.
+/// A part of a report that can be left out: its name in `omitted`, and the function that removes it.
 type Part = (&'static str, fn(&mut Report));
 
 const BODIES: Part = ("bodies", |report| report.bodies.clear());
 const PASSAGES: Part = ("passages", |report| report.passages.clear());
 const MISSING: Part = ("missing", |report| report.missing.clear());
 
-/// The report as JSON of at most [`REPORT_MAX_BYTES`]: the steps of the largest diff are left out first, then the next.
-pub fn truncate_report(report: &Report) -> String {
+/// The report as JSON of at most [`REPORT_MAX_BYTES`]. Leaves out, as needed: the steps of the largest diff,
+/// of the next ones, passages, bodies, `missing`.
+pub(crate) fn truncate_report(report: &Report) -> String {
     truncate(report, REPORT_MAX_BYTES)
 }
 
@@ -44,7 +45,7 @@ fn truncate(report: &Report, max: usize) -> String {
     json(&report)
 }
 
-/// The diffs that have steps, the largest first.
+/// The diffs that have steps, largest first.
 fn diffs_by_size(report: &Report) -> Vec<Part> {
     let diffs = &report.diffs;
     let mut sized: Vec<(usize, Part)> = Vec::new();
@@ -70,7 +71,8 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
     sized.into_iter().map(|(_, part)| part).collect()
 }
 
-/// The evidence as JSON that fits; a sentence that is too long is cut, and what is known of the bodies goes last.
+/// The evidence as JSON of at most [`REASON_MAX_BYTES`]: cuts a long detail first, then leaves out the
+/// bodies.
 pub(crate) fn truncate_reason(reason: &DeadLetterReason) -> String {
     let whole = json(reason);
     if whole.len() <= REASON_MAX_BYTES {
@@ -86,11 +88,11 @@ pub(crate) fn truncate_reason(reason: &DeadLetterReason) -> String {
         return shorter;
     }
     reason.bodies.clear();
-    reason.failure.detail.push_str(" (what was known of the bodies is left out: too large)");
+    reason.failure.detail.push_str(" (facts about the bodies left out: too large)");
     json(&reason)
 }
 
-/// JSON of a plain structure of ours, which cannot fail.
+/// The JSON of `value`; serializing these types cannot fail.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }

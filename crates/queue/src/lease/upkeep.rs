@@ -1,85 +1,76 @@
-//! Upkeep: what is due is promoted, what was left behind is taken over, what is too old is forgotten.
+//! Upkeep: promotes scheduled jobs that are due, reclaims expired leases, evicts dead letters beyond the
+//! caps.
 //!
-//! Every worker does it, about once a second; two at once do no harm. It also keeps time for the guard against mass
-//! blame: where it has not run for half a lease, nobody is blamed for one lease (`lua/reclaim.lua`).
+//! Every worker runs it about once a second; concurrent runs are safe. Each run also records its time: after
+//! a gap of half a lease, no crash is counted for a grace period of one lease (`lua/reclaim.lua`).
 
 use crate::BUILD;
 use crate::error::Error;
+use crate::evidence::Buried;
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::JobId;
 use wm_job::duration::millis;
 use wm_job::failure::FailureKind;
-use wm_job::verdict::DeadLetterReason;
 
-/// Jobs that one script promotes.
+/// Most jobs promoted in one call.
 const PROMOTE_BATCH: u32 = 200;
-/// Leases that one script takes over.
+/// Most leases reclaimed in one call.
 const RECLAIM_BATCH: u32 = 100;
-/// Dead letters that one script evicts.
+/// Most dead letters evicted in one call.
 const TRIM_BATCH: u32 = 100;
-/// Rounds of each per upkeep: what is left over waits for the next.
+/// Most calls of each script per upkeep; the rest waits for the next one.
 const ROUNDS: u32 = 10;
 
-/// A job that was buried by the queue itself, for whoever alerts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Buried {
-    /// Its id, by which the dead letter is found.
-    pub id: JobId,
-    /// `<from>..<to>`, empty where the payload was no job.
-    pub pair: String,
-    /// Why.
-    pub reason: DeadLetterReason,
-}
-
-/// Dead letters that were forgotten, by the cap that each was beyond.
+/// Number of dead letters evicted, by the cap that they exceeded.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Evicted {
-    /// They had grown as old as they may: as it is meant to be.
+    /// Evicted because older than `dead_max_age`: expected.
     pub by_age: u64,
-    /// They were too many.
+    /// Evicted because there were more than `dead_max_count`.
     pub by_count: u64,
-    /// All of them together were too big.
+    /// Evicted because together they exceeded `dead_max_bytes`.
     pub by_bytes: u64,
 }
 
 impl Evicted {
-    /// Those that somebody might still have wanted.
+    /// Evicted before their maximum age, because there were too many letters or bytes.
     pub fn untimely(&self) -> u64 {
         self.by_count + self.by_bytes
     }
 }
 
-/// What upkeep did.
+/// Results of one or more upkeep runs.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Upkeep {
-    /// Jobs whose time had come.
+    /// Scheduled jobs that became claimable.
     pub promoted: u64,
-    /// Leases that ran out and were taken over.
+    /// Expired leases that were reclaimed.
     pub reclaimed: u64,
-    /// Jobs that were buried as `crash_loop`.
+    /// Jobs buried as `crash_loop`.
     pub buried: Vec<Buried>,
-    /// Dead letters that were forgotten.
+    /// Dead letters evicted beyond the caps.
     pub evicted: Evicted,
-    /// True while nobody is blamed, because nobody kept time.
+    /// True during the grace period after a gap in upkeep: expired leases are not reclaimed.
     pub grace_period: bool,
 }
 
 impl WorkerHandle {
-    /// Does one round of upkeep.
+    /// Runs upkeep once and returns its results.
     ///
     /// # Errors
-    /// Those of Redis; what was done before is done, and not told: see [`Queue::run_upkeep`].
+    /// Those of Redis; results of the completed steps are lost: see [`WorkerHandle::run_upkeep`].
     pub async fn upkeep(&self) -> Result<Upkeep, Error> {
         let mut upkeep = Upkeep::default();
         self.run_upkeep(&mut upkeep).await?;
         Ok(upkeep)
     }
 
-    /// The same, telling what was done even where a later step fails: a burial that is told to nobody is no alert.
+    /// Runs upkeep once and adds its results to `done`, so that buried jobs can be alerted on even when a
+    /// later step returns an error.
     ///
     /// # Errors
-    /// Those of Redis.
+    /// Those of Redis; `done` holds the results of the completed steps.
     pub async fn run_upkeep(&self, done: &mut Upkeep) -> Result<(), Error> {
         self.reclaim(done).await?;
         self.promote(done).await?;

@@ -1,21 +1,23 @@
--- Hands jobs to one worker, each under a lease, all of them under one token.
--- KEYS     none of its own; job:<id> follows from what stands first in the order
--- ARGV     1 worker, 2 token, 3 deliveries this worker has in hand, 4 1 when a claim with this token went unanswered,
---          5 how many at most, 6 most leases at a time, all workers together (0: any number)
--- Returns  paused | empty | full (so many are leased) |
---          exclusive (a suspect waits until this worker's in_flight are empty, or runs in them) |
---          jobs, now_ms, 1 when exclusively, then per job: id, and the fields in FIELDS ('' where absent)
--- Why      Peek, check, then take: a job must never be in neither place. The delivery is counted here, so that a worker
---          that dies of it has been counted. The same token asked twice gets the same jobs, so a lost answer loses none.
--- Bound    as many as asked for (Rust asks for at most 100; a lost answer is given again whole); leftovers without a
---          job are cleared away in at most 20 rounds; a lost answer is looked for among the newest 500 leases.
+-- Claims jobs for one worker: each gets its own lease, all share one token.
+-- KEYS     none of its own; job:<id> is derived from the ids at the head of ready or exclusive
+-- ARGV     1 worker, 2 token, 3 this worker's deliveries in flight, 4 1 when a claim with this token got no
+--          reply, 5 most jobs to claim, 6 most leases at a time over all workers (0: unlimited)
+-- Returns  paused | empty | full (the lease limit is reached) | exclusive (a suspect waits until this worker
+--          has nothing in flight, or is in flight here) | jobs, now_ms, 1 when exclusive, then per job: id,
+--          then the fields in FIELDS ('' where absent)
+-- Why      Read, check, then move, all in one step: a job must never be in neither set. Deliveries are
+--          counted here, so that a worker that dies of a job has already counted it. Repeating a token
+--          returns the same jobs, so a lost reply loses none.
+-- Bound    as many as requested (Rust requests at most 100; a lost reply is repeated in full); index entries
+--          without a job are removed in at most 20 rounds; a lost reply is searched for among the 500 newest
+--          leases.
 local worker, token, in_flight, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
-local most, leases_max = tonumber(arg(5)), tonumber(arg(6))
+local max_jobs, leases_max = tonumber(arg(5)), tonumber(arg(6))
 local FIELDS = { 'payload', 'deliveries', 'failures', 'ambiguous_exits', 'crashes', 'postponements', 'postponed_ms', 'releases',
   'replays', 'unique', 'enqueued_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
-local function answer(ids, jobs, exclusively)
-  local reply = { 'jobs', int(NOW), exclusively and '1' or '0' }
+local function jobs_reply(ids, jobs, exclusive)
+  local reply = { 'jobs', int(NOW_MS), exclusive and '1' or '0' }
   for i, id in ipairs(ids) do
     reply[#reply + 1] = id
     for field = 1, #FIELDS do reply[#reply + 1] = jobs[i][field] or '' end
@@ -23,33 +25,34 @@ local function answer(ids, jobs, exclusively)
   return reply
 end
 
-local function lease(ids)
+local function set_leases(ids)
   local leases = {}
   for _, id in ipairs(ids) do
-    leases[#leases + 1] = NOW + LEASE_MS
+    leases[#leases + 1] = NOW_MS + LEASE_MS
     leases[#leases + 1] = id
   end
   redis.call('ZADD', LEASE, unpack(leases))
 end
 
-local function lease_jobs(ids, jobs, from, exclusively)
+local function lease_jobs(ids, jobs, from, exclusive)
   redis.call('ZREM', from, unpack(ids))
-  lease(ids)
+  set_leases(ids)
   for i, id in ipairs(ids) do
     local deliveries = int(tonumber(jobs[i][2] or 0) + 1)
-    redis.call('HSET', job_key(id), 'state', 'in_flight', 'token', token, 'worker', worker, 'claimed_ms', int(NOW),
+    redis.call('HSET', job_key(id), 'state', 'in_flight', 'token', token, 'worker', worker, 'claimed_ms', int(NOW_MS),
       'deliveries', deliveries)
     jobs[i][2] = deliveries
   end
-  if exclusively then redis.call('SET', EXCLUSIVE_LOCK, worker .. '|' .. ids[1], 'PX', LEASE_MS) end
-  return answer(ids, jobs, exclusively)
+  if exclusive then redis.call('SET', EXCLUSIVE_LOCK, worker .. '|' .. ids[1], 'PX', LEASE_MS) end
+  return jobs_reply(ids, jobs, exclusive)
 end
 
--- Those that stand first, with their fields; that look is also how each derived key is touched before the first write.
-local function peek(zset, many)
+-- The first ids of `zset` that still have a job, with their fields. This also reads each derived key before
+-- the first write, as the scripts require.
+local function first_jobs(zset, limit)
   for _ = 1, 20 do
     local ids, jobs, leftovers = {}, {}, {}
-    for _, id in ipairs(redis.call('ZRANGE', zset, 0, many - 1)) do
+    for _, id in ipairs(redis.call('ZRANGE', zset, 0, limit - 1)) do
       local fields = redis.call('HMGET', job_key(id), unpack(FIELDS))
       if fields[1] then
         ids[#ids + 1], jobs[#jobs + 1] = id, fields
@@ -63,21 +66,23 @@ local function peek(zset, many)
   return {}, {}
 end
 
--- One worker at a time runs suspects, one at a time, with nothing beside them.
+-- Claims a suspect. One worker at a time runs suspects, one by one, with nothing else in flight.
+-- EXCLUSIVE_LOCK holds `<worker>` while that worker drains, and `<worker>|<id>` while the suspect is in
+-- flight. nil: claim from ready.
 local function claim_exclusive()
-  local exclusive = redis.call('GET', EXCLUSIVE_LOCK)
-  if exclusive and string.sub(exclusive, 1, #worker + 1) == worker .. '|' then return { 'exclusive' } end
-  if exclusive and exclusive ~= worker then return nil end
-  local ids, jobs = peek(EXCLUSIVE, 1) -- whatever their time says: the clock may have gone back
+  local lock_holder = redis.call('GET', EXCLUSIVE_LOCK)
+  if lock_holder and string.sub(lock_holder, 1, #worker + 1) == worker .. '|' then return { 'exclusive' } end
+  if lock_holder and lock_holder ~= worker then return nil end
+  local ids, jobs = first_jobs(EXCLUSIVE, 1) -- ignores the score: the clock may have gone back
   if not ids[1] then return nil end
-  if not exclusive and NOW < tonumber(redis.call('HGET', META, 'exclusive_rest_until_ms') or 0) then return nil end
+  if not lock_holder and NOW_MS < tonumber(redis.call('HGET', META, 'exclusive_rest_until_ms') or 0) then return nil end
   if in_flight == 0 then return lease_jobs(ids, jobs, EXCLUSIVE, true) end
-  redis.call('DEL', EXCLUSIVE_LOCK) -- a write that is allowed at maxmemory, so that the next one is too
+  redis.call('DEL', EXCLUSIVE_LOCK) -- allowed at maxmemory, and so is every later write
   redis.call('SET', EXCLUSIVE_LOCK, worker, 'PX', LEASE_MS)
   return { 'exclusive' }
 end
 
--- What was handed out under this token, and never arrived.
+-- Jobs already claimed under this token, whose reply was lost; renews their leases.
 local function repeat_claim()
   local ids, jobs = {}, {}
   for _, id in ipairs(redis.call('ZREVRANGE', LEASE, 0, 499)) do
@@ -86,21 +91,21 @@ local function repeat_claim()
     end
   end
   if not ids[1] then return nil end
-  lease(ids)
-  return answer(ids, jobs, redis.call('GET', EXCLUSIVE_LOCK) == worker .. '|' .. ids[1])
+  set_leases(ids)
+  return jobs_reply(ids, jobs, redis.call('GET', EXCLUSIVE_LOCK) == worker .. '|' .. ids[1])
 end
 
-local given = unanswered and repeat_claim()
-if given then return given end
+local result = unanswered and repeat_claim()
+if result then return result end
 if redis.call('EXISTS', PAUSED) == 1 then return { 'paused' } end
 if leases_max > 0 then
-  most = math.min(most, leases_max - redis.call('ZCARD', LEASE))
-  if most <= 0 then return { 'full' } end
+  max_jobs = math.min(max_jobs, leases_max - redis.call('ZCARD', LEASE))
+  if max_jobs <= 0 then return { 'full' } end
 end
-given = claim_exclusive()
-if given then return given end
-local ids, jobs = peek(READY, most)
+result = claim_exclusive()
+if result then return result end
+local ids, jobs = first_jobs(READY, max_jobs)
 if not ids[1] then return { 'empty' } end
-given = lease_jobs(ids, jobs, READY, false)
+result = lease_jobs(ids, jobs, READY, false)
 if redis.call('ZCARD', READY) > 0 then wake() end
-return given
+return result

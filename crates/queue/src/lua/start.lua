@@ -1,40 +1,41 @@
--- Lets a delivery go on to the hosts of its versions, now that they are known.
+-- Starts a delivery once its versions are known: records its content, and takes start permits at its hosts.
 -- KEYS     1 job:<id>, 2 suspect:<content>, then host:<host> per host
--- ARGV     1 id, 2 token, 3 content, 4 our build, then the hosts
--- Returns  entered | lost | suspect (this content crashed a worker before: not beside others) | full, host
--- Why      The job must stand there with its content before it runs: whoever takes over its lease says by it what the
---          worker died of. Permits are taken at all its hosts or at none, or two jobs could wait for each other.
+-- ARGV     1 id, 2 token, 3 content, 4 this build, then the hosts
+-- Returns  started | lost | suspect (this content crashed a worker before: must run exclusively) | full, host
+-- Why      The content is stored before the job runs: reclaim.lua blames it when the lease expires. Permits
+--          are taken at all hosts or at none, or two jobs could wait for each other. Always renews the lease,
+--          unless lost.
 -- Bound    one job, and as many hosts as are given (a pair has at most two).
 local id, token, content, build = arg(1), arg(2), arg(3), arg(4)
 local job, suspect = key(1), key(2)
 
--- Releases are compared by their three numbers: with a newer one the old suspicion is over.
-local function release(text)
+-- A version as one comparable number. A newer build than the one that crashed clears the suspicion.
+local function release_number(text)
   local major, minor, patch = string.match(text, '^(%d+)%.(%d+)%.(%d+)')
   return major and (major * 1e6 + minor) * 1e6 + patch or 0
 end
 
-local j = redis.call('HMGET', job, 'token', 'worker')
-if j[1] ~= token then return { 'lost' } end
-local exclusively = redis.call('GET', EXCLUSIVE_LOCK) == (j[2] or '') .. '|' .. id
+local fields = redis.call('HMGET', job, 'token', 'worker')
+if fields[1] ~= token then return { 'lost' } end
+local exclusive = redis.call('GET', EXCLUSIVE_LOCK) == (fields[2] or '') .. '|' .. id
 local suspected_by = redis.call('GET', suspect)
-local outdated = suspected_by and release(build) > release(suspected_by)
-local hosts, full = {}, nil
+local suspicion_outdated = suspected_by and release_number(build) > release_number(suspected_by)
+local hosts, full_host = {}, nil
 for i = 1, #KEYS - 15 do
   hosts[i] = arg(4 + i)
-  if not full and not host_has_room(hosts[i], id) then full = hosts[i] end
+  if not full_host and not host_has_room(hosts[i], id) then full_host = hosts[i] end
 end
 
-redis.call('ZREM', LEASE, id) -- a write that is allowed at maxmemory, so that the next one is too
-redis.call('ZADD', LEASE, NOW + LEASE_MS, id)
+redis.call('ZREM', LEASE, id) -- allowed at maxmemory, and so is every later write
+redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, id)
 redis.call('HSET', job, 'content', content, 'build', build, 'hosts', table.concat(hosts, ' '))
-if outdated then
+if suspicion_outdated then
   redis.call('DEL', suspect)
-elseif suspected_by and not exclusively then
+elseif suspected_by and not exclusive then
   redis.call('HSET', job, 'suspect', '1')
   return { 'suspect' }
 end
-if full then return { 'full', full } end
+if full_host then return { 'full', full_host } end
 for i = 1, #hosts do redis.call('SADD', key(2 + i), id) end
 redis.call('HSET', job, 'started', token)
 return { 'started' }

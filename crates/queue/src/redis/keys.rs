@@ -1,58 +1,51 @@
-//! Every Redis key of a queue is born here, once.
+//! The names of all Redis keys of a queue.
 //!
-//! All keys of one queue share the hash tag `{name}`, so that they live in one slot of a cluster.
+//! All keys of one queue share the hash tag `{name}`, so they are in one slot of a cluster.
 //! The fields of `job:<id>`, one HASH per job, written only by the scripts:
 //!
-//! | field | while | what |
+//! | field | present | meaning |
 //! |---|---|---|
-//! | `payload` | always (not: undecodable) | the job in its canonical form |
-//! | `state` | always | ready, scheduled, leased, solo, dead |
-//! | `score` | always | its place in `ready`, kept through retry, release and solo |
-//! | `enqueued_ms`, `expires_ms`, `unique` | always | admission, expiry, the lock it holds |
-//! | `next`, `next_unique` | live, until it ends | the payload of the job that follows it, and that one's lock |
-//! | `deliveries` `failures` `ambiguous_exits` `crashes` `postponements` `releases` `replays` | once counted | the judge's arithmetic |
-//! | `token` `worker` `claimed_ms` | in flight | who has it (`worker` stays, as evidence) |
-//! | `settled` | after a settle | the token that settled it, so that asking twice is answered alike |
-//! | `content` `build` `hosts` `started` | once its versions were known | what it compares, the build that knew it, whom it visits; the token that was let in |
-//! | `suspect` | until replayed | its content crashed a worker before: it runs alone |
-//! | `waits_for_host` | scheduled, waiting for a host | that host |
-//! | `last_failure` `postponed_ms` | after a retry | the last failure; how long counted postponements put it off |
+//! | `payload` | always (unless undecodable) | the job in its canonical form |
+//! | `state` | always | ready, scheduled, in_flight, exclusive, dead |
+//! | `score` | always | its place in `ready`, kept through retry, release and exclusive runs |
+//! | `enqueued_ms`, `expires_ms`, `unique` | always | time of admission, time of expiry, the lock it holds |
+//! | `next`, `next_unique` | live | the payload of its follow-up job, and that job's lock |
+//! | `deliveries` `failures` `ambiguous_exits` `crashes` | once counted | its delivery counts |
+//! | `postponements` `releases` `replays` | once counted | its other counts |
+//! | `token` `worker` `claimed_ms` | in flight | its delivery (`worker` stays, as evidence) |
+//! | `settled` | after a settle | the token that settled it, so that a repeated settle gets the same reply |
+//! | `content` `build` `hosts` | once started | hash of its two bodies, the build that ran it, its hosts |
+//! | `started` | once started | the token of the delivery that got its start permits |
+//! | `suspect` | until replayed | its content crashed a worker before: it runs exclusively |
+//! | `waits_for_host` | scheduled, waiting for a start permit | the full host |
+//! | `last_failure` | after a retry | the failure (JSON) |
+//! | `postponed_ms` | after a postponement | total delay of those counted |
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
-//! | `cancel` | once asked for | nobody wants it any more |
-//! | `died_ms` `kind` `reason` `size` | dead | the evidence, and what it weighs |
-//! | `raw` `raw_length` `raw_hash` | dead, undecodable | the first 64 KiB of what was no job |
+//! | `cancel` | once cancelled | when it was cancelled |
+//! | `died_ms` `kind` `reason` `size` | dead | the evidence, and its size in bytes |
+//! | `raw` `raw_length` `raw_hash` | dead, undecodable | its first 64 KiB, full length and hash |
 
 use time::OffsetDateTime;
 
-use crate::error::Error;
+use crate::config::QueueName;
 use wm_job::JobId;
 use wm_job::failure::FailureKind;
 
-/// The version of the key space. A build refuses to touch a newer one.
+/// Schema version of the key space. A build refuses to work on a newer one.
 pub(crate) const SCHEMA: u64 = 2;
-/// The longest name of a queue.
-const MAX_NAME_BYTES: usize = 63;
 
-/// The keys of one queue.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
     prefix: String,
 }
 
 impl Keys {
-    /// The keys of the queue `name`, which matches `[a-z0-9][a-z0-9_-]{0,62}`: no name may reach into other keys.
-    pub(crate) fn new(name: &str) -> Result<Self, Error> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-        let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        if name.len() > MAX_NAME_BYTES || !starts || !name.bytes().all(plain) {
-            return Err(Error::Config(format!(
-                "queue name {name:?}: 1 to {MAX_NAME_BYTES} of a-z 0-9 _ -, the first a letter or a digit"
-            )));
-        }
-        Ok(Self { prefix: format!("wm:{{{name}}}:") })
+    /// The keys of the queue `name`.
+    pub(crate) fn new(name: &QueueName) -> Self {
+        Self { prefix: format!("wm:{{{name}}}:") }
     }
 
-    /// What all keys of the queue begin with.
+    /// `wm:{<name>}:`, the start of each key.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -61,7 +54,7 @@ impl Keys {
         format!("{}{rest}", self.prefix)
     }
 
-    /// The keys that every script declares, in the order in which `lua/common.lua` names them.
+    /// The keys that every script declares, in the order of `lua/common.lua`.
     pub(crate) fn fixed(&self, now: OffsetDateTime) -> [String; 13] {
         [
             self.inbox(),
@@ -85,37 +78,37 @@ impl Keys {
         self.key("inbox")
     }
 
-    /// STREAM of what became of jobs, capped.
+    /// STREAM of job events, capped.
     pub(crate) fn events(&self) -> String {
         self.key("events")
     }
 
-    /// ZSET of ids by their place in the order.
+    /// ZSET of claimable job ids by score.
     pub(crate) fn ready(&self) -> String {
         self.key("ready")
     }
 
-    /// ZSET of ids by the moment they are due.
+    /// ZSET of job ids by the time they are due (ms).
     pub(crate) fn scheduled(&self) -> String {
         self.key("scheduled")
     }
 
-    /// ZSET of ids by the end of their lease.
+    /// ZSET of job ids in flight by the end of their lease (ms).
     pub(crate) fn lease(&self) -> String {
         self.key("lease")
     }
 
-    /// ZSET of suspects by the moment they came.
+    /// ZSET of suspects that wait to run exclusively, by the time they were added (ms).
     pub(crate) fn exclusive(&self) -> String {
         self.key("exclusive")
     }
 
-    /// ZSET of dead letters by the moment of death.
+    /// ZSET of dead letters by the time they were buried (ms).
     pub(crate) fn dead(&self) -> String {
         self.key("dead")
     }
 
-    /// ZSET of the dead letters of one kind.
+    /// ZSET of the dead letters of one kind, by the time they were buried (ms).
     pub(crate) fn dead_kind(&self, kind: FailureKind) -> String {
         self.key(&format!("dead:kind:{kind}"))
     }
@@ -125,78 +118,78 @@ impl Keys {
         self.key("paused")
     }
 
-    /// LIST of at most one token.
+    /// LIST of at most one element, pushed when a job becomes claimable.
     pub(crate) fn wake(&self) -> String {
         self.key("wake")
     }
 
-    /// HASH of one day's counters.
+    /// HASH of the counters of one day (UTC).
     pub(crate) fn stats(&self, now: OffsetDateTime) -> String {
         let day = now.to_offset(time::UtcOffset::UTC).date();
         self.key(&format!("stats:{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day()))
     }
 
-    /// HASH of the schema version and of what upkeep must remember.
+    /// HASH of the schema version and the state of upkeep.
     pub(crate) fn meta(&self) -> String {
         self.key("meta")
     }
 
-    /// STREAM of what operators did.
+    /// STREAM of operators' actions, capped.
     pub(crate) fn audit(&self) -> String {
         self.key("audit")
     }
 
-    /// HASH of one job.
+    /// HASH of one job; its fields are listed above.
     pub(crate) fn job(&self, id: &JobId) -> String {
         self.key(&format!("job:{id}"))
     }
 
-    /// STRING that names the live job of a pair.
+    /// STRING with the id of a pair's live job: its lock.
     pub(crate) fn unique(&self, sha256: &str) -> String {
         self.key(&format!("unique:{sha256}"))
     }
 
-    /// STRING that remembers that a pair was analysed.
+    /// STRING that marks a pair as analysed; holds the token that settled it.
     pub(crate) fn done(&self, sha256: &str) -> String {
         self.key(&format!("done:{sha256}"))
     }
 
-    /// STRING with the build under which a content crashed a worker.
+    /// STRING with the build that a content crashed.
     pub(crate) fn suspect(&self, content: &str) -> String {
         self.key(&format!("suspect:{content}"))
     }
 
-    /// SET of the jobs that were let in to a host. Who waits for it is `line:<host>`, known to the scripts alone.
+    /// SET of the jobs with a start permit at a host. Only scripts use its waiters, `host_waiters:<host>`.
     pub(crate) fn host(&self, host: &str) -> String {
         self.key(&format!("host:{host}"))
     }
 
-    /// ZSET of the hosts that jobs wait for, by the length of their line.
+    /// ZSET of hosts by their number of waiters.
     pub(crate) fn waiting_hosts(&self) -> String {
         self.key("waiting_hosts")
     }
 
-    /// STRING with the report on `<from>..<to>`.
+    /// STRING with the report (JSON) on the pair `<from>..<to>`.
     pub(crate) fn report(&self, pair: &str) -> String {
         self.key(&format!("report:{pair}"))
     }
 
-    /// ZSET of workers by their last heartbeat.
+    /// ZSET of workers by their last heartbeat (ms).
     pub(crate) fn workers(&self) -> String {
         self.key("workers")
     }
 
-    /// ZSET of the workers that see an outage, by the moment until which their word counts; lives for a lease.
+    /// ZSET of the workers that see an outage, by the time their entry expires (ms); lives for a lease.
     pub(crate) fn outage(&self, what: &str) -> String {
         self.key(&format!("outage:{what}"))
     }
 
-    /// STRING with the worker that is to tell of an outage, `*` once it is told; lives for a lease.
+    /// STRING with the alert leader of an outage, `*` once it has reported it; lives for a lease.
     pub(crate) fn alert_leader(&self, what: &str) -> String {
         self.key(&format!("alert_leader:{what}"))
     }
 
-    /// HASH of one worker's entry.
+    /// HASH of one worker's status entry.
     pub(crate) fn worker(&self, id: &str) -> String {
         self.key(&format!("worker:{id}"))
     }
@@ -207,18 +200,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_of_a_queue_reaches_into_other_keys() {
-        for name in ["analysis", "a", "0_x-9", &"a".repeat(63)] {
-            assert!(Keys::new(name).is_ok(), "{name}");
-        }
-        for name in ["", "-a", "_a", "A", "a}:x", "a b", "a\n", "ä", "a:b", "*", &"a".repeat(64)] {
-            assert!(Keys::new(name).is_err(), "{name}");
-        }
-    }
-
-    #[test]
     fn every_key_carries_the_hash_tag() {
-        let keys = Keys::new("analysis").unwrap();
+        let keys = Keys::new(&"analysis".parse().unwrap());
         for key in keys.fixed(OffsetDateTime::UNIX_EPOCH) {
             assert!(key.starts_with("wm:{analysis}:"), "{key}");
         }

@@ -1,7 +1,8 @@
-//! Talking to Redis: where it is, the pool, the scripts, the keys, what kind of server answers.
+//! The Redis client: address, connection pool, scripts, keys, server checks.
 
 pub(crate) mod address;
 pub(crate) mod keys;
+pub(crate) mod plain;
 pub(crate) mod pool;
 pub(crate) mod scripts;
 pub(crate) mod server;

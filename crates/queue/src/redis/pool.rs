@@ -1,13 +1,14 @@
-//! The way to Redis: pooled connections to one server or to whichever the sentinels name, and a second look where an
-//! answer says that we are at the wrong manager.
+//! Pooled connections to one Redis server or to the master that the sentinels name; reconnects when a reply
+//! shows that this is the wrong server.
 //!
-//! It repeats no command: whoever asked decides whether to ask again. Invariant: after `READONLY` (this one is a
-//! replica by current) or `MOVED` (a cluster gave our slot to another node) no connection of before is used again.
+//! It never repeats a command: the caller decides whether to retry. Invariant: after `READONLY` (the server
+//! is now a replica) or `MOVED` (the queue's slot is now on another cluster node) no earlier connection is
+//! used again.
 //!
 //! # Why
-//! Not redis's cluster client, though a queue may live in a cluster: all keys of a queue are in one slot, so moved is
-//! one right node at a time, and following `MOVED` finds it; and a client that repeats a script by itself could repeat
-//! one that was carried out.
+//! Not the cluster client of the redis crate, though a queue may be in a cluster: all keys of a queue are in
+//! one slot, so there is one right node at a time, and following `MOVED` finds it; and a client that retries
+//! scripts on its own could run one twice.
 
 use std::time::{Duration, Instant};
 
@@ -20,50 +21,50 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
     Value,
 };
-use secrecy::ExposeSecret;
 
 use crate::Config;
 use crate::error::Error;
-use crate::redis::address::{Address, redacted};
+use crate::redis::address::Address;
+use crate::redis::plain;
 
-/// A connection that answered so recently is pooled without asking it again whether it does: a busy worker would ask
-/// before every call. One that was cut meanwhile costs the call, and no server is restarted in this time.
+/// A connection that replied within this time is reused without a PING: a busy worker would send one before
+/// every call. If it broke meanwhile, that call fails; no server restarts in this time.
 const FRESH: Duration = Duration::from_millis(10);
 
-/// The way to one Redis.
+/// A connection pool that follows failovers and slot moves.
 pub(crate) struct RedisPool {
     config: Config,
     configured: Address,
     current: Mutex<Current>,
 }
 
-/// Where we connect at the moment.
+/// The server in use, and its connections.
 struct Current {
-    /// DeliveryCounts the changes: a late complaint about an older manager is none about this one.
+    /// Incremented by each reconnect: a late error from an older generation is ignored.
     generation: u64,
     pool: Pool<Manager>,
-    /// This is not where the configuration points.
+    /// True after `MOVED`: this is not the configured server.
     redirected: bool,
-    /// The connection that waits; absent while somebody waits on it, or none was needed yet.
+    /// The connection for blocking waits; None while it is in use, and before the first wait.
     waiting: Option<MultiplexedConnection>,
 }
 
-/// Who makes connections: deadpool's own for each kind of address.
+/// Creates connections, with deadpool's manager for each kind of address.
 enum Manager {
     Server(deadpool_redis::Manager),
     Sentinels(sentinel::Manager, ResponseTimeout),
 }
 
-/// How long a connection waits for an answer.
+/// Longest wait for a reply on a connection.
 type ResponseTimeout = Duration;
 
-/// A connection, and when it last answered; unknown while it is asked.
+/// A connection, and the time of its last reply; None while a command is under way.
 struct TimedConnection {
     connection: MultiplexedConnection,
     answered: Option<Instant>,
 }
 
-/// A connection that is pooled for some commands.
+/// A pooled connection, lent for some commands.
 pub(crate) struct Connection<'p> {
     pool: &'p RedisPool,
     generation: u64,
@@ -71,25 +72,28 @@ pub(crate) struct Connection<'p> {
 }
 
 impl RedisPool {
-    /// Looks at the configuration; connects nowhere yet.
+    /// Builds the pool; does not connect yet.
     ///
     /// # Errors
-    /// [`Error::Config`].
+    /// [`Error::Config`] for an invalid address or certificate file.
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        // One process, one provider of cryptography: whoever installed the same one first is as good.
+        // The crypto provider is process-wide: an error means that it is already installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let configured = Address::of(config)?;
+        let configured = config.url.trusting(&config.tls_ca);
+        let configured = configured.map_err(|what| {
+            Error::Config(format!("queue.tls_ca = {:?}: {what}", config.tls_ca.display().to_string()))
+        })?;
         let pool = pool(config, &configured)?;
         let current = Mutex::new(Current { generation: 0, pool, redirected: false, waiting: None });
         Ok(Self { config: config.clone(), configured, current })
     }
 
     fn current(&self) -> MutexGuard<'_, Current> {
-        // Nothing that may panic happens while it is held.
+        // Code that holds this lock must not panic.
         self.current.lock()
     }
 
-    /// A connection that answered just current, or almost.
+    /// A connection that has just replied: to a PING, or within [`FRESH`].
     pub(crate) async fn get(&self) -> Result<Connection<'_>, Error> {
         let (generation, pool) = {
             let current = self.current();
@@ -102,12 +106,12 @@ impl RedisPool {
                 if redirected {
                     self.reconnect(generation, None);
                 }
-                Err(self.named(e.into()))
+                Err(self.named(e.into()).await)
             }
         }
     }
 
-    /// A connection to wait on, taken out of the pool: the one that waited before, or another.
+    /// A connection for a blocking wait, taken out of the pool: the one used before, or another.
     pub(crate) async fn waiting(&self) -> Result<(u64, MultiplexedConnection), Error> {
         {
             let mut current = self.current();
@@ -119,7 +123,7 @@ impl RedisPool {
         Ok((connection.generation, Object::take(connection.pooled).connection))
     }
 
-    /// Keeps a connection that waited, unless we went elsewhere meanwhile.
+    /// Keeps a connection for the next wait, unless the pool has reconnected meanwhile.
     pub(crate) fn keep(&self, generation: u64, waited: MultiplexedConnection) {
         let mut current = self.current();
         if current.generation == generation {
@@ -127,7 +131,7 @@ impl RedisPool {
         }
     }
 
-    /// Looks whether an answer says that we are at the wrong manager, and if so goes to the right one next time.
+    /// Reconnects when an error shows that this is the wrong server.
     pub(crate) fn on_error(&self, generation: u64, error: &RedisError) {
         match error.kind() {
             ErrorKind::Server(ServerErrorKind::ReadOnly) => self.reconnect(generation, None),
@@ -138,7 +142,7 @@ impl RedisPool {
         }
     }
 
-    /// Drops every connection and goes to `node`, or configured.
+    /// Drops all connections; new ones go to `node` or, without one, to the configured address.
     fn reconnect(&self, generation: u64, node: Option<&str>) {
         let moved = node.and_then(|node| self.configured.moved_to(node));
         let mut current = self.current();
@@ -150,11 +154,16 @@ impl RedisPool {
         }
     }
 
-    /// An outage with the address that it is about: whoever reads it may look after several of them.
-    fn named(&self, error: Error) -> Error {
+    /// Adds the address to an [`Error::Unavailable`]: an operator may have several servers.
+    async fn named(&self, error: Error) -> Error {
         match error {
             Error::Unavailable(what) => {
-                let address = redacted(self.config.url.expose_secret());
+                let address = &self.config.url;
+                if plain::answers_without_tls(address, self.config.connect_timeout).await {
+                    return Error::Unavailable(format!(
+                        "{address}: the server does not speak TLS; use redis://"
+                    ));
+                }
                 let hint =
                     if what.contains("certificate") { " (queue.tls_ca names whom to trust)" } else { "" };
                 Error::Unavailable(format!("{address}: {what}{hint}"))
@@ -185,7 +194,7 @@ fn pool(config: &Config, address: &Address) -> Result<Pool<Manager>, Error> {
     };
     Pool::builder(manager.map_err(|e| wrong(&e))?)
         .max_size(config.connections)
-        // The one that answered last is the one to lend next.
+        // Reuses the connection with the most recent reply first.
         .queue_mode(QueueMode::Lifo)
         .wait_timeout(Some(config.response_timeout))
         .create_timeout(Some(config.connect_timeout))
@@ -200,12 +209,12 @@ impl managed::Manager for Manager {
     type Error = RedisError;
 
     async fn create(&self) -> Result<TimedConnection, RedisError> {
-        // Boxed, because connecting is rare, and its 10 KiB would be part of whatever future asks Redis anything.
+        // Boxed: connecting is rare, and its 10 KiB would be part of every future that calls Redis.
         let connection = match self {
             Self::Server(server) => Box::pin(server.create()).await?,
             Self::Sentinels(sentinels, response_timeout) => {
                 let mut connection = Box::pin(sentinels.create()).await?;
-                // It comes with the client's own response_timeout, half a second.
+                // Replaces the client's default of half a second.
                 connection.set_response_timeout(*response_timeout);
                 connection
             }

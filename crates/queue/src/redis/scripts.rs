@@ -1,12 +1,12 @@
-//! The Lua scripts, and the one way to call them.
+//! The Lua scripts, and how they are called.
 //!
-//! Each script is `lua/common.lua` and its own page behind it; every call declares the queue's fixed keys first, then
-//! the script's own. What a script promises stands at its head.
+//! Each script is `lua/common.lua` followed by its own file; every call passes the queue's fixed keys first,
+//! then the script's own. The header of each file is its contract.
 //!
 //! # Why
-//! EVALSHA by [`redis::Script`], not FUNCTION: the script cache may be flushed or gone after a failover, and is filled
-//! again on the spot; and during a rolling deploy two builds each run their own version, where FUNCTION LOAD would
-//! switch both.
+//! EVALSHA by [`redis::Script`], not FUNCTION: a script cache that is flushed or lost in a failover is
+//! refilled on demand; and during a rolling deploy two builds each run their own version, where FUNCTION LOAD
+//! would switch both.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ use crate::error::Error;
 use wm_job::duration::millis;
 use wm_job::text::quote;
 
-/// A script with its name, for errors.
+/// A script, with its file name for errors.
 pub(crate) struct NamedScript {
     name: &'static str,
     script: Script,
@@ -27,7 +27,7 @@ pub(crate) struct NamedScript {
 macro_rules! scripts {
     ($($ident:ident = $file:literal;)*) => {
         $(
-            #[doc = concat!("`lua/", $file, ".lua`; its contract stands at its head.")]
+            #[doc = concat!("`lua/", $file, ".lua`; its header is the contract.")]
             pub(crate) static $ident: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
                 name: $file,
                 script: Script::new(concat!(
@@ -70,7 +70,7 @@ pub(crate) struct Call<'q> {
 }
 
 impl Queue {
-    /// Begins a call.
+    /// Starts building a call, with the fixed keys and the arguments that `common.lua` expects.
     pub(crate) fn call(&self, named: &'static NamedScript) -> Call<'_> {
         let config = &self.inner.config;
         let mut invocation = named.script.prepare_invoke();
@@ -88,25 +88,25 @@ impl Queue {
 }
 
 impl Call<'_> {
-    /// Declares a key of the script's own.
+    /// Adds one of the script's own keys.
     pub(crate) fn key(mut self, key: impl ToRedisArgs) -> Self {
         self.invocation.key(key);
         self
     }
 
-    /// Adds an argument.
+    /// Adds one of the script's own arguments.
     pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
         self.invocation.arg(arg);
         self
     }
 
-    /// Runs the script.
+    /// Runs the script and converts its reply.
     pub(crate) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
         let mut connection = self.queue.connection().await?;
         Ok(self.invocation.invoke_async(&mut connection).await?)
     }
 
-    /// Runs a script that answers with reply.
+    /// Runs a script that returns a flat list of strings.
     pub(crate) async fn reply(self) -> Result<ScriptReply, Error> {
         let script = self.name;
         let parts: Vec<Vec<u8>> = self.run().await?;
@@ -114,30 +114,30 @@ impl Call<'_> {
     }
 }
 
-/// The answer of a script: a flat list of words, read from the front.
+/// The reply of a script: a flat list of strings, read from the front.
 pub(crate) struct ScriptReply {
     script: &'static str,
     parts: std::vec::IntoIter<Vec<u8>>,
 }
 
 impl ScriptReply {
-    /// The next word as it is, if there is one.
+    /// The next string as raw bytes; None at the end.
     pub(crate) fn bytes(&mut self) -> Option<Vec<u8>> {
         self.parts.next()
     }
 
-    /// The next word as text, if there is one.
+    /// The next string as UTF-8, lossily; None at the end.
     pub(crate) fn next(&mut self) -> Option<String> {
         let lossy = |e: std::string::FromUtf8Error| String::from_utf8_lossy(e.as_bytes()).into_owned();
         self.bytes().map(|bytes| String::from_utf8(bytes).unwrap_or_else(lossy))
     }
 
-    /// The next word, which must be there.
+    /// The next string; an error at the end.
     pub(crate) fn text(&mut self) -> Result<String, Error> {
-        self.next().ok_or_else(|| self.unexpected("an end too early"))
+        self.next().ok_or_else(|| self.unexpected("the end of the reply"))
     }
 
-    /// The next word as a number; an absent field counts as zero.
+    /// The next string as a number; an absent field counts as 0.
     pub(crate) fn number<N: std::str::FromStr + Default>(&mut self) -> Result<N, Error> {
         match self.text()?.as_str() {
             "" => Ok(N::default()),
@@ -145,12 +145,12 @@ impl ScriptReply {
         }
     }
 
-    /// The next word as a limit; an absent field grants none.
+    /// The next string as a granted limit; None for an absent field.
     pub(crate) fn granted(&mut self) -> Result<Option<u64>, Error> {
         self.number().map(|limit| Some(limit).filter(|limit| *limit > 0))
     }
 
-    /// The error for an answer that this build does not understand.
+    /// The error for a reply that does not have the expected form.
     pub(crate) fn unexpected(&self, part: &str) -> Error {
         Error::Reply { script: self.script, reply: quote(part) }
     }

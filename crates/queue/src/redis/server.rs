@@ -1,4 +1,4 @@
-//! What kind of Redis this is, and whether it may be trusted with jobs.
+//! Checks of the Redis server: version, eviction policy, persistence, clock, schema.
 
 use std::collections::HashMap;
 
@@ -11,36 +11,36 @@ use crate::redis::keys;
 use crate::redis::pool::Connection;
 use crate::role::WorkerHandle;
 
-/// What a waiting job weighs in Redis at least: its hash, its lock and its place in the order. ChildUsage by
-/// `benches/queue` with two uuids as payload; versions that are given whole weigh as much more as they are long.
+/// Least memory of a waiting job in Redis: its hash, its lock and its place in `ready`. Measured by
+/// `benches/queue` with two uuids as payload; inline versions add their length.
 const JOB_BYTES: u64 = 1_200;
 
-/// The facts about a server that decide whether a queue is safe on it.
+/// Properties of a server that decide whether a queue is safe on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Server {
-    /// `redis` or `valkey`.
+    /// Server software: `redis` or `valkey`.
     pub flavour: String,
-    /// Its version.
+    /// Version of Redis or Valkey, like `7.2.4`.
     pub version: String,
-    /// The identity of this run of the server.
+    /// `run_id` of the server, which changes when it restarts.
     pub run_id: String,
-    /// `master` or `slave`.
+    /// Replication role: `master` or `slave`.
     pub role: String,
-    /// The most memory it may use, 0 without a limit.
+    /// `maxmemory` in bytes; 0 is unlimited.
     pub maxmemory_bytes: u64,
-    /// What it does when that is reached.
+    /// `maxmemory-policy`: must be `noeviction`.
     pub maxmemory_policy: String,
-    /// Whether it writes what happens to disk as it happens.
+    /// True when the append-only file is enabled.
     pub aof: bool,
-    /// How far its clock is ahead of ours in milliseconds; deadlines are by its clock alone.
+    /// Its clock minus the local clock, in milliseconds; all deadlines use its clock.
     pub clock_ahead_ms: i64,
 }
 
 impl Server {
-    /// Judges whether work may start here.
+    /// Checks whether a worker may use this server.
     ///
     /// # Errors
-    /// [`Error::Evicts`] where Redis may throw jobs away to make room.
+    /// [`Error::Evicts`] when Redis may evict keys, and so lose jobs.
     pub fn fit_for_work(&self) -> Result<(), Error> {
         match self.maxmemory_policy.as_str() {
             "noeviction" => Ok(()),
@@ -66,7 +66,7 @@ impl Server {
 }
 
 impl Queue {
-    /// What the queue weighs at least when the backlog and the dead letters are at their ceilings, with the arithmetic.
+    /// Least memory of the queue in bytes with backlog and dead letters at their ceilings; and the formula.
     pub fn weight_at_ceilings(&self) -> (u64, String) {
         let config = &self.inner.config;
         let bytes =
@@ -78,8 +78,8 @@ impl Queue {
         (bytes, sum)
     }
 
-    /// Looks at the server, and checks that the keys are of a schema that this build knows. Judges nothing else: that
-    /// is [`Server::fit_for_work`].
+    /// Reads the server's properties, and checks that this build supports the keys' schema. All other checks
+    /// are in [`Server::fit_for_work`].
     ///
     /// # Errors
     /// Those of Redis, and [`Error::NewerSchema`].
@@ -93,10 +93,10 @@ impl Queue {
         Ok(Server::read(&info, seconds * 1000 + micros / 1000 - ours))
     }
 
-    /// Makes sure that the key space is one that this build may touch; true where it was a new one, and marked by us.
+    /// Checks the schema version, and writes it to a new key space; true when this call wrote it.
     pub(crate) async fn check_schema(&self, connection: &mut Connection<'_>) -> Result<bool, Error> {
         let (meta, schema) = (self.inner.keys.meta(), "schema");
-        // Reads first: on a full Redis even a write that changes nothing is refused.
+        // Reads first: a full Redis refuses even a write that changes nothing.
         let found: Option<u64> = redis::cmd("HGET").arg(&meta).arg(schema).query_async(connection).await?;
         match found {
             Some(found) if found > keys::SCHEMA => Err(Error::NewerSchema { found, known: keys::SCHEMA }),
@@ -112,8 +112,8 @@ impl Queue {
 }
 
 impl WorkerHandle {
-    /// Whether Redis has forgotten this queue since we first saw it, as one that keeps no file does when it restarts.
-    /// The key space is marked as ours again, so only one of those who ask is told.
+    /// True when the queue's keys are gone, as after a restart of a Redis without persistence. Writes the
+    /// schema version again, so that only one caller gets true.
     ///
     /// # Errors
     /// Those of Redis.

@@ -2,104 +2,102 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::State;
-use axum::http::{Request, Response};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use url::form_urlencoded;
 use uuid::Uuid;
+
+use super::http::{HttpServer, Request, Respond, Response};
 
 /// Whose annotations they are.
 const AUTHOR: &str = "analyst@db.test";
 
 /// An answer of our choice: status, header lines, body.
-pub(crate) type CannedResponse = (u16, Vec<(&'static str, String)>, String);
+pub type CannedResponse = (u16, Vec<(&'static str, String)>, String);
 
 /// What the fake knows, and what it saw.
-#[derive(Default)]
-pub(crate) struct DbState {
+#[derive(Debug, Default)]
+pub struct DbState {
     /// Versions as the API shows them, oldest first.
-    pub(crate) versions: Vec<Value>,
+    pub versions: Vec<Value>,
     /// Leave `links.previous` out, as an app might that has no such link.
-    pub(crate) without_links: bool,
+    pub without_links: bool,
     /// The `Authorization` that is asked for.
-    pub(crate) authorization: Option<String>,
+    pub authorization: Option<String>,
     /// Refuse to write.
-    pub(crate) read_only: bool,
+    pub read_only: bool,
     /// Refuse every annotation, with this status and body.
-    pub(crate) refuse_posts: Option<(u16, String)>,
+    pub refuse_posts: Option<(u16, String)>,
     /// Where `versions/<uuid>/raw` redirects to.
-    pub(crate) raw: BTreeMap<String, String>,
+    pub raw: BTreeMap<String, String>,
     /// Fail wherever one of these versions is asked for.
-    pub(crate) broken: Vec<Uuid>,
+    pub broken: Vec<Uuid>,
     /// Answer everything with this instead.
-    pub(crate) response_override: Option<CannedResponse>,
+    pub response_override: Option<CannedResponse>,
     /// Wait this long before each answer.
-    pub(crate) delay: Duration,
+    pub delay: Duration,
     /// Method, path and query of every request.
-    pub(crate) requests: Vec<String>,
+    pub requests: Vec<String>,
     /// `Authorization` of every request.
-    pub(crate) authorizations: Vec<Option<String>>,
+    pub authorizations: Vec<Option<String>>,
     /// Annotations by change and author.
-    pub(crate) annotations: BTreeMap<(String, &'static str), Value>,
+    pub annotations: BTreeMap<(String, &'static str), Value>,
     /// Changes whose annotation was replaced by a different one.
-    pub(crate) rewritten: Vec<String>,
+    pub rewritten: Vec<String>,
     /// The most versions of one chunk; 0 for the app's own bound.
-    pub(crate) max_chunk: usize,
+    pub max_chunk: usize,
     /// Changes that the app holds, by the uuid of their newer version.
-    pub(crate) changes: Vec<String>,
+    pub changes: Vec<String>,
     /// Answer the list with this instead, so many times, once so many chunks were given.
-    pub(crate) list_fault: Option<(usize, usize, CannedResponse)>,
+    pub list_fault: Option<(usize, usize, CannedResponse)>,
     /// Chunks given.
-    pub(crate) chunks: usize,
+    pub chunks: usize,
     /// Requests under way, now and at most.
-    pub(crate) concurrent_requests: (usize, usize),
+    pub concurrent_requests: (usize, usize),
 }
 
-/// The fake, running; dropping it stops it.
-pub(crate) struct FakeDb {
-    /// Where it listens.
-    pub(crate) address: SocketAddr,
-    db: Arc<Mutex<DbState>>,
-    server: JoinHandle<()>,
+/// A running fake; dropping it closes its port and every connection.
+#[derive(Debug)]
+pub struct FakeDb {
+    state: Arc<DbResponder>,
+    server: HttpServer,
 }
+
+#[derive(Debug)]
+struct DbResponder(Mutex<DbState>);
 
 impl FakeDb {
-    /// Starts it.
-    pub(crate) async fn with(db: DbState) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let db = Arc::new(Mutex::new(db));
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&db));
-        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { address, db, server }
+    /// Starts a fake with this state on a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// Where the machine gives no socket.
+    pub async fn with(db: DbState) -> Self {
+        let state = Arc::new(DbResponder(Mutex::new(db)));
+        let server = HttpServer::start(Arc::clone(&state)).await.expect("a socket on loopback");
+        Self { state, server }
     }
 
-    /// Looks at it, or changes it.
-    pub(crate) fn with_state<T>(&self, action: impl FnOnce(&mut DbState) -> T) -> T {
-        action(&mut self.db.lock().unwrap())
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Looks at its state, or changes it.
+    pub fn with_state<T>(&self, action: impl FnOnce(&mut DbState) -> T) -> T {
+        action(&mut self.state.0.lock())
     }
 
     /// Number of requests so far.
-    pub(crate) fn calls(&self) -> usize {
+    pub fn calls(&self) -> usize {
         self.with_state(|db| db.requests.len())
     }
 }
 
-impl Drop for FakeDb {
-    fn drop(&mut self) {
-        self.server.abort();
-    }
-}
-
 /// A version in the field names of today.
-pub(crate) fn version(uuid: Uuid, page: Uuid) -> Value {
+pub fn version(uuid: Uuid, page: Uuid) -> Value {
     json!({"uuid": uuid, "page_uuid": page, "capture_time": "2018-10-10T15:30:00.000Z", "url": "https://agency.test/",
         "body_url": format!("https://archive.test/{uuid}"), "body_hash": "86e6", "content_length": 9,
         "media_type": "text/html", "headers": null, "status": 200, "network_error": null, "title": "A page",
@@ -107,41 +105,45 @@ pub(crate) fn version(uuid: Uuid, page: Uuid) -> Value {
         "created_at": "2018-10-10T16:00:00.000Z", "updated_at": "2018-10-10T16:00:00.000Z"})
 }
 
-async fn answer(State(db): State<Arc<Mutex<DbState>>>, request: Request<Body>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let authorization = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
-    let delay = {
-        let mut db = db.lock().unwrap();
-        db.requests.push(format!("{} {}", head.method, head.uri));
-        db.authorizations.push(authorization.clone());
-        db.concurrent_requests.0 += 1;
-        db.concurrent_requests.1 = db.concurrent_requests.1.max(db.concurrent_requests.0);
-        db.delay
-    };
-    let body = to_bytes(body, 1 << 20).await.unwrap();
-    tokio::time::sleep(delay).await;
-    let mut db = db.lock().unwrap();
-    db.concurrent_requests.0 -= 1;
-    if let Some((status, headers, body)) = db.response_override.clone() {
-        let response = headers
-            .iter()
-            .fold(Response::builder().status(status), |r, (name, value)| r.header(*name, value));
-        return response.body(Body::from(body)).unwrap();
+impl Respond for DbResponder {
+    async fn respond(&self, request: &Request) -> Response {
+        let delay = self.0.lock().record(request);
+        tokio::time::sleep(delay).await;
+        self.0.lock().answer(request)
     }
-    if let Some(place) = db.raw_of(head.uri.path()) {
-        return Response::builder().status(301).header("location", place).body(Body::empty()).unwrap();
-    }
-    let (status, answer) = if db.authorization.is_some() && db.authorization != authorization {
-        (401, errors(401, "Invalid credentials."))
-    } else if head.method == "POST" {
-        db.annotate(head.uri.path(), &body)
-    } else {
-        db.find(head.uri.path(), head.uri.query().unwrap_or_default())
-    };
-    Response::builder().status(status).body(Body::from(answer.to_string())).unwrap()
 }
 
 impl DbState {
+    /// Records a request, and answers how long it waits.
+    fn record(&mut self, request: &Request) -> Duration {
+        self.requests.push(format!("{} {}", request.method, request.target));
+        self.authorizations.push(request.header("authorization").map(str::to_owned));
+        self.concurrent_requests.0 += 1;
+        self.concurrent_requests.1 = self.concurrent_requests.1.max(self.concurrent_requests.0);
+        self.delay
+    }
+
+    fn answer(&mut self, request: &Request) -> Response {
+        self.concurrent_requests.0 -= 1;
+        if let Some((status, headers, body)) = self.response_override.clone() {
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            return Response::new(status, &headers, body.into_bytes());
+        }
+        if let Some(place) = self.raw_of(request.path()) {
+            return Response::new(301, &[("location", &place)], []);
+        }
+        let refused =
+            self.authorization.is_some() && self.authorization.as_deref() != request.header("authorization");
+        let (status, answer) = if refused {
+            (401, errors(401, "Invalid credentials."))
+        } else if request.method == "POST" {
+            self.annotate(request.path(), &request.body)
+        } else {
+            self.find(request.path(), request.query())
+        };
+        Response::new(status, &[], answer.to_string().into_bytes())
+    }
+
     fn find(&mut self, path: &str, query: &str) -> (u16, Value) {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments[..] {
@@ -270,6 +272,6 @@ impl DbState {
 }
 
 /// An error as the app says it.
-pub(crate) fn errors(status: u16, title: &str) -> Value {
+pub fn errors(status: u16, title: &str) -> Value {
     json!({"errors": [{"status": status, "title": title}]})
 }

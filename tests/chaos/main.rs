@@ -6,23 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 #![expect(clippy::print_stdout, reason = "the seed and what was counted are for whoever runs it")]
 
-#[path = "api/db.rs"]
-#[expect(dead_code, reason = "shared with the tests of api/, which look at more of it")]
-mod db;
-#[path = "it/harness/mod.rs"]
+#[path = "../it/harness/mod.rs"]
 #[expect(dead_code, unused_imports, reason = "shared with the tests of it/, which use more of it")]
 mod harness;
 
-#[path = "chaos/cgroup.rs"]
 mod cgroup;
-#[path = "chaos/incident.rs"]
 mod incident;
-#[path = "chaos/random_faults.rs"]
 mod random_faults;
-#[path = "chaos/results.rs"]
 mod results;
-#[path = "chaos/tcp_proxy.rs"]
-mod tcp_proxy;
 
 /// Two small pages that differ: what a job costs is then the way it goes, not the comparing.
 fn small_pair(n: u64) -> (Vec<u8>, Vec<u8>) {

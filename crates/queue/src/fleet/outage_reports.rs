@@ -1,40 +1,41 @@
-//! Workers that see the same outage agree who tells people: one of them, once, and again once it is over and comes back.
+//! Elects the alert leader: of the workers that see the same outage, one reports it, once per outage.
 //!
-//! Invariant: whoever is to tell has a lease's time to say that it is reported; then it is another's turn. So an alert is not
-//! lost with the worker that was to send it, and workers that come later in the same outage stay silent.
+//! Invariant: an alert leader that stops renewing its entry for one lease without having reported is
+//! replaced. So an alert is not lost with its worker, and workers that join later in the same outage do not
+//! report it again.
 
 use crate::error::Error;
 use crate::ids::WorkerId;
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 
-/// What a worker says of an outage.
+/// A worker's view of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutageReport {
-    /// It lasts; to be said again with each heartbeat.
+    /// It lasts; repeat with each heartbeat.
     Ongoing,
-    /// It is over, as far as this worker knows.
+    /// It is over for this worker.
     Over,
 }
 
-/// Who is to tell people.
+/// Which worker is to report an outage.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlertLeader {
-    /// Whoever asked.
+    /// The calling worker is to report it.
     Us,
-    /// Another worker, which has not said yet that it did.
+    /// Another worker is to, and has not reported it yet.
     Another,
-    /// Nobody any more: it is reported, or it is over.
+    /// No worker: it is already reported, or over.
     Nobody,
 }
 
 impl WorkerHandle {
-    /// Says what `worker` sees of the outage of `what`, and whether its own alert of it has arrived. `what` is a word of
-    /// ours, so that there are few.
+    /// Records whether `worker` sees an outage of `what`, and whether its own alert was delivered; returns
+    /// the alert leader. `what` is a constant, so that the number of keys is bounded.
     ///
     /// # Errors
-    /// Those of Redis; then nothing is agreed.
+    /// Those of Redis; then no leader is elected.
     pub async fn outage(
         &self,
         what: &'static str,

@@ -39,7 +39,7 @@ async fn one_of_the_workers_that_see_an_outage_tells_and_the_next_outage_is_told
 }
 
 #[tokio::test]
-async fn a_teller_that_is_done_with_the_outage_before_the_others_leaves_it_told() {
+async fn a_leader_whose_outage_ends_before_the_others_leaves_it_reported() {
     let world = World::new().await;
     let queue = world.queue().await;
     assert_eq!(says(&queue, "a", OutageReport::Ongoing, false).await, AlertLeader::Us);
@@ -49,7 +49,7 @@ async fn a_teller_that_is_done_with_the_outage_before_the_others_leaves_it_told(
 }
 
 #[tokio::test]
-async fn a_teller_that_dies_before_it_told_is_followed_by_another() {
+async fn a_leader_that_dies_before_it_reported_is_followed_by_another() {
     let world = World::new().await;
     let queue =
         Roles::connect(&Config { lease: Duration::from_millis(400), ..world.config.clone() }).await.unwrap();

@@ -9,9 +9,7 @@
 //! `cargo bench --bench queue -- --backlog [BACKLOG ...]` (by default 1000, 100000 and 1000000) times every step on its own.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
 
-#[path = "queue/backlog.rs"]
 mod backlog;
-#[path = "queue/peer.rs"]
 mod peer;
 
 use std::time::{Duration, Instant};
@@ -31,9 +29,9 @@ const HANDS: usize = 16;
 
 fn config(url: &str) -> Config {
     Config {
-        url: url.to_owned().into(),
+        url: url.parse().unwrap(),
         tls_ca: std::path::PathBuf::new(),
-        name: "bench".into(),
+        name: "bench".parse().unwrap(),
         adopt: Vec::new(),
         adopt_beside_others: false,
         connections: HANDS,

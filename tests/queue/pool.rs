@@ -7,9 +7,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::queue::{Claim, Config, Delivery, Error, Settled};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
+use wm_testbed::sentinel::{command, start_with_sentinel};
 
 use crate::operations::{all_that_a_worker_does, all_that_an_operator_does};
-use crate::sentinel::{command, start_with_sentinel};
 use crate::world::*;
 
 const TLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tls");
@@ -67,7 +67,7 @@ async fn tls_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
     let said = refused.to_string();
     assert!(said.contains("certificate") && said.contains("queue.tls_ca"), "{said}");
     let url = redis.url().replace("127.0.0.1", "localhost");
-    let other_name = Roles::connect(&Config { url: url.into(), ..trusting }).await.unwrap();
+    let other_name = Roles::connect(&Config { url: url.parse().unwrap(), ..trusting }).await.unwrap();
     assert!(other_name.status().await.unwrap_err().to_string().contains("certificate"), "the name counts");
 }
 
@@ -276,7 +276,7 @@ async fn a_slot_that_moves_to_another_node_takes_its_queue_along_and_nothing_is_
     };
     assert!(said.is_transient(), "{said}");
     let moved = queue.status().await.unwrap_err();
-    assert!(moved.is_transient() && moved.to_string().contains("by now"), "{moved}");
+    assert!(moved.is_transient() && moved.to_string().contains("has moved to"), "{moved}");
 }
 
 #[tokio::test]
