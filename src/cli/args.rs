@@ -12,23 +12,23 @@ use crate::job::{JobId, LimitsRequest};
 use crate::ops;
 use crate::sandbox::Limits;
 
-/// Compares captured versions of web pages, job by job, and lets no page bring it down.
+/// Compares captured versions of web pages from a Redis queue, each pair in a sandboxed child process.
 #[derive(Debug, Parser)]
 #[command(name = "wm-analyzer", version, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
     /// Configuration file; repeat it to layer several, later ones winning.
     #[arg(long, short = 'c', global = true, value_name = "FILE")]
     pub config: Vec<PathBuf>,
-    /// Redis to use (stronger than REDIS_URL and queue.url).
+    /// Redis address; overrides REDIS_URL and queue.url.
     #[arg(long, global = true, value_name = "URL")]
     pub redis: Option<String>,
-    /// Queue to use (stronger than queue.name).
+    /// Queue name; overrides queue.name.
     #[arg(long, short = 'Q', global = true, value_name = "NAME")]
     pub queue: Option<String>,
-    /// For people, or for programs.
+    /// Output format.
     #[arg(long, short = 'o', global = true, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// What to do.
+    /// The subcommand and its arguments.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -45,37 +45,37 @@ pub enum OutputFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Compare two files or URLs: the same filter, sandbox and analysis, no Redis.
+    /// Compare two files or URLs with the worker's filter, sandbox and analysis, without Redis.
     #[command(
         after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExample: wm-analyzer diff old.html new.html"
     )]
     Diff(DiffArgs),
-    /// Run a worker: take jobs from the queue until told to stop.
+    /// Run a worker: process jobs until TERM or INT.
     Work(WorkArgs),
-    /// See it work: a private Redis, a misbehaving site, good and poison pairs, and what became of each.
+    /// Run the worker against a private Redis and a misbehaving site, and show the outcome of each pair.
     Demo(DemoArgs),
-    /// Put jobs into the queue: from a file of JSON lines, from standard input (-), or one pair by uuid.
+    /// Enqueue jobs from a file of JSON lines, from standard input (-), or one pair by uuid.
     #[command(after_help = "Example: wm-analyzer enqueue jobs.jsonl")]
     Enqueue(EnqueueArgs),
-    /// Walk the versions that the db app knows, and enqueue those that nobody compared with the one before them.
+    /// Enqueue the db app's versions that have not been compared with the version before them.
     #[command(
         after_help = "Example: wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json"
     )]
     Backfill(BackfillArgs),
-    /// What is waiting, running and dead, on one screen.
+    /// Show waiting, in-flight and dead jobs, workers and ceilings.
     Status,
-    /// Pause, resume or drain the queue.
+    /// Pause, resume or drain the queue; cancel jobs.
     #[command(subcommand)]
     Queue(QueueCommand),
-    /// Look at dead letters; put them back or throw them away.
+    /// List, show, replay or discard dead letters.
     #[command(subcommand)]
     Dead(DeadCommand),
-    /// Speak to worker processes.
+    /// Signal worker processes.
     #[command(subcommand)]
     Worker(WorkerCommand),
-    /// Ask a running worker how it is (for container health checks).
+    /// Query a running worker's health endpoint, for container health checks.
     Health(HealthArgs),
-    /// Check Redis, limits and isolation, and say what is wrong.
+    /// Check Redis, memory limits and isolation.
     Doctor,
     /// Check or show the configuration.
     #[command(subcommand)]
@@ -85,20 +85,20 @@ pub enum Command {
 /// Arguments of `diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// The older version: a file or a URL.
+    /// Older version: a file or an http(s) URL.
     pub from: String,
-    /// The newer version: a file or a URL.
+    /// Newer version: a file or an http(s) URL.
     pub to: String,
-    /// Other limits than the configured ones, e.g. wall=2s,heap=64MiB; up to sandbox.max_wall and sandbox.max_heap.
+    /// Limits for this pair, e.g. wall=2s,heap=64MiB; at most sandbox.max_wall and sandbox.max_heap.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
     pub limits: LimitsRequest,
-    /// SHA-256 of the older body as it was captured: anything else is a mismatch, as in the worker.
+    /// SHA-256 of the older body as captured; another body is a hash mismatch, as in the worker.
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub from_hash: Option<String>,
-    /// The same of the newer one.
+    /// SHA-256 of the newer body as captured.
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub to_hash: Option<String>,
-    /// Also say what was measured.
+    /// Also print CPU time, heap and timings.
     #[arg(long, short)]
     pub verbose: bool,
 }
@@ -106,7 +106,7 @@ pub struct DiffArgs {
 /// Arguments of `work`.
 #[derive(Debug, Args)]
 pub struct WorkArgs {
-    /// Jobs at once (stronger than sandbox.slots; 0 computes it from memory and CPUs).
+    /// Concurrent jobs; overrides sandbox.slots. 0 computes it from memory and CPUs.
     #[arg(long, short = 'j', value_name = "N")]
     pub slots: Option<u32>,
     /// EarlyExit when nothing is waiting any more.
@@ -117,7 +117,7 @@ pub struct WorkArgs {
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Good pairs to enqueue, at least 200.
+    /// Ordinary pairs to enqueue, 200 to 20,000.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(200..=20_000))]
     pub pairs: u32,
 }
@@ -126,7 +126,7 @@ pub struct DemoArgs {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["file", "to"]))]
 pub struct EnqueueArgs {
-    /// JSON lines, one native job each; - reads standard input.
+    /// File of JSON lines, one native job each; - reads standard input.
     pub file: Option<PathBuf>,
     /// The older version's uuid; absent means the previous version.
     #[arg(long, requires = "to")]
@@ -134,10 +134,10 @@ pub struct EnqueueArgs {
     /// The newer version's uuid.
     #[arg(long)]
     pub to: Option<String>,
-    /// Analyse even what was analysed before.
+    /// Analyse the pair even if it was analysed before.
     #[arg(long, requires = "to")]
     pub again: bool,
-    /// Read and check everything, enqueue nothing.
+    /// Read and check the jobs without enqueuing them.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -145,19 +145,19 @@ pub struct EnqueueArgs {
 /// Arguments of `backfill`.
 #[derive(Debug, Args)]
 pub struct BackfillArgs {
-    /// Captured not before: 2018-10-01, or 2018-10-01T12:00:00Z.
+    /// Earliest capture time: 2018-10-01, or 2018-10-01T12:00:00Z.
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub since: OffsetDateTime,
-    /// Captured not after (default: now, or what the cursor says).
+    /// Latest capture time (default: now, or the cursor's).
     #[arg(long, value_name = "TIME", value_parser = timestamp)]
     pub until: Option<OffsetDateTime>,
-    /// Keep in this file how far it came, and go on from there.
+    /// File that stores the position, from which an interrupted backfill resumes.
     #[arg(long, value_name = "FILE")]
     pub cursor: Option<PathBuf>,
-    /// Compare with the page's earliest version, too.
+    /// Also compare with the page's earliest version.
     #[arg(long)]
     pub compare_earliest: bool,
-    /// Also what has a change in the app, or was analysed before.
+    /// Include versions that have a change in the app or were analysed before.
     #[arg(long)]
     pub again: bool,
     /// How.
@@ -168,24 +168,24 @@ pub struct BackfillArgs {
 /// `queue ...`
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
-    /// Hand out nothing more, in all workers, until resumed.
+    /// Stop all workers from claiming jobs until resumed.
     Pause {
-        /// Why: shown to whoever looks.
+        /// Reason, shown by `status`.
         #[arg(long)]
         reason: String,
     },
-    /// Hand out jobs again.
+    /// Let workers claim jobs again.
     Resume,
-    /// Pause, and wait until no job is running.
+    /// Pause, and wait until no job is in flight.
     Drain {
-        /// Why: shown to whoever looks.
+        /// Reason, shown by `status`.
         #[arg(long, default_value = "drain")]
         reason: String,
-        /// Give up waiting after this long (the queue stays paused).
+        /// Stop waiting after this long; the queue stays paused.
         #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
         timeout: std::time::Duration,
     },
-    /// Jobs that nobody wants any more: a running one is stopped, a waiting one is skipped when its turn comes.
+    /// Cancel jobs, in flight or waiting: one in flight is stopped, one waiting is skipped when claimed.
     Cancel {
         /// Job ids.
         #[arg(required = true, num_args = 1..=1000, value_parser = JobId::parse)]
@@ -215,13 +215,13 @@ pub struct SelectionArgs {
 /// How a bulk action goes about it.
 #[derive(Debug, Args, Clone, Copy)]
 pub struct BulkArgs {
-    /// Say what would be touched, touch nothing.
+    /// Print what would change, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// At most this many a second.
+    /// Maximum rate.
     #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = per_second)]
     pub rate: f64,
-    /// Do not ask; needed where there is no terminal to ask on.
+    /// Do not ask for confirmation; required when stdin is not a terminal.
     #[arg(long, short)]
     pub yes: bool,
 }
@@ -232,7 +232,7 @@ pub enum DeadCommand {
     /// List dead letters, newest first, with a count by kind.
     #[command(visible_alias = "list")]
     Ls(SelectionArgs),
-    /// Everything that is known of one, and the command that reproduces it.
+    /// Show one dead letter with its evidence, and the command that reproduces it.
     Show {
         /// The job id.
         id: String,
@@ -245,15 +245,15 @@ pub enum DeadCommand {
         /// How.
         #[command(flatten)]
         bulk: BulkArgs,
-        /// Under another wall clock than the configured one, e.g. 30s; up to sandbox.max_wall.
+        /// Wall clock limit for the replay, e.g. 30s; at most sandbox.max_wall.
         #[arg(long, value_name = "TIME", value_parser = wall_ms)]
         wall: Option<u64>,
-        /// With another heap than the configured one, e.g. 512MiB; up to sandbox.max_heap. It waits until the worker
-        /// has so much memory free.
+        /// Heap limit for the replay, e.g. 512MiB; at most sandbox.max_heap. The job waits until a worker has the
+        /// memory free.
         #[arg(long, value_name = "SIZE", value_parser = heap_bytes)]
         heap: Option<u64>,
     },
-    /// Throw dead letters away.
+    /// Delete dead letters; their payloads are printed first.
     Discard {
         /// Which ones.
         #[command(flatten)]
@@ -267,7 +267,7 @@ pub enum DeadCommand {
 /// `worker ...`
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
-    /// Tell the worker in this container to claim nothing more (sends it TSTP): for preStop hooks.
+    /// Send TSTP to the worker in this container, so that it claims no more jobs: for preStop hooks.
     Quiet {
         /// The one worker of this binary that this process can see.
         #[arg(long = "self", required = true)]
@@ -279,10 +279,10 @@ pub enum WorkerCommand {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which").required(true).args(["live", "ready"]))]
 pub struct HealthArgs {
-    /// Is the process alive (never asks Redis)?
+    /// Query /livez: the process is alive (does not query Redis).
     #[arg(long)]
     pub live: bool,
-    /// Can it take jobs?
+    /// Query /readyz: the worker can claim jobs.
     #[arg(long)]
     pub ready: bool,
 }
@@ -290,15 +290,15 @@ pub struct HealthArgs {
 /// `config ...`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Read everything, say all that is wrong at once; exit 78 if anything is.
+    /// Check the configuration and report every mistake; exit 78 if there is one.
     Check,
-    /// Every key and value, secrets left out.
+    /// Print every key and value, secrets redacted.
     Show {
-        /// Also say where each value came from.
+        /// Also print where each value came from.
         #[arg(long)]
         origin: bool,
     },
-    /// The JSON Schema of a job, a report or an event.
+    /// Print the JSON Schema of a job, a report or an event.
     Schema {
         /// Of which.
         of: Schema,

@@ -155,7 +155,7 @@ async fn backfill(options: &ops::backfill::BackfillOptions, config: &Config, jso
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
 async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> {
     logs::init(&config.log).map_err(|e| (Exit::Config, e.to_string()))?;
-    // From here on: whoever is told to leave while it starts must not die of it with its first jobs in flight.
+    // From here on, a TERM during start-up must end the worker in order, not kill it with its first jobs in flight.
     let phases = Phases::default();
     let following = phases.clone().follow_signals().map_err(|e| (Exit::Failed, e.to_string()))?;
     let signals = tokio::spawn(following);

@@ -98,8 +98,8 @@ impl Config {
         })
     }
 
-    /// Where results go besides Redis. A pair that is done for Redis alone is not done for a db app that wants the
-    /// annotation.
+    /// Where results go besides Redis. A pair that is done for Redis alone is not done for a db app that
+    /// wants the annotation.
     pub fn sink(&self) -> &str {
         match &self.api.url {
             Some(app) if self.api.post == PostMode::Post => app.as_str(),

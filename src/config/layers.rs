@@ -1,8 +1,8 @@
 //! Where a value comes from: built-in < files < environment < flags, each key with its origin.
 //!
-//! The built-in default holds every key, so it also says which keys there are and of what type: a value from the
-//! environment is read as the type that stands there, and a key that is not there is refused with the nearest one.
-//! What the values mean together is checked in `mod.rs`.
+//! The built-in default holds every key, so it also says which keys there are and of what type: a value from
+//! the environment is read as the type that stands there, and a key that is not there is refused with the
+//! nearest one. What the values mean together is checked in `mod.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,8 @@ impl ConfigSources {
     }
 }
 
-/// Layers all files over the defaults, collecting what is wrong with any of them; the defaults themselves come too.
+/// Layers all files over the defaults, collecting what is wrong with any of them; the defaults themselves
+/// come too.
 pub(super) fn layer(sources: &ConfigSources, errors: &mut Vec<String>) -> (Figment, Dict) {
     let defaults = read_toml(BUILT_IN, DEFAULT, errors);
     let mut figment = Figment::from(Layer::new(BUILT_IN, defaults.clone()));

@@ -1,7 +1,8 @@
-//! The whole configuration: each room's own section, parsed, checked against each other, and shown with its origin.
+//! The whole configuration: each room's own section, parsed, checked against each other, and shown with its
+//! origin.
 //!
-//! It reads no file but those it is given and `queue.tls_ca`; rooms get their section by value.
-//! Invariant: a `Config` that exists has passed every check that needs neither the network nor this machine's memory;
+//! It reads no file but those it is given and `queue.tls_ca`; rooms get their section by value. Invariant: a
+//! `Config` that exists has passed every check that needs neither the network nor this machine's memory;
 //! [`LoadedConfig::load_for_work`] checks the memory too.
 
 pub mod assemble;
@@ -86,7 +87,8 @@ impl LoadedConfig {
         }
     }
 
-    /// Every key with its value, secrets hidden, each with its origin where asked: TOML that can be read back.
+    /// Every key with its value, secrets hidden, each with its origin where asked: TOML that can be read
+    /// back.
     pub fn show(&self, with_origin: bool) -> String {
         let values: Dict = self.figment.extract().unwrap_or_default();
         let mut text = String::new();

@@ -1,7 +1,7 @@
 //! From layered values to sections: every mistake of every key is collected, and none stops the others.
 //!
-//! A key whose value cannot be read takes its default for the rest of the reading, so that the keys beside it are
-//! read too; checks that involve such a key are left out.
+//! A key whose value cannot be read takes its default for the rest of the reading, so that the keys beside it
+//! are read too; checks that involve such a key are left out.
 
 use std::collections::BTreeSet;
 

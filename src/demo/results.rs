@@ -1,6 +1,7 @@
 //! The reckoning: every job that was sent against every ending that was seen, class by class.
 //!
-//! Pure: it is fed events and measurements. Invariant: a job has at most one ending; one that has none is *lost*.
+//! Pure: it is fed events and measurements. Invariant: a job has at most one ending; one that has none is
+//! *lost*.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -33,7 +34,7 @@ pub(super) struct DemoMeasurements {
     pub(super) alerts: u64,
 }
 
-/// One job's account.
+/// The events of one job.
 #[derive(Debug, Clone, Default)]
 struct JobResult {
     class: usize,
@@ -43,11 +44,12 @@ struct JobResult {
     duplicate_endings: u64,
 }
 
-/// The account of all jobs.
+/// The events of all jobs.
 pub(super) struct DemoResults {
     cases: Vec<Case>,
     job_results: HashMap<String, JobResult>,
-    /// Jobs that the queue names itself, because their payload could not be read: the class, and how many are open.
+    /// Jobs that the queue names itself, because their payload could not be read: the class, and how many are
+    /// open.
     unidentified: Vec<(usize, u64)>,
     /// Set when the story is over.
     pub(super) measurements: DemoMeasurements,
@@ -98,7 +100,8 @@ impl DemoResults {
         }
     }
 
-    /// Finds the class of a job that the queue named: one that expects this ending, or else any that misses a job.
+    /// Finds the class of a job that the queue named: one that expects this ending, or else any that misses a
+    /// job.
     fn assign_case(&mut self, id: &str, ending: CaseOutcome) {
         let expects = |class: usize| self.cases[class].expected == ending;
         let open = |n: &usize| self.unidentified[*n].1 > 0;
@@ -114,7 +117,7 @@ impl DemoResults {
         }
     }
 
-    /// Jobs that were sent.
+    /// Number of jobs sent.
     pub(super) fn enqueued(&self) -> u64 {
         self.cases.iter().map(|case| case.jobs.len() as u64).sum()
     }
@@ -124,7 +127,7 @@ impl DemoResults {
         self.enqueued() - self.job_results.values().filter(|line| line.ending.is_some()).count() as u64
     }
 
-    /// The totals.
+    /// Number of jobs by outcome.
     pub(super) fn jobs(&self) -> [(&'static str, u64); 6] {
         let ended = |is: fn(&CaseOutcome) -> bool| self.endings().filter(is).count() as u64;
         [
@@ -147,7 +150,7 @@ impl DemoResults {
         self.job_results.values().filter_map(|line| line.ending)
     }
 
-    /// For programs.
+    /// The results as one JSON object.
     pub(super) fn to_json(&self) -> Value {
         let mut skips = BTreeMap::new();
         let mut dead = BTreeMap::new();
@@ -192,7 +195,7 @@ impl DemoResults {
         became
     }
 
-    /// For people: the sums.
+    /// The lines below the table.
     pub(super) fn to_summary(&self) -> String {
         let m = &self.measurements;
         let jobs = self.jobs().map(|(what, count)| format!("{what} {count}")).join(" · ");

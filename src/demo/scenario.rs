@@ -1,7 +1,8 @@
-//! The story: a private Redis, a misbehaving site, the real worker, good and poison pairs, and what became of each.
+//! The story: a private Redis, a misbehaving site, the real worker, good and poison pairs, and what became of
+//! each.
 //!
-//! Nothing in it is played: jobs go in as any producer sends them, and what became of them is read from the queue, as
-//! any consumer reads it. The alerts are counted where they arrive.
+//! Nothing in it is played: jobs go in as any producer sends them, and what became of them is read from the
+//! queue, as any consumer reads it. The alerts are counted where they arrive.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ use wm_testbed::site::Site;
 const SETTINGS: &str = include_str!("../../config/demo.toml");
 /// How often the queue is asked what became of the jobs.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How often progress is told where there is no terminal to draw on.
+/// Interval of progress lines when stderr is not a terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 /// A demo that has not ended by then is broken, and says what is missing.
 const TIMEOUT: Duration = Duration::from_secs(600);

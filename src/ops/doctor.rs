@@ -40,7 +40,7 @@ pub struct Finding {
 
 /// What the doctor is given to look at.
 pub struct DoctorInput {
-    /// The queue, or why there is none.
+    /// The queue, or the error that opening it ended with.
     pub queue: Result<Queue, Error>,
     /// Slots, or why there are none.
     pub slots: Result<u32, String>,

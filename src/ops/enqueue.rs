@@ -1,4 +1,5 @@
-//! `enqueue`: jobs from a file, from standard input, or one pair, read and checked before any of them is sent.
+//! `enqueue`: jobs from a file, from standard input, or one pair, read and checked before any of them is
+//! sent.
 
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::PathBuf;

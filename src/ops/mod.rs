@@ -1,7 +1,7 @@
-//! The operator's hands: what a person can ask and do from a terminal.
+//! The operator's commands.
 //!
-//! Rules: stdout is data and stderr is talk; JSON for programs; every bulk action says what it will touch before, what
-//! it touched after, and how to go back. Nothing here decides what becomes of a job.
+//! Rules: stdout is data and stderr is talk; JSON for programs; every bulk action says what it will touch
+//! before, what it touched after, and how to go back. Nothing here decides what becomes of a job.
 
 pub mod backfill;
 pub mod dead;
@@ -17,15 +17,15 @@ pub mod worker;
 /// How a command ends, in the numbers of the field (`sysexits` above 63).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
+    /// Success.
     Ok,
-    /// Not done.
+    /// The command failed.
     Failed,
-    /// What was typed is not understood.
+    /// The arguments are wrong, or name something that cannot be read.
     Usage,
     /// Nothing matched.
     NothingMatched,
-    /// Somebody must say yes, and nobody can be asked.
+    /// Confirmation is needed, and stdin is not a terminal.
     ConfirmationNeeded,
     /// `diff`: rightly not analysed.
     Skipped,

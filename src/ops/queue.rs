@@ -1,4 +1,4 @@
-//! `queue pause | resume | drain | cancel`: the shared switch, waiting until nothing runs, and what nobody wants any more.
+//! `queue pause | resume | drain | cancel`: what changes a whole queue, and jobs that are no longer wanted.
 
 use std::time::{Duration, Instant};
 
@@ -8,35 +8,35 @@ use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::queue::{Error, OperatorHandle};
 
-/// How often a drain looks.
+/// Polling interval of `queue drain`.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a drain that waits says so.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What to do with the queue.
 pub enum QueueAction {
-    /// Hand out nothing more.
+    /// Stop claims.
     Pause {
-        /// Why.
+        /// Reason, stored with the pause.
         reason: String,
     },
-    /// Hand out jobs again.
+    /// Allow claims again.
     Resume,
     /// Pause, and wait until nothing runs.
     Drain {
-        /// Why.
+        /// Reason, stored with the pause.
         reason: String,
         /// Give up waiting after this long.
         timeout: Duration,
     },
     /// Mark jobs as not wanted any more.
     Cancel {
-        /// Which.
+        /// Ids of the jobs.
         ids: Vec<JobId>,
     },
 }
 
-/// Carries it out.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// Those of the queue.

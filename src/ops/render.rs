@@ -1,7 +1,7 @@
 //! The only place that prints: data to stdout, talk to stderr, colour where a terminal wants it.
 //!
-//! Whatever came from outside is shown through [`sanitize`] first: a hostile URL can neither move the cursor nor
-//! pretend to be one of our lines.
+//! Whatever came from outside is shown through [`sanitize`] first: a hostile URL can neither move the cursor
+//! nor pretend to be one of our lines.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -73,7 +73,8 @@ pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Ve
 /// Asks for a yes before a bulk action, unless `--yes` was given.
 ///
 /// # Errors
-/// The exit code to end with, once it was said that nothing changed: the answer was no, or stdin is not a terminal.
+/// The exit code to end with, once it was said that nothing changed: the answer was no, or stdin is not a
+/// terminal.
 pub fn confirm(question: &str, yes: bool) -> Result<(), Exit> {
     if yes {
         return Ok(());

@@ -1,4 +1,5 @@
-//! `status`: what is waiting, running and dead, on one screen, with the next command where one suggests itself.
+//! `status`: what is waiting, running and dead, on one screen, with the next command where one suggests
+//! itself.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -123,7 +124,8 @@ fn print_worker(seen: &WorkerStatus) {
     }
 }
 
-/// `  job-7  analyse for 2s of 10s (20 %), heap 96.0 MiB of 256.0 MiB (37 %), claimed 14s ago`, with the pair behind it.
+/// `  job-7  analyse for 2s of 10s (20 %), heap 96.0 MiB of 256.0 MiB (37 %), claimed 14s ago`, with the pair
+/// behind it.
 fn job_line(job: &RunningJob) -> String {
     let ago = |ms| render::format_duration(Duration::from_millis(ms));
     let limit = job.limit_ms.zip(job.percent());

@@ -1,6 +1,8 @@
-//! `worker quiet --self`: tell the worker beside us to claim nothing more; what a container's preStop hook runs.
+//! `worker quiet --self`: tell the worker beside us to claim nothing more; what a container's preStop hook
+//! runs.
 //!
-//! It speaks to processes of this machine only, by signal: no Redis, so it works while Redis is what is broken.
+//! It speaks to processes of this machine only, by signal: no Redis, so it works while Redis is what is
+//! broken.
 
 use std::fs;
 use std::path::Path;

@@ -22,7 +22,8 @@ pub const DEFAULT_NAME: &str = "analysis";
 pub struct Config {
     /// `redis://`, `rediss://`, `redis+unix://` or `redis+sentinel://`.
     pub url: RedisAddress,
-    /// The certificates, as a file of PEM, that may vouch for a `rediss://` server; empty for those of the machine.
+    /// The certificates, as a file of PEM, that may vouch for a `rediss://` server; empty for those of the
+    /// machine.
     pub tls_ca: PathBuf,
     /// The queue.
     pub name: QueueName,

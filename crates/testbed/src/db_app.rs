@@ -169,8 +169,8 @@ impl DbState {
         }
     }
 
-    /// A chunk of the versions in their order of capture, the place of the next one in its link, and changes for those
-    /// who are logged in.
+    /// A chunk of the versions in their order of capture, the place of the next one in its link, and changes
+    /// for those who are logged in.
     fn list(&mut self, query: &str) -> (u16, Value) {
         if let Some((after, times, (status, _, body))) = &mut self.list_fault
             && self.chunks >= *after

@@ -1,9 +1,10 @@
 //! A fake Sentry on loopback: it takes envelopes, reads them strictly, counts them, and can misbehave.
 //!
-//! It knows nothing of an SDK: lengths and fields are read from the bytes, as Sentry's own relay would read them.
+//! It knows nothing of an SDK: lengths and fields are read from the bytes, as Sentry's own relay would read
+//! them.
 //!
-//! Invariants: what is not a well-formed envelope stands in [`FakeSentry::violations`]; everything that is kept is
-//! bounded, and what is not kept is still counted.
+//! Invariants: what is not a well-formed envelope stands in [`FakeSentry::violations`]; everything that is
+//! kept is bounded, and what is not kept is still counted.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use super::http::{HttpServer, Request, Respond, Response};
 const KEY: &str = "hunter2";
 /// The endpoint of the DSN's project.
 const ENDPOINT: &str = "/api/1/envelope/";
-/// Items and violations that are kept, the first ones; a worker that sends more than this has failed, whatever they say.
+/// Items and violations that are kept, the first ones; a worker that sends more than this has failed,
+/// whatever they say.
 const MAX_KEPT: usize = 1000;
 /// How much of the requests is kept as it came.
 const MAX_RAW_BYTES: usize = 8 * 1024 * 1024;

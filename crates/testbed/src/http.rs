@@ -1,11 +1,12 @@
-//! The HTTP/1.1 server under every server of the testbed: it reads requests, asks a [`Respond`] what to send, sends it.
+//! The HTTP/1.1 server under every server of the testbed: it reads requests, asks a [`Respond`] what to send,
+//! sends it.
 //!
 //! It knows no site and no Sentry. Invariant: what it reads is bounded, and whatever it started ends when the
 //! [`HttpServer`] is dropped.
 //!
 //! # Why
-//! By hand, because the demo and the tests must show what no server library allows: bodies that end too early, chunks
-//! without end, heads that are cut off, answers that never come.
+//! By hand, because the demo and the tests must show what no server library allows: bodies that end too
+//! early, chunks without end, heads that are cut off, answers that never come.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -71,7 +72,8 @@ impl Request {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    /// Reads the request line and the headers; `None` where there is no request, or none that can be understood.
+    /// Reads the request line and the headers; `None` where there is no request, or none that can be
+    /// understood.
     async fn read_head(connection: &mut Connection) -> Option<Self> {
         let mut limited = connection.take(MAX_HEAD_BYTES);
         let mut head = String::new();
@@ -196,7 +198,8 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// Decides what a request is answered with. It may wait; the future is dropped when the client closes meanwhile.
+/// Decides what a request is answered with. It may wait; the future is dropped when the client closes
+/// meanwhile.
 pub trait Respond: Send + Sync + 'static {
     /// The response to a request.
     fn respond(&self, request: &Request) -> impl Future<Output = Response> + Send;
@@ -282,7 +285,8 @@ async fn accept<R: Respond>(listener: &TcpListener, responder: &Arc<R>, log: &Ar
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
-        // The permit comes first: a connection without one waits in the kernel's backlog. The semaphore is never closed.
+        // The permit comes first: a connection without one waits in the kernel's backlog. The semaphore is
+        // never closed.
         let permit = Arc::clone(&permits).acquire_owned().await.ok();
         if let Ok((stream, _)) = listener.accept().await {
             log.connections.fetch_add(1, Ordering::SeqCst);
@@ -312,7 +316,8 @@ async fn serve(mut connection: Connection, responder: &impl Respond, log: &Reque
     }
 }
 
-/// Reads and logs the next request of a connection; `None` when there is none. A body that is too large is refused.
+/// Reads and logs the next request of a connection; `None` when the client closed it. A body that is too large is
+/// refused.
 async fn read_request(connection: &mut Connection, log: &RequestLog) -> Option<Request> {
     let head = tokio::time::timeout(IDLE_TIMEOUT, Request::read_head(connection));
     let mut request = head.await.ok().flatten()?;

@@ -1,5 +1,5 @@
-//! What the demo, the tests and the benches run the worker against: a private Redis, a misbehaving site, a fake Sentry,
-//! a fake db app, a TCP proxy, the three handles on a queue.
+//! What the demo, the tests and the benches run the worker against: a private Redis, a misbehaving site, a
+//! fake Sentry, a fake db app, a TCP proxy, the three handles on a queue.
 //!
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 

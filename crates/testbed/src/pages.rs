@@ -1,13 +1,15 @@
-//! Pairs of pages that look like captured ones, out of a number: for the demo, for benches, for tests of size.
+//! Pairs of pages that look like captured ones, out of a number: for the demo, for benches, for tests of
+//! size.
 //!
-//! A page has a head with scripts, a navigation, sections of prose, lists of links and tables, a footer, and words
-//! beyond ASCII, like those of an agency or a newspaper; its later version has the edits that such pages get. In a
-//! quarter of the pairs nothing visible changed, as in captured ones. Nothing hostile is made here.
+//! A page has a head with scripts, a navigation, sections of prose, lists of links and tables, a footer, and
+//! words beyond ASCII, like those of an agency or a newspaper; its later version has the edits that such
+//! pages get. In a quarter of the pairs nothing visible changed, as in captured ones. Nothing hostile is made
+//! here.
 //!
 //! Invariant: the same seed and size give the same bytes, on every machine; and the two versions differ.
 
-/// Splitmix64 (Steele, Lea and Flood 2014; constants of Vigna's public-domain version): small, fast, and the same
-/// everywhere. Not for secrets.
+/// Splitmix64 (Steele, Lea and Flood 2014; constants of Vigna's public-domain version): small, fast, and the
+/// same everywhere. Not for secrets.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 

@@ -16,7 +16,8 @@ pub fn run(command: &mut Command, input: &str) -> String {
     String::from_utf8(ran.stdout).unwrap()
 }
 
-/// Whether `program` with these arguments ends well. Where it does not, the test may be skipped, and that is printed.
+/// Whether `program` with these arguments ends well. Where it does not, the test may be skipped, and that is
+/// printed.
 ///
 /// # Panics
 /// Where it does not end well under `WM_REQUIRE_PEERS=1`.

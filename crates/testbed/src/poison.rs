@@ -1,7 +1,8 @@
-//! Bodies that brought the old service down, or would have: built here, so that no such file needs to be kept.
+//! Bodies that brought the old service down, or would have: built here, so that no such file needs to be
+//! kept.
 //!
-//! Sizes and shapes are those that were measured against it; each is honest input, none is made for one of our
-//! limits. All are deterministic.
+//! Sizes and shapes are those that were measured against it; each is honest input, none is made for one of
+//! our limits. All are deterministic.
 
 use std::io::Write;
 

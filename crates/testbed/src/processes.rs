@@ -22,8 +22,8 @@ impl ProcessResources {
         Self { descriptors, descendants: descendants(std::process::id()) }
     }
 
-    /// True when this process now holds nothing that it did not hold then. (It may hold less: children of an earlier
-    /// test, collected since.)
+    /// True when this process now holds nothing that it did not hold then. (It may hold less: children of an
+    /// earlier test, collected since.)
     ///
     /// # Panics
     /// Where `/proc` cannot be read.

@@ -22,7 +22,8 @@ pub async fn command<T: FromRedisValue>(redis: &PrivateRedis, line: &str) -> T {
     answer.unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-/// A master, a replica that is in step with it, and a sentinel that looks after both, each as a process that its guard ends.
+/// A master, a replica that is in step with it, and a sentinel that looks after both, each as a process that
+/// its guard ends.
 ///
 /// # Panics
 /// Where one of them does not start, or they do not find each other.

@@ -1,7 +1,7 @@
 //! A small web site on loopback that serves what it is given, misbehaves on request, and counts who asked.
 //!
-//! It decides nothing about jobs. Invariant: a request is counted before it is answered, so that a test that has
-//! seen an answer also sees its hit.
+//! It decides nothing about jobs. Invariant: a request is counted before it is answered, so that a test that
+//! has seen an answer also sees its hit.
 //!
 //! Besides what is [`put`](Site::put), every site knows these words:
 //!

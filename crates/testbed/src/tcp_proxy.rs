@@ -1,4 +1,5 @@
-//! A TCP proxy before a server that can cut its connections, refuse new ones and lose an answer, and counts attempts.
+//! A TCP proxy before a server that can cut its connections, refuse new ones and lose an answer, and counts
+//! attempts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -97,8 +98,8 @@ impl TcpProxy {
         self.state.connection_attempts.load(Ordering::SeqCst)
     }
 
-    /// The server runs the next Redis script (`EVALSHA`), but its answer is lost, and the connection with it. For
-    /// connections that one caller uses at a time.
+    /// The server runs the next Redis script (`EVALSHA`), but its answer is lost, and the connection with it.
+    /// For connections that one caller uses at a time.
     pub fn lose_next_answer(&self) {
         self.state.loses_next_answer.store(true, Ordering::SeqCst);
     }

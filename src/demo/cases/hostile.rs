@@ -3,8 +3,9 @@
 //! Invariant: a class is honest input; nothing in it knows how it will be caught.
 //!
 //! # Why
-//! The jobs that must be killed do honest work under limits of their own that are too small for it: a hang made
-//! for the occasion would prove less. What killed the old service and is linear here is shown as analysed.
+//! The jobs that must be killed do honest work under limits of their own that are too small for it: a hang
+//! made for the occasion would prove less. What killed the old service and is linear here is shown as
+//! analysed.
 
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ fn not_pages(site: &Site) -> Vec<Case> {
     let pdf: Arc<[u8]> = poison::pdf(1, 3_500_000).into();
     let (page, _) = pages::pair(1, 150_000);
     vec![
-        // In 2018 nobody had declared anything, and a page was presumed.
+        // In 2018 no media type was declared, and a page was presumed.
         class("incident", "the incident of 2018: a PDF against an HTML page", SkipReason::Content)
             .pair(Body::raw(Arc::clone(&pdf)), Body::html(page)),
         class("pdf_as_html", "a PDF that claims text/html; charset=iso-8859-1", SkipReason::Content)

@@ -4,9 +4,9 @@
 //! unreadable is the point; ids and version uuids are the same in every run and occur once.
 //!
 //! # What it assumes of the configuration
-//! `127.0.0.0/8` may be fetched from; no db API is configured; bodies are capped at 10 MiB on the wire and after
-//! decompression; 3 attempts (two failures, then recovery, is then a success). For a demo that does not bore: a
-//! fetch takes 2 s at most and a retry comes after some 50 ms. Everything else as by default.
+//! `127.0.0.0/8` may be fetched from; no db API is configured; bodies are capped at 10 MiB on the wire and
+//! after decompression; 3 attempts (two failures, then recovery, is then a success). For a demo that does not
+//! bore: a fetch takes 2 s at most and a retry comes after some 50 ms. Everything else as by default.
 
 mod hostile;
 
@@ -35,9 +35,9 @@ pub enum CaseOutcome {
     Done,
     /// Analysed, after attempts that failed.
     DoneAfterRetries,
-    /// Rightly not analysed.
+    /// Skipped, for this reason.
     Skipped(SkipReason),
-    /// Buried, as this.
+    /// Dead letter of this kind.
     Dead(FailureKind),
 }
 
@@ -52,12 +52,12 @@ impl std::fmt::Display for CaseOutcome {
     }
 }
 
-/// One class of jobs.
+/// Jobs of one class, with the outcome they must have.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// Its name, in ids and in JSON.
     pub name: &'static str,
-    /// What it is, for people.
+    /// One line of the table.
     pub title: &'static str,
     /// The payloads to put into the inbox.
     pub jobs: Vec<Vec<u8>>,
@@ -107,7 +107,7 @@ fn versions(job: &mut Job) -> Vec<&mut Version> {
     whole.collect()
 }
 
-/// A case in the making.
+/// Builds a [`Case`] job by job.
 struct CaseBuilder<'a> {
     site: &'a Site,
     case: Case,

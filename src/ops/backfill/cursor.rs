@@ -31,7 +31,7 @@ pub(super) struct BackfillCounts {
     pub(super) already_done: u64,
 }
 
-/// How far it has come.
+/// The position of a backfill, as its file stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cursor {
@@ -43,14 +43,14 @@ pub(super) struct Cursor {
     until: OffsetDateTime,
     /// Where the next chunk begins.
     pub(super) next: Option<String>,
-    /// Is it finished?
+    /// True when every version was seen.
     pub(super) finished: bool,
-    /// So far.
+    /// Counts so far.
     pub(super) count: BackfillCounts,
 }
 
 impl Cursor {
-    /// The beginning.
+    /// A cursor at the start of `span`.
     pub(super) fn begin(queue: &str, span: CaptureWindow) -> Self {
         let CaptureWindow { since, until } = span;
         Self {
@@ -64,12 +64,12 @@ impl Cursor {
         }
     }
 
-    /// What it walks over.
+    /// The range of capture times.
     pub(super) fn span(&self) -> CaptureWindow {
         CaptureWindow { since: self.since, until: self.until }
     }
 
-    /// Has it begun?
+    /// True when at least one chunk was taken.
     pub(super) fn is_started(&self) -> bool {
         self.next.is_some() || self.finished
     }
@@ -108,7 +108,7 @@ impl Cursor {
         Ok(Some(cursor))
     }
 
-    /// Writes it down.
+    /// Replaces the file atomically.
     ///
     /// # Errors
     /// Those of the file system.

@@ -1,8 +1,9 @@
-//! `backfill`: versions that the db app knows and nobody analysed, put into the queue at a bounded rate.
+//! `backfill`: enqueues the db app's versions that were not analysed yet, at a bounded rate.
 //!
-//! It walks the app's versions in the order of their capture and enqueues, at low priority, a comparison of each with
-//! the version before it. It does what the old app's rake task did, and can be ended at any moment: jobs have the id
-//! `backfill:<version>`, so that what is sent twice is in once, and a cursor file says where to go on.
+//! It walks the app's versions in the order of their capture and enqueues, at low priority, a comparison of
+//! each with the version before it. It does what the old app's rake task did, and can be ended at any moment:
+//! jobs have the id `backfill:<version>`, so that what is sent twice is in once, and a cursor file says where
+//! to go on.
 //!
 //! Invariant: the cursor is moved only over chunks that the queue has taken whole.
 
@@ -38,11 +39,11 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 /// What to walk over, and how.
 #[derive(Debug, Clone)]
 pub struct BackfillOptions {
-    /// Captured not before.
+    /// Earliest capture time.
     pub since: OffsetDateTime,
     /// Captured not after; now, where nothing is given.
     pub until: Option<OffsetDateTime>,
-    /// Jobs a second.
+    /// Greatest number of jobs a second.
     pub rate: f64,
     /// Where to keep how far it has come.
     pub cursor: Option<PathBuf>,
@@ -52,7 +53,7 @@ pub struct BackfillOptions {
     pub again: bool,
     /// Look and count, enqueue nothing.
     pub dry_run: bool,
-    /// Do not ask.
+    /// Skip the confirmation.
     pub yes: bool,
 }
 
@@ -60,11 +61,11 @@ pub struct BackfillOptions {
 enum BackfillError {
     /// The app does not answer, or not sensibly.
     Api(Failure),
-    /// The queue is not there.
+    /// The queue failed.
     Queue(Error),
     /// The backlog is at its ceiling.
     Full,
-    /// Somebody pressed Ctrl-C.
+    /// Interrupted by SIGINT.
     Interrupted,
     /// The cursor cannot be kept.
     Cursor(std::io::Error),

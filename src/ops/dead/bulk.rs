@@ -10,12 +10,12 @@ use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{DeadLetter, Error, OperatorHandle, Replayed};
 
-/// Letters in one command.
+/// Dead letters per call of a script.
 const BATCH: usize = 100;
-/// Letters shown of a plan.
+/// Dead letters that a plan lists.
 const SAMPLE: usize = 5;
 
-/// The two bulk actions.
+/// What a bulk action does with each dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BulkAction {
     /// With the limits that are granted.
@@ -42,7 +42,7 @@ impl BulkAction {
     }
 }
 
-/// What a bulk action did.
+/// The result of a bulk action, as JSON shows it.
 #[derive(Debug, Default, Serialize)]
 struct BulkResult {
     selected: usize,

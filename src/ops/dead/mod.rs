@@ -1,6 +1,7 @@
 //! `dead ls | show | replay | discard`: look at dead letters, put them back, throw them away.
 //!
-//! A bulk action (`bulk`) works on a selection that is frozen before it is shown: what dies while it runs is not included.
+//! A bulk action (`bulk`) works on a selection that is frozen before it is shown: what dies while it runs is
+//! not included.
 
 mod bulk;
 
@@ -19,16 +20,16 @@ use crate::job::verdict::DeadLetterReason;
 use crate::job::{JobId, LimitsRequest, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, OperatorHandle};
 
-/// Which letters.
+/// Which dead letters a command acts on.
 #[derive(Debug, Clone, Default)]
 pub struct DeadSelection {
     /// By id; empty means all that the rest lets through.
     pub ids: Vec<String>,
-    /// By kind.
+    /// Kinds of failure, e.g. `gone`; empty selects all.
     pub kinds: Vec<String>,
-    /// By host.
+    /// Host names; empty selects all.
     pub hosts: Vec<String>,
-    /// No older than this.
+    /// Greatest time since burial.
     pub since: Option<Duration>,
     /// At most this many, newest first.
     pub limit: usize,
@@ -37,28 +38,28 @@ pub struct DeadSelection {
 /// How a bulk action goes about it.
 #[derive(Debug, Clone, Copy)]
 pub struct BulkOptions {
-    /// Say, do not do.
+    /// Print the plan and change nothing.
     pub dry_run: bool,
-    /// Letters a second.
+    /// Dead letters a second.
     pub rate: f64,
-    /// Do not ask.
+    /// Skip the confirmation.
     pub yes: bool,
 }
 
-/// What to do with them.
+/// A subcommand of `dead`.
 #[derive(Debug, Clone)]
 pub enum DeadAction {
-    /// List.
+    /// List them, newest first.
     Ls(DeadSelection),
-    /// Everything about one.
+    /// Print one with its evidence.
     Show(String),
     /// Put back, under other limits than the configured ones where some are granted.
     Replay(DeadSelection, BulkOptions, LimitsRequest),
-    /// Throw away.
+    /// Print their payloads, then delete them.
     Discard(DeadSelection, BulkOptions),
 }
 
-/// Carries it out.
+/// Runs the subcommand.
 ///
 /// # Errors
 /// Those of the queue.
@@ -162,7 +163,8 @@ fn payload(letter: &DeadLetter) -> String {
     }
 }
 
-/// One line of JSON that keeps what a letter holds: the payload of a job, and of what is no job all that is left of it.
+/// One line of JSON that keeps what a letter holds: the payload of a job, and of what is no job all that is
+/// left of it.
 fn backup_line(letter: &DeadLetter) -> String {
     match &letter.content {
         Content::Job(_) => payload(letter),

@@ -1,7 +1,7 @@
 //! Where Redis is: one server, or sentinels that know which server it is today.
 //!
-//! An address is checked when it is read; nothing here connects. Invariant: no message, also about a malformed
-//! address, holds a password or a part of one.
+//! An address is checked when it is read; nothing here connects. Invariant: no message, also about a
+//! malformed address, holds a password or a part of one.
 
 use std::fmt;
 use std::path::Path;

@@ -1,8 +1,9 @@
 //! Whether a server that was asked for TLS speaks without it.
 //!
 //! # Why
-//! Redis takes the start of a TLS handshake for a command and waits for its end, so that the client only sees its
-//! own timeout, or a reply that is no TLS. Asking without TLS tells the two apart from a server that is slow or gone.
+//! Redis takes the start of a TLS handshake for a command and waits for its end, so that the client only sees
+//! its own timeout, or a reply that is no TLS. Asking without TLS tells the two apart from a server that is
+//! slow or gone.
 
 use std::time::Duration;
 

@@ -1,15 +1,16 @@
 //! Debian's own redis package, unpacked for one user without being installed and without being root.
 //!
 //! `apt-get` resolves, downloads and verifies by the system's own keyring, exactly as an installation would;
-//! `dpkg-deb -x` unpacks; nothing outside the given directory is written. With empty or outdated package lists apt
-//! keeps lists of its own in there for the occasion.
+//! `dpkg-deb -x` unpacks; nothing outside the given directory is written. With empty or outdated package
+//! lists apt keeps lists of its own in there for the occasion.
 //!
-//! Invariant: a directory without a leading dot in the cache is a whole unpacked server: it is made elsewhere and
-//! renamed, so two processes at once can only both succeed.
+//! Invariant: a directory without a leading dot in the cache is a whole unpacked server: it is made elsewhere
+//! and renamed, so two processes at once can only both succeed.
 //!
 //! # Why
-//! apt's own simulation names what is missing on this very machine (the server, its tools, which hold the program
-//! that the server's symlink points to, and two or three libraries), so no list of packages can grow old here.
+//! apt's own simulation names what is missing on this very machine (the server, its tools, which hold the
+//! program that the server's symlink points to, and two or three libraries), so no list of packages can grow
+//! old here.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -52,7 +53,7 @@ APT::Update::Error-Mode "any";
 #clear Acquire::IndexTargets::deb::DEP-11-icons;
 "#;
 
-/// The server in this cache, unpacked now if there is none.
+/// The server in this cache, unpacked first if necessary.
 pub(super) fn server_in(
     cache: &Path,
     search: &ServerSearch,
@@ -117,7 +118,8 @@ fn remove_stale(cache: &Path) {
     }
 }
 
-/// A lock that spares two processes the same work; without it (an odd file system, a frozen holder) both do it.
+/// A lock that spares two processes the same work; without it (an odd file system, a frozen holder) both do
+/// it.
 fn lock_cache(cache: &Path, on_progress: &mut dyn FnMut(&str)) -> Option<File> {
     let file = File::create(cache.join(".lock")).ok()?;
     let free = || !matches!(file.try_lock(), Err(std::fs::TryLockError::WouldBlock));
@@ -234,7 +236,8 @@ impl Apt {
     }
 }
 
-/// The packages that a simulation would newly install: `Inst name (version ...)`, not `Inst name [old] (new ...)`.
+/// The packages that a simulation would newly install: `Inst name (version ...)`, not `Inst name [old] (new
+/// ...)`.
 fn installations(simulation: &str) -> Vec<String> {
     let news = simulation.lines().filter_map(|line| {
         let mut words = line.strip_prefix("Inst ")?.split_whitespace();

@@ -1,7 +1,7 @@
 //! Where a redis-server comes from: `PATH`, what an earlier run unpacked, or Debian's own package.
 //!
-//! It starts no server. Invariant: what it returns has answered `--version` with one that we can use, and a program
-//! from a cache is run only where nobody but us could have put it there.
+//! It starts no server. Invariant: what it returns has answered `--version` with one that we can use, and a
+//! program from a cache is run only from a directory that no other user can write to.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -20,7 +20,7 @@ use super::server::{PROGRAM_NAMES, RedisServer, UnpackError};
 )]
 pub struct ServerNotFound(pub Vec<String>);
 
-/// The server that `WM_TEST_REDIS` names, for whoever wants this very one and no other.
+/// The server that `WM_TEST_REDIS` names, to the exclusion of any other.
 pub(super) fn from_env_override() -> Option<Result<RedisServer, ServerNotFound>> {
     let program = PathBuf::from(std::env::var_os("WM_TEST_REDIS")?);
     Some(
@@ -30,7 +30,8 @@ pub(super) fn from_env_override() -> Option<Result<RedisServer, ServerNotFound>>
 }
 
 impl ServerSearch {
-    /// Finds a server, unpacking one where that is the only way; `on_progress` is told before anything that takes time.
+    /// Finds a server, unpacking one where that is the only way; `on_progress` is called before anything that
+    /// takes time.
     ///
     /// # Errors
     /// [`ServerNotFound`] with everything that was tried.

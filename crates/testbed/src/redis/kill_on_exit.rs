@@ -1,15 +1,16 @@
-//! A child process with a control pipe: it cannot outlive us, however we die, and cleans up a directory when it goes.
+//! A child process with a control pipe: it cannot outlive us, however we die, and cleans up a directory when
+//! it goes.
 //!
-//! It knows nothing of Redis. Invariant: when the last end of the control pipe that we hold is closed, by us or by the
-//! kernel, the process is killed.
+//! It knows nothing of Redis. Invariant: when the last end of the control pipe that we hold is closed, by us
+//! or by the kernel, the process is killed.
 //!
 //! # Why
-//! A guardian shell reads from a pipe whose other end only we hold: when the kernel closes it because we were killed
-//! with `SIGKILL`, the guardian kills the process and removes its directory. Chosen against `PR_SET_PDEATHSIG`,
-//! which follows the *thread* that spawned, needs `unsafe`, and leaves the directory behind. The process is `exec`ed
-//! by the shell that started the guardian, so it is our direct child; it leads a process group in which the guardian
-//! stays, so its pid cannot be given away while the guardian may kill it, and a Ctrl-C at the terminal reaches
-//! neither of them: the worker gets to drain first.
+//! A guardian shell reads from a pipe whose other end only we hold: when the kernel closes it because we were
+//! killed with `SIGKILL`, the guardian kills the process and removes its directory. Chosen against
+//! `PR_SET_PDEATHSIG`, which follows the *thread* that spawned, needs `unsafe`, and leaves the directory
+//! behind. The process is `exec`ed by the shell that started the guardian, so it is our direct child; it
+//! leads a process group in which the guardian stays, so its pid cannot be given away while the guardian may
+//! kill it, and a Ctrl-C at the terminal reaches neither of them: the worker gets to drain first.
 
 use std::ffi::OsString;
 use std::fs::File;

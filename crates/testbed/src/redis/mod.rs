@@ -1,13 +1,15 @@
 //! A private redis-server that lives exactly as long as its guard: for the demo, for tests, for benches.
 //!
-//! It listens on a unix socket in a directory of its own (on request also on a loopback port), keeps nothing that
-//! was not asked for, and never touches a Redis that was there before. It does not speak the protocol beyond `PING`.
+//! It listens on a unix socket in a directory of its own (on request also on a loopback port), keeps nothing
+//! that was not asked for, and never touches a Redis that was there before. It does not speak the protocol
+//! beyond `PING`.
 //!
 //! Invariant: no server outlives its guard, and none outlives this process, however this process dies.
 //!
 //! # Why
-//! A real server and not an imitation: of those that run inside a Rust process none passes more than two thirds of
-//! what the queue needs of scripts, clocks and sorted sets. How it is made to die with us: `kill_on_exit.rs`.
+//! A real server and not an imitation: of those that run inside a Rust process none passes more than two
+//! thirds of what the queue needs of scripts, clocks and sorted sets. How it is made to die with us:
+//! `kill_on_exit.rs`.
 
 mod debian;
 mod find;
@@ -87,8 +89,9 @@ pub struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    /// Finds a server, or unpacks one, and starts it; blocks until it answers (usually 30 ms, the first time on a
-    /// machine without Redis a few seconds). In async code the first call belongs on a thread that may block.
+    /// Finds a server, or unpacks one, and starts it; blocks until it answers (usually 30 ms, the first time
+    /// on a machine without Redis a few seconds). In async code the first call belongs on a thread that may
+    /// block.
     ///
     /// # Errors
     /// [`Error`], whose text says what was tried and what to do.
@@ -139,8 +142,8 @@ impl PrivateRedis {
         }
     }
 
-    /// Where clients connect: `redis+unix:///...`, or `redis://127.0.0.1:port` (with TLS `rediss://`) where a port was
-    /// asked for.
+    /// Where clients connect: `redis+unix:///...`, or `redis://127.0.0.1:port` (with TLS `rediss://`) where a
+    /// port was asked for.
     pub fn url(&self) -> String {
         match self.options.listen {
             Listen::Socket => format!("redis+unix://{}", self.socket().display()),
@@ -190,7 +193,8 @@ impl PrivateRedis {
         self.launch()
     }
 
-    /// Stops the server from answering without closing a connection (`SIGSTOP`), until [`PrivateRedis::thaw`].
+    /// Stops the server from answering without closing a connection (`SIGSTOP`), until
+    /// [`PrivateRedis::thaw`].
     pub fn freeze(&self) {
         self.signal(Signal::STOP);
     }

@@ -74,7 +74,8 @@ impl RedisOptions {
         Self { listen: Listen::Sentinel, config, environment: Vec::new() }
     }
 
-    /// Keeps an append-only file, so that [`restart`](super::PrivateRedis::restart) finds again what was there.
+    /// Keeps an append-only file, so that [`restart`](super::PrivateRedis::restart) finds again what was
+    /// there.
     #[must_use]
     pub fn persistent(self) -> Self {
         self.set("appendonly", "yes")

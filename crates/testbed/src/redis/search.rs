@@ -17,7 +17,7 @@ impl ServerSearch {
     pub fn from_env() -> Self {
         let home = std::env::home_dir().filter(|home| home.is_dir()).map(|home| home.join(".cache"));
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-        // One level, and ours: in a sticky directory nobody else can rename it.
+        // One level, and ours: in a sticky directory no other user can rename it.
         let temporary = format!("wm-analyzer-redis-{}", rustix::process::geteuid().as_raw());
         let user = cache.or(home).map(|cache| cache.join("wm-analyzer").join("redis"));
         Self {

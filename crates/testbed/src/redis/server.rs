@@ -63,7 +63,8 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// The command line that runs it. `env` sets the library path for the server alone, so that no shell before it loads those libraries.
+    /// The command line that runs it. `env` sets the library path for the server alone, so that no shell
+    /// before it loads those libraries.
     pub(super) fn command_line(&self) -> Vec<OsString> {
         let mut words = Vec::new();
         if let Ok(joined) = std::env::join_paths(&self.libraries)
@@ -106,8 +107,8 @@ pub(super) fn entries(dir: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// Runs a program to its end, for at most this long, and gives what it printed; on failure what matters of that,
-/// after `shown`, which is what people would call this command.
+/// Runs a program to its end, for at most this long, and gives what it printed; on failure what matters of
+/// that, after `shown`, which is what people would call this command.
 ///
 /// Output goes through unnamed files: no thread, no pipe that could fill and block.
 pub(super) fn run(shown: &str, command: &mut Command, limit: Duration) -> Result<String, String> {
