@@ -41,7 +41,7 @@ async fn contradictory_credentials_are_refused_by_name() {
         (String::new(), some(), String::new(), "api.password is set and api.email is not"),
         (some(), some(), some(), "api.token is set and so are"),
         (some(), String::new(), some(), "api.token is set and so are"),
-        (String::new(), String::new(), "two\nlines".to_owned(), "api.token is set and holds"),
+        (String::new(), String::new(), "two\nlines".to_owned(), "api.token is not a valid header value"),
     ] {
         let config = Config { email, password: password.into(), token: token.into(), ..config(&fake) };
         let refused = Api::new(&config).err().map(|e| e.to_string()).unwrap_or_default();
