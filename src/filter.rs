@@ -20,7 +20,7 @@ use url::Url;
 
 use crate::job::page::{PagePair, Version};
 use crate::job::skip::{Skip, SkipReason};
-use crate::job::text::quote;
+use crate::job::text::{essence, quote};
 
 /// Synonyms of media types, each with the name that the tables below use.
 ///
@@ -171,7 +171,7 @@ fn check_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
 
 /// A media type without parameters, in lower case, with synonyms replaced.
 fn canonical_media_type(declared: &str) -> String {
-    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(declared);
     match SYNONYMS.iter().find(|(synonym, _)| *synonym == essence) {
         Some((_, name)) => (*name).to_owned(),
         None => essence,

@@ -1,9 +1,8 @@
 //! The db app's address, parsed when the configuration is read.
 
-use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use url::Url;
 
 /// The expected form, appended to every error.
@@ -11,7 +10,7 @@ const FORM: &str = "write an http or https address such as https://db.example.or
                     fragment; credentials go to api.email and api.password, or api.token";
 
 /// An http or https address without credentials, query and fragment, with or without `/api/v0`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ApiUrl(Url);
 
 impl ApiUrl {
@@ -43,18 +42,6 @@ impl FromStr for ApiUrl {
             return Err(format!("more than an address; {FORM}"));
         }
         Ok(Self(url))
-    }
-}
-
-impl fmt::Display for ApiUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl Serialize for ApiUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

@@ -18,8 +18,7 @@ use super::auth::Auth;
 use super::{ApiConfigError, Config};
 use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, FailureKind};
-use crate::job::text::clip;
-use crate::job::text::innermost_cause;
+use crate::job::text::{clip, innermost_cause};
 
 /// Limit on the app's error titles, in characters.
 const MAX_TITLE_CHARS: usize = 500;

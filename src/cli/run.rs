@@ -2,6 +2,7 @@
 //!
 //! A table of contents: each arm builds the parts that its command needs and hands them over.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
-use crate::job::failure::Failure;
 use crate::ops::{self, Exit, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Limits;
@@ -42,9 +42,9 @@ pub fn run(cli: Cli) -> Exit {
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(e) => return report_exit(Err((Exit::Failed, format!("no runtime: {e}")))),
+        Err(e) => return report_failure(failure(format!("no runtime: {e}"))),
     };
-    let exit = runtime.block_on(command(cli, loaded.config));
+    let exit = runtime.block_on(command(cli, loaded.config)).unwrap_or_else(report_failure);
     // A name lookup that hangs in the C library must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
     exit
@@ -62,30 +62,42 @@ fn sources(cli: &Cli) -> ConfigSources {
     ConfigSources::from_process(cli.config.clone(), flags)
 }
 
-async fn command(cli: Cli, config: Config) -> Exit {
+/// Why a command failed: its exit code, and what is printed.
+type CommandFailure = (Exit, String);
+
+async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
     let json = cli.output == OutputFormat::Json;
     match cli.command {
         Command::Diff(args) => diff(&args.options(&config, json), &config).await,
-        Command::Work(args) => report_exit(work(&config, args.until_empty).await),
-        Command::Demo(args) => demo::scenario::run(args.pairs, json).await,
-        Command::Enqueue(args) => enqueue(&args.options(), &config, json).await,
-        Command::Backfill(args) => backfill(&args.options(), &config, json).await,
-        Command::Status => match Queue::connect(&config.queue, config.sink()).await {
-            Ok(queue) => exit_of_result(ops::status::run(&queue, json).await),
-            Err(e) => exit_of_result(Err(e)),
-        },
-        Command::Queue(args) => match OperatorHandle::connect(&config.queue, config.sink()).await {
-            Ok(queue) => exit_of_result(ops::queue::run(&queue, args.action(), json).await),
-            Err(e) => exit_of_result(Err(e)),
-        },
-        Command::Dead(args) => match args.action(&config) {
-            Ok(action) => dead(action, &config, json).await,
-            Err(what) => report_exit(Err((Exit::Usage, what))),
-        },
-        Command::Worker(_) => ops::worker::quiet(),
+        Command::Work(args) => work(&config, args.until_empty).await,
+        Command::Demo(args) => Ok(demo::scenario::run(args.pairs, json).await),
+        Command::Enqueue(args) => {
+            let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            ops::enqueue::run(&queue, &args.options(), json).await.map_err(queue_failure)
+        }
+        Command::Backfill(args) => {
+            let api = Api::new(&config.api).map_err(config_failure)?;
+            let api = api.ok_or_else(|| config_failure("api.url is not set: there is no app to ask"))?;
+            let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            ops::backfill::run(&queue, &api, &args.options(), json).await.map_err(queue_failure)
+        }
+        Command::Status => {
+            let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            ops::status::run(&queue, json).await.map_err(queue_failure)
+        }
+        Command::Queue(args) => {
+            let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            ops::queue::run(&queue, args.action(), json).await.map_err(queue_failure)
+        }
+        Command::Dead(args) => {
+            let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
+            let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            ops::dead::run(&queue, action, json).await.map_err(queue_failure)
+        }
+        Command::Worker(_) => Ok(ops::worker::quiet()),
         Command::Health(args) => health(&config, args.path()).await,
-        Command::Doctor => doctor(&config, json).await,
-        Command::Config(_) => Exit::Ok,
+        Command::Doctor => Ok(doctor(&config, json).await),
+        Command::Config(_) => Ok(Exit::Ok),
     }
 }
 
@@ -108,67 +120,29 @@ fn print_config_errors(errors: &[String], output: OutputFormat) -> Exit {
     Exit::Config
 }
 
-async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Exit {
-    let parts = async {
-        let pipeline = config.pipeline_for_diff()?;
-        let pool = config.pool(1, executable()).await.map_err(|failure| failure.to_string())?;
-        Ok::<_, String>((pipeline, pool))
-    };
-    match parts.await {
-        Ok((pipeline, pool)) => {
-            let exit = ops::diff::run(options, &pipeline, &pool).await;
-            pool.shutdown().await;
-            exit
-        }
-        Err(what) => report_exit(Err((Exit::Failed, what))),
-    }
-}
-
-async fn dead(action: ops::dead::DeadAction, config: &Config, json: bool) -> Exit {
-    match OperatorHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => exit_of_result(ops::dead::run(&queue, action, json).await),
-        Err(e) => exit_of_result(Err(e)),
-    }
-}
-
-async fn enqueue(options: &ops::enqueue::EnqueueOptions, config: &Config, json: bool) -> Exit {
-    match ProducerHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => exit_of_result(ops::enqueue::run(&queue, options, json).await),
-        Err(e) => exit_of_result(Err(e)),
-    }
-}
-
-async fn backfill(options: &ops::backfill::BackfillOptions, config: &Config, json: bool) -> Exit {
-    let api = match Api::new(&config.api) {
-        Ok(Some(api)) => api,
-        Ok(None) => {
-            return report_exit(Err((Exit::Config, "api.url is not set: there is no app to ask".to_owned())));
-        }
-        Err(e) => return report_exit(Err((Exit::Config, e.to_string()))),
-    };
-    match ProducerHandle::connect(&config.queue, config.sink()).await {
-        Ok(queue) => exit_of_result(ops::backfill::run(&queue, &api, options, json).await),
-        Err(e) => exit_of_result(Err(e)),
-    }
+async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit, CommandFailure> {
+    let pipeline = config.pipeline_for_diff().map_err(failure)?;
+    let pool = config.pool(1, executable()).await.map_err(failure)?;
+    let exit = ops::diff::run(options, &pipeline, &pool).await;
+    pool.shutdown().await;
+    Ok(exit)
 }
 
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
-async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> {
-    logs::init(&config.log).map_err(|e| (Exit::Config, e.to_string()))?;
+async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure> {
+    logs::init(&config.log).map_err(config_failure)?;
     // From here on, a TERM during start-up must end the worker in order, not kill it with its first jobs in flight.
     let phases = Phases::default();
-    let following = phases.clone().follow_signals().map_err(|e| (Exit::Failed, e.to_string()))?;
+    let following = phases.clone().follow_signals().map_err(failure)?;
     let signals = tokio::spawn(following);
-    let (alerts, guard) =
-        Alerts::start(&config.sentry, &build()).map_err(|e| (Exit::Config, e.to_string()))?;
-    let slots = config.slots().map_err(|what| (Exit::Config, what))?;
-    let queue = WorkerHandle::connect(&config.queue, config.sink()).await;
-    let queue = queue.map_err(|e| (exit_of_queue_error(&e), e.to_string()))?;
+    let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(config_failure)?;
+    let slots = config.slots().map_err(config_failure)?;
+    let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
     preflight(&queue).await?;
     let parts = WorkerParts { alerts, phases: phases.clone(), until_empty, ..WorkerParts::new(queue) };
     let worker = config.worker(parts).await.map_err(|e| match e {
-        AssembleError::Config(what) => (Exit::Config, what),
-        AssembleError::Failed(what) => (Exit::Failed, what),
+        AssembleError::Config(what) => config_failure(what),
+        AssembleError::Failed(what) => failure(what),
     })?;
     let stopped = CancellationToken::new();
     serve(config, &worker, stopped.clone()).await?;
@@ -183,18 +157,16 @@ async fn work(config: &Config, until_empty: bool) -> Result<(), (Exit, String)> 
     let pending = counts.map(|counts| counts.pending).unwrap_or_default();
     tracing::info!(released = ended.released, alerts_pending = pending, "stopped");
     match ended.exited_task {
-        None => Ok(()),
-        Some(task) => {
-            Err((Exit::Failed, format!("this worker's {task} has ended, see the log: start it anew")))
-        }
+        None => Ok(Exit::Ok),
+        Some(task) => Err(failure(format!("this worker's {task} has ended, see the log: start it anew"))),
     }
 }
 
 /// Redis must be one that keeps what it is given. One that cannot be reached yet is waited for, not refused.
-async fn preflight(queue: &Queue) -> Result<(), (Exit, String)> {
+async fn preflight(queue: &Queue) -> Result<(), CommandFailure> {
     match queue.preflight().await {
         Ok(server) => {
-            server.fit_for_work().map_err(|e| (Exit::Config, e.to_string()))?;
+            server.fit_for_work().map_err(config_failure)?;
             if !server.aof {
                 tracing::warn!(
                     "Redis has no append-only file: a restart of it loses jobs (set appendonly yes)"
@@ -206,16 +178,13 @@ async fn preflight(queue: &Queue) -> Result<(), (Exit, String)> {
             tracing::warn!(error = %e, "Redis does not answer yet: going on, it will be asked again");
             Ok(())
         }
-        Err(e) => Err((exit_of_queue_error(&e), e.to_string())),
+        Err(e) => Err(queue_failure(e)),
     }
 }
 
-async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> Result<(), (Exit, String)> {
-    let Some(health) =
-        health::bind(&config.web).await.map_err(|e| (Exit::Config, format!("web.bind: {e}")))?
-    else {
-        return Ok(());
-    };
+async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> Result<(), CommandFailure> {
+    let bound = health::bind(&config.web).await;
+    let Some(health) = bound.map_err(|e| config_failure(format!("web.bind: {e}")))? else { return Ok(()) };
     let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis_answers));
     let metrics = Arc::clone(&worker.metrics);
     let probes = Probes {
@@ -238,57 +207,43 @@ fn readiness(phase: Phase, redis_answers: bool) -> Probe {
     }
 }
 
-async fn health(config: &Config, path: &str) -> Exit {
-    let Some(address) = config.web.bind else {
-        return report_exit(Err((Exit::Config, "web.bind is off: there is nobody to ask".to_owned())));
-    };
-    match health::check(address, path).await {
-        Ok(answer) => {
-            render::line(answer);
-            Exit::Ok
-        }
-        Err(what) => report_exit(Err((Exit::Failed, what.to_string()))),
-    }
+async fn health(config: &Config, path: &str) -> Result<Exit, CommandFailure> {
+    let address = config.web.bind.ok_or_else(|| config_failure("web.bind is off: there is nobody to ask"))?;
+    render::line(health::check(address, path).await.map_err(failure)?);
+    Ok(Exit::Ok)
 }
 
 async fn doctor(config: &Config, json: bool) -> Exit {
-    let isolation = match config.pool(1, executable()).await {
-        Ok(pool) => {
-            let features = pool.isolation();
-            pool.shutdown().await;
-            Ok(features)
-        }
-        Err(failure) => Err::<Vec<String>, Failure>(failure),
-    };
+    let pool = config.pool(1, executable()).await;
+    if let Ok(pool) = &pool {
+        pool.shutdown().await;
+    }
+    let isolation = pool.map(|pool| pool.isolation());
     let queue = Queue::connect(&config.queue, config.sink()).await;
     let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
     let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation };
     ops::doctor::run(&input, json).await
 }
 
-/// The exit code of what was asked of the queue.
-fn exit_of_result(answer: Result<Exit, queue::Error>) -> Exit {
-    answer.unwrap_or_else(|e| {
-        render::error(&e);
-        exit_of_queue_error(&e)
-    })
+fn failure(what: impl Display) -> CommandFailure {
+    (Exit::Failed, what.to_string())
 }
 
-fn exit_of_queue_error(error: &queue::Error) -> Exit {
-    match error {
+fn config_failure(what: impl Display) -> CommandFailure {
+    (Exit::Config, what.to_string())
+}
+
+fn queue_failure(error: queue::Error) -> CommandFailure {
+    let exit = match &error {
         queue::Error::Unavailable(_) => Exit::RedisUnreachable,
         queue::Error::Full(_) => Exit::RedisFull,
         queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
         queue::Error::Refused(_) | queue::Error::Reply { .. } => Exit::Failed,
-    }
+    };
+    (exit, error.to_string())
 }
 
-fn report_exit(ended: Result<(), (Exit, String)>) -> Exit {
-    match ended {
-        Ok(()) => Exit::Ok,
-        Err((exit, what)) => {
-            render::error(what);
-            exit
-        }
-    }
+fn report_failure((exit, what): CommandFailure) -> Exit {
+    render::error(what);
+    exit
 }

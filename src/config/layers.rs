@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use figment::providers::{Format as _, Toml};
-use figment::value::{Dict, Map, Num, Tag, Value};
+use figment::providers::{Format as _, Serialized, Toml};
+use figment::value::{Dict, Map, Num, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 /// Every key, with why this number.
@@ -180,14 +180,6 @@ pub(super) fn lookup<'a>(dict: &'a Dict, key: &str) -> Option<&'a Value> {
     Some(value)
 }
 
-/// A dict with this one value in it.
-pub(super) fn nested(key: &str, value: Value) -> Dict {
-    match key.split_once('.') {
-        None => Dict::from([(key.to_owned(), value)]),
-        Some((head, rest)) => Dict::from([(head.to_owned(), Value::from(nested(rest, value)))]),
-    }
-}
-
 fn reject_unknown_keys(values: &Dict, defaults: &Dict, path: &str, origin: &str, errors: &mut Vec<String>) {
     for (key, value) in values {
         let full = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
@@ -229,13 +221,13 @@ pub(super) fn keys(dict: &Dict) -> Vec<String> {
 /// One source with its name, so that figment can say which one set a key.
 pub(super) struct Layer {
     name: String,
-    values: Dict,
+    values: Value,
 }
 
 impl Layer {
     /// A source of values under a name.
-    pub(super) fn new(name: &str, values: Dict) -> Self {
-        Self { name: name.to_owned(), values }
+    pub(super) fn new(name: &str, values: impl Into<Value>) -> Self {
+        Self { name: name.to_owned(), values: values.into() }
     }
 }
 
@@ -246,21 +238,6 @@ impl Provider for Layer {
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         // Values carry the tag of the provider that parsed them; ours is the one that names the origin.
-        let fresh = self.values.iter().map(|(k, v)| (k.clone(), untagged(v))).collect();
-        Ok(Map::from([(Profile::Default, fresh)]))
-    }
-}
-
-fn untagged(value: &Value) -> Value {
-    match value {
-        Value::String(_, v) => Value::String(Tag::Default, v.clone()),
-        Value::Char(_, v) => Value::Char(Tag::Default, *v),
-        Value::Bool(_, v) => Value::Bool(Tag::Default, *v),
-        Value::Num(_, v) => Value::Num(Tag::Default, *v),
-        Value::Empty(_, v) => Value::Empty(Tag::Default, *v),
-        Value::Dict(_, v) => {
-            Value::Dict(Tag::Default, v.iter().map(|(k, v)| (k.clone(), untagged(v))).collect())
-        }
-        Value::Array(_, v) => Value::Array(Tag::Default, v.iter().map(untagged).collect()),
+        Serialized::defaults(&self.values).data()
     }
 }

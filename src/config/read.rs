@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use figment::Figment;
 use figment::error::Kind;
+use figment::util::nest;
 use figment::value::{Dict, Num, Value};
 use serde::de::DeserializeOwned;
 
@@ -24,6 +25,14 @@ pub(super) struct Reader {
     defaults: Dict,
     errors: Vec<String>,
     failed: BTreeSet<String>,
+}
+
+/// Reads every section before it gives up on one, so that all mistakes are reported.
+macro_rules! sections {
+    ($reader:ident: $($name:ident),+) => {{
+        $(let $name = $reader.section(stringify!($name));)+
+        Some(Config { $($name: $name?),+ })
+    }};
 }
 
 impl Reader {
@@ -56,35 +65,12 @@ impl Reader {
 
     fn put(&mut self, origin: &str, key: &str, value: Value) {
         let figment = std::mem::take(&mut self.figment);
-        self.figment = figment.merge(Layer::new(origin, layers::nested(key, value)));
+        self.figment = figment.merge(Layer::new(origin, nest(key, value)));
     }
 
     /// The sections; `None` where one cannot be read even with defaults for its mistakes.
     pub(super) fn config(&mut self) -> Option<Config> {
-        let queue = self.section("queue");
-        let worker = self.section("worker");
-        let policy = self.section("policy");
-        let filter = self.section("filter");
-        let fetch = self.section("fetch");
-        let api = self.section("api");
-        let analysis = self.section("analysis");
-        let sandbox = self.section("sandbox");
-        let log = self.section("log");
-        let sentry = self.section("sentry");
-        let web = self.section("web");
-        Some(Config {
-            queue: queue?,
-            worker: worker?,
-            policy: policy?,
-            filter: filter?,
-            fetch: fetch?,
-            api: api?,
-            analysis: analysis?,
-            sandbox: sandbox?,
-            log: log?,
-            sentry: sentry?,
-            web: web?,
-        })
+        sections!(self: queue, worker, policy, filter, fetch, api, analysis, sandbox, log, sentry, web)
     }
 
     fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {

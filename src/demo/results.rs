@@ -3,8 +3,7 @@
 //! Pure: it is fed events and measurements. Invariant: a job has at most one ending; one that has none is
 //! *lost*.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -12,7 +11,6 @@ use uuid::Uuid;
 use super::cases::{Case, CaseOutcome};
 use crate::job::Job;
 use crate::job::failure::FailureKind;
-use crate::job::skip::SkipReason;
 use crate::ops::render::{self, BOLD, sanitize, styled};
 use crate::queue::Event;
 
@@ -48,9 +46,8 @@ struct JobResult {
 pub(super) struct DemoResults {
     cases: Vec<Case>,
     job_results: HashMap<String, JobResult>,
-    /// Jobs that the queue names itself, because their payload could not be read: the class, and how many are
-    /// open.
-    unidentified: Vec<(usize, u64)>,
+    /// Jobs that the queue names itself, because their payload could not be read: how many of each class are open.
+    unidentified: Vec<u64>,
     /// Set when the story is over.
     pub(super) measurements: DemoMeasurements,
 }
@@ -70,7 +67,7 @@ impl DemoResults {
                     Err(_) => unread += 1,
                 }
             }
-            unidentified.push((class, unread));
+            unidentified.push(unread);
         }
         Self { cases, job_results, unidentified, measurements: DemoMeasurements::default() }
     }
@@ -79,7 +76,7 @@ impl DemoResults {
     pub(super) fn record(&mut self, event: &Event) {
         let ending = match event.what.as_str() {
             "done" => Some(CaseOutcome::Done),
-            "skipped" => skip_reason(&event.why).map(CaseOutcome::Skipped),
+            "skipped" => event.why.parse().ok().map(CaseOutcome::Skipped),
             "buried" => FailureKind::parse(&event.why).map(CaseOutcome::Dead),
             _other => None,
         };
@@ -103,17 +100,11 @@ impl DemoResults {
     /// Finds the class of a job that the queue named: one that expects this ending, or else any that misses a
     /// job.
     fn assign_case(&mut self, id: &str, ending: CaseOutcome) {
-        let expects = |class: usize| self.cases[class].expected == ending;
-        let open = |n: &usize| self.unidentified[*n].1 > 0;
-        let all = 0..self.unidentified.len();
-        let found = all
-            .clone()
-            .find(|n| open(n) && expects(self.unidentified[*n].0))
-            .or_else(|| all.clone().find(open));
-        if let Some(n) = found {
-            self.unidentified[n].1 -= 1;
-            self.job_results
-                .insert(id.to_owned(), JobResult { class: self.unidentified[n].0, ..JobResult::default() });
+        let expects = |class: &usize| self.cases[*class].expected == ending;
+        let mut open = (0..self.unidentified.len()).filter(|class| self.unidentified[*class] > 0);
+        if let Some(class) = open.clone().find(expects).or_else(|| open.next()) {
+            self.unidentified[class] -= 1;
+            self.job_results.insert(id.to_owned(), JobResult { class, ..JobResult::default() });
         }
     }
 
@@ -235,10 +226,6 @@ impl DemoResults {
         }
         problems
     }
-}
-
-fn skip_reason(label: &str) -> Option<SkipReason> {
-    SkipReason::ALL.iter().copied().find(|reason| reason.as_str() == label)
 }
 
 /// The value that `share` of the sorted ones do not pass; 0 of none.

@@ -38,9 +38,12 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// Events read in one step.
 const EVENTS_BATCH: usize = 500;
 
+/// What kept the demo from its end.
+type DemoError = Box<dyn std::error::Error>;
+
 /// Plays it, tells it, and judges it: `Ok` only if every class ended as it should.
 pub async fn run(pairs: u32, json: bool) -> Exit {
-    match run_jobs(pairs as usize).await {
+    let problems = match run_jobs(pairs as usize).await {
         Ok(results) => {
             if json {
                 render::json(&results.to_json());
@@ -48,22 +51,15 @@ pub async fn run(pairs: u32, json: bool) -> Exit {
                 render::line(results.to_table());
                 render::line(results.to_summary());
             }
-            match results.problems().as_slice() {
-                [] => Exit::Ok,
-                problems => {
-                    problems.iter().for_each(render::error);
-                    Exit::Failed
-                }
-            }
+            results.problems()
         }
-        Err(what) => {
-            render::error(what);
-            Exit::Failed
-        }
-    }
+        Err(what) => vec![what.to_string()],
+    };
+    problems.iter().for_each(render::error);
+    if problems.is_empty() { Exit::Ok } else { Exit::Failed }
 }
 
-async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
+async fn run_jobs(pairs: usize) -> Result<DemoResults, DemoError> {
     let (environment, worker) = DemoEnvironment::start().await?;
     let mut cases = vec![cases::good(&environment.site, pairs)];
     cases.extend(cases::hostile(&environment.site));
@@ -77,7 +73,7 @@ async fn run_jobs(pairs: usize) -> Result<DemoResults, String> {
     let mut results = DemoResults::new(cases);
 
     let running = tokio::spawn(worker.run());
-    environment.producer.push(&payloads).await.map_err(|e| e.to_string())?;
+    environment.producer.push(&payloads).await?;
     collect_events(&environment.queue, &mut results).await?;
     environment.finish(running, results).await
 }
@@ -96,13 +92,11 @@ struct DemoEnvironment {
 }
 
 impl DemoEnvironment {
-    async fn start() -> Result<(Self, Worker), String> {
+    async fn start() -> Result<(Self, Worker), DemoError> {
         let redis = tokio::task::spawn_blocking(|| {
             PrivateRedis::start_with_progress(RedisOptions::default(), &mut print_step)
         })
-        .await
-        .map_err(|e| e.to_string())?
-        .map_err(|e| e.to_string())?;
+        .await??;
         let site = Site::start().await.map_err(|e| format!("no site on loopback: {e}"))?;
         let sentry = FakeSentry::start(ResponseMode::Accept)
             .await
@@ -110,13 +104,12 @@ impl DemoEnvironment {
         let config = demo_config(&redis.url(), &sentry.dsn())?;
         // A second initialisation, in tests, is no reason not to run.
         let _ = logs::init(&config.log);
-        let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(|e| e.to_string())?;
-        let producer =
-            ProducerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
-        let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(|e| e.to_string())?;
+        let (alerts, guard) = Alerts::start(&config.sentry, &build())?;
+        let producer = ProducerHandle::connect(&config.queue, config.sink()).await?;
+        let queue = WorkerHandle::connect(&config.queue, config.sink()).await?;
         let phases = Phases::default();
         let parts = WorkerParts { alerts, phases: phases.clone(), ..WorkerParts::new(queue.clone()) };
-        let worker = config.worker(parts).await.map_err(|e| e.to_string())?;
+        let worker = config.worker(parts).await?;
         let pool = worker.pool.clone();
         let slots = config.slots()?;
         print_step(&format!(
@@ -132,13 +125,13 @@ impl DemoEnvironment {
         self,
         running: JoinHandle<WorkerExit>,
         mut results: DemoResults,
-    ) -> Result<DemoResults, String> {
+    ) -> Result<DemoResults, DemoError> {
         let good = good_pair_times(&self.queue, &results).await?;
         self.phases.advance(Phase::Draining);
         running.await.map_err(|e| format!("the worker did not end well: {e}"))?;
         let stats = self.pool.stats();
         // Closing sends what the gate still holds back; only then is the count complete.
-        tokio::task::spawn_blocking(|| self.guard.close()).await.map_err(|e| e.to_string())?;
+        tokio::task::spawn_blocking(|| self.guard.close()).await?;
         results.measurements = DemoMeasurements {
             peak_bytes_max: stats.peak_heap_bytes,
             wall_ms_max: stats.longest_ms,
@@ -173,15 +166,15 @@ fn interleaved(cases: &[Case]) -> Vec<Vec<u8>> {
     placed.into_iter().map(|(_, job)| job.clone()).collect()
 }
 
-async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), String> {
+async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), DemoError> {
     let bar = Progress::new(results.enqueued(), "{bar:40.cyan/blue} {pos}/{len}  {msg}", PROGRESS_INTERVAL);
     let start = Instant::now();
     let mut cursor = String::from("0");
     while results.open() > 0 {
         if start.elapsed() > TIMEOUT {
-            return Err(format!("{} jobs have no ending after {TIMEOUT:?}", results.open()));
+            return Err(format!("{} jobs have no ending after {TIMEOUT:?}", results.open()).into());
         }
-        let events = queue.events(&cursor, EVENTS_BATCH).await.map_err(|e| e.to_string())?;
+        let events = queue.events(&cursor, EVENTS_BATCH).await?;
         if let Some(last) = events.last() {
             cursor.clone_from(&last.at);
         }
@@ -202,10 +195,10 @@ async fn collect_events(queue: &Queue, results: &mut DemoResults) -> Result<(), 
 }
 
 /// Milliseconds that each good pair took, fetching and analysing, as its report says.
-async fn good_pair_times(queue: &Queue, results: &DemoResults) -> Result<Vec<u64>, String> {
+async fn good_pair_times(queue: &Queue, results: &DemoResults) -> Result<Vec<u64>, DemoError> {
     let mut times = Vec::new();
     for (from, to) in results.good_pairs() {
-        let text = queue.report(from, to).await.map_err(|e| e.to_string())?;
+        let text = queue.report(from, to).await?;
         let report: Option<Report> = text.and_then(|text| serde_json::from_str(&text).ok());
         times.extend(report.and_then(|report| report.timings).map(|t| t.fetch_ms + t.analyse_ms));
     }

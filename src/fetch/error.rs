@@ -13,8 +13,7 @@ use url::Url;
 
 use super::guard::ForbiddenAddress;
 use crate::job::failure::{Failure, FailureKind};
-use crate::job::text::causes;
-use crate::job::text::innermost_cause;
+use crate::job::text::{causes, innermost_cause};
 
 /// Limit on a URL shown in a message, in characters.
 const MAX_URL_CHARS: usize = 200;

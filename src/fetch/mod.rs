@@ -147,15 +147,13 @@ impl Fetcher {
     pub async fn body(&self, url: &Url) -> Result<Body, Failure> {
         let mut progress = FetchProgress::at(url);
         let ended = tokio::time::timeout(self.config.total_timeout, self.follow(url, &mut progress)).await;
-        let failure = match ended {
+        let mut failure = match ended {
             Ok(Ok(body)) => return Ok(body),
             Ok(Err(failure)) => failure,
             Err(_) => progress.timed_out(self.config.total_timeout),
         };
-        Err(match progress.host() {
-            Some(host) => failure.at_host(host),
-            None => failure,
-        })
+        failure.host = progress.host().map(str::to_owned);
+        Err(failure)
     }
 
     async fn follow(&self, url: &Url, progress: &mut FetchProgress) -> Result<Body, Failure> {

@@ -63,21 +63,9 @@ pub enum Interrupted {
     Postponed(PostponeReason),
 }
 
-impl From<EarlyExit> for Interrupted {
-    fn from(stop: EarlyExit) -> Self {
-        Self::Stopped(stop)
-    }
-}
-
-impl From<Skip> for Interrupted {
-    fn from(skip: Skip) -> Self {
-        Self::Stopped(skip.into())
-    }
-}
-
-impl From<Failure> for Interrupted {
-    fn from(failure: Failure) -> Self {
-        Self::Stopped(failure.into())
+impl<T: Into<EarlyExit>> From<T> for Interrupted {
+    fn from(stop: T) -> Self {
+        Self::Stopped(stop.into())
     }
 }
 

@@ -12,16 +12,4 @@ pub mod metrics;
 pub mod sentry;
 pub mod text;
 
-use serde::{Deserialize, Serialize};
-
 pub use self::text::sanitize;
-
-/// Configuration of logs and alerts.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Format and filter of the log.
-    pub logs: logs::Config,
-    /// Sentry and its limits.
-    pub sentry: sentry::Config,
-}

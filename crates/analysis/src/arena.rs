@@ -5,7 +5,6 @@
 //! Invariant: links between nodes are always mutual. Exceeding the limit on nodes, depth or text records a
 //! reason to give up on the page; the caller that fills the arena has to check it.
 
-use html5ever::interface::NodeOrText;
 use html5ever::{Attribute, LocalName, local_name};
 
 use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
@@ -33,7 +32,7 @@ pub(super) enum GiveUpReason {
 /// Index of a node in its [`Arena`].
 pub(super) type NodeId = u32;
 /// Marker for an absent node.
-const NONE: NodeId = NodeId::MAX;
+pub(super) const NONE: NodeId = NodeId::MAX;
 /// Id of the document node.
 pub(super) const ROOT: NodeId = 0;
 
@@ -123,27 +122,8 @@ impl Arena {
         self.add(kind, [start, middle, end])
     }
 
-    /// Inserts a node or text as child of `parent`, before `before` or at the end.
-    pub(super) fn insert<H>(
-        &mut self,
-        parent: NodeId,
-        before: Option<NodeId>,
-        child: NodeOrText<H>,
-        id: impl Fn(H) -> NodeId,
-    ) {
-        let before = before.unwrap_or(NONE);
-        match child {
-            NodeOrText::AppendText(text) => self.add_text(parent, before, &text),
-            NodeOrText::AppendNode(node) => {
-                let node = id(node);
-                self.detach(node);
-                self.attach(parent, before, node);
-            }
-        }
-    }
-
-    /// Adds text: extends the preceding node if it is the text node created last, otherwise adds a new node.
-    fn add_text(&mut self, parent: NodeId, before: NodeId, text: &str) {
+    /// Adds text as child of `parent`, before `before` or at the end: extends the preceding node if it is the text node created last, otherwise adds a new node.
+    pub(super) fn add_text(&mut self, parent: NodeId, before: NodeId, text: &str) {
         if self.nodes[parent as usize].kind == NodeKind::Hidden {
             return;
         }
@@ -169,7 +149,8 @@ impl Arena {
         }
     }
 
-    fn attach(&mut self, parent: NodeId, before: NodeId, id: NodeId) {
+    /// Adds a detached node as child of `parent`, before `before` or at the end.
+    pub(super) fn attach(&mut self, parent: NodeId, before: NodeId, id: NodeId) {
         let previous = self.previous_sibling(parent, before);
         let node = &mut self.nodes[id as usize];
         (node.parent, node.previous, node.next) = (parent, previous, before);
@@ -273,7 +254,7 @@ impl Arena {
                 let previous = self.nodes.get(node.previous as usize);
                 collector.text(latter, previous.is_some_and(|previous| previous.kind == NodeKind::Text));
             }
-            NodeKind::Image => collector.image(former),
+            NodeKind::Image => collector.link_text(former),
             NodeKind::Link => collector.open_link(latter, former),
             NodeKind::Hidden | NodeKind::Muted => collector.mute(),
             NodeKind::Document | NodeKind::Comment | NodeKind::Plain => {}

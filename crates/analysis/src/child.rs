@@ -42,8 +42,7 @@ pub fn answer(
     let Ok(order) = serde_json::from_slice::<AnalysisRequest>(order) else { return Vec::new() };
     let answer = match analyse_order(&order, from, to, soft_deadline, phase) {
         Ok(report) => AnalysisReply::Reported(Box::new(report)),
-        Err(EarlyExit::Skip(skip)) => AnalysisReply::Skipped(skip),
-        Err(EarlyExit::Fail(failure)) => AnalysisReply::Failed(failure),
+        Err(stop) => stop.into(),
     };
     serde_json::to_vec(&answer).unwrap_or_default()
 }

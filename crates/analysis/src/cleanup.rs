@@ -176,35 +176,16 @@ fn split_overlaps(old: &str, new: &str, changes: Vec<Change>) -> Vec<Change> {
         let worth = |overlap: usize| overlap > 0 && 2 * overlap >= removed.len().min(added.len());
         let ahead = overlap(removed, added);
         let behind = overlap(added, removed);
+        let (old_start, old_end) = (change.old.start, change.old.end);
+        let (new_start, new_end) = (change.new.start, change.new.end);
         if worth(ahead) && ahead >= behind {
             let ahead = ahead as u32;
-            push_merged(
-                &mut split,
-                Change {
-                    old: change.old.start..change.old.end - ahead,
-                    new: change.new.start..change.new.start,
-                },
-            );
-            push_merged(
-                &mut split,
-                Change { old: change.old.end..change.old.end, new: change.new.start + ahead..change.new.end },
-            );
+            push_merged(&mut split, Change { old: old_start..old_end - ahead, new: new_start..new_start });
+            push_merged(&mut split, Change { old: old_end..old_end, new: new_start + ahead..new_end });
         } else if worth(behind) {
             let behind = behind as u32;
-            push_merged(
-                &mut split,
-                Change {
-                    old: change.old.start..change.old.start,
-                    new: change.new.start..change.new.end - behind,
-                },
-            );
-            push_merged(
-                &mut split,
-                Change {
-                    old: change.old.start + behind..change.old.end,
-                    new: change.new.end..change.new.end,
-                },
-            );
+            push_merged(&mut split, Change { old: old_start..old_start, new: new_start..new_end - behind });
+            push_merged(&mut split, Change { old: old_start + behind..old_end, new: new_end..new_end });
         } else {
             push_merged(&mut split, change);
         }

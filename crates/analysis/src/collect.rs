@@ -15,6 +15,7 @@
 //! Joining nodes by a space even within a word is odd, but kept because counts and hashes depend on it.
 
 use super::links::Links;
+use wm_job::text::floor_char_boundary;
 
 /// Number of nested links that receive text: the innermost two. Links may be nested by tables or by mistake.
 const MAX_OPEN_LINKS: usize = 2;
@@ -80,11 +81,6 @@ impl Collector {
         self.link_text(text);
     }
 
-    /// Adds the label of an image to the open links.
-    pub(super) fn image(&mut self, label: &str) {
-        self.link_text(label);
-    }
-
     /// From here to the matching [`Collector::unmute`], text is not added to links.
     pub(super) fn mute(&mut self) {
         self.muted += 1;
@@ -124,14 +120,14 @@ impl Collector {
         !self.open.is_empty()
     }
 
-    fn link_text(&mut self, text: &str) {
+    /// Adds text, or the label of an image, to the open links.
+    pub(super) fn link_text(&mut self, text: &str) {
         if self.muted > 0 {
             return;
         }
         for link in self.open.iter_mut().rev().take(MAX_OPEN_LINKS) {
             let room = MAX_LINK_BYTES.saturating_sub(link.text.len());
-            let fits = (0..=room.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-            link.text.push_str(&text[..fits.unwrap_or_default()]);
+            link.text.push_str(&text[..floor_char_boundary(text, room)]);
         }
     }
 }

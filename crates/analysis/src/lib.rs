@@ -171,8 +171,7 @@ fn decoded(page: PageInput<'_>, side: Side) -> Result<DecodedText<'_>, Skip> {
 
 /// Results accumulated so far.
 struct Findings {
-    max_ops_bytes: usize,
-    max_passages: usize,
+    options: AnalysisOptions,
     search_deadline: Instant,
     stats: PageDiffStats,
     diffs: Diffs,
@@ -186,8 +185,7 @@ struct Findings {
 impl Findings {
     fn new(options: &AnalysisOptions, search_deadline: Instant) -> Self {
         Self {
-            max_ops_bytes: options.max_ops_bytes,
-            max_passages: options.max_passages,
+            options: *options,
             search_deadline,
             stats: PageDiffStats::default(),
             diffs: Diffs::default(),
@@ -228,10 +226,10 @@ impl Findings {
 
     /// Quotes changed passages, if requested and not done yet.
     fn add_passages(&mut self, script: &EditScript<'_>) {
-        if self.max_passages == 0 || self.passages.is_some() {
+        if self.options.max_passages == 0 || self.passages.is_some() {
             return;
         }
-        let (passages, more) = passages::passages(script, self.max_passages);
+        let (passages, more) = passages::passages(script, self.options.max_passages);
         if more {
             self.omitted.push("passages".to_owned());
         }
@@ -241,7 +239,7 @@ impl Findings {
     /// Measures a script, and keeps its steps unless they exceed the size limit.
     fn measure(&mut self, script: &EditScript<'_>, name: &str, simplified: bool) -> (DiffStats, Diff<Op>) {
         let mut builder = DiffStatsBuilder::new();
-        let mut size = JsonSize::new(self.max_ops_bytes);
+        let mut size = JsonSize::new(self.options.max_ops_bytes);
         for (code, text) in script.steps() {
             builder.add_text(code, text);
             size.add_op(text);
@@ -254,7 +252,7 @@ impl Findings {
     fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffStats, Diff<LinkOp>) {
         let deadline = self.deadline(3);
         let mut builder = DiffStatsBuilder::new();
-        let mut size = JsonSize::new(self.max_ops_bytes);
+        let mut size = JsonSize::new(self.options.max_ops_bytes);
         let mut ops = Vec::new();
         let mut approximate = simplified;
         for step in links::compare(&old, &new) {

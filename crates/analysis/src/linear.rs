@@ -131,7 +131,7 @@ impl TagReader<'_> {
                 }
             }
             Some(NodeKind::Image) => {
-                self.collector.image(&image_label(tag.alt.as_deref().unwrap_or_default()))
+                self.collector.link_text(&image_label(tag.alt.as_deref().unwrap_or_default()))
             }
             Some(NodeKind::Muted) if !self_closing => self.collector.mute(),
             Some(

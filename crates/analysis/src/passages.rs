@@ -9,6 +9,7 @@
 use super::change::{Change, slice};
 use super::diff::EditScript;
 use wm_job::report::Passage;
+use wm_job::text::floor_char_boundary;
 
 /// Longest quotation of one side, in bytes: about a paragraph.
 const MAX_QUOTED_BYTES: usize = 500;
@@ -48,9 +49,9 @@ fn to_passages(script: &EditScript<'_>, changes: &[Change]) -> Vec<Passage> {
 
 /// Start of a text; an ellipsis marks a truncated end.
 fn head(text: &str, most: usize) -> String {
-    match (0..=most).rev().find(|at| text.is_char_boundary(*at)) {
-        Some(end) if text.len() > most => format!("{}{ELLIPSIS}", &text[..end]),
-        Some(_) | None => text.to_owned(),
+    match floor_char_boundary(text, most) {
+        end if end < text.len() => format!("{}{ELLIPSIS}", &text[..end]),
+        _ => text.to_owned(),
     }
 }
 

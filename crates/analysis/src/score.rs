@@ -10,9 +10,15 @@
 //! hashes of the old job and of this one are stored in the same database. It is fed incrementally: the
 //! changes of a large page as one JSON text would be the largest object in memory.
 
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
 
-use wm_job::report::{Annotation, LinkOp, LinksNumbers, Op, SourceNumbers, TextNumbers};
+use wm_job::report::{Annotation, LinkOp, LinksNumbers, SourceNumbers, TextNumbers};
+use wm_job::text::hex;
 
 /// Ratio of changed text from which a page is checked for being an error page.
 const ERROR_PAGE_RATIO: f64 = 0.9;
@@ -21,6 +27,8 @@ const ERROR_PAGE_WORDS: [&str; 2] =
     ["error connecting to apache tomcat instance", "no connection could be made"];
 /// Highest priority of a pair with an error page.
 const ERROR_PAGE_PRIORITY: f64 = 0.1;
+/// What Rails escapes in JSON beyond what JSON requires.
+const ESCAPED_BY_RAILS: [char; 5] = ['&', '<', '>', '\u{2028}', '\u{2029}'];
 
 /// Measures of one diff.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,7 +63,7 @@ impl DiffStatsBuilder {
         if code != 0 {
             self.length += length;
             self.begin_change();
-            self.json.op(code, text);
+            self.json.value(&(code, text));
         }
     }
 
@@ -69,7 +77,7 @@ impl DiffStatsBuilder {
         if changed {
             self.length += keys;
             self.begin_change();
-            self.json.link_op(op);
+            self.json.value(op);
         }
     }
 
@@ -84,7 +92,7 @@ impl DiffStatsBuilder {
     pub(super) fn finish(mut self) -> DiffStats {
         self.json.raw("]");
         let ratio = if self.total == 0 { 0.0 } else { round(self.length as f64 / self.total as f64) };
-        DiffStats { hash: self.json.finish(), count: self.count, length: self.length, ratio }
+        DiffStats { hash: hex(&self.json.0.finalize()), count: self.count, length: self.length, ratio }
     }
 }
 
@@ -162,89 +170,44 @@ fn contains_ignoring_case(text: &str, lower: &str) -> bool {
 
 /// SHA-256 of compact JSON that is hashed piece by piece, never held as a whole.
 #[derive(Default)]
-struct JsonHasher {
-    digest: Sha256,
-}
+struct JsonHasher(Sha256);
 
 impl JsonHasher {
     fn raw(&mut self, text: &str) {
-        self.digest.update(text.as_bytes());
+        self.0.update(text);
     }
 
-    fn op(&mut self, code: i8, text: &str) {
-        self.raw(&format!("[{code},"));
-        self.string(text);
-        self.raw("]");
-    }
-
-    fn ops(&mut self, ops: &[Op]) {
-        self.raw("[");
-        for (at, Op(code, text)) in ops.iter().enumerate() {
-            if at > 0 {
-                self.raw(",");
-            }
-            self.op(*code, text);
-        }
-        self.raw("]");
-    }
-
-    fn link_op(&mut self, op: &LinkOp) {
-        match op {
-            LinkOp::Plain(code, link) => {
-                self.raw(&format!("[{code},{{\"text\":"));
-                self.string(&link.text);
-                self.raw(",\"href\":");
-                self.string(&link.href);
-            }
-            LinkOp::Changed(code, link) => {
-                self.raw(&format!("[{code},{{\"text\":"));
-                self.ops(&link.text);
-                self.raw(",\"href\":");
-                self.ops(&link.href);
-                self.raw(",\"hrefs\":[");
-                self.string(&link.hrefs[0]);
-                self.raw(",");
-                self.string(&link.hrefs[1]);
-                self.raw("]");
-            }
-        }
-        self.raw("}]");
-    }
-
-    /// Adds a string, escaped as Rails does it.
-    fn string(&mut self, text: &str) {
-        self.raw("\"");
-        let mut rest = text;
-        while let Some(at) =
-            rest.find(|c| c < ' ' || matches!(c, '"' | '\\' | '&' | '<' | '>' | '\u{2028}' | '\u{2029}'))
-        {
-            let (plain, special) = rest.split_at(at);
-            self.raw(plain);
-            let mut chars = special.chars();
-            match chars.next() {
-                Some('"') => self.raw("\\\""),
-                Some('\\') => self.raw("\\\\"),
-                Some('\u{8}') => self.raw("\\b"),
-                Some('\t') => self.raw("\\t"),
-                Some('\n') => self.raw("\\n"),
-                Some('\u{c}') => self.raw("\\f"),
-                Some('\r') => self.raw("\\r"),
-                Some(other) => self.raw(&format!("\\u{:04x}", u32::from(other))),
-                None => {}
-            }
-            rest = chars.as_str();
-        }
-        self.raw(rest);
-        self.raw("\"");
-    }
-
-    fn finish(self) -> String {
-        hex(&self.digest.finalize())
+    fn value(&mut self, value: &impl Serialize) {
+        let mut serializer = Serializer::with_formatter(self, RailsFormatter);
+        // Neither hashing nor these values can fail.
+        value.serialize(&mut serializer).unwrap_or_default();
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+impl Write for JsonHasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Escapes strings as Rails does.
+struct RailsFormatter;
+
+impl Formatter for RailsFormatter {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut begin = 0;
+        for (at, special) in fragment.match_indices(ESCAPED_BY_RAILS) {
+            writer.write_all(&fragment.as_bytes()[begin..at])?;
+            special.chars().try_for_each(|c| write!(writer, "\\u{:04x}", u32::from(c)))?;
+            begin = at + special.len();
+        }
+        writer.write_all(&fragment.as_bytes()[begin..])
+    }
 }
 
 #[cfg(test)]
@@ -252,7 +215,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use wm_job::report::{ChangedLink, Link};
+    use wm_job::report::{ChangedLink, Link, Op};
 
     fn measure(steps: &[(i8, &str)]) -> DiffStats {
         let mut builder = DiffStatsBuilder::new();

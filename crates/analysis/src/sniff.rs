@@ -15,10 +15,9 @@
 mod html;
 mod magic;
 
-use std::borrow::Cow;
-
 use wm_job::page::Side;
 use wm_job::skip::{Skip, SkipReason};
+use wm_job::text::essence;
 
 /// Number of bytes that are examined; magic numbers, prologs and first tags all lie within it.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -64,11 +63,11 @@ impl Sniffed {
     /// HTML if declared as HTML; plain text also if nothing specific is declared, because an error page
     /// is often a bare sentence.
     fn declared_as(mut self, declared: Option<&str>) -> Self {
-        let html_declared = declared.is_some_and(|d| HTML_TYPES.contains(&essence(d).as_ref()));
+        let html_declared = declared.is_some_and(|d| HTML_TYPES.contains(&essence(d).as_str()));
         self.html_like = match self.family {
             ContentFamily::Html | ContentFamily::Empty => true,
             ContentFamily::Text => {
-                html_declared || declared.is_none_or(|d| GENERIC_TYPES.contains(&essence(d).as_ref()))
+                html_declared || declared.is_none_or(|d| GENERIC_TYPES.contains(&essence(d).as_str()))
             }
             ContentFamily::Xml => html_declared,
             ContentFamily::Feed | ContentFamily::Svg | ContentFamily::Json | ContentFamily::Binary => false,
@@ -94,16 +93,6 @@ const HTML_TYPES: [&str; 10] = [
 /// Media types that carry no information.
 const GENERIC_TYPES: [&str; 4] =
     ["", "application/octet-stream", "binary/octet-stream", "application/x-download"];
-
-/// Returns a media type without its parameters, in lower case.
-fn essence(media_type: &str) -> Cow<'_, str> {
-    let bare = media_type.split(';').next().unwrap_or_default().trim();
-    if bare.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(bare.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(bare)
-    }
-}
 
 /// Classifies a body by its bytes alone.
 pub fn classify(bytes: &[u8]) -> Sniffed {

@@ -25,8 +25,9 @@ use html5ever::tokenizer::{Token, TokenSink, TokenSinkResult, Tokenizer, Tokeniz
 use html5ever::tree_builder::{TreeBuilder, TreeBuilderOpts};
 use html5ever::{Attribute, QualName, TokenizerResult, local_name, ns};
 
-use super::arena::{Arena, GiveUpReason, NodeId, ROOT};
+use super::arena::{Arena, GiveUpReason, NONE, NodeId, ROOT};
 use super::collect::Collector;
+use wm_job::text::floor_char_boundary;
 
 /// Bytes passed to the tokenizer at a time, so that it holds no second copy of the page.
 const SLICE_BYTES: usize = 8 * 1024;
@@ -46,11 +47,7 @@ pub(super) fn read(html: &str, deadline: Instant, collector: &mut Collector) -> 
     let queue = BufferQueue::default();
     let mut rest = html;
     while !rest.is_empty() {
-        let mut cut = rest.len().min(SLICE_BYTES);
-        while !rest.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        let (slice, after) = rest.split_at(cut);
+        let (slice, after) = rest.split_at(floor_char_boundary(rest, SLICE_BYTES));
         rest = after;
         queue.push_back(StrTendril::from_slice(slice));
         while !matches!(tokenizer.feed(&queue), TokenizerResult::Done) {}
@@ -134,7 +131,14 @@ impl ArenaSink {
     }
 
     fn insert(&self, parent: NodeId, before: Option<NodeId>, child: NodeOrText<NodeHandle>) {
-        self.arena.borrow_mut().insert(parent, before, child, |handle| handle.id);
+        let (mut arena, before) = (self.arena.borrow_mut(), before.unwrap_or(NONE));
+        match child {
+            NodeOrText::AppendText(text) => arena.add_text(parent, before, &text),
+            NodeOrText::AppendNode(node) => {
+                arena.detach(node.id);
+                arena.attach(parent, before, node.id);
+            }
+        }
     }
 
     fn parent(&self, handle: &NodeHandle) -> Option<NodeId> {

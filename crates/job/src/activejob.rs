@@ -54,43 +54,24 @@ fn envelope(mut envelope: Object) -> Result<Job, Failure> {
         }
         args => {
             check_class(&envelope, "class")?;
-            job(id(jid.as_ref(), "jid")?, arguments("args", args)?)
+            super::validate(Job { id: id(jid.as_ref(), "jid")?, ..arguments("args", args)? })
         }
     }
 }
 
 fn active_job(hash: &Object, jid: Option<Value>) -> Result<Job, Failure> {
     check_class(hash, "job_class")?;
-    let perform_args = arguments("arguments", list(hash, "arguments")?)?;
-    let id = match hash.get("job_id") {
-        None | Some(Value::Null) => id(jid.as_ref(), "jid")?,
+    let job = arguments("arguments", list(hash, "arguments")?)?;
+    let id = match given(hash.get("job_id")) {
+        None => id(jid.as_ref(), "jid")?,
         job_id => id(job_id, "job_id")?,
     };
     let (priority, run_at) = (priority(hash)?, scheduled_at(hash)?);
-    Ok(Job { priority, run_at, ..job(id, perform_args)? })
-}
-
-/// The arguments of `perform`.
-struct PerformArgs {
-    to: Uuid,
-    from: Option<Uuid>,
-    compare_earliest: bool,
-}
-
-fn job(id: JobId, perform_args: PerformArgs) -> Result<Job, Failure> {
-    let to = VersionRef::Uuid(perform_args.to);
-    let from =
-        perform_args.from.map_or(OlderVersion::Previous, |from| OlderVersion::Given(VersionRef::Uuid(from)));
-    super::validate(Job {
-        id,
-        from,
-        compare_earliest: perform_args.compare_earliest,
-        ..Job::new(to.clone(), to)
-    })
+    super::validate(Job { id, priority, run_at, ..job })
 }
 
 /// Parses `to`, optional `from` and optional `compare_earliest`, which may also be a keyword argument.
-fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
+fn arguments(field: &str, list: &[Value]) -> Result<Job, Failure> {
     let (positional, keywords) = match list {
         [positional @ .., Value::Object(last)] if !last.contains_key("_aj_globalid") => {
             (positional, Some(last))
@@ -111,9 +92,9 @@ fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
             return Err(Failure::new(FailureKind::Decode, detail));
         }
     };
-    let from = match from {
-        None | Some(Value::Null) => None,
-        Some(from) => Some(version(&at(1), from)?),
+    let from = match given(from) {
+        None => OlderVersion::Previous,
+        Some(from) => OlderVersion::Given(version(&at(1), from)?),
     };
     let keyword = keywords.map(|keywords| keyword(field, keywords)).transpose()?.flatten();
     let compare_earliest = match (third, keyword) {
@@ -125,7 +106,8 @@ fn arguments(field: &str, list: &[Value]) -> Result<PerformArgs, Failure> {
             return Err(Failure::new(FailureKind::Decode, detail));
         }
     };
-    Ok(PerformArgs { to: version(&at(0), to)?, from, compare_earliest })
+    let to = version(&at(0), to)?;
+    Ok(Job { from, compare_earliest, ..Job::new(to.clone(), to) })
 }
 
 /// Returns the value of `compare_earliest`; any other keyword is an error.
@@ -155,7 +137,7 @@ fn parse_bool(field: &str, value: &Value) -> Result<bool, Failure> {
 }
 
 /// Parses a GlobalID of a `Version` of any app, or a bare uuid.
-fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
+fn version(field: &str, value: &Value) -> Result<VersionRef, Failure> {
     let hint = "give gid://<app>/Version/<uuid> or a uuid";
     let bad = || Failure { kind: FailureKind::BadReference, ..invalid_field(field, value, hint) };
     let text = match value {
@@ -173,31 +155,25 @@ fn version(field: &str, value: &Value) -> Result<Uuid, Failure> {
             uuid
         }
     };
-    Uuid::parse_str(uuid).map_err(|_| bad())
+    Uuid::parse_str(uuid).map(VersionRef::Uuid).map_err(|_| bad())
 }
 
 /// As in most ActiveJob backends: smaller numbers first, 0 if the field is missing.
 fn priority(hash: &Object) -> Result<Priority, Failure> {
-    match hash.get("priority") {
-        None | Some(Value::Null) => Ok(Priority::Normal),
-        Some(value) => match value.as_i64() {
-            Some(..0) => Ok(Priority::High),
-            Some(0) => Ok(Priority::Normal),
-            Some(1..) => Ok(Priority::Low),
-            None => Err(invalid_field("priority", value, "give an integer: below 0 is high, above 0 is low")),
-        },
+    let Some(value) = given(hash.get("priority")) else { return Ok(Priority::Normal) };
+    match value.as_i64() {
+        Some(..0) => Ok(Priority::High),
+        Some(0) => Ok(Priority::Normal),
+        Some(1..) => Ok(Priority::Low),
+        None => Err(invalid_field("priority", value, "give an integer: below 0 is high, above 0 is low")),
     }
 }
 
 fn scheduled_at(hash: &Object) -> Result<Option<OffsetDateTime>, Failure> {
-    match hash.get("scheduled_at") {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => {
-            let moment = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-            let bad = || invalid_field("scheduled_at", value, "give a time such as 2026-01-02T03:04:05.678Z");
-            moment.map(Some).ok_or_else(bad)
-        }
-    }
+    let Some(value) = given(hash.get("scheduled_at")) else { return Ok(None) };
+    let moment = value.as_str().and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    let bad = || invalid_field("scheduled_at", value, "give a time such as 2026-01-02T03:04:05.678Z");
+    moment.map(Some).ok_or_else(bad)
 }
 
 fn check_class(object: &Object, field: &str) -> Result<(), Failure> {
@@ -213,14 +189,17 @@ fn check_class(object: &Object, field: &str) -> Result<(), Failure> {
 }
 
 fn id(value: Option<&Value>, field: &str) -> Result<JobId, Failure> {
-    match value {
-        None | Some(Value::Null) => Ok(JobId::generate()),
-        Some(value) => match value.as_str().map(JobId::parse) {
-            Some(Ok(id)) => Ok(id),
-            Some(Err(what)) => Err(invalid_field(field, value, &what)),
-            None => Err(invalid_field(field, value, "give a string")),
-        },
+    let Some(value) = given(value) else { return Ok(JobId::generate()) };
+    match value.as_str().map(JobId::parse) {
+        Some(Ok(id)) => Ok(id),
+        Some(Err(what)) => Err(invalid_field(field, value, &what)),
+        None => Err(invalid_field(field, value, "give a string")),
     }
+}
+
+/// A value that is neither missing nor null.
+fn given(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|value| !value.is_null())
 }
 
 fn list<'a>(object: &'a Object, field: &str) -> Result<&'a [Value], Failure> {

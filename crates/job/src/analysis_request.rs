@@ -5,9 +5,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::failure::Failure;
-use super::report::Report;
-use super::skip::Skip;
+use super::outcome::Outcome;
 
 /// The request to a child; the two bodies are sent separately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,14 +57,6 @@ impl BodyInput {
     }
 }
 
-/// The child's reply to an [`AnalysisRequest`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnalysisReply {
-    /// The pair was analysed.
-    Reported(Box<Report>),
-    /// The pair should not be analysed.
-    Skipped(Skip),
-    /// The pair cannot be analysed: only `decompression_bomb` or `hash_mismatch` are accepted from a child.
-    Failed(Failure),
-}
+/// The child's reply to an [`AnalysisRequest`]. Of failures only `decompression_bomb` and `hash_mismatch` are accepted
+/// from a child.
+pub type AnalysisReply = Outcome;

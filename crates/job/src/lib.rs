@@ -29,7 +29,7 @@ pub mod skip;
 pub mod text;
 pub mod verdict;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -47,7 +47,7 @@ const EARLIEST: &str = ".earliest";
 
 /// A job's id, stable over retries and replays: 1 to 128 of `A-Z a-z 0-9 . _ : -`, no leading `-`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct JobId(String);
 
 impl JobId {
@@ -95,12 +95,6 @@ impl TryFrom<String> for JobId {
     }
 }
 
-impl From<JobId> for String {
-    fn from(id: JobId) -> Self {
-        id.0
-    }
-}
-
 /// When a job is claimed relative to others; `low` never starves (docs/design.md, "Redis").
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -133,65 +127,66 @@ impl LimitsRequest {
     }
 }
 
-/// A request to compare one pair of versions.
-#[derive(Debug, Clone, PartialEq)]
+/// A request to compare one pair of versions, in its native wire form (docs/design.md, "Producers"). The field names
+/// are a public contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Job {
+    /// Version of the wire form: 1.
+    pub v: u64,
     /// The producer's id, or one generated at admission.
+    #[serde(default = "JobId::generate", deserialize_with = "id_or_generated")]
     pub id: JobId,
     /// Uuid of the page both versions belong to, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<Uuid>,
     /// The older version, given or by its place in the page's history.
+    #[serde(
+        default,
+        deserialize_with = "older_or_previous",
+        skip_serializing_if = "OlderVersion::is_previous"
+    )]
     pub from: OlderVersion,
     /// The newer version: a uuid, or inline.
     pub to: VersionRef,
     /// Order of claiming relative to other jobs.
+    #[serde(default)]
     pub priority: Priority,
     /// Also compare with the page's earliest version, as a job of its own.
+    #[serde(default)]
     pub compare_earliest: bool,
     /// Earliest time to run it.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub run_at: Option<OffsetDateTime>,
     /// After this time the job is skipped as `expired`.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<OffsetDateTime>,
     /// Analyse the pair even if it was analysed before.
+    #[serde(default)]
     pub again: bool,
     /// Requested limits, each lower than the configured one.
+    #[serde(default, skip_serializing_if = "LimitsRequest::is_empty")]
     pub limits: LimitsRequest,
     /// The sender's W3C trace context: named in the job's span, log lines and Sentry events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
 }
 
-/// The native wire form, version 1 (docs/design.md, "Producers"). The field names are a public contract.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JobV1 {
-    v: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<JobId>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    page: Option<Uuid>,
-    #[serde(default, skip_serializing_if = "OlderVersion::is_previous")]
-    from: OlderVersion,
-    to: VersionRef,
-    #[serde(default)]
-    priority: Priority,
-    #[serde(default)]
-    compare_earliest: bool,
-    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
-    run_at: Option<OffsetDateTime>,
-    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
-    expires_at: Option<OffsetDateTime>,
-    #[serde(default)]
-    again: bool,
-    #[serde(default, skip_serializing_if = "LimitsRequest::is_empty")]
-    limits: LimitsRequest,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    traceparent: Option<String>,
+/// Reads null as no id.
+fn id_or_generated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobId, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(JobId::generate))
+}
+
+/// Reads null as the previous version.
+fn older_or_previous<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OlderVersion, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Job {
     /// A job for two versions with all other fields at their defaults.
     pub fn new(from: VersionRef, to: VersionRef) -> Self {
         Self {
+            v: 1,
             id: JobId::generate(),
             page: None,
             from: OlderVersion::Given(from),
@@ -242,7 +237,7 @@ impl Job {
 
     /// Encodes the job as its canonical native v1 payload.
     pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(&JobV1::from(self.clone())).unwrap_or_default()
+        serde_json::to_vec(self).unwrap_or_default()
     }
 
     /// The job to enqueue after this one, whatever its outcome: the same newer version against the page's
@@ -260,43 +255,6 @@ impl Job {
     }
 }
 
-impl From<JobV1> for Job {
-    fn from(wire: JobV1) -> Self {
-        Self {
-            id: wire.id.unwrap_or_else(JobId::generate),
-            page: wire.page,
-            from: wire.from,
-            to: wire.to,
-            priority: wire.priority,
-            compare_earliest: wire.compare_earliest,
-            run_at: wire.run_at,
-            expires_at: wire.expires_at,
-            again: wire.again,
-            limits: wire.limits,
-            traceparent: wire.traceparent,
-        }
-    }
-}
-
-impl From<Job> for JobV1 {
-    fn from(job: Job) -> Self {
-        Self {
-            v: 1,
-            id: Some(job.id),
-            page: job.page,
-            from: job.from,
-            to: job.to,
-            priority: job.priority,
-            compare_earliest: job.compare_earliest,
-            run_at: job.run_at,
-            expires_at: job.expires_at,
-            again: job.again,
-            limits: job.limits,
-            traceparent: job.traceparent,
-        }
-    }
-}
-
 /// Decodes the native form.
 fn decode_native(value: Value) -> Result<Job, Failure> {
     match value.get("v") {
@@ -309,11 +267,11 @@ fn decode_native(value: Value) -> Result<Job, Failure> {
     }
     reference::check_older(value.get("from"))?;
     reference::check_newer(value.get("to"))?;
-    let wire: JobV1 = serde_path_to_error::deserialize(value).map_err(|e| {
+    let job = serde_path_to_error::deserialize(value).map_err(|e| {
         let field = e.path().to_string();
         Failure::new(FailureKind::Decode, format!("field `{field}`: {}", e.into_inner()))
     })?;
-    validate(wire.into())
+    validate(job)
 }
 
 /// Checks constraints that span several fields.

@@ -1,11 +1,14 @@
 //! The outcome of one delivery: reported, skipped or failed. Facts only; the judge turns them into a verdict.
 
+use serde::{Deserialize, Serialize};
+
 use super::failure::Failure;
 use super::report::Report;
 use super::skip::Skip;
 
 /// How the pipeline ended for a job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The pair was analysed.
     Reported(Box<Report>),

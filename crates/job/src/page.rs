@@ -92,33 +92,28 @@ impl Version {
     }
 }
 
+const STATUS_KEYS: [&str; 3] = ["status_code", "error_code", "status"];
+
 /// `source_metadata` is free-form: only the statuses are kept, under the field names of any year.
 mod source_status_serde {
     use serde::ser::SerializeMap as _;
     use serde::{Deserialize as _, Deserializer, Serializer};
     use serde_json::Value;
 
-    const STATUS_KEYS: [&str; 3] = ["status_code", "error_code", "status"];
-
     pub(super) fn serialize<S: Serializer>(status: &Option<u16>, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry(STATUS_KEYS[0], status)?;
+        map.serialize_entry(super::STATUS_KEYS[0], status)?;
         map.end()
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
-        Ok(worst(&Value::deserialize(deserializer)?))
-    }
-
-    /// The worst status in `source_metadata`; `None` if it holds no status.
-    pub(super) fn worst(source_metadata: &Value) -> Option<u16> {
-        STATUS_KEYS.iter().filter_map(|name| super::status_of(source_metadata.get(name)?)).max()
+        Ok(super::source_status(&Value::deserialize(deserializer)?))
     }
 }
 
 /// The worst status in a version's `source_metadata`; `None` if it holds no status.
 pub fn source_status(source_metadata: &serde_json::Value) -> Option<u16> {
-    source_status_serde::worst(source_metadata)
+    STATUS_KEYS.iter().filter_map(|name| status_of(source_metadata.get(name)?)).max()
 }
 
 /// Parses a status given as a number or a string.

@@ -39,14 +39,8 @@ impl Serialize for Secret {
     }
 }
 
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
+impl<T: Into<SecretString>> From<T> for Secret {
+    fn from(text: T) -> Self {
         Self(text.into())
     }
 }

@@ -35,7 +35,7 @@ impl VersionRef {
 /// The older version of a pair. All but a given one need the API, and the pair is known only once it is
 /// resolved.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Option<FromField>", into = "Option<FromField>")]
+#[serde(rename_all = "snake_case")]
 pub enum OlderVersion {
     /// The version before `to` on its page: `"previous"`, null, or no field at all.
     #[default]
@@ -43,6 +43,7 @@ pub enum OlderVersion {
     /// The page's first version: `"earliest"`.
     Earliest,
     /// A version that the job refers to directly.
+    #[serde(untagged)]
     Given(VersionRef),
 }
 
@@ -76,40 +77,6 @@ impl std::fmt::Display for OlderVersion {
             Self::Previous => Ok(()),
             Self::Earliest => f.write_str("earliest"),
             Self::Given(version) => version.uuid().fmt(f),
-        }
-    }
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(untagged)]
-enum FromField {
-    Relative(RelativeVersion),
-    Given(VersionRef),
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum RelativeVersion {
-    Previous,
-    Earliest,
-}
-
-impl From<Option<FromField>> for OlderVersion {
-    fn from(wire: Option<FromField>) -> Self {
-        match wire {
-            None | Some(FromField::Relative(RelativeVersion::Previous)) => Self::Previous,
-            Some(FromField::Relative(RelativeVersion::Earliest)) => Self::Earliest,
-            Some(FromField::Given(version)) => Self::Given(version),
-        }
-    }
-}
-
-impl From<OlderVersion> for Option<FromField> {
-    fn from(older: OlderVersion) -> Self {
-        match older {
-            OlderVersion::Previous => None,
-            OlderVersion::Earliest => Some(FromField::Relative(RelativeVersion::Earliest)),
-            OlderVersion::Given(version) => Some(FromField::Given(version)),
         }
     }
 }

@@ -18,6 +18,7 @@ use super::page::Side;
     Serialize,
     Deserialize,
     strum::IntoStaticStr,
+    strum::EnumString,
     strum::VariantArray,
     strum::Display,
 )]

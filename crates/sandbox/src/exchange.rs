@@ -80,10 +80,7 @@ pub(super) async fn exchange(
 async fn transfer(data: &mut UnixStream, request: Request, cap: u64) -> JobOutput {
     // A job that dies during the write has often written its reply already, so read on.
     let _ = write_request(data, request).await;
-    match read_reply(data, cap).await {
-        Ok(output) => output,
-        Err(_) => JobOutput::Malformed("it broke the connection"),
-    }
+    read_reply(data, cap).await.unwrap_or(JobOutput::Malformed("it broke the connection"))
 }
 
 async fn write_request(data: &mut UnixStream, request: Request) -> io::Result<()> {

@@ -28,12 +28,12 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::harden::{self, HardeningPlan};
 use super::isolation_layers::IsolationLayers;
-use super::kernel::{self, Forked, ReapedChild, SingleThreaded};
+use super::kernel::{self, Forked, SingleThreaded};
 use super::limits::Limits;
 use super::protocol::{self, ControlCommand, ControlEvent, ExitCause, JobExit};
 use super::seccomp::SeccompFilter;
 use super::status_block::StatusBlock;
-use super::{Isolation, Work, job_process, stack_overflow, status_block};
+use super::{Work, job_process, stack_overflow, status_block};
 
 /// How often a fork server without a pidfd polls for the exit of its job.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -109,7 +109,7 @@ impl ForkServer {
         kernel::close_from(3)?;
         let single_threaded = SingleThreaded::check()?;
         let mut args = std::env::args().skip(2);
-        let mode = args.next().and_then(|mode| Isolation::parse(&mode)).ok_or(io::ErrorKind::InvalidInput)?;
+        let mode = args.next().and_then(|mode| mode.parse().ok()).ok_or(io::ErrorKind::InvalidInput)?;
         let plan = HardeningPlan::new(mode, &args.collect::<Vec<_>>());
         let status_block = status_block::map()?;
         kernel::tune_malloc();
@@ -117,7 +117,7 @@ impl ForkServer {
         job_process::install_panic_hook();
         let observed = harden::harden_fork_server(plan)?;
         let proven = harden::self_test(&single_threaded, status_block, plan)?;
-        if !plan.forks() {
+        if !plan.fork {
             harden::forbid_forks()?;
         }
         Ok(Self {
@@ -151,33 +151,24 @@ impl ForkServer {
             Ok(Forked::Parent(child)) => child,
         };
         drop(data);
-        let child = WatchedChild::new(child, self.plan.uses_pidfd());
+        let child = WatchedChild::new(child, self.plan.pidfd);
         let outcome = child.wait_for_exit(job, began + limits.wall)?;
         let sent = child.kill_unless_ended(&outcome)?;
-        let ended = kernel::reap(child.pid, true)?.ok_or(io::ErrorKind::NotFound)?;
+        let ended = kernel::reap(child.pid)?;
         drop(child); // before the report, so that nothing of this job remains when the worker receives it
         if matches!(outcome, WaitOutcome::WorkerGone) {
             return Ok(ServeLoop::WorkerGone);
         }
-        send(ControlEvent::JobExited(self.job_exit(
+        send(ControlEvent::JobExited(JobExit {
             job,
-            exit_cause(&outcome, sent, ended.status),
-            ended,
-            began.elapsed(),
-        )))?;
-        Ok(ServeLoop::Continue)
-    }
-
-    fn job_exit(&self, job: u64, cause: ExitCause, ended: ReapedChild, wall: Duration) -> JobExit {
-        JobExit {
-            job,
-            cause,
-            wall,
+            cause: exit_cause(&outcome, sent, ended.status),
+            wall: began.elapsed(),
             cpu: ended.cpu,
             max_rss_bytes: ended.max_rss_bytes,
             peak_heap_bytes: self.status_block.peak_heap(),
             phase: self.status_block.phase(),
-        }
+        }))?;
+        Ok(ServeLoop::Continue)
     }
 }
 

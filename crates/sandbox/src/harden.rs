@@ -49,12 +49,10 @@ pub(super) struct HardeningPlan {
     pub(super) fork_server_filter: bool,
     /// Install the seccomp filter of the job.
     pub(super) job_filter: bool,
-    /// Use pidfds; false only in tests.
-    #[cfg(feature = "test-hooks")]
-    pidfd: bool,
+    /// Hear of a job's exit by a pidfd; false only in tests, where it is polled for.
+    pub(super) pidfd: bool,
     /// Allow forking jobs; false only in tests.
-    #[cfg(feature = "test-hooks")]
-    fork: bool,
+    pub(super) fork: bool,
     /// System calls to simulate as unimplemented (`ENOSYS`).
     #[cfg(feature = "test-hooks")]
     missing_syscalls: &'static [libc::c_long],
@@ -72,9 +70,7 @@ impl HardeningPlan {
             landlock: enabled,
             fork_server_filter: enabled,
             job_filter: enabled,
-            #[cfg(feature = "test-hooks")]
             pidfd: true,
-            #[cfg(feature = "test-hooks")]
             fork: true,
             #[cfg(feature = "test-hooks")]
             missing_syscalls: &[],
@@ -84,22 +80,6 @@ impl HardeningPlan {
         #[cfg(feature = "test-hooks")]
         let plan = plan.without_layers(disabled);
         plan
-    }
-
-    /// Whether a job's exit is signalled by a pidfd; otherwise it is polled for.
-    pub(super) fn uses_pidfd(&self) -> bool {
-        #[cfg(feature = "test-hooks")]
-        return self.pidfd;
-        #[cfg(not(feature = "test-hooks"))]
-        true
-    }
-
-    /// Whether forking jobs is allowed.
-    pub(super) fn forks(&self) -> bool {
-        #[cfg(feature = "test-hooks")]
-        return self.fork;
-        #[cfg(not(feature = "test-hooks"))]
-        true
     }
 
     #[cfg(feature = "test-hooks")]
@@ -222,8 +202,8 @@ pub(super) fn self_test(
         Forked::Parent(probe) => probe,
     };
     let pidfd =
-        plan.uses_pidfd() && rustix::process::pidfd_open(probe, rustix::process::PidfdFlags::empty()).is_ok();
-    let status = kernel::reap(probe, true)?.map_or(0, |ended| ended.status);
+        plan.pidfd && rustix::process::pidfd_open(probe, rustix::process::PidfdFlags::empty()).is_ok();
+    let status = kernel::reap(probe)?.status;
     let proven = IsolationLayers::from_bits_retain(u32::try_from(status_block.self_test_bits()).unwrap_or(0));
     Ok(proven.union_if(pidfd, IsolationLayers::PIDFD).union_if(
         libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSYS,

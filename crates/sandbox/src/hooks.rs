@@ -331,17 +331,13 @@ fn write_reply(act: &str, number: u64) -> Option<i64> {
             raw_syscall(libc::SYS_close, [0; 6]);
             sleep_forever();
         }
-        "of_size" => reply_of_size(number),
+        "of_size" => {
+            write_socket(&header(number));
+            write_socket(&vec![b'x'; usize::try_from(number).unwrap_or(0)]);
+        }
         _ => return None,
     }
     kernel::exit_now(0)
-}
-
-/// Writes a valid reply with a body of `bytes` bytes.
-fn reply_of_size(bytes: u64) {
-    let body = vec![b'x'; usize::try_from(bytes).unwrap_or(0)];
-    write_socket(&ReplyHeader { code: ReplyCode::Done, len: bytes }.encode());
-    write_socket(&body);
 }
 
 /// Writes to the data socket; false if the worker has closed it.

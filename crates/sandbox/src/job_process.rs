@@ -19,6 +19,7 @@ use super::limits::Limits;
 use super::protocol::{self, ReplyCode, ReplyHeader, RequestHeader};
 use super::seccomp::SeccompFilter;
 use super::{Task, Work, heap, kernel};
+use wm_job::text::floor_char_boundary;
 
 /// Exit code of a job whose isolation layers could not be applied.
 const EXIT_NOT_ISOLATED: i32 = 79;
@@ -149,7 +150,7 @@ fn record_panic(info: &PanicHookInfo<'_>) {
     let message = payload.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let place = info.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
-    let end = message.floor_char_boundary_at(MAX_PANIC_BYTES);
+    let end = floor_char_boundary(message, MAX_PANIC_BYTES);
     let message = format!("{}{place}", &message[..end]);
     let _ = rustix::io::write(kernel::stderr(), message.as_bytes());
     if let Ok(mut last) = LAST_PANIC.try_lock() {
@@ -159,15 +160,4 @@ fn record_panic(info: &PanicHookInfo<'_>) {
 
 fn take_last_panic() -> String {
     LAST_PANIC.try_lock().map(|mut last| std::mem::take(&mut *last)).unwrap_or_default()
-}
-
-/// Substitute for `str::floor_char_boundary`, which is newer than the minimum supported Rust version.
-trait FloorCharBoundary {
-    fn floor_char_boundary_at(&self, at: usize) -> usize;
-}
-
-impl FloorCharBoundary for str {
-    fn floor_char_boundary_at(&self, at: usize) -> usize {
-        (0..=at.min(self.len())).rev().find(|&i| self.is_char_boundary(i)).unwrap_or(0)
-    }
 }

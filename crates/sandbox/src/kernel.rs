@@ -72,24 +72,19 @@ pub(super) struct ReapedChild {
     pub(super) max_rss_bytes: u64,
 }
 
-/// Waits for a child to exit and reaps it. With `block == false`, returns `None` while the child is running.
+/// Waits for a child to exit and reaps it.
 ///
 /// # Errors
 /// The error of `wait4`, except `EINTR`, which is retried.
 #[expect(unsafe_code, reason = "rustix's wait has no resource usage")]
-pub(super) fn reap(pid: Pid, block: bool) -> io::Result<Option<ReapedChild>> {
+pub(super) fn reap(pid: Pid) -> io::Result<ReapedChild> {
     let mut status = 0;
     let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    let options = if block { 0 } else { libc::WNOHANG };
-    loop {
-        // SAFETY: both pointers refer to live, writable values of the expected types.
-        match unsafe { libc::wait4(pid.as_raw_nonzero().get(), &mut status, options, usage.as_mut_ptr()) } {
-            0 => return Ok(None),
-            -1 => match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::Interrupted => {}
-                error => return Err(error),
-            },
-            _ => break,
+    // SAFETY: both pointers refer to live, writable values of the expected types.
+    while unsafe { libc::wait4(pid.as_raw_nonzero().get(), &mut status, 0, usage.as_mut_ptr()) } == -1 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
     // SAFETY: an all-zero rusage is valid, and the kernel has filled it in.
@@ -98,7 +93,7 @@ pub(super) fn reap(pid: Pid, block: bool) -> io::Result<Option<ReapedChild>> {
         Duration::from_secs(t.tv_sec.unsigned_abs()) + Duration::from_micros(t.tv_usec.unsigned_abs())
     };
     let cpu = time(usage.ru_utime) + time(usage.ru_stime);
-    Ok(Some(ReapedChild { status, cpu, max_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1024 }))
+    Ok(ReapedChild { status, cpu, max_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1024 })
 }
 
 /// Maps a zeroed value on its own page, shared with forked children and never unmapped.

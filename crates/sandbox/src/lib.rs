@@ -108,7 +108,9 @@ impl Config {
 }
 
 /// Isolation layers that must be in force for a worker to start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::EnumString,
+)]
 #[strum(serialize_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
@@ -126,10 +128,6 @@ impl Isolation {
     /// Name of the mode, as written in the configuration.
     pub fn as_str(self) -> &'static str {
         self.into()
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        [Self::Strict, Self::BestEffort, Self::Reduced].into_iter().find(|mode| mode.as_str() == name)
     }
 }
 
@@ -205,7 +203,7 @@ mod tests {
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), config(), "{text}");
         assert!(toml::from_str::<Config>(&format!("{text}\nwal = \"1s\"")).is_err(), "unknown key");
         for mode in [Isolation::Strict, Isolation::BestEffort, Isolation::Reduced] {
-            assert_eq!(Isolation::parse(mode.as_str()), Some(mode));
+            assert_eq!(mode.as_str().parse(), Ok(mode));
         }
     }
 }

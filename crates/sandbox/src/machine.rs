@@ -43,11 +43,9 @@ fn memory_of(root: &Path) -> (u64, &'static str) {
 fn quota(root: &Path) -> Option<u32> {
     let periods = CPU_PERIOD.read_all(root);
     let quotas = CPU.read_all(root).into_iter().zip(periods).filter_map(|(quota, period)| {
-        let (quota, period) = match quota.text.split_once(' ') {
-            Some((quota, period)) => (quota.parse::<u64>().ok()?, period.parse::<u64>().ok()?),
-            None => (quota.text.parse::<u64>().ok()?, period.text.parse::<u64>().ok()?),
-        };
-        u32::try_from(quota.div_ceil(period.max(1))).ok()
+        let (quota, period) = quota.text.split_once(' ').unwrap_or((&quota.text, &period.text));
+        let period: u64 = period.parse().ok()?;
+        u32::try_from(quota.parse::<u64>().ok()?.div_ceil(period.max(1))).ok()
     });
     quotas.min()
 }

@@ -6,7 +6,7 @@
 //! The value comes from the kernel (two short reads in `/proc`), not from the job: a hostile document that
 //! takes over the job could forge a value in a shared page.
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use std::fs;
 use std::sync::Arc;
 
@@ -38,25 +38,20 @@ pub(super) struct MeterGuard(Meter);
 
 impl Drop for MeterGuard {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        *self.0.0.lock() = None;
     }
 }
 
 impl Meter {
-    fn lock(&self) -> MutexGuard<'_, Option<MeteredJob>> {
-        // No code panics while the lock is held.
-        self.0.lock()
-    }
-
     /// Starts metering the only child of this fork server, a job with this budget.
     pub(super) fn start(&self, fork_server: Pid, limit_bytes: u64) -> MeterGuard {
-        *self.lock() = Some(MeteredJob { fork_server, limit_bytes });
+        *self.0.lock() = Some(MeteredJob { fork_server, limit_bytes });
         MeterGuard(self.clone())
     }
 
     /// Current memory use; `None` if no job is running or `/proc` is unreadable.
     pub fn read(&self) -> Option<HeapUse> {
-        let MeteredJob { fork_server, limit_bytes } = (*self.lock())?;
+        let MeteredJob { fork_server, limit_bytes } = (*self.0.lock())?;
         let fork_server = fork_server.as_raw_nonzero();
         let children = fs::read_to_string(format!("/proc/{fork_server}/task/{fork_server}/children")).ok()?;
         let job: u32 = children.split_whitespace().next()?.parse().ok()?;

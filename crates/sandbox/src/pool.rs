@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -217,16 +217,10 @@ impl Pool {
         let _all = timeout(SHUTDOWN_TIMEOUT, self.0.permits.acquire_many(all)).await;
         self.0.permits.close();
         self.0.memory.close();
-        let idle = std::mem::take(&mut *self.0.idle());
+        let idle = std::mem::take(&mut *self.0.idle.lock());
         for fork_server in idle {
             fork_server.shut_down().await;
         }
-    }
-}
-
-impl PoolShared {
-    fn idle(&self) -> MutexGuard<'_, Vec<ForkServerHandle>> {
-        self.idle.lock()
     }
 }
 
@@ -236,7 +230,7 @@ impl Slot {
         permit: Option<OwnedSemaphorePermit>,
         memory: Option<OwnedSemaphorePermit>,
     ) -> Self {
-        let fork_server = permit.as_ref().and_then(|_| pool.idle().pop());
+        let fork_server = permit.as_ref().and_then(|_| pool.idle.lock().pop());
         Self { pool: Arc::clone(pool), fork_server, memory, meter: Meter::default(), _permit: permit }
     }
 
@@ -353,7 +347,7 @@ impl Drop for Slot {
         if let Some(fork_server) = self.fork_server.take()
             && !self.pool.permits.is_closed()
         {
-            self.pool.idle().push(fork_server);
+            self.pool.idle.lock().push(fork_server);
         }
     }
 }

@@ -141,26 +141,15 @@ impl PacketCursor {
     }
 
     fn bytes(self) -> [u8; PACKET_BYTES] {
-        let mut bytes = [0; PACKET_BYTES];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(self.words) {
-            chunk.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
+        to_bytes(self.words)
     }
 
     /// Parses a packet of the right size that starts with [`MAGIC`]; the cursor is placed after it.
     fn read(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == PACKET_BYTES).then_some(())?;
-        let mut words = Self::default();
-        for (word, chunk) in words.words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = word_from_bytes(chunk);
-        }
+        let bytes: [u8; PACKET_BYTES] = bytes.try_into().ok()?;
+        let mut words = Self { words: to_words(bytes), at: 0 };
         (words.take() == MAGIC).then_some(words)
     }
-}
-
-fn word_from_bytes(chunk: &[u8]) -> u64 {
-    chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 fn new_packet() -> PacketCursor {
@@ -297,12 +286,12 @@ pub(super) struct RequestHeader {
 
 impl RequestHeader {
     pub(super) fn encode(self) -> [u8; REQUEST_HEADER_BYTES] {
-        encode_words([MAGIC, self.options, self.a, self.b])
+        to_bytes([MAGIC, self.options, self.a, self.b])
     }
 
     /// Decodes a header; `None` if the magic does not match.
     pub(super) fn decode(bytes: [u8; REQUEST_HEADER_BYTES]) -> Option<Self> {
-        let [magic, options, a, b] = decode_words(bytes);
+        let [magic, options, a, b] = to_words(bytes);
         (magic == MAGIC).then_some(Self { options, a, b })
     }
 }
@@ -334,28 +323,29 @@ impl ReplyHeader {
             ReplyCode::Done => 1,
             ReplyCode::Panicked => 2,
         };
-        encode_words([MAGIC, code, self.len, 0])
+        to_bytes([MAGIC, code, self.len, 0])
     }
 
     /// Decodes bytes that a hostile process may have written; `None` if they are not a valid header.
     pub(super) fn decode(bytes: [u8; REPLY_HEADER_BYTES]) -> Option<Self> {
-        let code = match decode_words(bytes) {
-            [MAGIC, 1, _, 0] => ReplyCode::Done,
-            [MAGIC, 2, _, 0] => ReplyCode::Panicked,
-            _ => return None,
-        };
-        Some(Self { code, len: decode_words(bytes)[2] })
+        match to_words(bytes) {
+            [MAGIC, 1, len, 0] => Some(Self { code: ReplyCode::Done, len }),
+            [MAGIC, 2, len, 0] => Some(Self { code: ReplyCode::Panicked, len }),
+            _ => None,
+        }
     }
 }
 
-fn encode_words(words: [u64; 4]) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes.chunks_exact_mut(8).zip(words).for_each(|(to, word)| to.copy_from_slice(&word.to_le_bytes()));
-    bytes
+/// Little-endian bytes of the words: eight of each.
+fn to_bytes<const WORDS: usize, const BYTES: usize>(words: [u64; WORDS]) -> [u8; BYTES] {
+    let little_endian = words.map(u64::to_le_bytes);
+    std::array::from_fn(|i| little_endian[i / 8][i % 8])
 }
 
-fn decode_words(bytes: [u8; 32]) -> [u64; 4] {
-    std::array::from_fn(|i| word_from_bytes(&bytes[i * 8..i * 8 + 8]))
+/// The opposite of [`to_bytes`].
+pub(super) fn to_words<const WORDS: usize, const BYTES: usize>(bytes: [u8; BYTES]) -> [u64; WORDS] {
+    let (chunks, _) = bytes.as_chunks();
+    std::array::from_fn(|i| u64::from_le_bytes(chunks[i]))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::kernel;
+use super::protocol::to_words;
 
 /// Length of a phase name in 64-bit words: 32 bytes.
 pub(super) const PHASE_WORDS: usize = 4;
@@ -99,11 +100,7 @@ fn pack_phase(name: &str) -> [u64; PHASE_WORDS] {
     let mut bytes = [0; PHASE_WORDS * 8];
     let len = name.len().min(bytes.len());
     bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
-    std::array::from_fn(|i| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
-        u64::from_le_bytes(word)
-    })
+    to_words(bytes)
 }
 
 /// Decodes a phase name, which a hostile job may have forged: the name ends at the first byte that is not a

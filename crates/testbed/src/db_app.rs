@@ -62,12 +62,9 @@ pub struct DbState {
 /// A running fake; dropping it closes its port and every connection.
 #[derive(Debug)]
 pub struct FakeDb {
-    state: Arc<DbResponder>,
+    state: Arc<Mutex<DbState>>,
     server: HttpServer,
 }
-
-#[derive(Debug)]
-struct DbResponder(Mutex<DbState>);
 
 impl FakeDb {
     /// Starts a fake with this state on a free port of 127.0.0.1.
@@ -75,7 +72,7 @@ impl FakeDb {
     /// # Panics
     /// Where the machine gives no socket.
     pub async fn with(db: DbState) -> Self {
-        let state = Arc::new(DbResponder(Mutex::new(db)));
+        let state = Arc::new(Mutex::new(db));
         let server = HttpServer::start(Arc::clone(&state)).await.expect("a socket on loopback");
         Self { state, server }
     }
@@ -87,7 +84,7 @@ impl FakeDb {
 
     /// Looks at its state, or changes it.
     pub fn with_state<T>(&self, action: impl FnOnce(&mut DbState) -> T) -> T {
-        action(&mut self.state.0.lock())
+        action(&mut self.state.lock())
     }
 
     /// Number of requests so far.
@@ -105,11 +102,11 @@ pub fn version(uuid: Uuid, page: Uuid) -> Value {
         "created_at": "2018-10-10T16:00:00.000Z", "updated_at": "2018-10-10T16:00:00.000Z"})
 }
 
-impl Respond for DbResponder {
+impl Respond for Mutex<DbState> {
     async fn respond(&self, request: &Request) -> Response {
-        let delay = self.0.lock().record(request);
+        let delay = self.lock().record(request);
         tokio::time::sleep(delay).await;
-        self.0.lock().answer(request)
+        self.lock().answer(request)
     }
 }
 

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -58,13 +58,10 @@ struct ReceivedEnvelopes {
     violations: Vec<String>,
 }
 
-#[derive(Debug)]
-struct SentryState(Mutex<ReceivedEnvelopes>);
-
 /// A running fake Sentry; dropping it closes its port and every connection.
 #[derive(Debug)]
 pub struct FakeSentry {
-    state: Arc<SentryState>,
+    state: Arc<Mutex<ReceivedEnvelopes>>,
     server: HttpServer,
 }
 
@@ -76,13 +73,9 @@ impl FakeSentry {
     pub async fn start(mode: ResponseMode) -> io::Result<Self> {
         let (raw, items, violations) = Default::default();
         let received = ReceivedEnvelopes { mode, requests: 0, raw, alerts: 0, items, violations };
-        let state = Arc::new(SentryState(Mutex::new(received)));
+        let state = Arc::new(Mutex::new(received));
         let server = HttpServer::start(Arc::clone(&state)).await?;
         Ok(Self { state, server })
-    }
-
-    fn received(&self) -> MutexGuard<'_, ReceivedEnvelopes> {
-        self.state.0.lock()
     }
 
     /// A DSN that leads here, with `hunter2` for its key.
@@ -92,22 +85,22 @@ impl FakeSentry {
 
     /// Answers in another way from now on.
     pub fn set(&self, mode: ResponseMode) {
-        self.received().mode = mode;
+        self.state.lock().mode = mode;
     }
 
     /// How many requests came, whatever was answered.
     pub fn requests(&self) -> usize {
-        self.received().requests
+        self.state.lock().requests
     }
 
     /// How many events were accepted: each one is an alert.
     pub fn alerts(&self) -> u64 {
-        self.received().alerts
+        self.state.lock().alerts
     }
 
     /// The first thousand accepted items, in their order.
     pub fn items(&self) -> Vec<EnvelopeItem> {
-        self.received().items.clone()
+        self.state.lock().items.clone()
     }
 
     /// The events among [`items`](Self::items).
@@ -126,12 +119,12 @@ impl FakeSentry {
 
     /// What was not well-formed, the first thousand faults.
     pub fn violations(&self) -> Vec<String> {
-        self.received().violations.clone()
+        self.state.lock().violations.clone()
     }
 
     /// The first 8 MiB of heads and bodies as they came.
     pub fn raw(&self) -> String {
-        self.received().raw.clone()
+        self.state.lock().raw.clone()
     }
 
     /// Waits until `condition` holds.
@@ -147,9 +140,9 @@ impl FakeSentry {
     }
 }
 
-impl Respond for SentryState {
+impl Respond for Mutex<ReceivedEnvelopes> {
     async fn respond(&self, request: &Request) -> Response {
-        let mut received = self.0.lock();
+        let mut received = self.lock();
         let addressed = received.record(request);
         let json = ("content-type", "application/json");
         match received.mode {

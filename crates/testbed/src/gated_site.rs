@@ -18,7 +18,7 @@ pub struct GatedSite {
 }
 
 /// Whether requests are answered, and how many wait at it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Gate {
     open: watch::Sender<bool>,
     requests: AtomicU64,
@@ -40,8 +40,7 @@ impl GatedSite {
     /// # Panics
     /// Where the machine gives no socket there.
     pub async fn closed_at(host: &str) -> Self {
-        let (requests, waiting, max_waiting) = Default::default();
-        let gate = Arc::new(Gate { open: watch::Sender::new(false), requests, waiting, max_waiting });
+        let gate = Arc::<Gate>::default();
         let server = HttpServer::bind((host, 0), Arc::clone(&gate)).await.expect("a socket on loopback");
         Self { gate, server }
     }

@@ -32,7 +32,7 @@ pub struct TcpProxy {
     accepting: JoinHandle<()>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ProxyState {
     /// How often the connections were cut; a connection ends when this changes.
     cuts: watch::Sender<u64>,
@@ -49,9 +49,7 @@ impl TcpProxy {
     pub async fn to(upstream: Upstream) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a socket on loopback");
         let address = listener.local_addr().expect("its address");
-        let (blocked, connection_attempts, loses_next_answer) = Default::default();
-        let cuts = watch::Sender::new(0);
-        let state = Arc::new(ProxyState { cuts, blocked, connection_attempts, loses_next_answer });
+        let state = Arc::<ProxyState>::default();
         let accepting = tokio::spawn({
             let state = Arc::clone(&state);
             async move {

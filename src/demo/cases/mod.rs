@@ -68,7 +68,8 @@ pub struct Case {
 impl Case {
     /// The id of this class's nth job; no id at all reaches the queue where the payload cannot be read.
     pub fn id(&self, n: usize) -> JobId {
-        id(self.name, n)
+        let id = JobId::parse(&format!("demo-{}-{n}", self.name));
+        id.unwrap_or_else(|_| unreachable!("class names are plain and short"))
     }
 }
 
@@ -90,11 +91,6 @@ pub fn good(site: &Site, count: usize) -> Case {
         });
     }
     class.case
-}
-
-fn id(class: &str, n: usize) -> JobId {
-    let id = JobId::parse(&format!("demo-{class}-{n}"));
-    id.unwrap_or_else(|_| unreachable!("class names are plain and short"))
 }
 
 /// Both versions of a job that carries them whole.

@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 /// A filter that is known to parse; a blank text means `info`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "String")]
 pub struct LogFilter(String);
 
 impl LogFilter {
@@ -41,12 +41,6 @@ impl TryFrom<String> for LogFilter {
     }
 }
 
-impl From<LogFilter> for String {
-    fn from(filter: LogFilter) -> Self {
-        filter.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +54,6 @@ mod tests {
         for text in ["", " ", "info\n", "off", "wm_analyzer=debug,warn", "3"] {
             assert!(text.parse::<LogFilter>().is_ok(), "{text}");
         }
-        assert_eq!(" ".parse::<LogFilter>().map(String::from), Ok("info".to_owned()));
+        assert_eq!(" ".parse::<LogFilter>().map(|filter| filter.0), Ok("info".to_owned()));
     }
 }

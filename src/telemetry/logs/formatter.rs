@@ -15,6 +15,7 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::MAX_LINE_BYTES;
+use crate::job::text::floor_char_boundary;
 use crate::telemetry::text::{sanitize, scrub};
 
 /// Limit on one message or field: enough for a sentence with two long addresses.
@@ -76,11 +77,8 @@ fn text_line(
         line.push(' ');
         pair(&mut line, name, value)?;
     }
-    if let Some(mut end) = (line.len() > MAX_LINE_BYTES).then_some(MAX_LINE_BYTES - MAX_TAIL_BYTES) {
-        while !line.is_char_boundary(end) {
-            end -= 1;
-        }
-        line.truncate(end);
+    if line.len() > MAX_LINE_BYTES {
+        line.truncate(floor_char_boundary(&line, MAX_LINE_BYTES - MAX_TAIL_BYTES));
         line.push_str("… (cut)");
     }
     Ok(line)

@@ -12,7 +12,6 @@
 mod catalogue;
 mod facts;
 
-use std::array;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -74,84 +73,53 @@ impl Metrics {
     /// build's.
     pub fn new(queue: &str, version: &str, commit: &str) -> Arc<Self> {
         let label = ("queue".into(), queue.to_owned().into());
-        let registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
-        let mut metrics = Self {
-            registry,
-            jobs: counters("outcome", DeliveryOutcome::ALL.iter().copied().map(DeliveryOutcome::as_str)),
-            skips: counters("reason", SkipReason::ALL.iter().copied().map(SkipReason::as_str)),
-            dead_letters: counters("kind", FailureKind::ALL.iter().copied().map(FailureKind::as_str)),
-            dead_letters_evicted: counters("cap", ["age", "count", "bytes"]),
-            stage_seconds: StageHistograms::new_with_constructor(work_seconds),
-            wait_seconds: Histogram::new([
-                0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
-            ]),
-            child_wall_seconds: work_seconds(),
-            child_peak_bytes: Histogram::new(exponential_buckets(f64::from(1 << 20), 2.0, 10)),
-            fetched_bytes: Counter::default(),
-            fork_servers_respawned: Counter::default(),
-            queue_jobs: array::from_fn(|_| Gauge::default()),
-            queue_oldest: SecondsGauge::default(),
-            queue_filled: array::from_fn(|_| Gauge::default()),
-            queue_paused: Gauge::default(),
-            slots: Gauges::default(),
-            redis_up: Gauge::default(),
-            breakers: Gauges::default(),
-            isolation: Family::default(),
-            last_success: SecondsGauge::default(),
-            alerts: array::from_fn(|_| Counter::default()),
-            alerts_pending: Gauge::default(),
-        };
+        let mut registry = Registry::with_prefix_and_labels(PREFIX, [label].into_iter());
         let build = vec![("version", version.to_owned()), ("commit", commit.to_owned())];
-        metrics.register("build", Info::new(build));
-        metrics.register_own();
-        Arc::new(metrics)
-    }
-
-    fn register_own(&mut self) {
-        self.register("jobs", self.jobs.clone());
-        self.register("skips", self.skips.clone());
-        self.register("dead_letters", self.dead_letters.clone());
-        self.register("dead_letters_evicted", self.dead_letters_evicted.clone());
-        self.register("stage_seconds", self.stage_seconds.clone());
-        self.register("job_wait_seconds", self.wait_seconds.clone());
-        self.register("child_wall_seconds", self.child_wall_seconds.clone());
-        self.register("child_peak_bytes", self.child_peak_bytes.clone());
-        self.register("fetched_bytes", self.fetched_bytes.clone());
-        self.register("fork_servers_respawned", self.fork_servers_respawned.clone());
-        let depths = [
-            "queue_ready",
-            "queue_in_flight",
-            "queue_scheduled",
-            "queue_dead",
-            "queue_inbox",
-            "queue_hosts_full",
-        ];
-        for (name, gauge) in depths.into_iter().zip(self.queue_jobs.clone()) {
-            self.register(name, gauge);
-        }
-        self.register("queue_oldest_ready_age_seconds", self.queue_oldest.clone());
-        let filled =
-            ["queue_backlog_filled_ratio", "queue_dead_filled_ratio", "queue_in_flight_filled_ratio"];
-        for (name, gauge) in filled.into_iter().zip(self.queue_filled.clone()) {
-            self.register(name, gauge);
-        }
-        self.register("queue_paused", self.queue_paused.clone());
-        self.register("worker_slots", self.slots.clone());
-        self.register("redis_up", self.redis_up.clone());
-        self.register("breaker_open", self.breakers.clone());
-        self.register("isolation", self.isolation.clone());
-        self.register("last_success_timestamp_seconds", self.last_success.clone());
-        let alerts = ["alerts_sent", "alerts_suppressed", "alerts_failed"];
-        for (name, counter) in alerts.into_iter().zip(self.alerts.clone()) {
-            self.register(name, counter);
-        }
-        self.register("alerts_pending", self.alerts_pending.clone());
-    }
-
-    /// Registers a metric with its help from the catalogue.
-    fn register(&mut self, name: &'static str, metric: impl Metric) {
-        let help = CATALOGUE.iter().find(|entry| entry.name == name).map_or("", |entry| entry.help);
-        self.registry.register(name, help, metric);
+        registry.register("build", help("build"), Info::new(build));
+        let evicted = counters("cap", &["age", "count", "bytes"]);
+        let stage_seconds = StageHistograms::new_with_constructor(work_seconds);
+        let wait_seconds =
+            Histogram::new([0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0]);
+        let peak_bytes = Histogram::new(exponential_buckets(f64::from(1 << 20), 2.0, 10));
+        let own = &mut registry;
+        Arc::new(Self {
+            jobs: registered(own, "jobs", counters("outcome", DeliveryOutcome::ALL)),
+            skips: registered(own, "skips", counters("reason", SkipReason::ALL)),
+            dead_letters: registered(own, "dead_letters", counters("kind", FailureKind::ALL)),
+            dead_letters_evicted: registered(own, "dead_letters_evicted", evicted),
+            stage_seconds: registered(own, "stage_seconds", stage_seconds),
+            wait_seconds: registered(own, "job_wait_seconds", wait_seconds),
+            child_wall_seconds: registered(own, "child_wall_seconds", work_seconds()),
+            child_peak_bytes: registered(own, "child_peak_bytes", peak_bytes),
+            fetched_bytes: registered(own, "fetched_bytes", Counter::default()),
+            fork_servers_respawned: registered(own, "fork_servers_respawned", Counter::default()),
+            queue_jobs: [
+                "queue_ready",
+                "queue_in_flight",
+                "queue_scheduled",
+                "queue_dead",
+                "queue_inbox",
+                "queue_hosts_full",
+            ]
+            .map(|name| registered(own, name, Gauge::default())),
+            queue_oldest: registered(own, "queue_oldest_ready_age_seconds", SecondsGauge::default()),
+            queue_filled: [
+                "queue_backlog_filled_ratio",
+                "queue_dead_filled_ratio",
+                "queue_in_flight_filled_ratio",
+            ]
+            .map(|name| registered(own, name, Gauge::default())),
+            queue_paused: registered(own, "queue_paused", Gauge::default()),
+            slots: registered(own, "worker_slots", Gauges::default()),
+            redis_up: registered(own, "redis_up", Gauge::default()),
+            breakers: registered(own, "breaker_open", Gauges::default()),
+            isolation: registered(own, "isolation", Family::default()),
+            last_success: registered(own, "last_success_timestamp_seconds", SecondsGauge::default()),
+            alerts: ["alerts_sent", "alerts_suppressed", "alerts_failed"]
+                .map(|name| registered(own, name, Counter::default())),
+            alerts_pending: registered(own, "alerts_pending", Gauge::default()),
+            registry,
+        })
     }
 
     /// Renders all metrics as OpenMetrics text.
@@ -272,12 +240,22 @@ fn work_seconds() -> Histogram {
 }
 
 /// A family of counters, all starting at 0.
-fn counters(name: &'static str, values: impl IntoIterator<Item = &'static str>) -> Counters {
+fn counters<T: Copy + Into<&'static str>>(name: &'static str, values: &[T]) -> Counters {
     let family = Counters::default();
-    for value in values {
-        drop(family.get_or_create(&[(name, value)]));
+    for &value in values {
+        drop(family.get_or_create(&[(name, value.into())]));
     }
     family
+}
+
+/// The metric, registered with its help from the catalogue.
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &'static str, metric: M) -> M {
+    registry.register(name, help(name), metric.clone());
+    metric
+}
+
+fn help(name: &str) -> &'static str {
+    CATALOGUE.iter().find(|entry| entry.name == name).map_or("", |entry| entry.help)
 }
 
 fn saturating_i64(n: u64) -> i64 {

@@ -74,22 +74,17 @@ pub(super) enum AlertSample {
 impl AlertSample {
     /// A sanitized copy of a caller's alert.
     pub(super) fn from_dead_letter(alert: &DeadLetterAlert) -> Self {
-        let DeadLetterAlert { queue, job_id, from, to, host, kind, stage, .. } = alert;
-        let DeadLetterAlert { detail, limit, command, replayed, traceparent, .. } = alert;
+        let DeadLetterAlert { queue, job_id, traceparent, host, detail, limit, command, .. } = alert;
         Self::DeadLetter(Box::new(DeadLetterAlert {
             queue: sanitize(queue, MAX_TAG_BYTES),
             job_id: sanitize(job_id, MAX_FIELD_BYTES),
-            from: *from,
-            to: *to,
             traceparent: traceparent.as_ref().map(|text| sanitize(text, MAX_TAG_BYTES)),
             host: host.as_ref().map(|host| sanitize_and_scrub(host, MAX_TAG_BYTES)),
-            kind: *kind,
-            stage: *stage,
             detail: sanitize_and_scrub(detail, MAX_DETAIL_BYTES),
             limit: limit.as_ref().map(|limit| sanitize_and_scrub(limit, MAX_FIELD_BYTES)),
             // Not scrubbed: it is our own text, and the scrubber could mistake its id for a secret.
             command: sanitize(command, MAX_FIELD_BYTES),
-            replayed: *replayed,
+            ..alert.clone()
         }))
     }
 }

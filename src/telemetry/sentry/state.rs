@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::OutageKind;
@@ -37,6 +37,7 @@ pub(super) enum AlertKey {
 
 #[derive(Debug)]
 pub(super) struct SharedAlerts {
+    /// Locked for a few map operations, never while sending; after a panic the counts are still consistent.
     state: Mutex<AlertState>,
     /// Wakes the sender after a new occurrence.
     pub(super) noted: Notify,
@@ -72,15 +73,9 @@ impl SharedAlerts {
         Self { state: Mutex::new(state), noted: Notify::new() }
     }
 
-    /// The lock is held for a few map operations, never while sending; after a panic the counts are still
-    /// consistent.
-    fn lock(&self) -> MutexGuard<'_, AlertState> {
-        self.state.lock()
-    }
-
     /// Notes `count` occurrences and wakes the sender.
     pub(super) fn note(&self, key: AlertKey, sample: AlertSample, count: u64) {
-        self.note_in(&mut self.lock(), key, sample, count);
+        self.note_in(&mut self.state.lock(), key, sample, count);
     }
 
     fn note_in(&self, state: &mut AlertState, key: AlertKey, sample: AlertSample, count: u64) {
@@ -93,7 +88,7 @@ impl SharedAlerts {
     /// Notes one failure of an outage; the first one starts it.
     pub(super) fn record_failure(&self, what: OutageKind, detail: &str) {
         let detail = sanitize_detail(detail);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let begins = || OutageState { since: Instant::now(), detail: String::new(), reported: false };
         let outage = state.outages[what as usize].get_or_insert_with(begins);
         outage.detail.clone_from(&detail);
@@ -104,7 +99,7 @@ impl SharedAlerts {
 
     /// Ends an outage, if there is one.
     pub(super) fn record_recovery(&self, what: OutageKind) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let Some(OutageState { since, detail, .. }) = state.outages[what as usize].take() else { return };
         let report = OutageReport { what, detail, seconds: since.elapsed().as_secs(), resolved: true };
         self.note_in(&mut state, AlertKey::Outage(what), AlertSample::Outage(report), 0);
@@ -112,7 +107,7 @@ impl SharedAlerts {
 
     /// Whether Sentry accepted an event of the ongoing outage.
     pub(super) fn reported(&self, what: OutageKind) -> bool {
-        self.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.reported)
+        self.state.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.reported)
     }
 
     /// Takes one batch that is due, or returns how long until one is.
@@ -120,14 +115,14 @@ impl SharedAlerts {
         &self,
         now: Instant,
     ) -> Result<AlertBatch<AlertKey, AlertSample>, Option<Duration>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let batch = state.throttle.due(now).ok_or_else(|| state.throttle.next_due_in(now))?;
         state.in_flight += batch.count;
         Ok(batch)
     }
 
     pub(super) fn take_all(&self) -> Vec<AlertBatch<AlertKey, AlertSample>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let all = state.throttle.drain();
         state.in_flight += all.iter().map(|batch| batch.count).sum::<u64>();
         all
@@ -135,7 +130,7 @@ impl SharedAlerts {
 
     /// Records a delivery that Sentry accepted.
     pub(super) fn record_delivered(&self, batch: &AlertBatch<AlertKey, AlertSample>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.in_flight -= batch.count;
         state.counts.sent += 1;
         // The resolved event of one outage may arrive during the next one, which it does not report.
@@ -148,14 +143,14 @@ impl SharedAlerts {
 
     /// Records a failed delivery; its occurrences are pending again.
     pub(super) fn record_failed(&self, batch: AlertBatch<AlertKey, AlertSample>) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.in_flight -= batch.count;
         state.counts.failed += 1;
         state.throttle.put_back(batch);
     }
 
     pub(super) fn counts(&self) -> AlertCounts {
-        let state = self.lock();
+        let state = self.state.lock();
         AlertCounts { pending: state.throttle.pending() + state.in_flight, ..state.counts }
     }
 }

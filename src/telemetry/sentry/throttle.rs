@@ -18,21 +18,14 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct AlertThrottle<K, S> {
     window: Duration,
-    entries: HashMap<K, ThrottleEntry<S>>,
+    entries: HashMap<K, ThrottleEntry<K, S>>,
 }
 
 #[derive(Debug)]
-struct ThrottleEntry<S> {
+struct ThrottleEntry<K, S> {
     /// When a batch of this key was last taken.
     last_sent: Option<Instant>,
-    pending: Option<PendingAlert<S>>,
-}
-
-#[derive(Debug)]
-struct PendingAlert<S> {
-    latest: S,
-    count: u64,
-    since: Instant,
+    pending: Option<AlertBatch<K, S>>,
 }
 
 /// The pending occurrences of one key, as one event.
@@ -57,18 +50,18 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
         let entry = self.entries.entry(key).or_insert(ThrottleEntry { last_sent: None, pending: None });
         let alone = entry.pending.is_none() && entry.wait_time(self.window, now).is_zero();
         let (before, since) = entry.pending.take().map_or((0, now), |w| (w.count, w.since));
-        entry.pending = Some(PendingAlert { latest, count: before.saturating_add(count), since });
+        entry.pending = Some(AlertBatch { key, latest, count: before.saturating_add(count), since });
         alone
     }
 
     /// Takes one batch that may be sent now; its window begins.
     pub(super) fn due(&mut self, now: Instant) -> Option<AlertBatch<K, S>> {
         let window = self.window;
-        self.entries.iter_mut().find_map(|(key, entry)| {
+        self.entries.values_mut().find_map(|entry| {
             if !entry.wait_time(window, now).is_zero() {
                 return None;
             }
-            let batch = entry.take(*key)?;
+            let batch = entry.pending.take()?;
             entry.last_sent = Some(now);
             Some(batch)
         })
@@ -86,13 +79,12 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
         let entry = self.entries.entry(batch.key).or_insert(ThrottleEntry { last_sent: None, pending: None });
         let waiting = entry.pending.take();
         let (count, latest) = waiting.map_or((0, batch.latest), |w| (w.count, w.latest));
-        let count = count.saturating_add(batch.count);
-        entry.pending = Some(PendingAlert { latest, count, since: batch.since });
+        entry.pending = Some(AlertBatch { latest, count: count.saturating_add(batch.count), ..batch });
     }
 
     /// Takes everything pending, regardless of windows: for shutdown.
     pub(super) fn drain(&mut self) -> Vec<AlertBatch<K, S>> {
-        self.entries.iter_mut().filter_map(|(key, entry)| entry.take(*key)).collect()
+        self.entries.values_mut().filter_map(|entry| entry.pending.take()).collect()
     }
 
     /// Number of pending occurrences.
@@ -102,17 +94,12 @@ impl<K: Copy + Eq + Hash, S> AlertThrottle<K, S> {
     }
 }
 
-impl<S> ThrottleEntry<S> {
+impl<K, S> ThrottleEntry<K, S> {
     /// How long until a batch of this key may be sent again.
     fn wait_time(&self, window: Duration, now: Instant) -> Duration {
         self.last_sent.map_or(Duration::ZERO, |last_sent| {
             window.saturating_sub(now.saturating_duration_since(last_sent))
         })
-    }
-
-    fn take<K>(&mut self, key: K) -> Option<AlertBatch<K, S>> {
-        let PendingAlert { latest, count, since } = self.pending.take()?;
-        Some(AlertBatch { key, latest, count, since })
     }
 }
 

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use encoding_rs::{UTF_16BE, UTF_16LE};
+use memchr::memmem::find;
 use serde::de::IgnoredAny;
 
 use super::{ContentFamily, HEAD_BYTES, Sniffed};
@@ -134,15 +135,12 @@ fn skip_front_matter(text: &[u8]) -> &[u8] {
     }
 }
 
-fn trim_blank(text: &[u8]) -> &[u8] {
+/// The text without leading blanks and NULs.
+pub(super) fn trim_blank(text: &[u8]) -> &[u8] {
     let start = text.iter().position(|b| !b.is_ascii_whitespace() && *b != 0).unwrap_or(text.len());
     &text[start..]
 }
 
 fn starts_with_ignoring_case(text: &[u8], prefix: &[u8]) -> bool {
     text.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
-}
-
-fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
-    memchr::memmem::find(text, needle)
 }

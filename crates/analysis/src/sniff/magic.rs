@@ -6,6 +6,8 @@
 
 use memchr::memmem::find;
 
+use super::html::trim_blank;
+
 /// Length of the standard's resource header, the part that a sniffer examines.
 const RESOURCE_HEADER_BYTES: usize = 1445;
 /// PDF readers accept the header anywhere in the first KiB (PDF Reference 1.4, H.3.4.1).
@@ -13,8 +15,7 @@ const PDF_HEADER_BYTES: usize = 1024;
 
 /// Media type of a document that begins with a textual signature.
 pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
-    let start = text.iter().position(|b| !b.is_ascii_whitespace() && *b != 0)?;
-    let text = &text[start..];
+    let text = trim_blank(text);
     if is_pdf_header(text) {
         Some("application/pdf")
     } else if text.starts_with(b"%!PS") {

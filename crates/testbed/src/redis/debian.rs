@@ -213,23 +213,13 @@ impl Apt {
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive");
         command.args(["-q", "-y"]).arg("-c").arg(self.work.join("apt.conf"));
-        match lists {
-            PackageLists::System => {}
-            PackageLists::Own => {
-                let place = |key: &str, dir: &str| format!("{key}={}", self.work.join(dir).display());
-                command.args([
-                    "-o",
-                    &place("Dir::State", "state"),
-                    "-o",
-                    &place("Dir::State::lists", "state/lists"),
-                ]);
-                command.args([
-                    "-o",
-                    &place("Dir::Cache", "cache"),
-                    "-o",
-                    "Dir::State::status=/var/lib/dpkg/status",
-                ]);
+        if let PackageLists::Own = lists {
+            let places =
+                [("Dir::State", "state"), ("Dir::State::lists", "state/lists"), ("Dir::Cache", "cache")];
+            for (key, dir) in places {
+                command.args(["-o", &format!("{key}={}", self.work.join(dir).display())]);
             }
+            command.args(["-o", "Dir::State::status=/var/lib/dpkg/status"]);
         }
         let shown = format!("apt-get {}", words.join(" "));
         run(&shown, command.args(words), limit)

@@ -213,11 +213,8 @@ impl PrivateRedis {
     fn launch(&mut self) -> Result<(), Error> {
         let log = File::create(self.log()).map_err(Error::io("write a private Redis's log"))?;
         let mut words = [self.options.command_line(), self.server.command_line()].concat();
-        let (port, tls_port) = match self.options.listen {
-            Listen::Socket => (0, 0),
-            Listen::Tls => (0, self.port),
-            Listen::Tcp | Listen::Cluster | Listen::Sentinel => (self.port, 0),
-        };
+        let tls = self.options.listen == Listen::Tls;
+        let port = if tls { 0 } else { self.port };
         if self.options.listen == Listen::Sentinel {
             // It writes down what it learns, so it must be given a file.
             let config = self.dir.path().join("sentinel.conf");
@@ -227,8 +224,8 @@ impl PrivateRedis {
         words.extend(
             ["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no"].map(OsString::from),
         );
-        if tls_port != 0 {
-            words.extend(["--tls-port", &tls_port.to_string()].map(OsString::from));
+        if tls {
+            words.extend(["--tls-port", &self.port.to_string()].map(OsString::from));
         }
         words.extend(["--dir".into(), self.dir.path().into(), "--unixsocket".into(), self.socket().into()]);
         for (directive, value) in self.options.config() {
