@@ -139,7 +139,7 @@ async fn end_to_end(config: &Config, payloads: &[Vec<u8>]) {
     queue.producer.push(payloads).await.unwrap();
     let running = tokio::spawn(worker.run());
     loop {
-        let done = queue.status().await.unwrap().today.get("done").copied().unwrap_or(0);
+        let done = queue.status().await.unwrap().last_day.get("done").copied().unwrap_or(0);
         if done == payloads.len() as u64 {
             break;
         }

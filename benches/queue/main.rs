@@ -18,7 +18,7 @@ use uuid::Uuid;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
-use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, WorkerId};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, Purpose, ReportsWhenFull, WorkerId};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
@@ -40,7 +40,11 @@ fn config(url: &str) -> Config {
         lease: Duration::from_secs(90),
         worker_ttl: Duration::from_secs(60),
         report_ttl: Duration::from_secs(3600),
+        reports_max_bytes: bytesize::ByteSize::gib(64),
+        reports_when_full: ReportsWhenFull::Evict,
         done_ttl: Duration::from_secs(3600),
+        done_max_count: 10_000_000,
+        suspects_max_count: 10_000,
         backlog_max: u64::MAX >> 16,
         in_flight_max: 0,
         host_in_flight_max: 0,
@@ -70,7 +74,7 @@ async fn main() {
     let redis = PrivateRedis::start(RedisOptions::default().set("maxmemory", "0")).unwrap();
     let queue = Roles::connect(&config(&redis.url())).await.unwrap();
     let mut eye = redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let (mut waiting, mut before) = (0, memory(&mut eye).await);
+    let (mut waiting, mut before, mut finished) = (0, memory(&mut eye).await, 0);
     for backlog in sizes {
         let added = backlog.saturating_sub(waiting);
         let start = Instant::now();
@@ -84,6 +88,15 @@ async fn main() {
              \"claim_us_p50\":{},\"claim_us_p99\":{}}}",
             claims[claims.len() / 2].as_micros(),
             claims[claims.len() * 99 / 100].as_micros()
+        );
+        finished += claims.len() as u64;
+        let kept = queue.status().await.unwrap().memory;
+        let each = |purpose: Purpose| kept.of(purpose) / finished;
+        println!(
+            "{{\"finished\":{finished},\"bytes_per_finished_job\":{{\"reports\":{},\"done\":{},\"history\":{}}}}}",
+            each(Purpose::Reports),
+            each(Purpose::Done),
+            each(Purpose::History)
         );
         (waiting, before) = (backlog.max(waiting) - claims.len(), memory(&mut eye).await);
     }

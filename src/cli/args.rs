@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
+use super::queue_args::{QueueCommand, ResultsCommand};
 use super::schema::Schema;
 use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
 use crate::config::Config;
-use crate::job::{JobId, LimitsRequest};
+use crate::job::LimitsRequest;
 use crate::ops;
 use crate::sandbox::Limits;
 
@@ -64,9 +65,12 @@ pub enum Command {
     Backfill(BackfillArgs),
     /// Show waiting, in-flight and dead jobs, workers and ceilings.
     Status,
-    /// Pause, resume or drain the queue; cancel jobs.
+    /// Pause, resume or drain the queue; cancel jobs; change settings.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// List or show results, or free the oldest.
+    #[command(subcommand)]
+    Results(ResultsCommand),
     /// List, show, replay or discard dead letters.
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -109,7 +113,7 @@ pub struct WorkArgs {
     /// Concurrent jobs; overrides sandbox.slots. 0 computes it from memory and CPUs.
     #[arg(long, short = 'j', value_name = "N")]
     pub slots: Option<u32>,
-    /// EarlyExit when nothing is waiting any more.
+    /// Exit when nothing is waiting any more.
     #[arg(long)]
     pub until_empty: bool,
 }
@@ -165,34 +169,6 @@ pub struct BackfillArgs {
     pub bulk: BulkArgs,
 }
 
-/// `queue ...`
-#[derive(Debug, Subcommand)]
-pub enum QueueCommand {
-    /// Stop all workers from claiming jobs until resumed.
-    Pause {
-        /// Reason, shown by `status`.
-        #[arg(long)]
-        reason: String,
-    },
-    /// Let workers claim jobs again.
-    Resume,
-    /// Pause, and wait until no job is in flight.
-    Drain {
-        /// Reason, shown by `status`.
-        #[arg(long, default_value = "drain")]
-        reason: String,
-        /// Stop waiting after this long; the queue stays paused.
-        #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
-        timeout: std::time::Duration,
-    },
-    /// Cancel jobs, in flight or waiting: one in flight is stopped, one waiting is skipped when claimed.
-    Cancel {
-        /// Job ids.
-        #[arg(required = true, num_args = 1..=1000, value_parser = JobId::parse)]
-        ids: Vec<JobId>,
-    },
-}
-
 /// Which dead letters.
 #[derive(Debug, Args, Clone)]
 pub struct SelectionArgs {
@@ -204,7 +180,7 @@ pub struct SelectionArgs {
     /// Only these hosts.
     #[arg(long, value_delimiter = ',')]
     pub host: Vec<String>,
-    /// Only those that died within this time, e.g. 2h.
+    /// Only those that died within this time by the clock of Redis, e.g. 2h.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub since: Option<std::time::Duration>,
     /// At most this many, newest first.
@@ -253,7 +229,7 @@ pub enum DeadCommand {
         #[arg(long, value_name = "SIZE", value_parser = heap_bytes)]
         heap: Option<u64>,
     },
-    /// Delete dead letters; their payloads are printed first.
+    /// Delete dead letters; each is deleted once its copy is safe on stdout, a JSON line for each.
     Discard {
         /// Which ones.
         #[command(flatten)]
@@ -329,18 +305,6 @@ impl BackfillArgs {
         let Self { since, until, cursor, compare_earliest, again, bulk: BulkArgs { dry_run, rate, yes } } =
             self;
         ops::backfill::BackfillOptions { since, until, rate, cursor, compare_earliest, again, dry_run, yes }
-    }
-}
-
-impl QueueCommand {
-    /// As `ops` takes it.
-    pub fn action(self) -> ops::queue::QueueAction {
-        match self {
-            Self::Pause { reason } => ops::queue::QueueAction::Pause { reason },
-            Self::Resume => ops::queue::QueueAction::Resume,
-            Self::Drain { reason, timeout } => ops::queue::QueueAction::Drain { reason, timeout },
-            Self::Cancel { ids } => ops::queue::QueueAction::Cancel { ids },
-        }
     }
 }
 

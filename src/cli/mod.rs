@@ -1,6 +1,7 @@
 //! The command line: what can be typed ([`args`]), and what it means ([`run`]).
 
 pub mod args;
+mod queue_args;
 pub mod run;
 pub mod schema;
 mod values;

@@ -4,7 +4,6 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -20,8 +19,8 @@ use crate::sandbox::Limits;
 use crate::telemetry::logs;
 use crate::telemetry::sentry::Alerts;
 use crate::web::health::{self, Probe, Probes};
-use crate::worker::Worker;
 use crate::worker::shutdown::{Phase, Phases};
+use crate::worker::{RedisState, Worker};
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
@@ -83,15 +82,20 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
         }
         Command::Status => {
             let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            refuse_unknown(&queue).await?;
             ops::status::run(&queue, json).await.map_err(queue_failure)
         }
         Command::Queue(args) => {
-            let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            let queue = operator(&config).await?;
             ops::queue::run(&queue, args.action(), json).await.map_err(queue_failure)
+        }
+        Command::Results(args) => {
+            let queue = operator(&config).await?;
+            ops::results::run(&queue, args.action(), json).await.map_err(queue_failure)
         }
         Command::Dead(args) => {
             let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
-            let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+            let queue = operator(&config).await?;
             ops::dead::run(&queue, action, json).await.map_err(queue_failure)
         }
         Command::Worker(_) => Ok(ops::worker::quiet()),
@@ -118,6 +122,23 @@ fn print_config_errors(errors: &[String], output: OutputFormat) -> Exit {
         OutputFormat::Json => render::json(&serde_json::json!({ "errors": errors })),
     }
     Exit::Config
+}
+
+/// The queue for an operator's command: one that exists.
+async fn operator(config: &Config) -> Result<OperatorHandle, CommandFailure> {
+    let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+    refuse_unknown(&queue).await?;
+    Ok(queue)
+}
+
+/// Refuses a queue that nobody has ever used, unless it has the default name: its name was mistyped.
+async fn refuse_unknown(queue: &Queue) -> Result<(), CommandFailure> {
+    if queue.name() == queue::DEFAULT_NAME || queue.exists().await.map_err(queue_failure)? {
+        return Ok(());
+    }
+    let name = queue.name();
+    let what = format!("there is no queue {name:?} in this Redis: no worker and no producer has used it");
+    Err((Exit::NothingMatched, what))
 }
 
 async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit, CommandFailure> {
@@ -185,11 +206,11 @@ async fn preflight(queue: &Queue) -> Result<(), CommandFailure> {
 async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> Result<(), CommandFailure> {
     let bound = health::bind(&config.web).await;
     let Some(health) = bound.map_err(|e| config_failure(format!("web.bind: {e}")))? else { return Ok(()) };
-    let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis_answers));
+    let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis));
     let metrics = Arc::clone(&worker.metrics);
     let probes = Probes {
         live: Arc::new(|| Probe::Ok("alive".to_owned())),
-        ready: Arc::new(move || readiness(phases.now(), redis.load(Ordering::Relaxed))),
+        ready: Arc::new(move || readiness(phases.now(), &redis)),
         metrics: Arc::new(move || metrics.render()),
     };
     tracing::info!(address = %health.address(), "health and metrics");
@@ -197,11 +218,12 @@ async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> 
     Ok(())
 }
 
-fn readiness(phase: Phase, redis_answers: bool) -> Probe {
-    match (phase, redis_answers) {
-        (Phase::Running, true) => Probe::Ok("claiming".to_owned()),
-        (Phase::Running, false) => Probe::Failing("Redis does not answer".to_owned()),
-        (phase @ (Phase::Quiet | Phase::Draining | Phase::Stopped), _) => {
+fn readiness(phase: Phase, redis: &RedisState) -> Probe {
+    match (phase, redis.answers(), redis.refusal()) {
+        (Phase::Running, true, None) => Probe::Ok("claiming".to_owned()),
+        (Phase::Running, true, Some(refusal)) => Probe::Failing(refusal),
+        (Phase::Running, false, _) => Probe::Failing("Redis does not answer".to_owned()),
+        (phase @ (Phase::Quiet | Phase::Draining | Phase::Stopped), _, _) => {
             Probe::Failing(phase.as_str().to_owned())
         }
     }
@@ -236,7 +258,7 @@ fn config_failure(what: impl Display) -> CommandFailure {
 fn queue_failure(error: queue::Error) -> CommandFailure {
     let exit = match &error {
         queue::Error::Unavailable(_) => Exit::RedisUnreachable,
-        queue::Error::Full(_) => Exit::RedisFull,
+        queue::Error::Full(_) | queue::Error::Refusing(_) => Exit::RedisFull,
         queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
         queue::Error::Refused(_) | queue::Error::Reply { .. } => Exit::Failed,
     };

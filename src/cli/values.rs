@@ -5,6 +5,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::job::LimitsRequest;
 use crate::job::duration::millis;
+use crate::queue::Setting;
 
 /// Reads `wall=2s,heap=64MiB`.
 pub(super) fn limits(text: &str) -> Result<LimitsRequest, String> {
@@ -58,6 +59,16 @@ pub(super) fn per_second(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
         _ => Err("write a rate such as 20/s".to_owned()),
     }
+}
+
+/// `NAME=VALUE` of a setting of the queue; the value as it is stored.
+pub(super) fn setting(text: &str) -> Result<(Setting, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
+    let setting = Setting::ALL.iter().copied().find(|setting| setting.as_str() == name).ok_or_else(|| {
+        let names: Vec<_> = Setting::ALL.iter().map(|setting| setting.as_str()).collect();
+        format!("{name:?} is not a setting of the queue: {}", names.join(", "))
+    })?;
+    Ok((setting, setting.parse(value)?))
 }
 
 #[cfg(test)]

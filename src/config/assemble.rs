@@ -5,7 +5,6 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::Config;
 use crate::api::{Api, PostMode};
@@ -129,7 +128,7 @@ impl Config {
             phases: parts.phases,
             id: WorkerId::fresh(&rustix::system::uname().nodename().to_string_lossy()),
             build: build(),
-            redis_answers: Arc::new(AtomicBool::new(false)),
+            redis: Arc::default(),
             until_empty: parts.until_empty,
         })
     }

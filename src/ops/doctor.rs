@@ -8,7 +8,7 @@ use super::Exit;
 use super::render::{self, BAD, GOOD, WARN, sanitize, styled};
 use crate::job::failure::Failure;
 use crate::policy::admission::MemoryBudget;
-use crate::queue::{Error, Queue, Server};
+use crate::queue::{Error, NEARLY_FULL, Queue, Server, UnreadableKey, WriteHealth};
 use crate::sandbox::Limits;
 
 /// The oldest Redis that every script was tested on.
@@ -85,10 +85,63 @@ async fn redis(queue: &Result<Queue, Error>) -> Vec<Finding> {
         Ok(queue) => queue,
         Err(e) => return vec![finding(Level::Fail, "redis", e.to_string())],
     };
-    match queue.preflight().await {
-        Ok(server) => server_findings(&server, queue.weight_at_ceilings()),
+    let server = match queue.preflight().await {
+        Ok(server) => server,
+        Err(e) => return vec![finding(Level::Fail, "redis", e.to_string())],
+    };
+    let mut findings = match queue.weight_at_ceilings(server.maxmemory_bytes).await {
+        Ok(weight) => server_findings(&server, weight),
         Err(e) => vec![finding(Level::Fail, "redis", e.to_string())],
+    };
+    findings.extend(queue_findings(queue).await);
+    findings
+}
+
+/// What is wrong with the queue's keys, and with the queue: the troubles that alerts name.
+async fn queue_findings(queue: &Queue) -> Vec<Finding> {
+    let status = match queue.status().await {
+        Ok(status) => status,
+        Err(e) => return vec![finding(Level::Fail, "queue", e.to_string())],
+    };
+    let mut findings = Vec::new();
+    let mut add = |level, what: String| findings.push(finding(level, "queue", what));
+    for what in &status.wrong_types {
+        add(Level::Fail, what.clone());
     }
+    for UnreadableKey { key, error } in &status.unreadable {
+        add(Level::Fail, format!("cannot read {key}: {error}"));
+    }
+    match queue.orphans().await {
+        Ok(0) => {}
+        Ok(orphans) => add(
+            Level::Warn,
+            format!(
+                "{orphans} jobs stand in no index, or index entries have no job: upkeep files them within minutes"
+            ),
+        ),
+        Err(e) => add(Level::Fail, e.to_string()),
+    }
+    if let Some(stalled) = status.stalled() {
+        add(Level::Fail, format!("{stalled} (status shows the workers)"));
+    }
+    for (what, filled, way_out) in [
+        ("the backlog is", status.backlog_filled(), "more workers, or queue set backlog_max=..."),
+        ("the dead letters are", status.dead_filled(), "dead ls, then replay or discard some"),
+        (
+            "results are",
+            if status.memory.reports_evict { 0.0 } else { status.memory.reports_filled() },
+            "at the cap nothing is claimed: results free, or queue set reports_max_bytes=...",
+        ),
+    ] {
+        if filled >= NEARLY_FULL {
+            add(Level::Warn, format!("{what} at {:.0} % of the cap: {way_out}", filled * 100.0));
+        }
+    }
+    let [total, dead, results] =
+        [status.memory.total(), status.memory.dead_bytes, status.memory.reports_bytes]
+            .map(render::format_bytes);
+    add(Level::Ok, format!("its keys take up {total}: results {results}, dead letters {dead}"));
+    findings
 }
 
 fn server_findings(server: &Server, (weight, sum): (u64, String)) -> Vec<Finding> {
@@ -99,14 +152,25 @@ fn server_findings(server: &Server, (weight, sum): (u64, String)) -> Vec<Finding
         true => add(Level::Ok, format!("{name}, {}", server.role)),
         false => add(Level::Warn, format!("{name}: tested from 7.0 on, please update")),
     }
-    match server.fit_for_work() {
-        Ok(()) => add(Level::Ok, "maxmemory-policy noeviction".to_owned()),
-        Err(e) => add(Level::Fail, e.to_string()),
+    if server.fit_for_work().is_ok() {
+        add(Level::Ok, "maxmemory-policy noeviction".to_owned());
+    }
+    for problem in server.problems() {
+        let level = if server.write == WriteHealth::Ok && server.fit_for_work().is_ok() {
+            Level::Warn
+        } else {
+            Level::Fail
+        };
+        add(level, problem);
     }
     match server.maxmemory_bytes {
         0 => add(
             Level::Warn,
-            "maxmemory is not set: a full machine kills Redis; set it below the machine's memory".to_owned(),
+            format!(
+                "maxmemory is not set: what fills the machine kills Redis, and no budget is measured against it; \
+                 set it below the machine's memory (everything at its cap: {sum} = {})",
+                render::format_bytes(weight)
+            ),
         ),
         limit if limit < weight => add(
             Level::Warn,
@@ -129,9 +193,6 @@ fn server_findings(server: &Server, (weight, sum): (u64, String)) -> Vec<Finding
     match server.aof {
         true => add(Level::Ok, "append-only file on".to_owned()),
         false => add(Level::Warn, "no append-only file: a restart loses jobs; set appendonly yes".to_owned()),
-    }
-    if server.role != "master" {
-        add(Level::Fail, format!("this is a {}: jobs can only be taken from the master", server.role));
     }
     if server.clock_ahead_ms.abs() > MAX_CLOCK_SKEW_MS {
         add(

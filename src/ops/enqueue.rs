@@ -35,6 +35,9 @@ struct EnqueueCounts {
     refused: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refusals: Vec<String>,
+    /// Redis is near `maxmemory`.
+    #[serde(skip)]
+    no_memory: bool,
 }
 
 impl EnqueueCounts {
@@ -134,7 +137,14 @@ async fn send(
             Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
             Admission::AlreadyDone => count.already_done += 1,
             Admission::Full => {
-                count.refuse(format!("job {}: the backlog is full (queue.backlog_max)", job.id))
+                count.refuse(format!("job {}: the backlog is at its ceiling (queue.backlog_max)", job.id))
+            }
+            Admission::NoMemory => {
+                count.no_memory = true;
+                count.refuse(format!(
+                    "job {}: Redis is near maxmemory, where nothing more is admitted (see status); enqueue it again later",
+                    job.id
+                ));
             }
         }
     }
@@ -157,7 +167,11 @@ fn print_counts(count: &EnqueueCounts, dry_run: bool, json: bool) -> Exit {
             count.enqueued, count.duplicate, count.already_done, count.refused
         ));
     }
-    if count.refused == 0 { Exit::Ok } else { Exit::Failed }
+    match (count.refused, count.no_memory) {
+        (0, _) => Exit::Ok,
+        (_, true) => Exit::RedisFull,
+        (_, false) => Exit::Failed,
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod enqueue;
 pub mod progress;
 pub mod queue;
 pub mod render;
+pub mod results;
 pub mod status;
 pub mod worker;
 
@@ -33,7 +34,7 @@ pub enum Exit {
     Poison,
     /// Redis cannot be reached.
     RedisUnreachable,
-    /// Redis is at `maxmemory` and refused the write; it may be repeated when there is room (`EX_TEMPFAIL`).
+    /// Redis answers and refused the write, at `maxmemory` or for now; it may be repeated (`EX_TEMPFAIL`).
     RedisFull,
     /// The configuration is wrong.
     Config,

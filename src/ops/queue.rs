@@ -1,4 +1,5 @@
-//! `queue pause | resume | drain | cancel`: what changes a whole queue, and jobs that are no longer wanted.
+//! `queue pause | resume | drain | cancel | set | settings`: what changes a whole queue, and jobs that are no longer
+//! wanted.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,9 @@ use super::Exit;
 use super::render::{self, sanitize};
 use crate::job::JobId;
 use crate::job::duration::millis;
-use crate::queue::{Error, OperatorHandle};
+use crate::queue::{
+    DEFAULT_PAUSE, Error, OperatorHandle, PauseName, Paused, Resumed, Setting, SettingChange,
+};
 
 /// Polling interval of `queue drain`.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -17,13 +20,20 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 pub enum QueueAction {
     /// Stop claims.
     Pause {
+        /// Name of the pause, by which it is lifted.
+        name: PauseName,
         /// Reason, stored with the pause.
         reason: String,
     },
-    /// Allow claims again.
-    Resume,
+    /// Lift a pause.
+    Resume {
+        /// Which; none is the only one in force.
+        name: Option<PauseName>,
+    },
     /// Pause, and wait until nothing runs.
     Drain {
+        /// Name of the pause.
+        name: PauseName,
         /// Reason, stored with the pause.
         reason: String,
         /// Give up waiting after this long.
@@ -34,6 +44,13 @@ pub enum QueueAction {
         /// Ids of the jobs.
         ids: Vec<JobId>,
     },
+    /// Change settings of the queue.
+    Set {
+        /// Settings and their values, as stored; empty: all as configured.
+        values: Vec<(Setting, String)>,
+    },
+    /// Show the settings in force.
+    Settings,
 }
 
 /// Runs the subcommand.
@@ -42,82 +59,130 @@ pub enum QueueAction {
 /// Those of the queue.
 pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Result<Exit, Error> {
     match action {
-        QueueAction::Pause { reason } => pause(queue, &reason, json).await,
-        QueueAction::Resume => resume(queue, json).await,
-        QueueAction::Drain { reason, timeout } => {
-            pause(queue, &reason, false).await?;
-            drain(queue, timeout, json).await
-        }
+        QueueAction::Pause { name, reason } => pause(queue, &name, &reason, json).await,
+        QueueAction::Resume { name } => resume(queue, name.as_ref(), json).await,
+        QueueAction::Drain { name, reason, timeout } => match pause(queue, &name, &reason, false).await? {
+            Exit::Ok => drain(queue, &name, timeout, json).await,
+            not_paused => Ok(not_paused),
+        },
         QueueAction::Cancel { ids } => cancel(queue, &ids, json).await,
+        QueueAction::Set { values } => set(queue, &values, json).await,
+        QueueAction::Settings => settings(queue, json).await,
     }
 }
 
-async fn pause(queue: &OperatorHandle, reason: &str, json: bool) -> Result<Exit, Error> {
-    queue.pause(&render::operator(), reason).await?;
+async fn pause(queue: &OperatorHandle, name: &PauseName, reason: &str, json: bool) -> Result<Exit, Error> {
+    if !queue.pause(name, &render::operator(), reason).await? {
+        render::error("there are 20 pauses in force already: lift one first (status lists them)");
+        return Ok(Exit::Failed);
+    }
     let status = queue.status().await?;
     if json {
-        render::json(
-            &serde_json::json!({ "paused": true, "in_flight": status.in_flight, "ready": status.ready }),
-        );
+        render::json(&serde_json::json!({
+            "paused": true, "name": name.as_str(), "in_flight": status.in_flight, "ready": status.ready
+        }));
     } else {
-        let name = queue.name();
         render::note(format!(
-            "paused {name} ({}): {} in flight finish, {} ready wait. Undo: {}",
+            "paused {}{} ({}): {} in flight finish, {} ready wait. Undo: {}",
+            queue.name(),
+            named(name, " as "),
             sanitize(reason, 200),
             status.in_flight,
             status.ready,
-            queue.command("queue resume")
+            queue.command(&format!("queue resume{}", named(name, " ")))
         ));
     }
     Ok(Exit::Ok)
 }
 
-async fn resume(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
-    let was = queue.resume(&render::operator()).await?;
+async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) -> Result<Exit, Error> {
+    let (exit, lifted, others) = match queue.resume(name, &render::operator()).await? {
+        Resumed::Resumed(was) => (Exit::Ok, Some(was), queue.status().await?.pauses),
+        Resumed::NotPaused => (Exit::Ok, None, Vec::new()),
+        Resumed::Several(pauses) => (Exit::Failed, None, pauses),
+        Resumed::Unknown(pauses) => (Exit::NothingMatched, None, pauses),
+    };
     if json {
-        render::json(&serde_json::json!({ "paused": false, "previous_pause": was }));
-        return Ok(Exit::Ok);
+        render::json(&serde_json::json!({
+            "paused": !others.is_empty(), "previous_pause": lifted, "pauses": others
+        }));
+        return Ok(exit);
     }
-    match was {
-        Some(was) => render::note(format!(
-            "resumed {} (paused by {}: {}). Undo: {}",
-            queue.name(),
-            sanitize(&was.by, 100),
-            sanitize(&was.reason, 200),
-            queue.command("queue pause --reason ...")
-        )),
-        None => render::note(format!("{} was not paused: nothing changed", queue.name())),
+    match (&lifted, exit) {
+        (Some(Paused { name, by, reason, since_ms: _ }), _) => {
+            let [name, by, reason] =
+                [(name, 40), (by, 100), (reason, 200)].map(|(text, most)| sanitize(text, most));
+            let (done, flag) = match (name.as_str(), others.is_empty()) {
+                (DEFAULT_PAUSE, true) => (format!("resumed {}", queue.name()), String::new()),
+                (_, true) => (
+                    format!("lifted the pause {name}, {} is running again", queue.name()),
+                    format!(" --name {name}"),
+                ),
+                (_, false) => {
+                    (format!("lifted the pause {name} of {}", queue.name()), format!(" --name {name}"))
+                }
+            };
+            let undo = queue.command(&format!("queue pause{flag} --reason ..."));
+            render::note(format!("{done} (paused by {by}: {reason}). Undo: {undo}"));
+        }
+        (None, Exit::Ok) => render::note(format!("{} was not paused: nothing changed", queue.name())),
+        (None, Exit::NothingMatched) => render::error("no pause has this name; nothing changed"),
+        (None, _) => render::error("several pauses are in force: name the one to lift; nothing changed"),
     }
-    Ok(Exit::Ok)
+    for pause in &others {
+        render::note(format!("still paused: {}", describe(pause)));
+    }
+    Ok(exit)
 }
 
-async fn drain(queue: &OperatorHandle, timeout: Duration, json: bool) -> Result<Exit, Error> {
+/// The name behind `before`; nothing for the pause that was given none.
+fn named(name: &PauseName, before: &str) -> String {
+    match name.as_str() {
+        DEFAULT_PAUSE => String::new(),
+        name => format!("{before}{name}"),
+    }
+}
+
+fn describe(pause: &Paused) -> String {
+    let Paused { name, by, reason, since_ms: _ } = pause;
+    format!("{} (by {}: {})", sanitize(name, 40), sanitize(by, 100), sanitize(reason, 200))
+}
+
+async fn drain(
+    queue: &OperatorHandle,
+    name: &PauseName,
+    timeout: Duration,
+    json: bool,
+) -> Result<Exit, Error> {
     let start = Instant::now();
     let mut last_printed = start;
     loop {
-        let status = queue.status().await?;
-        if status.in_flight == 0 {
+        let (paused, in_flight) = queue.drained_by(name).await?;
+        if !paused {
+            render::error(format!(
+                "the pause {} was lifted while this waited: {in_flight} in flight, and jobs are claimed again",
+                name.as_str()
+            ));
+            return Ok(Exit::Failed);
+        }
+        if in_flight == 0 {
             if json {
                 render::json(&serde_json::json!({ "drained": true, "waited_ms": millis(start.elapsed()) }));
             } else {
-                let (waited, undo) =
-                    (render::format_duration(start.elapsed()), queue.command("queue resume"));
+                let undo = queue.command(&format!("queue resume{}", named(name, " ")));
+                let waited = render::format_duration(start.elapsed());
                 render::note(format!("drained after {waited}: nothing runs. Undo: {undo}"));
             }
             return Ok(Exit::Ok);
         }
         if start.elapsed() > timeout {
-            render::error(format!(
-                "{} still in flight after {timeout:?}; the queue stays paused",
-                status.in_flight
-            ));
+            render::error(format!("{in_flight} still in flight after {timeout:?}; the queue stays paused"));
             return Ok(Exit::Failed);
         }
         if last_printed.elapsed() > PROGRESS_INTERVAL {
             last_printed = Instant::now();
             render::note(format!(
-                "{} in flight, waiting up to {}",
-                status.in_flight,
+                "{in_flight} in flight, waiting up to {}",
                 render::format_duration(timeout.saturating_sub(start.elapsed()))
             ));
         }
@@ -147,4 +212,48 @@ async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exi
         ));
     }
     Ok(if cancelled.is_empty() { Exit::NothingMatched } else { Exit::Ok })
+}
+
+async fn set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -> Result<Exit, Error> {
+    let by = render::operator();
+    let changes = match values {
+        [] => queue.set_from_config(&by).await?,
+        some => queue.set(&by, some).await?,
+    };
+    let changed: Vec<&SettingChange> =
+        changes.iter().filter(|change| change.before.as_ref() != Some(&change.value)).collect();
+    if json {
+        render::json(&serde_json::json!({ "set": changed }));
+        return Ok(Exit::Ok);
+    }
+    for SettingChange { setting, before, value } in &changed {
+        let name = setting.as_str();
+        let undo = before
+            .as_ref()
+            .map(|before| format!(". Undo: {}", queue.command(&format!("queue set {name}={before:?}"))));
+        let before = before.as_deref().unwrap_or("not stored");
+        render::note(format!("{name} is {value} now (was {before}){}", undo.unwrap_or_default()));
+    }
+    if changed.is_empty() {
+        render::note("nothing changed: these values were in force already");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn settings(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
+    let settings = queue.settings().await?;
+    if json {
+        render::json(&settings);
+        return Ok(Exit::Ok);
+    }
+    let rows = settings.iter().map(|one| {
+        let note = match (&one.configured, one.stored) {
+            (Some(configured), _) => format!("this configuration: {configured}"),
+            (None, true) => String::new(),
+            (None, false) => "not stored yet: this configuration".to_owned(),
+        };
+        vec![one.setting.as_str().to_owned(), one.value.clone(), note]
+    });
+    render::line(render::table(&["SETTING", "VALUE", ""], &[], rows));
+    Ok(Exit::Ok)
 }

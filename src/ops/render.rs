@@ -11,6 +11,7 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::Exit;
 use crate::job::measured::ChildUsage;
@@ -104,6 +105,12 @@ pub(crate) fn format_duration(time: Duration) -> String {
         3600..=86_399 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
     }
+}
+
+/// Time since a moment in milliseconds since 1970, as people say it.
+pub(crate) fn elapsed_since(ms: u64) -> String {
+    let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(ms);
+    format_duration(Duration::from_millis(now.saturating_sub(ms)))
 }
 
 /// Bytes as people say them.

@@ -4,61 +4,116 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use time::OffsetDateTime;
-
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, sanitize, styled};
-use crate::queue::{Ceilings, DEAD_NEARLY_FULL, Error, HostWaiters, Queue, RunningJob, Status, WorkerStatus};
+use crate::queue::{
+    Ceilings, Error, HostWaiters, NEARLY_FULL, Paused, Purpose, Queue, RunningJob, Status, UnreadableKey,
+    WorkerStatus,
+};
 
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
 const MAX_JOBS_SHOWN: usize = 8;
 
-/// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and no worker lives.
+/// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and nothing works on them, or Redis is not
+/// well.
 ///
 /// # Errors
 /// Those of the queue.
 pub async fn run(queue: &Queue, json: bool) -> Result<Exit, Error> {
     let status = queue.status().await?;
-    let stalled = status.workers.is_empty() && status.backlog() + status.inbox > 0 && status.paused.is_none();
+    let stalled = status.stalled();
+    let problems = status.problems();
     if json {
-        render::json(&status);
+        let mut value = serde_json::to_value(&status).unwrap_or_default();
+        value["stalled"] = stalled.clone().into();
+        value["problems"] = problems.clone().into();
+        render::json(&value);
     } else {
         print_status(queue, &status);
-        if stalled {
-            let start = queue.command("work");
-            render::note(styled(BAD, format!("jobs wait and no worker lives: start one with {start}")));
+        problems
+            .iter()
+            .for_each(|what| render::note(styled(BAD, format!("redis   {}", sanitize(what, 300)))));
+        if let Some(stalled) = &stalled {
+            let next = match status.workers.is_empty() {
+                true => format!("start one with {}", queue.command("work")),
+                false => format!("see {}", queue.command("doctor")),
+            };
+            render::note(styled(BAD, format!("STALLED {stalled}: {next}")));
         }
     }
-    Ok(if stalled { Exit::Failed } else { Exit::Ok })
+    let sound = stalled.is_none() && problems.is_empty() && status.unreadable.is_empty();
+    Ok(if sound { Exit::Ok } else { Exit::Failed })
 }
 
 fn print_status(queue: &Queue, status: &Status) {
-    let state = match &status.paused {
-        None => styled(GOOD, "running"),
-        Some(paused) => {
-            let by = sanitize(&paused.by, 60);
-            styled(
-                WARN,
-                format!(
-                    "paused {} ago by {by}: {}",
-                    elapsed_since(paused.since_ms),
-                    sanitize(&paused.reason, 100)
-                ),
-            )
-        }
+    let unreadable =
+        |name: &str| status.unreadable.iter().any(|part| part.key.ends_with(&format!(":{name}")));
+    let state = match (status.pauses.is_empty(), unreadable("paused")) {
+        (false, _) => styled(WARN, "paused"),
+        (true, true) => styled(BAD, "paused, as long as its pauses cannot be read"),
+        (true, false) => styled(GOOD, "running"),
     };
     render::line(format!("{}  {state}", styled(BOLD, queue.name())));
-    let oldest = status.oldest_ready().map_or_else(|| "-".to_owned(), render::format_duration);
-    let row = [status.inbox, status.ready, status.scheduled, status.exclusive, status.in_flight, status.dead];
-    let mut row: Vec<String> = row.iter().map(u64::to_string).collect();
+    for Paused { name, by, reason, since_ms } in &status.pauses {
+        let since = render::elapsed_since(*since_ms);
+        let [name, by, reason] =
+            [(name, 40), (by, 60), (reason, 100)].map(|(text, most)| sanitize(text, most));
+        render::line(styled(WARN, format!("paused  {since} ago as {name} by {by}: {reason}")));
+    }
+    let oldest = status.oldest_waiting().map_or_else(|| "-".to_owned(), render::format_duration);
+    let row = [
+        ("inbox", status.inbox),
+        ("ready", status.ready),
+        ("scheduled", status.scheduled),
+        ("exclusive", status.exclusive),
+        ("lease", status.in_flight),
+        ("dead", status.dead),
+    ];
+    let shown =
+        |(name, count): (&str, u64)| if unreadable(name) { "?".to_owned() } else { count.to_string() };
+    let mut row: Vec<String> = row.into_iter().map(shown).collect();
     row.push(oldest);
     let header = ["INBOX", "READY", "SCHEDULED", "EXCLUSIVE", "IN FLIGHT", "DEAD", "OLDEST"];
     render::line(render::table(&header, &[0, 1, 2, 3, 4, 5, 6], [row]));
-    if !status.today.is_empty() {
-        render::line(format!("today   {}", format_counts(&status.today)));
+    for (name, counts) in [("1h", &status.last_hour), ("24h", &status.last_day)] {
+        if !counts.is_empty() {
+            render::line(format!("{name:<7} {}", format_counts(counts)));
+        }
     }
+    print_memory(status);
     print_ceilings(status);
     status.workers.iter().for_each(print_worker);
+    for UnreadableKey { key, error } in &status.unreadable {
+        render::note(styled(BAD, format!("cannot read {}: {}", sanitize(key, 100), sanitize(error, 200))));
+    }
+    print_hints(queue, status);
+}
+
+/// What the queue takes up, by purpose, and how full Redis is.
+fn print_memory(status: &Status) {
+    let memory = &status.memory;
+    let each = Purpose::ALL.iter().filter(|purpose| memory.of(**purpose) > 0);
+    let each =
+        each.map(|purpose| format!("{} {}", purpose.as_str(), render::format_bytes(memory.of(*purpose))));
+    let purposes = each.collect::<Vec<_>>().join(" · ");
+    let redis = match &status.server {
+        Some(server) if server.maxmemory_bytes > 0 => {
+            let left = memory.full_in_ms.map(Duration::from_millis);
+            let left =
+                left.map_or_else(String::new, |left| format!(", full in {}", render::format_duration(left)));
+            format!(
+                "{:.0} % of {}{left}",
+                server.memory_filled() * 100.0,
+                render::format_bytes(server.maxmemory_bytes)
+            )
+        }
+        Some(server) => format!("{} used, no maxmemory", render::format_bytes(server.used_bytes)),
+        None => "?".to_owned(),
+    };
+    render::line(format!("memory  {redis}; {purposes}"));
+}
+
+fn print_hints(queue: &Queue, status: &Status) {
     let worst = status.dead_by_kind.iter().max_by_key(|(_, count)| **count);
     if let Some((kind, count)) = worst.filter(|(_, count)| **count > 0) {
         render::note(format!(
@@ -67,21 +122,32 @@ fn print_status(queue: &Queue, status: &Status) {
             queue.command(&format!("dead ls --kind {kind}"))
         ));
     }
-    if status.dead_filled() >= DEAD_NEARLY_FULL || status.evicted_today() > 0 {
+    if status.dead_filled() >= NEARLY_FULL || status.evicted_last_day() > 0 {
         render::note(styled(
             WARN,
             format!(
-                "the dead letters are at {:.0} % of their cap, {} were forgotten today: replay or discard some",
+                "the dead letters are at {:.0} % of their cap, {} were evicted in the last 24 h: replay or discard some",
                 status.dead_filled() * 100.0,
-                status.evicted_today()
+                status.evicted_last_day()
             ),
         ));
     }
-    let ceiling = status.backlog_max;
-    if status.backlog() >= ceiling {
+    if status.backlog() >= status.backlog_max {
+        let ceiling = status.backlog_max;
         render::note(styled(
             WARN,
-            format!("the backlog is at its ceiling of {ceiling}: the inbox waits, enqueue refuses"),
+            format!(
+                "the backlog is at its ceiling of {ceiling}: payloads stay in the inbox, enqueue refuses"
+            ),
+        ));
+    }
+    let memory = &status.memory;
+    if !memory.reports_evict && memory.reports_filled() >= NEARLY_FULL {
+        let percent = memory.reports_filled() * 100.0;
+        let stopped = if memory.reports_filled() >= 1.0 { ", nothing is claimed" } else { "" };
+        render::note(styled(
+            WARN,
+            format!("results are at {percent:.0} % of their cap{stopped}: {}", queue.command("results free")),
         ));
     }
 }
@@ -109,15 +175,28 @@ fn print_ceilings(status: &Status) {
 /// The worker on one line, and a line for each job that it runs, as far as they fit.
 fn print_worker(seen: &WorkerStatus) {
     let info = &seen.info;
+    let phase = match seen.silent {
+        true => styled(BAD, "SILENT"),
+        false => sanitize(&info.phase, 20),
+    };
     render::line(format!(
-        "worker  {}  {} of {} slots busy  {}{}  heartbeat {} ago",
+        "worker  {}  {} of {} slots busy  {phase}{}  heartbeat {} ago",
         sanitize(info.id.as_str(), 100),
         info.busy,
         info.slots,
-        sanitize(&info.phase, 20),
         breakers(&info.breakers),
         render::format_duration(Duration::from_millis(seen.heartbeat_age_ms)),
     ));
+    if seen.silent {
+        for (id, place) in seen.taken_over.iter().take(MAX_JOBS_SHOWN) {
+            render::line(format!("  {}  {}", sanitize(id, 128), sanitize(place, 120)));
+        }
+        let more = seen.taken_over.len().saturating_sub(MAX_JOBS_SHOWN);
+        if more > 0 {
+            render::line(format!("  and {more} more"));
+        }
+        return;
+    }
     info.in_flight.iter().take(MAX_JOBS_SHOWN).for_each(|job| render::line(job_line(job)));
     if info.in_flight.len() > MAX_JOBS_SHOWN {
         render::line(format!("  and {} more", info.in_flight.len() - MAX_JOBS_SHOWN));
@@ -155,15 +234,10 @@ fn breakers(open: &BTreeMap<String, String>) -> String {
     if each.is_empty() { String::new() } else { format!("  {}", styled(BAD, each.join(", "))) }
 }
 
-fn format_counts(today: &BTreeMap<String, u64>) -> String {
-    today
+fn format_counts(counts: &BTreeMap<String, u64>) -> String {
+    counts
         .iter()
         .map(|(name, count)| format!("{} {count}", sanitize(name, 40)))
         .collect::<Vec<_>>()
         .join(" · ")
-}
-
-fn elapsed_since(ms: u64) -> String {
-    let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(ms);
-    render::format_duration(Duration::from_millis(now.saturating_sub(ms)))
 }

@@ -175,7 +175,7 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
             }
             Err(e) => {
                 warn!(error = %e, in_flight = shared.in_flight.len(), "heartbeat failed: the leases were not renewed");
-                shared.observer.redis_down(&e);
+                shared.observer.redis_failed(&e);
                 pause = pause.min(backoff.next_delay());
             }
         }

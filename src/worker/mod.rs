@@ -10,9 +10,11 @@
 mod background;
 mod circuit_breakers;
 mod in_flight;
+mod log_gate;
 mod observe;
 mod outages;
 mod redis_backoff;
+mod redis_state;
 pub mod shutdown;
 mod summary;
 mod task;
@@ -20,7 +22,7 @@ mod threshold;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -33,7 +35,9 @@ use self::background::{Background, TaskExit};
 use self::circuit_breakers::CircuitBreakers;
 use self::in_flight::{InFlight, StopReason};
 use self::observe::Observer;
+pub use self::redis_state::RedisState;
 use self::shutdown::{Phase, Phases};
+use self::upkeep::LookerRole;
 use crate::pipeline::Pipeline;
 use crate::policy;
 use crate::policy::breaker::{ClaimLimit, Dependency};
@@ -42,8 +46,11 @@ use crate::sandbox::{Pool, Slot};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 
-/// The longest a claim waits for a wake-up before it polls again, so a lost wake-up costs at most this.
-const IDLE_WAIT: Duration = Duration::from_millis(500);
+/// The longest a claim waits for a wake-up before it polls again. A wake-up that was lost is replaced by the looker
+/// within a second; this covers the looker's own end.
+const IDLE_WAIT: Duration = Duration::from_secs(10);
+/// The same where what is waited for has no wake-up: another job's end, room in Redis, the end of `--until-empty`.
+const SHORT_WAIT: Duration = Duration::from_millis(500);
 /// Deregistering is optional: it must not delay the shutdown.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the slot of a killed child may take to be returned at shutdown: teardown of the largest heap,
@@ -92,8 +99,8 @@ pub struct Worker {
     pub id: WorkerId,
     /// Version of this build, for reports and dead letters.
     pub build: String,
-    /// Whether Redis answered the last command; shared with the health probes.
-    pub redis_answers: Arc<AtomicBool>,
+    /// What this worker knows of Redis; shared with the health probes.
+    pub redis: Arc<RedisState>,
     /// Exit once the queue is empty.
     pub until_empty: bool,
 }
@@ -115,6 +122,7 @@ struct Shared {
     /// Payloads left in adopted lists; unknown before the first look.
     adoptable: AtomicU64,
     breakers: CircuitBreakers,
+    looker: LookerRole,
 }
 
 impl Worker {
@@ -127,17 +135,19 @@ impl Worker {
             observer,
             breakers: CircuitBreakers::default(),
             adoptable: AtomicU64::new(u64::MAX),
+            looker: LookerRole::default(),
         });
         let mut background = Background::default();
         background.start("heartbeat", in_flight::heartbeat(Arc::clone(&shared)));
         background.start("ingest", upkeep::ingest(Arc::clone(&shared)));
-        background.start("upkeep", upkeep::promote_and_reclaim(Arc::clone(&shared)));
+        background.start("upkeep", upkeep::look_after_queue(Arc::clone(&shared)));
 
         let ended = shared.work(&mut background).await;
 
         background.shutdown().await;
         let deregistered = timeout(DEREGISTER_TIMEOUT, async {
             shared.observer.sync_outages().await;
+            shared.worker.queue.stop_looking(&shared.worker.id).await?;
             shared.worker.queue.leave(&shared.worker.id).await
         });
         let deregistered = deregistered.await;
@@ -194,7 +204,7 @@ impl Shared {
                 Err(e) => {
                     drop(slots);
                     preflighted = false;
-                    self.observer.redis_down(&e);
+                    self.observer.redis_failed(&e);
                     self.record_failure(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
                 }
             }
@@ -206,9 +216,23 @@ impl Shared {
     async fn claim(&self, preflighted: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
         if !*preflighted {
             self.worker.queue.preflight().await?.fit_for_work()?;
+            self.observer.settings_differ(&self.worker.queue.seed_settings().await?);
+            self.check_lost_queue().await?;
             *preflighted = true;
         }
         self.worker.queue.claim_many(&self.worker.id, most).await
+    }
+
+    /// Reports a queue whose keys are gone since this worker first saw them.
+    async fn check_lost_queue(&self) -> Result<(), queue::Error> {
+        let known = self.looker.knows_queue();
+        let lost = self.worker.queue.has_lost_queue().await?;
+        self.looker.saw_queue();
+        if known && lost {
+            self.observer.forgotten();
+            self.worker.queue.seed_settings().await?;
+        }
+        Ok(())
     }
 
     /// The slots to claim for: all that are free, or a single one with nothing in flight while a breaker is
@@ -254,6 +278,7 @@ impl Shared {
     async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> ClaimProgress {
         match claim {
             Claim::Delivery(delivery) => {
+                self.observer.has_room();
                 let (shared, alone) = (Arc::clone(self), delivery.is_exclusive());
                 let span = job_span(&delivery);
                 tasks.spawn(async move { task::run(&shared, *delivery, slot).await }.instrument(span));
@@ -277,13 +302,19 @@ impl Shared {
                 drop(slot);
                 self.rest_or_one_ends(tasks).await;
             }
+            Claim::NoRoom(why) => {
+                drop(slot);
+                self.observer.no_room(why);
+                self.rest(SHORT_WAIT).await;
+            }
             Claim::Empty | Claim::Paused | Claim::Full => {
                 drop(slot);
                 if self.worker.until_empty && tasks.is_empty() && self.nothing_left().await {
                     return ClaimProgress::Everything;
                 }
+                let wait = if self.worker.until_empty { SHORT_WAIT } else { IDLE_WAIT };
                 tokio::select! {
-                    () = self.worker.queue.wait(IDLE_WAIT) => {}
+                    () = self.worker.queue.wait(wait) => {}
                     () = self.phases().reached(Phase::Quiet) => {}
                 }
             }
@@ -301,7 +332,7 @@ impl Shared {
     async fn rest_or_one_ends(&self, tasks: &mut JoinSet<()>) {
         tokio::select! {
             Some(ended) = tasks.join_next() => note_panic(ended),
-            () = self.rest(IDLE_WAIT) => {}
+            () = self.rest(SHORT_WAIT) => {}
         }
     }
 

@@ -5,15 +5,21 @@
 //!
 //! Invariant: every verdict has exactly one log line and one count, by an exhaustive match.
 
+mod redis;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use super::Worker;
+use super::log_gate::LogGate;
 use super::outages::SharedOutages;
+use super::redis_state::RedisState;
 use super::shutdown::Phase;
 use super::summary::{Detail, SettledSummary, Subject, limit_hit};
 use super::threshold::{Crossing, ThresholdAlarm};
@@ -22,7 +28,7 @@ use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::verdict::{DeadLetterReason, PostponeReason};
 use crate::policy::breaker::Dependency;
-use crate::queue::{self, Buried, DEAD_NEARLY_FULL, Evicted, Presence, Status, WorkerHandle};
+use crate::queue::{Buried, Evicted, NEARLY_FULL, Presence, Purpose, Server, Status, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
 use crate::telemetry::sanitize;
@@ -39,11 +45,17 @@ pub(super) struct Observer {
     pool: Pool,
     queue: WorkerHandle,
     info: Presence,
-    redis_answers: Arc<AtomicBool>,
-    redis_told: AtomicBool,
-    respawns_told: AtomicU64,
+    redis: Arc<RedisState>,
+    redis_reported: AtomicBool,
+    respawns_reported: AtomicU64,
+    settings_reported: AtomicBool,
+    no_room_reported: AtomicBool,
+    health: Mutex<String>,
+    writes_refused: Mutex<Option<Instant>>,
+    buried_lines: LogGate,
     dead_letters: ThresholdAlarm,
     backlog: ThresholdAlarm,
+    results: ThresholdAlarm,
 }
 
 impl Observer {
@@ -66,14 +78,21 @@ impl Observer {
                 phase: Phase::Running.as_str().to_owned(),
                 slots: number(worker.pool.stats().slots),
                 busy: 0,
+                heartbeat_every_ms: millis(worker.config.heartbeat),
                 breakers: BTreeMap::new(),
                 in_flight: Vec::new(),
             },
-            redis_answers: Arc::clone(&worker.redis_answers),
-            redis_told: AtomicBool::new(false),
-            respawns_told: AtomicU64::new(0),
-            dead_letters: ThresholdAlarm::at(DEAD_NEARLY_FULL),
+            redis: Arc::clone(&worker.redis),
+            redis_reported: AtomicBool::new(false),
+            respawns_reported: AtomicU64::new(0),
+            settings_reported: AtomicBool::new(false),
+            no_room_reported: AtomicBool::new(false),
+            health: Mutex::default(),
+            writes_refused: Mutex::default(),
+            buried_lines: LogGate::default(),
+            dead_letters: ThresholdAlarm::at(NEARLY_FULL),
             backlog: ThresholdAlarm::at(1.0),
+            results: ThresholdAlarm::at(NEARLY_FULL),
         }
     }
 
@@ -81,9 +100,8 @@ impl Observer {
     pub(super) fn worker_info(&self) -> Presence {
         let stats = self.pool.stats();
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
-        let untold =
-            stats.respawned.saturating_sub(self.respawns_told.swap(stats.respawned, Ordering::Relaxed));
-        (0..untold).for_each(|_| self.metrics.fork_server_respawned());
+        let before = self.respawns_reported.swap(stats.respawned, Ordering::Relaxed);
+        (0..stats.respawned.saturating_sub(before)).for_each(|_| self.metrics.fork_server_respawned());
         self.metrics.alerts(self.alerts.counts());
         Presence { busy: number(stats.busy), ..self.info.clone() }
     }
@@ -166,7 +184,13 @@ impl Observer {
             command: self.queue.command(&format!("dead show {job}")),
             replayed: subject.replayed,
         });
-        error!(%job, pair = subject.pair(), kind = %reason.kind, stage = %reason.stage, detail, "dead letter");
+        match self.buried_lines.pass(reason.kind.as_str()) {
+            Some(suppressed) => {
+                let pair = subject.pair();
+                error!(%job, pair, kind = %reason.kind, stage = %reason.stage, detail, suppressed, "dead letter");
+            }
+            None => debug!(%job, kind = %reason.kind, "dead letter"),
+        }
     }
 
     /// A child died of an unclear cause and the job is run once more: an operator should check the limits.
@@ -178,7 +202,7 @@ impl Observer {
 
     /// Shares the outages this worker sees with the others, and alerts if this worker is the alert leader.
     pub(super) async fn sync_outages(&self) {
-        self.outages.sync_outages(self.redis_answers.load(Ordering::Relaxed)).await;
+        self.outages.sync_outages(self.redis.answers()).await;
     }
 
     /// A dependency failed: no job is claimed until a probe succeeds. One worker sends one alert per outage,
@@ -219,54 +243,33 @@ impl Observer {
     /// A delivery that was released and does not count.
     pub(super) fn released(&self, job: &JobId) {
         self.metrics.job(DeliveryOutcome::Released);
-        info!(%job, "handed back");
-    }
-
-    /// Redis is unreachable: each worker logs and alerts once per change, because without Redis there is no
-    /// alert leader.
-    pub(super) fn redis_down(&self, error: &queue::Error) {
-        let why = sanitize(&error.to_string(), DETAIL_BYTES);
-        self.metrics.redis_up(false);
-        if !self.redis_told.swap(true, Ordering::Relaxed) {
-            self.alerts.report_outage(OutageKind::Redis, &why);
-        }
-        let state = if matches!(error, queue::Error::Full(_)) { "is full" } else { "cannot be reached" };
-        match self.redis_answers.swap(false, Ordering::Relaxed) {
-            true => error!(error = why, "Redis {state}: what runs goes on, nothing new is claimed"),
-            false => debug!(error = why, "Redis still {state}"),
-        }
-    }
-
-    /// Redis answered a command.
-    pub(super) fn redis_up(&self) {
-        self.metrics.redis_up(true);
-        if self.redis_told.swap(false, Ordering::Relaxed) {
-            self.alerts.resolve_outage(OutageKind::Redis);
-        }
-        if !self.redis_answers.swap(true, Ordering::Relaxed) {
-            info!("Redis answers");
-        }
+        info!(%job, "released");
     }
 
     /// Redis is reachable but has lost the queue's data.
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
-        self.redis_told.store(true, Ordering::Relaxed);
+        self.redis_reported.store(true, Ordering::Relaxed);
         self.alerts.report_outage(OutageKind::Redis, LOST);
         error!("{LOST}");
     }
 
-    /// Reports dead letters dropped at a cap, if any were.
+    /// Reports what was evicted at a cap, if anything was.
     pub(super) fn evicted(&self, evicted: Evicted) {
-        let Evicted { by_age, by_count, by_bytes } = evicted;
+        let Evicted { by_age, by_count, by_bytes, results_by_age, results_by_bytes, done_marks } = evicted;
         for (cap, letters) in [("age", by_age), ("count", by_count), ("bytes", by_bytes)] {
             self.metrics.evicted(cap, letters);
         }
+        self.metrics.results_evicted("age", results_by_age);
+        self.metrics.results_evicted("bytes", results_by_bytes);
         if evicted.untimely() > 0 {
-            warn!(by_count, by_bytes, "dead letters forgotten: they are more or bigger than the caps allow");
+            warn!(by_count, by_bytes, "dead letters evicted: they are more or larger than the caps allow");
         }
         if by_age > 0 {
-            info!(letters = by_age, "dead letters forgotten: they are as old as they may be");
+            info!(letters = by_age, "dead letters evicted: older than dead_max_age");
+        }
+        if results_by_age + results_by_bytes + done_marks > 0 {
+            debug!(results_by_age, results_by_bytes, done_marks, "results evicted");
         }
     }
 
@@ -274,38 +277,55 @@ impl Observer {
     pub(super) fn task_exited(&self, task: &'static str, why: &str) {
         let why = sanitize(why, DETAIL_BYTES);
         self.alerts.report_outage(OutageKind::Task, &format!("{task}: {why}"));
-        error!(task, why, "a task that must not end has ended: leaving, to be started anew");
+        error!(task, why, "critical task exited; shutting down so the supervisor restarts us");
     }
 
     /// Exports the queue's counts as gauges, and reports what is almost full.
     pub(super) fn look(&self, status: &Status) {
         self.redis_up();
+        self.look_at_redis(status);
         self.metrics.queue(&QueueDepths {
             ready: status.ready,
             in_flight: status.in_flight,
             scheduled: status.scheduled,
             dead: status.dead,
             inbox: status.inbox,
-            oldest_ready_age: status.oldest_ready().unwrap_or_default(),
+            oldest_ready_age: status.oldest_waiting().unwrap_or_default(),
             hosts_full: status.ceilings.hosts_full,
             in_flight_filled: status.in_flight_filled(),
             backlog_filled: status.backlog_filled(),
             dead_filled: status.dead_filled(),
+            results: status.memory.results_count,
+            results_wait: !status.memory.reports_evict,
+            results_filled: status.memory.reports_filled(),
+            redis_filled: status.server.as_ref().map_or(0.0, Server::memory_filled),
+            full_in: status.memory.full_in_ms.map(Duration::from_millis),
         });
+        for purpose in Purpose::ALL {
+            self.metrics.memory(purpose.as_str(), status.memory.of(*purpose));
+        }
         self.metrics.paused(status.paused.is_some());
+        // Where the annotation was posted, being at the cap is how results are meant to go.
+        let filled = if status.memory.reports_evict { 0.0 } else { status.memory.reports_filled() };
+        self.crossed(OutageKind::Results, self.results.crossing(filled), || {
+            let [used, cap] = [status.memory.reports_bytes, status.memory.reports_cap_bytes].map(bytesize::ByteSize::b);
+            let free = self.queue.command("results free");
+            format!("{used} of {cap}; at the cap nothing is claimed: fetch and free some ({free}), or raise reports_max_bytes")
+        });
         self.crossed(OutageKind::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
             let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;
             let look = self.queue.command("dead ls");
             format!(
                 "{dead} letters of {dead_max_count}, {dead_bytes} bytes of {dead_max_bytes}; at a cap the oldest are \
-                 forgotten: replay or discard some ({look})"
+                 evicted: replay or discard some ({look})"
             )
         });
         self.crossed(OutageKind::Backlog, self.backlog.crossing(status.backlog_filled()), || {
             format!(
-                "{} jobs wait of {}: the inbox waits, enqueue refuses",
+                "{} jobs wait of {}: payloads stay in the inbox and enqueue refuses ({})",
                 status.backlog(),
-                status.backlog_max
+                status.backlog_max,
+                self.queue.command("status")
             )
         });
     }
@@ -326,7 +346,7 @@ impl Observer {
     }
 }
 
-/// The outage to report for an open breaker. Redis is left out: `redis_down` reports it with more detail.
+/// The outage to report for an open breaker. Redis is left out: `redis_failed` reports it with more detail.
 fn outage_of(dependency: Dependency) -> Option<OutageKind> {
     match dependency {
         Dependency::Redis => None,

@@ -161,7 +161,7 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
             Err(_) if Instant::now() > end => return None,
             Err(unsettled) => {
                 warn!(job = %unsettled.delivery.job.id, error = %unsettled.source, "not settled yet: trying again");
-                shared.observer.redis_down(&unsettled.source);
+                shared.observer.redis_failed(&unsettled.source);
                 (delivery, verdict) = (unsettled.delivery, unsettled.verdict);
                 // Even a short lease leaves time for several tries.
                 sleep(backoff.next_delay().min(lease / 10)).await;

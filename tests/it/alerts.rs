@@ -105,7 +105,7 @@ async fn an_outage_of_redis_is_one_alert_however_often_it_is_noticed() {
     assert_eq!(world.sentry.fingerprints(), [["outage", "redis"]]);
     assert!(text(&world.sentry.events()[0]).starts_with("outage: Redis is down"));
     assert_eq!(
-        worker.log_lines("Redis cannot be reached: what runs goes on, nothing new is claimed").len(),
+        worker.log_lines("Redis cannot be reached: jobs in flight continue, nothing is claimed").len(),
         1
     );
     assert!(worker.is_running());
@@ -176,7 +176,7 @@ async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_count
         .run(&["status"])
         .await
         .exited_with(0)
-        .stderr_contains(&["at 80 % of their cap, 0 were forgotten today"]);
+        .stderr_contains(&["at 80 % of their cap, 0 were evicted in the last 24 h"]);
 
     world.send(&gone[4..]).await;
     until("four are forgotten", async || {
@@ -187,7 +187,7 @@ async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_count
     until("it is seen", async || worker.metric("queue_dead_filled_ratio").await == 1.0).await;
     let status = world.run(&["status"]).await.exited_with(0);
     let status = status
-        .stderr_contains(&["at 100 % of their cap, 4 were forgotten today"])
+        .stderr_contains(&["at 100 % of their cap, 4 were evicted in the last 24 h"])
         .stdout_contains(&["evicted 4"]);
     assert!(!status.stderr.contains("ceiling"), "{status:?}");
 
@@ -212,8 +212,8 @@ async fn dead_letters_near_their_cap_of_bytes_are_an_alert_too() {
     world.until_dead_letters(1).await;
     let bytes = world.queue.status().await.unwrap().dead_bytes;
     // The next is of the same size, or nearly.
-    let tight = world.worker_with(&[("queue.dead_max_bytes", &format!("{}", bytes * 9 / 4))]);
-    tight.until_logged("working").await;
+    let tight = format!("dead_max_bytes={}B", bytes * 9 / 4);
+    world.run(&["queue", "set", &tight]).await.exited_with(0).stderr_contains(&["was 256.0 MiB"]);
     world.send(&[job_by_uuid("gone-1")]).await;
     until("an alert", async || outage_alerts(&world, "dead_letters").len() == 1).await;
     assert_eq!(world.dead().await.len(), 2, "before anything is forgotten");
@@ -230,7 +230,7 @@ async fn a_backlog_at_its_ceiling_is_one_alert_nothing_is_let_in_and_it_ends_whe
     world.send(&jobs[9..12]).await;
     until("an alert", async || outage_alerts(&world, "backlog").len() == 1).await;
     let first = outage_alerts(&world, "backlog").remove(0);
-    assert!(text(&first).contains("nothing is let in"), "{}", text(&first));
+    assert!(text(&first).contains("nothing more is admitted"), "{}", text(&first));
     assert!(text(&first).contains("10 jobs wait of 10"), "{}", text(&first));
     assert_eq!(worker.metric("queue_backlog_filled_ratio").await, 1.0);
     world.send(&jobs[12..]).await;

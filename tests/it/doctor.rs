@@ -15,7 +15,7 @@ fn levels(json: &Value, check: &str) -> Vec<(String, String)> {
 async fn a_good_redis_gets_a_clean_bill() {
     let small = World::with_redis_options(RedisOptions::default().persistent())
         .await
-        .with("queue.backlog_max", "50000");
+        .with("queue.backlog_max", "40000");
     let world = small.with("queue.dead_max_bytes", "64 MiB");
     let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
     let redis = levels(&json, "redis");

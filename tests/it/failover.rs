@@ -37,7 +37,7 @@ async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_
     until_replicated(&master).await;
 
     master.kill();
-    worker.until_logged("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
+    worker.until_logged("Redis cannot be reached: jobs in flight continue, nothing is claimed").await;
     gate.open();
     worker.until_logged("not settled yet: trying again").await;
     until("all is done", async || {

@@ -31,7 +31,7 @@ async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_set
 
     proxy.block();
     let (start, before) = (Instant::now(), proxy.connection_attempts());
-    worker.until_logged("Redis cannot be reached: what runs goes on, nothing new is claimed").await;
+    worker.until_logged("Redis cannot be reached: jobs in flight continue, nothing is claimed").await;
     gate.open();
     worker.until_logged("not settled yet: trying again").await;
     until("a while has passed", async || start.elapsed() > Duration::from_secs(3)).await;
@@ -51,7 +51,7 @@ async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_set
     world.until_event(&late.id, "done").await;
     assert_eq!(world.job_events(&held.id).await, ["done"], "once, by the delivery that had it");
     assert_eq!(
-        worker.log_lines("Redis cannot be reached: what runs goes on, nothing new is claimed").len(),
+        worker.log_lines("Redis cannot be reached: jobs in flight continue, nothing is claimed").len(),
         1
     );
     assert_eq!(gate.requests(), 1, "its page was fetched once");

@@ -106,7 +106,7 @@ async fn enqueue_refuses_when_the_backlog_is_at_its_ceiling() {
         .flat_map(|job| [job.encode(), b"\n".to_vec()].concat())
         .collect();
     let ran = world.run_with_stdin(&["enqueue", "-"], &lines).await.exited_with(1);
-    ran.stderr_contains(&["enqueued 1", "the backlog is full (queue.backlog_max)"]);
+    ran.stderr_contains(&["enqueued 1", "the backlog is at its ceiling (queue.backlog_max)"]);
     world.run(&["status"]).await.stderr_contains(&["the backlog is at its ceiling of 1"]);
 }
 

@@ -68,7 +68,7 @@ async fn a_hundred_jobs_of_a_rails_app_are_a_hundred_annotations_however_often_t
     let _worker = world.worker();
     let today = async |what: &str| {
         let status = world.queue.status().await.unwrap();
-        status.today.get(what).copied().unwrap_or_default() as usize
+        status.last_day.get(what).copied().unwrap_or_default() as usize
     };
 
     // Each asks for a comparison with its page's earliest version, too: here that is the one before it.

@@ -50,7 +50,7 @@ async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metr
         assert_eq!(report["skipped"]["reason"], reason, "{report}");
         assert!(!report["skipped"]["detail"].as_str().unwrap().is_empty(), "{report}");
         let status = world.queue.status().await.unwrap();
-        assert_eq!(status.today.get(&format!("skipped:{reason}")), Some(&1), "{:?}", status.today);
+        assert_eq!(status.last_day.get(&format!("skipped:{reason}")), Some(&1), "{:?}", status.last_day);
         let metric = format!("skips_total{{reason=\"{reason}\"}}");
         until(&metric, async || worker.metric(&metric).await == 1.0).await;
     }

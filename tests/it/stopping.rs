@@ -209,7 +209,7 @@ async fn a_worker_that_loses_its_beat_its_inbox_or_its_upkeep_says_so_hands_back
         std::fs::write(&file, "").unwrap();
         assert_eq!(worker.wait_for_exit().await.code(), Some(1), "so that it is started anew");
         was_released(&world, &held, "ready").await;
-        let said = worker.log_lines("a task that must not end has ended: leaving, to be started anew");
+        let said = worker.log_lines("critical task exited; shutting down so the supervisor restarts us");
         assert_eq!((said.len(), said[0]["task"].as_str()), (1, Some(task)));
         assert!(said[0]["why"].as_str().unwrap().contains("on purpose"), "{said:?}");
         assert_eq!(world.sentry.fingerprints(), [["outage", "task"]]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{JobId, LimitsRequest};
-use wm_analyzer::queue::{DeadFilter, Replayed};
+use wm_analyzer::queue::{DeadFilter, DeadLetter, Error, Replayed};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -130,7 +130,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
     assert_eq!(left(&queue).await[..3], [false, false, false]);
     assert_eq!(world.counter("evicted").await, 2);
     assert!(world.counter("outlived").await >= 1);
-    assert_eq!(queue.status().await.unwrap().evicted_today(), 2, "of old age nobody needs to be told");
+    assert_eq!(queue.status().await.unwrap().evicted_last_day(), 2, "of old age nobody needs to be told");
     world.check_invariants().await;
 }
 
@@ -159,4 +159,64 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     assert_eq!(queue.operator.replay(ids).await.unwrap()[0].1, Replayed::Replayed);
     assert!(claimed(&queue, "w").await.granted.is_empty());
     world.check_invariants().await;
+}
+
+/// All letters, as an operator lists them.
+async fn listed(queue: &Roles) -> Vec<DeadLetter> {
+    queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_letter_that_died_anew_since_it_was_listed_is_neither_replayed_nor_discarded() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let id = buried(&queue, FailureKind::Gone, "a.test").await;
+    let first = listed(&queue).await;
+    assert_eq!(queue.operator.replay(std::slice::from_ref(&id)).await.unwrap()[0].1, Replayed::Replayed);
+    let delivery = claimed(&queue, "w").await;
+    until("the server's clock has gone on", async || world.now_ms().await > first[0].died_ms).await;
+    let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
+
+    let granted = LimitsRequest::default();
+    assert_eq!(queue.operator.replay_letter(&first[0], granted).await.unwrap(), Replayed::DiedAnew);
+    let discards = queue.operator.discard_letters(&first).await;
+    assert_eq!((discards.discarded, &discards.missing[..]), (0, &[][..]));
+    assert_eq!(discards.died_anew, [id.clone()]);
+    assert_eq!(world.check_invariants().await[id.as_str()], "dead");
+
+    let second = listed(&queue).await;
+    assert_eq!(queue.operator.replay_letter(&second[0], granted).await.unwrap(), Replayed::Replayed);
+    let discards = queue.operator.discard_letters(&second).await;
+    assert_eq!((discards.discarded, discards.missing), (0, vec![id.clone()]), "it is live");
+    assert_eq!(world.check_invariants().await[id.as_str()], "ready");
+}
+
+#[tokio::test]
+async fn letters_are_replayed_and_discarded_while_redis_is_full() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(buried(&queue, FailureKind::Gone, "a.test").await);
+    }
+    let letters = listed(&queue).await;
+    world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
+    let refused = async || matches!(queue.producer.enqueue(&[job()]).await, Err(Error::Full(_)));
+    assert!(refused().await);
+
+    let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
+    assert_eq!(queue.operator.replay_letter(&letters[0], granted).await.unwrap(), Replayed::Replayed);
+    let by_id = queue.operator.replay(std::slice::from_ref(&letters[1].id)).await.unwrap();
+    assert_eq!(by_id[0].1, Replayed::Replayed);
+    let discards = queue.operator.discard_letters(&letters[2..3]).await;
+    assert_eq!(discards.discarded, 1, "{discards:?}");
+    assert_eq!(queue.operator.discard(std::slice::from_ref(&letters[3].id)).await.unwrap(), 1);
+
+    assert!(refused().await, "it was full all the time");
+    world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
+    let states = world.check_invariants().await;
+    let state = |letter: &DeadLetter| states.get(letter.id.as_str()).map(String::as_str);
+    assert_eq!(letters.iter().map(state).collect::<Vec<_>>(), [Some("ready"), Some("ready"), None, None]);
+    assert_eq!(claimed(&queue, "w").await.job.id, letters[0].id, "in the order in which they were replayed");
+    assert_eq!(claimed(&queue, "w").await.job.id, letters[1].id);
 }

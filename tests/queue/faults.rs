@@ -35,8 +35,7 @@ local function look(args)
   end
 end
 local redis = setmetatable({
-  call = function(...) look({ ... }) return whole.call(...) end,
-  pcall = function(...) look({ ... }) return whole.pcall(...) end,
+  call = function(...) look({ ... }) return whole.call(...) end, -- what is in a pcall fails nothing
 }, { __index = whole })
 ";
 

@@ -82,10 +82,30 @@ impl Stock {
         }
         assert!(places.is_empty(), "places without a job: {places:?}");
         let live = states.values().filter(|state| *state != "dead").count();
+        self.check_counted(&states, live);
         assert_eq!(self.names("unique:").count(), live, "locks");
         assert_eq!(self.fields("meta").get("dead_bytes").map_or(0, |text| text.parse().unwrap()), dead_bytes);
         self.check_hosts(&states, lined);
         states
+    }
+
+    /// What is counted is there: live jobs and their bytes, and each job that waits, by its age.
+    fn check_counted(&self, states: &BTreeMap<String, String>, live: usize) {
+        let meta = self.fields("meta");
+        let number = |field: &str| meta.get(field).map_or(0, |text| text.parse::<i64>().unwrap());
+        assert_eq!(number("jobs_count"), i64::try_from(live).unwrap(), "live jobs");
+        let (mut bytes, mut waiting) = (0, Vec::new());
+        for (id, state) in states {
+            let job = self.fields(&format!("job:{id}"));
+            bytes += job.get("bytes").map_or(0, |text| text.parse::<i64>().unwrap());
+            if ["ready", "exclusive"].contains(&state.as_str()) || job.contains_key("waits_for_host") {
+                waiting.push(id.as_str());
+            }
+        }
+        assert_eq!(number("jobs_bytes"), bytes, "bytes of live jobs");
+        let mut indexed: Vec<_> = self.pairs("waiting").map(|(id, _)| id).collect();
+        indexed.sort_unstable();
+        assert_eq!(indexed, waiting, "jobs that wait");
     }
 
     fn check_hosts(&self, states: &BTreeMap<String, String>, mut lined: usize) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
-use wm_analyzer::queue::{Admission, DeadFilter, DeadLetter, OutageReport, Settled, StartPermit};
+use wm_analyzer::queue::{
+    Admission, DeadFilter, DeadLetter, Looked, OutageReport, PauseName, Resumed, Setting, Settled,
+    StartPermit, Upkeep,
+};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -13,6 +16,8 @@ use crate::world::*;
 /// Leaves three dead letters: of a payload that was no job, and of two jobs.
 pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap().fit_for_work().unwrap();
+    queue.worker.seed_settings().await.unwrap();
+    let _new = queue.worker.has_lost_queue().await.unwrap();
     assert!(!queue.worker.has_lost_queue().await.unwrap());
     let all: Vec<Job> = (0..8).map(|_| job()).collect();
     let _ = queue.producer.enqueue(&all).await.unwrap();
@@ -51,6 +56,20 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
         let _ = queue.worker.outage("api", &worker("w"), sight, true).await.unwrap();
     }
     queue.worker.wait(Duration::from_millis(20)).await;
+    queue.worker.wait_for_inbox(Duration::from_millis(20)).await;
+    assert!(!queue.worker.is_done(&somewhere("a.test")).await.unwrap());
+    let seen = queue.worker.glance().await.unwrap();
+    queue.worker.publish_glance(&seen).await.unwrap();
+    assert_eq!(queue.last_glance().await.unwrap().unwrap().dead, seen.dead);
+    let _: i64 = world.ask("HINCRBY", &[&key("meta"), "jobs_count", "1"]).await;
+    until("the jobs are counted anew", async || {
+        queue.worker.upkeep().await.unwrap();
+        queue.orphans().await.unwrap() == 0
+    })
+    .await;
+    assert_eq!(queue.worker.look(&worker("w"), &mut Upkeep::default()).await.unwrap(), Looked::Here);
+    let _has_jobs = queue.worker.hold_look(&worker("w")).await.unwrap();
+    queue.worker.stop_looking(&worker("w")).await.unwrap();
     queue.worker.leave(&worker("w")).await.unwrap();
     world.check_invariants().await;
 }
@@ -67,10 +86,17 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     assert!(queue.operator.cancel(&jobs[0]).await.unwrap());
     assert_eq!(queue.operator.discard(&jobs[1..]).await.unwrap(), 1);
     queue.producer.push(&[b"{}".to_vec()]).await.unwrap();
-    queue.operator.pause("me", "a look").await.unwrap();
-    assert!(queue.operator.resume("me").await.unwrap().is_some());
-    assert!(queue.is_idle().await.unwrap());
+    queue.operator.pause(&PauseName::default(), "me", "a look").await.unwrap();
+    assert_eq!(queue.drained_by(&PauseName::default()).await.unwrap(), (true, 0));
+    assert!(matches!(queue.operator.resume(None, "me").await.unwrap(), Resumed::Resumed(_)));
     assert!(!queue.events("0", 10).await.unwrap().is_empty());
+    let (results, count) = queue.results(10).await.unwrap();
+    assert_eq!(results.len() as u64, count);
+    assert_eq!(queue.operator.free_results(100, None).await.unwrap().results, count);
+    let events_max = (Setting::EventsMax, "9000".to_owned());
+    assert_eq!(queue.operator.set("me", &[events_max]).await.unwrap().len(), 1);
+    assert!(queue.settings().await.unwrap().iter().any(|one| one.value == "9000" && one.stored));
+    assert!(queue.exists().await.unwrap());
     assert!(queue.report(uuid::Uuid::new_v4(), uuid::Uuid::new_v4()).await.unwrap().is_none());
     assert_eq!(queue.status().await.unwrap().dead, 1);
     world.check_invariants().await;

@@ -10,7 +10,9 @@ use wm_analyzer::job::report::{Diff, Op};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Heap, Presence, REPORT_MAX_BYTES, Replayed, RunningJob, Settled};
+use wm_analyzer::queue::{
+    Claim, Heap, PauseName, Presence, REPORT_MAX_BYTES, Replayed, Resumed, RunningJob, Settled,
+};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -230,17 +232,36 @@ async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
     let world = World::new().await;
     let queue = world.queue().await;
     enqueued(&queue).await;
-    queue.operator.pause("ada", "deploy of the db app").await.unwrap();
+    let default = PauseName::default();
+    assert!(queue.operator.pause(&default, "ada", "deploy of the db app").await.unwrap());
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused));
     let paused = queue.status().await.unwrap().paused.unwrap();
     assert_eq!((paused.by.as_str(), paused.reason.as_str()), ("ada", "deploy of the db app"));
-    assert!(queue.is_idle().await.unwrap());
-    assert_eq!(queue.operator.resume("ada").await.unwrap(), Some(paused));
-    assert_eq!(queue.operator.resume("ada").await.unwrap(), None);
+    assert_eq!(queue.drained_by(&default).await.unwrap(), (true, 0));
+    assert_eq!(queue.operator.resume(None, "ada").await.unwrap(), Resumed::Resumed(paused));
+    assert_eq!(queue.operator.resume(None, "ada").await.unwrap(), Resumed::NotPaused);
     let delivery = claimed(&queue, "w").await;
-    assert!(!queue.is_idle().await.unwrap());
+    assert_eq!(queue.drained_by(&default).await.unwrap(), (false, 1));
     drop(delivery);
     assert_eq!(world.ask::<u64>("XLEN", key("audit")).await, 3);
+}
+
+#[tokio::test]
+async fn one_pause_is_lifted_by_its_name_and_never_another_ones() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueued(&queue).await;
+    let [deploy, incident] = ["deploy", "incident"].map(|name| PauseName::parse(name).unwrap());
+    assert!(queue.operator.pause(&deploy, "ada", "a new build").await.unwrap());
+    assert!(queue.operator.pause(&incident, "bob", "the archive is down").await.unwrap());
+    let Resumed::Several(both) = queue.operator.resume(None, "ada").await.unwrap() else { panic!() };
+    assert_eq!(both.iter().map(|pause| pause.by.as_str()).collect::<Vec<_>>(), ["ada", "bob"]);
+    let unknown = PauseName::parse("other").unwrap();
+    assert!(matches!(queue.operator.resume(Some(&unknown), "ada").await.unwrap(), Resumed::Unknown(_)));
+    assert!(matches!(queue.operator.resume(Some(&deploy), "ada").await.unwrap(), Resumed::Resumed(_)));
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused), "by the other one");
+    assert!(matches!(queue.operator.resume(None, "bob").await.unwrap(), Resumed::Resumed(_)));
+    let _ = claimed(&queue, "w").await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use wm_analyzer::job::page::{PagePair, Version};
 use wm_analyzer::job::report::{Annotation, Diffs, Report};
 use wm_analyzer::job::verdict::{DeadLetterReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, WorkerId};
+use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, ReportsWhenFull, WorkerId};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 use wm_testbed::tcp_proxy::{TcpProxy, Upstream};
@@ -43,7 +43,11 @@ pub fn config(url: &str) -> Config {
         lease: Duration::from_secs(90),
         worker_ttl: Duration::from_secs(60),
         report_ttl: Duration::from_secs(3600),
+        reports_max_bytes: bytesize::ByteSize::mib(512),
+        reports_when_full: ReportsWhenFull::Evict,
         done_ttl: Duration::from_secs(3600),
+        done_max_count: 1_000_000,
+        suspects_max_count: 10_000,
         backlog_max: 100_000,
         in_flight_max: 0,
         host_in_flight_max: 64,
@@ -159,6 +163,7 @@ pub fn info(name: &str) -> Presence {
         phase: "running".into(),
         slots: 2,
         busy: 1,
+        heartbeat_every_ms: 5_000,
         breakers: Default::default(),
         in_flight: Vec::new(),
     }

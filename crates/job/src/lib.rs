@@ -29,6 +29,8 @@ pub mod skip;
 pub mod text;
 pub mod verdict;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -40,6 +42,8 @@ use self::text::quote;
 
 /// The largest accepted payload in bytes: references need no more (docs/design.md, "Producers").
 pub const MAX_PAYLOAD_BYTES: usize = 8 * 1024;
+/// How far ahead `run_at` may be.
+const MAX_RUN_AT_AHEAD: Duration = Duration::from_secs(366 * 86_400);
 /// The longest job id in bytes: a uuid, a suffix such as `.earliest`, and room for a producer's own scheme.
 pub(crate) const MAX_ID_BYTES: usize = 128;
 /// Suffix of a follow-up job's id.
@@ -213,7 +217,7 @@ impl Job {
             );
             return Err(Failure::new(FailureKind::Decode, detail));
         }
-        match serde_json::from_slice(payload) {
+        let job = match serde_json::from_slice(payload) {
             Ok(Value::Object(object)) if object.contains_key("v") => decode_native(object.into()),
             Ok(Value::Object(object)) => activejob::decode(object).unwrap_or_else(|| {
                 let detail = "field `v` is missing: write \"v\":1, or send an ActiveJob hash";
@@ -221,7 +225,8 @@ impl Job {
             }),
             Ok(_) => Err(Failure::new(FailureKind::Decode, "the payload is JSON but not an object")),
             Err(e) => Err(Failure::new(FailureKind::Decode, format!("not JSON: {e}"))),
-        }
+        };
+        job.and_then(check_run_at)
     }
 
     /// Decodes what [`Job::encode`] wrote. No size limit applies: that is for producers' payloads, and
@@ -272,6 +277,18 @@ fn decode_native(value: Value) -> Result<Job, Failure> {
         Failure::new(FailureKind::Decode, format!("field `{field}`: {}", e.into_inner()))
     })?;
     validate(job)
+}
+
+/// Refuses a time so far ahead that it is a mistake: in seconds taken for milliseconds, or of another century.
+fn check_run_at(job: Job) -> Result<Job, Failure> {
+    let latest = OffsetDateTime::now_utc() + MAX_RUN_AT_AHEAD;
+    match job.run_at.filter(|run_at| *run_at > latest) {
+        None => Ok(job),
+        Some(run_at) => {
+            let detail = format!("field `run_at` is {run_at}: at most a year ahead");
+            Err(Failure::new(FailureKind::Decode, detail))
+        }
+    }
 }
 
 /// Checks constraints that span several fields.
@@ -343,6 +360,11 @@ mod tests {
             (format!(r#"{{"v":1,"to":"{TO}","expires":1}}"#), FailureKind::Decode, "expires"),
             (format!(r#"{{"v":1,"to":"{TO}","id":"a b"}}"#), FailureKind::Decode, "field `id`"),
             (
+                format!(r#"{{"v":1,"to":"{TO}","run_at":"2999-01-01T00:00:00Z"}}"#),
+                FailureKind::Decode,
+                "field `run_at`",
+            ),
+            (
                 format!(r#"{{"v":1,"to":"{TO}","limits":{{"wall_ms":-1}}}}"#),
                 FailureKind::Decode,
                 "limits.wall_ms",
@@ -359,7 +381,7 @@ mod tests {
     fn a_follow_up_compares_the_same_version_with_the_earliest_and_is_followed_by_nothing() {
         let asked = |from: &str, earliest: bool| {
             let payload = format!(
-                r#"{{"v":1,"id":"a",{from}"to":"{TO}","priority":"low","run_at":"2030-01-02T03:04:05Z",
+                r#"{{"v":1,"id":"a",{from}"to":"{TO}","priority":"low","run_at":"2026-01-02T03:04:05Z",
                 "expires_at":"2031-01-02T03:04:05Z","compare_earliest":{earliest}}}"#
             );
             Job::decode(payload.as_bytes()).unwrap()

@@ -48,12 +48,20 @@ pub struct Config {
     /// How long a report is kept.
     #[serde(with = "wm_job::duration")]
     pub report_ttl: Duration,
+    /// Most bytes of results (reports and how jobs ended); at most 40 % of `maxmemory` whatever it says.
+    pub reports_max_bytes: ByteSize,
+    /// What happens when the results are at their cap.
+    pub reports_when_full: ReportsWhenFull,
     /// How long it is remembered that a pair was analysed.
     #[serde(with = "wm_job::duration")]
     pub done_ttl: Duration,
+    /// Most pairs that are remembered as analysed.
+    pub done_max_count: u64,
+    /// Most contents that are remembered because a worker vanished with them in a child.
+    pub suspects_max_count: u64,
     /// Most waiting jobs (ready, scheduled, solo) before nothing more is admitted.
     pub backlog_max: u64,
-    /// Most jobs in workers' in_flight at a time, all workers together; 0 is any number.
+    /// Most jobs in flight at a time, all workers together; 0 is any number.
     pub in_flight_max: u32,
     /// Most of them at one host; 0 is any number.
     pub host_in_flight_max: u32,
@@ -82,6 +90,18 @@ impl Config {
         }
         found
     }
+}
+
+/// What happens when the results are at their cap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportsWhenFull {
+    /// `evict` where annotations are posted to a db app, `wait` where Redis has the only copy.
+    Auto,
+    /// The oldest results are deleted.
+    Evict,
+    /// Nothing more is claimed until there is room.
+    Wait,
 }
 
 /// The longest name of a queue.
@@ -150,7 +170,11 @@ pub(crate) mod tests {
         lease = "90s"
         worker_ttl = "60s"
         report_ttl = "30days"
+        reports_max_bytes = "512 MiB"
+        reports_when_full = "auto"
         done_ttl = "30days"
+        done_max_count = 1_000_000
+        suspects_max_count = 10_000
         backlog_max = 1_000_000
         in_flight_max = 0
         host_in_flight_max = 64

@@ -14,7 +14,11 @@ pub enum Error {
     /// Redis cannot be reached or cannot answer now; the command may or may not have been carried out.
     #[error("Redis is not available: {0}")]
     Unavailable(String),
-    /// Redis is at `maxmemory`: nothing was written. Settling still works and frees memory.
+    /// Redis answers and refuses writes for now: its replicas or its persistence fail, or a script runs for too
+    /// long.
+    #[error("Redis refuses for now: {0}")]
+    Refusing(String),
+    /// Redis is at `maxmemory` and refused this write. Claims, settles and operators' commands go on.
     #[error("Redis is full: {0}")]
     Full(String),
     /// Redis refuses the command: credentials, permissions, or a key of the wrong type.
@@ -48,7 +52,7 @@ impl Error {
     /// True when the same call may succeed later without intervention.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Full(_) => true,
+            Self::Unavailable(_) | Self::Refusing(_) | Self::Full(_) => true,
             Self::Refused(_)
             | Self::NewerSchema { .. }
             | Self::Evicts(_)
@@ -85,9 +89,9 @@ impl From<RedisError> for Error {
             ) => Self::Unavailable(text),
             _ => match error.code() {
                 Some("OOM") => Self::Full(text),
-                // UNBLOCKED: a role switch; NOREPLICAS, MISCONF: the server refuses writes until its replicas
-                // or its persistence recover; BUSY: another script runs for too long.
-                Some("UNBLOCKED" | "NOREPLICAS" | "MISCONF" | "BUSY") => Self::Unavailable(text),
+                Some("NOREPLICAS" | "MISCONF" | "BUSY") => Self::Refusing(text),
+                // A role switch.
+                Some("UNBLOCKED") => Self::Unavailable(text),
                 _ => Self::Refused(text),
             },
         }

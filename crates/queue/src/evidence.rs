@@ -5,13 +5,14 @@ use wm_job::JobId;
 use wm_job::text::sha256_hex;
 use wm_job::verdict::DeadLetterReason;
 
-/// Bytes kept of a payload that is not a job: enough to identify it.
-pub(crate) const RAW_HEAD_BYTES: usize = 64 * 1024;
+/// Bytes kept of a payload that is not a job: enough to identify it, and little enough that a flood of them
+/// leaves room for other evidence.
+pub(crate) const RAW_HEAD_BYTES: usize = 2 * 1024;
 
 /// Evidence of a payload that is not a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RawPayload {
-    /// Its first 64 KiB.
+    /// Its first 2 KiB.
     pub head: Vec<u8>,
     /// Its full length in bytes.
     pub length: u64,

@@ -24,6 +24,7 @@ mod intake;
 mod lease;
 mod redis;
 mod role;
+mod settings;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until, timeout};
 
-pub use self::config::{Config, DEFAULT_NAME, QueueName};
+pub use self::config::{Config, DEFAULT_NAME, QueueName, ReportsWhenFull};
 pub use self::error::Error;
 pub use self::evidence::{Buried, RawPayload};
 pub use self::fleet::outage_reports::{AlertLeader, OutageReport};
@@ -40,28 +41,34 @@ pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob};
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;
 pub use self::inspect::ceilings::{Ceilings, HostWaiters};
-pub use self::inspect::control::Paused;
+pub use self::inspect::control::{DEFAULT_PAUSE, PauseName, Paused, Resumed};
 pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, Replayed};
 pub use self::inspect::events::Event;
-pub use self::inspect::status::{DEAD_NEARLY_FULL, Status, WorkerStatus};
+pub use self::inspect::memory::{Memory, Purpose};
+pub use self::inspect::results::{Ended, Freed};
+pub use self::inspect::status::{NEARLY_FULL, Status, UnreadableKey, WorkerStatus};
 pub use self::intake::admission::Admission;
 pub use self::intake::adopt::{Adopted, Adopter, ListState};
 pub use self::intake::foreign_list::ForeignList;
 pub use self::intake::inbox::Ingested;
-pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery};
+pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery, NoRoom};
+pub use self::lease::orphans::Orphans;
 pub use self::lease::settle::{Unreleased, Unsettled};
 pub use self::lease::settled::Settled;
 pub use self::lease::start::StartPermit;
 pub use self::lease::truncate::REPORT_MAX_BYTES;
-pub use self::lease::upkeep::{Evicted, Upkeep};
+pub use self::lease::upkeep::{Evicted, Looked, Upkeep};
 pub use self::redis::address::RedisAddress;
-pub use self::redis::server::Server;
+pub use self::redis::server::{Server, WriteHealth};
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
+pub use self::settings::{REDIS_SINK, Setting, SettingChange, SettingValue};
 
 use self::lease::batch::SettleBatcher;
 use self::redis::keys::Keys;
 use self::redis::pool::{Connection, RedisPool};
 
+/// How long to wait for the inbox where Redis refuses to.
+const REFUSED_WAIT: Duration = Duration::from_millis(200);
 /// This build's version, as stored in dead letters.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
 
@@ -74,14 +81,18 @@ pub struct Queue {
 struct Inner {
     config: Config,
     keys: Keys,
-    /// Where reports go; part of the key of a `done` mark, so each sink gets its own report on a pair.
+    /// Where reports go; part of the name of a `done` mark, so each sink gets its own report on a pair.
     sink: String,
+    /// The settings of `config`, as the scripts read them while the queue has none stored.
+    fallback_settings: String,
     redis: RedisPool,
     schema: OnceCell<()>,
     /// Each delivery in flight holds a clone and so is counted: a suspect is claimed only at zero.
     in_flight: Arc<()>,
     /// Tokens of claims whose reply was lost; the next claim repeats one to get the same jobs.
     unanswered: Mutex<Vec<String>>,
+    /// Where the search for orphans is, while there is one.
+    orphan_search: tokio::sync::Mutex<lease::orphans::Search>,
     /// Batches settles that end at the same moment into one call.
     batcher: SettleBatcher,
 }
@@ -104,10 +115,12 @@ impl Queue {
                 config: config.clone(),
                 keys,
                 sink: sink.to_owned(),
+                fallback_settings: settings::fallback(config, sink),
                 redis: RedisPool::new(config)?,
                 schema: OnceCell::new(),
                 in_flight: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
+                orphan_search: tokio::sync::Mutex::default(),
                 batcher: SettleBatcher::default(),
             }),
         };
@@ -128,6 +141,11 @@ impl Queue {
             DEFAULT_NAME => format!("wm-analyzer {words}"),
             name => format!("wm-analyzer {words} -Q {name}"),
         }
+    }
+
+    /// True when lists of another job system are emptied into the inbox: these cannot be waited for.
+    pub fn adopts(&self) -> bool {
+        !self.inner.config.adopt.is_empty()
     }
 
     /// Lease length: how long a delivery stays claimed without a heartbeat.
@@ -157,15 +175,32 @@ impl WorkerHandle {
     }
 
     async fn woken(&self, at_most: Duration) -> Result<(), Error> {
+        let mut command = ::redis::cmd("BLPOP");
+        command.arg(self.inner.keys.wake()).arg(at_most.as_secs_f64().max(0.001));
+        self.block(&command, at_most).await
+    }
+
+    /// Waits until the inbox has a payload, for `at_most` at the longest; as [`WorkerHandle::wait`], a hint only. A full
+    /// Redis refuses to wait.
+    pub async fn wait_for_inbox(&self, at_most: Duration) {
+        let end = Instant::now() + at_most;
+        // Moves the oldest payload to where it is: nothing changes, and it is the one command that waits for a list
+        // without taking from it.
+        let mut command = ::redis::cmd("BLMOVE");
+        let inbox = self.inner.keys.inbox();
+        command.arg(&inbox).arg(&inbox).arg(&["LEFT", "LEFT"]).arg(at_most.as_secs_f64().max(0.001));
+        if self.block(&command, at_most).await.is_err() {
+            sleep_until(end.min(Instant::now() + REFUSED_WAIT)).await;
+        }
+    }
+
+    async fn block(&self, command: &::redis::Cmd, at_most: Duration) -> Result<(), Error> {
         // Taken out of the pool while it waits: dropping this future drops the connection, and with it the
         // command.
         let redis = &self.inner.redis;
         let (generation, mut connection) = redis.waiting().await?;
         let patience = at_most + self.inner.config.response_timeout;
         connection.set_response_timeout(patience);
-        let seconds = at_most.as_secs_f64().max(0.001);
-        let mut command = ::redis::cmd("BLPOP");
-        command.arg(self.inner.keys.wake()).arg(seconds);
         timeout(patience, command.query_async::<::redis::Value>(&mut connection))
             .await
             .map_err(|_| Error::Unavailable("no answer while waiting".into()))?

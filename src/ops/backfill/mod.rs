@@ -65,6 +65,8 @@ enum BackfillError {
     Queue(Error),
     /// The backlog is at its ceiling.
     Full,
+    /// Redis is near `maxmemory`.
+    NoMemory,
     /// Interrupted by SIGINT.
     Interrupted,
     /// The cursor cannot be kept.
@@ -220,6 +222,7 @@ impl BackfillRun<'_> {
                     Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
                     Admission::AlreadyDone => count.already_done += 1,
                     Admission::Full => return Err(BackfillError::Full),
+                    Admission::NoMemory => return Err(BackfillError::NoMemory),
                 }
             }
         }
@@ -263,6 +266,10 @@ fn print_summary(
         Some(_) => "say the same again to go on".to_owned(),
         None => "say the same again: what is in the queue stays there once".to_owned(),
     };
+    let exit = match ended {
+        Err(BackfillError::NoMemory) => Exit::RedisFull,
+        Ok(()) | Err(_) => Exit::Failed,
+    };
     let why = match ended {
         Ok(()) if options.dry_run => {
             render::note(go_on);
@@ -280,9 +287,10 @@ fn print_summary(
         }
         Err(BackfillError::Api(failure)) => sanitize(&failure.to_string(), 500),
         Err(BackfillError::Full) => "the backlog is full (queue.backlog_max)".to_owned(),
+        Err(BackfillError::NoMemory) => "Redis is near maxmemory, where nothing more is admitted".to_owned(),
         Err(BackfillError::Interrupted) => "interrupted".to_owned(),
         Err(BackfillError::Cursor(error)) => format!("the cursor cannot be kept: {error}"),
     };
     render::error(format!("{why}; {go_on}"));
-    Ok(Exit::Failed)
+    Ok(exit)
 }

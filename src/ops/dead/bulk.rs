@@ -1,17 +1,19 @@
 //! The two bulk actions on dead letters: the plan first, a yes, the deed at a bounded rate, and the way back.
 
+use std::io;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{BulkOptions, DeadSelection, backup_line, count_by, detail, host, kind, select, usage_error};
+use super::copies::CopyOutput;
+use super::{BulkOptions, DeadSelection, Selected, count_by, detail, host, kind, select, usage_error};
 use crate::job::{JobId, LimitsRequest};
 use crate::ops::Exit;
 use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{DeadLetter, Error, OperatorHandle, Replayed};
 
-/// Dead letters per call of a script.
-const BATCH: usize = 100;
+/// Most dead letters between two waits for the rate.
+const STEP_MAX: usize = 100;
 /// Dead letters that a plan lists.
 const SAMPLE: usize = 5;
 
@@ -28,6 +30,13 @@ impl BulkAction {
         match self {
             Self::Replay(_) => "replay",
             Self::Discard => "discard",
+        }
+    }
+
+    fn past(self) -> &'static str {
+        match self {
+            Self::Replay(_) => "replayed",
+            Self::Discard => "discarded",
         }
     }
 
@@ -51,6 +60,34 @@ struct BulkResult {
     missing: usize,
     undecodable: usize,
     full: usize,
+    /// Replayed by somebody else and dead anew since they were listed: left alone.
+    died_anew: Vec<JobId>,
+    /// Ids given that are no dead letters.
+    unknown: Vec<JobId>,
+}
+
+impl BulkResult {
+    fn of(selected: &Selected) -> Self {
+        Self { selected: selected.letters.len(), unknown: selected.unknown.clone(), ..Self::default() }
+    }
+
+    /// Those that were not come to.
+    fn rest(&self) -> usize {
+        let Self { selected, done, duplicate, missing, undecodable, full, died_anew, unknown: _ } = self;
+        selected - done - duplicate - missing - undecodable - full - died_anew.len()
+    }
+
+    fn exit(&self) -> Exit {
+        if self.done == self.selected && self.unknown.is_empty() { Exit::Ok } else { Exit::Failed }
+    }
+}
+
+/// Why an action ended before its last dead letter.
+enum Stop {
+    /// Standard output did not take the copies: their letters and all after them are left alone.
+    Copies(io::Error),
+    /// Redis failed at this letter, which may be done or not; all after it are left alone.
+    Redis(JobId, Error),
 }
 
 /// Shows the plan, asks, and carries it out.
@@ -61,29 +98,38 @@ pub(super) async fn run(
     action: BulkAction,
     json: bool,
 ) -> Result<Exit, Error> {
-    let letters = match select(queue, selection).await? {
-        Ok(letters) => letters,
+    let selected = match select(queue, selection).await? {
+        Ok(selected) => selected,
         Err(what) => return Ok(usage_error(&what)),
     };
+    selected.name_unknown();
+    let letters = &selected.letters;
     if letters.is_empty() {
         render::note("no dead letters match: nothing to do");
         return Ok(Exit::NothingMatched);
     }
-    print_plan(queue, &letters, bulk, action);
+    print_plan(queue, letters, bulk, action);
+    let mut result = BulkResult::of(&selected);
     if bulk.dry_run {
         render::note("dry run: nothing changed");
         if json {
-            render::json(&BulkResult { selected: letters.len(), ..BulkResult::default() });
+            render::json(&result);
         }
-        return Ok(Exit::Ok);
+        return Ok(if result.unknown.is_empty() { Exit::Ok } else { Exit::Failed });
     }
     let question = format!("{} {} dead letters?", action.name(), letters.len());
     if let Err(exit) = render::confirm(&question, bulk.yes) {
         return Ok(exit);
     }
-    let result = run_batches(queue, &letters, bulk.rate, action).await?;
+    let stopped = match action {
+        BulkAction::Replay(granted) => replay(queue, letters, bulk.rate, granted, &mut result).await,
+        BulkAction::Discard => discard(queue, letters, bulk.rate, &mut result).await,
+    };
     print_summary(queue, &result, action, json);
-    Ok(if result.done == result.selected { Exit::Ok } else { Exit::Failed })
+    match stopped {
+        Ok(()) => Ok(result.exit()),
+        Err(stop) => explain(stop, &result, action),
+    }
 }
 
 fn print_plan(queue: &OperatorHandle, letters: &[DeadLetter], bulk: BulkOptions, action: BulkAction) {
@@ -105,41 +151,98 @@ fn print_plan(queue: &OperatorHandle, letters: &[DeadLetter], bulk: BulkOptions,
     }
 }
 
-async fn run_batches(
+/// The dead letters in steps: at most ten waits a second, so a rate is kept in small steps, not in one
+/// leap a second.
+struct Steps<'a> {
+    letters: std::slice::Chunks<'a, DeadLetter>,
+    tick: tokio::time::Interval,
+}
+
+impl<'a> Steps<'a> {
+    fn new(letters: &'a [DeadLetter], rate: f64) -> Self {
+        let step = ((rate / 10.0).ceil() as usize).clamp(1, STEP_MAX);
+        let tick = tokio::time::interval(Duration::from_secs_f64(step as f64 / rate));
+        Self { letters: letters.chunks(step), tick }
+    }
+
+    /// The next ones, when their time has come.
+    async fn next(&mut self) -> Option<&'a [DeadLetter]> {
+        let step = self.letters.next()?;
+        self.tick.tick().await;
+        Some(step)
+    }
+}
+
+async fn replay(
     queue: &OperatorHandle,
     letters: &[DeadLetter],
     rate: f64,
-    action: BulkAction,
-) -> Result<BulkResult, Error> {
-    let mut result = BulkResult { selected: letters.len(), ..BulkResult::default() };
-    // At most ten commands a second, so that a rate is kept in small steps and not in one leap a second.
-    let step = ((rate / 10.0).ceil() as usize).clamp(1, BATCH);
-    let mut tick = tokio::time::interval(Duration::from_secs_f64(step as f64 / rate));
-    for batch in letters.chunks(step) {
-        tick.tick().await;
-        let ids: Vec<JobId> = batch.iter().map(|letter| letter.id.clone()).collect();
-        match action {
-            BulkAction::Replay(granted) => {
-                for (_, replayed) in queue.replay_granting(&ids, granted).await? {
-                    match replayed {
-                        Replayed::Replayed => result.done += 1,
-                        Replayed::Duplicate { .. } => result.duplicate += 1,
-                        Replayed::Missing => result.missing += 1,
-                        Replayed::Undecodable => result.undecodable += 1,
-                        Replayed::Full => result.full += 1,
-                    }
-                }
-            }
-            BulkAction::Discard => {
-                let gone = queue.discard(&ids).await? as usize;
-                result.done += gone;
-                result.missing += ids.len() - gone;
-                // What is thrown away goes to stdout, so that it can be kept, and put back.
-                batch.iter().map(backup_line).for_each(render::line);
+    granted: LimitsRequest,
+    result: &mut BulkResult,
+) -> Result<(), Stop> {
+    let mut steps = Steps::new(letters, rate);
+    while let Some(step) = steps.next().await {
+        for letter in step {
+            let replayed = queue.replay_letter(letter, granted).await;
+            match replayed.map_err(|error| Stop::Redis(letter.id.clone(), error))? {
+                Replayed::Replayed => result.done += 1,
+                Replayed::Duplicate { .. } => result.duplicate += 1,
+                Replayed::Missing => result.missing += 1,
+                Replayed::DiedAnew => result.died_anew.push(letter.id.clone()),
+                Replayed::Undecodable => result.undecodable += 1,
+                Replayed::Full => result.full += 1,
             }
         }
     }
-    Ok(result)
+    Ok(())
+}
+
+/// What is thrown away goes to stdout first, so that it is kept, and can be put back.
+async fn discard(
+    queue: &OperatorHandle,
+    letters: &[DeadLetter],
+    rate: f64,
+    result: &mut BulkResult,
+) -> Result<(), Stop> {
+    let mut copies = CopyOutput::stdout().map_err(Stop::Copies)?;
+    let mut steps = Steps::new(letters, rate);
+    while let Some(step) = steps.next().await {
+        for batch in step.chunks(copies.batch()) {
+            copies.write(batch).await.map_err(Stop::Copies)?;
+            let discards = queue.discard_letters(batch).await;
+            result.done += discards.discarded;
+            result.missing += discards.missing.len();
+            result.died_anew.extend(discards.died_anew);
+            if let Some((id, error)) = discards.failed {
+                return Err(Stop::Redis(id, error));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says why an action ended early, what it left and what to do.
+fn explain(stop: Stop, result: &BulkResult, action: BulkAction) -> Result<Exit, Error> {
+    let name = action.name();
+    match stop {
+        Stop::Copies(error) => {
+            render::error(format!(
+                "stdout did not take the next copy ({error}), so {} dead letters were left alone: {name} \
+                 them again with stdout in a file that has room",
+                result.rest()
+            ));
+            Ok(Exit::Failed)
+        }
+        Stop::Redis(id, error) => {
+            render::error(format!(
+                "Redis failed while {id} was to be {}, which may have happened; {} dead letters after it \
+                 were left alone: {name} them when Redis answers again",
+                action.past(),
+                result.rest().saturating_sub(1)
+            ));
+            Err(error)
+        }
+    }
 }
 
 fn print_summary(queue: &OperatorHandle, result: &BulkResult, action: BulkAction, json: bool) {
@@ -147,27 +250,34 @@ fn print_summary(queue: &OperatorHandle, result: &BulkResult, action: BulkAction
         render::json(result);
         return;
     }
-    let BulkResult { selected, done, duplicate, missing, undecodable, full } = result;
+    let BulkResult { selected, done, duplicate, missing, undecodable, full, died_anew, unknown: _ } = result;
     let mut rest = Vec::new();
     for (count, what) in [
         (duplicate, "already live under another id"),
         (missing, "gone meanwhile"),
         (undecodable, "not a job at all"),
         (full, "kept out by a full backlog"),
+        (&died_anew.len(), "left alone, because they died anew meanwhile"),
+        (&result.rest(), "not come to"),
     ] {
         if *count > 0 {
             rest.push(format!("{count} {what}"));
         }
     }
     let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
-    match action {
-        BulkAction::Replay(_) => render::note(format!(
-            "replayed {done} of {selected}{rest}. What dies again comes back here; to stop them: {}",
+    let how_on = match action {
+        BulkAction::Replay(_) => format!(
+            ". What dies again comes back here; to stop them: {}",
             queue.command("queue pause --reason ...")
-        )),
-        BulkAction::Discard => render::note(format!(
-            "discarded {done} of {selected}{rest}. Their payloads are on stdout: keep them, and undo with {}",
+        ),
+        BulkAction::Discard if *done > 0 => format!(
+            ". Their payloads are on stdout: keep them, and undo with {}",
             queue.command("enqueue FILE")
-        )),
+        ),
+        BulkAction::Discard => String::new(),
+    };
+    render::note(format!("{} {done} of {selected}{rest}{how_on}", action.past()));
+    for id in died_anew {
+        render::note(format!("  died anew  {id}"));
     }
 }

@@ -1,16 +1,19 @@
 //! `dead ls | show | replay | discard`: look at dead letters, put them back, throw them away.
 //!
 //! A bulk action (`bulk`) works on a selection that is frozen before it is shown: what dies while it runs is
-//! not included.
+//! not included, and what was replayed and died anew in between is left alone. No letter is discarded before
+//! its copy is safe (`copies`).
 
 mod bulk;
+mod copies;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use time::OffsetDateTime;
 
 use self::bulk::BulkAction;
+use self::copies::as_json;
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, sanitize, styled};
 use crate::job::counts::DeliveryCounts;
@@ -93,32 +96,77 @@ fn filter(selection: &DeadSelection) -> Result<DeadFilter, String> {
     Ok(DeadFilter {
         kinds: kinds.collect::<Result<_, _>>()?,
         hosts: selection.hosts.clone(),
-        since: selection.since.map(|time| OffsetDateTime::now_utc() - time),
+        since: None,
         ids: ids.collect::<Result<_, _>>()?,
     })
+}
+
+/// What a command acts on.
+struct Selected {
+    /// The letters that match.
+    letters: Vec<DeadLetter>,
+    /// The ids given that are no dead letters.
+    unknown: Vec<JobId>,
+}
+
+impl Selected {
+    /// Says which of the ids given are unknown.
+    fn name_unknown(&self) {
+        self.unknown.iter().for_each(name_unknown);
+    }
+}
+
+fn name_unknown(id: &JobId) {
+    render::error(format!("no dead letter: {id}"));
 }
 
 async fn select(
     queue: &OperatorHandle,
     selection: &DeadSelection,
-) -> Result<Result<Vec<DeadLetter>, String>, Error> {
-    match filter(selection) {
-        Ok(filter) => Ok(Ok(queue.dead(&filter, selection.limit).await?)),
-        Err(what) => Ok(Err(what)),
+) -> Result<Result<Selected, String>, Error> {
+    let mut filter = match filter(selection) {
+        Ok(filter) => filter,
+        Err(what) => return Ok(Err(what)),
+    };
+    if let Some(time) = selection.since {
+        // Letters bear the time of Redis, from which this machine's may differ.
+        filter.since = Some(earlier(queue.server_time_ms().await?, time));
     }
+    if filter.ids.is_empty() {
+        let letters = queue.dead(&filter, selection.limit).await?;
+        return Ok(Ok(Selected { letters, unknown: Vec::new() }));
+    }
+    let mut given = HashSet::new();
+    filter.ids.retain(|id| given.insert(id.clone()));
+    let by_id = DeadFilter { ids: filter.ids.clone(), ..DeadFilter::default() };
+    let mut letters = queue.dead(&by_id, usize::MAX).await?;
+    let found: HashSet<&JobId> = letters.iter().map(|letter| &letter.id).collect();
+    let unknown = filter.ids.iter().filter(|id| !found.contains(id)).cloned().collect();
+    letters.retain(|letter| filter.takes(letter));
+    letters.truncate(selection.limit);
+    Ok(Ok(Selected { letters, unknown }))
+}
+
+/// So long before `now_ms`.
+fn earlier(now_ms: u64, time: Duration) -> OffsetDateTime {
+    let ms = now_ms.saturating_sub(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 
 async fn ls(queue: &OperatorHandle, selection: &DeadSelection, json: bool) -> Result<Exit, Error> {
-    let letters = match select(queue, selection).await? {
-        Ok(letters) => letters,
+    let selected = match select(queue, selection).await? {
+        Ok(selected) => selected,
         Err(what) => return Ok(usage_error(&what)),
     };
+    selected.name_unknown();
+    let letters = selected.letters;
     if json {
         render::json(&letters.iter().map(as_json).collect::<Vec<_>>());
     } else if letters.is_empty() {
         render::note("no dead letters match");
     } else {
-        render::line(letters_table(&letters));
+        render::line(letters_table(&letters, queue.server_time_ms().await?));
         render::note(format!("\n{}", count_by(&letters, kind)));
     }
     Ok(if letters.is_empty() { Exit::NothingMatched } else { Exit::Ok })
@@ -129,16 +177,14 @@ fn usage_error(what: &str) -> Exit {
     Exit::Usage
 }
 
-fn letters_table(letters: &[DeadLetter]) -> String {
-    let now = OffsetDateTime::now_utc();
+fn letters_table(letters: &[DeadLetter], now_ms: u64) -> String {
     let rows = letters.iter().map(|letter| {
-        vec![letter.id.to_string(), age(letter, now), kind(letter), host(letter), detail(letter, 60)]
+        vec![letter.id.to_string(), age(letter, now_ms), kind(letter), host(letter), detail(letter, 60)]
     });
     render::table(&["ID", "DIED", "KIND", "HOST", "DETAIL"], &[], rows)
 }
 
-fn age(letter: &DeadLetter, now: OffsetDateTime) -> String {
-    let now_ms = u64::try_from(now.unix_timestamp_nanos() / 1_000_000).unwrap_or_default();
+fn age(letter: &DeadLetter, now_ms: u64) -> String {
     format!("{} ago", render::format_duration(Duration::from_millis(now_ms.saturating_sub(letter.died_ms))))
 }
 
@@ -163,32 +209,6 @@ fn payload(letter: &DeadLetter) -> String {
     }
 }
 
-/// One line of JSON that keeps what a letter holds: the payload of a job, and of what is no job all that is
-/// left of it.
-fn backup_line(letter: &DeadLetter) -> String {
-    match &letter.content {
-        Content::Job(_) => payload(letter),
-        Content::Raw(_) => serde_json::json!({ "raw": as_json(letter)["raw"] }).to_string(),
-    }
-}
-
-fn as_json(letter: &DeadLetter) -> serde_json::Value {
-    let (job, raw) = match &letter.content {
-        Content::Job(job) => (serde_json::from_slice(&job.encode()).ok(), None),
-        Content::Raw(raw) => {
-            let head = String::from_utf8_lossy(&raw.head);
-            (
-                None::<serde_json::Value>,
-                Some(serde_json::json!({ "head": head, "length": raw.length, "hash": raw.hash })),
-            )
-        }
-    };
-    serde_json::json!({
-        "id": letter.id, "died_ms": letter.died_ms, "replays": letter.replays,
-        "host": letter.host(), "reason": letter.reason, "job": job, "raw": raw,
-    })
-}
-
 /// `timeout 19 · memory_exceeded 2`, most first.
 fn count_by(letters: &[DeadLetter], key: fn(&DeadLetter) -> String) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -206,21 +226,21 @@ async fn show(queue: &OperatorHandle, id: &str, json: bool) -> Result<Exit, Erro
         Err(what) => return Ok(usage_error(&what)),
     };
     let Some(letter) = queue.dead_letter(&id).await? else {
-        render::error(format!("no dead letter {id}"));
+        name_unknown(&id);
         return Ok(Exit::NothingMatched);
     };
     if json {
         render::json(&as_json(&letter));
     } else {
-        print_letter(queue, &letter);
+        print_letter(queue, &letter, queue.server_time_ms().await?);
     }
     Ok(Exit::Ok)
 }
 
-fn print_letter(queue: &OperatorHandle, letter: &DeadLetter) {
+fn print_letter(queue: &OperatorHandle, letter: &DeadLetter, now_ms: u64) {
     render::line(format!("{}  {}", styled(BAD, kind(letter)), styled(BOLD, &letter.id)));
     print_field("because", detail(letter, 500));
-    print_field("died", age(letter, OffsetDateTime::now_utc()));
+    print_field("died", age(letter, now_ms));
     if let Some(reason) = &letter.reason {
         print_reason(reason);
     }

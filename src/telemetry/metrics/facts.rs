@@ -67,7 +67,7 @@ pub struct QueueDepths {
     pub dead: u64,
     /// Payloads not yet admitted.
     pub inbox: u64,
-    /// How long the oldest ready job has waited; zero if none is ready.
+    /// How long the oldest waiting job has waited; zero if none waits.
     pub oldest_ready_age: Duration,
     /// Hosts at their limit, with jobs waiting for them.
     pub hosts_full: u64,
@@ -77,4 +77,14 @@ pub struct QueueDepths {
     pub backlog_filled: f64,
     /// Dead letters as a fraction of the limit that is closest.
     pub dead_filled: f64,
+    /// Results kept.
+    pub results: u64,
+    /// True where claims wait while results are at their cap; otherwise the oldest are evicted.
+    pub results_wait: bool,
+    /// Results as a fraction of their cap.
+    pub results_filled: f64,
+    /// Memory of Redis as a fraction of `maxmemory`; zero without one.
+    pub redis_filled: f64,
+    /// Time until Redis is full, if it goes on as in the last minute.
+    pub full_in: Option<Duration>,
 }

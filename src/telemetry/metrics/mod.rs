@@ -57,10 +57,17 @@ pub struct Metrics {
     fork_servers_respawned: Counter,
     queue_jobs: [Gauge; 6],
     queue_oldest: SecondsGauge,
-    queue_filled: [Gauge<f64, AtomicU64>; 3],
+    queue_filled: [Gauge<f64, AtomicU64>; 5],
+    queue_memory: Gauges,
+    queue_results: Gauge,
+    results_wait: Gauge,
+    redis_full_in: SecondsGauge,
+    results_evicted: Counters,
     queue_paused: Gauge,
     slots: Gauges,
     redis_up: Gauge,
+    redis_writable: Gauge,
+    redis_problems: Gauge,
     breakers: Gauges,
     isolation: Family<[(&'static str, String); 1], Gauge>,
     last_success: SecondsGauge,
@@ -87,6 +94,7 @@ impl Metrics {
             skips: registered(own, "skips", counters("reason", SkipReason::ALL)),
             dead_letters: registered(own, "dead_letters", counters("kind", FailureKind::ALL)),
             dead_letters_evicted: registered(own, "dead_letters_evicted", evicted),
+            results_evicted: registered(own, "results_evicted", counters("cap", &["age", "bytes"])),
             stage_seconds: registered(own, "stage_seconds", stage_seconds),
             wait_seconds: registered(own, "job_wait_seconds", wait_seconds),
             child_wall_seconds: registered(own, "child_wall_seconds", work_seconds()),
@@ -107,11 +115,19 @@ impl Metrics {
                 "queue_backlog_filled_ratio",
                 "queue_dead_filled_ratio",
                 "queue_in_flight_filled_ratio",
+                "queue_results_filled_ratio",
+                "redis_memory_filled_ratio",
             ]
             .map(|name| registered(own, name, Gauge::default())),
+            queue_memory: registered(own, "queue_memory_bytes", Gauges::default()),
+            queue_results: registered(own, "queue_results", Gauge::default()),
+            results_wait: registered(own, "queue_results_wait", Gauge::default()),
+            redis_full_in: registered(own, "redis_full_in_seconds", SecondsGauge::default()),
             queue_paused: registered(own, "queue_paused", Gauge::default()),
             slots: registered(own, "worker_slots", Gauges::default()),
             redis_up: registered(own, "redis_up", Gauge::default()),
+            redis_writable: registered(own, "redis_writable", Gauge::default()),
+            redis_problems: registered(own, "redis_problems", Gauge::default()),
             breakers: registered(own, "breaker_open", Gauges::default()),
             isolation: registered(own, "isolation", Family::default()),
             last_success: registered(own, "last_success_timestamp_seconds", SecondsGauge::default()),
@@ -192,10 +208,35 @@ impl Metrics {
             gauge.set(saturating_i64(count));
         }
         self.queue_oldest.set(depths.oldest_ready_age.as_secs_f64());
-        let shares = [depths.backlog_filled, depths.dead_filled, depths.in_flight_filled];
+        let shares = [
+            depths.backlog_filled,
+            depths.dead_filled,
+            depths.in_flight_filled,
+            depths.results_filled,
+            depths.redis_filled,
+        ];
         for (gauge, share) in self.queue_filled.iter().zip(shares) {
             gauge.set(share);
         }
+        self.queue_results.set(saturating_i64(depths.results));
+        self.results_wait.set(depths.results_wait.into());
+        self.redis_full_in.set(depths.full_in.map_or(f64::INFINITY, |left| left.as_secs_f64()));
+    }
+
+    /// Sets what the queue's keys take up for one purpose.
+    pub fn memory(&self, purpose: &'static str, bytes: u64) {
+        self.queue_memory.get_or_create(&[("purpose", purpose)]).set(saturating_i64(bytes));
+    }
+
+    /// Counts results that were deleted because of a limit: `age` or `bytes`.
+    pub fn results_evicted(&self, cap: &'static str, results: u64) {
+        self.results_evicted.get_or_create(&[("cap", cap)]).inc_by(results);
+    }
+
+    /// Sets whether Redis takes writes, and how many things are wrong with it.
+    pub fn redis_health(&self, writable: bool, problems: u64) {
+        self.redis_writable.set(writable.into());
+        self.redis_problems.set(saturating_i64(problems));
     }
 
     /// Sets whether the queue is paused.
@@ -296,7 +337,15 @@ mod tests {
             in_flight_filled: 0.5,
             backlog_filled: 0.25,
             dead_filled: 0.75,
+            results: 7,
+            results_wait: true,
+            results_filled: 0.1,
+            redis_filled: 0.6,
+            full_in: Some(Duration::from_secs(60)),
         });
+        metrics.memory("jobs", 8);
+        metrics.results_evicted("bytes", 9);
+        metrics.redis_health(true, 0);
         metrics.evicted("bytes", 6);
         metrics.paused(true);
         metrics.slots(4, 3);

@@ -85,6 +85,10 @@ pub enum OutageKind {
     DeadLetters,
     /// The backlog is at its limit: no job is admitted.
     Backlog,
+    /// Redis answers and something is wrong with it: memory, writes, persistence, a key of another type.
+    RedisHealth,
+    /// Results are near their cap, and Redis has the only copy of them: at the cap nothing is claimed.
+    Results,
     /// A critical task of a worker ended: the worker shuts down.
     Task,
 }
@@ -104,7 +108,9 @@ impl OutageKind {
             Self::Spawn => "children cannot be started",
             Self::Killed => "children are killed from outside (is the container too small?)",
             Self::DeadLetters => "the dead letters near their cap",
-            Self::Backlog => "the backlog is at its ceiling and nothing is let in",
+            Self::Backlog => "the backlog is at its ceiling and nothing more is admitted",
+            Self::RedisHealth => "Redis answers but is not well (see doctor)",
+            Self::Results => "the results near their cap, where nothing more is claimed",
             Self::Task => "a worker has lost one of its tasks and leaves",
         }
     }
@@ -117,6 +123,8 @@ impl OutageKind {
             Self::Killed => "children live to their end",
             Self::DeadLetters => "there is room for dead letters",
             Self::Backlog => "there is room in the backlog",
+            Self::RedisHealth => "Redis is well",
+            Self::Results => "there is room for results",
             Self::Task => "the worker has all its tasks",
         }
     }

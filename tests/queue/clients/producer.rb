@@ -31,7 +31,7 @@ case ARGV.fetch(0)
 when "adapter"
   AnalyzeChangeJob.queue_adapter = WmAnalysisAdapter.new
   to = version
-  at = Time.at(4_000_000_000, 250, :millisecond)
+  at = Time.at(Time.now.to_i + 86_400, 500, :millisecond)
   job = AnalyzeChangeJob.set(wait_until: at, priority: -1).perform_later(to)
   meant(job, to, run_at: at.utc.iso8601(3), priority: "high")
   # As ActiveJob.perform_all_later does it since Rails 7.1.

@@ -11,15 +11,17 @@ use crate::invariants::Stock;
 use crate::world::key;
 
 /// What may be left when every job is gone: memories, each with an end or a cap.
-const STAYS: [&str; 11] = [
-    "audit", "done:", "events", "meta", "report:", "seq", "stats:", "suspect:", "wake", "worker:", "workers",
+#[rustfmt::skip]
+const STAYS: [&str; 16] = [
+    "audit", "done:", "done_segments", "ended:", "events", "meta", "report:", "results", "seq", "settled:", "stats:",
+    "suspect:", "suspects", "wake", "worker:", "workers",
 ];
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
 const FIELDS: [&str; 30] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
     "deliveries", "failures", "ambiguous_exits", "crashes", "postponements", "postponed_ms", "releases", "replays",
-    "token", "worker", "claimed_ms", "settled", "content", "build", "hosts", "started",
+    "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "started",
     "suspect", "waits_for_host", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
 ];
 

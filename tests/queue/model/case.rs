@@ -8,7 +8,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
+use wm_analyzer::queue::{Claim, Config, Delivery, PauseName, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use super::Op;
@@ -140,11 +140,12 @@ impl<'w> Case<'w> {
             }
             Op::Pause => {
                 self.model.paused = true;
-                self.queues[0].operator.pause("ada", "to see").await.unwrap();
+                self.queues[0].operator.pause(&PauseName::default(), "ada", "to see").await.unwrap();
             }
             Op::Resume => {
-                (self.model.paused, self.model.woken) = (false, true);
-                let _ = self.queues[0].operator.resume("ada").await.unwrap();
+                self.model.woken |= self.model.paused;
+                self.model.paused = false;
+                let _ = self.queues[0].operator.resume(None, "ada").await.unwrap();
             }
             Op::FlushScripts => self.world.ask::<()>("SCRIPT", "FLUSH").await,
         }

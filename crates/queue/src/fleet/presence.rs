@@ -38,6 +38,8 @@ pub struct Presence {
     pub slots: u32,
     /// Jobs that it runs now.
     pub busy: u32,
+    /// Interval of its heartbeats in milliseconds.
+    pub heartbeat_every_ms: u64,
     /// State of its circuit breakers that are not closed, by dependency: while there is one, it claims no
     /// jobs, or one at a time.
     pub breakers: BTreeMap<String, String>,
@@ -146,7 +148,7 @@ impl WorkerHandle {
         heartbeat: &mut Heartbeat,
     ) -> Result<(), Error> {
         let keys = &self.inner.keys;
-        let told = &worker.in_flight[..worker.in_flight.len().min(RUNNING_MAX)];
+        let listed = &worker.in_flight[..worker.in_flight.len().min(RUNNING_MAX)];
         let mut call = self
             .call(&scripts::HEARTBEAT)
             .key(keys.workers())
@@ -166,10 +168,12 @@ impl WorkerHandle {
             .arg(worker.slots)
             .arg("busy")
             .arg(worker.busy)
+            .arg("heartbeat_every_ms")
+            .arg(worker.heartbeat_every_ms)
             .arg("breakers")
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
             .arg("in_flight")
-            .arg(serde_json::to_string(told).unwrap_or_default())
+            .arg(serde_json::to_string(listed).unwrap_or_default())
             .reply()
             .await?;
         while let Some(id) = reply.next() {

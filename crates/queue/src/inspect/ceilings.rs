@@ -3,16 +3,17 @@
 //! The cost does not depend on how many jobs wait: hosts are indexed by their number of waiters, and only
 //! those with the most are read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Queue;
 use crate::error::Error;
+use crate::inspect::parts::{Reads, UnreadableKey};
 
 /// Most hosts listed in a status.
 const HOSTS_MAX: usize = 10;
 
 /// The ceilings over all workers, and the hosts that jobs wait for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// Most jobs in flight at a time over all workers; 0 is unlimited.
     pub in_flight_max: u32,
@@ -25,7 +26,7 @@ pub struct Ceilings {
 }
 
 /// A host that jobs wait for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostWaiters {
     /// Host name without port.
     pub host: String,
@@ -36,26 +37,28 @@ pub struct HostWaiters {
 }
 
 impl Queue {
-    pub(crate) async fn ceilings(&self) -> Result<Ceilings, Error> {
-        let (keys, config) = (&self.inner.keys, &self.inner.config);
-        let mut pipe = redis::pipe();
-        pipe.cmd("ZCARD").arg(keys.waiting_hosts());
-        pipe.cmd("ZREVRANGE").arg(keys.waiting_hosts()).arg(0).arg(HOSTS_MAX - 1).arg("WITHSCORES");
-        let (hosts_full, waiters): (u64, Vec<(String, u64)>) = self.ask(&pipe).await?;
-        let mut inside: Vec<u64> = Vec::new();
-        if !waiters.is_empty() {
-            let mut pipe = redis::pipe();
-            for (host, _) in &waiters {
-                pipe.cmd("SCARD").arg(keys.host(host));
-            }
-            inside = self.ask(&pipe).await?;
+    pub(crate) async fn ceilings(
+        &self,
+        in_flight_max: u32,
+        host_in_flight_max: u32,
+        unreadable: &mut Vec<UnreadableKey>,
+    ) -> Result<Ceilings, Error> {
+        let keys = &self.inner.keys;
+        let mut reads = Reads::default();
+        reads.add(&["ZCARD"], &keys.waiting_hosts(), &[]);
+        let last = (HOSTS_MAX - 1).to_string();
+        reads.add(&["ZREVRANGE"], &keys.waiting_hosts(), &["0", &last, "WITHSCORES"]);
+        reads.add_plain("TIME");
+        let mut replies = self.read(reads).await?;
+        let (hosts_full, waiters): (u64, Vec<(String, u64)>) = (replies.next(), replies.next());
+        unreadable.append(&mut replies.unreadable);
+        let mut reads = Reads::default();
+        for (host, _) in &waiters {
+            reads.add(&["SCARD"], &keys.host(host), &[]);
         }
-        let one = |((host, waiting), in_flight)| HostWaiters { host, in_flight, waiting };
-        Ok(Ceilings {
-            in_flight_max: config.in_flight_max,
-            host_in_flight_max: config.host_in_flight_max,
-            hosts_full,
-            longest_host_waiters: waiters.into_iter().zip(inside).map(one).collect(),
-        })
+        let mut replies = self.read(reads).await?;
+        let mut one = |(host, waiting)| HostWaiters { host, in_flight: replies.next(), waiting };
+        let longest_host_waiters = waiters.into_iter().map(&mut one).collect();
+        Ok(Ceilings { in_flight_max, host_in_flight_max, hosts_full, longest_host_waiters })
     }
 }

@@ -56,6 +56,11 @@ impl DeadLetter {
             Content::Raw(_) => None,
         })
     }
+
+    /// The death that an act on this letter means; `None`, any, where its time cannot be read.
+    fn death(&self) -> Option<u64> {
+        Some(self.died_ms).filter(|ms| *ms > 0)
+    }
 }
 
 fn host_of(version: &Version) -> Option<String> {
@@ -76,7 +81,8 @@ pub struct DeadFilter {
 }
 
 impl DeadFilter {
-    fn takes(&self, letter: &DeadLetter) -> bool {
+    /// True if kind, host and time match; ids are not looked at.
+    pub fn takes(&self, letter: &DeadLetter) -> bool {
         let kind = letter.reason.as_ref().map(|reason| reason.kind);
         let any_kind = self.kinds.is_empty() || kind.is_some_and(|kind| self.kinds.contains(&kind));
         let any_host = self.hosts.is_empty() || letter.host().is_some_and(|host| self.hosts.contains(&host));
@@ -101,10 +107,33 @@ pub enum Replayed {
     },
     /// There is no dead letter with this id.
     Missing,
+    /// It was replayed by somebody else and died anew since it was listed; the letter stays.
+    DiedAnew,
     /// It is not a job; the letter stays.
     Undecodable,
     /// The backlog is at `backlog_max`; the letter stays.
     Full,
+}
+
+/// What became of the dead letters that were to be discarded.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Discards {
+    /// How many were deleted.
+    pub discarded: usize,
+    /// Those that were no dead letters any more.
+    pub missing: Vec<JobId>,
+    /// Those that were replayed and died anew since they were listed; these letters stay.
+    pub died_anew: Vec<JobId>,
+    /// The letter at which Redis failed, and how: whether it is deleted is not known. Those after it stay.
+    pub failed: Option<(JobId, Error)>,
+}
+
+/// What `discard.lua` answers.
+enum Discarded {
+    Discarded,
+    Missing,
+    DiedAnew,
 }
 
 impl OperatorHandle {
@@ -144,6 +173,16 @@ impl OperatorHandle {
     /// Those of Redis.
     pub async fn dead_letter(&self, id: &JobId) -> Result<Option<DeadLetter>, Error> {
         Ok(self.letters(std::slice::from_ref(id)).await?.pop())
+    }
+
+    /// The time of Redis in milliseconds since 1970: the clock of [`DeadLetter::died_ms`].
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn server_time_ms(&self) -> Result<u64, Error> {
+        let mut connection = self.connection().await?;
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        Ok(seconds * 1000 + micros / 1000)
     }
 
     async fn page(&self, index: &str, since_ms: u64, offset: usize) -> Result<Vec<JobId>, Error> {
@@ -190,7 +229,7 @@ impl OperatorHandle {
             let letters = self.letters(page).await?;
             for id in page {
                 let answer = match letters.iter().find(|letter| letter.id == *id).map(|l| &l.content) {
-                    Some(Content::Job(job)) => self.replay_job(id, job, granted).await?,
+                    Some(Content::Job(job)) => self.replay_job(job, id, None, granted).await?,
                     Some(Content::Raw(_)) => Replayed::Undecodable,
                     None => Replayed::Missing,
                 };
@@ -200,7 +239,28 @@ impl OperatorHandle {
         Ok(answers)
     }
 
-    async fn replay_job(&self, id: &JobId, job: &Job, granted: LimitsRequest) -> Result<Replayed, Error> {
+    /// Replays a letter that was listed before, with `granted` limits, unless it died anew since.
+    ///
+    /// # Errors
+    /// Those of Redis; the letter may be replayed.
+    pub async fn replay_letter(
+        &self,
+        letter: &DeadLetter,
+        granted: LimitsRequest,
+    ) -> Result<Replayed, Error> {
+        match &letter.content {
+            Content::Job(job) => self.replay_job(job, &letter.id, letter.death(), granted).await,
+            Content::Raw(_) => Ok(Replayed::Undecodable),
+        }
+    }
+
+    async fn replay_job(
+        &self,
+        job: &Job,
+        id: &JobId,
+        died_ms: Option<u64>,
+        granted: LimitsRequest,
+    ) -> Result<Replayed, Error> {
         let word = |limit: Option<u64>| limit.map_or(String::new(), |limit| limit.to_string());
         let mut reply = self
             .call(&scripts::REPLAY)
@@ -209,12 +269,13 @@ impl OperatorHandle {
             .arg(self.inner.config.backlog_max)
             .arg(job.pair())
             .arg(priority_offset(job.priority))
-            .arg(&[word(granted.wall_ms), word(granted.heap_bytes)])
+            .arg(&[word(granted.wall_ms), word(granted.heap_bytes), word(died_ms)])
             .reply()
             .await?;
         match reply.text()?.as_str() {
             "replayed" => Ok(Replayed::Replayed),
             "missing" => Ok(Replayed::Missing),
+            "died_anew" => Ok(Replayed::DiedAnew),
             "undecodable" => Ok(Replayed::Undecodable),
             "full" => Ok(Replayed::Full),
             "duplicate" => {
@@ -225,18 +286,49 @@ impl OperatorHandle {
         }
     }
 
-    /// Deletes dead letters for good; returns how many existed.
+    /// Deletes dead letters for good, whenever they died; returns how many existed.
     ///
     /// # Errors
     /// Those of Redis; earlier letters may be deleted.
     pub async fn discard(&self, ids: &[JobId]) -> Result<u64, Error> {
         let mut discarded = 0;
         for id in ids {
-            let mut reply =
-                self.call(&scripts::DISCARD).key(self.inner.keys.job(id)).arg(id.as_str()).reply().await?;
-            discarded += u64::from(reply.text()? == "discarded");
+            discarded += match self.discard_one(id, None).await? {
+                Discarded::Discarded => 1,
+                Discarded::Missing | Discarded::DiedAnew => 0,
+            };
         }
         Ok(discarded)
+    }
+
+    /// Deletes letters that were listed before for good, in order, except those that died anew since. It ends
+    /// at the first failure of Redis.
+    pub async fn discard_letters(&self, letters: &[DeadLetter]) -> Discards {
+        let mut discards = Discards::default();
+        for letter in letters {
+            match self.discard_one(&letter.id, letter.death()).await {
+                Ok(Discarded::Discarded) => discards.discarded += 1,
+                Ok(Discarded::Missing) => discards.missing.push(letter.id.clone()),
+                Ok(Discarded::DiedAnew) => discards.died_anew.push(letter.id.clone()),
+                Err(error) => {
+                    discards.failed = Some((letter.id.clone(), error));
+                    break;
+                }
+            }
+        }
+        discards
+    }
+
+    async fn discard_one(&self, id: &JobId, died_ms: Option<u64>) -> Result<Discarded, Error> {
+        let died_ms = died_ms.map_or(String::new(), |ms| ms.to_string());
+        let call = self.call(&scripts::DISCARD).key(self.inner.keys.job(id)).arg(id.as_str()).arg(died_ms);
+        let mut reply = call.reply().await?;
+        match reply.text()?.as_str() {
+            "discarded" => Ok(Discarded::Discarded),
+            "missing" => Ok(Discarded::Missing),
+            "died_anew" => Ok(Discarded::DiedAnew),
+            other => Err(reply.unexpected(other)),
+        }
     }
 }
 

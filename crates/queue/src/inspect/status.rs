@@ -1,39 +1,50 @@
 //! A summary of the queue's state, for people and programs.
+//!
+//! Invariant: every part is read by itself. One that cannot be read is named in `unreadable`, and the rest is shown.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
-use time::OffsetDateTime;
+use serde::{Deserialize, Serialize};
 
 use crate::Queue;
 use crate::error::Error;
-use crate::fleet::presence::{Presence, RunningJob};
-use crate::ids::WorkerId;
 use crate::inspect::ceilings::Ceilings;
-use crate::inspect::control::{Fields, Paused, paused_of};
-use wm_job::JobId;
+use crate::inspect::control::{Fields, Paused, pauses_of};
+use crate::inspect::memory::{self, Memory};
+pub use crate::inspect::parts::UnreadableKey;
+use crate::inspect::parts::{Reads, Replies};
+use crate::inspect::workers::WORKERS_MAX;
+pub use crate::inspect::workers::WorkerStatus;
+use crate::redis::keys::Keys;
+use crate::redis::scripts;
+use crate::redis::server::Server;
+use crate::role::WorkerHandle;
+use crate::settings::Setting;
+use wm_job::duration::millis;
 use wm_job::failure::FailureKind;
 
-/// Most workers listed in a status.
-const WORKERS_MAX: usize = 500;
+/// Share of a cap at which to warn, before the oldest is evicted.
+pub const NEARLY_FULL: f64 = 0.8;
 
-/// Share of a dead-letter cap at which to warn, before the oldest letters are evicted.
-pub const DEAD_NEARLY_FULL: f64 = 0.8;
-
-/// A worker, and the age of its last heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct WorkerStatus {
-    /// Its status entry; its jobs in flight are shown as still running.
-    #[serde(flatten)]
-    pub info: Presence,
-    /// Time since its last heartbeat in milliseconds.
-    pub heartbeat_age_ms: u64,
-}
+/// Length of a bucket of counters; the same as in `lua/common.lua`.
+const BUCKET_MS: u64 = 300_000;
+/// Buckets of an hour, and of a day.
+const HOUR_BUCKETS: u64 = 12;
+const DAY_BUCKETS: u64 = 288;
+/// Waiting jobs looked at for the oldest one that still waits.
+const OLDEST_LOOK: usize = 10;
+/// How long a published status counts.
+const GLANCE_TTL: Duration = Duration::from_secs(120);
+/// Time without a claim, while jobs wait and nothing runs, after which a queue is stalled: two heartbeats.
+const STALLED_MS: u64 = 10_000;
 
 /// A summary of the queue's state. The numbers are read one after another, not at one moment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// When it was read, in milliseconds since 1970 by the clock of Redis.
+    #[serde(default)]
+    pub at_ms: u64,
     /// Payloads not yet ingested.
     pub inbox: u64,
     /// Jobs that can be claimed now.
@@ -46,7 +57,7 @@ pub struct Status {
     pub exclusive: u64,
     /// Number of dead letters.
     pub dead: u64,
-    /// Bytes of payloads and evidence in dead letters.
+    /// Bytes of dead letters.
     pub dead_bytes: u64,
     /// Number of dead letters above which the oldest are evicted.
     pub dead_max_count: u64,
@@ -56,108 +67,240 @@ pub struct Status {
     pub dead_by_kind: BTreeMap<FailureKind, u64>,
     /// Number of waiting jobs at which no more are admitted.
     pub backlog_max: u64,
-    /// Time since the next ready job was admitted, in milliseconds.
+    /// Time since the oldest waiting job was admitted, in milliseconds: of any priority, also one that waits for its
+    /// host; or since the inbox was last empty, where that is longer.
     pub oldest_ready_ms: Option<u64>,
     /// Use of the ceilings that apply over all workers.
     pub ceilings: Ceilings,
-    /// Present while the queue is paused.
+    /// The pause that lasts longest, while the queue is paused.
     pub paused: Option<Paused>,
-    /// Today's counters (UTC): `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
-    pub today: BTreeMap<String, u64>,
+    /// All pauses in force, longest first.
+    pub pauses: Vec<Paused>,
+    /// Time since a job was last claimed, in milliseconds.
+    pub last_claim_ms: Option<u64>,
+    /// The worker that looks after the queue.
+    pub looker: Option<String>,
+    /// What the queue's keys take up.
+    pub memory: Memory,
+    /// The server; None where its `INFO` cannot be read.
+    pub server: Option<Server>,
+    /// Counters of the last hour: `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
+    pub last_hour: BTreeMap<String, u64>,
+    /// The same of the last 24 hours.
+    pub last_day: BTreeMap<String, u64>,
     /// Workers whose status entry has not expired.
+    #[serde(skip_deserializing)]
     pub workers: Vec<WorkerStatus>,
+    /// What could not be read; its numbers above are 0.
+    pub unreadable: Vec<UnreadableKey>,
+    /// Keys that have another type than they should, each with what to do.
+    pub wrong_types: Vec<String>,
 }
 
 impl Queue {
     /// Reads the queue's status, in a few round trips.
     ///
     /// # Errors
-    /// Those of Redis.
+    /// Those of Redis that concern the whole; see [`Status::unreadable`].
     pub async fn status(&self) -> Result<Status, Error> {
-        let (keys, config) = (&self.inner.keys, &self.inner.config);
-        let mut pipe = redis::pipe();
-        pipe.cmd("TIME").cmd("LLEN").arg(keys.inbox());
-        for zset in [keys.ready(), keys.scheduled(), keys.lease(), keys.exclusive(), keys.dead()] {
-            pipe.cmd("ZCARD").arg(zset);
+        let (mut status, now, workers) = self.summary().await?;
+        if let Some(server) = &mut status.server {
+            server.write = self.write_health().await?;
         }
-        pipe.cmd("HGET").arg(keys.meta()).arg("dead_bytes");
-        pipe.cmd("ZRANGE").arg(keys.ready()).arg(&["0", "0"]);
-        pipe.cmd("HGETALL").arg(keys.paused());
-        pipe.cmd("HGETALL").arg(keys.stats(OffsetDateTime::now_utc()));
-        pipe.cmd("ZREVRANGE").arg(keys.workers()).arg(0).arg(WORKERS_MAX - 1);
-        type Glance =
-            ((u64, u64), u64, u64, u64, u64, u64, u64, Option<u64>, Vec<String>, Fields, Fields, Vec<String>);
-        let glance: Glance = self.ask(&pipe).await?;
-        let ((seconds, micros), inbox, ready, scheduled, in_flight, exclusive, dead, dead_bytes, ..) = glance;
-        let (.., first, paused, today, workers) = glance;
+        let mut reads = Reads::default();
+        let newest = now / BUCKET_MS;
+        for bucket in (newest.saturating_sub(DAY_BUCKETS - 1))..=newest {
+            reads.add(&["HGETALL"], &self.inner.keys.stats(bucket), &[]);
+        }
+        let mut replies = self.read(reads).await?;
+        for bucket in (newest.saturating_sub(DAY_BUCKETS - 1))..=newest {
+            for (name, count) in replies.next::<BTreeMap<String, u64>>() {
+                if newest - bucket < HOUR_BUCKETS {
+                    *status.last_hour.entry(name.clone()).or_default() += count;
+                }
+                *status.last_day.entry(name).or_default() += count;
+            }
+        }
+        status.unreadable.append(&mut replies.unreadable);
+        status.workers = self.workers(now, &workers, &mut status.unreadable).await?;
+        if let Some(server) = &mut status.server {
+            server.write = self.write_health().await?;
+        }
+        if let Some(seen) = self.last_glance().await? {
+            status.memory.full_in_ms = seen.memory.full_in_ms;
+        }
+        Ok(status)
+    }
+
+    /// The status without counters and workers, the time of Redis, and the ids of the workers.
+    async fn summary(&self) -> Result<(Status, u64, Vec<String>), Error> {
+        let (keys, config) = (&self.inner.keys, &self.inner.config);
+        let reads = summary_reads(keys);
+        let mut replies = self.read(reads).await?;
+        let (seconds, micros): (u64, u64) = replies.next();
         let now = seconds * 1000 + micros / 1000;
-        Ok(Status {
+        let info: String = replies.next();
+        let server = (!info.is_empty()).then(|| Server::read(&info, 0));
+        let [inbox, ready, scheduled, in_flight, exclusive, dead] =
+            std::array::from_fn(|_| replies.next::<u64>());
+        let settings: Vec<Option<String>> = replies.next();
+        let own_policy = Setting::ReportsWhenFull.configured(config, &self.inner.sink);
+        let text = |at: usize| settings.get(at).and_then(Option::as_deref);
+        let number = |at: usize| text(at).and_then(|text| text.parse::<u64>().ok());
+        let oldest: Vec<(String, u64)> = replies.next();
+        let pauses = pauses_of(replies.next::<Fields>());
+        let looker: Option<String> = replies.next();
+        let workers: Vec<String> = replies.next();
+        let caps = (config.reports_max_bytes.as_u64(), config.dead_max_bytes.as_u64());
+        let max = server.as_ref().map_or(0, |server| server.maxmemory_bytes);
+        let memory = memory::take(&mut replies, keys, max, caps);
+        let Replies { mut unreadable, .. } = replies;
+        let (dead_by_kind, dead_indexes_bytes) = self.dead_by_kind(dead, &mut unreadable).await?;
+        let in_flight_max = number(4).and_then(|n| u32::try_from(n).ok()).unwrap_or(config.in_flight_max);
+        let host_max = number(5).and_then(|n| u32::try_from(n).ok()).unwrap_or(config.host_in_flight_max);
+        let oldest = [self.oldest_waiting(&oldest).await?, number(2).filter(|_| inbox > 0)];
+        let since = |then: u64| now.saturating_sub(then);
+        let status = Status {
+            at_ms: now,
             inbox,
             ready,
             scheduled,
             in_flight,
             exclusive,
             dead,
-            dead_bytes: dead_bytes.unwrap_or(0),
-            dead_max_count: config.dead_max_count,
-            dead_max_bytes: config.dead_max_bytes.as_u64(),
-            dead_by_kind: self.dead_by_kind().await?,
-            backlog_max: config.backlog_max,
-            oldest_ready_ms: self.waited(now, first.first()).await?,
-            ceilings: self.ceilings().await?,
-            paused: paused_of(paused),
-            today: today.into_iter().filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect(),
-            workers: self.workers(now, workers).await?,
-        })
+            dead_bytes: memory.dead_bytes,
+            dead_max_count: number(1).unwrap_or(config.dead_max_count),
+            dead_max_bytes: memory.dead_cap_bytes,
+            dead_by_kind,
+            backlog_max: number(0).unwrap_or(config.backlog_max),
+            oldest_ready_ms: oldest.into_iter().flatten().min().map(since),
+            ceilings: self.ceilings(in_flight_max, host_max, &mut unreadable).await?,
+            paused: pauses.first().cloned(),
+            pauses,
+            last_claim_ms: number(3).map(since),
+            looker,
+            memory: Memory {
+                reports_evict: text(6).unwrap_or(&own_policy) == "evict",
+                dead_bytes: memory.dead_bytes + dead_indexes_bytes,
+                ..memory
+            },
+            server,
+            unreadable,
+            wrong_types: self.wrong_types().await?,
+            ..Status::default()
+        };
+        Ok((status, now, workers))
     }
 
-    async fn dead_by_kind(&self) -> Result<BTreeMap<FailureKind, u64>, Error> {
-        let mut pipe = redis::pipe();
-        for &kind in FailureKind::ALL {
-            pipe.cmd("ZCARD").arg(self.inner.keys.dead_kind(kind));
+    /// Letters of each kind, without zeros, and the bytes of their indexes.
+    async fn dead_by_kind(
+        &self,
+        dead: u64,
+        unreadable: &mut Vec<UnreadableKey>,
+    ) -> Result<(BTreeMap<FailureKind, u64>, u64), Error> {
+        let mut reads = Reads::default();
+        let kinds = if dead == 0 { &[][..] } else { FailureKind::ALL };
+        for &kind in kinds {
+            let key = self.inner.keys.dead_kind(kind);
+            reads.add(&["ZCARD"], &key, &[]);
+            reads.add(&["MEMORY", "USAGE"], &key, &[]);
         }
-        let counts: Vec<u64> = self.ask(&pipe).await?;
-        Ok(FailureKind::ALL.iter().copied().zip(counts).filter(|(_, n)| *n > 0).collect())
+        let mut replies = self.read(reads).await?;
+        let (mut counts, mut bytes) = (BTreeMap::new(), 0);
+        for &kind in kinds {
+            let count: u64 = replies.next();
+            bytes += replies.next::<u64>();
+            if count > 0 {
+                counts.insert(kind, count);
+            }
+        }
+        unreadable.append(&mut replies.unreadable);
+        Ok((counts, bytes))
     }
 
-    async fn waited(&self, now: u64, first: Option<&String>) -> Result<Option<u64>, Error> {
-        let Some(Ok(id)) = first.map(|id| JobId::parse(id)) else { return Ok(None) };
-        let mut pipe = redis::pipe();
-        pipe.cmd("HGET").arg(self.inner.keys.job(&id)).arg("enqueued_ms");
-        let (admitted,): (Option<u64>,) = self.ask(&pipe).await?;
-        Ok(admitted.map(|then| now.saturating_sub(then)))
+    /// When the oldest job that still waits was admitted. The index is a hint: its jobs are asked.
+    async fn oldest_waiting(&self, oldest: &[(String, u64)]) -> Result<Option<u64>, Error> {
+        let mut reads = Reads::default();
+        for (id, _) in oldest {
+            reads.add(&["HGET"], &format!("{}job:{id}", self.inner.keys.prefix()), &["state"]);
+        }
+        let mut replies = self.read(reads).await?;
+        let waits =
+            |state: Option<String>| matches!(state.as_deref(), Some("ready" | "scheduled" | "exclusive"));
+        Ok(oldest.iter().find(|_| waits(replies.next())).map(|(_, since)| *since))
     }
 
-    async fn workers(&self, now: u64, ids: Vec<String>) -> Result<Vec<WorkerStatus>, Error> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for id in &ids {
-            pipe.cmd("HGETALL").arg(self.inner.keys.worker(id));
-        }
-        let entries: Vec<Fields> = self.ask(&pipe).await?;
-        Ok(ids.into_iter().zip(entries).filter_map(|(id, entry)| worker_of(now, &id, &entry)).collect())
+    /// What the looker published last, within [`GLANCE_TTL`].
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn last_glance(&self) -> Result<Option<Status>, Error> {
+        let mut reads = Reads::default();
+        reads.add(&["GET"], &self.inner.keys.glance(), &[]);
+        reads.add_plain("TIME");
+        let text: Option<String> = self.read(reads).await?.next();
+        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
     }
 }
 
-fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
-    let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
-    let heartbeat: u64 = text("heartbeat_ms").parse().ok()?;
-    let heartbeat_age_ms = now.saturating_sub(heartbeat);
-    let in_flight: Vec<RunningJob> = serde_json::from_str(&text("in_flight")).unwrap_or_default();
-    let info = Presence {
-        id: WorkerId::parse(id).ok()?,
-        host: text("host"),
-        pid: text("pid").parse().unwrap_or(0),
-        version: text("version"),
-        phase: text("phase"),
-        slots: text("slots").parse().unwrap_or(0),
-        busy: text("busy").parse().unwrap_or(0),
-        breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
-        in_flight: in_flight.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
-    };
-    Some(WorkerStatus { info, heartbeat_age_ms })
+/// The commands whose replies [`Queue::summary`] takes, in their order.
+fn summary_reads(keys: &Keys) -> Reads {
+    let mut reads = Reads::default();
+    reads.add_plain("TIME");
+    reads.add_plain("INFO");
+    reads.add(&["LLEN"], &keys.inbox(), &[]);
+    for zset in [keys.ready(), keys.scheduled(), keys.lease(), keys.exclusive(), keys.dead()] {
+        reads.add(&["ZCARD"], &zset, &[]);
+    }
+    let meta = [
+        "backlog_max",
+        "dead_max_count",
+        "inbox_since_ms",
+        "claimed_ms",
+        "in_flight_max",
+        "host_in_flight_max",
+        "reports_when_full",
+    ];
+    reads.add(&["HMGET"], &keys.meta(), &meta);
+    reads.add(&["ZRANGE"], &keys.waiting(), &["0", &(OLDEST_LOOK - 1).to_string(), "WITHSCORES"]);
+    reads.add(&["HGETALL"], &keys.paused(), &[]);
+    reads.add(&["GET"], &keys.looker(), &[]);
+    reads.add(&["ZREVRANGE"], &keys.workers(), &["0", &(WORKERS_MAX - 1).to_string()]);
+    memory::ask(&mut reads, keys);
+    reads
+}
+
+impl WorkerHandle {
+    /// Reads the status without counters and workers, as the looker does each time it looks.
+    ///
+    /// # Errors
+    /// As [`Queue::status`].
+    pub async fn glance(&self) -> Result<Status, Error> {
+        Ok(self.summary().await?.0)
+    }
+
+    /// Publishes a glance for the gauges of the other workers.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn publish_glance(&self, status: &Status) -> Result<(), Error> {
+        let text = serde_json::to_string(status).unwrap_or_default();
+        let call = self.call(&scripts::PUBLISH).key(self.inner.keys.glance());
+        call.arg(text).arg(millis(GLANCE_TTL)).arg(status.inbox).reply().await.map(drop)
+    }
+
+    /// The looker's name and what it published last, in one command.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn published(&self) -> Result<(Option<String>, Option<Status>), Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("MGET").arg(self.inner.keys.looker()).arg(self.inner.keys.glance());
+        let (found,): (Vec<Option<String>>,) = self.ask(&pipe).await?;
+        let mut found = found.into_iter();
+        let (looker, text) = (found.next().flatten(), found.next().flatten());
+        Ok((looker, text.and_then(|text| serde_json::from_str(&text).ok())))
+    }
 }
 
 impl Status {
@@ -184,14 +327,53 @@ impl Status {
         share(self.dead, self.dead_max_count).max(share(self.dead_bytes, self.dead_max_bytes))
     }
 
-    /// Dead letters evicted today (UTC) by count or bytes, not by age.
-    pub fn evicted_today(&self) -> u64 {
-        self.today.get("evicted").copied().unwrap_or(0)
+    /// Dead letters evicted in the last 24 hours by count or bytes, not by age.
+    pub fn evicted_last_day(&self) -> u64 {
+        self.last_day.get("evicted").copied().unwrap_or(0)
     }
 
-    /// Time since the next ready job was admitted.
-    pub fn oldest_ready(&self) -> Option<Duration> {
+    /// Time since the oldest waiting job was admitted.
+    pub fn oldest_waiting(&self) -> Option<Duration> {
         self.oldest_ready_ms.map(Duration::from_millis)
+    }
+
+    /// True when nothing is claimed because results are at their cap and Redis has the only copy of them.
+    pub fn waits_for_reports(&self) -> bool {
+        !self.memory.reports_evict && self.memory.reports_filled() >= 1.0
+    }
+
+    /// What is wrong with Redis and this queue's keys in it, worst first: each a sentence that ends in what to do.
+    pub fn problems(&self) -> Vec<String> {
+        let server = self.server.iter().flat_map(Server::problems);
+        server.chain(self.wrong_types.iter().cloned()).collect()
+    }
+
+    /// Why work waits although it should run; None where all is well. Needs [`Status::workers`].
+    pub fn stalled(&self) -> Option<String> {
+        let waiting = self.ready + self.exclusive + self.inbox;
+        if waiting == 0 || self.paused.is_some() {
+            return None;
+        }
+        let silent = self.workers.iter().filter(|worker| worker.silent).count();
+        match (self.workers.len(), silent) {
+            (0, _) => return Some(format!("{waiting} jobs wait and no worker lives")),
+            (all, silent) if all == silent => {
+                return Some(format!("{waiting} jobs wait and all {all} workers are silent"));
+            }
+            _ => {}
+        }
+        let idle = self.ready + self.exclusive > 0
+            && self.in_flight == 0
+            && self.last_claim_ms.is_none_or(|ms| ms > STALLED_MS)
+            && self.oldest_ready_ms.is_some_and(|ms| ms > STALLED_MS);
+        let since = self.last_claim_ms.map(Duration::from_millis);
+        let since = since.map_or("ever".to_owned(), |since| format!("for {} s", since.as_secs()));
+        let is_full = self.server.as_ref().is_some_and(|server| server.memory_filled() >= 1.0);
+        idle.then(|| match self.waits_for_reports() {
+            false if is_full => format!("{waiting} jobs wait, and Redis is at maxmemory"),
+            true => format!("{waiting} jobs wait for room for their results"),
+            false => format!("{waiting} jobs wait, nothing runs, and none was claimed {since}"),
+        })
     }
 }
 

@@ -1,8 +1,9 @@
-//! Admits jobs, and derives the keys of a pair: `unique` while a job for it is live, `done` afterwards.
+//! Admits jobs, and derives the names of a pair: `unique` while a job for it is live, `done` afterwards.
 //!
 //! A job whose older version is given only as a position in the page's history is not checked against `done`
 //! here: its pair is known only once resolved, and [`WorkerHandle::is_done`] checks it then.
 
+use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 
 use crate::Queue;
@@ -37,6 +38,8 @@ pub enum Admission {
     SameId,
     /// The backlog is at `backlog_max`; later jobs were not tried.
     Full,
+    /// Redis is near `maxmemory`; later jobs were not tried.
+    NoMemory,
 }
 
 /// A job to admit; `raw` is its payload at the head of the inbox, empty when it does not come from there.
@@ -54,7 +57,7 @@ pub(crate) enum AdmitReply {
 
 impl ProducerHandle {
     /// Admits jobs, in order, 100 per call to Redis; the results are in the same order. After
-    /// [`Admission::Full`] the rest is not tried and gets the same result.
+    /// [`Admission::Full`] or [`Admission::NoMemory`] the rest is not tried and gets the same result.
     ///
     /// # Errors
     /// Those of Redis; jobs of earlier batches may be admitted. Retrying is safe: [`Admission::SameId`].
@@ -67,11 +70,11 @@ impl ProducerHandle {
                     admissions.push(admission);
                 }
             }
-            if admissions.last() == Some(&Admission::Full) {
+            if let Some(stop @ (Admission::Full | Admission::NoMemory)) = admissions.last().cloned() {
+                admissions.resize(jobs.len(), stop);
                 break;
             }
         }
-        admissions.resize(jobs.len(), Admission::Full);
         Ok(admissions)
     }
 }
@@ -79,22 +82,22 @@ impl ProducerHandle {
 impl Queue {
     /// Admits at most [`BATCH`] candidates.
     pub(crate) async fn admit(&self, candidates: &[Candidate<'_>]) -> Result<Vec<AdmitReply>, Error> {
-        let mut call = self.call(&scripts::ADMIT).arg(self.inner.config.backlog_max).arg(candidates.len());
+        let mut call = self.call(&scripts::ADMIT).arg(candidates.len());
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
             let next = job.follow_up();
             let done_counts = job.from.given().is_some() && !job.again;
+            let done = if done_counts { self.done_name(&pair, ANALYSIS_VERSION) } else { Vec::new() };
             call = call
                 .key(self.inner.keys.job(&job.id))
                 .key(self.inner.keys.unique(&unique_name(&pair)))
-                .key(self.inner.keys.done(&self.done_name(&pair, ANALYSIS_VERSION)))
                 .arg(*raw)
                 .arg(job.id.as_str())
                 .arg(job.encode())
                 .arg(priority_offset(job.priority))
                 .arg(millis_of(job.run_at))
                 .arg(millis_of(job.expires_at))
-                .arg(u8::from(done_counts))
+                .arg(done)
                 .arg(pair)
                 .arg(next.as_ref().map(Job::encode).unwrap_or_default())
                 .arg(next.map(|next| unique_name(&next.pair())).unwrap_or_default());
@@ -113,6 +116,7 @@ impl Queue {
                 "already_done" => AdmitReply::Admission(Admission::AlreadyDone),
                 "same_id" => AdmitReply::Admission(Admission::SameId),
                 "full" => AdmitReply::Admission(Admission::Full),
+                "no_memory" => AdmitReply::Admission(Admission::NoMemory),
                 "moved" => AdmitReply::Moved,
                 other => return Err(reply.unexpected(other)),
             });
@@ -120,9 +124,11 @@ impl Queue {
         Ok(answers)
     }
 
-    /// SHA-256 for the `done` key of `pair`: a `done` mark is specific to the analysis version and the sink.
-    pub(crate) fn done_name(&self, pair: &str, analysis_version: u32) -> String {
-        sha256_hex(format!("{pair}\n{analysis_version}\n{}", self.inner.sink).as_bytes())
+    /// The name of `pair` in `done`, which is specific to the analysis version and the sink: 10 bytes of a
+    /// SHA-256, so that a million pairs keep apart and a mark costs Redis 16 bytes.
+    pub(crate) fn done_name(&self, pair: &str, analysis_version: u32) -> Vec<u8> {
+        let text = format!("{pair}\n{analysis_version}\n{}", self.inner.sink);
+        Sha256::digest(text.as_bytes())[..10].to_vec()
     }
 }
 
@@ -133,11 +139,9 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis.
     pub async fn is_done(&self, pair: &PagePair) -> Result<bool, Error> {
-        let done = self.done_name(&format!("{}..{}", pair.from.uuid, pair.to.uuid), ANALYSIS_VERSION);
-        let mut pipe = redis::pipe();
-        pipe.cmd("EXISTS").arg(self.inner.keys.done(&done));
-        let (is_done,): (bool,) = self.ask(&pipe).await?;
-        Ok(is_done)
+        let pair = format!("{}..{}", pair.from.uuid, pair.to.uuid);
+        let call = self.call(&scripts::IS_DONE).arg(self.done_name(&pair, ANALYSIS_VERSION)).arg(pair);
+        Ok(call.reply().await?.text()? == "1")
     }
 }
 

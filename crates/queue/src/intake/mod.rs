@@ -3,4 +3,5 @@
 pub(crate) mod admission;
 pub(crate) mod adopt;
 pub(crate) mod foreign_list;
+pub(crate) mod identity;
 pub(crate) mod inbox;

@@ -14,26 +14,33 @@ use tokio::sync::oneshot;
 
 use crate::Queue;
 use crate::error::Error;
+use crate::lease::result::Ending;
 use crate::lease::settled::{Settled, settled};
 use crate::redis::scripts::{self, ScriptReply};
-use wm_job::duration::millis;
 
 /// Most jobs settled in one call: about 2 ms of Redis time.
 const MOST: usize = 100;
-/// Most bytes of arguments in one call, unless it has only one job: what Redis reads within a millisecond.
+/// Most bytes of arguments in one call, unless it has only one job: what Redis reads within a millisecond, and may
+/// hold beyond `maxmemory` for that long.
 const MOST_BYTES: usize = 1 << 20;
 
-/// Arguments of one job for `settle.lua`. Keys: `job`, `unique`, `report`, `done`.
-/// Arguments: id, token, state, why, pair, report.
+/// One job for `settle.lua`.
 #[derive(Debug)]
 pub(crate) struct SettleCall {
-    pub(crate) keys: [String; 4],
-    pub(crate) args: [String; 6],
+    /// `job` and `unique`.
+    pub(crate) keys: [String; 2],
+    pub(crate) id: String,
+    pub(crate) token: String,
+    pub(crate) ending: Ending,
+    /// How it ended (JSON), by its id.
+    pub(crate) ended: String,
+    /// The pair's name in `done`.
+    pub(crate) done: Vec<u8>,
 }
 
 impl SettleCall {
     fn bytes(&self) -> usize {
-        self.args.iter().map(String::len).sum()
+        self.ending.report.len() + self.ending.summary.len() + self.ended.len()
     }
 }
 
@@ -113,14 +120,12 @@ impl Queue {
     }
 
     async fn settle_all(&self, calls: &[&SettleCall]) -> Result<ScriptReply, Error> {
-        let config = &self.inner.config;
-        let mut call =
-            self.call(&scripts::SETTLE).arg(millis(config.report_ttl)).arg(millis(config.done_ttl));
-        for settle in calls {
-            for key in &settle.keys {
-                call = call.key(key);
-            }
-            call = call.arg(&settle.args);
+        let mut call = self.call(&scripts::SETTLE);
+        for SettleCall { keys: [job, unique], id, token, ending, ended, done } in calls {
+            let Ending { state, why, pair, report, summary, posted } = ending;
+            call = call.key(job).key(unique);
+            call = call.arg(&[id, token, *state, *why, pair, ended, report, summary]);
+            call = call.arg(done).arg(if *posted { "1" } else { "" });
         }
         call.reply().await
     }

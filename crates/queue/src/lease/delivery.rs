@@ -71,6 +71,18 @@ pub enum Claim {
     /// A suspect waits until this worker has nothing in flight, or is in flight here: finish all deliveries
     /// before the next claim.
     Exclusive,
+    /// There is no memory in Redis for another result: jobs wait until it is made.
+    NoRoom(NoRoom),
+}
+
+/// Why there is no room for another result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum NoRoom {
+    /// Results are at `reports_max_bytes`, and Redis has the only copy of them.
+    Reports,
+    /// Redis is at `maxmemory`, and not because of this queue's jobs.
+    Memory,
 }
 
 /// Most jobs per claim, however many are requested: about 2 ms of Redis time.
@@ -164,7 +176,6 @@ impl WorkerHandle {
             .arg(Arc::strong_count(&self.inner.in_flight) - 1)
             .arg(u8::from(claim_token.unanswered))
             .arg(most.clamp(1, CLAIM_MOST))
-            .arg(self.inner.config.in_flight_max)
             .reply()
             .await?;
         claim_token.answered = true;
@@ -174,6 +185,8 @@ impl WorkerHandle {
             "paused" => Ok(vec![Claim::Paused]),
             "full" => Ok(vec![Claim::Full]),
             "exclusive" => Ok(vec![Claim::Exclusive]),
+            "reports_full" => Ok(vec![Claim::NoRoom(NoRoom::Reports)]),
+            "no_memory" => Ok(vec![Claim::NoRoom(NoRoom::Memory)]),
             other => Err(reply.unexpected(other)),
         }
     }

@@ -2,6 +2,8 @@
 
 pub(crate) mod batch;
 pub(crate) mod delivery;
+pub(crate) mod orphans;
+pub(crate) mod result;
 pub(crate) mod settle;
 pub(crate) mod settled;
 pub(crate) mod start;

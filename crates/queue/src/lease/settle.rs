@@ -1,26 +1,24 @@
 //! Carries out a verdict once, atomically, and only while the delivery holds its lease.
 //!
 //! Invariant: a failed settle returns the delivery and the verdict, so that it can be retried while the lease
-//! lasts. Retrying a settle whose reply was lost returns `Settled` (for a skip, which leaves no token behind,
-//! `Superseded`): nothing is written twice.
+//! lasts. Retrying a settle whose reply was lost returns `Settled` again: nothing is written twice.
 
 use std::time::Duration;
-
-use serde::Serialize;
 
 use crate::error::Error;
 use crate::evidence::RawPayload;
 use crate::ids::LeaseRef;
 use crate::lease::batch::SettleCall;
 use crate::lease::delivery::Delivery;
+use crate::lease::result::{Ending, death_report, ended};
 use crate::lease::settled::{Settled, settled};
-use crate::lease::truncate::{truncate_reason, truncate_report};
+use crate::lease::truncate::{shorten_reason, truncate_reason};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
+use crate::settings::REDIS_SINK;
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
 use wm_job::report::ANALYSIS_VERSION;
-use wm_job::skip::Skip;
 use wm_job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
 /// A settle that failed, with everything needed to retry it.
@@ -43,15 +41,6 @@ pub struct Unreleased {
     pub source: Error,
 }
 
-/// Stored in place of a report for a skipped job.
-#[derive(Serialize)]
-struct SkipReport<'a> {
-    schema_version: u32,
-    analysis_version: u32,
-    id: &'a str,
-    skipped: &'a Skip,
-}
-
 impl WorkerHandle {
     /// Carries out the verdict on a delivery.
     ///
@@ -67,29 +56,12 @@ impl WorkerHandle {
     async fn carry_out(&self, delivery: &Delivery, verdict: &Verdict) -> Result<Settled, Error> {
         match verdict {
             Verdict::Done(report) => {
-                let pair = format!("{}..{}", report.from, report.to);
-                let done = self.done_name(&pair, report.analysis_version);
-                self.settle_in_batch(self.ending(
-                    delivery,
-                    ("done", ""),
-                    pair,
-                    truncate_report(report),
-                    &done,
-                ))
-                .await
+                let ending = Ending::done(&delivery.job.id, report, self.inner.sink != REDIS_SINK);
+                self.settle_ended(delivery, ending, report.analysis_version).await
             }
             Verdict::Skip(skip) => {
-                let pair = delivery.job.pair();
-                let report = serde_json::to_string(&SkipReport {
-                    schema_version: 1,
-                    analysis_version: ANALYSIS_VERSION,
-                    id: delivery.job.id.as_str(),
-                    skipped: skip,
-                });
-                let done = self.done_name(&pair, ANALYSIS_VERSION);
-                let why = skip.reason.as_str();
-                let report = report.unwrap_or_default();
-                self.settle_in_batch(self.ending(delivery, ("skipped", why), pair, report, &done)).await
+                let ending = Ending::skipped(&delivery.job.id, delivery.job.pair(), skip);
+                self.settle_ended(delivery, ending, ANALYSIS_VERSION).await
             }
             Verdict::Retry { after, failure } => {
                 // An ambiguous exit of the child may not be the job's fault: it does not count as a failed
@@ -120,20 +92,22 @@ impl WorkerHandle {
         }
     }
 
-    /// Keys and arguments for `settle.lua`.
-    fn ending(
+    async fn settle_ended(
         &self,
         delivery: &Delivery,
-        (state, why): (&str, &str),
-        pair: String,
-        report: String,
-        done: &str,
-    ) -> SettleCall {
+        ending: Ending,
+        analysis_version: u32,
+    ) -> Result<Settled, Error> {
         let (keys, id) = (&self.inner.keys, &delivery.job.id);
-        SettleCall {
-            keys: [keys.job(id), keys.unique(&delivery.unique), keys.report(&pair), keys.done(done)],
-            args: [id.to_string(), delivery.token.clone(), state.to_owned(), why.to_owned(), pair, report],
-        }
+        self.settle_in_batch(SettleCall {
+            keys: [keys.job(id), keys.unique(&delivery.unique)],
+            id: id.to_string(),
+            token: delivery.token.clone(),
+            ended: ended(id, &ending.pair, ending.state, ending.why),
+            done: self.done_name(&ending.pair, analysis_version),
+            ending,
+        })
+        .await
     }
 
     async fn schedule(
@@ -179,7 +153,11 @@ impl WorkerHandle {
             .key(keys.job(&lease.id))
             .key(keys.unique(unique))
             .key(keys.dead_kind(reason.kind))
-            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str(), &truncate_reason(reason), pair]);
+            .arg(&[lease.id.as_str(), &lease.token, reason.kind.as_str()])
+            .arg(&[truncate_reason(reason), shorten_reason(reason)])
+            .arg(pair)
+            .arg(ended(&lease.id, pair, "dead", reason.kind.as_str()))
+            .arg(death_report(&lease.id, reason));
         let call = match &raw {
             Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
             None => call.arg(&["", "", ""]),

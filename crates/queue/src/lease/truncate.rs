@@ -2,6 +2,7 @@
 //!
 //! Invariant: the output is within its cap, and names every part that was left out.
 
+use wm_job::failure::Failure;
 use wm_job::report::Report;
 use wm_job::verdict::DeadLetterReason;
 
@@ -9,6 +10,8 @@ use wm_job::verdict::DeadLetterReason;
 pub const REPORT_MAX_BYTES: usize = 256 * 1024;
 /// Largest stored evidence of one dead letter, so that thousands fit within the cap on all of them.
 const REASON_MAX_BYTES: usize = 64 * 1024;
+/// Longest detail of shortened evidence, in characters.
+const SHORT_DETAIL_CHARS: usize = 200;
 /// Longest failure detail kept when evidence is truncated, in characters.
 const DETAIL_MAX_CHARS: usize = 4096;
 
@@ -19,13 +22,9 @@ const BODIES: Part = ("bodies", |report| report.bodies.clear());
 const PASSAGES: Part = ("passages", |report| report.passages.clear());
 const MISSING: Part = ("missing", |report| report.missing.clear());
 
-/// The report as JSON of at most [`REPORT_MAX_BYTES`]. Leaves out, as needed: the steps of the largest diff,
-/// of the next ones, passages, bodies, `missing`.
-pub(crate) fn truncate_report(report: &Report) -> String {
-    truncate(report, REPORT_MAX_BYTES)
-}
-
-fn truncate(report: &Report, max: usize) -> String {
+/// The report as JSON of at most `max` bytes. Leaves out, as needed: the steps of the largest diff, of the next
+/// ones, passages, bodies, `missing`.
+pub(crate) fn truncate_report(report: &Report, max: usize) -> String {
     let whole = json(report);
     if whole.len() <= max {
         return whole;
@@ -69,6 +68,18 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
     }
     sized.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
     sized.into_iter().map(|(_, part)| part).collect()
+}
+
+/// The evidence as JSON of at most 1 KiB, for a Redis near `maxmemory`: kind, stage, counts and the start of the
+/// detail.
+pub(crate) fn shorten_reason(reason: &DeadLetterReason) -> String {
+    let mut reason = reason.clone();
+    reason.bodies.clear();
+    let detail: String = reason.failure.detail.chars().take(SHORT_DETAIL_CHARS).collect();
+    let host = reason.failure.host.take().filter(|host| host.len() <= SHORT_DETAIL_CHARS);
+    reason.failure =
+        Failure { host, ..Failure::new(reason.kind, format!("{detail} (shortened: Redis was full)")) };
+    json(&reason)
 }
 
 /// The evidence as JSON of at most [`REASON_MAX_BYTES`]: cuts a long detail first, then leaves out the
@@ -153,7 +164,7 @@ mod tests {
             (2000, 3000, 2000, &["html_source_dmp.diff", "html_text_dmp.diff", "bodies"]),
         ];
         for (text, source, url, omitted) in cases {
-            let fitted = truncate(&report(text, source, url), 1200);
+            let fitted = truncate_report(&report(text, source, url), 1200);
             assert!(fitted.len() <= 1200, "{}", fitted.len());
             let read: Report = serde_json::from_str(&fitted).unwrap();
             assert_eq!(read.omitted, omitted);

@@ -1,12 +1,17 @@
-//! Upkeep: promotes scheduled jobs that are due, reclaims expired leases, evicts dead letters beyond the
-//! caps.
+//! Upkeep: promotes scheduled jobs that are due, reclaims expired leases, evicts what is beyond its cap, files
+//! orphans again.
 //!
-//! Every worker runs it about once a second; concurrent runs are safe. Each run also records its time: after
-//! a gap of half a lease, no crash is counted for a grace period of one lease (`lua/reclaim.lua`).
+//! One worker at a time is the *looker*, by a lease of seconds, and runs it about once a second; concurrent runs are
+//! safe. Each run also records its time: after a gap of half a lease, no crash is counted for a grace period of one
+//! lease (`lua/reclaim.lua`).
+
+use std::time::Duration;
 
 use crate::BUILD;
 use crate::error::Error;
 use crate::evidence::Buried;
+use crate::ids::WorkerId;
+use crate::lease::orphans::{Orphans, Search};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::JobId;
@@ -17,8 +22,12 @@ use wm_job::failure::FailureKind;
 const PROMOTE_BATCH: u32 = 200;
 /// Most leases reclaimed in one call.
 const RECLAIM_BATCH: u32 = 100;
-/// Most dead letters evicted in one call.
+/// Most dead letters, and most results, evicted in one call.
 const TRIM_BATCH: u32 = 100;
+/// How long a worker is the looker without having looked again.
+const LOOKER_TTL: Duration = Duration::from_secs(4);
+/// The same while the queue is empty, and the looker looks less often.
+const IDLE_LOOKER_TTL: Duration = Duration::from_secs(8);
 /// Most calls of each script per upkeep; the rest waits for the next one.
 const ROUNDS: u32 = 10;
 
@@ -29,8 +38,24 @@ pub struct Evicted {
     pub by_age: u64,
     /// Evicted because there were more than `dead_max_count`.
     pub by_count: u64,
-    /// Evicted because together they exceeded `dead_max_bytes`.
+    /// Evicted because together they exceeded `dead_max_bytes`, or 15 % of `maxmemory`.
     pub by_bytes: u64,
+    /// Results deleted because older than `report_ttl`: expected.
+    pub results_by_age: u64,
+    /// Results deleted because together they exceeded their cap, or Redis was near `maxmemory`.
+    pub results_by_bytes: u64,
+    /// Marks of analysed pairs that were forgotten.
+    pub done_marks: u64,
+}
+
+/// Whether a call to [`WorkerHandle::look`] did the work.
+#[must_use]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// This worker is the looker, and ran upkeep.
+    Here,
+    /// Another worker is.
+    Elsewhere,
 }
 
 impl Evicted {
@@ -49,8 +74,12 @@ pub struct Upkeep {
     pub reclaimed: u64,
     /// Jobs buried as `crash_loop`.
     pub buried: Vec<Buried>,
-    /// Dead letters evicted beyond the caps.
+    /// Dead letters and results evicted beyond the caps.
     pub evicted: Evicted,
+    /// Jobs and index entries that had parted.
+    pub orphans: Orphans,
+    /// True while the counter of live jobs and the indexes disagree.
+    pub orphans_suspected: bool,
     /// True during the grace period after a gap in upkeep: expired leases are not reclaimed.
     pub grace_period: bool,
 }
@@ -72,9 +101,65 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; `done` holds the results of the completed steps.
     pub async fn run_upkeep(&self, done: &mut Upkeep) -> Result<(), Error> {
-        self.reclaim(done).await?;
-        self.promote(done).await?;
-        self.trim(done).await
+        self.look_as("", done).await.map(drop)
+    }
+
+    /// Runs upkeep if `worker` is the looker or nobody is, and adds its results to `done`.
+    ///
+    /// # Errors
+    /// Those of Redis; `done` holds the results of the completed steps.
+    pub async fn look(&self, worker: &WorkerId, done: &mut Upkeep) -> Result<Looked, Error> {
+        self.look_as(worker.as_str(), done).await
+    }
+
+    async fn look_as(&self, worker: &str, done: &mut Upkeep) -> Result<Looked, Error> {
+        let due = match self.reclaim(worker, done).await? {
+            Some(due) => due,
+            None => return Ok(Looked::Elsewhere),
+        };
+        if due {
+            self.promote(done).await?;
+        }
+        self.trim(done).await?;
+        if done.orphans_suspected {
+            let mut search = self.inner.orphan_search.lock().await;
+            if self.search_orphans(&mut search, &mut done.orphans).await? {
+                self.recount_jobs(&search).await?;
+                *search = Search::default();
+                done.orphans_suspected = false;
+            }
+        }
+        Ok(Looked::Here)
+    }
+
+    /// Keeps the turn as looker while the queue is empty; false when this worker has lost it, or the queue is empty no
+    /// more: look again.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn hold_look(&self, worker: &WorkerId) -> Result<bool, Error> {
+        let keys = &self.inner.keys;
+        let mut pipe = redis::pipe();
+        pipe.cmd("GETEX").arg(keys.looker()).arg("PX").arg(millis(IDLE_LOOKER_TTL));
+        pipe.cmd("EXISTS").arg(&[keys.scheduled(), keys.lease(), keys.ready(), keys.exclusive()]);
+        let (looker, indexes): (Option<String>, u64) = self.ask(&pipe).await?;
+        Ok(looker.as_deref() == Some(worker.as_str()) && indexes == 0)
+    }
+
+    /// Gives the turn as looker back, so that another worker takes it at once.
+    ///
+    /// # Errors
+    /// Those of Redis; the turn then ends by itself.
+    pub async fn stop_looking(&self, worker: &WorkerId) -> Result<(), Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("GET").arg(self.inner.keys.looker());
+        let (looker,): (Option<String>,) = self.ask(&pipe).await?;
+        if looker.as_deref() == Some(worker.as_str()) {
+            let mut pipe = redis::pipe();
+            pipe.cmd("DEL").arg(self.inner.keys.looker());
+            let (_,): (u64,) = self.ask(&pipe).await?;
+        }
+        Ok(())
     }
 
     async fn promote(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
@@ -89,18 +174,28 @@ impl WorkerHandle {
         Ok(())
     }
 
-    async fn reclaim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
+    /// None when another worker is the looker; otherwise whether a scheduled job is due.
+    async fn reclaim(&self, worker: &str, upkeep: &mut Upkeep) -> Result<Option<bool>, Error> {
+        let mut due = false;
         for _ in 0..ROUNDS {
             let mut reply = self
                 .call(&scripts::RECLAIM)
                 .key(self.inner.keys.dead_kind(FailureKind::CrashLoop))
-                .arg(self.inner.config.crashes_max)
+                .key(self.inner.keys.looker())
                 .arg(RECLAIM_BATCH)
                 .arg(BUILD)
+                .arg(worker)
+                .arg(millis(LOOKER_TTL))
                 .reply()
                 .await?;
-            upkeep.grace_period = reply.text()? == "grace_period";
+            upkeep.grace_period = match reply.text()?.as_str() {
+                "another" => return Ok(None),
+                "grace_period" => true,
+                "reclaimed" => false,
+                other => return Err(reply.unexpected(other)),
+            };
             let reclaimed: u32 = reply.number()?;
+            due = reply.number::<u8>()? == 1;
             upkeep.reclaimed += u64::from(reclaimed);
             while let Some(id) = reply.next() {
                 let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
@@ -113,26 +208,24 @@ impl WorkerHandle {
                 break;
             }
         }
-        Ok(())
+        Ok(Some(due))
     }
 
     async fn trim(&self, upkeep: &mut Upkeep) -> Result<(), Error> {
-        let config = &self.inner.config;
+        let kinds = FailureKind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(" ");
         for _ in 0..ROUNDS {
-            let mut reply = self
-                .call(&scripts::TRIM)
-                .arg(config.dead_max_count)
-                .arg(millis(config.dead_max_age))
-                .arg(config.dead_max_bytes.as_u64())
-                .arg(TRIM_BATCH)
-                .reply()
-                .await?;
-            let [age, count, bytes] = [reply.number::<u64>()?, reply.number()?, reply.number()?];
+            let ttl = millis(self.inner.config.worker_ttl);
+            let mut reply = self.call(&scripts::TRIM).arg(TRIM_BATCH).arg(&kinds).arg(ttl).reply().await?;
             let evicted = &mut upkeep.evicted;
-            evicted.by_age += age;
-            evicted.by_count += count;
-            evicted.by_bytes += bytes;
-            if age + count + bytes < u64::from(TRIM_BATCH) {
+            evicted.by_age += reply.number::<u64>()?;
+            evicted.by_count += reply.number::<u64>()?;
+            evicted.by_bytes += reply.number::<u64>()?;
+            evicted.results_by_age += reply.number::<u64>()?;
+            evicted.results_by_bytes += reply.number::<u64>()?;
+            evicted.done_marks += reply.number::<u64>()?;
+            let more = reply.number::<u8>()? == 1;
+            upkeep.orphans_suspected = reply.number::<i64>()? != reply.number::<i64>()?;
+            if !more {
                 break;
             }
         }

@@ -5,7 +5,8 @@
 -- Why      Check and mark are one step, so the mark cannot recreate the hash of a job that has just ended.
 -- Bound    one job.
 local state = redis.call('HGET', key(1), 'state')
-if not state or not LIVE[state] then return { 'missing' } end
+if not state or not INDEX_OF[state] then return { 'missing' } end
+redis.call('HDEL', key(1), 'cancel') -- allowed at maxmemory, and so is every later write
 redis.call('HSET', key(1), 'cancel', int(NOW_MS))
 if state == 'scheduled' then redis.call('ZADD', SCHEDULED, 'XX', NOW_MS, arg(1)) end
 increment('cancelled')

@@ -1,18 +1,20 @@
 -- Claims jobs for one worker: each gets its own lease, all share one token.
 -- KEYS     none of its own; job:<id> is derived from the ids at the head of ready or exclusive
 -- ARGV     1 worker, 2 token, 3 this worker's deliveries in flight, 4 1 when a claim with this token got no
---          reply, 5 most jobs to claim, 6 most leases at a time over all workers (0: unlimited)
+--          reply, 5 most jobs to claim
 -- Returns  paused | empty | full (the lease limit is reached) | exclusive (a suspect waits until this worker
---          has nothing in flight, or is in flight here) | jobs, now_ms, 1 when exclusive, then per job: id,
---          then the fields in FIELDS ('' where absent)
+--          has nothing in flight, or is in flight here) | reports_full (their budget is used up, and they are
+--          the only copy) | no_memory (at maxmemory, which others fill) | jobs,
+--          now_ms, 1 when exclusive, then per job: id, then the fields in FIELDS ('' where absent)
 -- Why      Read, check, then move, all in one step: a job must never be in neither set. Deliveries are
 --          counted here, so that a worker that dies of a job has already counted it. Repeating a token
---          returns the same jobs, so a lost reply loses none.
+--          returns the same jobs, so a lost reply loses none. Near maxmemory claims go on, because every
+--          settle then frees more than it stores; they stop only for what no claim can change.
 -- Bound    as many as requested (Rust requests at most 100; a lost reply is repeated in full); index entries
 --          without a job are removed in at most 20 rounds; a lost reply is searched for among the 500 newest
---          leases.
+--          leases. At maxmemory: 1 KiB for each job claimed, until it is settled.
 local worker, token, in_flight, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
-local max_jobs, leases_max = tonumber(arg(5)), tonumber(arg(6))
+local max_jobs, leases_max = tonumber(arg(5)), setting('in_flight_max')
 local FIELDS = { 'payload', 'deliveries', 'failures', 'ambiguous_exits', 'crashes', 'postponements', 'postponed_ms', 'releases',
   'replays', 'unique', 'enqueued_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
@@ -36,6 +38,8 @@ end
 
 local function lease_jobs(ids, jobs, from, exclusive)
   redis.call('ZREM', from, unpack(ids))
+  redis.pcall('ZREM', WAITING, unpack(ids))
+  redis.pcall('HSET', META, 'claimed_ms', int(NOW_MS))
   set_leases(ids)
   for i, id in ipairs(ids) do
     local deliveries = int(tonumber(jobs[i][2] or 0) + 1)
@@ -60,7 +64,10 @@ local function first_jobs(zset, limit)
         leftovers[#leftovers + 1] = id
       end
     end
-    if leftovers[1] then redis.call('ZREM', zset, unpack(leftovers)) end
+    if leftovers[1] then
+      redis.call('ZREM', zset, unpack(leftovers))
+      redis.pcall('ZREM', WAITING, unpack(leftovers))
+    end
     if ids[1] or not leftovers[1] then return ids, jobs end
   end
   return {}, {}
@@ -95,6 +102,23 @@ local function repeat_claim()
   return jobs_reply(ids, jobs, redis.call('GET', EXCLUSIVE_LOCK) == worker .. '|' .. ids[1])
 end
 
+-- Why nothing may be claimed for want of memory, or nil.
+local function out_of_memory()
+  local memory = read_memory()
+  local meta = redis.call('HMGET', META, 'reports_bytes', 'jobs_bytes', 'dead_bytes', 'done_bytes', 'suspects_bytes')
+  if text_setting('reports_when_full') == 'wait'
+    and tonumber(meta[1] or 0) >= byte_cap('reports_max_bytes', memory, REPORTS_SHARE) then
+    return 'reports_full'
+  end
+  if not memory or not is_full() then return nil end
+  local ours = 0
+  for i = 1, 5 do ours = ours + tonumber(meta[i] or 0) end
+  for _, name in ipairs({ INBOX, READY, SCHEDULED, LEASE, EXCLUSIVE, WAITING, DEAD, RESULTS, EVENTS }) do
+    ours = ours + (redis.call('MEMORY', 'USAGE', name) or 0)
+  end
+  return memory.used - ours >= memory.max and 'no_memory' or nil
+end
+
 local result = unanswered and repeat_claim()
 if result then return result end
 if redis.call('EXISTS', PAUSED) == 1 then return { 'paused' } end
@@ -102,6 +126,12 @@ if leases_max > 0 then
   max_jobs = math.min(max_jobs, leases_max - redis.call('ZCARD', LEASE))
   if max_jobs <= 0 then return { 'full' } end
 end
+if redis.call('ZCARD', READY) + redis.call('ZCARD', EXCLUSIVE) == 0
+  and redis.call('EXISTS', EXCLUSIVE_LOCK) == 0 then
+  return { 'empty' }
+end
+local no_room = out_of_memory()
+if no_room then return { no_room } end
 result = claim_exclusive()
 if result then return result end
 local ids, jobs = first_jobs(READY, max_jobs)

@@ -1,33 +1,87 @@
 -- Prelude shared by all scripts; scripts.rs puts this file in front of each of them.
--- KEYS     1-13: every fixed key of the queue, in the order below (`fixed` in keys.rs). A script's own keys
+-- KEYS     1-16: every fixed key of the queue, in the order below (`fixed` in keys.rs). A script's own keys
 --          follow.
--- ARGV     1 key prefix, 2 events kept, 3 lease in ms, 4 releases that make a job a suspect, 5 most jobs at
---          one host (0: unlimited). A script's own arguments follow.
+-- ARGV     1 key prefix, 2 lease in ms, 3 the caller's settings as ' name=value ...', for a queue that has not
+--          stored its own yet. A script's own arguments follow.
 -- Returns  nothing: this file only defines locals. Scripts return numbers as strings, so every reply is one
 --          flat list.
 -- Why      Redis does not roll a script back: a script reads and checks everything before its first write.
--- Bound    each function touches one job.
+--          No script has a `#!lua` line: with it Redis refuses the whole script at maxmemory, or hides that it
+--          is full. Without it Redis judges once, at the first write: one that frees memory (ZREM, DEL, LPOP,
+--          HDEL) is let through, and then so is every later write of the script.
+-- Bound    each function touches one job, except where it says more.
 local INBOX, READY, SCHEDULED, LEASE, EXCLUSIVE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local EXCLUSIVE_LOCK, DEAD, PAUSED, WAKE = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local EVENTS, STATS, META, SEQ = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
-local PREFIX, EVENTS_MAX = ARGV[1], ARGV[2]
-local LEASE_MS, RELEASES_EXCLUSIVE, HOST_IN_FLIGHT_MAX = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local UNIQUE_MS, SUSPECT_MS, STATS_SECONDS = 30 * 86400000, 30 * 86400000, 90 * 86400
+local EXCLUSIVE_LOCK, DEAD, PAUSED, WAKE, EVENTS = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local META, SEQ, WAITING, RESULTS = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local SUSPECTS, SEGMENTS = KEYS[15], KEYS[16]
+local PREFIX, LEASE_MS, FALLBACK = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local FIXED = 16
+local UNIQUE_MS, STATS_MS, STATS_SECONDS = 30 * 86400000, 300000, 90000
 
-local function key(i) return KEYS[13 + i] end
-local function arg(i) return ARGV[5 + i] end
+local function key(i) return KEYS[FIXED + i] end
+local function arg(i) return ARGV[3 + i] end
 local function int(n) return string.format('%.0f', n) end
 local function job_key(id) return PREFIX .. 'job:' .. id end
 local function kind_key(kind) return PREFIX .. 'dead:kind:' .. kind end
 local function suspect_key(content) return PREFIX .. 'suspect:' .. content end
 local function host_permits_key(host) return PREFIX .. 'host:' .. host end
 local function host_waiters_key(host) return PREFIX .. 'host_waiters:' .. host end
+local function report_key(pair) return PREFIX .. 'report:' .. pair end
+local function ended_key(id) return PREFIX .. 'ended:' .. id end
 
 -- Every deadline uses the server's clock: one clock for all workers.
 local time = redis.call('TIME')
 local NOW_MS = time[1] * 1000 + math.floor(time[2] / 1000)
+local STATS = PREFIX .. 'stats:' .. int(math.floor(NOW_MS / STATS_MS))
 
--- Counters and events are hints: pcall, so that their failure never fails the script.
+-- A setting of the queue: what is stored wins; the caller's applies until a worker has stored one.
+local function own_setting(name) return string.match(FALLBACK, ' ' .. name .. '=(%S+)') end
+local function text_setting(name) return redis.call('HGET', META, name) or own_setting(name) end
+local function setting(name) return tonumber(text_setting(name)) or tonumber(own_setting(name)) end
+
+-- True when Redis is at maxmemory. Ask before the first write: SETRANGE of nothing changes nothing, and is
+-- refused exactly when a write that needs memory would be.
+local function is_full()
+  local probe = redis.pcall('SETRANGE', SEQ, 0, '')
+  return type(probe) == 'table' and string.find(probe.err or '', 'OOM') ~= nil
+end
+
+-- Shares of maxmemory: above the first nothing is admitted, above the second reports are evicted until the
+-- third is reached, above the last a report is stored as its summary.
+local INTAKE_SHARE, EVICT_ABOVE, EVICT_BELOW, LEAN_SHARE = 0.80, 0.85, 0.75, 0.90
+-- Largest shares of maxmemory that reports and dead letters may take, whatever their own caps are.
+local REPORTS_SHARE, DEAD_SHARE = 0.4, 0.15
+
+-- Used and largest memory of Redis as it compares them itself; nil without maxmemory.
+local function read_memory()
+  local info = redis.call('INFO', 'memory')
+  local function number(name) return tonumber(string.match(info, '\n' .. name .. ':(%d+)') or 0) end
+  local max = number('maxmemory')
+  if max == 0 then return nil end
+  return { used = number('used_memory') - number('mem_not_counted_for_evict'), max = max }
+end
+
+-- A cap in bytes: the setting, or its share of maxmemory where that is less.
+local function byte_cap(name, memory, share)
+  local cap = setting(name)
+  return memory and math.min(cap, math.floor(memory.max * share)) or cap
+end
+
+-- Bytes of one key as MEMORY USAGE counts them, all of it; 0 when it does not exist. Like all that is only counted it
+-- never fails the script.
+local function bytes_of(name)
+  local bytes = redis.pcall('MEMORY', 'USAGE', name, 'SAMPLES', 0)
+  return type(bytes) == 'number' and bytes or 0
+end
+
+-- Counters, events and the indexes by age are hints: pcall, so that their failure never fails the script.
+-- Adds to the count and the bytes of a purpose (`<purpose>_count`, `<purpose>_bytes` in META).
+local function account(purpose, count, bytes)
+  if count ~= 0 then redis.pcall('HINCRBY', META, purpose .. '_count', int(count)) end
+  if bytes ~= 0 then redis.pcall('HINCRBY', META, purpose .. '_bytes', int(bytes)) end
+end
+
+-- Counters are kept in buckets of five minutes for a day.
 local function increment(field, by)
   by = by or 1
   if redis.pcall('HINCRBY', STATS, field, by) == by then redis.pcall('EXPIRE', STATS, STATS_SECONDS) end
@@ -35,7 +89,7 @@ end
 
 local function emit_event(type, id, pair, why)
   local from, to = string.match(pair or '', '^(.-)%.%.(.*)$')
-  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', EVENTS_MAX, '*',
+  redis.pcall('XADD', EVENTS, 'MAXLEN', '~', text_setting('events_max'), '*',
     'type', type, 'id', id, 'from', from or '', 'to', to or '', 'why', why or '')
 end
 
@@ -55,13 +109,15 @@ local function pair_of(payload)
   return uuid(job.from) .. '..' .. uuid(job.to)
 end
 
--- The job id that holds a lock, or nil. A lock counts only while its job is live.
-local LIVE = { ready = true, scheduled = true, in_flight = true, exclusive = true }
+-- The live states, and the index that a job in each of them stands in.
+local INDEX_OF = { ready = READY, scheduled = SCHEDULED, in_flight = LEASE, exclusive = EXCLUSIVE }
+
+-- The job id that holds a lock, or nil. A lock counts only while its job stands in the index of its state.
 local function live_holder(unique)
   local holder = redis.call('GET', unique)
   if not holder then return nil end
-  local state = redis.call('HGET', job_key(holder), 'state')
-  return state and LIVE[state] and holder or nil
+  local index = INDEX_OF[redis.call('HGET', job_key(holder), 'state') or '']
+  return index and redis.call('ZSCORE', index, holder) and holder or nil
 end
 
 -- Releases a job's lock when the job leaves the live states, unless another job holds it by now.
@@ -69,19 +125,30 @@ local function release_unique_lock(unique, id)
   if redis.call('GET', unique) == id then redis.call('DEL', unique) end
 end
 
+-- Counts what a waiting job takes up: its hash and its lock. Call it whenever the hash has changed for long.
+local function recount_job(job, unique)
+  local bytes = bytes_of(job) + bytes_of(unique)
+  account('jobs', 0, bytes - tonumber(redis.call('HGET', job, 'bytes') or 0))
+  redis.call('HSET', job, 'bytes', int(bytes))
+end
+
 -- Creates a job in ready or scheduled and takes its lock. The caller has checked that id and lock are free.
-local function insert_job(id, unique, payload, score, expires, run_at)
-  local later = run_at ~= '' and tonumber(run_at) > NOW_MS
-  redis.call('HSET', job_key(id), 'payload', payload, 'state', later and 'scheduled' or 'ready', 'score', int(score),
+local function insert_job(id, unique, payload, score, expires, run_at, follow_up, follow_up_unique)
+  local job, later = job_key(id), run_at ~= '' and tonumber(run_at) > NOW_MS
+  redis.call('HSET', job, 'payload', payload, 'state', later and 'scheduled' or 'ready', 'score', int(score),
     'enqueued_ms', int(NOW_MS), 'unique', string.sub(unique, -64))
-  if expires ~= '' then redis.call('HSET', job_key(id), 'expires_ms', expires) end
+  if expires ~= '' then redis.call('HSET', job, 'expires_ms', expires) end
+  if (follow_up or '') ~= '' then redis.call('HSET', job, 'next', follow_up, 'next_unique', follow_up_unique) end
   if later then
     redis.call('ZADD', SCHEDULED, run_at, id)
     redis.call('SET', unique, id, 'PX', int(UNIQUE_MS + run_at - NOW_MS))
   else
     redis.call('ZADD', READY, score, id)
+    redis.pcall('ZADD', WAITING, NOW_MS, id)
     redis.call('SET', unique, id, 'PX', UNIQUE_MS)
   end
+  account('jobs', 1, 0)
+  recount_job(job, unique)
   increment('admitted')
 end
 
@@ -114,8 +181,9 @@ end
 
 -- Makes a job claimable again: a suspect goes to exclusive, any other job to ready at its old score.
 local function make_waiting(id, job)
-  local fields = redis.call('HMGET', job, 'crashes', 'releases', 'score', 'suspect')
-  if tonumber(fields[1] or 0) > 0 or tonumber(fields[2] or 0) >= RELEASES_EXCLUSIVE or fields[4] then
+  local fields = redis.call('HMGET', job, 'crashes', 'releases', 'score', 'suspect', 'enqueued_ms')
+  redis.pcall('ZADD', WAITING, fields[5] or NOW_MS, id)
+  if tonumber(fields[1] or 0) > 0 or tonumber(fields[2] or 0) >= setting('releases_exclusive') or fields[4] then
     redis.call('ZADD', EXCLUSIVE, NOW_MS, id)
     redis.call('HSET', job, 'state', 'exclusive')
   else
@@ -129,9 +197,10 @@ end
 -- full is `scheduled` like any job that waits; host_waiters:<host> only orders these jobs, and one is woken
 -- per permit released.
 local function host_has_room(host, id)
-  if HOST_IN_FLIGHT_MAX == 0 then return true end
+  local most = setting('host_in_flight_max')
+  if most == 0 then return true end
   local permits = host_permits_key(host)
-  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) < HOST_IN_FLIGHT_MAX
+  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) < most
 end
 
 -- ZSET of hosts by number of waiters, for `status`. A script that changes host waiters reads it before its
@@ -139,7 +208,7 @@ end
 local WAITING_HOSTS = PREFIX .. 'waiting_hosts'
 local function count_host_waiters(host)
   local waiting = redis.call('ZCARD', host_waiters_key(host))
-  if waiting > 0 then redis.call('ZADD', WAITING_HOSTS, waiting, host) else redis.call('ZREM', WAITING_HOSTS, host) end
+  if waiting > 0 then redis.pcall('ZADD', WAITING_HOSTS, waiting, host) else redis.call('ZREM', WAITING_HOSTS, host) end
 end
 
 -- When a host waiter is rechecked without having been woken: after 30 s, or later so that at most 100 per
@@ -169,7 +238,8 @@ local function plan_host_handover(leaving_jobs)
     for _, is_member in ipairs(redis.call('SMISMEMBER', permits, unpack(handover.leaving_ids))) do
       remaining = remaining - is_member
     end
-    local free = HOST_IN_FLIGHT_MAX == 0 and leaving or math.min(leaving, HOST_IN_FLIGHT_MAX - remaining)
+    local most = setting('host_in_flight_max')
+    local free = most == 0 and leaving or math.min(leaving, most - remaining)
     local waiters = host_waiters_key(handover.host)
     for i, waiter in ipairs(free > 0 and redis.call('ZRANGE', waiters, 0, free + 19) or {}) do
       if #handover.next_ids == free then break end
@@ -210,28 +280,85 @@ local function end_exclusive(id, claimed_ms)
   redis.call('HSET', META, 'exclusive_rest_until_ms', int(NOW_MS + math.min(took, LEASE_MS)))
 end
 
+-- Tokens of settled deliveries, by id: a settle that is repeated after a lost reply finds its own here.
+local function settled_key(token) return PREFIX .. 'settled:' .. token end
+local function was_settled(id, token) return redis.call('SISMEMBER', settled_key(token), id) == 1 end
+local function remember_settled(id, token)
+  redis.call('SADD', settled_key(token), id)
+  redis.call('PEXPIRE', settled_key(token), LEASE_MS) -- a settle is repeated only while its lease could live
+end
+
 -- Ends the delivery of `id` if `token` still holds it: 'ended', 'settled' (this token settled it before and
 -- the reply was lost) or 'superseded'. The first write is ZREM, which Redis allows at maxmemory, and then
 -- every later write.
 local function end_delivery(id, job, token)
-  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'settled', 'hosts')
-  if fields[1] ~= token then return fields[3] == token and 'settled' or 'superseded' end
-  local handovers = plan_host_handover({ { id = id, hosts = fields[4] } })
+  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'hosts')
+  if fields[1] ~= token then return was_settled(id, token) and 'settled' or 'superseded' end
+  local handovers = plan_host_handover({ { id = id, hosts = fields[3] } })
+  redis.call('EXISTS', settled_key(token)) -- reads a derived key before the first write
   redis.call('ZREM', LEASE, id)
   leave_hosts(handovers)
   redis.call('HDEL', job, 'token')
-  redis.call('HSET', job, 'settled', token)
+  remember_settled(id, token)
   end_exclusive(id, fields[2])
   return 'ended'
 end
 
+-- True when a stored report is an analysis, not a skip or a death. Schema 2 stored no state.
+local function is_analysis(report)
+  local state = string.match(report, '^{"id":"[^"]*","state":"(%a+)"')
+  return state == 'done' or (not state and report ~= '' and not string.find(report, '"skipped":', 1, true))
+end
+local function read_report(pair) -- a key of another type is overwritten as if it were empty
+  local report = redis.pcall('GETRANGE', report_key(pair), 0, 1023)
+  return type(report) == 'string' and report or ''
+end
+
+-- Stores what a job ended with, under its pair and under its id. An analysis replaces anything; a skip or a
+-- death never replaces the analysis of another job. RESULTS, by time, decides how long both are kept: their
+-- own expiry is only a backstop. Returns the bytes added. Call `read_result_keys` before the first write.
+local function read_result_keys(id, pair) redis.call('EXISTS', report_key(pair), ended_key(id)) end
+local function store_result(id, pair, ended, report, replaces)
+  local report_at, ended_at, ttl = report_key(pair), ended_key(id), int(2 * setting('report_ttl'))
+  local before = bytes_of(report_at) + bytes_of(ended_at)
+  if pair ~= '' and (replaces or not is_analysis(read_report(pair))) then
+    redis.call('SET', report_at, report, 'PX', ttl)
+  end
+  redis.call('SET', ended_at, ended, 'PX', ttl)
+  redis.pcall('ZADD', RESULTS, NOW_MS, id)
+  local added = bytes_of(report_at) + bytes_of(ended_at) - before
+  account('reports', 0, added)
+  return added
+end
+
+-- Forgets the result of one job; its pair's report only while it is still this job's. Returns the bytes freed.
+local function forget_result(id)
+  local ended_at = ended_key(id)
+  local ok, ended = pcall(cjson.decode, redis.pcall('GET', ended_at) or '')
+  local pair = ok and type(ended) == 'table' and type(ended.pair) == 'string' and ended.pair or ''
+  local freed, keys = bytes_of(ended_at), { ended_at }
+  if string.sub(read_report(pair), 1, #id + 8) == '{"id":"' .. id .. '"' then
+    freed = freed + bytes_of(report_key(pair))
+    keys[2] = report_key(pair)
+  end
+  redis.call('ZREM', RESULTS, id)
+  redis.call('UNLINK', unpack(keys))
+  account('reports', 0, -freed)
+  return freed
+end
+
 -- Makes a job a dead letter. The caller has removed it from the set it was in.
-local function bury(id, job, kind, reason, size)
-  redis.call('HDEL', job, 'next', 'next_unique')
-  redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW_MS), 'kind', kind, 'reason', reason, 'size', int(size))
+local function bury(id, job, kind, reason)
+  local counted = redis.call('HGET', job, 'bytes')
+  redis.call('HDEL', job, 'next', 'next_unique', 'bytes')
+  redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW_MS), 'kind', kind, 'reason', reason)
+  local size = bytes_of(job)
+  redis.call('HSET', job, 'size', int(size))
   redis.call('ZADD', DEAD, NOW_MS, id)
   redis.call('ZADD', kind_key(kind), NOW_MS, id)
-  redis.call('HINCRBY', META, 'dead_bytes', size)
+  redis.pcall('HINCRBY', META, 'dead_bytes:' .. kind, int(size))
+  account('dead', 1, size)
+  if counted then account('jobs', -1, -counted) end
   increment('dead')
   increment('dead:' .. kind)
 end
@@ -241,5 +368,71 @@ local function remove_dead_letter(id, kind, size)
   redis.call('EXISTS', kind_key(kind or '')) -- reads a derived key before the first write
   redis.call('ZREM', DEAD, id)
   redis.call('ZREM', kind_key(kind or ''), id)
-  redis.call('HINCRBY', META, 'dead_bytes', -tonumber(size or 0))
+  redis.pcall('HINCRBY', META, 'dead_bytes:' .. (kind or ''), -tonumber(size or 0))
+  account('dead', -1, -tonumber(size or 0))
+end
+
+-- Suspect contents, each with the build that it crashed; SUSPECTS, by time, bounds their number.
+local function add_suspect(suspect, build)
+  local before = bytes_of(suspect)
+  redis.call('SET', suspect, build, 'PX', UNIQUE_MS)
+  redis.pcall('ZADD', SUSPECTS, NOW_MS, suspect)
+  account('suspects', 0, bytes_of(suspect) - before)
+end
+local function remove_suspect(suspect)
+  local bytes = bytes_of(suspect)
+  redis.call('DEL', suspect) -- allowed at maxmemory, and so is every later write
+  account('suspects', 0, -bytes)
+  redis.pcall('ZREM', SUSPECTS, suspect)
+end
+
+-- Pairs that were analysed. A segment is 64 small hashes (`done:<segment>:<shard>`), which Redis keeps
+-- packed: 10 bytes of a pair's SHA-256 -> '1' when its annotation was posted, '' when its report is the only
+-- copy of the result and the mark counts only while that exists. Upkeep drops whole segments, oldest first.
+local SEGMENT_SHARDS, SEGMENT_PAIRS = 64, 25000
+local function shard_key(segment, name)
+  return PREFIX .. 'done:' .. segment .. ':' .. string.byte(name) % SEGMENT_SHARDS
+end
+local segments
+local function find_done(name)
+  segments = segments or redis.call('ZREVRANGE', SEGMENTS, 0, -1)
+  for _, segment in ipairs(segments) do
+    local posted = redis.call('HGET', shard_key(segment, name), name)
+    if posted then return posted, segment end
+  end
+end
+local function is_done(name, pair)
+  local posted = find_done(name)
+  return posted == '1' or (posted == '' and is_analysis(read_report(pair)))
+end
+
+-- Where to mark a pair as done. Only reads: call it before the first write, then `mark_done` with its result. A
+-- segment holds SEGMENT_PAIRS marks, or those of a thirtieth of their life.
+local open_segment
+local function plan_mark(name)
+  local _, segment = find_done(name)
+  if not segment and not open_segment then
+    local newest = redis.call('ZREVRANGE', SEGMENTS, 0, 0, 'WITHSCORES')
+    local full = tonumber(redis.call('HGET', META, 'segment_count') or 0) >= SEGMENT_PAIRS
+    local is_new = not newest[1] or full or NOW_MS - newest[2] > setting('done_ttl') / 30
+    open_segment = { id = int(tonumber(newest[1] or 0) + (is_new and 1 or 0)), is_new = is_new }
+  end
+  local shard = shard_key(segment or open_segment.id, name)
+  redis.call('EXISTS', shard)
+  return { name = name, shard = shard, added = segment and 0 or 1 }
+end
+
+local function mark_done(plan, posted)
+  if plan.added == 1 then
+    if open_segment.is_new then
+      redis.call('ZADD', SEGMENTS, NOW_MS, open_segment.id)
+      redis.call('HSET', META, 'segment_count', 0)
+      open_segment.is_new = false
+    end
+    redis.call('HINCRBY', META, 'segment_count', 1)
+  end
+  local before = bytes_of(plan.shard)
+  redis.call('HSET', plan.shard, plan.name, posted)
+  if before == 0 then redis.call('PEXPIRE', plan.shard, int(2 * setting('done_ttl'))) end -- only a backstop
+  account('done', plan.added, bytes_of(plan.shard) - before)
 end

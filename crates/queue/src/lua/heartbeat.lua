@@ -3,17 +3,15 @@
 -- ARGV     1 worker, 2 life of its entry in ms, 3 number of leases, then id and token of each; then the
 --          entry's fields and values, alternating
 -- Returns  per lease that is lost or whose job was cancelled: id, lost|cancelled
--- Why      One round trip renews all leases at the same moment.
--- Bound    as many leases as are given (Rust gives at most 500); removes at most 100 workers whose entries
---          expired.
+-- Why      One round trip renews all leases at the same moment. The worker's own entry is a hint: its failure (a key
+--          of another type) never keeps a lease from its renewal.
+-- Bound    as many leases as are given (Rust gives at most 500). At maxmemory: one entry, at most 32 KiB.
 local worker, entry_ttl_ms, leases = arg(1), arg(2), tonumber(arg(3))
 local replies = {}
 
--- The first write is ZREM, which Redis allows at maxmemory, so heartbeats work on a full Redis.
-local expired_workers = redis.call('ZRANGEBYSCORE', key(1), '-inf', NOW_MS - tonumber(entry_ttl_ms), 'LIMIT', 0, 100)
-redis.call('ZREM', key(1), worker, unpack(expired_workers))
-
-local lock_holder = redis.call('GET', EXCLUSIVE_LOCK)
+-- The first write is one that Redis allows at maxmemory, so heartbeats work on a full Redis.
+local known = redis.call('PEXPIRE', key(2), entry_ttl_ms) == 1
+local lock_holder = leases > 0 and redis.call('GET', EXCLUSIVE_LOCK)
 for i = 0, leases - 1 do
   local id, token = arg(4 + i * 2), arg(5 + i * 2)
   local fields = redis.call('HMGET', job_key(id), 'token', 'cancel')
@@ -30,7 +28,7 @@ for i = 0, leases - 1 do
   end
 end
 
-redis.call('ZADD', key(1), NOW_MS, worker)
-redis.call('HSET', key(2), 'heartbeat_ms', int(NOW_MS), unpack(ARGV, 5 + 4 + leases * 2))
-redis.call('PEXPIRE', key(2), entry_ttl_ms)
+redis.pcall('ZADD', key(1), NOW_MS, worker)
+redis.pcall('HSET', key(2), 'heartbeat_ms', int(NOW_MS), unpack(ARGV, 3 + 4 + leases * 2))
+if not known then redis.pcall('PEXPIRE', key(2), entry_ttl_ms) end
 return replies

@@ -1,14 +1,24 @@
--- Reclaims expired leases, whose workers vanished: counts a crash, and requeues or buries the job.
--- KEYS     1 dead:kind:crash_loop
--- ARGV     1 crashes that bury a job, 2 most leases, 3 this build
--- Returns  grace_period|reclaimed, number of leases, then per buried job: id, pair, reason (JSON)
+-- Reclaims expired leases, whose workers vanished: counts a crash, and requeues or buries the job. Says first
+-- whether the caller is the worker that looks after the queue.
+-- KEYS     1 dead:kind:crash_loop, 2 looker
+-- ARGV     1 most leases, 2 this build, 3 worker ('' looks all the same), 4 life of its turn as looker in ms
+-- Returns  another (another worker looks after the queue) | grace_period|reclaimed, number of leases, 1 when a
+--          scheduled job is due, then per buried job: id, pair, reason (JSON)
 -- Why      A first crash proves nothing: every job the worker had in flight goes to exclusive and runs with
 --          nothing else in flight. Only a further crash there is the job's own fault. The content of a
 --          delivery that had started becomes a suspect too, under whatever id it is enqueued again. No mass
 --          blame: when upkeep did not run (an outage, a clock jump, another server), it was heartbeats that
 --          were missing, not workers; so for a grace period of one lease no job is blamed.
--- Bound    as many as requested (Rust requests 100); after the clock went back, shortens at most 500 leases.
-local crashes_max, limit, build = tonumber(arg(1)), arg(2), arg(3)
+--          One worker at a time looks after the queue, or the cost of a fleet would grow with its square.
+-- Bound    as many as requested (Rust requests 100); after the clock went back, shortens at most 500 leases. At
+--          maxmemory: 2 KiB for each job that is buried.
+local crashes_max, limit, build, worker = setting('crashes_max'), arg(1), arg(2), arg(3)
+if worker ~= '' then
+  local looker = redis.call('GET', key(2))
+  if looker and looker ~= worker then return { 'another', '0', '0' } end
+  -- The first write is one that Redis allows at maxmemory, and so is every later one.
+  if redis.call('PEXPIRE', key(2), arg(4)) == 0 then redis.call('SET', key(2), worker, 'PX', arg(4)) end
+end
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
 local meta = redis.call('HMGET', META, 'tick_ms', 'run_id', 'grace_until_ms')
 local last_tick_ms, grace_until = tonumber(meta[1] or NOW_MS), tonumber(meta[3] or 0)
@@ -17,6 +27,8 @@ if time_gap then grace_until = NOW_MS + LEASE_MS end
 
 redis.call('HDEL', META, 'tick_ms') -- allowed at maxmemory, and so is every later write
 redis.call('HSET', META, 'tick_ms', int(NOW_MS), 'run_id', run_id, 'grace_until_ms', int(grace_until))
+-- A wake-up that its worker did not live to use is replaced here.
+if redis.call('EXISTS', READY, EXCLUSIVE) > 0 then wake() end
 if time_gap and NOW_MS < last_tick_ms then
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', LEASE, NOW_MS + LEASE_MS, '+inf', 'LIMIT', 0, 500)) do
     redis.call('ZADD', LEASE, 'XX', NOW_MS + LEASE_MS, id)
@@ -25,7 +37,9 @@ if time_gap and NOW_MS < last_tick_ms then
   redis.call('PEXPIRE', EXCLUSIVE_LOCK, LEASE_MS)
   redis.call('HDEL', META, 'exclusive_rest_until_ms')
 end
-if NOW_MS < grace_until then return { 'grace_period', '0' } end
+local scheduled = redis.pcall('ZRANGEBYSCORE', SCHEDULED, '-inf', NOW_MS, 'LIMIT', 0, 1)
+local due = (scheduled.err or scheduled[1]) and '1' or '0' -- what is wrong with it shows when it is promoted
+if NOW_MS < grace_until then return { 'grace_period', '0', due } end
 
 local function crash_reason(fields, crashes)
   local counts = { deliveries = tonumber(fields[3] or 0), failures = tonumber(fields[4] or 0), crashes = crashes,
@@ -37,7 +51,7 @@ local function crash_reason(fields, crashes)
 end
 
 local expired = redis.call('ZRANGEBYSCORE', LEASE, '-inf', NOW_MS, 'LIMIT', 0, limit)
-local replies, exclusive_count = { 'reclaimed', int(#expired) }, 0
+local replies, exclusive_count = { 'reclaimed', int(#expired), due }, 0
 for _, id in ipairs(expired) do
   local job = job_key(id)
   local fields = redis.call('HMGET', job, 'payload', 'claimed_ms', 'deliveries', 'failures', 'postponements', 'releases',
@@ -47,10 +61,12 @@ for _, id in ipairs(expired) do
   local follow_up = crashes >= crashes_max and follow_up_of(id, job) or nil
   local unique_lock = PREFIX .. 'unique:' .. (fields[9] or '')
   local suspect = fields[11] and fields[14] == fields[15] and suspect_key(fields[11])
+  local pair = pair_of(fields[1])
   redis.call('EXISTS', unique_lock, suspect or unique_lock) -- reads derived keys before the first write
+  read_result_keys(id, pair)
   redis.call('ZREM', LEASE, id)
   leave_hosts(handovers)
-  if suspect then redis.call('SET', suspect, fields[12] or build, 'PX', SUSPECT_MS) end
+  if suspect then add_suspect(suspect, fields[12] or build) end
   if fields[1] then
     redis.call('HDEL', job, 'token')
     redis.call('HSET', job, 'crashes', int(crashes))
@@ -58,9 +74,11 @@ for _, id in ipairs(expired) do
     increment('reclaimed')
     if crashes >= crashes_max then
       local reason = crash_reason(fields, crashes)
-      bury(id, job, 'crash_loop', reason, #fields[1] + #reason)
+      bury(id, job, 'crash_loop', reason)
       release_unique_lock(unique_lock, id)
-      local pair = pair_of(fields[1])
+      local ended = cjson.encode({ id = id, pair = pair, state = 'dead', why = 'crash_loop' })
+      local note = string.format('{"id":"%s","state":"dead","schema_version":1,"analysis_version":1,"dead":{"kind":"crash_loop"}}', id)
+      store_result(id, pair, ended, note, false)
       emit_event('buried', id, pair, 'crash_loop')
       admit_follow_up(follow_up, pair)
       replies[#replies + 1] = id
@@ -68,8 +86,9 @@ for _, id in ipairs(expired) do
       replies[#replies + 1] = reason
     else
       make_waiting(id, job)
+      recount_job(job, unique_lock)
       exclusive_count = exclusive_count + 1
-      emit_event('reclaimed', id, pair_of(fields[1]), fields[8] or '')
+      emit_event('reclaimed', id, pair, fields[8] or '')
     end
   end
 end

@@ -5,12 +5,15 @@
 -- Why      A release is itself counted (`releases`): a job that is always released would circulate forever.
 -- Bound    one job.
 local id, job = arg(1), key(1)
+local unique = PREFIX .. 'unique:' .. (redis.call('HGET', job, 'unique') or '')
+redis.call('EXISTS', unique) -- reads a derived key before the first write
 local ended = end_delivery(id, job, arg(2))
 if ended ~= 'ended' then return { ended } end
 
 redis.call('HINCRBY', job, 'deliveries', -1)
 redis.call('HINCRBY', job, 'releases', 1)
 make_waiting(id, job)
+recount_job(job, unique)
 increment('released')
 emit_event('released', id, arg(3), '')
 wake()

@@ -1,34 +1,40 @@
 -- Replays a dead letter: requeues the job under the same id with a fresh retry budget.
 -- KEYS     1 job:<id>
 -- ARGV     1 id, 2 largest backlog, 3 pair, 4 priority offset, 5 granted wall clock in ms, 6 granted heap in
---          bytes ('' where not raised)
--- Returns  two strings: replayed | missing | undecodable | full | duplicate, and the lock's holder or ''
+--          bytes ('' where not raised), 7 the `died_ms` that the caller has read ('': not checked)
+-- Returns  two strings: replayed | missing | died_anew | undecodable | full | duplicate, and the lock's holder
+--          or ''
 -- Why      A job both dead and ready would run twice, in neither it would be lost. The lock is taken as at
 --          admission: where another job for the pair is live, the letter stays. Limits granted by an operator
 --          are stored beside the payload, which stays as the producer sent it; they apply until the job is
---          settled or replayed again.
+--          settled or replayed again. A letter that was replayed and died anew since the caller read it is
+--          another death, which the caller has not seen: it stays.
 -- Bound    one letter.
 local id, job = arg(1), key(1)
-local fields = redis.call('HMGET', job, 'state', 'payload', 'unique', 'kind', 'size', 'crashes')
+local fields = redis.call('HMGET', job, 'state', 'payload', 'unique', 'kind', 'size', 'crashes', 'died_ms')
 if fields[1] ~= 'dead' then return { 'missing', '' } end
+if arg(7) ~= '' and fields[7] ~= arg(7) then return { 'died_anew', '' } end
 if not fields[2] then return { 'undecodable', '' } end
 local backlog = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', EXCLUSIVE)
-if backlog >= tonumber(arg(2)) then return { 'full', '' } end
+if backlog >= setting('backlog_max') then return { 'full', '' } end
 local unique = PREFIX .. 'unique:' .. (fields[3] or '')
 local holder = live_holder(unique)
 if holder then return { 'duplicate', holder } end
 
+-- The first write is a ZREM, which Redis allows at maxmemory, and then every later write.
+remove_dead_letter(id, fields[4], fields[5])
 -- A new place behind the newest jobs and a new budget; a job that crashed before still runs exclusively.
 local score = redis.call('INCR', SEQ) + tonumber(arg(4))
-remove_dead_letter(id, fields[4], fields[5])
 redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'ambiguous_exits', 'postponements', 'postponed_ms', 'releases',
-  'cancel', 'last_failure', 'suspect', 'granted_wall_ms', 'granted_heap_bytes')
+  'cancel', 'last_failure', 'suspect', 'raw', 'raw_length', 'raw_hash', 'granted_wall_ms', 'granted_heap_bytes')
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(fields[6] or 0), 1))
 redis.call('HINCRBY', job, 'replays', 1)
 redis.call('SET', unique, id, 'PX', UNIQUE_MS)
 make_waiting(id, job)
+account('jobs', 1, 0)
+recount_job(job, unique)
 increment('replayed')
 emit_event('replayed', id, arg(3), '')
 wake()

@@ -4,20 +4,24 @@
 --          counter to increment: failures|ambiguous_exits|postponements, or nothing
 -- Returns  settled | superseded
 -- Why      A job in neither lease nor scheduled would be lost.
--- Bound    one job.
+-- Bound    one job. At maxmemory: nothing but counters, the failure is left out.
 local id, token, state, after_ms, counter = arg(1), arg(2), arg(3), tonumber(arg(4)), arg(8)
-local job = key(1)
+local job, full = key(1), is_full()
+local unique = PREFIX .. 'unique:' .. (redis.call('HGET', job, 'unique') or '')
+redis.call('EXISTS', unique) -- reads a derived key before the first write
 local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 
 redis.call('ZADD', SCHEDULED, NOW_MS + after_ms, id)
-redis.call('HSET', job, 'state', 'scheduled', 'last_failure', arg(6))
+redis.call('HSET', job, 'state', 'scheduled')
+if not full then redis.call('HSET', job, 'last_failure', arg(6)) end
 if counter ~= 'nothing' then
   redis.call('HINCRBY', job, counter, 1)
   -- Counts the requested delay, not the time until it runs: an open circuit breaker lengthens the latter
   -- only.
   if counter == 'postponements' then redis.call('HINCRBY', job, 'postponed_ms', after_ms) end
 end
+recount_job(job, unique)
 increment(state)
 emit_event(state, id, arg(7), arg(5))
 return { 'settled' }

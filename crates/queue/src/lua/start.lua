@@ -5,7 +5,8 @@
 -- Why      The content is stored before the job runs: reclaim.lua blames it when the lease expires. Permits
 --          are taken at all hosts or at none, or two jobs could wait for each other. Always renews the lease,
 --          unless lost.
--- Bound    one job, and as many hosts as are given (a pair has at most two).
+-- Bound    one job, and as many hosts as are given (a pair has at most two). At maxmemory: 1 KiB, until the job is
+--          settled.
 local id, token, content, build = arg(1), arg(2), arg(3), arg(4)
 local job, suspect = key(1), key(2)
 
@@ -21,7 +22,7 @@ local exclusive = redis.call('GET', EXCLUSIVE_LOCK) == (fields[2] or '') .. '|' 
 local suspected_by = redis.call('GET', suspect)
 local suspicion_outdated = suspected_by and release_number(build) > release_number(suspected_by)
 local hosts, full_host = {}, nil
-for i = 1, #KEYS - 15 do
+for i = 1, #KEYS - FIXED - 2 do
   hosts[i] = arg(4 + i)
   if not full_host and not host_has_room(hosts[i], id) then full_host = hosts[i] end
 end
@@ -30,7 +31,7 @@ redis.call('ZREM', LEASE, id) -- allowed at maxmemory, and so is every later wri
 redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, id)
 redis.call('HSET', job, 'content', content, 'build', build, 'hosts', table.concat(hosts, ' '))
 if suspicion_outdated then
-  redis.call('DEL', suspect)
+  remove_suspect(suspect)
 elseif suspected_by and not exclusive then
   redis.call('HSET', job, 'suspect', '1')
   return { 'suspect' }

@@ -9,19 +9,23 @@
 local id, job, host = arg(1), key(1), arg(3)
 local host_full = host ~= '' and not host_has_room(host, id)
 local recheck_ms = host_full and recheck_host_at(host)
-local score = redis.call('HGET', job, 'score')
+local fields = redis.call('HMGET', job, 'score', 'enqueued_ms', 'unique')
+local unique = PREFIX .. 'unique:' .. (fields[3] or '')
+redis.call('EXISTS', unique) -- reads a derived key before the first write
 local ended = end_delivery(id, job, arg(2))
 if ended ~= 'ended' then return { ended } end
 
 redis.call('HINCRBY', job, 'deliveries', -1)
 if host_full then
   redis.call('ZADD', SCHEDULED, recheck_ms, id)
-  redis.call('ZADD', host_waiters_key(host), score or 0, id)
+  redis.call('ZADD', host_waiters_key(host), fields[1] or 0, id)
+  redis.pcall('ZADD', WAITING, fields[2] or NOW_MS, id)
   count_host_waiters(host)
   redis.call('HSET', job, 'state', 'scheduled', 'waits_for_host', host)
 else
   make_waiting(id, job)
   wake()
 end
+recount_job(job, unique)
 increment(arg(4)) -- no event: waiting for a host is routine
 return { 'settled' }

@@ -13,7 +13,7 @@
 //! | `deliveries` `failures` `ambiguous_exits` `crashes` | once counted | its delivery counts |
 //! | `postponements` `releases` `replays` | once counted | its other counts |
 //! | `token` `worker` `claimed_ms` | in flight | its delivery (`worker` stays, as evidence) |
-//! | `settled` | after a settle | the token that settled it, so that a repeated settle gets the same reply |
+//! | `bytes` | live | what its hash and its lock take up, as counted in `meta` |
 //! | `content` `build` `hosts` | once started | hash of its two bodies, the build that ran it, its hosts |
 //! | `started` | once started | the token of the delivery that got its start permits |
 //! | `suspect` | until replayed | its content crashed a worker before: it runs exclusively |
@@ -23,16 +23,26 @@
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
 //! | `cancel` | once cancelled | when it was cancelled |
 //! | `died_ms` `kind` `reason` `size` | dead | the evidence, and its size in bytes |
-//! | `raw` `raw_length` `raw_hash` | dead, undecodable | its first 64 KiB, full length and hash |
-
-use time::OffsetDateTime;
+//! | `raw` `raw_length` `raw_hash` | dead, undecodable | its first 2 KiB, full length and hash |
 
 use crate::config::QueueName;
 use wm_job::JobId;
 use wm_job::failure::FailureKind;
 
-/// Schema version of the key space. A build refuses to work on a newer one.
-pub(crate) const SCHEMA: u64 = 2;
+/// Schema version of the key space. A build refuses to work on a newer one. 3: `done` in segments, results with an
+/// index by time, named pauses, settings in `meta`.
+pub(crate) const SCHEMA: u64 = 3;
+
+/// Type of a key, as `TYPE` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum KeyType {
+    String,
+    List,
+    Hash,
+    Zset,
+    Stream,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
@@ -54,22 +64,36 @@ impl Keys {
         format!("{}{rest}", self.prefix)
     }
 
-    /// The keys that every script declares, in the order of `lua/common.lua`.
-    pub(crate) fn fixed(&self, now: OffsetDateTime) -> [String; 13] {
+    /// The keys that every script declares, in the order of `lua/common.lua`, and the type of each.
+    pub(crate) fn fixed(&self) -> [(String, KeyType); 16] {
         [
-            self.inbox(),
-            self.ready(),
-            self.scheduled(),
-            self.lease(),
-            self.exclusive(),
-            self.key("exclusive_lock"),
-            self.dead(),
-            self.paused(),
-            self.wake(),
-            self.events(),
-            self.stats(now),
-            self.meta(),
-            self.key("seq"),
+            (self.inbox(), KeyType::List),
+            (self.ready(), KeyType::Zset),
+            (self.scheduled(), KeyType::Zset),
+            (self.lease(), KeyType::Zset),
+            (self.exclusive(), KeyType::Zset),
+            (self.key("exclusive_lock"), KeyType::String),
+            (self.dead(), KeyType::Zset),
+            (self.paused(), KeyType::Hash),
+            (self.wake(), KeyType::List),
+            (self.events(), KeyType::Stream),
+            (self.meta(), KeyType::Hash),
+            (self.seq(), KeyType::String),
+            (self.waiting(), KeyType::Zset),
+            (self.results(), KeyType::Zset),
+            (self.suspects(), KeyType::Zset),
+            (self.done_segments(), KeyType::Zset),
+        ]
+    }
+
+    /// The other keys that exist once per queue, and the type of each.
+    pub(crate) fn others(&self) -> [(String, KeyType); 5] {
+        [
+            (self.workers(), KeyType::Zset),
+            (self.audit(), KeyType::Stream),
+            (self.waiting_hosts(), KeyType::Zset),
+            (self.looker(), KeyType::String),
+            (self.glance(), KeyType::String),
         ]
     }
 
@@ -113,7 +137,7 @@ impl Keys {
         self.key(&format!("dead:kind:{kind}"))
     }
 
-    /// HASH that exists while the queue is paused.
+    /// HASH of the pauses in force, by name.
     pub(crate) fn paused(&self) -> String {
         self.key("paused")
     }
@@ -123,15 +147,39 @@ impl Keys {
         self.key("wake")
     }
 
-    /// HASH of the counters of one day (UTC).
-    pub(crate) fn stats(&self, now: OffsetDateTime) -> String {
-        let day = now.to_offset(time::UtcOffset::UTC).date();
-        self.key(&format!("stats:{:04}{:02}{:02}", day.year(), u8::from(day.month()), day.day()))
+    /// HASH of the counters of five minutes: `bucket` is their start in ms / 300,000. Kept for a day.
+    pub(crate) fn stats(&self, bucket: u64) -> String {
+        self.key(&format!("stats:{bucket}"))
     }
 
-    /// HASH of the schema version and the state of upkeep.
+    /// ZSET of the jobs that could run now or wait for their host, by the time of their admission (ms).
+    pub(crate) fn waiting(&self) -> String {
+        self.key("waiting")
+    }
+
+    /// ZSET of the ids whose result is kept, by the time it was stored (ms).
+    pub(crate) fn results(&self) -> String {
+        self.key("results")
+    }
+
+    /// STRING with the worker that looks after the queue; lives for seconds.
+    pub(crate) fn looker(&self) -> String {
+        self.key("looker")
+    }
+
+    /// STRING with the looker's last status (JSON), from which the other workers export their gauges.
+    pub(crate) fn glance(&self) -> String {
+        self.key("glance")
+    }
+
+    /// HASH of the schema version, the queue's settings, what its keys take up, and the state of upkeep.
     pub(crate) fn meta(&self) -> String {
         self.key("meta")
+    }
+
+    /// STRING with the number of the job that was admitted last.
+    pub(crate) fn seq(&self) -> String {
+        self.key("seq")
     }
 
     /// STREAM of operators' actions, capped.
@@ -149,14 +197,24 @@ impl Keys {
         self.key(&format!("unique:{sha256}"))
     }
 
-    /// STRING that marks a pair as analysed; holds the token that settled it.
-    pub(crate) fn done(&self, sha256: &str) -> String {
-        self.key(&format!("done:{sha256}"))
+    /// STRING with how the job `id` ended (JSON).
+    pub(crate) fn ended(&self, id: &str) -> String {
+        self.key(&format!("ended:{id}"))
     }
 
     /// STRING with the build that a content crashed.
     pub(crate) fn suspect(&self, content: &str) -> String {
         self.key(&format!("suspect:{content}"))
+    }
+
+    /// ZSET of the keys of suspects, by the time they were added (ms).
+    pub(crate) fn suspects(&self) -> String {
+        self.key("suspects")
+    }
+
+    /// ZSET of the segments of `done`, by the time they were begun (ms).
+    pub(crate) fn done_segments(&self) -> String {
+        self.key("done_segments")
     }
 
     /// SET of the jobs with a start permit at a host. Only scripts use its waiters, `host_waiters:<host>`.
@@ -202,10 +260,9 @@ mod tests {
     #[test]
     fn every_key_carries_the_hash_tag() {
         let keys = Keys::new(&"analysis".parse().unwrap());
-        for key in keys.fixed(OffsetDateTime::UNIX_EPOCH) {
+        for (key, _) in keys.fixed().into_iter().chain(keys.others()) {
             assert!(key.starts_with("wm:{analysis}:"), "{key}");
         }
-        assert_eq!(keys.stats(OffsetDateTime::UNIX_EPOCH), "wm:{analysis}:stats:19700101");
         assert_eq!(keys.inbox(), "wm:{analysis}:inbox");
     }
 }

@@ -31,6 +31,9 @@ use crate::redis::plain;
 /// every call. If it broke meanwhile, that call fails; no server restarts in this time.
 const FRESH: Duration = Duration::from_millis(10);
 
+/// Blocking waits of one process: for a wake-up and, in the looker, for the inbox.
+const WAITS: usize = 2;
+
 /// A connection pool that follows failovers and slot moves.
 pub(crate) struct RedisPool {
     config: Config,
@@ -45,8 +48,8 @@ struct Current {
     pool: Pool<Manager>,
     /// True after `MOVED`: this is not the configured server.
     redirected: bool,
-    /// The connection for blocking waits; None while it is in use, and before the first wait.
-    waiting: Option<MultiplexedConnection>,
+    /// Connections for blocking waits that are not in use.
+    waiting: Vec<MultiplexedConnection>,
 }
 
 /// Creates connections, with deadpool's manager for each kind of address.
@@ -84,7 +87,7 @@ impl RedisPool {
             Error::Config(format!("queue.tls_ca = {:?}: {what}", config.tls_ca.display().to_string()))
         })?;
         let pool = pool(config, &configured)?;
-        let current = Mutex::new(Current { generation: 0, pool, redirected: false, waiting: None });
+        let current = Mutex::new(Current { generation: 0, pool, redirected: false, waiting: Vec::new() });
         Ok(Self { config: config.clone(), configured, current })
     }
 
@@ -115,7 +118,7 @@ impl RedisPool {
     pub(crate) async fn waiting(&self) -> Result<(u64, MultiplexedConnection), Error> {
         {
             let mut current = self.current();
-            if let Some(kept) = current.waiting.take() {
+            if let Some(kept) = current.waiting.pop() {
                 return Ok((current.generation, kept));
             }
         }
@@ -126,8 +129,8 @@ impl RedisPool {
     /// Keeps a connection for the next wait, unless the pool has reconnected meanwhile.
     pub(crate) fn keep(&self, generation: u64, waited: MultiplexedConnection) {
         let mut current = self.current();
-        if current.generation == generation {
-            current.waiting = Some(waited);
+        if current.generation == generation && current.waiting.len() < WAITS {
+            current.waiting.push(waited);
         }
     }
 
@@ -149,8 +152,12 @@ impl RedisPool {
         if current.generation == generation
             && let Ok(pool) = pool(&self.config, moved.as_ref().unwrap_or(&self.configured))
         {
-            *current =
-                Current { generation: generation + 1, pool, redirected: moved.is_some(), waiting: None };
+            *current = Current {
+                generation: generation + 1,
+                pool,
+                redirected: moved.is_some(),
+                waiting: Vec::new(),
+            };
         }
     }
 
@@ -227,7 +234,11 @@ impl managed::Manager for Manager {
             return Ok(());
         }
         match self {
-            Self::Server(server) => Box::pin(server.recycle(&mut timed.connection, metrics)).await,
+            // Not the manager's own check, which sends UNWATCH too: nothing here ever watches.
+            Self::Server(_) => {
+                Box::pin(redis::cmd("PING").query_async::<()>(&mut timed.connection)).await?;
+                Ok(())
+            }
             Self::Sentinels(sentinels, _) => {
                 Box::pin(sentinels.recycle(&mut timed.connection, metrics)).await
             }

@@ -10,11 +10,9 @@
 
 use std::sync::LazyLock;
 
-use redis::{FromRedisValue, Script, ScriptInvocation, ToRedisArgs};
-use time::OffsetDateTime;
-
 use crate::Queue;
 use crate::error::Error;
+use redis::{FromRedisValue, Script, ScriptInvocation, ToRedisArgs};
 use wm_job::duration::millis;
 use wm_job::text::quote;
 
@@ -60,6 +58,16 @@ scripts! {
     DISCARD = "discard";
     CANCEL = "cancel";
     OUTAGE = "outage";
+    IS_DONE = "is_done";
+    PAUSE = "pause";
+    RESUME = "resume";
+    SET = "set";
+    FREE_RESULTS = "free_results";
+    REFILE = "refile";
+    ORPHANS = "orphans";
+    SCHEMA = "schema";
+    DRAINED = "drained";
+    PUBLISH = "publish";
 }
 
 /// One call of one script, with the queue's fixed keys and limits filled in.
@@ -72,17 +80,14 @@ pub(crate) struct Call<'q> {
 impl Queue {
     /// Starts building a call, with the fixed keys and the arguments that `common.lua` expects.
     pub(crate) fn call(&self, named: &'static NamedScript) -> Call<'_> {
-        let config = &self.inner.config;
         let mut invocation = named.script.prepare_invoke();
-        for key in self.inner.keys.fixed(OffsetDateTime::now_utc()) {
+        for (key, _) in self.inner.keys.fixed() {
             invocation.key(key);
         }
         invocation
             .arg(self.inner.keys.prefix())
-            .arg(config.events_max)
-            .arg(millis(config.lease))
-            .arg(config.releases_exclusive)
-            .arg(config.host_in_flight_max);
+            .arg(millis(self.inner.config.lease))
+            .arg(&self.inner.fallback_settings);
         Call { queue: self, name: named.name, invocation }
     }
 }
@@ -102,8 +107,23 @@ impl Call<'_> {
 
     /// Runs the script and converts its reply.
     pub(crate) async fn run<T: FromRedisValue>(self) -> Result<T, Error> {
-        let mut connection = self.queue.connection().await?;
-        Ok(self.invocation.invoke_async(&mut connection).await?)
+        let Self { queue, name, invocation } = self;
+        let mut connection = queue.connection().await?;
+        let failed = match invocation.invoke_async(&mut connection).await {
+            Ok(reply) => return Ok(reply),
+            Err(error) => error,
+        };
+        drop(connection);
+        let wrong_type = failed.to_string().contains("WRONGTYPE");
+        match Error::from(failed) {
+            Error::Refused(what) if wrong_type => {
+                let keys = queue.wrong_types().await.unwrap_or_default().join("; ");
+                Err(Error::Refused(format!("script {name}: {what} {keys}")))
+            }
+            Error::Refused(what) => Err(Error::Refused(format!("script {name}: {what}"))),
+            Error::Full(what) => Err(Error::Full(format!("script {name}: {what}"))),
+            other => Err(other),
+        }
     }
 
     /// Runs a script that returns a flat list of strings.

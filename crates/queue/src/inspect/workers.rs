@@ -1,0 +1,100 @@
+//! The workers of a queue as their entries show them, and what became of the jobs of those that fell silent.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::Queue;
+use crate::error::Error;
+use crate::fleet::presence::{Presence, RunningJob};
+use crate::ids::WorkerId;
+use crate::inspect::control::Fields;
+use crate::inspect::parts::{Reads, UnreadableKey};
+use wm_job::JobId;
+
+/// Most workers listed in a status.
+pub(crate) const WORKERS_MAX: usize = 500;
+/// Heartbeats after which a worker is silent.
+const SILENT_HEARTBEATS: u64 = 2;
+/// Interval of a worker that does not say its own, in milliseconds.
+const USUAL_HEARTBEAT_MS: u64 = 5_000;
+
+/// A worker, and the age of its last heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct WorkerStatus {
+    /// Its status entry; its jobs in flight are shown as still running.
+    #[serde(flatten)]
+    pub info: Presence,
+    /// Time since its last heartbeat in milliseconds.
+    pub heartbeat_age_ms: u64,
+    /// True when two heartbeats are missing: it is dead, stopped, or cut off.
+    pub silent: bool,
+    /// Of a silent worker, where its jobs are now: `still leased to it`, `in flight at <worker>`, the state that they
+    /// wait in, or `ended`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub taken_over: BTreeMap<String, String>,
+}
+
+impl Queue {
+    /// The workers of `ids` that have an entry; adds what could not be read.
+    pub(crate) async fn workers(
+        &self,
+        now: u64,
+        ids: &[String],
+        unreadable: &mut Vec<UnreadableKey>,
+    ) -> Result<Vec<WorkerStatus>, Error> {
+        let mut reads = Reads::default();
+        for id in ids {
+            reads.add(&["HGETALL"], &self.inner.keys.worker(id), &[]);
+        }
+        let mut replies = self.read(reads).await?;
+        let entries = ids.iter().map(|id| (id, replies.next::<Fields>()));
+        let mut workers: Vec<_> = entries.filter_map(|(id, entry)| worker_of(now, id, &entry)).collect();
+        unreadable.append(&mut replies.unreadable);
+        for worker in workers.iter_mut().filter(|worker| worker.silent) {
+            let ids = worker.info.in_flight.iter().map(|job| job.id.clone()).collect();
+            worker.taken_over = self.whereabouts(worker.info.id.as_str(), ids).await?;
+        }
+        Ok(workers)
+    }
+
+    /// Where the jobs that `worker` had in flight are now.
+    async fn whereabouts(&self, worker: &str, ids: Vec<JobId>) -> Result<BTreeMap<String, String>, Error> {
+        let mut reads = Reads::default();
+        for id in &ids {
+            reads.add(&["HMGET"], &self.inner.keys.job(id), &["state", "worker"]);
+        }
+        let mut replies = self.read(reads).await?;
+        let place = |fields: Vec<Option<String>>| match <[Option<String>; 2]>::try_from(fields) {
+            Ok([Some(state), Some(holder)]) if state == "in_flight" && holder == worker => {
+                "still leased to it".to_owned()
+            }
+            Ok([Some(state), Some(holder)]) if state == "in_flight" => format!("in flight at {holder}"),
+            Ok([Some(state), _]) => state,
+            Ok([None, _]) | Err(_) => "ended".to_owned(),
+        };
+        Ok(ids.iter().map(|id| (id.to_string(), place(replies.next()))).collect())
+    }
+}
+
+fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
+    let text = |name: &str| entry.get(name).cloned().unwrap_or_default();
+    let heartbeat: u64 = text("heartbeat_ms").parse().ok()?;
+    let heartbeat_age_ms = now.saturating_sub(heartbeat);
+    let in_flight: Vec<RunningJob> = serde_json::from_str(&text("in_flight")).unwrap_or_default();
+    let heartbeat_every_ms = text("heartbeat_every_ms").parse().unwrap_or(USUAL_HEARTBEAT_MS);
+    let info = Presence {
+        id: WorkerId::parse(id).ok()?,
+        host: text("host"),
+        pid: text("pid").parse().unwrap_or(0),
+        version: text("version"),
+        phase: text("phase"),
+        slots: text("slots").parse().unwrap_or(0),
+        busy: text("busy").parse().unwrap_or(0),
+        heartbeat_every_ms,
+        breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
+        in_flight: in_flight.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
+    };
+    let silent = heartbeat_age_ms > SILENT_HEARTBEATS * heartbeat_every_ms;
+    Some(WorkerStatus { info, heartbeat_age_ms, silent, taken_over: BTreeMap::new() })
+}

@@ -1,0 +1,179 @@
+//! What is stored of a job once it has ended: a report under its pair, and how it ended under its id.
+//!
+//! Invariant: each report begins with `{"id":...,"state":...`, by which the scripts tell whose it is, and whether it
+//! is an analysis that a skip or a death must not replace.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::lease::truncate::{REPORT_MAX_BYTES, truncate_report};
+use wm_job::JobId;
+use wm_job::report::{ANALYSIS_VERSION, Report, SCHEMA_VERSION};
+use wm_job::skip::Skip;
+use wm_job::verdict::DeadLetterReason;
+
+/// Largest summary of a report: less than the job that it replaces, so that settling always frees memory.
+const SUMMARY_MAX_BYTES: usize = 600;
+/// Longest detail of a skip or a death in a report, in characters; the whole is in the dead letter.
+const DETAIL_MAX_CHARS: usize = 300;
+
+/// What a job ended with, in the forms that `settle.lua` stores.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) state: &'static str,
+    /// Skip reason; empty for an analysis.
+    pub(crate) why: &'static str,
+    pub(crate) pair: String,
+    /// Its report (JSON).
+    pub(crate) report: String,
+    /// The same where memory is short (JSON).
+    pub(crate) summary: String,
+    /// True when a db app has the annotation.
+    pub(crate) posted: bool,
+}
+
+impl Ending {
+    /// Of a finished analysis.
+    pub(crate) fn done(id: &JobId, report: &Report, posts: bool) -> Self {
+        let head = format!(r#"{{"id":"{id}","state":"done","#);
+        let body = truncate_report(report, REPORT_MAX_BYTES - head.len());
+        Self {
+            state: "done",
+            why: "",
+            pair: format!("{}..{}", report.from, report.to),
+            report: head + &body[1..],
+            summary: summary(id, report),
+            posted: posts && report.missing.is_empty(),
+        }
+    }
+
+    /// Of a skip.
+    pub(crate) fn skipped(id: &JobId, pair: String, skip: &Skip) -> Self {
+        let mut skip = skip.clone();
+        skip.detail = clipped(&skip.detail);
+        let why = skip.reason.as_str();
+        let report = note(id, "skipped", "skipped", &skip);
+        Self { state: "skipped", why, pair, summary: report.clone(), report, posted: false }
+    }
+}
+
+/// `{"id":...,"pair":...,"state":...,"why":...}`: what a producer reads under the job's id.
+pub(crate) fn ended(id: &JobId, pair: &str, state: &str, why: &str) -> String {
+    json!({ "id": id.as_str(), "pair": pair, "state": state, "why": why }).to_string()
+}
+
+/// A death as a report on its pair, until an analysis replaces it.
+pub(crate) fn death_report(id: &JobId, reason: &DeadLetterReason) -> String {
+    let dead = json!({ "kind": reason.kind.as_str(), "detail": clipped(&reason.failure.detail) });
+    note(id, "dead", "dead", &dead)
+}
+
+fn note(id: &JobId, state: &str, name: &str, what: &impl Serialize) -> String {
+    let what = serde_json::to_string(what).unwrap_or_default();
+    format!(
+        r#"{{"id":"{id}","state":"{state}","schema_version":{SCHEMA_VERSION},"analysis_version":{ANALYSIS_VERSION},"{name}":{what}}}"#
+    )
+}
+
+fn clipped(detail: &str) -> String {
+    match detail.char_indices().nth(DETAIL_MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &detail[..end]),
+        None => detail.to_owned(),
+    }
+}
+
+/// The numbers of a report, without hunks, bodies and hashes, which it names; its key has the pair.
+fn summary(id: &JobId, report: &Report) -> String {
+    let mut annotation = serde_json::to_value(&report.annotation).unwrap_or_default();
+    let mut omitted = vec!["diffs", "bodies"];
+    if let Value::Object(fields) = &mut annotation {
+        let before = fields.len();
+        fields.retain(|name, _| !name.ends_with("_hash"));
+        omitted.extend((fields.len() < before).then_some("annotation.hashes"));
+    }
+    let (annotation, omitted) = (annotation, serde_json::to_string(&omitted).unwrap_or_default());
+    let Report { schema_version, analysis_version, approximate, .. } = report;
+    let text = format!(
+        r#"{{"id":"{id}","state":"done","schema_version":{schema_version},"analysis_version":{analysis_version},"annotation":{annotation},"approximate":{approximate},"omitted":{omitted}}}"#
+    );
+    debug_assert!(text.len() <= SUMMARY_MAX_BYTES || id.as_str().len() > 64, "{}", text.len());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+    use wm_job::report::{Annotation, Diff, Diffs, LinksNumbers, Op, SourceNumbers, TextNumbers};
+
+    fn report() -> Report {
+        let hash = || "f".repeat(64);
+        let ([count, length], ratio) = ([u64::from(u32::MAX), 10_485_760], 0.1234);
+        let steps = Some(Diff { change_count: 1, diff: Some(vec![Op(1, "x".into())]), approximate: false });
+        Report {
+            schema_version: 1,
+            analysis_version: 1,
+            from: Uuid::from_u128(1),
+            to: Uuid::from_u128(2),
+            page: None,
+            annotation: Annotation {
+                text: Some(TextNumbers {
+                    text_diff_hash: hash(),
+                    text_diff_count: count,
+                    text_diff_length: length,
+                    text_diff_ratio: ratio,
+                }),
+                source: Some(SourceNumbers {
+                    source_diff_hash: hash(),
+                    source_diff_count: count,
+                    source_diff_length: length,
+                    source_diff_ratio: ratio,
+                }),
+                links: Some(LinksNumbers {
+                    links_diff_hash: hash(),
+                    links_diff_count: count,
+                    links_diff_ratio: ratio,
+                }),
+                priority: 0.6543,
+            },
+            diffs: Diffs { html_text_dmp: steps, ..Diffs::default() },
+            approximate: false,
+            missing: Vec::new(),
+            passages: Vec::new(),
+            omitted: Vec::new(),
+            bodies: Vec::new(),
+            timings: None,
+            measured: None,
+        }
+    }
+
+    #[test]
+    fn a_report_and_its_summary_say_first_whose_they_are() {
+        let id = JobId::generate();
+        let ending = Ending::done(&id, &report(), true);
+        for text in [&ending.report, &ending.summary] {
+            assert!(text.starts_with(&format!(r#"{{"id":"{id}","state":"done","#)), "{text}");
+            let read: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(read["annotation"]["text_diff_length"], 10_485_760);
+        }
+        assert!(ending.report.contains(&"f".repeat(64)), "the whole has the hashes");
+    }
+
+    #[test]
+    fn the_largest_summary_has_at_most_600_bytes_and_names_what_it_lacks() {
+        let summary = Ending::done(&JobId::generate(), &report(), false).summary;
+        assert!(summary.len() <= SUMMARY_MAX_BYTES, "{}: {summary}", summary.len());
+        let read: Value = serde_json::from_str(&summary).unwrap();
+        assert_eq!(read["omitted"], json!(["diffs", "bodies", "annotation.hashes"]));
+    }
+
+    #[test]
+    fn only_a_whole_annotation_counts_as_posted() {
+        let id = JobId::generate();
+        assert!(Ending::done(&id, &report(), true).posted);
+        assert!(!Ending::done(&id, &report(), false).posted);
+        let skip = Skip::new(wm_job::skip::SkipReason::Content, "a PDF");
+        let missing = vec![wm_job::report::MissingDiff { diff: "html_text_dmp".into(), skip }];
+        assert!(!Ending::done(&id, &Report { missing, ..report() }, true).posted);
+    }
+}

@@ -1,0 +1,147 @@
+//! Copies of dead letters: as JSON, and on standard output, where each is safe before its letter is deleted.
+//!
+//! # Why
+//! Safe is more than written. A file is synced, once per batch. What is in a pipe is lost when its reader
+//! leaves, as `head -1` does: so one copy at a time goes into a pipe, and is awaited until it has been read.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+
+use crate::job::Job;
+use crate::queue::{Content, DeadLetter, RawPayload};
+
+/// Copies that are written to a file, and synced, before their letters are deleted.
+const FILE_BATCH: usize = 20;
+/// How often a pipe is looked at until a copy has been read.
+const PIPE_LOOKS_EVERY: Duration = Duration::from_millis(2);
+
+/// One letter, as `-o json` shows it.
+pub(super) fn as_json(letter: &DeadLetter) -> Value {
+    let (job, raw) = match &letter.content {
+        Content::Job(job) => (job_json(job), None),
+        Content::Raw(raw) => (None, Some(raw_json(raw))),
+    };
+    json!({
+        "id": letter.id, "died_ms": letter.died_ms, "replays": letter.replays,
+        "host": letter.host(), "reason": letter.reason, "job": job, "raw": raw,
+    })
+}
+
+/// What keeps a letter, in one line: the payload of a job, as `enqueue` takes it, and of what is no job all
+/// that is left of it.
+fn copy_of(letter: &DeadLetter) -> String {
+    let copy = match &letter.content {
+        Content::Job(job) => return String::from_utf8_lossy(&job.encode()).into_owned(),
+        Content::Raw(raw) => json!({ "id": letter.id, "raw": raw_json(raw) }),
+    };
+    copy.to_string()
+}
+
+fn job_json(job: &Job) -> Option<Value> {
+    serde_json::from_slice(&job.encode()).ok()
+}
+
+/// Text as it is, under `head`; any other bytes under `head_base64`.
+fn raw_json(raw: &RawPayload) -> Value {
+    match std::str::from_utf8(&raw.head) {
+        Ok(head) => json!({ "head": head, "length": raw.length, "hash": raw.hash }),
+        Err(_) => {
+            json!({ "head_base64": BASE64.encode(&raw.head), "length": raw.length, "hash": raw.hash })
+        }
+    }
+}
+
+/// Standard output, for copies. Unbuffered: what is written has left this process.
+pub(super) struct CopyOutput {
+    output: File,
+    kind: OutputKind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum OutputKind {
+    File,
+    Pipe,
+    /// A terminal, another device, a socket: a copy is safe when it was taken.
+    Other,
+}
+
+impl CopyOutput {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(super) fn stdout() -> io::Result<Self> {
+        use std::os::unix::fs::FileTypeExt as _;
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let kind = match output.metadata()?.file_type() {
+            kind if kind.is_file() => OutputKind::File,
+            kind if kind.is_fifo() => OutputKind::Pipe,
+            _ => OutputKind::Other,
+        };
+        Ok(Self { output, kind })
+    }
+
+    /// How many letters are copied before they are deleted.
+    pub(super) fn batch(&self) -> usize {
+        match self.kind {
+            OutputKind::File => FILE_BATCH,
+            OutputKind::Pipe | OutputKind::Other => 1,
+        }
+    }
+
+    /// Writes a line for each letter, and returns when these copies are safe.
+    ///
+    /// # Errors
+    /// Those of the operating system: none of these letters may be deleted then.
+    pub(super) async fn write(&mut self, letters: &[DeadLetter]) -> io::Result<()> {
+        let lines: String = letters.iter().map(|letter| copy_of(letter) + "\n").collect();
+        self.output.write_all(lines.as_bytes())?;
+        match self.kind {
+            OutputKind::File => self.output.sync_data(),
+            OutputKind::Pipe => self.until_read().await,
+            OutputKind::Other => Ok(()),
+        }
+    }
+
+    /// Waits until nothing is left in the pipe, for as long as somebody may read it.
+    async fn until_read(&self) -> io::Result<()> {
+        loop {
+            // Asked first: what is unread when nobody reads any more stays so.
+            let has_reader = self.has_reader()?;
+            if rustix::io::ioctl_fionread(&self.output)? == 0 {
+                return Ok(());
+            }
+            if !has_reader {
+                return Err(io::Error::new(io::ErrorKind::BrokenPipe, "its reader left without reading it"));
+            }
+            tokio::time::sleep(PIPE_LOOKS_EVERY).await;
+        }
+    }
+
+    fn has_reader(&self) -> io::Result<bool> {
+        let mut pipe = [PollFd::new(&self.output, PollFlags::empty())];
+        poll(&mut pipe, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+        Ok(!pipe[0].revents().intersects(PollFlags::ERR | PollFlags::HUP))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_shown_as_it_is_and_other_bytes_in_base64() {
+        let of = |head: &[u8]| {
+            raw_json(&RawPayload { head: head.to_vec(), length: 9, hash: "sha256:x".to_owned() })
+        };
+        assert_eq!(of("né".as_bytes()), json!({ "head": "né", "length": 9, "hash": "sha256:x" }));
+        assert_eq!(of(b"\xff\0"), json!({ "head_base64": "/wA=", "length": 9, "hash": "sha256:x" }));
+    }
+}

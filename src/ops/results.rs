@@ -1,0 +1,138 @@
+//! `results ls | show | free`: how jobs ended, and making room where Redis is the only place that has the reports.
+
+use super::Exit;
+use super::render::{self, sanitize};
+use crate::job::JobId;
+use crate::queue::{Ended, Error, OperatorHandle};
+
+/// What to do with results.
+pub enum ResultsAction {
+    /// List the oldest.
+    Ls {
+        /// At most this many.
+        limit: usize,
+    },
+    /// Show how one job ended, with its report.
+    Show {
+        /// Id of the job.
+        id: JobId,
+    },
+    /// Delete the oldest.
+    Free {
+        /// At most this many.
+        most: u64,
+        /// Only those stored longer ago than this.
+        older_than: Option<std::time::Duration>,
+        /// Do not ask.
+        yes: bool,
+        /// Change nothing.
+        dry_run: bool,
+    },
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn run(queue: &OperatorHandle, action: ResultsAction, json: bool) -> Result<Exit, Error> {
+    match action {
+        ResultsAction::Ls { limit } => list(queue, limit, json).await,
+        ResultsAction::Show { id } => show(queue, &id, json).await,
+        ResultsAction::Free { most, older_than, yes, dry_run } => {
+            free(queue, most, older_than, yes, dry_run, json).await
+        }
+    }
+}
+
+async fn list(queue: &OperatorHandle, limit: usize, json: bool) -> Result<Exit, Error> {
+    let (results, count) = queue.results(limit).await?;
+    if json {
+        render::json(&serde_json::json!({ "count": count, "results": results }));
+        return Ok(Exit::Ok);
+    }
+    let rows = results.iter().map(|Ended { id, pair, state, why, at_ms }| {
+        let outcome = if why.is_empty() {
+            sanitize(state, 20)
+        } else {
+            format!("{}: {}", sanitize(state, 20), sanitize(why, 40))
+        };
+        vec![render::elapsed_since(*at_ms), outcome, sanitize(id, 128), sanitize(pair, 160)]
+    });
+    render::line(render::table(&["AGE", "ENDED", "ID", "PAIR"], &[0], rows));
+    render::note(format!("{} of {count} results, oldest first", results.len()));
+    Ok(Exit::Ok)
+}
+
+async fn show(queue: &OperatorHandle, id: &JobId, json: bool) -> Result<Exit, Error> {
+    let Some(ended) = queue.ended(id).await? else {
+        render::error(format!(
+            "no result of {id}: it has not ended, is unknown, or its result was forgotten"
+        ));
+        return Ok(Exit::NothingMatched);
+    };
+    let report = match ended.pair.split_once("..").map(|(from, to)| (from.parse(), to.parse())) {
+        Some((Ok(from), Ok(to))) => queue.report(from, to).await?,
+        Some(_) | None => None,
+    };
+    let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    if json {
+        render::json(&serde_json::json!({ "ended": ended, "report": report }));
+    } else {
+        render::line(format!(
+            "{}  {}  {}",
+            sanitize(&ended.id, 128),
+            sanitize(&ended.state, 20),
+            sanitize(&ended.why, 40)
+        ));
+        match report {
+            Some(report) => render::json(&report),
+            None => render::note("its pair's report is forgotten, or belongs to another job"),
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+async fn free(
+    queue: &OperatorHandle,
+    most: u64,
+    older_than: Option<std::time::Duration>,
+    yes: bool,
+    dry_run: bool,
+    json: bool,
+) -> Result<Exit, Error> {
+    let status = queue.status().await?;
+    let memory = &status.memory;
+    let [used, cap] = [memory.reports_bytes, memory.reports_cap_bytes].map(render::format_bytes);
+    let which = older_than.map_or_else(
+        || format!("the oldest {}", most.min(memory.results_count)),
+        |age| format!("at most {most} that are older than {}", render::format_duration(age)),
+    );
+    render::note(format!(
+        "{} results take up {used} of {cap}: deletes {which}; an annotation that the db app has stays there, \
+         a report that nobody fetched is gone for good",
+        memory.results_count
+    ));
+    if dry_run {
+        render::note("dry run: nothing changed");
+        return Ok(Exit::Ok);
+    }
+    if let Err(exit) = render::confirm("free results?", yes) {
+        return Ok(exit);
+    }
+    let before = match older_than {
+        Some(age) => Some(queue.server_time_ms().await?.saturating_sub(crate::job::duration::millis(age))),
+        None => None,
+    };
+    let freed = queue.free_results(most, before).await?;
+    if json {
+        render::json(&freed);
+    } else {
+        let more = if freed.more { "; there are more of them" } else { "" };
+        render::note(format!(
+            "freed {} results, {}{more}. Undo: enqueue their pairs with `again`",
+            freed.results,
+            render::format_bytes(freed.bytes)
+        ));
+    }
+    Ok(if freed.results == 0 { Exit::NothingMatched } else { Exit::Ok })
+}
