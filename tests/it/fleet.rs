@@ -67,7 +67,6 @@ async fn looker(world: &World) -> Option<u32> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the number is the result")]
 async fn an_idle_worker_costs_the_same_few_commands_alone_and_in_a_fleet() {
     let world = World::new().await;
     let mut fleet = idle_fleet(&world, 1).await;
@@ -122,7 +121,6 @@ async fn idle_loop(queue: WorkerHandle, number: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "the number is the result")]
 async fn five_hundred_workers_cost_five_hundred_times_what_one_costs() {
     let world = World::new().await;
     let _looker = idle_fleet(&world, 1).await;
@@ -164,7 +162,6 @@ async fn time_to_be_done_after(signal: Signal) -> Duration {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the number is the result")]
 async fn when_the_looker_is_killed_another_takes_over_within_15_s() {
     let took = time_to_be_done_after(Signal::KILL).await;
     println!("the looker was killed: done after {took:?}");
@@ -172,7 +169,6 @@ async fn when_the_looker_is_killed_another_takes_over_within_15_s() {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the number is the result")]
 async fn when_the_looker_is_stopped_another_takes_over_within_5_s() {
     let took = time_to_be_done_after(Signal::TERM).await;
     println!("the looker was stopped: done after {took:?}");
@@ -180,7 +176,6 @@ async fn when_the_looker_is_stopped_another_takes_over_within_5_s() {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the number is the result")]
 async fn a_job_pushed_to_an_idle_queue_is_done_well_within_a_second() {
     let world = World::new().await;
     let _fleet = idle_fleet(&world, 2).await;

@@ -181,7 +181,7 @@ async fn a_letter_that_died_anew_since_it_was_listed_is_neither_replayed_nor_dis
     assert_eq!(queue.operator.replay_letter(&first[0], granted).await.unwrap(), Replayed::DiedAnew);
     let discards = queue.operator.discard_letters(&first).await;
     assert_eq!((discards.discarded, &discards.missing[..]), (0, &[][..]));
-    assert_eq!(discards.died_anew, [id.clone()]);
+    assert_eq!(discards.died_anew, std::slice::from_ref(&id));
     assert_eq!(world.check_invariants().await[id.as_str()], "dead");
 
     let second = listed(&queue).await;

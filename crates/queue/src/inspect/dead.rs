@@ -130,8 +130,8 @@ pub struct Discards {
 }
 
 /// What `discard.lua` answers.
-enum Discarded {
-    Discarded,
+enum DiscardReply {
+    Deleted,
     Missing,
     DiedAnew,
 }
@@ -294,8 +294,8 @@ impl OperatorHandle {
         let mut discarded = 0;
         for id in ids {
             discarded += match self.discard_one(id, None).await? {
-                Discarded::Discarded => 1,
-                Discarded::Missing | Discarded::DiedAnew => 0,
+                DiscardReply::Deleted => 1,
+                DiscardReply::Missing | DiscardReply::DiedAnew => 0,
             };
         }
         Ok(discarded)
@@ -307,9 +307,9 @@ impl OperatorHandle {
         let mut discards = Discards::default();
         for letter in letters {
             match self.discard_one(&letter.id, letter.death()).await {
-                Ok(Discarded::Discarded) => discards.discarded += 1,
-                Ok(Discarded::Missing) => discards.missing.push(letter.id.clone()),
-                Ok(Discarded::DiedAnew) => discards.died_anew.push(letter.id.clone()),
+                Ok(DiscardReply::Deleted) => discards.discarded += 1,
+                Ok(DiscardReply::Missing) => discards.missing.push(letter.id.clone()),
+                Ok(DiscardReply::DiedAnew) => discards.died_anew.push(letter.id.clone()),
                 Err(error) => {
                     discards.failed = Some((letter.id.clone(), error));
                     break;
@@ -319,14 +319,14 @@ impl OperatorHandle {
         discards
     }
 
-    async fn discard_one(&self, id: &JobId, died_ms: Option<u64>) -> Result<Discarded, Error> {
+    async fn discard_one(&self, id: &JobId, died_ms: Option<u64>) -> Result<DiscardReply, Error> {
         let died_ms = died_ms.map_or(String::new(), |ms| ms.to_string());
         let call = self.call(&scripts::DISCARD).key(self.inner.keys.job(id)).arg(id.as_str()).arg(died_ms);
         let mut reply = call.reply().await?;
         match reply.text()?.as_str() {
-            "discarded" => Ok(Discarded::Discarded),
-            "missing" => Ok(Discarded::Missing),
-            "died_anew" => Ok(Discarded::DiedAnew),
+            "discarded" => Ok(DiscardReply::Deleted),
+            "missing" => Ok(DiscardReply::Missing),
+            "died_anew" => Ok(DiscardReply::DiedAnew),
             other => Err(reply.unexpected(other)),
         }
     }

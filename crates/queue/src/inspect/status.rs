@@ -230,7 +230,7 @@ impl Queue {
         Ok(oldest.iter().find(|_| waits(replies.next())).map(|(_, since)| *since))
     }
 
-    /// What the looker published last, within [`GLANCE_TTL`].
+    /// What the looker published last, if that is not too long ago.
     ///
     /// # Errors
     /// Those of Redis.
