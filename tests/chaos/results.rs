@@ -16,18 +16,25 @@ const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
-const ALLOWED_KEYS: [&str; 14] = [
+const ALLOWED_KEYS: [&str; 21] = [
     "alert_leader",
     "audit",
     "dead",
     "done",
+    "done_segments",
+    "ended",
     "events",
+    "glance",
     "job",
+    "looker",
     "meta",
     "outage",
     "report",
+    "results",
     "seq",
+    "settled",
     "stats",
+    "suspects",
     "wake",
     "worker",
     "workers",
