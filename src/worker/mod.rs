@@ -325,7 +325,7 @@ impl Shared {
     async fn nothing_left(&self) -> bool {
         // Read first: payloads moved after this are in the inbox by then.
         let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
-        adopted && self.worker.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
+        adopted && self.worker.queue.glance().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     }
 
     /// Waits until a job in flight ends, up to a limit.

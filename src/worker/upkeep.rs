@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::Shared;
 use super::redis_backoff::RedisBackoff;
-use crate::queue::{self, Adopter, Ingested, ListState, Looked, Server, Upkeep, WorkerId};
+use crate::queue::{self, Adopter, Ingested, ListState, Looked, Server, Status, Upkeep, WorkerId};
 use crate::telemetry::sanitize;
 
 /// How often adopted lists are checked for workers of another system: these change with a deploy, not by the
@@ -188,12 +188,13 @@ async fn look(shared: &Shared, growth: &mut Growth, others: &mut OthersLooks) ->
     let (looker, seen) = queue.published().await?;
     if let Some(looker) = looker.filter(|looker| looker != id.as_str()) {
         shared.looker.set(false);
-        if others.have_stopped(seen.as_ref().map(|seen| seen.at_ms), Instant::now()) {
+        if others.have_stopped(seen.as_deref(), Instant::now()) {
             warn!(looker, "the looker has published nothing for too long: another worker takes its turn");
             if let Ok(looker) = WorkerId::parse(&looker) {
                 queue.stop_looking(&looker).await?;
             }
         }
+        let seen = seen.as_deref().and_then(Status::from_glance);
         if let Some(seen) = seen.filter(|_| !shared.observer.was_refused()) {
             shared.observer.look(&seen);
         }
@@ -259,20 +260,22 @@ async fn hold_while_idle(shared: &Shared) {
 /// an hour when that clock falls back by an hour.
 #[derive(Default)]
 struct OthersLooks {
-    last: Option<(Option<u64>, Instant)>,
+    last: Option<(Option<String>, Instant)>,
 }
 
 impl OthersLooks {
     /// Whether what is published has been the same for too long.
-    fn have_stopped(&mut self, published: Option<u64>, now: Instant) -> bool {
-        match self.last {
-            Some((last, since)) if last == published => {
-                let stopped = now.duration_since(since) > LOOKER_SILENT;
-                self.last = if stopped { None } else { self.last };
+    fn have_stopped(&mut self, published: Option<&str>, now: Instant) -> bool {
+        match &self.last {
+            Some((last, since)) if last.as_deref() == published => {
+                let stopped = now.duration_since(*since) > LOOKER_SILENT;
+                if stopped {
+                    self.last = None;
+                }
                 stopped
             }
             Some(_) | None => {
-                self.last = Some((published, now));
+                self.last = Some((published.map(str::to_owned), now));
                 false
             }
         }
@@ -312,12 +315,12 @@ mod tests {
     fn a_looker_that_publishes_the_same_for_too_long_is_gone_and_one_that_goes_on_is_not() {
         let (mut looks, start) = (OthersLooks::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert!(!looks.have_stopped(Some(1), start));
-        assert!(!looks.have_stopped(Some(1), after(80)));
-        assert!(!looks.have_stopped(Some(2), after(85)));
-        assert!(!looks.have_stopped(Some(2), after(170)));
-        assert!(looks.have_stopped(Some(2), after(176)));
-        assert!(!looks.have_stopped(Some(2), after(177)), "once");
+        assert!(!looks.have_stopped(Some("1"), start));
+        assert!(!looks.have_stopped(Some("1"), after(80)));
+        assert!(!looks.have_stopped(Some("2"), after(85)));
+        assert!(!looks.have_stopped(Some("2"), after(170)));
+        assert!(looks.have_stopped(Some("2"), after(176)));
+        assert!(!looks.have_stopped(Some("2"), after(177)), "once");
         assert!(!looks.have_stopped(None, after(178)));
         assert!(looks.have_stopped(None, after(300)), "or nothing at all");
     }

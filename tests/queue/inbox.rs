@@ -1,5 +1,7 @@
 //! What producers push, however odd, becomes a job, a duplicate, or a dead letter; and nothing blocks what is behind.
 
+use std::time::{Duration, Instant};
+
 use wm_analyzer::job::JobId;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::queue::{Claim, Content, DeadFilter, RawPayload};
@@ -95,6 +97,52 @@ async fn a_payload_over_1_mib_never_leaves_redis_whole() {
     // As `head -c 1M /dev/zero | tr '\0' x | sha1sum` says.
     assert_eq!(raw.hash, "sha1-1MiB:e37f4d5be56713044d62525e406d250a722647d6");
     world.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_payload_that_ends_a_wait_for_the_inbox_never_leaves_redis_whole() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    queue.worker.wait_for_inbox(Duration::from_millis(1)).await;
+    let sent = async || {
+        let info: String = world.ask("INFO", "stats").await;
+        let line = info.lines().find_map(|l| l.strip_prefix("total_net_output_bytes:")).unwrap();
+        line.parse::<u64>().unwrap()
+    };
+    let (before, begun) = (sent().await, Instant::now());
+    let push = async {
+        until("the wait has begun", async || {
+            let info: String = world.ask("INFO", "clients").await;
+            info.contains("blocked_clients:1")
+        })
+        .await;
+        world.push(vec![b'x'; 30_000_000]).await;
+    };
+    tokio::join!(queue.worker.wait_for_inbox(Duration::from_secs(60)), push);
+    assert!(begun.elapsed() < Duration::from_secs(30), "the push ended it");
+    assert!(sent().await - before < 1_000_000, "the payload did not go over the wire");
+    assert_eq!(queue.worker.ingest().await.unwrap().buried.len(), 1);
+    // Replies are still matched to their commands: the next waits last as long as they should.
+    let begun = Instant::now();
+    queue.worker.wait_for_inbox(Duration::from_millis(300)).await;
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    world.push(job().encode()).await;
+    let begun = Instant::now();
+    queue.worker.wait_for_inbox(Duration::from_secs(60)).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "a payload that is there already ends it at once");
+}
+
+#[tokio::test]
+async fn a_wait_for_the_inbox_that_is_refused_is_no_busy_loop() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
+    let begun = Instant::now();
+    for _ in 0..3 {
+        queue.worker.wait_for_inbox(Duration::from_secs(60)).await;
+    }
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(600) && took < Duration::from_secs(30), "{took:?}");
 }
 
 #[tokio::test]

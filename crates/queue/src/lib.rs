@@ -31,7 +31,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
-use tokio::time::{Instant, sleep_until, timeout};
 
 pub use self::config::{Config, DEFAULT_NAME, QueueName, ReportsWhenFull};
 pub use self::error::Error;
@@ -67,8 +66,6 @@ use self::lease::batch::SettleBatcher;
 use self::redis::keys::Keys;
 use self::redis::pool::{Connection, RedisPool};
 
-/// How long to wait for the inbox where Redis refuses to.
-const REFUSED_WAIT: Duration = Duration::from_millis(200);
 /// This build's version, as stored in dead letters.
 const BUILD: &str = env!("CARGO_PKG_VERSION");
 
@@ -87,6 +84,8 @@ struct Inner {
     fallback_settings: String,
     redis: RedisPool,
     schema: OnceCell<()>,
+    /// Whether this user may leave out a reply, without which the inbox is not waited for.
+    may_skip_reply: OnceCell<bool>,
     /// Each delivery in flight holds a clone and so is counted: a suspect is claimed only at zero.
     in_flight: Arc<()>,
     /// Tokens of claims whose reply was lost; the next claim repeats one to get the same jobs.
@@ -118,6 +117,7 @@ impl Queue {
                 fallback_settings: settings::fallback(config, sink),
                 redis: RedisPool::new(config)?,
                 schema: OnceCell::new(),
+                may_skip_reply: OnceCell::new(),
                 in_flight: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
                 orphan_search: tokio::sync::Mutex::default(),
@@ -161,51 +161,5 @@ impl Queue {
             .get_or_try_init(async || self.check_schema(&mut connection).await.map(drop))
             .await?;
         Ok(connection)
-    }
-}
-
-impl WorkerHandle {
-    /// Waits until there may be something to claim, for `at_most` at the longest. A hint only: it never
-    /// fails, and waits the full time when Redis is unreachable.
-    pub async fn wait(&self, at_most: Duration) {
-        let end = Instant::now() + at_most;
-        if self.woken(at_most).await.is_err() {
-            sleep_until(end).await;
-        }
-    }
-
-    async fn woken(&self, at_most: Duration) -> Result<(), Error> {
-        let mut command = ::redis::cmd("BLPOP");
-        command.arg(self.inner.keys.wake()).arg(at_most.as_secs_f64().max(0.001));
-        self.block(&command, at_most).await
-    }
-
-    /// Waits until the inbox has a payload, for `at_most` at the longest; as [`WorkerHandle::wait`], a hint only. A full
-    /// Redis refuses to wait.
-    pub async fn wait_for_inbox(&self, at_most: Duration) {
-        let end = Instant::now() + at_most;
-        // Moves the oldest payload to where it is: nothing changes, and it is the one command that waits for a list
-        // without taking from it.
-        let mut command = ::redis::cmd("BLMOVE");
-        let inbox = self.inner.keys.inbox();
-        command.arg(&inbox).arg(&inbox).arg(&["LEFT", "LEFT"]).arg(at_most.as_secs_f64().max(0.001));
-        if self.block(&command, at_most).await.is_err() {
-            sleep_until(end.min(Instant::now() + REFUSED_WAIT)).await;
-        }
-    }
-
-    async fn block(&self, command: &::redis::Cmd, at_most: Duration) -> Result<(), Error> {
-        // Taken out of the pool while it waits: dropping this future drops the connection, and with it the
-        // command.
-        let redis = &self.inner.redis;
-        let (generation, mut connection) = redis.waiting().await?;
-        let patience = at_most + self.inner.config.response_timeout;
-        connection.set_response_timeout(patience);
-        timeout(patience, command.query_async::<::redis::Value>(&mut connection))
-            .await
-            .map_err(|_| Error::Unavailable("no answer while waiting".into()))?
-            .inspect_err(|e| redis.on_error(generation, e))?;
-        redis.keep(generation, connection);
-        Ok(())
     }
 }

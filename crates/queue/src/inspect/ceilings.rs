@@ -14,6 +14,7 @@ const HOSTS_MAX: usize = 10;
 
 /// The ceilings over all workers, and the hosts that jobs wait for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ceilings {
     /// Most jobs in flight at a time over all workers; 0 is unlimited.
     pub in_flight_max: u32,

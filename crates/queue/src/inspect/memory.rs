@@ -44,6 +44,7 @@ impl Purpose {
 
 /// What a queue takes up, and what it may.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Bytes of each purpose, in the order of [`Purpose::ALL`].
     pub inbox_bytes: u64,

@@ -41,9 +41,9 @@ const STALLED_MS: u64 = 10_000;
 
 /// A summary of the queue's state. The numbers are read one after another, not at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// When it was read, in milliseconds since 1970 by the clock of Redis.
-    #[serde(default)]
     pub at_ms: u64,
     /// Payloads not yet ingested.
     pub inbox: u64,
@@ -239,7 +239,7 @@ impl Queue {
         reads.add(&["GET"], &self.inner.keys.glance(), &[]);
         reads.add_plain("TIME");
         let text: Option<String> = self.read(reads).await?.next();
-        Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+        Ok(text.as_deref().and_then(Status::from_glance))
     }
 }
 
@@ -289,21 +289,25 @@ impl WorkerHandle {
         call.arg(text).arg(millis(GLANCE_TTL)).arg(status.inbox).reply().await.map(drop)
     }
 
-    /// The looker's name and what it published last, in one command.
+    /// The looker's name and the glance that it published last ([`Status::from_glance`]), in one command.
     ///
     /// # Errors
     /// Those of Redis.
-    pub async fn published(&self) -> Result<(Option<String>, Option<Status>), Error> {
+    pub async fn published(&self) -> Result<(Option<String>, Option<String>), Error> {
         let mut pipe = redis::pipe();
         pipe.cmd("MGET").arg(self.inner.keys.looker()).arg(self.inner.keys.glance());
         let (found,): (Vec<Option<String>>,) = self.ask(&pipe).await?;
         let mut found = found.into_iter();
-        let (looker, text) = (found.next().flatten(), found.next().flatten());
-        Ok((looker, text.and_then(|text| serde_json::from_str(&text).ok())))
+        Ok((found.next().flatten(), found.next().flatten()))
     }
 }
 
 impl Status {
+    /// Reads a published glance; None for one that another build wrote and this one cannot read.
+    pub fn from_glance(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
     /// Waiting jobs, as `backlog_max` counts them.
     pub fn backlog(&self) -> u64 {
         self.ready + self.scheduled + self.exclusive

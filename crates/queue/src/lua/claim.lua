@@ -126,10 +126,7 @@ if leases_max > 0 then
   max_jobs = math.min(max_jobs, leases_max - redis.call('ZCARD', LEASE))
   if max_jobs <= 0 then return { 'full' } end
 end
-if redis.call('ZCARD', READY) + redis.call('ZCARD', EXCLUSIVE) == 0
-  and redis.call('EXISTS', EXCLUSIVE_LOCK) == 0 then
-  return { 'empty' }
-end
+if redis.call('EXISTS', READY, EXCLUSIVE, EXCLUSIVE_LOCK) == 0 then return { 'empty' } end
 local no_room = out_of_memory()
 if no_room then return { no_room } end
 result = claim_exclusive()

@@ -6,3 +6,4 @@ pub(crate) mod plain;
 pub(crate) mod pool;
 pub(crate) mod scripts;
 pub(crate) mod server;
+pub(crate) mod wait;

@@ -13,7 +13,7 @@
 use std::time::{Duration, Instant};
 
 use deadpool::Runtime;
-use deadpool::managed::{self, Metrics, Object, Pool, QueueMode, RecycleResult};
+use deadpool::managed::{self, Metrics, Object, Pool, QueueMode, RecycleError, RecycleResult};
 use deadpool_redis::sentinel;
 use parking_lot::{Mutex, MutexGuard};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -236,8 +236,10 @@ impl managed::Manager for Manager {
         match self {
             // Not the manager's own check, which sends UNWATCH too: nothing here ever watches.
             Self::Server(_) => {
-                Box::pin(redis::cmd("PING").query_async::<()>(&mut timed.connection)).await?;
-                Ok(())
+                let nonce = metrics.recycle_count.to_string();
+                let mut ping = redis::cmd("PING");
+                let pong: String = Box::pin(ping.arg(&nonce).query_async(&mut timed.connection)).await?;
+                if pong == nonce { Ok(()) } else { Err(RecycleError::message("a reply to another command")) }
             }
             Self::Sentinels(sentinels, _) => {
                 Box::pin(sentinels.recycle(&mut timed.connection, metrics)).await

@@ -44,6 +44,7 @@ pub enum WriteHealth {
 
 /// Properties of a server that decide whether a queue is safe on it, and its health.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Server {
     /// Server software: `redis` or `valkey`.
     pub flavour: String,
