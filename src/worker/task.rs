@@ -17,7 +17,7 @@ use crate::job::skip::{Skip, SkipReason};
 use crate::job::verdict::{PostponeReason, Verdict};
 use crate::pipeline::{Interrupted, LeaseGate, PipelineRun};
 use crate::policy::judge::{DeadLetterContext, OpenState, judge};
-use crate::queue::{Delivery, LeaseRef, Settled, StartPermit, WorkerHandle};
+use crate::queue::{Delivery, LeaseRef, ReleaseKind, Settled, StartPermit, WorkerHandle};
 use crate::sandbox::Slot;
 
 /// How the work on a delivery ended.
@@ -92,7 +92,11 @@ impl LeaseGate for DeliveryGate<'_> {
             }
         }
         match self.queue.start(&self.lease, pair).await {
-            Ok(StartPermit::Granted) => Ok(()),
+            Ok(StartPermit::Granted) => match self.queue.enter_child(&self.lease).await {
+                Ok(true) => Ok(()),
+                Ok(false) => no("the lease was lost".to_owned()),
+                Err(e) => no(format!("the queue could not be queried: {e}")),
+            },
             Ok(StartPermit::Suspect) => Err(Interrupted::Postponed(PostponeReason::Suspect)),
             Ok(StartPermit::HostFull { host }) => {
                 Err(Interrupted::Postponed(PostponeReason::HostFull { host }))
@@ -172,7 +176,7 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
 
 async fn release(shared: &Shared, delivery: Delivery) {
     let id = delivery.job.id.clone();
-    match shared.worker.queue.release(delivery).await {
+    match shared.worker.queue.release(delivery, ReleaseKind::Counted).await {
         Ok(_) => shared.observer.released(&id),
         Err(e) => warn!(job = %id, error = %e.source, "could not be released: its lease will expire"),
     }

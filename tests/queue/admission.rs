@@ -25,7 +25,7 @@ async fn a_duplicate_answers_with_the_holder_in_every_live_state() {
     let _ = queue.worker.settle(delivery, retry(Duration::ZERO)).await.unwrap();
     assert_eq!(again().await, duplicate, "scheduled");
     queue.worker.upkeep().await.unwrap();
-    dies_with(claimed(&queue, "w").await);
+    dies_with(claimed_into_child(&queue, "w").await);
     world.expire(&job.id).await;
     queue.worker.upkeep().await.unwrap();
     assert_eq!(world.state(&job.id).await.as_deref(), Some("exclusive"));

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use wm_analyzer::job::Job;
-use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Settled};
+use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -85,7 +85,79 @@ async fn many_that_end_at_the_same_moment_share_a_call_and_each_has_its_own_answ
     assert!(calls < 10, "{calls} calls for 60 jobs");
     assert_eq!(world.counter("done").await, 59);
     let left = world.check_invariants().await;
-    assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "exclusive".to_owned())]);
+    assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "ready".to_owned())]);
+}
+
+#[tokio::test]
+async fn many_that_start_at_the_same_moment_share_a_call_and_take_no_more_permits_than_a_host_has() {
+    let mut world = World::new().await;
+    world.config.host_in_flight_max = 2;
+    let queue = world.queue().await;
+    enqueue(&queue, 60).await;
+    let hands = claim(&queue, "w", 60).await;
+    let lost = hands[41].job.id.clone();
+    world.expire(&lost).await;
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
+    let before = scripts(&world).await;
+    // Thirty hosts: each has room for two, and three jobs want to visit each; every fifth visits another one too.
+    let permits = join_all(hands.iter().enumerate().map(|(n, delivery)| {
+        let (first, second) = (n % 20, if n % 5 == 0 { 20 + n % 10 } else { n % 20 });
+        let pair = at(&format!("http://h{first}.test/{n}"), &format!("http://h{second}.test/{n}"));
+        let (queue, lease) = (&queue, delivery.lease());
+        async move { (lease.id.clone(), queue.worker.start(&lease, &pair).await.unwrap()) }
+    }))
+    .await;
+    let calls = scripts(&world).await - before;
+    assert!(calls < 5, "{calls} calls for 60 jobs");
+    let mut full = 0;
+    for (id, permit) in permits {
+        match permit {
+            StartPermit::Lost => assert_eq!(id, lost),
+            StartPermit::Granted => assert_ne!(id, lost),
+            StartPermit::HostFull { host } => {
+                full += 1;
+                let hosts = world.field(&id, "hosts").await.unwrap();
+                assert!(hosts.split(' ').any(|one| one == host), "{host}: {hosts}");
+                assert_eq!(world.ask::<u64>("SCARD", key(&format!("host:{host}"))).await, 2, "{host}");
+            }
+            StartPermit::Suspect => panic!("{id}"),
+        }
+    }
+    assert!(full >= 19, "{full}");
+    for host in world.ask::<Vec<String>>("KEYS", key("host:*")).await {
+        assert!(world.ask::<u64>("SCARD", &host).await <= 2, "{host}");
+    }
+    world.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_slot_that_ends_one_job_and_begins_the_next_makes_one_call() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueue(&queue, 40).await;
+    let mut hands = claim(&queue, "w", 40).await;
+    let lost = hands[3].job.id.clone();
+    world.expire(&lost).await;
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
+    let ending = hands.split_off(20);
+    for delivery in &hands {
+        world.expire(&delivery.job.id).await;
+    }
+    let before = scripts(&world).await;
+    let slots = join_all(ending.into_iter().zip(&hands).map(|(ends, begins)| async {
+        let (verdict, begins) = (done(&ends.job), begins.lease());
+        tokio::join!(queue.worker.settle(ends, verdict), queue.worker.enter_child(&begins))
+    }));
+    for ((settled, entered), begins) in slots.await.into_iter().zip(&hands) {
+        assert_eq!(settled.unwrap(), Settled::Settled);
+        assert_eq!(entered.unwrap(), begins.job.id != lost, "{}", begins.job.id);
+    }
+    let calls = scripts(&world).await - before;
+    assert!(calls < 5, "{calls} calls for 20 slots");
+    assert_eq!(world.counter("done").await, 20);
+    assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 0, "what entered has its lease renewed");
+    assert_eq!(world.field(&lost, "entered").await, None, "its lease was lost");
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -133,4 +205,30 @@ async fn a_lost_answer_for_many_is_given_again_whole_to_the_next_claim() {
         let verdict = done(&delivery.job);
         assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
     }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_by_its_token_however_many_others_have_claimed_since() {
+    let world = World::new().await;
+    let (queue, proxy) = world.queue_over_a_proxy().await;
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
+    let jobs = enqueue(&queue, 3).await;
+    proxy.lose_next_answer();
+    assert!(queue.worker.claim_many(&worker("w"), 3).await.unwrap_err().is_transient());
+    let other = world.queue().await;
+    enqueue(&other, 700).await;
+    let mut beside = Vec::new();
+    while beside.len() < 700 {
+        beside.extend(claim(&other, "v", CLAIM_MOST).await);
+    }
+    // One of them was lost in between.
+    world.expire(&jobs[1].id).await;
+    assert_eq!(other.worker.upkeep().await.unwrap().reclaimed, 1);
+    let again = claim(&queue, "w", 3).await;
+    assert_eq!(ids(again.iter().map(|delivery| &delivery.job)), [jobs[0].id.as_str(), jobs[2].id.as_str()]);
+    let life: i64 = world.ask("PTTL", key("claim:w")).await;
+    assert!((80_000..=90_000).contains(&life), "{life}");
+    assert_eq!(ids(claim(&queue, "w", 3).await.iter().map(|d| &d.job)), ids(&jobs[1..2]));
+    queue.worker.leave(&worker("w")).await.unwrap();
+    assert_eq!(world.ask::<u64>("EXISTS", key("claim:w")).await, 0);
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use wm_analyzer::job::failure::FailureKind;
-use wm_analyzer::queue::{Claim, Settled, Upkeep};
+use wm_analyzer::queue::{Claim, ReleaseKind, Settled, Upkeep};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -16,7 +16,7 @@ async fn in_flight_to_exclusive_by_reclaim_then_alone_in_one_worker() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let beside = enqueued(&queue).await;
-    dies_with(claimed(&queue, "dead").await);
+    dies_with(claimed_into_child(&queue, "dead").await);
     world.expire(&job.id).await;
     let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.buried.len(), upkeep.grace_period), (1, 0, false));
@@ -38,7 +38,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     for _ in 0..2 {
-        dies_with(claimed(&queue, "killed").await);
+        dies_with(claimed_into_child(&queue, "killed").await);
         world.expire(&job.id).await;
         let _: u64 = world.ask("DEL", key("exclusive_lock")).await; // its time is over too
         let upkeep = queue.worker.upkeep().await.unwrap();
@@ -68,10 +68,10 @@ async fn a_burial_is_told_though_a_later_step_of_the_same_round_fails() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    dies_with(claimed(&queue, "killed").await);
+    dies_with(claimed_into_child(&queue, "killed").await);
     world.expire(&job.id).await;
     queue.worker.upkeep().await.unwrap();
-    dies_with(claimed(&queue, "killed").await);
+    dies_with(claimed_into_child(&queue, "killed").await);
     world.expire(&job.id).await;
     let _: () = world.ask("SET", &[key("scheduled"), "no ZSET".to_owned()]).await;
     let mut done = Upkeep::default();
@@ -84,7 +84,7 @@ async fn a_suspect_waits_until_its_worker_has_empty_hands() {
     let world = World::new().await;
     let queue = world.queue().await;
     let suspect = enqueued(&queue).await;
-    dies_with(claimed(&queue, "dead").await);
+    dies_with(claimed_into_child(&queue, "dead").await);
     let in_hand = enqueued(&queue).await;
     let in_hand = {
         assert!(!in_hand.pair().is_empty());
@@ -109,7 +109,7 @@ async fn suspects_do_not_starve_the_others() {
     let mut suspects = Vec::new();
     for _ in 0..3 {
         suspects.push(enqueued(&queue).await.id);
-        dies_with(claimed(&queue, "dead").await);
+        dies_with(claimed_into_child(&queue, "dead").await);
     }
     for id in &suspects {
         world.expire(id).await;
@@ -153,13 +153,13 @@ async fn a_lost_lease_never_settles() {
         assert_eq!(world.events().await.len(), before, "it wrote nothing");
         assert_eq!(world.check_invariants().await[job.id.as_str()], "in_flight");
         assert!(fresh.worker.confirm(&current.lease()).await.unwrap());
-        let _ = fresh.worker.release(current).await.unwrap();
+        let _ = fresh.worker.release(current, ReleaseKind::Counted).await.unwrap();
         let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
     }
     let slow = claimed(&stale, "slow").await;
     world.expire(&job.id).await;
     fresh.worker.upkeep().await.unwrap();
-    assert_eq!(stale.worker.release(slow).await.unwrap(), Settled::Superseded);
+    assert_eq!(stale.worker.release(slow, ReleaseKind::Counted).await.unwrap(), Settled::Superseded);
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn after_the_clock_went_back_a_suspect_waits_neither_for_it_nor_for_a_turn
     let world = World::new().await;
     let queue = world.queue().await;
     let suspect = enqueued(&queue).await;
-    dies_with(claimed(&queue, "dead").await);
+    dies_with(claimed_into_child(&queue, "dead").await);
     world.expire(&suspect.id).await;
     queue.worker.upkeep().await.unwrap();
     let hour = world.now_ms().await + 3_600_000;

@@ -218,7 +218,7 @@ impl Deed {
         }
         let _ = queue.producer.enqueue(&jobs).await.unwrap();
         let crash = async || {
-            let lost = [dies_with(claimed(&queue, "d").await)];
+            let lost = [dies_with(claimed_into_child(&queue, "d").await)];
             world.expire(&lost[0].id).await;
         };
         let bury = async || {

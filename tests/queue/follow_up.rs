@@ -6,7 +6,7 @@ use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, OlderVersion};
-use wm_analyzer::queue::{Admission, Claim, Replayed};
+use wm_analyzer::queue::{Admission, Claim, ReleaseKind, Replayed};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -39,7 +39,7 @@ async fn done_skip_and_death_are_each_followed_and_going_round_is_not() {
     for end in ends {
         let job = both();
         admitted(&queue, &job).await;
-        let _ = queue.worker.release(claimed(&queue, "w").await).await.unwrap();
+        let _ = queue.worker.release(claimed(&queue, "w").await, ReleaseKind::Counted).await.unwrap();
         let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
         assert_eq!(
             world.check_invariants().await.values().filter(|state| *state != "dead").count(),
@@ -63,7 +63,7 @@ async fn a_crash_loop_is_followed_too() {
     admitted(&queue, &job).await;
     queue.worker.upkeep().await.unwrap();
     for _ in 0..2 {
-        dies_with(claimed(&queue, "w").await);
+        dies_with(claimed_into_child(&queue, "w").await);
         world.expire(&job.id).await;
         queue.worker.upkeep().await.unwrap();
     }

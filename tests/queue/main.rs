@@ -15,6 +15,7 @@ mod concurrent;
 mod crashes;
 mod dead;
 mod faults;
+mod fetching;
 mod follow_up;
 mod host_queue;
 mod inbox;

@@ -123,7 +123,7 @@ async fn measured(world: &World) -> BTreeMap<String, u64> {
     world.ask("EVAL", &[MEASURE, "0", &key("")]).await
 }
 
-/// Makes suspects of the contents of so many jobs: their worker vanishes once they have started.
+/// Makes suspects of the contents of so many jobs: their worker vanishes with them in a child.
 async fn suspected(world: &World, queue: &Roles, count: usize) -> Vec<PagePair> {
     queue.worker.upkeep().await.unwrap();
     admitted(queue, count).await;
@@ -132,6 +132,7 @@ async fn suspected(world: &World, queue: &Roles, count: usize) -> Vec<PagePair> 
         let content = somewhere(&format!("{}.test", Uuid::new_v4()));
         let lease = dies_with(delivery);
         assert_eq!(queue.worker.start(&lease, &content).await.unwrap(), StartPermit::Granted);
+        assert!(queue.worker.enter_child(&lease).await.unwrap());
         world.expire(&lease.id).await;
         contents.push(content);
     }

@@ -28,6 +28,7 @@ pub enum Op {
     OthersCameAndWent,
     Claim { who: usize, most: usize },
     Enter(usize),
+    EnterChild(usize),
     Heartbeat(usize),
     Confirm(usize),
     Settle { which: usize, how: How },
@@ -67,6 +68,7 @@ fn how() -> impl Strategy<Value = How> {
         1 => Just(How::WaitFor(HOSTS[1])),
         2 => Just(How::Die),
         3 => Just(How::Release),
+        1 => Just(How::ReleaseWhileFetching),
     ]
 }
 
@@ -79,6 +81,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::OthersCameAndWent),
         25 => (who.clone(), 1..4_usize).prop_map(|(who, most)| Op::Claim { who, most }),
         25 => who.clone().prop_map(Op::Enter),
+        15 => which.prop_map(Op::EnterChild),
         4 => who.clone().prop_map(Op::Heartbeat),
         1 => which.prop_map(Op::Confirm),
         20 => (which, how()).prop_map(|(which, how)| Op::Settle { which, how }),

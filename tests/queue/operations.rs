@@ -6,8 +6,8 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Admission, DeadFilter, DeadLetter, Looked, OutageReport, PauseName, Resumed, Setting, Settled,
-    StartPermit, Upkeep,
+    Admission, DeadFilter, DeadLetter, Looked, OutageReport, PauseName, ReleaseKind, Resumed, Setting,
+    Settled, StartPermit, Upkeep,
 };
 use wm_testbed::roles::Roles;
 
@@ -42,13 +42,17 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
         let held = claimed(queue, "w").await;
         assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     }
-    assert_eq!(queue.worker.release(claimed(queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(
+        queue.worker.release(claimed(queue, "w").await, ReleaseKind::Counted).await.unwrap(),
+        Settled::Settled
+    );
     let held = claimed(queue, "w").await;
     assert_eq!(queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap(), StartPermit::Granted);
+    assert!(queue.worker.enter_child(&held.lease()).await.unwrap());
     let full = PostponeReason::HostFull { host: "a.test".into() };
     let verdict = Verdict::Postpone { after: Duration::ZERO, because: full };
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
-    let lost = dies_with(claimed(queue, "dead").await);
+    let lost = dies_with(claimed_into_child(queue, "dead").await);
     queue.worker.upkeep().await.unwrap();
     world.expire(&lost.id).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);

@@ -151,7 +151,7 @@ async fn suspects_are_filed_as_suspects_again() {
     let mut jobs = Vec::new();
     for _ in 0..5 {
         let job = enqueued(&queue).await;
-        dies_with(claimed(&queue, "victim").await);
+        dies_with(claimed_into_child(&queue, "victim").await);
         world.expire(&job.id).await;
         jobs.push(job);
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::queue::{Admission, Claim, Error, RedisAddress, Settled};
+use wm_analyzer::queue::{Admission, Claim, Error, RedisAddress, ReleaseKind, Settled};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
@@ -40,7 +40,7 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     for _ in 0..6 {
         jobs.push(enqueued(&queue).await);
     }
-    dies_with(claimed(&queue, "dead").await);
+    dies_with(claimed_into_child(&queue, "dead").await);
     world.push(job().encode()).await;
     world.expire(&jobs[0].id).await;
     // What fills it are this queue's own jobs: finishing them makes room.
@@ -76,7 +76,10 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     assert_eq!(queue.worker.settle(held, retry(Duration::ZERO)).await.unwrap(), Settled::Settled);
     let held = claimed(&queue, "w").await;
     assert_eq!(queue.worker.settle(held, death(FailureKind::Gone, "a")).await.unwrap(), Settled::Settled);
-    assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(
+        queue.worker.release(claimed(&queue, "w").await, ReleaseKind::Counted).await.unwrap(),
+        Settled::Settled
+    );
     let upkeep = queue.worker.upkeep().await.unwrap();
     assert_eq!((upkeep.reclaimed, upkeep.promoted), (1, 1));
     let suspect = claimed(&queue, "w").await;

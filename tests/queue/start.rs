@@ -20,11 +20,17 @@ pub fn full(host: &str) -> Verdict {
     Verdict::Postpone { after: Duration::ZERO, because: PostponeReason::HostFull { host: host.to_owned() } }
 }
 
+/// Starts a delivery and puts it into a child.
+async fn enters(queue: &Roles, delivery: &Delivery, pair: &PagePair) {
+    assert_eq!(queue.worker.start(&delivery.lease(), pair).await.unwrap(), StartPermit::Granted);
+    assert!(queue.worker.enter_child(&delivery.lease()).await.unwrap());
+}
+
 /// A job that is in someone's hands and has gone in.
 pub async fn inside(queue: &Roles, name: &str, pair: &PagePair) -> Delivery {
     enqueued(queue).await;
     let delivery = claimed(queue, name).await;
-    assert_eq!(queue.worker.start(&delivery.lease(), pair).await.unwrap(), StartPermit::Granted);
+    enters(queue, &delivery, pair).await;
     delivery
 }
 
@@ -90,11 +96,7 @@ async fn a_killer_that_comes_again_under_a_new_id_runs_alone_and_nothing_is_coun
     assert!(delivery.is_exclusive());
     let counts = delivery.counts;
     assert_eq!((counts.deliveries, counts.crashes, counts.releases, counts.postponements), (1, 0, 0, 0));
-    assert_eq!(
-        queue.worker.start(&delivery.lease(), &killer).await.unwrap(),
-        StartPermit::Granted,
-        "alone it may"
-    );
+    enters(&queue, &delivery, &killer).await;
     let _ = queue.worker.settle(delivery, done(&again)).await.unwrap();
     assert_eq!(suspects(&world).await, [""; 0], "it survived");
     world.check_invariants().await;
@@ -105,23 +107,26 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
     let world = World::new().await;
     let queue = world.queue().await;
     let (killer, good, unread) = (somewhere("a.test"), somewhere("a.test"), enqueued(&queue).await);
-    let unread_in_hand = claimed(&queue, "dead").await;
-    assert_eq!(unread_in_hand.job.id, unread.id);
-    let held =
-        vec![unread_in_hand, inside(&queue, "dead", &killer).await, inside(&queue, "dead", &good).await];
-    let ids: Vec<JobId> = held.iter().map(|delivery| delivery.job.id.clone()).collect();
+    let fetched = claimed(&queue, "dead").await;
+    assert_eq!(
+        queue.worker.start(&fetched.lease(), &somewhere("a.test")).await.unwrap(),
+        StartPermit::Granted
+    );
+    let held = vec![fetched, inside(&queue, "dead", &killer).await, inside(&queue, "dead", &good).await];
+    let ids: [JobId; 3] = std::array::from_fn(|at| held[at].job.id.clone());
     vanishes(&world, &queue, held).await;
     assert_eq!(suspects(&world).await.len(), 2, "what had not gone in killed nobody");
-    assert!(world.check_invariants().await.values().all(|state| state == "exclusive"));
+    let states = world.check_invariants().await;
+    assert_eq!(ids.each_ref().map(|id| &*states[id.as_str()]), ["ready", "exclusive", "exclusive"]);
 
     for _ in 0..3 {
         let delivery = claimed(&queue, "w").await;
-        assert!(delivery.is_exclusive());
+        assert_eq!(delivery.is_exclusive(), delivery.job.id != unread.id);
         if delivery.job.id == ids[1] {
-            assert_eq!(queue.worker.start(&delivery.lease(), &killer).await.unwrap(), StartPermit::Granted);
+            enters(&queue, &delivery, &killer).await;
             vanishes(&world, &queue, vec![delivery]).await;
         } else {
-            assert_eq!(queue.worker.start(&delivery.lease(), &good).await.unwrap(), StartPermit::Granted);
+            enters(&queue, &delivery, &good).await;
             let verdict = done(&delivery.job);
             let _ = queue.worker.settle(delivery, verdict).await.unwrap();
             let _: u64 = world.ask("HDEL", &[&key("meta"), "exclusive_rest_until_ms"]).await;
@@ -151,7 +156,7 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
 
     // A job is cancelled while it runs, tried again, and refused before it went in: none of them says anything.
     let running = claimed(&queue, "w").await;
-    assert_eq!(queue.worker.start(&running.lease(), &pair).await.unwrap(), StartPermit::Granted);
+    enters(&queue, &running, &pair).await;
     let _ = queue.worker.settle(running, skip(SkipReason::Cancelled)).await.unwrap();
     assert!(known().await, "cancelled");
     for verdict in [retry(Duration::from_secs(3600)), skip(SkipReason::MediaType)] {
@@ -179,6 +184,7 @@ async fn what_ends_a_suspicion_is_to_have_survived_or_a_newer_build() {
     assert!(!known().await);
 
     world.ask::<()>("SET", &[suspect.as_str(), "0.0.99"]).await;
+    assert!(queue.worker.enter_child(&delivery.lease()).await.unwrap());
     let _ = queue.worker.settle(delivery, skip(SkipReason::Content)).await.unwrap();
     assert!(!known().await, "what turned out to be a PDF was survived");
 }
@@ -206,7 +212,8 @@ async fn no_more_jobs_are_in_hand_than_may_be_over_all_workers_together() {
     for _ in 0..6 {
         enqueued(&one).await;
     }
-    let mut held = vec![claimed(&one, "one").await, claimed(&two, "two").await, claimed(&one, "one").await];
+    let mut held =
+        vec![claimed_into_child(&one, "one").await, claimed(&two, "two").await, claimed(&one, "one").await];
     for (queue, name) in [(&one, "one"), (&two, "two")] {
         assert!(matches!(queue.worker.claim(&worker(name)).await.unwrap(), Claim::Full));
     }

@@ -11,7 +11,8 @@ use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{
-    Claim, Heap, PauseName, Presence, REPORT_MAX_BYTES, Replayed, Resumed, RunningJob, Settled,
+    Claim, Heap, PauseName, Presence, REPORT_MAX_BYTES, ReleaseKind, Replayed, Resumed, RunningJob, Settled,
+    StartPermit,
 };
 use wm_testbed::roles::Roles;
 
@@ -87,6 +88,98 @@ async fn leased_to_scheduled_by_retry_spends_an_attempt_and_promote_brings_it_ba
     let delivery = claimed(&queue, "w").await;
     assert_eq!((delivery.counts.failures, delivery.counts.deliveries), (1, 2));
     assert_eq!((delivery.counts.crashes, delivery.counts.postponements), (0, 0));
+}
+
+/// Makes the time of all come that are scheduled, and claims what is then ready: the ids in their order.
+async fn claimed_once_due(world: &World, queue: &Roles) -> Vec<JobId> {
+    for id in world.ask::<Vec<String>>("ZRANGE", &[&key("scheduled"), "0", "-1"]).await {
+        let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", &id]).await;
+    }
+    queue.worker.upkeep().await.unwrap();
+    let mut ids = Vec::new();
+    while let Claim::Delivery(delivery) = queue.worker.claim(&worker("w")).await.unwrap() {
+        ids.push(delivery.job.id.clone());
+    }
+    ids
+}
+
+#[tokio::test]
+async fn what_failed_or_was_postponed_goes_behind_fresh_work_of_its_priority() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let mut late = Vec::new();
+    for verdict in [
+        retry(Duration::from_secs(3600)),
+        Verdict::Postpone {
+            after: Duration::from_secs(3600),
+            because: PostponeReason::BreakerOpen(failure()),
+        },
+    ] {
+        late.push(enqueued(&queue).await.id);
+        let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+    }
+    late.sort();
+    let low = Job { priority: Priority::Low, ..job() };
+    let _ = queue.producer.enqueue(std::slice::from_ref(&low)).await.unwrap();
+    let fresh = [enqueued(&queue).await.id, enqueued(&queue).await.id];
+    let expected = [&fresh[..], &late, &[low.id]].concat();
+    assert_eq!(claimed_once_due(&world, &queue).await, expected, "fresh work, retries, what is low");
+    world.check_invariants().await;
+}
+
+#[tokio::test]
+async fn retries_do_not_starve_under_a_steady_stream_of_fresh_work() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let late = enqueued(&queue).await.id;
+    let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
+    // Ten jobs wait whenever its time comes, and for each that is claimed another one is enqueued.
+    for _ in 0..10 {
+        enqueued(&queue).await;
+    }
+    assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1);
+    let mut overtook = 0;
+    loop {
+        enqueued(&queue).await;
+        let delivery = claimed(&queue, "w").await;
+        if delivery.job.id == late {
+            break;
+        }
+        overtook += 1;
+        assert!(overtook <= 10, "it starves");
+        let verdict = done(&delivery.job);
+        let _ = queue.worker.settle(delivery, verdict).await.unwrap();
+    }
+    assert_eq!(overtook, 10, "those that waited before it did");
+}
+
+#[tokio::test]
+async fn what_has_never_run_or_waited_for_its_host_keeps_its_place() {
+    let mut world = World::new().await;
+    world.config.host_in_flight_max = 1;
+    let queue = world.queue().await;
+    let run_at = Some(OffsetDateTime::now_utc() + Duration::from_secs(3600));
+    let timed = Job { run_at, ..job() };
+    let _ = queue.producer.enqueue(std::slice::from_ref(&timed)).await.unwrap();
+    // It failed once, long ago, and now waits for its host.
+    let waits = enqueued(&queue).await.id;
+    let _ = queue.worker.settle(claimed(&queue, "w").await, retry(Duration::ZERO)).await.unwrap();
+    queue.worker.upkeep().await.unwrap();
+    let visitor = enqueued(&queue).await.id;
+    let [waiter, visitor] = [claimed(&queue, "w").await, claimed(&queue, "w").await].map(|held| {
+        assert!([&waits, &visitor].contains(&&held.job.id));
+        held
+    });
+    let permit = queue.worker.start(&visitor.lease(), &somewhere("slow.test")).await.unwrap();
+    assert_eq!(permit, StartPermit::Granted);
+    let permit = queue.worker.start(&waiter.lease(), &somewhere("slow.test")).await.unwrap();
+    assert!(matches!(permit, StartPermit::HostFull { .. }));
+    let _ = queue.worker.settle(waiter, crate::start::full("slow.test")).await.unwrap();
+    let fresh = enqueued(&queue).await.id;
+    let verdict = done(&visitor.job);
+    let _ = queue.worker.settle(visitor, verdict).await.unwrap();
+    assert_eq!(claimed_once_due(&world, &queue).await, [timed.id, waits, fresh]);
+    world.check_invariants().await;
 }
 
 #[tokio::test]
@@ -205,7 +298,10 @@ async fn leased_to_ready_by_release_takes_the_count_back_and_the_job_to_its_old_
     let queue = world.queue().await;
     let first = enqueued(&queue).await;
     enqueued(&queue).await;
-    assert_eq!(queue.worker.release(claimed(&queue, "w").await).await.unwrap(), Settled::Settled);
+    assert_eq!(
+        queue.worker.release(claimed(&queue, "w").await, ReleaseKind::Counted).await.unwrap(),
+        Settled::Settled
+    );
     assert_eq!(world.check_invariants().await[first.id.as_str()], "ready");
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.job.id, first.id, "at its old place");
@@ -221,7 +317,7 @@ async fn a_job_that_is_handed_back_again_and_again_becomes_a_suspect() {
     for _ in 0..3 {
         let delivery = claimed(&queue, "w").await;
         assert!(!delivery.is_exclusive());
-        let _ = queue.worker.release(delivery).await.unwrap();
+        let _ = queue.worker.release(delivery, ReleaseKind::Counted).await.unwrap();
     }
     assert_eq!(world.check_invariants().await[job.id.as_str()], "exclusive");
     assert!(claimed(&queue, "w").await.is_exclusive());

@@ -47,7 +47,9 @@ async fn fill(world: &mut World) {
     );
     // In flight when the last worker of that release ended, without a start permit; and a suspect.
     let _ = dies_with(claimed_job(&queue).await);
-    let lost = dies_with(claimed_job(&queue).await);
+    let lost = claimed_job(&queue).await;
+    assert!(queue.worker.enter_child(&lost.lease()).await.unwrap());
+    let lost = dies_with(lost);
     queue.worker.upkeep().await.unwrap();
     world.expire(&lost.id).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);

@@ -205,6 +205,13 @@ pub async fn claimed(queue: &Roles, name: &str) -> Delivery {
     }
 }
 
+/// A claimed job that has entered a child.
+pub async fn claimed_into_child(queue: &Roles, name: &str) -> Delivery {
+    let delivery = claimed(queue, name).await;
+    assert!(queue.worker.enter_child(&delivery.lease()).await.unwrap());
+    delivery
+}
+
 /// A worker that dies with this delivery in hand: nobody settles it, only its lease is known.
 pub fn dies_with(delivery: Delivery) -> LeaseRef {
     delivery.lease()

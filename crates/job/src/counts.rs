@@ -12,8 +12,11 @@ pub struct DeliveryCounts {
     /// Times a child died of an unclear cause and the job was run once more because of it.
     #[serde(default)]
     pub ambiguous_exits: u32,
-    /// Times the worker disappeared with the job in flight.
+    /// Times the worker disappeared with the job in a child.
     pub crashes: u32,
+    /// Times the worker disappeared with the job in flight but not in a child, since it last entered one.
+    #[serde(default)]
+    pub fetch_crashes: u32,
     /// Postponements counted against the job: infrastructure failures while no breaker was open.
     pub postponements: u32,
     /// Total delay of those postponements in milliseconds; time spent otherwise is not included.

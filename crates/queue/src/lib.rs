@@ -52,7 +52,7 @@ pub use self::intake::foreign_list::ForeignList;
 pub use self::intake::inbox::Ingested;
 pub use self::lease::delivery::{CLAIM_MOST, Claim, Delivery, NoRoom};
 pub use self::lease::orphans::Orphans;
-pub use self::lease::settle::{Unreleased, Unsettled};
+pub use self::lease::settle::{ReleaseKind, Unreleased, Unsettled};
 pub use self::lease::settled::Settled;
 pub use self::lease::start::StartPermit;
 pub use self::lease::truncate::REPORT_MAX_BYTES;
@@ -62,7 +62,9 @@ pub use self::redis::server::{Server, WriteHealth};
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
 pub use self::settings::{REDIS_SINK, Setting, SettingChange, SettingValue};
 
-use self::lease::batch::SettleBatcher;
+use self::lease::batch::Batcher;
+use self::lease::slot::SlotCall;
+use self::lease::start::StartCall;
 use self::redis::keys::Keys;
 use self::redis::pool::{Connection, RedisPool};
 
@@ -92,8 +94,10 @@ struct Inner {
     unanswered: Mutex<Vec<String>>,
     /// Where the search for orphans is, while there is one.
     orphan_search: tokio::sync::Mutex<lease::orphans::Search>,
-    /// Batches settles that end at the same moment into one call.
-    batcher: SettleBatcher,
+    /// Jobs that are about to enter a child or are done, and wait for a call.
+    slot_calls: Batcher<SlotCall>,
+    /// Jobs that wait for their start permits.
+    start_calls: Batcher<StartCall>,
 }
 
 impl std::fmt::Debug for Queue {
@@ -121,7 +125,8 @@ impl Queue {
                 in_flight: Arc::new(()),
                 unanswered: Mutex::new(Vec::new()),
                 orphan_search: tokio::sync::Mutex::default(),
-                batcher: SettleBatcher::default(),
+                slot_calls: Batcher::default(),
+                start_calls: Batcher::default(),
             }),
         };
         match queue.connection().await {

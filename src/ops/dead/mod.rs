@@ -269,6 +269,7 @@ fn print_reason(reason: &DeadLetterReason) {
         failures,
         ambiguous_exits,
         crashes,
+        fetch_crashes,
         postponements,
         postponed_ms,
         releases,
@@ -279,7 +280,7 @@ fn print_reason(reason: &DeadLetterReason) {
         "counts",
         format!(
             "deliveries {deliveries}, failures {failures}, ambiguous exits {ambiguous_exits}, crashes {crashes}, \
-             postponements {postponements} ({put_off}), releases {releases}, replays {replays}"
+             while fetching {fetch_crashes}, postponements {postponements} ({put_off}), releases {releases}, replays {replays}"
         ),
     );
     for body in &reason.bodies {

@@ -12,16 +12,17 @@ use crate::world::key;
 
 /// What may be left when every job is gone: memories, each with an end or a cap.
 #[rustfmt::skip]
-const STAYS: [&str; 16] = [
-    "audit", "done:", "done_segments", "ended:", "events", "meta", "report:", "results", "seq", "settled:", "stats:",
+const STAYS: [&str; 17] = [
+    "audit", "claim:", "done:", "done_segments", "ended:", "events", "meta", "report:", "results", "seq", "settled:", "stats:",
     "suspect:", "suspects", "wake", "worker:", "workers",
 ];
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
-const FIELDS: [&str; 30] = [
+const FIELDS: [&str; 32] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
-    "deliveries", "failures", "ambiguous_exits", "crashes", "postponements", "postponed_ms", "releases", "replays",
-    "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "started",
+    "deliveries", "failures", "ambiguous_exits", "crashes", "fetch_crashes", "postponements", "postponed_ms",
+    "releases", "replays",
+    "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "entered", "priority_offset",
     "suspect", "waits_for_host", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
 ];
 
@@ -78,9 +79,9 @@ impl Case<'_> {
     }
 
     fn agree_on_suspects(&self, stock: &Stock, now: u64) {
-        let turn = self.model.turn.as_ref().map(|(who, id)| match id {
-            Some(id) => format!("{}|{id}", WORKERS[*who]),
-            None => WORKERS[*who].to_owned(),
+        let turn = self.model.turn.as_ref().map(|(who, run)| {
+            let ids = run.iter().map(|id| format!("|{id}"));
+            WORKERS[*who].to_owned() + &ids.collect::<String>()
         });
         assert_eq!(stock.text("exclusive_lock"), turn.as_deref(), "the turn");
         let rest =
@@ -133,6 +134,7 @@ fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
         ("failures", counts.failures.into()),
         ("ambiguous_exits", counts.ambiguous_exits.into()),
         ("crashes", counts.crashes.into()),
+        ("fetch_crashes", counts.fetch_crashes.into()),
         ("postponements", counts.postponements.into()),
         ("postponed_ms", counts.postponed_ms),
         ("releases", counts.releases.into()),
@@ -142,8 +144,12 @@ fn agree_on(job: &BTreeMap<&str, &str>, id: &JobId, mine: &Mine) {
     for (name, wanted) in wanted {
         assert_eq!(job.get(name).map_or(0, |text| text.parse().unwrap()), wanted, "{id}: {name}");
     }
-    let said = ["cancel", "suspect"].map(|name| job.contains_key(name));
-    assert_eq!(said, [mine.cancelled, mine.suspect], "{id}: cancelled, suspect");
+    let said = ["cancel", "suspect", "priority_offset"].map(|name| job.contains_key(name));
+    assert_eq!(
+        said,
+        [mine.cancelled, mine.suspect, mine.behind],
+        "{id}: cancelled, suspect, behind fresh work"
+    );
     assert_eq!(job.get("waits_for_host").copied(), mine.line, "{id}: in a line");
     if let State::Leased { by } = mine.state {
         assert_eq!(job["worker"], WORKERS[by]);

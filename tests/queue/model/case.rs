@@ -8,7 +8,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, PauseName, Settled, StartPermit};
+use wm_analyzer::queue::{Claim, Config, Delivery, PauseName, ReleaseKind, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use super::Op;
@@ -84,6 +84,14 @@ impl<'w> Case<'w> {
             Op::Enter(who) => {
                 for id in self.model.held_by(who) {
                     self.start(who, &id).await;
+                }
+            }
+            Op::EnterChild(which) => {
+                if let Some((who, id)) = self.pick_held(which) {
+                    self.world.expire(&id).await;
+                    let lease = self.held(who, &id).lease();
+                    assert!(self.queues[who].worker.enter_child(&lease).await.unwrap());
+                    self.model.enter_child(&id);
                 }
             }
             Op::Heartbeat(who) => self.heartbeat(who).await,
@@ -186,14 +194,22 @@ impl<'w> Case<'w> {
             | (Expected::Full, [Claim::Full])
             | (Expected::Exclusive, [Claim::Exclusive])
             | (Expected::Empty, [Claim::Empty]) => {}
-            (Expected::Alone | Expected::Jobs(_), _) => {
+            (Expected::Jobs(expected), _) => {
                 let mut ids = Vec::new();
                 for claim in claims {
-                    ids.push(self.takes(who, claim, matches!(told, Expected::Alone)).await);
+                    ids.push(self.takes(who, claim, false).await);
                 }
-                match told {
-                    Expected::Jobs(expected) => assert_eq!(ids, expected, "in their order"),
-                    _ => assert_eq!(ids.len(), 1, "one suspect at a time"),
+                assert_eq!(&ids, expected, "in their order");
+            }
+            (Expected::Group { most }, [first, ..]) => {
+                let kind = self.model.jobs[&id_of(first)].group_max();
+                let waits = |mine: &&Mine| mine.state == State::Exclusive && mine.group_max() == kind;
+                let group = self.model.jobs.values().filter(waits).count();
+                assert_eq!(claims.len(), group.min(*most).min(kind.unwrap()), "suspects at a time");
+                self.model.turn = None;
+                for claim in claims {
+                    assert_eq!(self.model.jobs[&id_of(&claim)].group_max(), kind, "all of one kind");
+                    self.takes(who, claim, true).await;
                 }
             }
             _ => panic!("{told:?}, but {claims:?}"),
@@ -271,7 +287,7 @@ impl<'w> Case<'w> {
         let cancelled: Vec<_> = cancelled.filter(|id| self.model.jobs[*id].cancelled).cloned().collect();
         assert_eq!(heartbeat.cancelled, cancelled);
         let turn_lasts: i64 = self.world.ask("PTTL", key("exclusive_lock")).await;
-        let runs = matches!(self.model.turn, Some((by, Some(_))) if by == who);
+        let runs = matches!(&self.model.turn, Some((by, run)) if *by == who && !run.is_empty());
         assert_eq!(turn_lasts > 45_000, runs, "as long as the lease of the suspect that it is for");
     }
 
@@ -290,6 +306,7 @@ impl<'w> Case<'w> {
         let (who, ghost) = self.ghosts.swap_remove(which % self.ghosts.len());
         let (queue, lease) = (&self.queues[who], ghost.lease());
         assert!(!queue.worker.confirm(&lease).await.unwrap());
+        assert!(!queue.worker.enter_child(&lease).await.unwrap());
         assert_eq!(queue.worker.start(&lease, &self.content(0)).await.unwrap(), StartPermit::Lost);
         assert_eq!(carry_out(queue, ghost, how).await, Settled::Superseded);
     }
@@ -312,10 +329,21 @@ impl<'w> Case<'w> {
         ran_out.sort();
         let reclaimed = ran_out.len() as u64;
         ran_out.retain(|id| self.model.reclaim(id));
+        // Those that are due are promoted in the order of their ids, not in that in which they were cancelled.
+        for id in self.model.in_state(|state| state == State::Scheduled { due: true }) {
+            let _: u64 = self.world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
+        }
         let promoted = self.model.promote();
         let upkeep = self.queues[0].worker.upkeep().await.unwrap();
         let buried: Vec<_> = upkeep.buried.into_iter().map(|buried| buried.id).collect();
         assert_eq!((upkeep.reclaimed, buried, upkeep.promoted), (reclaimed, ran_out, promoted));
+    }
+}
+
+fn id_of(claim: &Claim) -> JobId {
+    match claim {
+        Claim::Delivery(delivery) | Claim::NotNeeded(delivery, _) => delivery.job.id.clone(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -337,7 +365,10 @@ async fn carry_out(queue: &Roles, delivery: Delivery, how: How) -> Settled {
         How::WaitAlone => postpone(PostponeReason::Suspect),
         How::WaitFor(host) => postpone(PostponeReason::HostFull { host: host.to_owned() }),
         How::Die => death(FailureKind::Gone, "a.test"),
-        How::Release => return queue.worker.release(delivery).await.unwrap(),
+        How::Release => return queue.worker.release(delivery, ReleaseKind::Counted).await.unwrap(),
+        How::ReleaseWhileFetching => {
+            return queue.worker.release(delivery, ReleaseKind::WhileFetching).await.unwrap();
+        }
     };
     queue.worker.settle(delivery, verdict).await.unwrap()
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! enqueue -> Ready | Scheduled       claim -> Leased       promote, called from a line -> Ready | Exclusive
 //! Leased  -> gone (done, skipped) | Scheduled (retried, put off, in a host's line) | Ready | Exclusive (handed back) | Dead
-//!            and by a crash -> Exclusive, by one more -> Dead
+//!            and by a crash in a child -> Exclusive, by one more -> Dead; by a crash before -> Ready | Exclusive | Dead
 //! Dead    -> Ready | Exclusive (replayed) | gone (discarded)
 //! ```
 
@@ -21,6 +21,8 @@ pub const HOSTS: [&str; 2] = ["a.test", "b.test"];
 pub const CONTENTS: [&[&str]; 3] = [&[HOSTS[0]], &HOSTS, &[HOSTS[1]]];
 pub const CRASHES_MAX: u32 = 2;
 pub const RELEASES_SOLO: u32 = 3;
+/// So often a worker vanished while it fetched a job that the job runs alone.
+pub const FETCH_CRASHES_ALONE: u32 = 5;
 pub const LEASE_MS: u64 = 90_000;
 /// What a job is put off by where nothing but a test makes its time come.
 pub const LATER_MS: u64 = 3_600_000;
@@ -65,12 +67,30 @@ pub struct Mine {
     pub suspect: bool,
     /// The host that it waits for.
     pub line: Option<&'static str>,
-    /// Its place in the order, whatever becomes of it, and by how much of it its priority sets it back.
+    /// Its place in the order, and by how much of it its priority sets it back.
     pub place: u64,
     pub set_back: u64,
-    /// Whom it asked to visit, and whether this delivery was let in.
+    /// It failed or was postponed, and gets a new place once its time has come.
+    pub behind: bool,
+    /// It has said what it compares.
+    pub known: bool,
+    /// Whom it asked to visit, and whether this delivery is in a child.
     pub hosts: &'static [&'static str],
     pub entered: bool,
+}
+
+impl Mine {
+    /// How many like it run at a time, with nothing beside them; None: any number.
+    pub fn group_max(&self) -> Option<usize> {
+        match self.counts {
+            DeliveryCounts { crashes: 1.., .. } | DeliveryCounts { fetch_crashes: 5.., .. } => Some(1),
+            DeliveryCounts { releases: RELEASES_SOLO.., .. } => Some(1),
+            _ if self.suspect => Some(1),
+            DeliveryCounts { fetch_crashes: 4, .. } => Some(2),
+            DeliveryCounts { fetch_crashes: 3, .. } => Some(8),
+            _ => None,
+        }
+    }
 }
 
 /// What a claim answers.
@@ -80,8 +100,10 @@ pub enum Expected {
     Full,
     Exclusive,
     Empty,
-    /// One of the suspects, with nothing beside it.
-    Alone,
+    /// Suspects of one kind, with nothing beside them.
+    Group {
+        most: usize,
+    },
     Jobs(Vec<JobId>),
 }
 
@@ -101,6 +123,8 @@ pub enum How {
     WaitFor(&'static str),
     Die,
     Release,
+    /// Handed back while it was fetched: that counts for nothing.
+    ReleaseWhileFetching,
 }
 
 #[derive(Debug)]
@@ -112,8 +136,8 @@ pub struct Machine {
     pub suspects: BTreeMap<usize, bool>,
     /// Who has a permit for which host.
     pub inside: BTreeMap<&'static str, BTreeSet<JobId>>,
-    /// Who has the turn to run a suspect, and which one runs.
-    pub turn: Option<(usize, Option<JobId>)>,
+    /// Who has the turn to run suspects, and which ones run, in the order in which they were claimed.
+    pub turn: Option<(usize, Vec<JobId>)>,
     /// After a suspect ran, the others have their time.
     pub rest: bool,
     pub paused: bool,

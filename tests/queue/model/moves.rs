@@ -51,6 +51,8 @@ impl Machine {
             line: None,
             place: self.places + set_back,
             set_back,
+            behind: false,
+            known: false,
             hosts: &[],
             entered: false,
         };
@@ -74,13 +76,13 @@ impl Machine {
         }
         let none_suspect = self.in_state(|state| state == State::Exclusive).is_empty();
         match &self.turn {
-            Some((holder, Some(_))) if *holder == who => return Expected::Exclusive,
+            Some((holder, run)) if *holder == who && !run.is_empty() => return Expected::Exclusive,
             Some((holder, _)) if *holder != who => {}
             _ if none_suspect => {}
             None if self.rest => {}
-            _ if self.held_by(who).is_empty() => return Expected::Alone,
+            _ if self.held_by(who).is_empty() => return Expected::Group { most },
             _ => {
-                self.turn = Some((who, None));
+                self.turn = Some((who, Vec::new()));
                 return Expected::Exclusive;
             }
         }
@@ -95,7 +97,10 @@ impl Machine {
 
     pub fn took(&mut self, id: &JobId, who: usize) {
         if self.jobs[id].state == State::Exclusive {
-            self.turn = Some((who, Some(id.clone())));
+            match &mut self.turn {
+                Some((_, run)) => run.push(id.clone()),
+                None => self.turn = Some((who, vec![id.clone()])),
+            }
         }
         let mine = self.mine(id);
         mine.state = State::Leased { by: who };
@@ -110,9 +115,9 @@ impl Machine {
 
     pub fn start(&mut self, id: &JobId) -> StartPermit {
         let content = self.jobs[id].pair % CONTENTS.len();
-        let alone = self.turn.as_ref().is_some_and(|(_, runs)| runs.as_ref() == Some(id));
+        let alone = self.runs_exclusively(id);
         let hosts = if self.limits.at_host == 0 { &[] } else { CONTENTS[content] };
-        self.mine(id).hosts = hosts;
+        (self.mine(id).hosts, self.mine(id).known) = (hosts, true);
         match self.suspects.get(&content) {
             Some(true) => drop(self.suspects.remove(&content)),
             Some(false) if !alone => {
@@ -127,8 +132,18 @@ impl Machine {
         for host in hosts {
             self.inside.entry(host).or_default().insert(id.clone());
         }
-        self.mine(id).entered = true;
         StartPermit::Granted
+    }
+
+    fn runs_exclusively(&self, id: &JobId) -> bool {
+        self.turn.as_ref().is_some_and(|(_, run)| run.contains(id))
+    }
+
+    /// It was fetched whole: that kills nobody.
+    pub fn enter_child(&mut self, id: &JobId) {
+        let mine = self.mine(id);
+        mine.entered = true;
+        mine.counts.fetch_crashes = 0;
     }
 
     /// What every way out of a lease begins with: the permits come free, whoever is next is called, the turn is over.
@@ -141,17 +156,28 @@ impl Machine {
                 self.park(next);
             }
         }
-        if self.turn.as_ref().is_some_and(|(_, runs)| runs.as_ref() == Some(id)) {
-            self.turn = None;
-            self.rest = true;
+        if let Some((_, run)) = &mut self.turn
+            && let Some(at) = run.iter().position(|one| one == id)
+        {
+            run.remove(at);
+            if run.is_empty() {
+                self.turn = None;
+                self.rest = true;
+            }
         }
     }
 
-    /// Where a job waits: a suspect for its turn alone, everything else at its old place.
+    /// Where a job waits: a suspect for its turn, everything else at its old place, or at a new one where it had its
+    /// chance.
     fn park(&mut self, id: &JobId) {
+        let behind = std::mem::take(&mut self.mine(id).behind);
+        self.places += u64::from(behind);
+        let places = self.places;
         let mine = self.mine(id);
-        let alone = mine.counts.crashes > 0 || mine.counts.releases >= RELEASES_SOLO || mine.suspect;
-        mine.state = if alone { State::Exclusive } else { State::Ready };
+        if behind {
+            mine.place = places + mine.set_back;
+        }
+        mine.state = if mine.group_max().is_some() { State::Exclusive } else { State::Ready };
         mine.line = None;
         self.woken = true;
     }
@@ -179,7 +205,8 @@ impl Machine {
             How::WaitAlone => self.release(id, "suspect"),
             How::WaitFor(host) if full => {
                 self.put_off(id, "host_full").deliveries -= 1;
-                self.mine(id).line = Some(host);
+                let mine = self.mine(id);
+                (mine.line, mine.behind) = (Some(host), false);
             }
             How::WaitFor(_) => self.release(id, "host_full"),
             How::Die => self.bury(id, "gone"),
@@ -187,6 +214,7 @@ impl Machine {
                 self.mine(id).counts.releases += 1;
                 self.release(id, "released");
             }
+            How::ReleaseWhileFetching => self.release(id, "released"),
         }
     }
 
@@ -194,7 +222,7 @@ impl Machine {
     fn end(&mut self, id: &JobId, how: &str, survived: bool) {
         self.tally(how);
         let Some(mine) = self.jobs.remove(id) else { return };
-        if mine.entered && survived {
+        if mine.entered && mine.known && survived {
             self.suspects.remove(&(mine.pair % CONTENTS.len()));
         }
     }
@@ -202,7 +230,7 @@ impl Machine {
     fn put_off(&mut self, id: &JobId, why: &str) -> &mut DeliveryCounts {
         self.tally(why);
         let mine = self.mine(id);
-        mine.state = State::Scheduled { due: false };
+        (mine.state, mine.behind) = (State::Scheduled { due: false }, true);
         &mut mine.counts
     }
 
@@ -224,10 +252,15 @@ impl Machine {
         self.tally("reclaimed");
         self.leave(id);
         let mine = self.mine(id);
-        mine.counts.crashes += 1;
-        let (content, entered) = (mine.pair % CONTENTS.len(), mine.entered);
-        let buried = mine.counts.crashes >= CRASHES_MAX;
-        if entered {
+        let (content, entered, known) = (mine.pair % CONTENTS.len(), mine.entered, mine.known);
+        let buried = if entered {
+            mine.counts.crashes += 1;
+            mine.counts.crashes >= CRASHES_MAX
+        } else {
+            mine.counts.fetch_crashes += 1;
+            mine.counts.fetch_crashes > FETCH_CRASHES_ALONE
+        };
+        if entered && known {
             self.suspects.insert(content, false);
         }
         if buried {
@@ -280,10 +313,11 @@ impl Machine {
         let places = self.places;
         let mine = self.mine(id);
         mine.place = places + mine.set_back;
-        let DeliveryCounts { deliveries, crashes, replays, .. } = mine.counts;
+        let DeliveryCounts { deliveries, crashes, fetch_crashes, replays, .. } = mine.counts;
         mine.counts = DeliveryCounts {
             deliveries,
             crashes: crashes.min(1),
+            fetch_crashes: fetch_crashes.min(FETCH_CRASHES_ALONE),
             replays: replays + 1,
             ..DeliveryCounts::default()
         };

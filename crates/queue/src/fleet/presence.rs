@@ -136,6 +136,7 @@ impl WorkerHandle {
             .arg(worker.as_str())
             .cmd("UNLINK")
             .arg(keys.worker(worker.as_str()))
+            .arg(keys.claim(worker.as_str()))
             .query_async::<()>(&mut connection)
             .await?;
         Ok(())

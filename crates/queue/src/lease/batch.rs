@@ -1,76 +1,68 @@
-//! Batches settles as done or skipped: those that arrive during one call are settled together in the next.
+//! Calls of one script that arrive during another call of it go together in the next one.
 //!
-//! Invariant: each settle gets its own result. When a call for several fails, each retries on its own, so
-//! that one job's error does not delay another.
+//! Invariant: each caller gets its own answer. When a call for several fails, each retries on its own, so that one
+//! job's error does not delay another; so what goes into a batch can be repeated.
 //!
 //! # Why
-//! The call costs Redis more than the job in it. A settle never waits for a batch to fill: it starts a call
-//! when none is running, and otherwise joins the next.
+//! The call costs Redis more than the job in it. A caller never waits for a batch to fill: it starts a call when
+//! none is running, and otherwise joins the next.
 
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::Queue;
 use crate::error::Error;
-use crate::lease::result::Ending;
-use crate::lease::settled::{Settled, settled};
-use crate::redis::scripts::{self, ScriptReply};
 
-/// Most jobs settled in one call: about 2 ms of Redis time.
+/// Most jobs in one call: about 2 ms of Redis time.
 const MOST: usize = 100;
 /// Most bytes of arguments in one call, unless it has only one job: what Redis reads within a millisecond, and may
 /// hold beyond `maxmemory` for that long.
 const MOST_BYTES: usize = 1 << 20;
 
-/// One job for `settle.lua`.
-#[derive(Debug)]
-pub(crate) struct SettleCall {
-    /// `job` and `unique`.
-    pub(crate) keys: [String; 2],
-    pub(crate) id: String,
-    pub(crate) token: String,
-    pub(crate) ending: Ending,
-    /// How it ended (JSON), by its id.
-    pub(crate) ended: String,
-    /// The pair's name in `done`.
-    pub(crate) done: Vec<u8>,
+/// One job's part of a call.
+pub(crate) trait Batched: Sized + Send + Sync {
+    /// What its caller hears.
+    type Reply: Send;
+
+    /// Bytes of its arguments, where these may be many.
+    fn bytes(&self) -> usize;
+
+    /// Those of its kind that wait.
+    fn batcher(queue: &Queue) -> &Batcher<Self>;
+
+    /// Makes one call for all of `batch`; one reply for each, in their order.
+    fn call(queue: &Queue, batch: &[&Self]) -> impl Future<Output = Result<Vec<Self::Reply>, Error>> + Send;
 }
 
-impl SettleCall {
-    fn bytes(&self) -> usize {
-        self.ending.report.len() + self.ending.summary.len() + self.ended.len()
-    }
+/// A caller that waits for a call, and the channel for its reply.
+struct Waiting<B: Batched> {
+    part: Arc<B>,
+    reply: oneshot::Sender<Result<B::Reply, Error>>,
 }
 
-/// A settle that waits for a call, and the channel for its result.
-struct Waiting {
-    call: Arc<SettleCall>,
-    answer: oneshot::Sender<Result<Settled, Error>>,
-}
-
-/// The settles that wait for a call; holding `turn` is the right to make one.
-#[derive(Default)]
-pub(crate) struct SettleBatcher {
-    waiting: Mutex<Vec<Waiting>>,
+/// The callers that wait; holding `turn` is the right to make a call.
+pub(crate) struct Batcher<B: Batched> {
+    waiting: Mutex<Vec<Waiting<B>>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-impl SettleBatcher {
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock()
+impl<B: Batched> Default for Batcher<B> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), turn: tokio::sync::Mutex::default() }
     }
+}
 
-    /// Removes and returns the next settles that fit into one call; drops those whose future was dropped.
-    fn next(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting();
-        waiting.retain(|one| !one.answer.is_closed());
+impl<B: Batched> Batcher<B> {
+    /// Removes and returns the next parts that fit into one call; drops those whose caller is gone.
+    fn next(&self) -> Vec<Waiting<B>> {
+        let mut waiting = self.waiting.lock();
+        waiting.retain(|one| !one.reply.is_closed());
         let mut bytes = 0;
-        let fit = waiting.iter().take(MOST).take_while(|one| {
-            let first = bytes == 0;
-            bytes += one.call.bytes();
-            first || bytes <= MOST_BYTES
+        let fit = waiting.iter().take(MOST).enumerate().take_while(|(at, one)| {
+            bytes += one.part.bytes();
+            *at == 0 || bytes <= MOST_BYTES
         });
         let fit = fit.count();
         waiting.drain(..fit).collect()
@@ -78,55 +70,49 @@ impl SettleBatcher {
 }
 
 impl Queue {
-    /// Settles a job as done or skipped, in one call with the others that wait.
-    pub(crate) async fn settle_in_batch(&self, call: SettleCall) -> Result<Settled, Error> {
-        let call = Arc::new(call);
-        let (answer, mut answered) = oneshot::channel();
-        self.inner.batcher.waiting().push(Waiting { call: Arc::clone(&call), answer });
+    /// Carries out `part` in one call with the others of its kind that wait.
+    pub(crate) async fn in_batch<B: Batched>(&self, part: B) -> Result<B::Reply, Error> {
+        let batcher = B::batcher(self);
+        let part = Arc::new(part);
+        let (reply, mut replied) = oneshot::channel();
+        batcher.waiting.lock().push(Waiting { part: Arc::clone(&part), reply });
         loop {
             tokio::select! {
                 biased;
-                answer = &mut answered => match answer {
-                    Ok(answer) => return answer,
-                    // The shared call failed or was dropped: retry alone, to get this job's own result.
-                    Err(_) => return settled(&mut self.settle_all(&[&call]).await?),
+                reply = &mut replied => match reply {
+                    Ok(reply) => return reply,
+                    // The shared call failed or was dropped: retry alone, to get this job's own reply.
+                    Err(_) => return self.call_alone(&*part).await,
                 },
-                _turn = self.inner.batcher.turn.lock() => self.settle_next().await,
+                _turn = batcher.turn.lock() => self.call_next(batcher).await,
             }
         }
     }
 
-    /// Makes one call for the settles that wait, if any.
-    async fn settle_next(&self) {
-        let mut next = self.inner.batcher.next();
+    async fn call_alone<B: Batched>(&self, part: &B) -> Result<B::Reply, Error> {
+        let reply = B::call(self, &[part]).await?.pop();
+        reply.ok_or_else(|| Error::Reply { script: "batch", reply: "no reply".to_owned() })
+    }
+
+    /// Makes one call for those that wait, if any.
+    async fn call_next<B: Batched>(&self, batcher: &Batcher<B>) {
+        let mut next = batcher.next();
         if next.is_empty() {
             return;
         }
-        let parts: Vec<&SettleCall> = next.iter().map(|one| &*one.call).collect();
-        match self.settle_all(&parts).await {
-            Ok(mut reply) => {
-                for one in next {
-                    let _ = one.answer.send(settled(&mut reply));
+        let parts: Vec<&B> = next.iter().map(|one| &*one.part).collect();
+        match B::call(self, &parts).await {
+            Ok(replies) => {
+                for (one, reply) in next.into_iter().zip(replies) {
+                    let _ = one.reply.send(Ok(reply));
                 }
             }
-            // The error of a single settle is returned to it; of several, each channel closes and each
-            // retries alone.
+            // The error of a single part is returned to it; of several, each channel closes and each retries alone.
             Err(e) => {
                 if let (Some(only), []) = (next.pop(), &next[..]) {
-                    let _ = only.answer.send(Err(e));
+                    let _ = only.reply.send(Err(e));
                 }
             }
         }
-    }
-
-    async fn settle_all(&self, calls: &[&SettleCall]) -> Result<ScriptReply, Error> {
-        let mut call = self.call(&scripts::SETTLE);
-        for SettleCall { keys: [job, unique], id, token, ending, ended, done } in calls {
-            let Ending { state, why, pair, report, summary, posted } = ending;
-            call = call.key(job).key(unique);
-            call = call.arg(&[id, token, *state, *why, pair, ended, report, summary]);
-            call = call.arg(done).arg(if *posted { "1" } else { "" });
-        }
-        call.reply().await
     }
 }

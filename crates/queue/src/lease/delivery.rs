@@ -46,7 +46,8 @@ impl Delivery {
         LeaseRef { id: self.job.id.clone(), token: self.token.clone() }
     }
 
-    /// True when this job is a suspect: this worker has nothing else in flight and may claim nothing else.
+    /// True when this job runs exclusively: this worker has nothing else in flight but the jobs of the same claim, all
+    /// of which may have crashed a worker, and may claim nothing else.
     pub fn is_exclusive(&self) -> bool {
         self.exclusive
     }
@@ -92,16 +93,14 @@ pub const CLAIM_MOST: usize = 100;
 struct ClaimToken<'q> {
     inner: &'q Inner,
     token: String,
-    unanswered: bool,
     answered: bool,
 }
 
 impl<'q> ClaimToken<'q> {
     fn take(inner: &'q Inner) -> Self {
         let kept = inner.unanswered.lock().pop();
-        let unanswered = kept.is_some();
         let token = kept.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
-        Self { inner, token, unanswered, answered: false }
+        Self { inner, token, answered: false }
     }
 }
 
@@ -134,6 +133,7 @@ impl JobRow {
             failures: reply.number()?,
             ambiguous_exits: reply.number()?,
             crashes: reply.number()?,
+            fetch_crashes: reply.number()?,
             postponements: reply.number()?,
             postponed_ms: reply.number()?,
             releases: reply.number()?,
@@ -163,7 +163,8 @@ impl WorkerHandle {
 
     /// Claims the next jobs, at most `most` and at most [`CLAIM_MOST`], or returns the one reason why this
     /// worker gets none. Never empty; more than `most` only when it repeats an older claim whose reply was
-    /// lost. Cancel-safe: the next claim on this handle gets the jobs whose reply was lost.
+    /// lost. Cancel-safe: the next claim on this handle gets the jobs whose reply was lost, unless the worker has
+    /// made another claim in between.
     ///
     /// # Errors
     /// Those of Redis; no delivery is returned then.
@@ -171,10 +172,10 @@ impl WorkerHandle {
         let mut claim_token = ClaimToken::take(&self.inner);
         let mut reply = self
             .call(&scripts::CLAIM)
+            .key(self.inner.keys.claim(worker.as_str()))
             .arg(worker.as_str())
             .arg(&claim_token.token)
             .arg(Arc::strong_count(&self.inner.in_flight) - 1)
-            .arg(u8::from(claim_token.unanswered))
             .arg(most.clamp(1, CLAIM_MOST))
             .reply()
             .await?;

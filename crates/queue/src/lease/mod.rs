@@ -6,6 +6,7 @@ pub(crate) mod orphans;
 pub(crate) mod result;
 pub(crate) mod settle;
 pub(crate) mod settled;
+pub(crate) mod slot;
 pub(crate) mod start;
 pub(crate) mod truncate;
 pub(crate) mod upkeep;

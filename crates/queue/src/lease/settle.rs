@@ -8,10 +8,11 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::evidence::RawPayload;
 use crate::ids::LeaseRef;
-use crate::lease::batch::SettleCall;
+use crate::intake::admission::priority_offset;
 use crate::lease::delivery::Delivery;
 use crate::lease::result::{Ending, death_report, ended};
 use crate::lease::settled::{Settled, settled};
+use crate::lease::slot::{SettleCall, SlotCall};
 use crate::lease::truncate::{shorten_reason, truncate_reason};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
@@ -30,6 +31,26 @@ pub struct Unsettled {
     pub verdict: Verdict,
     /// The error of the call.
     pub source: Error,
+}
+
+/// How an unfinished delivery is released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseKind {
+    /// The release is counted: after `releases_exclusive` of them the job runs exclusively.
+    Counted,
+    /// Nothing is counted: its worker stopped, or had to run a suspect, while it was still being fetched. So
+    /// deploys one after another make no suspects of the hundreds of jobs that a worker holds.
+    WhileFetching,
+}
+
+impl ReleaseKind {
+    /// As `release.lua` reads it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Counted => "counted",
+            Self::WhileFetching => "while_fetching",
+        }
+    }
 }
 
 /// A release that failed, with the delivery to retry it.
@@ -99,15 +120,16 @@ impl WorkerHandle {
         analysis_version: u32,
     ) -> Result<Settled, Error> {
         let (keys, id) = (&self.inner.keys, &delivery.job.id);
-        self.settle_in_batch(SettleCall {
+        let call = SettleCall {
             keys: [keys.job(id), keys.unique(&delivery.unique)],
             id: id.to_string(),
             token: delivery.token.clone(),
             ended: ended(id, &ending.pair, ending.state, ending.why),
             done: self.done_name(&ending.pair, analysis_version),
             ending,
-        })
-        .await
+        };
+        let held = self.in_batch(SlotCall::Settle(Box::new(call))).await?;
+        Ok(if held { Settled::Settled } else { Settled::Superseded })
     }
 
     async fn schedule(
@@ -125,6 +147,7 @@ impl WorkerHandle {
             .arg(&[delivery.job.id.as_str(), &delivery.token, state])
             .arg(millis(after))
             .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
+            .arg(priority_offset(delivery.job.priority))
             .reply()
             .await?;
         settled(&mut reply)
@@ -169,11 +192,12 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// Those of Redis, with the delivery to retry.
-    pub async fn release(&self, delivery: Delivery) -> Result<Settled, Box<Unreleased>> {
+    pub async fn release(&self, delivery: Delivery, kind: ReleaseKind) -> Result<Settled, Box<Unreleased>> {
         let call = self.call(&scripts::RELEASE).key(self.inner.keys.job(&delivery.job.id)).arg(&[
             delivery.job.id.as_str(),
             &delivery.token,
             &delivery.job.pair(),
+            kind.as_str(),
         ]);
         match call.reply().await.and_then(|mut reply| settled(&mut reply)) {
             Ok(settled) => Ok(settled),

@@ -1,12 +1,14 @@
 //! Starting a delivery: its start permits, requested once its versions are known and before their hosts are
-//! contacted.
+//! contacted. Requests that arrive during one call go together in the next.
 //!
 //! Two things are known only then. Its *content*: one that crashed a worker before runs exclusively, under
 //! whatever id it is enqueued again. And its *hosts*: each has a ceiling, over all workers of the queue.
 
 use crate::BUILD;
+use crate::Queue;
 use crate::error::Error;
 use crate::ids::LeaseRef;
+use crate::lease::batch::{Batched, Batcher};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::page::{PagePair, Version};
@@ -32,6 +34,51 @@ pub enum StartPermit {
     },
 }
 
+/// One job for `start.lua`.
+#[derive(Debug)]
+pub(crate) struct StartCall {
+    lease: LeaseRef,
+    content: String,
+    /// At most two, each at most [`HOST_MAX_BYTES`] long.
+    hosts: Vec<String>,
+}
+
+impl Batched for StartCall {
+    type Reply = StartPermit;
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn batcher(queue: &Queue) -> &Batcher<Self> {
+        &queue.inner.start_calls
+    }
+
+    async fn call(queue: &Queue, batch: &[&Self]) -> Result<Vec<StartPermit>, Error> {
+        let keys = &queue.inner.keys;
+        let mut call = queue.call(&scripts::START).arg(BUILD);
+        for Self { lease, content, hosts } in batch {
+            call = call.key(keys.job(&lease.id)).key(keys.suspect(content));
+            call = call.arg(&[lease.id.as_str(), &lease.token, content]).arg(hosts.len());
+            for host in hosts {
+                call = call.key(keys.host(host)).arg(host);
+            }
+        }
+        let mut reply = call.reply().await?;
+        let mut permits = Vec::with_capacity(batch.len());
+        for _ in batch {
+            permits.push(match reply.text()?.as_str() {
+                "started" => StartPermit::Granted,
+                "lost" => StartPermit::Lost,
+                "suspect" => StartPermit::Suspect,
+                "full" => StartPermit::HostFull { host: reply.text()? },
+                other => return Err(reply.unexpected(other)),
+            });
+        }
+        Ok(permits)
+    }
+}
+
 impl WorkerHandle {
     /// Requests start permits at the hosts of `pair`, and renews the lease. Unless granted, settle the
     /// delivery as postponed for the reason returned; the job becomes claimable when a permit is released.
@@ -39,25 +86,8 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; permits may have been taken, and settling releases them.
     pub async fn start(&self, lease: &LeaseRef, pair: &PagePair) -> Result<StartPermit, Error> {
-        let keys = &self.inner.keys;
-        let content = content_name(pair);
         let hosts = if self.inner.config.host_in_flight_max == 0 { Vec::new() } else { hosts(pair) };
-        let mut call = self
-            .call(&scripts::START)
-            .key(keys.job(&lease.id))
-            .key(keys.suspect(&content))
-            .arg(&[lease.id.as_str(), &lease.token, &content, BUILD]);
-        for host in &hosts {
-            call = call.key(keys.host(host)).arg(host);
-        }
-        let mut reply = call.reply().await?;
-        match reply.text()?.as_str() {
-            "started" => Ok(StartPermit::Granted),
-            "lost" => Ok(StartPermit::Lost),
-            "suspect" => Ok(StartPermit::Suspect),
-            "full" => Ok(StartPermit::HostFull { host: reply.text()? }),
-            other => Err(reply.unexpected(other)),
-        }
+        self.in_batch(StartCall { lease: lease.clone(), content: content_name(pair), hosts }).await
     }
 }
 

@@ -1,21 +1,22 @@
 -- Claims jobs for one worker: each gets its own lease, all share one token.
--- KEYS     none of its own; job:<id> is derived from the ids at the head of ready or exclusive
--- ARGV     1 worker, 2 token, 3 this worker's deliveries in flight, 4 1 when a claim with this token got no
---          reply, 5 most jobs to claim
--- Returns  paused | empty | full (the lease limit is reached) | exclusive (a suspect waits until this worker
---          has nothing in flight, or is in flight here) | reports_full (their budget is used up, and they are
+-- KEYS     1 claim:<worker>; job:<id> is derived from the ids at the head of ready or exclusive
+-- ARGV     1 worker, 2 token, 3 this worker's deliveries in flight, 4 most jobs to claim
+-- Returns  paused | empty | full (the lease limit is reached) | exclusive (suspects wait until this worker
+--          has nothing in flight, or are in flight here) | reports_full (their budget is used up, and they are
 --          the only copy) | no_memory (at maxmemory, which others fill) | jobs,
 --          now_ms, 1 when exclusive, then per job: id, then the fields in FIELDS ('' where absent)
 -- Why      Read, check, then move, all in one step: a job must never be in neither set. Deliveries are
---          counted here, so that a worker that dies of a job has already counted it. Repeating a token
---          returns the same jobs, so a lost reply loses none. Near maxmemory claims go on, because every
+--          counted here, so that a worker that dies of a job has already counted it. Repeating the token of the
+--          worker's last claim returns the same jobs and claims no others, so a lost reply loses none, and a call that
+--          arrives after its own repetition does nothing. Near maxmemory claims go on, because every
 --          settle then frees more than it stores; they stop only for what no claim can change.
 -- Bound    as many as requested (Rust requests at most 100; a lost reply is repeated in full); index entries
---          without a job are removed in at most 20 rounds; a lost reply is searched for among the 500 newest
---          leases. At maxmemory: 1 KiB for each job claimed, until it is settled.
-local worker, token, in_flight, unanswered = arg(1), arg(2), tonumber(arg(3)), arg(4) == '1'
-local max_jobs, leases_max = tonumber(arg(5)), setting('in_flight_max')
-local FIELDS = { 'payload', 'deliveries', 'failures', 'ambiguous_exits', 'crashes', 'postponements', 'postponed_ms', 'releases',
+--          without a job are removed in at most 20 rounds; a group of suspects is chosen among the first 32. At
+--          maxmemory: 1 KiB for each job claimed, until it is settled, and the ids of a worker's last claim, for a
+--          lease.
+local worker, token, in_flight = arg(1), arg(2), tonumber(arg(3))
+local max_jobs, leases_max = tonumber(arg(4)), setting('in_flight_max')
+local FIELDS = { 'payload', 'deliveries', 'failures', 'ambiguous_exits', 'crashes', 'fetch_crashes', 'postponements', 'postponed_ms', 'releases',
   'replays', 'unique', 'enqueued_ms', 'expires_ms', 'cancel', 'granted_wall_ms', 'granted_heap_bytes' }
 
 local function jobs_reply(ids, jobs, exclusive)
@@ -47,7 +48,9 @@ local function lease_jobs(ids, jobs, from, exclusive)
       'deliveries', deliveries)
     jobs[i][2] = deliveries
   end
-  if exclusive then redis.call('SET', EXCLUSIVE_LOCK, worker .. '|' .. ids[1], 'PX', LEASE_MS) end
+  local claimed = table.concat(ids, '|')
+  redis.call('SET', key(1), token .. '|' .. claimed, 'PX', LEASE_MS)
+  if exclusive then redis.call('SET', EXCLUSIVE_LOCK, worker .. '|' .. claimed, 'PX', LEASE_MS) end
   return jobs_reply(ids, jobs, exclusive)
 end
 
@@ -73,33 +76,51 @@ local function first_jobs(zset, limit)
   return {}, {}
 end
 
--- Claims a suspect. One worker at a time runs suspects, one by one, with nothing else in flight.
--- EXCLUSIVE_LOCK holds `<worker>` while that worker drains, and `<worker>|<id>` while the suspect is in
+-- The first suspects that may run together: as many of the kind of the first one as `group_max` and the worker allow.
+local function first_group()
+  local ids, jobs, most = {}, {}, nil
+  local first_ids, first_fields = first_jobs(EXCLUSIVE, 32) -- ignores the score: the clock may have gone back
+  for i, id in ipairs(first_ids) do
+    local max = group_max(unpack(redis.call('HMGET', job_key(id), 'crashes', 'releases', 'suspect', 'fetch_crashes'))) or 1
+    most = most or max
+    if max == most and #ids < math.min(most, max_jobs) then
+      ids[#ids + 1], jobs[#jobs + 1] = id, first_fields[i]
+    end
+  end
+  return ids, jobs
+end
+
+-- Claims a group of suspects. One worker at a time runs suspects, one group after the other, with nothing else in
 -- flight. nil: claim from ready.
 local function claim_exclusive()
   local lock_holder = redis.call('GET', EXCLUSIVE_LOCK)
   if lock_holder and string.sub(lock_holder, 1, #worker + 1) == worker .. '|' then return { 'exclusive' } end
   if lock_holder and lock_holder ~= worker then return nil end
-  local ids, jobs = first_jobs(EXCLUSIVE, 1) -- ignores the score: the clock may have gone back
-  if not ids[1] then return nil end
   if not lock_holder and NOW_MS < tonumber(redis.call('HGET', META, 'exclusive_rest_until_ms') or 0) then return nil end
-  if in_flight == 0 then return lease_jobs(ids, jobs, EXCLUSIVE, true) end
+  if in_flight == 0 then
+    local ids, jobs = first_group()
+    return ids[1] and lease_jobs(ids, jobs, EXCLUSIVE, true)
+  end
+  if not first_jobs(EXCLUSIVE, 1)[1] then return nil end
   redis.call('DEL', EXCLUSIVE_LOCK) -- allowed at maxmemory, and so is every later write
   redis.call('SET', EXCLUSIVE_LOCK, worker, 'PX', LEASE_MS)
   return { 'exclusive' }
 end
 
--- Jobs already claimed under this token, whose reply was lost; renews their leases.
+-- The jobs that this token has claimed and still holds, where its reply was lost; renews their leases.
 local function repeat_claim()
-  local ids, jobs = {}, {}
-  for _, id in ipairs(redis.call('ZREVRANGE', LEASE, 0, 499)) do
+  local claimed = redis.call('GET', key(1))
+  if not claimed or string.sub(claimed, 1, #token + 1) ~= token .. '|' then return nil end
+  local ids, jobs, lock = {}, {}, redis.call('GET', EXCLUSIVE_LOCK)
+  for id in string.gmatch(string.sub(claimed, #token + 2), '[^|]+') do
     if redis.call('HGET', job_key(id), 'token') == token then
       ids[#ids + 1], jobs[#jobs + 1] = id, redis.call('HMGET', job_key(id), unpack(FIELDS))
     end
   end
   if not ids[1] then return nil end
+  redis.call('PEXPIRE', key(1), LEASE_MS) -- allowed at maxmemory, and so is every later write
   set_leases(ids)
-  return jobs_reply(ids, jobs, redis.call('GET', EXCLUSIVE_LOCK) == worker .. '|' .. ids[1])
+  return jobs_reply(ids, jobs, runs_exclusively(lock, ids[1]))
 end
 
 -- Why nothing may be claimed for want of memory, or nil.
@@ -119,7 +140,7 @@ local function out_of_memory()
   return memory.used - ours >= memory.max and 'no_memory' or nil
 end
 
-local result = unanswered and repeat_claim()
+local result = repeat_claim()
 if result then return result end
 if redis.call('EXISTS', PAUSED) == 1 then return { 'paused' } end
 if leases_max > 0 then

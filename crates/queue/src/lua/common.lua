@@ -179,15 +179,35 @@ local function admit_follow_up(follow_up, pair)
   wake()
 end
 
--- Makes a job claimable again: a suspect goes to exclusive, any other job to ready at its old score.
+-- How many jobs like this one run at a time, with nothing else in flight at their worker; nil: any number, beside
+-- others. What was in a child when a worker vanished runs alone. A worker that vanished while it fetched held
+-- hundreds of jobs: from the third time on these run in groups that get smaller, so that few worker deaths find the
+-- one that kills, and none of the others is still suspected.
+local FETCH_CRASHES_ALONE = 5
+local function group_max(crashes, releases, suspect, fetch_crashes)
+  fetch_crashes = tonumber(fetch_crashes or 0)
+  if tonumber(crashes or 0) > 0 or suspect or fetch_crashes >= FETCH_CRASHES_ALONE
+    or tonumber(releases or 0) >= setting('releases_exclusive') then return 1 end
+  return fetch_crashes == 4 and 2 or fetch_crashes == 3 and 8 or nil
+end
+
+-- Makes a job claimable again: a suspect goes to exclusive, any other job to ready, at its old score or, after a
+-- failure or a postponement, behind the newest jobs.
 local function make_waiting(id, job)
-  local fields = redis.call('HMGET', job, 'crashes', 'releases', 'score', 'suspect', 'enqueued_ms')
-  redis.pcall('ZADD', WAITING, fields[5] or NOW_MS, id)
-  if tonumber(fields[1] or 0) > 0 or tonumber(fields[2] or 0) >= setting('releases_exclusive') or fields[4] then
+  local fields = redis.call('HMGET', job, 'crashes', 'releases', 'suspect', 'fetch_crashes', 'score', 'enqueued_ms',
+    'priority_offset')
+  local score = fields[5] or 0
+  if fields[7] then
+    score = int(redis.call('INCR', SEQ) + tonumber(fields[7]))
+    redis.call('HDEL', job, 'priority_offset')
+    redis.call('HSET', job, 'score', score)
+  end
+  redis.pcall('ZADD', WAITING, fields[6] or NOW_MS, id)
+  if group_max(fields[1], fields[2], fields[3], fields[4]) then
     redis.call('ZADD', EXCLUSIVE, NOW_MS, id)
     redis.call('HSET', job, 'state', 'exclusive')
   else
-    redis.call('ZADD', READY, fields[3] or 0, id)
+    redis.call('ZADD', READY, score, id)
     redis.call('HSET', job, 'state', 'ready')
   end
 end
@@ -196,11 +216,12 @@ end
 -- lease removes it. So a permit lasts as long as its lease and needs no renewal. A job that finds its host
 -- full is `scheduled` like any job that waits; host_waiters:<host> only orders these jobs, and one is woken
 -- per permit released.
-local function host_has_room(host, id)
+-- `granted`: permits that this call grants and has not written yet.
+local function host_has_room(host, id, granted)
   local most = setting('host_in_flight_max')
   if most == 0 then return true end
   local permits = host_permits_key(host)
-  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) < most
+  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) + (granted or 0) < most
 end
 
 -- ZSET of hosts by number of waiters, for `status`. A script that changes host waiters reads it before its
@@ -270,11 +291,23 @@ local function leave_hosts(handovers)
   end
 end
 
--- Releases the exclusive lock after a suspect has run. No suspect is claimed for as long as this one took (at
--- most one lease): suspects get at most half of one worker's time.
+-- EXCLUSIVE_LOCK holds `<worker>` while that worker drains, and `<worker>|<id>|<id>...` while a group of suspects is in
+-- flight there.
+local function runs_exclusively(lock, id)
+  return lock and string.find(lock .. '|', '|' .. id .. '|', 1, true) ~= nil
+end
+
+-- Takes a job out of the group that runs exclusively; the last one releases the lock. No suspect is claimed for as
+-- long as this group took (at most one lease): suspects get at most half of one worker's time.
 local function end_exclusive(id, claimed_ms)
-  local lock_holder = redis.call('GET', EXCLUSIVE_LOCK)
-  if not lock_holder or string.sub(lock_holder, -(#id + 1)) ~= '|' .. id then return end
+  local lock = redis.call('GET', EXCLUSIVE_LOCK)
+  if not runs_exclusively(lock, id) then return end
+  local from, to = string.find(lock .. '|', '|' .. id .. '|', 1, true)
+  local left = string.sub(lock, 1, from - 1) .. string.sub(lock, to)
+  if string.find(left, '|', 1, true) then
+    redis.call('SET', EXCLUSIVE_LOCK, left, 'KEEPTTL')
+    return
+  end
   redis.call('DEL', EXCLUSIVE_LOCK)
   local took = math.max(0, NOW_MS - tonumber(claimed_ms or NOW_MS))
   redis.call('HSET', META, 'exclusive_rest_until_ms', int(NOW_MS + math.min(took, LEASE_MS)))

@@ -11,7 +11,7 @@ local replies = {}
 
 -- The first write is one that Redis allows at maxmemory, so heartbeats work on a full Redis.
 local known = redis.call('PEXPIRE', key(2), entry_ttl_ms) == 1
-local lock_holder = leases > 0 and redis.call('GET', EXCLUSIVE_LOCK)
+local lock = leases > 0 and redis.call('GET', EXCLUSIVE_LOCK)
 for i = 0, leases - 1 do
   local id, token = arg(4 + i * 2), arg(5 + i * 2)
   local fields = redis.call('HMGET', job_key(id), 'token', 'cancel')
@@ -20,7 +20,7 @@ for i = 0, leases - 1 do
     replies[#replies + 1] = 'lost'
   else
     redis.call('ZADD', LEASE, 'XX', NOW_MS + LEASE_MS, id)
-    if lock_holder == worker .. '|' .. id then redis.call('PEXPIRE', EXCLUSIVE_LOCK, LEASE_MS) end
+    if runs_exclusively(lock, id) then redis.call('PEXPIRE', EXCLUSIVE_LOCK, LEASE_MS) end
     if fields[2] then
       replies[#replies + 1] = id
       replies[#replies + 1] = 'cancelled'

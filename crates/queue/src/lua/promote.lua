@@ -4,7 +4,8 @@
 -- Returns  jobs looked at, jobs now claimable
 -- Why      A job in neither scheduled nor ready would be lost. A job whose host is still full is scheduled
 --          again, as it would be claimed only to wait again; a cancelled or expired job does not wait for its
---          host.
+--          host. A job that failed or was postponed goes behind the newest jobs (make_waiting); one that was
+--          scheduled by its producer, or waited for its host, to its old place.
 -- Bound    as many as requested (Rust requests 200).
 local due = redis.call('ZRANGEBYSCORE', SCHEDULED, '-inf', NOW_MS, 'LIMIT', 0, arg(1))
 local promoted = 0

@@ -4,10 +4,12 @@
 -- ARGV     1 most leases, 2 this build, 3 worker ('' looks all the same), 4 life of its turn as looker in ms
 -- Returns  another (another worker looks after the queue) | grace_period|reclaimed, number of leases, 1 when a
 --          scheduled job is due, then per buried job: id, pair, reason (JSON)
--- Why      A first crash proves nothing: every job the worker had in flight goes to exclusive and runs with
---          nothing else in flight. Only a further crash there is the job's own fault. The content of a
---          delivery that had started becomes a suspect too, under whatever id it is enqueued again. No mass
---          blame: when upkeep did not run (an outage, a clock jump, another server), it was heartbeats that
+-- Why      A first crash proves nothing. A job that was in a child goes to exclusive and runs with nothing else in
+--          flight; a further crash there is its own fault. Its content becomes a suspect too, under whatever id it is
+--          enqueued again. A job that was not in a child is one of hundreds that the worker fetched: it goes back to
+--          its place twice, then runs in groups that get smaller, and only what vanishes again when it runs alone is
+--          buried. So one that kills while it is fetched costs six workers, and none of the others.
+--          No mass blame: when upkeep did not run (an outage, a clock jump, another server), it was heartbeats that
 --          were missing, not workers; so for a grace period of one lease no job is blamed.
 --          One worker at a time looks after the queue, or the cost of a fleet would grow with its square.
 -- Bound    as many as requested (Rust requests 100); after the clock went back, shortens at most 500 leases. At
@@ -41,45 +43,71 @@ local scheduled = redis.pcall('ZRANGEBYSCORE', SCHEDULED, '-inf', NOW_MS, 'LIMIT
 local due = (scheduled.err or scheduled[1]) and '1' or '0' -- what is wrong with it shows when it is promoted
 if NOW_MS < grace_until then return { 'grace_period', '0', due } end
 
-local function crash_reason(fields, crashes)
-  local counts = { deliveries = tonumber(fields[3] or 0), failures = tonumber(fields[4] or 0), crashes = crashes,
-    postponements = tonumber(fields[5] or 0), releases = tonumber(fields[6] or 0), replays = tonumber(fields[7] or 0) }
-  local detail = string.format('its worker vanished %d times with this job in flight, the last time with nothing else',
-    crashes)
-  return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = fields[8] or '', build = fields[12] or build,
-    failure = { kind = 'crash_loop', detail = detail } })
+local FIELDS = { 'payload', 'claimed_ms', 'token', 'entered', 'worker', 'unique', 'content', 'build', 'hosts', 'deliveries',
+  'failures', 'crashes', 'fetch_crashes', 'postponements', 'releases', 'replays' }
+local function read_job(id, job)
+  local values, fields = redis.call('HMGET', job, unpack(FIELDS)), { id = id, job = job }
+  for i, name in ipairs(FIELDS) do fields[name] = values[i] end
+  return fields
+end
+
+local function crash_reason(fields)
+  local counts = {}
+  for _, name in ipairs({ 'deliveries', 'failures', 'crashes', 'fetch_crashes', 'postponements', 'releases', 'replays' }) do
+    counts[name] = tonumber(fields[name] or 0)
+  end
+  local detail = fields.was_in_child
+    and string.format('its worker vanished %d times with this job in a child, the last time with nothing else', fields.crashes)
+    or string.format('its worker vanished %d times while it fetched this job, the last time with nothing else',
+      fields.fetch_crashes)
+  return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = fields.worker or '',
+    build = fields.build or build, failure = { kind = 'crash_loop', detail = detail } })
+end
+
+-- Counts the crash, and returns whether it buries the job. Only changes `fields`.
+local function count_crash(fields)
+  fields.was_in_child = fields.token and fields.token == fields.entered
+  local counter = fields.was_in_child and 'crashes' or 'fetch_crashes'
+  fields[counter] = tonumber(fields[counter] or 0) + 1
+  if fields.was_in_child then return fields.crashes >= crashes_max end
+  return fields.fetch_crashes > FETCH_CRASHES_ALONE -- before this time it ran alone
+end
+
+local function bury_crashed(fields, pair, unique_lock)
+  local id, reason = fields.id, crash_reason(fields)
+  bury(id, fields.job, 'crash_loop', reason)
+  release_unique_lock(unique_lock, id)
+  local ended = cjson.encode({ id = id, pair = pair, state = 'dead', why = 'crash_loop' })
+  local note = string.format('{"id":"%s","state":"dead","schema_version":1,"analysis_version":1,"dead":{"kind":"crash_loop"}}', id)
+  store_result(id, pair, ended, note, false)
+  emit_event('buried', id, pair, 'crash_loop')
+  return reason
 end
 
 local expired = redis.call('ZRANGEBYSCORE', LEASE, '-inf', NOW_MS, 'LIMIT', 0, limit)
-local replies, exclusive_count = { 'reclaimed', int(#expired), due }, 0
+local replies, waiting_count = { 'reclaimed', int(#expired), due }, 0
 for _, id in ipairs(expired) do
   local job = job_key(id)
-  local fields = redis.call('HMGET', job, 'payload', 'claimed_ms', 'deliveries', 'failures', 'postponements', 'releases',
-    'replays', 'worker', 'unique', 'crashes', 'content', 'build', 'hosts', 'token', 'started')
-  local handovers = plan_host_handover({ { id = id, hosts = fields[13] } })
-  local crashes = tonumber(fields[10] or 0) + 1
-  local follow_up = crashes >= crashes_max and follow_up_of(id, job) or nil
-  local unique_lock = PREFIX .. 'unique:' .. (fields[9] or '')
-  local suspect = fields[11] and fields[14] == fields[15] and suspect_key(fields[11])
-  local pair = pair_of(fields[1])
+  local fields = read_job(id, job)
+  local buries = count_crash(fields)
+  local handovers = plan_host_handover({ { id = id, hosts = fields.hosts } })
+  local follow_up = buries and follow_up_of(id, job) or nil
+  local unique_lock = PREFIX .. 'unique:' .. (fields.unique or '')
+  local suspect = fields.was_in_child and fields.content and suspect_key(fields.content)
+  local pair = pair_of(fields.payload)
   redis.call('EXISTS', unique_lock, suspect or unique_lock) -- reads derived keys before the first write
   read_result_keys(id, pair)
   redis.call('ZREM', LEASE, id)
   leave_hosts(handovers)
-  if suspect then add_suspect(suspect, fields[12] or build) end
-  if fields[1] then
+  if suspect then add_suspect(suspect, fields.build or build) end
+  if fields.payload then
     redis.call('HDEL', job, 'token')
-    redis.call('HSET', job, 'crashes', int(crashes))
-    end_exclusive(id, fields[2])
+    if fields.was_in_child then redis.call('HSET', job, 'crashes', int(fields.crashes))
+    else redis.call('HSET', job, 'fetch_crashes', int(fields.fetch_crashes)) end
+    end_exclusive(id, fields.claimed_ms)
     increment('reclaimed')
-    if crashes >= crashes_max then
-      local reason = crash_reason(fields, crashes)
-      bury(id, job, 'crash_loop', reason)
-      release_unique_lock(unique_lock, id)
-      local ended = cjson.encode({ id = id, pair = pair, state = 'dead', why = 'crash_loop' })
-      local note = string.format('{"id":"%s","state":"dead","schema_version":1,"analysis_version":1,"dead":{"kind":"crash_loop"}}', id)
-      store_result(id, pair, ended, note, false)
-      emit_event('buried', id, pair, 'crash_loop')
+    if buries then
+      local reason = bury_crashed(fields, pair, unique_lock)
       admit_follow_up(follow_up, pair)
       replies[#replies + 1] = id
       replies[#replies + 1] = pair
@@ -87,10 +115,10 @@ for _, id in ipairs(expired) do
     else
       make_waiting(id, job)
       recount_job(job, unique_lock)
-      exclusive_count = exclusive_count + 1
-      emit_event('reclaimed', id, pair, fields[8] or '')
+      waiting_count = waiting_count + 1
+      emit_event('reclaimed', id, pair, fields.worker or '')
     end
   end
 end
-if exclusive_count > 0 then wake() end
+if waiting_count > 0 then wake() end
 return replies

@@ -1,10 +1,11 @@
 -- Settles a delivery as retried or postponed: schedules the job to run again after a delay.
 -- KEYS     1 job:<id>
 -- ARGV     1 id, 2 token, 3 retried|postponed, 4 after_ms, 5 kind of failure, 6 the failure (JSON), 7 pair, 8
---          counter to increment: failures|ambiguous_exits|postponements, or nothing
+--          counter to increment: failures|ambiguous_exits|postponements, or nothing, 9 priority offset
 -- Returns  settled | superseded
--- Why      A job in neither lease nor scheduled would be lost.
--- Bound    one job. At maxmemory: nothing but counters, the failure is left out.
+-- Why      A job in neither lease nor scheduled would be lost. Once due it gets a place behind the newest jobs:
+--          at its old one it would go in front of jobs that never had a chance, again and again.
+-- Bound    one job. At maxmemory: nothing but counters and its offset, the failure is left out.
 local id, token, state, after_ms, counter = arg(1), arg(2), arg(3), tonumber(arg(4)), arg(8)
 local job, full = key(1), is_full()
 local unique = PREFIX .. 'unique:' .. (redis.call('HGET', job, 'unique') or '')
@@ -13,7 +14,7 @@ local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 
 redis.call('ZADD', SCHEDULED, NOW_MS + after_ms, id)
-redis.call('HSET', job, 'state', 'scheduled')
+redis.call('HSET', job, 'state', 'scheduled', 'priority_offset', arg(9))
 if not full then redis.call('HSET', job, 'last_failure', arg(6)) end
 if counter ~= 'nothing' then
   redis.call('HINCRBY', job, counter, 1)

@@ -1,29 +1,35 @@
--- Settles deliveries as done or skipped: deletes the jobs, stores their results.
--- KEYS     per job: job:<id>, unique:<sha256>
--- ARGV     per job: id, token, done|skipped, skip reason ('' when done), pair, what ended (JSON), report (JSON),
---          the same as a summary (JSON), its name in `done`, 1 when its annotation was posted
--- Returns  per job: settled | superseded
+-- Settles deliveries as done or skipped: deletes the jobs, stores their results. Records which others enter a child.
+-- KEYS     per settled job: job:<id>, unique:<sha256>; then per entering job: job:<id>
+-- ARGV     1 number of settled jobs; per settled job: id, token, done|skipped, skip reason ('' when done), pair, what
+--          ended (JSON), report (JSON), the same as a summary (JSON), its name in `done`, 1 when its annotation was
+--          posted; then per entering job: id, token
+-- Returns  per settled job: settled | superseded; then per entering job: entered | lost
 -- Why      Result, `done` mark and end of the job change together; so does clearing its content as a suspect,
---          where the delivery had started and came back. Batched, because the call costs Redis more than the
+--          where the delivery had been in a child and came back. Batched, because the call costs Redis more than the
 --          job; each job is judged separately, and all before the first write. The follow-up job is admitted in
 --          the same step, or a crash in between would lose it; not after a cancelled job. Near maxmemory the
 --          summary is stored: smaller than the job it replaces, so that settling always frees memory.
+--          What enters a child is recorded before it does, by its token: reclaim.lua blames its content when the
+--          lease expires. That it was fetched whole proves that fetching it kills nobody. In the same call, because
+--          a slot that ends one job begins the next.
 -- Bound    as many jobs as are given (Rust gives at most 100, and 1 MiB), and one follow-up for each. At
---          maxmemory each settled job frees more than it stores; a follow-up adds itself.
-local PER_JOB = 10
+--          maxmemory each settled job frees more than it stores; a follow-up adds itself, and 100 bytes each job that
+--          enters a child, until it is settled.
+local PER_JOB, settled_count = 10, tonumber(arg(1))
 local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET', EXCLUSIVE_LOCK), {}
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
+local entering = {}
 
-for i = 0, (#KEYS - FIXED) / 2 - 1 do
-  local job, unique, a = key(i * 2 + 1), key(i * 2 + 2), i * PER_JOB
+for i = 0, settled_count - 1 do
+  local job, unique, a = key(i * 2 + 1), key(i * 2 + 2), 1 + i * PER_JOB
   local id, token = arg(a + 1), arg(a + 2)
-  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'next', 'hosts', 'started', 'content', 'bytes')
+  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'next', 'hosts', 'entered', 'content', 'bytes')
   if fields[1] == token then
     replies[#replies + 1] = 'settled'
     lease_ids[#lease_ids + 1] = id
     leaving_jobs[#leaving_jobs + 1] = { id = id, hosts = fields[4] }
     local cancelled = arg(a + 4) == 'cancelled'
-    if fields[5] == token and not cancelled then
+    if fields[5] == token and fields[6] and not cancelled then
       suspects_to_clear[#suspects_to_clear + 1] = suspect_key(fields[6])
     end
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
@@ -41,7 +47,22 @@ for i = 0, (#KEYS - FIXED) / 2 - 1 do
     replies[#replies + 1] = 'superseded'
   end
 end
-if not lease_ids[1] then return replies end
+for i = 1, #KEYS - FIXED - 2 * settled_count do
+  local job, a = key(2 * settled_count + i), 1 + settled_count * PER_JOB + 2 * (i - 1)
+  local held = redis.call('HGET', job, 'token') == arg(a + 2)
+  replies[#replies + 1] = held and 'entered' or 'lost'
+  if held then entering[#entering + 1] = { id = arg(a + 1), token = arg(a + 2), job = job } end
+end
+
+local function enter_child(e)
+  redis.call('HDEL', e.job, 'fetch_crashes') -- allowed at maxmemory, and so is every later write
+  redis.call('HSET', e.job, 'entered', e.token)
+  redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, e.id)
+end
+if not lease_ids[1] then
+  for _, e in ipairs(entering) do enter_child(e) end
+  return replies
+end
 
 local memory = read_memory()
 local full = is_full()
@@ -53,6 +74,7 @@ redis.call('UNLINK', unpack(keys_to_delete))
 account('jobs', -#lease_ids, -freed_bytes)
 for _, suspect in ipairs(suspects_to_clear) do remove_suspect(suspect) end
 leave_hosts(handovers)
+for _, e in ipairs(entering) do enter_child(e) end
 local function add(field) increments[field] = (increments[field] or 0) + 1 end
 for _, e in ipairs(settled_jobs) do
   if lock_holder then end_exclusive(e.id, e.claimed_ms) end

@@ -1,14 +1,16 @@
--- Starts a delivery once its versions are known: records its content, and takes start permits at its hosts.
--- KEYS     1 job:<id>, 2 suspect:<content>, then host:<host> per host
--- ARGV     1 id, 2 token, 3 content, 4 this build, then the hosts
--- Returns  started | lost | suspect (this content crashed a worker before: must run exclusively) | full, host
--- Why      The content is stored before the job runs: reclaim.lua blames it when the lease expires. Permits
+-- Starts deliveries once their versions are known: records each content, and takes start permits at the hosts.
+-- KEYS     per job: job:<id>, suspect:<content>, then host:<host> per host
+-- ARGV     1 this build; then per job: id, token, content, number of hosts, then its hosts
+-- Returns  per job: started | lost | suspect (this content crashed a worker before: must run exclusively) | full and
+--          the host
+-- Why      The content is stored before the job runs: reclaim.lua blames it once the job was in a child. Permits
 --          are taken at all hosts or at none, or two jobs could wait for each other. Always renews the lease,
---          unless lost.
--- Bound    one job, and as many hosts as are given (a pair has at most two). At maxmemory: 1 KiB, until the job is
---          settled.
-local id, token, content, build = arg(1), arg(2), arg(3), arg(4)
-local job, suspect = key(1), key(2)
+--          unless lost. Batched, because the call costs Redis more than the job; each job is judged separately,
+--          all before the first write, and sees the permits that those before it in the call are granted.
+-- Bound    as many jobs as are given (Rust gives at most 100), and as many hosts as each has (a pair has at most
+--          two). At maxmemory: 1 KiB for each job, until it is settled.
+local build, lock = arg(1), redis.call('GET', EXCLUSIVE_LOCK)
+local replies, jobs, lease_ids, granted = {}, {}, {}, {}
 
 -- A version as one comparable number. A newer build than the one that crashed clears the suspicion.
 local function release_number(text)
@@ -16,27 +18,46 @@ local function release_number(text)
   return major and (major * 1e6 + minor) * 1e6 + patch or 0
 end
 
-local fields = redis.call('HMGET', job, 'token', 'worker')
-if fields[1] ~= token then return { 'lost' } end
-local exclusive = redis.call('GET', EXCLUSIVE_LOCK) == (fields[2] or '') .. '|' .. id
-local suspected_by = redis.call('GET', suspect)
-local suspicion_outdated = suspected_by and release_number(build) > release_number(suspected_by)
-local hosts, full_host = {}, nil
-for i = 1, #KEYS - FIXED - 2 do
-  hosts[i] = arg(4 + i)
-  if not full_host and not host_has_room(hosts[i], id) then full_host = hosts[i] end
+-- Judges one job, and counts the permits that it is granted. Only reads.
+local function judge(one)
+  local suspected_by = redis.call('GET', one.suspect)
+  one.clears = suspected_by and release_number(build) > release_number(suspected_by)
+  if suspected_by and not one.clears and not runs_exclusively(lock, one.id) then return 'suspect' end
+  for _, host in ipairs(one.hosts) do
+    if not host_has_room(host, one.id, granted[host]) then return 'full', host end
+  end
+  for _, host in ipairs(one.hosts) do
+    local is_member = redis.call('SISMEMBER', host_permits_key(host), one.id)
+    granted[host] = (granted[host] or 0) + 1 - is_member
+  end
+  return 'started'
 end
 
-redis.call('ZREM', LEASE, id) -- allowed at maxmemory, and so is every later write
-redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, id)
-redis.call('HSET', job, 'content', content, 'build', build, 'hosts', table.concat(hosts, ' '))
-if suspicion_outdated then
-  remove_suspect(suspect)
-elseif suspected_by and not exclusive then
-  redis.call('HSET', job, 'suspect', '1')
-  return { 'suspect' }
+local k, a = 0, 1
+while k < #KEYS - FIXED do
+  local one = { id = arg(a + 1), content = arg(a + 3), hosts = {}, job = key(k + 1), suspect = key(k + 2) }
+  local token, count = arg(a + 2), tonumber(arg(a + 4))
+  for i = 1, count do one.hosts[i] = arg(a + 4 + i) end
+  k, a = k + 2 + count, a + 4 + count
+  local full_host
+  if redis.call('HGET', one.job, 'token') == token then
+    one.reply, full_host = judge(one)
+    jobs[#jobs + 1] = one
+    lease_ids[#lease_ids + 1] = one.id
+  end
+  replies[#replies + 1] = one.reply or 'lost'
+  replies[#replies + 1] = full_host
 end
-if full_host then return { 'full', full_host } end
-for i = 1, #hosts do redis.call('SADD', key(2 + i), id) end
-redis.call('HSET', job, 'started', token)
-return { 'started' }
+if not jobs[1] then return replies end
+
+redis.call('ZREM', LEASE, unpack(lease_ids)) -- allowed at maxmemory, and so is every later write
+for _, one in ipairs(jobs) do
+  redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, one.id)
+  redis.call('HSET', one.job, 'content', one.content, 'build', build, 'hosts', table.concat(one.hosts, ' '))
+  if one.clears then remove_suspect(one.suspect) end
+  if one.reply == 'suspect' then redis.call('HSET', one.job, 'suspect', '1') end
+  if one.reply == 'started' then
+    for _, host in ipairs(one.hosts) do redis.call('SADD', host_permits_key(host), one.id) end
+  end
+end
+return replies

@@ -7,15 +7,17 @@
 //! |---|---|---|
 //! | `payload` | always (unless undecodable) | the job in its canonical form |
 //! | `state` | always | ready, scheduled, in_flight, exclusive, dead |
-//! | `score` | always | its place in `ready`, kept through retry, release and exclusive runs |
+//! | `score` | always | its place in `ready`, kept through release, waiting for a host and exclusive runs |
+//! | `priority_offset` | scheduled after a failure or a postponement | it gets a new place, so far behind the newest job |
 //! | `enqueued_ms`, `expires_ms`, `unique` | always | time of admission, time of expiry, the lock it holds |
 //! | `next`, `next_unique` | live | the payload of its follow-up job, and that job's lock |
 //! | `deliveries` `failures` `ambiguous_exits` `crashes` | once counted | its delivery counts |
+//! | `fetch_crashes` | once counted, until it enters a child | how often its worker vanished before that |
 //! | `postponements` `releases` `replays` | once counted | its other counts |
 //! | `token` `worker` `claimed_ms` | in flight | its delivery (`worker` stays, as evidence) |
 //! | `bytes` | live | what its hash and its lock take up, as counted in `meta` |
 //! | `content` `build` `hosts` | once started | hash of its two bodies, the build that ran it, its hosts |
-//! | `started` | once started | the token of the delivery that got its start permits |
+//! | `entered` | once in a child | the token of the delivery that entered a child last |
 //! | `suspect` | until replayed | its content crashed a worker before: it runs exclusively |
 //! | `waits_for_host` | scheduled, waiting for a start permit | the full host |
 //! | `last_failure` | after a retry | the failure (JSON) |
@@ -245,6 +247,11 @@ impl Keys {
     /// STRING with the alert leader of an outage, `*` once it has reported it; lives for a lease.
     pub(crate) fn alert_leader(&self, what: &str) -> String {
         self.key(&format!("alert_leader:{what}"))
+    }
+
+    /// STRING with the token and the job ids of a worker's last claim; lives for a lease.
+    pub(crate) fn claim(&self, worker: &str) -> String {
+        self.key(&format!("claim:{worker}"))
     }
 
     /// HASH of one worker's status entry.
