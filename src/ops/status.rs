@@ -80,6 +80,10 @@ fn print_status(queue: &Queue, status: &Status) {
             render::line(format!("{name:<7} {}", format_counts(counts)));
         }
     }
+    if status.in_flight > 0 {
+        let Status { fetching, analysing, .. } = status;
+        render::line(format!("flight  {fetching} fetching · {analysing} analysing, by the last heartbeats"));
+    }
     print_memory(status);
     print_ceilings(status);
     status.workers.iter().for_each(print_worker);
@@ -158,7 +162,10 @@ fn print_ceilings(status: &Status) {
     if *in_flight_max > 0 {
         let is_full = status.in_flight >= u64::from(*in_flight_max);
         let waits = if is_full && status.ready > 0 { ", the ready ones wait for that" } else { "" };
-        render::line(format!("ceiling {} of {in_flight_max} in flight{waits}", status.in_flight));
+        render::line(format!(
+            "ceiling {} of {in_flight_max} claimed jobs in flight{waits}",
+            status.in_flight
+        ));
     }
     for HostWaiters { host, in_flight, waiting } in longest_host_waiters {
         let host = sanitize(host, 100);
@@ -180,10 +187,12 @@ fn print_worker(seen: &WorkerStatus) {
         false => sanitize(&info.phase, 20),
     };
     render::line(format!(
-        "worker  {}  {} of {} slots busy  {phase}{}  heartbeat {} ago",
+        "worker  {}  {} of {} slots busy  {} fetching  {} analysing  {phase}{}  heartbeat {} ago",
         sanitize(info.id.as_str(), 100),
         info.busy,
         info.slots,
+        seen.fetching,
+        seen.analysing,
         breakers(&info.breakers),
         render::format_duration(Duration::from_millis(seen.heartbeat_age_ms)),
     ));

@@ -67,7 +67,7 @@ async fn two_workers_never_exceed_the_queues_ceiling() {
         until("both have looked for more", async || worker.metric("redis_up").await > 0.0).await;
     }
     assert_eq!(world.queue.status().await.unwrap().in_flight, 3);
-    let full = ["ceiling 3 of 3 in flight, the ready ones wait for that"];
+    let full = ["ceiling 3 of 3 claimed jobs in flight, the ready ones wait for that"];
     world.run(&["status"]).await.exited_with(0).stdout_contains(&full);
     let filled = async || workers[0].metric("queue_in_flight_filled_ratio").await;
     until("it is a number too", async || filled().await == 1.0).await;

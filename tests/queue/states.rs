@@ -466,6 +466,38 @@ async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
 }
 
 #[tokio::test]
+async fn status_tells_what_is_fetched_from_what_is_analysed_and_lists_the_latter_first() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let running = |n: usize, stage| RunningJob {
+        id: JobId::parse(&format!("{stage}-{n}")).unwrap(),
+        from: None,
+        to: Uuid::nil(),
+        in_flight_ms: 10_000,
+        stage,
+        stage_ms: 6_000,
+        limit_ms: None,
+        heap: None,
+    };
+    let stages = [(Stage::Resolve, 10), (Stage::Fetch, 200), (Stage::Queue, 3), (Stage::Analyse, 2)];
+    let stages = stages.into_iter().chain([(Stage::Deliver, 1)]);
+    let told = stages.flat_map(|(stage, count)| (0..count).map(move |n| (n, stage)));
+    let told: Vec<RunningJob> = told.map(|(n, stage)| running(n, stage)).collect();
+    queue.worker.heartbeat(&Presence { in_flight: told.clone(), ..info("w") }, &[]).await.unwrap();
+    queue.worker.heartbeat(&Presence { in_flight: told[..11].to_vec(), ..info("v") }, &[]).await.unwrap();
+    let status = queue.status().await.unwrap();
+    assert_eq!((status.fetching, status.analysing), (213 + 11, 3));
+    let w = status.workers.iter().find(|seen| seen.info.id == worker("w")).unwrap();
+    let listed: Vec<Stage> = w.info.in_flight[..4].iter().map(|job| job.stage).collect();
+    assert_eq!(listed, [Stage::Analyse, Stage::Analyse, Stage::Deliver, Stage::Resolve]);
+
+    let long_ago = (world.now_ms().await - 60_000).to_string();
+    let _: u64 = world.ask("HSET", &[&key("worker:w"), "heartbeat_ms", &long_ago]).await;
+    let status = queue.status().await.unwrap();
+    assert_eq!((status.fetching, status.analysing), (11, 0), "nobody knows what a silent worker does");
+}
+
+#[tokio::test]
 async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
     let world = World::new().await;
     let queue = world.queue().await;
@@ -494,6 +526,7 @@ async fn a_worker_tells_of_64_jobs_and_what_runs_goes_on_between_its_beats() {
         ..job.clone()
     };
     assert_eq!(seen.info.in_flight, told[..64].iter().map(later).collect::<Vec<_>>());
+    assert_eq!((seen.fetching, seen.analysing), (70, 0), "all are counted");
     assert_eq!((told[0].percent(), told[0].heap.unwrap().percent()), (Some(20), 25));
     assert_eq!(RunningJob { limit_ms: None, ..told[0].clone() }.percent(), None);
 }

@@ -18,7 +18,8 @@ use wm_job::failure::Stage;
 
 /// Most leases renewed in one call.
 const BATCH: usize = 500;
-/// Most jobs listed per worker: usually more than it has slots, and at most about 30 KiB of each heartbeat.
+/// Most jobs listed per worker, those that have left the fetch first: usually more than it has slots, and at most about
+/// 30 KiB of each heartbeat.
 const RUNNING_MAX: usize = 64;
 
 /// A worker's status entry, sent with every heartbeat.
@@ -43,7 +44,7 @@ pub struct Presence {
     /// State of its circuit breakers that are not closed, by dependency: while there is one, it claims no
     /// jobs, or one at a time.
     pub breakers: BTreeMap<String, String>,
-    /// Its jobs in flight, longest first, at most 64.
+    /// Its jobs in flight, longest first; at most 64 of them are listed in its entry.
     pub in_flight: Vec<RunningJob>,
 }
 
@@ -86,6 +87,14 @@ impl Heap {
 }
 
 impl RunningJob {
+    /// True until both its bodies are there and it has entered a child.
+    pub fn is_fetching(&self) -> bool {
+        match self.stage {
+            Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Queue => true,
+            Stage::Analyse | Stage::Deliver => false,
+        }
+    }
+
     /// Time in this stage in percent of its limit; None without a limit.
     pub fn percent(&self) -> Option<u64> {
         self.limit_ms.map(|limit| self.stage_ms.saturating_mul(100) / limit.max(1))
@@ -149,7 +158,9 @@ impl WorkerHandle {
         heartbeat: &mut Heartbeat,
     ) -> Result<(), Error> {
         let keys = &self.inner.keys;
-        let listed = &worker.in_flight[..worker.in_flight.len().min(RUNNING_MAX)];
+        let (fetching, analysing): (Vec<_>, Vec<_>) =
+            worker.in_flight.iter().partition(|job| job.is_fetching());
+        let listed: Vec<&RunningJob> = analysing.iter().chain(&fetching).copied().take(RUNNING_MAX).collect();
         let mut call = self
             .call(&scripts::HEARTBEAT)
             .key(keys.workers())
@@ -173,8 +184,12 @@ impl WorkerHandle {
             .arg(worker.heartbeat_every_ms)
             .arg("breakers")
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
+            .arg("fetching")
+            .arg(fetching.len())
+            .arg("analysing")
+            .arg(analysing.len())
             .arg("in_flight")
-            .arg(serde_json::to_string(listed).unwrap_or_default())
+            .arg(serde_json::to_string(&listed).unwrap_or_default())
             .reply()
             .await?;
         while let Some(id) = reply.next() {

@@ -51,8 +51,13 @@ pub struct Status {
     pub ready: u64,
     /// Jobs that wait until they are due.
     pub scheduled: u64,
-    /// Jobs in flight over all workers.
+    /// Claimed jobs over all workers, whether they are fetched or analysed.
     pub in_flight: u64,
+    /// Of these, those that had not entered a child when their worker, which is not silent, sent its last heartbeat.
+    /// Unknown, and 0, in a glance; so is `analysing`.
+    pub fetching: u64,
+    /// Those that were in a child then, or being delivered.
+    pub analysing: u64,
     /// Suspects that wait to run exclusively.
     pub exclusive: u64,
     /// Number of dead letters.
@@ -123,6 +128,10 @@ impl Queue {
         }
         status.unreadable.append(&mut replies.unreadable);
         status.workers = self.workers(now, &workers, &mut status.unreadable).await?;
+        for worker in status.workers.iter().filter(|worker| !worker.silent) {
+            status.fetching += worker.fetching;
+            status.analysing += worker.analysing;
+        }
         if let Some(server) = &mut status.server {
             server.write = self.write_health().await?;
         }

@@ -25,6 +25,10 @@ pub struct WorkerStatus {
     /// Its status entry; its jobs in flight are shown as still running.
     #[serde(flatten)]
     pub info: Presence,
+    /// Jobs that it had in flight at its last heartbeat and that had not entered a child.
+    pub fetching: u64,
+    /// Jobs in a child then, or being delivered.
+    pub analysing: u64,
     /// Time since its last heartbeat in milliseconds.
     pub heartbeat_age_ms: u64,
     /// True when two heartbeats are missing: it is dead, stopped, or cut off.
@@ -96,5 +100,6 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
         in_flight: in_flight.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
     };
     let silent = heartbeat_age_ms > SILENT_HEARTBEATS * heartbeat_every_ms;
-    Some(WorkerStatus { info, heartbeat_age_ms, silent, taken_over: BTreeMap::new() })
+    let [fetching, analysing] = ["fetching", "analysing"].map(|name| text(name).parse().unwrap_or(0));
+    Some(WorkerStatus { info, fetching, analysing, heartbeat_age_ms, silent, taken_over: BTreeMap::new() })
 }
