@@ -3,8 +3,9 @@
 //! Not what a diff costs: the jobs here do nothing. `cargo bench --bench queue -- [BACKLOG ...]`, by default 1000 and
 //! 100000; each backlog is one line of JSON, measured on a private redis-server that writes no disk.
 //!
-//! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS]]]` (by default 40000, 100, 5) runs `bullmq-official` beside
-//! ours, in turn on the same server; it is built on first use, in `benches/peer` with a lock of its own.
+//! `cargo bench --bench queue -- --peer [JOBS [HANDS [ROUNDS [SLOTS]]]]` (by default 40000, 100, 5 and as many slots as
+//! hands) runs `bullmq-official` beside ours, in turn on the same server; it is built on first use, in `benches/peer` with
+//! a lock of its own. `--whole` instead of `--peer` runs ours alone.
 //!
 //! `cargo bench --bench queue -- --backlog [BACKLOG ...]` (by default 1000, 100000 and 1000000) times every step on its own.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
@@ -60,10 +61,13 @@ fn config(url: &str) -> Config {
 #[tokio::main]
 async fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
-    if std::env::args().any(|arg| arg == "--peer") {
+    let peer = std::env::args().any(|arg| arg == "--peer");
+    if peer || std::env::args().any(|arg| arg == "--whole") {
         let redis = PrivateRedis::start(RedisOptions::default().tcp().set("maxmemory", "0")).unwrap();
         let number = |at: usize, default| sizes.get(at).copied().unwrap_or(default);
-        return peer::compare(&redis, number(0, 40_000), number(1, CLAIM_MOST), number(2, 5)).await;
+        let hands = number(1, CLAIM_MOST);
+        let load = peer::Load { jobs: number(0, 40_000), hands, slots: number(3, hands) };
+        return peer::measure(&redis, load, number(2, 5), peer).await;
     }
     if std::env::args().any(|arg| arg == "--backlog") {
         let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };

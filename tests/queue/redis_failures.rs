@@ -197,7 +197,8 @@ async fn a_server_that_comes_back_is_found_again_and_what_was_in_hand_is_settled
 #[tokio::test]
 async fn a_server_that_still_loads_what_it_kept_is_waited_for() {
     // It looks up from its file every thousand commands, and takes half a millisecond for each.
-    let slow = RedisOptions::default().persistent().set("key-load-delay", "500");
+    let durable = RedisOptions::default().persistent().set("appendfsync", "always");
+    let slow = durable.set("key-load-delay", "500");
     let redis = PrivateRedis::start(slow).unwrap();
     let url = redis.url();
     let world = World::at(redis, &url).await;

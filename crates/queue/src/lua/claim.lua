@@ -125,13 +125,14 @@ end
 
 -- Why nothing may be claimed for want of memory, or nil.
 local function out_of_memory()
+  local full, waits = is_full(), text_setting('reports_when_full') == 'wait'
+  if not full and not waits then return nil end -- most claims: INFO costs more than what follows
   local memory = read_memory()
   local meta = redis.call('HMGET', META, 'reports_bytes', 'jobs_bytes', 'dead_bytes', 'done_bytes', 'suspects_bytes')
-  if text_setting('reports_when_full') == 'wait'
-    and tonumber(meta[1] or 0) >= byte_cap('reports_max_bytes', memory, REPORTS_SHARE) then
+  if waits and tonumber(meta[1] or 0) >= byte_cap('reports_max_bytes', memory, REPORTS_SHARE) then
     return 'reports_full'
   end
-  if not memory or not is_full() then return nil end
+  if not memory or not full then return nil end
   local ours = 0
   for i = 1, 5 do ours = ours + tonumber(meta[i] or 0) end
   for _, name in ipairs({ INBOX, READY, SCHEDULED, LEASE, EXCLUSIVE, WAITING, DEAD, RESULTS, EVENTS }) do

@@ -34,9 +34,13 @@ local time = redis.call('TIME')
 local NOW_MS = time[1] * 1000 + math.floor(time[2] / 1000)
 local STATS = PREFIX .. 'stats:' .. int(math.floor(NOW_MS / STATS_MS))
 
--- A setting of the queue: what is stored wins; the caller's applies until a worker has stored one.
+-- A setting of the queue: what is stored wins; the caller's applies until a worker has stored one. Read once in a call.
+local settings = {}
 local function own_setting(name) return string.match(FALLBACK, ' ' .. name .. '=(%S+)') end
-local function text_setting(name) return redis.call('HGET', META, name) or own_setting(name) end
+local function text_setting(name)
+  settings[name] = settings[name] or redis.call('HGET', META, name) or own_setting(name)
+  return settings[name]
+end
 local function setting(name) return tonumber(text_setting(name)) or tonumber(own_setting(name)) end
 
 -- True when Redis is at maxmemory. Ask before the first write: SETRANGE of nothing changes nothing, and is
