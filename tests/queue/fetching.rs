@@ -90,6 +90,10 @@ async fn a_killer_that_is_fetched_among_two_hundred_is_buried_after_six_workers_
     assert_eq!(world.counter("done").await, 200);
     let left = world.check_invariants().await;
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [(killer.to_string(), "dead".to_owned())]);
+    let _ = queue.operator.replay(std::slice::from_ref(&killer)).await.unwrap();
+    let held = claim_all(&queue).await;
+    assert!(held[0].is_exclusive(), "it runs alone when it is replayed");
+    assert_eq!(vanishes(&world, &queue, held).await.len(), 1, "and is buried again at once");
 }
 
 #[tokio::test]

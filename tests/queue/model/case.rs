@@ -108,6 +108,13 @@ impl<'w> Case<'w> {
             }
             Op::Stale { which, how } => self.stale(which, how).await,
             Op::Crash(who) => self.crash(who).await,
+            Op::FetchCrashes(which) => {
+                if let Some(id) = pick(self.model.in_state(|state| state == State::Ready), which) {
+                    self.model.mine(&id).counts.fetch_crashes = 2;
+                    let _: u64 =
+                        self.world.ask("HSET", &[&key(&format!("job:{id}")), "fetch_crashes", "2"]).await;
+                }
+            }
             Op::TurnRunsOut => {
                 self.model.turn = None;
                 let _: u64 = self.world.ask("DEL", key("exclusive_lock")).await;

@@ -317,7 +317,7 @@ impl Machine {
         mine.counts = DeliveryCounts {
             deliveries,
             crashes: crashes.min(1),
-            fetch_crashes: fetch_crashes.min(FETCH_CRASHES_ALONE),
+            fetch_crashes,
             replays: replays + 1,
             ..DeliveryCounts::default()
         };

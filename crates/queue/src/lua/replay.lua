@@ -11,7 +11,7 @@
 --          another death, which the caller has not seen: it stays.
 -- Bound    one letter.
 local id, job = arg(1), key(1)
-local fields = redis.call('HMGET', job, 'state', 'payload', 'unique', 'kind', 'size', 'crashes', 'died_ms', 'fetch_crashes')
+local fields = redis.call('HMGET', job, 'state', 'payload', 'unique', 'kind', 'size', 'crashes', 'died_ms')
 if fields[1] ~= 'dead' then return { 'missing', '' } end
 if arg(7) ~= '' and fields[7] ~= arg(7) then return { 'died_anew', '' } end
 if not fields[2] then return { 'undecodable', '' } end
@@ -30,7 +30,6 @@ redis.call('HDEL', job, 'died_ms', 'kind', 'reason', 'size', 'failures', 'ambigu
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(fields[6] or 0), 1))
-if fields[8] then redis.call('HSET', job, 'fetch_crashes', math.min(tonumber(fields[8]), FETCH_CRASHES_ALONE)) end
 redis.call('HINCRBY', job, 'replays', 1)
 redis.call('SET', unique, id, 'PX', UNIQUE_MS)
 make_waiting(id, job)
