@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
-use wm_analyzer::queue::{Admission, Claim, Error, RedisAddress, ReleaseKind, Settled};
+use wm_analyzer::queue::{Admission, Claim, Error, RedisAddress, ReleaseKind, Settled, StartPermit};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 
@@ -70,6 +70,9 @@ async fn a_full_redis_admits_nothing_loses_nothing_and_still_settles() {
     let held = claimed(&queue, "w").await;
     assert_eq!(queue.worker.heartbeat(&info("w"), &[held.lease()]).await.unwrap().lost, []);
     assert!(queue.worker.confirm(&held.lease()).await.unwrap());
+    let permit = queue.worker.start(&held.lease(), &somewhere("a.test")).await.unwrap();
+    assert_eq!(permit, StartPermit::Granted);
+    assert!(queue.worker.enter_child(&held.lease()).await.unwrap());
     let verdict = done(&held.job);
     assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Settled);
     let held = claimed(&queue, "w").await;
