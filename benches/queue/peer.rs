@@ -148,7 +148,7 @@ async fn push(queue: &Roles, load: Load) {
             (queue.clone(), load.jobs / load.hands + usize::from(n < load.jobs % load.hands));
         pushing.spawn(async move {
             for from in (0..share).step_by(BATCH) {
-                let batch: Vec<_> = (from..share.min(from + BATCH)).map(|_| job().encode().into()).collect();
+                let batch: Vec<_> = (from..share.min(from + BATCH)).map(|_| job().encode()).collect();
                 queue.producer.push(&batch).await.unwrap();
             }
         });
