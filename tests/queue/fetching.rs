@@ -5,7 +5,7 @@ use std::time::Duration;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Buried, CLAIM_MOST, Claim, Delivery, ReleaseKind, Settled};
+use wm_analyzer::queue::{Buried, CLAIM_MOST, Claim, Delivery, ReleaseKind, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -186,6 +186,27 @@ async fn a_group_holds_suspects_of_one_kind_and_no_more_than_its_worker_takes() 
         rest_is_over(&world).await;
     }
     world.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_content_that_killed_before_does_not_run_in_a_group() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let killer = somewhere("a.test");
+    enqueued(&queue).await;
+    let held = claimed(&queue, "w").await;
+    assert_eq!(queue.worker.start(&held.lease(), &killer).await.unwrap(), StartPermit::Granted);
+    assert!(queue.worker.enter_child(&held.lease()).await.unwrap());
+    vanishes(&world, &queue, vec![held]).await;
+    let verdict = death(FailureKind::Crashed, "a.test");
+    let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
+    rest_is_over(&world).await;
+
+    suspected(&world, &queue, &[4, 4]).await;
+    let group = claim_all(&queue).await;
+    assert_eq!(group.len(), 2);
+    let permit = queue.worker.start(&group[0].lease(), &killer).await.unwrap();
+    assert_eq!(permit, StartPermit::Suspect);
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl Machine {
 
     pub fn start(&mut self, id: &JobId) -> StartPermit {
         let content = self.jobs[id].pair % CONTENTS.len();
-        let alone = self.runs_exclusively(id);
+        let alone = self.turn.as_ref().is_some_and(|(_, run)| run[..] == [id.clone()]);
         let hosts = if self.limits.at_host == 0 { &[] } else { CONTENTS[content] };
         (self.mine(id).hosts, self.mine(id).known) = (hosts, true);
         match self.suspects.get(&content) {
@@ -133,10 +133,6 @@ impl Machine {
             self.inside.entry(host).or_default().insert(id.clone());
         }
         StartPermit::Granted
-    }
-
-    fn runs_exclusively(&self, id: &JobId) -> bool {
-        self.turn.as_ref().is_some_and(|(_, run)| run.contains(id))
     }
 
     /// It was fetched whole: that kills nobody.

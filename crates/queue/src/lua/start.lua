@@ -22,7 +22,8 @@ end
 local function judge(one)
   local suspected_by = redis.call('GET', one.suspect)
   one.clears = suspected_by and release_number(build) > release_number(suspected_by)
-  if suspected_by and not one.clears and not runs_exclusively(lock, one.id) then return 'suspect' end
+  local alone = lock and string.match(lock, '|(.*)$') == one.id -- not merely in a group
+  if suspected_by and not one.clears and not alone then return 'suspect' end
   for _, host in ipairs(one.hosts) do
     if not host_has_room(host, one.id, granted[host]) then return 'full', host end
   end
