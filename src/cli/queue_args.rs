@@ -2,28 +2,37 @@
 
 use clap::Subcommand;
 
-use super::values::setting;
+use super::values::{rest_time, setting};
 use crate::job::JobId;
 use crate::ops;
-use crate::queue::{DEFAULT_PAUSE, PauseName, Setting};
+use crate::queue::{DEFAULT_PAUSE, HostName, PauseName, Setting};
 
 /// `queue ...`
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
-    /// Stop all workers from claiming jobs until this pause is lifted.
+    /// Stop all workers from claiming jobs until this pause is lifted; with a host, from visiting that host for a time.
+    #[command(
+        after_help = "Example: wm-analyzer queue pause web.example.gov --for 15m --reason 'they asked us to'"
+    )]
     Pause {
+        /// Host that nothing visits meanwhile, as in addresses, without port. Its jobs wait.
+        #[arg(value_parser = HostName::parse, conflicts_with = "name")]
+        host: Option<HostName>,
+        /// How long the host rests, at most 30 days.
+        #[arg(long = "for", value_name = "TIME", default_value = "15m", value_parser = rest_time, requires = "host")]
+        time: std::time::Duration,
         /// Name of the pause, by which it is lifted.
         #[arg(long, value_parser = PauseName::parse, default_value = DEFAULT_PAUSE)]
         name: PauseName,
         /// Reason, shown by `status`.
-        #[arg(long)]
-        reason: String,
+        #[arg(long, required_unless_present = "host")]
+        reason: Option<String>,
     },
-    /// Lift a pause; without a name the only one in force.
+    /// Lift a pause; without a name the only one in force. With a host, end its rest.
     Resume {
-        /// Name of the pause.
-        #[arg(value_parser = PauseName::parse)]
-        name: Option<PauseName>,
+        /// Name of the pause, or else a host that rests.
+        #[arg(value_name = "NAME|HOST")]
+        what: Option<String>,
     },
     /// Pause, and wait until no job is in flight.
     Drain {
@@ -93,8 +102,13 @@ impl QueueCommand {
     /// As `ops` takes it.
     pub fn action(self) -> ops::queue::QueueAction {
         match self {
-            Self::Pause { name, reason } => ops::queue::QueueAction::Pause { name, reason },
-            Self::Resume { name } => ops::queue::QueueAction::Resume { name },
+            Self::Pause { host: Some(host), time, name: _, reason } => {
+                ops::queue::QueueAction::RestHost { host, time, reason: reason.unwrap_or_default() }
+            }
+            Self::Pause { host: None, time: _, name, reason } => {
+                ops::queue::QueueAction::Pause { name, reason: reason.unwrap_or_default() }
+            }
+            Self::Resume { what } => ops::queue::QueueAction::Resume { what },
             Self::Drain { name, reason, timeout } => ops::queue::QueueAction::Drain { name, reason, timeout },
             Self::Cancel { ids } => ops::queue::QueueAction::Cancel { ids },
             Self::Set { values, from_config: _ } => ops::queue::QueueAction::Set { values },

@@ -1,5 +1,7 @@
 //! Values as people type them: limits, times and rates.
 
+use std::time::Duration;
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -34,6 +36,18 @@ pub(super) fn wall_ms(text: &str) -> Result<u64, String> {
     match millis(wall) {
         0 => Err("nothing is done in no time".to_owned()),
         ms => Ok(ms),
+    }
+}
+
+/// The longest that a host rests by hand: what lasts longer is for the producer to stop.
+const REST_MAX: Duration = Duration::from_secs(30 * 86_400);
+
+/// Reads `15m`, the rest of a host.
+pub(super) fn rest_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text).map_err(|e| e.to_string())? {
+        Duration::ZERO => Err("a host does not rest in no time".to_owned()),
+        time if time > REST_MAX => Err("a host rests for at most 30 days".to_owned()),
+        time => Ok(time),
     }
 }
 

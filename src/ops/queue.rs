@@ -1,6 +1,8 @@
 //! `queue pause | resume | drain | cancel | set | settings`: what changes a whole queue, and jobs that are no longer
 //! wanted.
 
+mod hosts;
+
 use std::time::{Duration, Instant};
 
 use super::Exit;
@@ -8,7 +10,7 @@ use super::render::{self, sanitize};
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::queue::{
-    DEFAULT_PAUSE, Error, OperatorHandle, PauseName, Paused, Resumed, Setting, SettingChange,
+    DEFAULT_PAUSE, Error, HostName, OperatorHandle, PauseName, Paused, Resumed, Setting, SettingChange,
 };
 
 /// Polling interval of `queue drain`.
@@ -25,10 +27,19 @@ pub enum QueueAction {
         /// Reason, stored with the pause.
         reason: String,
     },
-    /// Lift a pause.
+    /// Lift a pause, or end the rest of a host.
     Resume {
-        /// Which; none is the only one in force.
-        name: Option<PauseName>,
+        /// The name of the pause, or a host; none is the only pause in force.
+        what: Option<String>,
+    },
+    /// Let nothing visit a host for a time.
+    RestHost {
+        /// The host.
+        host: HostName,
+        /// For how long.
+        time: Duration,
+        /// Reason, stored with it.
+        reason: String,
     },
     /// Pause, and wait until nothing runs.
     Drain {
@@ -60,7 +71,8 @@ pub enum QueueAction {
 pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Result<Exit, Error> {
     match action {
         QueueAction::Pause { name, reason } => pause(queue, &name, &reason, json).await,
-        QueueAction::Resume { name } => resume(queue, name.as_ref(), json).await,
+        QueueAction::Resume { what } => hosts::resume_either(queue, what.as_deref(), json).await,
+        QueueAction::RestHost { host, time, reason } => hosts::rest(queue, &host, time, &reason, json).await,
         QueueAction::Drain { name, reason, timeout } => match pause(queue, &name, &reason, false).await? {
             Exit::Ok => drain(queue, &name, timeout, json).await,
             not_paused => Ok(not_paused),

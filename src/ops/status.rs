@@ -14,6 +14,9 @@ use crate::queue::{
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
 const MAX_JOBS_SHOWN: usize = 8;
 
+/// How the name of a worker's share of new hosts begins, where a host's name would stand.
+const NEW_HOSTS: &str = "~new:";
+
 /// Shows it. Ends with [`Exit::Failed`] when somebody should look: jobs wait and nothing works on them, or Redis is not
 /// well.
 ///
@@ -86,6 +89,7 @@ fn print_status(queue: &Queue, status: &Status) {
     }
     print_memory(status);
     print_ceilings(status);
+    print_resting(status);
     status.workers.iter().for_each(print_worker);
     for UnreadableKey { key, error } in &status.unreadable {
         render::note(styled(BAD, format!("cannot read {}: {}", sanitize(key, 100), sanitize(error, 200))));
@@ -168,6 +172,11 @@ fn print_ceilings(status: &Status) {
         ));
     }
     for HostWaiters { host, in_flight, waiting } in longest_host_waiters {
+        if let Some(worker) = host.strip_prefix(NEW_HOSTS) {
+            let worker = sanitize(worker, 120);
+            render::line(format!("new hosts at {worker} most  {in_flight} in flight, {waiting} wait"));
+            continue;
+        }
         let host = sanitize(host, 100);
         render::line(format!(
             "host    {host}  {in_flight} of {host_in_flight_max} in flight, {waiting} wait"
@@ -176,6 +185,20 @@ fn print_ceilings(status: &Status) {
     let more = hosts_full.saturating_sub(longest_host_waiters.len() as u64);
     if more > 0 {
         render::line(format!("  and {more} more hosts that jobs wait for"));
+    }
+}
+
+/// The hosts that rest, those with the most waiters first.
+fn print_resting(status: &Status) {
+    for resting in &status.resting.most_waited_for {
+        let by = resting.by_hand.as_ref().map_or_else(String::new, |rest| {
+            format!(", paused by {}: {}", sanitize(&rest.by, 60), sanitize(&rest.reason, 100))
+        });
+        render::line(styled(WARN, format!("host    {}{by}", sanitize(&resting.to_string(), 300))));
+    }
+    let more = status.resting.count().saturating_sub(status.resting.most_waited_for.len() as u64);
+    if more > 0 {
+        render::line(format!("  and {more} more hosts that rest"));
     }
 }
 

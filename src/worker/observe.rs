@@ -28,7 +28,9 @@ use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::verdict::{DeadLetterReason, PostponeReason};
 use crate::policy::breaker::Dependency;
-use crate::queue::{Buried, Evicted, NEARLY_FULL, Presence, Purpose, Server, Status, WorkerHandle};
+use crate::queue::{
+    Buried, Evicted, NEARLY_FULL, Presence, Purpose, RestingHost, Server, Status, WorkerHandle,
+};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
 use crate::telemetry::sanitize;
@@ -56,6 +58,7 @@ pub(super) struct Observer {
     dead_letters: ThresholdAlarm,
     backlog: ThresholdAlarm,
     results: ThresholdAlarm,
+    resting_hosts: ThresholdAlarm,
 }
 
 impl Observer {
@@ -93,6 +96,7 @@ impl Observer {
             dead_letters: ThresholdAlarm::at(NEARLY_FULL),
             backlog: ThresholdAlarm::at(1.0),
             results: ThresholdAlarm::at(NEARLY_FULL),
+            resting_hosts: ThresholdAlarm::at(1.0),
         }
     }
 
@@ -228,6 +232,18 @@ impl Observer {
         info!(dependency = dependency.as_str(), "breaker closed: claiming normally");
     }
 
+    /// The host of a job rests after failures: the job waits for it, and nothing was counted.
+    pub(super) fn waits_for_host(&self, summary: &SettledSummary) {
+        self.metrics.job(DeliveryOutcome::HostFull);
+        let failure = match &summary.detail {
+            Detail::Retried { failure, .. } => Some(failure),
+            Detail::Dead(reason) => Some(&reason.failure),
+            Detail::Done { .. } | Detail::Skipped(_) | Detail::Postponed { .. } => None,
+        };
+        let why = failure.map(|failure| sanitize(&failure.to_string(), DETAIL_BYTES)).unwrap_or_default();
+        debug!(job = %summary.job(), why, "its host rests after failures: the job waits for it, uncounted");
+    }
+
     /// The lease was lost and nothing was written.
     pub(super) fn superseded(&self, job: &JobId) {
         self.metrics.job(DeliveryOutcome::Superseded);
@@ -292,6 +308,7 @@ impl Observer {
             inbox: status.inbox,
             oldest_ready_age: status.oldest_waiting().unwrap_or_default(),
             hosts_full: status.ceilings.hosts_full,
+            hosts_resting: status.resting.count(),
             in_flight_filled: status.in_flight_filled(),
             backlog_filled: status.backlog_filled(),
             dead_filled: status.dead_filled(),
@@ -311,6 +328,14 @@ impl Observer {
             let [used, cap] = [status.memory.reports_bytes, status.memory.reports_cap_bytes].map(bytesize::ByteSize::b);
             let free = self.queue.command("results free");
             format!("{used} of {cap}; at the cap nothing is claimed: fetch and free some ({free}), or raise reports_max_bytes")
+        });
+        // A host that an operator made rest is no news.
+        self.crossed(OutageKind::Hosts, self.resting_hosts.crossing(status.resting.breakers as f64), || {
+            let failing = status.resting.most_waited_for.iter().filter(|host| host.failures > 0);
+            let named: Vec<_> = failing.map(RestingHost::to_string).collect();
+            let more = status.resting.breakers.saturating_sub(named.len() as u64);
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            format!("{}{more} ({})", named.join("; "), self.queue.command("status"))
         });
         self.crossed(OutageKind::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
             let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;

@@ -101,6 +101,11 @@ impl LeaseGate for DeliveryGate<'_> {
             Ok(StartPermit::HostFull { host }) => {
                 Err(Interrupted::Postponed(PostponeReason::HostFull { host }))
             }
+            Ok(StartPermit::HostFails { host, kind }) => {
+                Err(Failure::new(kind, "not asked: its host rests, and the job has waited for a week")
+                    .at_host(host)
+                    .into())
+            }
             Ok(StartPermit::Lost) => no("the lease was lost".to_owned()),
             Err(e) => no(format!("the queue could not be queried: {e}")),
         }
@@ -149,6 +154,7 @@ async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_st
     let summary = SettledSummary::of(&delivery, &verdict, run.timings, fetched_bytes);
     match settle(shared, delivery, verdict).await {
         Some(Settled::Settled) => shared.observer.settled(&summary),
+        Some(Settled::Waits) => shared.observer.waits_for_host(&summary),
         Some(Settled::Superseded) => shared.observer.superseded(summary.job()),
         None => shared.observer.unsettled(summary.job()),
     }

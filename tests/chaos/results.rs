@@ -16,7 +16,7 @@ const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
-const ALLOWED_KEYS: [&str; 21] = [
+const ALLOWED_KEYS: [&str; 24] = [
     "alert_leader",
     "audit",
     "dead",
@@ -24,11 +24,14 @@ const ALLOWED_KEYS: [&str; 21] = [
     "done_segments",
     "ended",
     "events",
+    "failed_hosts",
     "glance",
+    "host_breakers",
     "job",
     "looker",
     "meta",
     "outage",
+    "proven_hosts",
     "report",
     "results",
     "seq",

@@ -30,6 +30,7 @@ mod doctor;
 mod failover;
 mod fleet;
 mod grants;
+mod hosts;
 mod memory;
 mod outages;
 mod payloads;

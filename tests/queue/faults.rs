@@ -52,8 +52,11 @@ impl Faulty {
         let common = std::fs::read_to_string(lua.join("common.lua")).unwrap();
         let mut scripts = HashMap::new();
         for file in std::fs::read_dir(&lua).unwrap() {
-            let text = common.clone() + &std::fs::read_to_string(file.unwrap().path()).unwrap();
-            // The shared page twice is not a script that anybody calls.
+            let file = file.unwrap();
+            if file.file_name() == "common.lua" {
+                continue;
+            }
+            let text = common.clone() + &std::fs::read_to_string(file.path()).unwrap();
             let sha: String = world.ask("SCRIPT", &["LOAD", &text]).await;
             scripts.insert(sha, text);
         }

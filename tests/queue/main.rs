@@ -18,6 +18,7 @@ mod faults;
 mod fetching;
 mod follow_up;
 mod host_queue;
+mod hosts;
 mod inbox;
 mod invariants;
 mod memory;

@@ -6,8 +6,8 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Admission, DeadFilter, DeadLetter, Looked, OutageReport, PauseName, ReleaseKind, Resumed, Setting,
-    Settled, StartPermit, Upkeep,
+    Admission, DeadFilter, DeadLetter, HostName, HostResumed, Looked, OutageReport, PauseName, ReleaseKind,
+    Resumed, Setting, Settled, StartPermit, Upkeep,
 };
 use wm_testbed::roles::Roles;
 
@@ -93,6 +93,9 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     queue.operator.pause(&PauseName::default(), "me", "a look").await.unwrap();
     assert_eq!(queue.drained_by(&PauseName::default()).await.unwrap(), (true, 0));
     assert!(matches!(queue.operator.resume(None, "me").await.unwrap(), Resumed::Resumed(_)));
+    let host = HostName::parse("slow.test").unwrap();
+    assert!(queue.operator.rest_host(&host, Duration::from_secs(900), "me", "a look").await.unwrap());
+    assert!(matches!(queue.operator.resume_host(&host, "me").await.unwrap(), HostResumed::Resumed(Some(_))));
     assert!(!queue.events("0", 10).await.unwrap().is_empty());
     let (results, count) = queue.results(10).await.unwrap();
     assert_eq!(results.len() as u64, count);

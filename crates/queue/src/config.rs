@@ -65,6 +65,16 @@ pub struct Config {
     pub in_flight_max: u32,
     /// Most of them at one host; 0 is any number.
     pub host_in_flight_max: u32,
+    /// Most of them at one host without a success in the last five minutes; 0 is any number.
+    pub new_host_in_flight_max: u32,
+    /// Failures in a row, of at least three jobs, after which a host rests; 0 is never.
+    pub host_failures_max: u32,
+    /// Its first rest; the next one is twice as long.
+    #[serde(with = "wm_job::duration")]
+    pub host_rest: Duration,
+    /// Its longest rest.
+    #[serde(with = "wm_job::duration")]
+    pub host_rest_max: Duration,
     /// Crashes that bury a job.
     pub crashes_max: u32,
     /// Releases after which a job runs alone.
@@ -178,6 +188,10 @@ pub(crate) mod tests {
         backlog_max = 1_000_000
         in_flight_max = 0
         host_in_flight_max = 64
+        new_host_in_flight_max = 16
+        host_failures_max = 5
+        host_rest = "10s"
+        host_rest_max = "5m"
         crashes_max = 2
         releases_exclusive = 20
         dead_max_count = 100_000

@@ -27,6 +27,7 @@ mod role;
 mod settings;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -43,6 +44,7 @@ pub use self::inspect::ceilings::{Ceilings, HostWaiters};
 pub use self::inspect::control::{DEFAULT_PAUSE, PauseName, Paused, Resumed};
 pub use self::inspect::dead::{Content, DeadFilter, DeadLetter, Replayed};
 pub use self::inspect::events::Event;
+pub use self::inspect::hosts::{HostName, HostResumed, RestByHand, RestingHost, RestingHosts};
 pub use self::inspect::memory::{Memory, Purpose};
 pub use self::inspect::results::{Ended, Freed};
 pub use self::inspect::status::{NEARLY_FULL, Status, UnreadableKey, WorkerStatus};
@@ -96,6 +98,8 @@ struct Inner {
     orphan_search: tokio::sync::Mutex<lease::orphans::Search>,
     /// Jobs that are about to enter a child or are done, and wait for a call.
     slot_calls: Batcher<SlotCall>,
+    /// Most jobs at new hosts that this worker has in flight; 0 is any number.
+    new_hosts: AtomicU32,
     /// Jobs that wait for their start permits.
     start_calls: Batcher<StartCall>,
 }
@@ -126,6 +130,7 @@ impl Queue {
                 unanswered: Mutex::new(Vec::new()),
                 orphan_search: tokio::sync::Mutex::default(),
                 slot_calls: Batcher::default(),
+                new_hosts: AtomicU32::new(0),
                 start_calls: Batcher::default(),
             }),
         };

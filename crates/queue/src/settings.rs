@@ -49,6 +49,14 @@ pub enum Setting {
     InFlightMax,
     /// Most of them at one host; 0 is unlimited.
     HostInFlightMax,
+    /// Most of them at one host without a success in the last five minutes; 0 is unlimited.
+    NewHostInFlightMax,
+    /// Failures in a row after which a host rests; 0 is never.
+    HostFailuresMax,
+    /// Its first rest.
+    HostRest,
+    /// Its longest rest.
+    HostRestMax,
     /// Crashes that bury a job.
     CrashesMax,
     /// Releases after which a job runs exclusively.
@@ -97,13 +105,17 @@ impl Setting {
             Self::BacklogMax
             | Self::InFlightMax
             | Self::HostInFlightMax
+            | Self::NewHostInFlightMax
+            | Self::HostFailuresMax
             | Self::CrashesMax
             | Self::ReleasesExclusive
             | Self::DeadMaxCount
             | Self::DoneMaxCount
             | Self::SuspectsMaxCount
             | Self::EventsMax => Form::Count,
-            Self::DeadMaxAge | Self::ReportTtl | Self::DoneTtl => Form::Milliseconds,
+            Self::HostRest | Self::HostRestMax | Self::DeadMaxAge | Self::ReportTtl | Self::DoneTtl => {
+                Form::Milliseconds
+            }
             Self::DeadMaxBytes | Self::ReportsMaxBytes => Form::Bytes,
             Self::ReportsWhenFull => Form::WhenFull,
         }
@@ -115,6 +127,10 @@ impl Setting {
             Self::BacklogMax => config.backlog_max.to_string(),
             Self::InFlightMax => config.in_flight_max.to_string(),
             Self::HostInFlightMax => config.host_in_flight_max.to_string(),
+            Self::NewHostInFlightMax => config.new_host_in_flight_max.to_string(),
+            Self::HostFailuresMax => config.host_failures_max.to_string(),
+            Self::HostRest => millis(config.host_rest).to_string(),
+            Self::HostRestMax => millis(config.host_rest_max).to_string(),
             Self::CrashesMax => config.crashes_max.to_string(),
             Self::ReleasesExclusive => config.releases_exclusive.to_string(),
             Self::DeadMaxCount => config.dead_max_count.to_string(),

@@ -77,6 +77,11 @@ pub const CATALOGUE: &[MetricDef] = &[
     entry("queue_inbox", Gauge, "Payloads not yet admitted, in the whole queue"),
     entry("queue_hosts_full", Gauge, "Hosts at their ceiling that jobs wait for, in the whole queue"),
     entry(
+        "queue_hosts_resting",
+        Gauge,
+        "Hosts that rest after failures or by an operator, in the whole queue",
+    ),
+    entry(
         "queue_oldest_ready_age_seconds",
         Gauge,
         "How long the oldest waiting job has waited, whatever its priority or host",

@@ -71,6 +71,8 @@ pub struct QueueDepths {
     pub oldest_ready_age: Duration,
     /// Hosts at their limit, with jobs waiting for them.
     pub hosts_full: u64,
+    /// Hosts that rest, after failures or by an operator.
+    pub hosts_resting: u64,
     /// Jobs in flight as a fraction of their limit; zero without a limit.
     pub in_flight_filled: f64,
     /// Waiting jobs as a fraction of the backlog's limit.

@@ -55,7 +55,7 @@ pub struct Metrics {
     child_peak_bytes: Histogram,
     fetched_bytes: Counter,
     fork_servers_respawned: Counter,
-    queue_jobs: [Gauge; 6],
+    queue_jobs: [Gauge; 7],
     queue_oldest: SecondsGauge,
     queue_filled: [Gauge<f64, AtomicU64>; 5],
     queue_memory: Gauges,
@@ -108,6 +108,7 @@ impl Metrics {
                 "queue_dead",
                 "queue_inbox",
                 "queue_hosts_full",
+                "queue_hosts_resting",
             ]
             .map(|name| registered(own, name, Gauge::default())),
             queue_oldest: registered(own, "queue_oldest_ready_age_seconds", SecondsGauge::default()),
@@ -202,8 +203,8 @@ impl Metrics {
 
     /// Sets the fill levels of the queue.
     pub fn queue(&self, depths: &QueueDepths) {
-        let QueueDepths { ready, in_flight, scheduled, dead, inbox, hosts_full, .. } = *depths;
-        let counts = [ready, in_flight, scheduled, dead, inbox, hosts_full];
+        let QueueDepths { ready, in_flight, scheduled, dead, inbox, hosts_full, hosts_resting, .. } = *depths;
+        let counts = [ready, in_flight, scheduled, dead, inbox, hosts_full, hosts_resting];
         for (gauge, count) in self.queue_jobs.iter().zip(counts) {
             gauge.set(saturating_i64(count));
         }
@@ -334,6 +335,7 @@ mod tests {
             inbox: 5,
             oldest_ready_age,
             hosts_full: 6,
+            hosts_resting: 8,
             in_flight_filled: 0.5,
             backlog_filled: 0.25,
             dead_filled: 0.75,
@@ -397,6 +399,7 @@ mod tests {
             r#"queue_dead{queue="analysis"} 4"#,
             r#"queue_inbox{queue="analysis"} 5"#,
             r#"queue_hosts_full{queue="analysis"} 6"#,
+            r#"queue_hosts_resting{queue="analysis"} 8"#,
             r#"queue_in_flight_filled_ratio{queue="analysis"} 0.5"#,
             r#"queue_oldest_ready_age_seconds{queue="analysis"} 1.5"#,
             r#"queue_backlog_filled_ratio{queue="analysis"} 0.25"#,

@@ -89,6 +89,8 @@ pub enum OutageKind {
     RedisHealth,
     /// Results are near their cap, and Redis has the only copy of them: at the cap nothing is claimed.
     Results,
+    /// Hosts fail time after time, and rest.
+    Hosts,
     /// A critical task of a worker ended: the worker shuts down.
     Task,
 }
@@ -111,6 +113,7 @@ impl OutageKind {
             Self::Backlog => "the backlog is at its ceiling and nothing more is admitted",
             Self::RedisHealth => "Redis answers but is not well (see doctor)",
             Self::Results => "the results near their cap, where nothing more is claimed",
+            Self::Hosts => "a host fails time after time, and rests",
             Self::Task => "a worker has lost one of its tasks and leaves",
         }
     }
@@ -125,6 +128,7 @@ impl OutageKind {
             Self::Backlog => "there is room in the backlog",
             Self::RedisHealth => "Redis is well",
             Self::Results => "there is room for results",
+            Self::Hosts => "no host rests after failures",
             Self::Task => "the worker has all its tasks",
         }
     }

@@ -274,6 +274,7 @@ impl<'w> Case<'w> {
                 let host = HOSTS.iter().find(|known| **known == host).expect("a host of ours");
                 self.settle(who, id, How::WaitFor(host)).await;
             }
+            StartPermit::HostFails { .. } => panic!("no host fails here"),
             StartPermit::Lost => panic!("{id} is held"),
         }
     }

@@ -1,6 +1,8 @@
 //! The queue's state machine in plain Rust: what may happen. One method per script, which answers what the script must
 //! answer and moves the jobs as it must. No server, no clock: what time does is an operation too.
 
+use std::collections::BTreeMap;
+
 use wm_analyzer::job::counts::DeliveryCounts;
 use wm_analyzer::job::skip::SkipReason;
 use wm_analyzer::job::{JobId, Priority};
@@ -109,8 +111,13 @@ impl Machine {
     }
 
     fn has_room(&self, host: &str, id: &JobId) -> bool {
+        self.has_room_beside(host, id, 0)
+    }
+
+    /// The same where so many others were called, and are not inside yet.
+    fn has_room_beside(&self, host: &str, id: &JobId, called: usize) -> bool {
         let others = self.inside.get(host).into_iter().flatten().filter(|other| *other != id).count();
-        self.limits.at_host == 0 || others < self.limits.at_host
+        self.limits.at_host == 0 || others + called < self.limits.at_host
     }
 
     pub fn start(&mut self, id: &JobId) -> StartPermit {
@@ -270,12 +277,17 @@ impl Machine {
     /// Answers how many are back from where they waited for their time.
     pub fn promote(&mut self) -> u64 {
         let mut promoted = 0;
+        let mut called: BTreeMap<&str, usize> = BTreeMap::new();
         for id in self.in_state(|state| state == State::Scheduled { due: true }) {
             let mine = &self.jobs[&id];
             let unwanted = mine.cancelled || mine.expired;
-            if mine.line.is_some_and(|host| !unwanted && !self.has_room(host, &id)) {
+            let taken = mine.line.and_then(|host| called.get(host)).copied().unwrap_or(0);
+            if mine.line.is_some_and(|host| !unwanted && !self.has_room_beside(host, &id, taken)) {
                 self.mine(&id).state = State::Scheduled { due: false };
             } else {
+                if let Some(host) = mine.line {
+                    *called.entry(host).or_default() += 1;
+                }
                 self.park(&id);
                 promoted += 1;
             }

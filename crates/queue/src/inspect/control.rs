@@ -22,7 +22,7 @@ pub const DEFAULT_PAUSE: &str = "default";
 /// Most pauses in force at a time: as many reasons as people can hold in mind.
 const PAUSES_MAX: u64 = 20;
 /// Longest reason that is stored, in characters.
-const REASON_MAX_CHARS: usize = 500;
+pub(crate) const REASON_MAX_CHARS: usize = 500;
 
 /// The name of a pause: 1 to 40 of `A-Z a-z 0-9 . _ -`.
 #[derive(Debug, Clone, PartialEq, Eq)]

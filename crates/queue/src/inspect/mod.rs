@@ -4,6 +4,7 @@ pub(crate) mod ceilings;
 pub(crate) mod control;
 pub(crate) mod dead;
 pub(crate) mod events;
+pub(crate) mod hosts;
 pub(crate) mod memory;
 pub(crate) mod parts;
 pub(crate) mod results;

@@ -11,6 +11,7 @@ use crate::Queue;
 use crate::error::Error;
 use crate::inspect::ceilings::Ceilings;
 use crate::inspect::control::{Fields, Paused, pauses_of};
+use crate::inspect::hosts::RestingHosts;
 use crate::inspect::memory::{self, Memory};
 pub use crate::inspect::parts::UnreadableKey;
 use crate::inspect::parts::{Reads, Replies};
@@ -77,6 +78,8 @@ pub struct Status {
     pub oldest_ready_ms: Option<u64>,
     /// Use of the ceilings that apply over all workers.
     pub ceilings: Ceilings,
+    /// The hosts that rest, and that their jobs wait for.
+    pub resting: RestingHosts,
     /// The pause that lasts longest, while the queue is paused.
     pub paused: Option<Paused>,
     /// All pauses in force, longest first.
@@ -184,6 +187,7 @@ impl Queue {
             backlog_max: number(0).unwrap_or(config.backlog_max),
             oldest_ready_ms: oldest.into_iter().flatten().min().map(since),
             ceilings: self.ceilings(in_flight_max, host_max, &mut unreadable).await?,
+            resting: self.resting_hosts(now, &mut unreadable).await?,
             paused: pauses.first().cloned(),
             pauses,
             last_claim_ms: number(3).map(since),

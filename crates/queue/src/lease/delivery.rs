@@ -272,7 +272,7 @@ impl WorkerHandle {
                 let buried = Buried { id: lease.id, pair: String::new(), reason };
                 Ok(Some(Claim::Buried(Box::new(buried))))
             }
-            Settled::Superseded => Ok(None),
+            Settled::Superseded | Settled::Waits => Ok(None),
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod delivery;
+pub(crate) mod host_failure;
 pub(crate) mod orphans;
 pub(crate) mod result;
 pub(crate) mod settle;

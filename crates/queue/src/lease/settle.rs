@@ -75,6 +75,9 @@ impl WorkerHandle {
     }
 
     async fn carry_out(&self, delivery: &Delivery, verdict: &Verdict) -> Result<Settled, Error> {
+        if let Some(settled) = self.record_host_failure(delivery, verdict).await? {
+            return Ok(settled);
+        }
         match verdict {
             Verdict::Done(report) => {
                 let ending = Ending::done(&delivery.job.id, report, self.inner.sink != REDIS_SINK);

@@ -9,6 +9,8 @@ use crate::redis::scripts::ScriptReply;
 pub enum Settled {
     /// The verdict was carried out.
     Settled,
+    /// Its host rests: the job waits for it instead, and nothing was counted against it.
+    Waits,
     /// The lease was lost, and the job reclaimed: nothing was written.
     Superseded,
 }

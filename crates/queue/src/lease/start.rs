@@ -4,6 +4,8 @@
 //! Two things are known only then. Its *content*: one that crashed a worker before runs exclusively, under
 //! whatever id it is enqueued again. And its *hosts*: each has a ceiling, over all workers of the queue.
 
+use std::sync::atomic::Ordering;
+
 use crate::BUILD;
 use crate::Queue;
 use crate::error::Error;
@@ -11,6 +13,7 @@ use crate::ids::LeaseRef;
 use crate::lease::batch::{Batched, Batcher};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
+use wm_job::failure::FailureKind;
 use wm_job::page::{PagePair, Version};
 use wm_job::text::sha256_hex;
 
@@ -27,10 +30,18 @@ pub enum StartPermit {
     Lost,
     /// This content crashed a worker before: it must run exclusively.
     Suspect,
-    /// This host is at `host_in_flight_max`.
+    /// This host is at its ceiling, or rests.
     HostFull {
-        /// Host name without port, as in the URL.
+        /// Host name without port, as in the URL; or the name of this worker's share of new hosts.
         host: String,
+    },
+    /// This host rests after failures, and the job has waited for it for a week: settle it as failed by the last of
+    /// these, so that it ends.
+    HostFails {
+        /// Host name without port.
+        host: String,
+        /// The kind of its last failure.
+        kind: FailureKind,
     },
 }
 
@@ -56,7 +67,8 @@ impl Batched for StartCall {
 
     async fn call(queue: &Queue, batch: &[&Self]) -> Result<Vec<StartPermit>, Error> {
         let keys = &queue.inner.keys;
-        let mut call = queue.call(&scripts::START).arg(BUILD);
+        let mut call =
+            queue.call(&scripts::START).arg(BUILD).arg(queue.inner.new_hosts.load(Ordering::Relaxed));
         for Self { lease, content, hosts } in batch {
             call = call.key(keys.job(&lease.id)).key(keys.suspect(content));
             call = call.arg(&[lease.id.as_str(), &lease.token, content]).arg(hosts.len());
@@ -72,6 +84,13 @@ impl Batched for StartCall {
                 "lost" => StartPermit::Lost,
                 "suspect" => StartPermit::Suspect,
                 "full" => StartPermit::HostFull { host: reply.text()? },
+                "failing" => {
+                    let (host, kind) = (reply.text()?, reply.text()?);
+                    StartPermit::HostFails {
+                        host,
+                        kind: FailureKind::parse(&kind).unwrap_or(FailureKind::Connect),
+                    }
+                }
                 other => return Err(reply.unexpected(other)),
             });
         }
@@ -86,8 +105,24 @@ impl WorkerHandle {
     /// # Errors
     /// Those of Redis; permits may have been taken, and settling releases them.
     pub async fn start(&self, lease: &LeaseRef, pair: &PagePair) -> Result<StartPermit, Error> {
-        let hosts = if self.inner.config.host_in_flight_max == 0 { Vec::new() } else { hosts(pair) };
+        let hosts = if self.looks_at_hosts() { hosts(pair) } else { Vec::new() };
         self.in_batch(StartCall { lease: lease.clone(), content: content_name(pair), hosts }).await
+    }
+}
+
+impl WorkerHandle {
+    /// Sets how many jobs at new hosts (those without a success in the last five minutes) this worker may have in
+    /// flight: half of its fetch permits, so that the other half is for hosts that answer. 0, as at first, is any
+    /// number.
+    pub fn set_new_hosts_max(&self, most: u32) {
+        self.inner.new_hosts.store(most, Ordering::Relaxed);
+    }
+
+    /// Whether anything depends on the hosts of a job.
+    fn looks_at_hosts(&self) -> bool {
+        let config = &self.inner.config;
+        let queue_wide = [config.host_in_flight_max, config.new_host_in_flight_max, config.host_failures_max];
+        queue_wide != [0; 3] || self.inner.new_hosts.load(Ordering::Relaxed) != 0
     }
 }
 

@@ -216,16 +216,85 @@ local function make_waiting(id, job)
   end
 end
 
+-- Hosts that rest. After failures in a row without a success the breaker of a host opens: nobody visits it until the
+-- end of its rest, and then one job at a time does (half open), until one succeeds. An operator can make a host rest,
+-- too. Nothing of this is read with `call`: a key of another type is a breaker less, not a queue that stands still.
+--   host_breakers  HASH, per host that failed since its last success (JSON): `failures` in a row, up to three of the
+--                  `jobs` that these were of, the `kind` of the last one, `rest_ms`: how long it rested last
+--   failed_hosts   ZSET of these hosts by their last failure
+--   resting_hosts  ZSET of those whose breaker is open, by the end of their rest
+--   host_rests     HASH of the operators' rests by host (JSON)
+--   proven_hosts   ZSET of hosts by their last success
+-- One table, because a script has at most 200 locals.
+local HOSTS = {
+  breakers = PREFIX .. 'host_breakers', failed = PREFIX .. 'failed_hosts', resting = PREFIX .. 'resting_hosts',
+  rests = PREFIX .. 'host_rests', proven = PREFIX .. 'proven_hosts',
+  -- Most hosts that are remembered as failed, and as proven: a wildcard name makes hosts for free. 300 bytes each.
+  most = 10000,
+  -- How long a success proves a host, and a failure is remembered.
+  proven_ms = 300000, failed_ms = 3600000,
+  -- A job that is older than a week waits for no breaker any more: its failures count, so it ends.
+  wait_ms = 7 * 86400000,
+  -- Most host waiters that one call wakes at a host, and most of the share of new hosts that it looks at.
+  wake_most = 64, look_most = 500,
+}
+
+local function score_of(zset, member) return tonumber(redis.pcall('ZSCORE', zset, member) or nil) end
+local function json_of(hash, field)
+  local text = redis.pcall('HGET', hash, field)
+  local ok, read = pcall(cjson.decode, type(text) == 'string' and text or '{}')
+  return ok and type(read) == 'table' and read or {}
+end
+local function end_by_hand(host)
+  local ends = tonumber(json_of(HOSTS.rests, host).until_ms) or 0
+  return ends > NOW_MS and ends or nil
+end
+
+-- When the rest of a host ends: nil when it has none; in the past while its breaker is half open. Remembered for the
+-- call: a script that changes it says so here before it plans what follows.
+local rest_ends = {}
+local function rest_end(host)
+  if rest_ends[host] == nil then
+    local by_hand, breaker = end_by_hand(host), score_of(HOSTS.resting, host)
+    rest_ends[host] = by_hand and math.max(by_hand, breaker or 0) or breaker or false
+  end
+  return rest_ends[host] or nil
+end
+
+-- A host without a success in the last five minutes is new. New hosts together hold at most a share of a worker's
+-- fetch permits, because a wildcard name makes them for free. The share is a host by the name of
+-- `~new:<worker>:<most>`, which stands among the hosts of their jobs; no real host has such a name.
+local new_hosts = {}
+local function is_new(host)
+  if new_hosts[host] == nil then new_hosts[host] = (score_of(HOSTS.proven, host) or 0) <= NOW_MS - HOSTS.proven_ms end
+  return new_hosts[host]
+end
+local function share_of_new(worker, most) return '~new:' .. worker .. ':' .. most end
+local function is_share(host) return string.sub(host, 1, 5) == '~new:' end
+local function has_new(hosts)
+  for host in string.gmatch(hosts, '%S+') do
+    if not is_share(host) and is_new(host) then return true end
+  end
+  return false
+end
+
 -- Start permits. host:<host> is an index of `lease`: start.lua adds a job to it, every script that ends a
 -- lease removes it. So a permit lasts as long as its lease and needs no renewal. A job that finds its host
 -- full is `scheduled` like any job that waits; host_waiters:<host> only orders these jobs, and one is woken
 -- per permit released.
+local function host_ceiling(host)
+  if is_share(host) then return tonumber(string.match(host, ':(%d+)$')) end
+  local ends = rest_end(host)
+  if ends then return ends > NOW_MS and 0 or 1 end
+  local most, most_new = setting('host_in_flight_max'), setting('new_host_in_flight_max')
+  if most == 0 then most = math.huge end
+  return most_new > 0 and is_new(host) and math.min(most, most_new) or most
+end
+
 -- `granted`: permits that this call grants and has not written yet.
 local function host_has_room(host, id, granted)
-  local most = setting('host_in_flight_max')
-  if most == 0 then return true end
   local permits = host_permits_key(host)
-  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) + (granted or 0) < most
+  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) + (granted or 0) < host_ceiling(host)
 end
 
 -- ZSET of hosts by number of waiters, for `status`. A script that changes host waiters reads it before its
@@ -237,10 +306,10 @@ local function count_host_waiters(host)
 end
 
 -- When a host waiter is rechecked without having been woken: after 30 s, or later so that at most 100 per
--- second of one host's waiters are rechecked.
+-- second of one host's waiters are rechecked, and not before the end of the host's rest.
 local function recheck_host_at(host)
   redis.call('EXISTS', WAITING_HOSTS)
-  return NOW_MS + math.max(30000, redis.call('ZCARD', host_waiters_key(host)) * 10)
+  return math.max(NOW_MS + 30000, NOW_MS + redis.call('ZCARD', host_waiters_key(host)) * 10, rest_end(host) or 0)
 end
 
 -- Plans which host waiters to wake when `leaving` (a list of { id, hosts }) give up their permits. Only
@@ -263,8 +332,7 @@ local function plan_host_handover(leaving_jobs)
     for _, is_member in ipairs(redis.call('SMISMEMBER', permits, unpack(handover.leaving_ids))) do
       remaining = remaining - is_member
     end
-    local most = setting('host_in_flight_max')
-    local free = most == 0 and leaving or math.min(leaving, most - remaining)
+    local free = math.min(leaving, host_ceiling(handover.host) - remaining)
     local waiters = host_waiters_key(handover.host)
     for i, waiter in ipairs(free > 0 and redis.call('ZRANGE', waiters, 0, free + 19) or {}) do
       if #handover.next_ids == free then break end
@@ -292,6 +360,109 @@ local function leave_hosts(handovers)
       make_waiting(id, job_key(id))
     end
     if handover.next_ids[1] then wake() end
+  end
+end
+
+-- The first `count` of those that wait for a host, among the first `count` + 20. Only reads.
+local function first_waiters(host, count)
+  local ids = {}
+  redis.call('EXISTS', WAITING_HOSTS)
+  for _, id in ipairs(count > 0 and redis.call('ZRANGE', host_waiters_key(host), 0, count + 19) or {}) do
+    if #ids < count and redis.call('HGET', job_key(id), 'waits_for_host') == host then ids[#ids + 1] = id end
+  end
+  return ids
+end
+
+-- Makes a host waiter claimable.
+local function wake_waiter(host, id)
+  redis.call('ZREM', host_waiters_key(host), id)
+  redis.call('HDEL', job_key(id), 'waits_for_host')
+  redis.call('ZREM', SCHEDULED, id)
+  make_waiting(id, job_key(id))
+  wake()
+end
+
+-- Plans to wake as many waiters as a host has room for, once its rest has ended or it is proven. Only reads.
+local function plan_opening(host)
+  local room = math.min(HOSTS.wake_most, host_ceiling(host) - redis.call('SCARD', host_permits_key(host)))
+  first_waiters(host, room) -- reads derived keys before the first write
+  return { host = host, room = room, moved = {} }
+end
+local function open_host(plan)
+  for _, one in ipairs(plan.moved) do
+    if redis.call('ZREM', host_waiters_key(plan.share), one.id) == 1 then -- not woken meanwhile, by who left
+      redis.call('ZADD', host_waiters_key(plan.host), one.score, one.id)
+      redis.call('HSET', job_key(one.id), 'waits_for_host', plan.host)
+    end
+  end
+  if plan.moved[1] then count_host_waiters(plan.share) end
+  for _, id in ipairs(first_waiters(plan.host, plan.room)) do wake_waiter(plan.host, id) end
+  count_host_waiters(plan.host)
+end
+
+local plan_success, record_success
+do
+  -- The jobs at a host that wait for the share of new hosts, among the first HOSTS.look_most that do.
+  local function waiters_of_share(share, host)
+    local found, waiters = {}, redis.call('ZRANGE', host_waiters_key(share), 0, HOSTS.look_most - 1, 'WITHSCORES')
+    for i = 1, #waiters, 2 do
+      local fields = redis.call('HMGET', job_key(waiters[i]), 'waits_for_host', 'hosts')
+      if fields[1] == share and string.find(' ' .. (fields[2] or '') .. ' ', ' ' .. host .. ' ', 1, true) then
+        found[#found + 1] = { id = waiters[i], score = waiters[i + 1] }
+      end
+    end
+    return found
+  end
+
+  -- Plans what a visit that succeeded changes: its hosts are proven for five minutes and their failures forgotten; a
+  -- breaker closes. Where a host was new or rested its waiters are woken. `hosts` is as start.lua stored it. Only reads.
+  local succeeded = {}
+  function plan_success(hosts)
+    local plans = {}
+    for host in string.gmatch(hosts or '', '%S+') do
+      local proven_ms = not is_share(host) and not succeeded[host] and (score_of(HOSTS.proven, host) or 0)
+      local was_open = proven_ms and score_of(HOSTS.resting, host) ~= nil
+      local failed = proven_ms and (was_open or redis.pcall('HEXISTS', HOSTS.breakers, host) == 1)
+      -- Written again only once a minute while nothing changes.
+      if failed or (proven_ms and proven_ms < NOW_MS - 60000) then
+        local plan, was_new = { host = host, failed = failed }, is_new(host)
+        succeeded[host], new_hosts[host], rest_ends[host] = true, false, end_by_hand(host) or false
+        if was_open or was_new then
+          plan.opening = plan_opening(host)
+          plan.opening.share = string.match(hosts, '~new:%S+')
+          if plan.opening.share then plan.opening.moved = waiters_of_share(plan.opening.share, host) end
+        end
+        plans[#plans + 1] = plan
+      end
+    end
+    return plans
+  end
+  function record_success(plans)
+    for _, plan in ipairs(plans) do
+      if plan.failed then
+        redis.pcall('HDEL', HOSTS.breakers, plan.host) -- allowed at maxmemory, and so is every later write
+        redis.pcall('ZREM', HOSTS.failed, plan.host)
+        redis.pcall('ZREM', HOSTS.resting, plan.host)
+      end
+      redis.pcall('ZADD', HOSTS.proven, NOW_MS, plan.host)
+      redis.pcall('ZREMRANGEBYSCORE', HOSTS.proven, '-inf', int(NOW_MS - HOSTS.proven_ms))
+      redis.pcall('ZREMRANGEBYRANK', HOSTS.proven, 0, -HOSTS.most - 1)
+      if plan.opening then open_host(plan.opening) end
+    end
+  end
+end
+
+-- Forgets hosts whose last failure is an hour ago, or that are more than may be remembered, oldest first. Most of one
+-- call: `most`.
+local function forget_failed_hosts(most)
+  local count = tonumber(redis.pcall('ZCARD', HOSTS.failed)) or 0
+  local oldest = redis.pcall('ZRANGE', HOSTS.failed, 0, most - 1, 'WITHSCORES')
+  for i = 1, #oldest, 2 do
+    if count <= HOSTS.most and tonumber(oldest[i + 1]) > NOW_MS - HOSTS.failed_ms then break end
+    redis.pcall('ZREM', HOSTS.failed, oldest[i]) -- allowed at maxmemory, and so is every later write
+    redis.pcall('HDEL', HOSTS.breakers, oldest[i])
+    redis.pcall('ZREM', HOSTS.resting, oldest[i])
+    count = count - 1
   end
 end
 

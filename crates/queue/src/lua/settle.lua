@@ -10,7 +10,8 @@
 --          the same step, or a crash in between would lose it; not after a cancelled job. Near maxmemory the
 --          summary is stored: smaller than the job it replaces, so that settling always frees memory.
 --          What enters a child is recorded before it does, by its token: reclaim.lua blames its content when the
---          lease expires. That it was fetched whole proves that fetching it kills nobody. In the same call, because
+--          lease expires. A job that was in a child and is settled here had both bodies: a success of its hosts.
+--          That it was fetched whole proves that fetching it kills nobody. In the same call, because
 --          a slot that ends one job begins the next.
 -- Bound    as many jobs as are given (Rust gives at most 100, and 1 MiB), and one follow-up for each. At
 --          maxmemory each settled job frees more than it stores; a follow-up adds itself, and 100 bytes each job that
@@ -18,7 +19,7 @@
 local PER_JOB, settled_count = 10, tonumber(arg(1))
 local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET', EXCLUSIVE_LOCK), {}
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
-local entering = {}
+local entering, successes = {}, {}
 
 for i = 0, settled_count - 1 do
   local job, unique, a = key(i * 2 + 1), key(i * 2 + 2), 1 + i * PER_JOB
@@ -32,6 +33,7 @@ for i = 0, settled_count - 1 do
     if fields[5] == token and fields[6] and not cancelled then
       suspects_to_clear[#suspects_to_clear + 1] = suspect_key(fields[6])
     end
+    if fields[5] == token and not cancelled then successes[#successes + 1] = plan_success(fields[4]) end
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
       ended = arg(a + 6), report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
@@ -74,6 +76,7 @@ redis.call('UNLINK', unpack(keys_to_delete))
 account('jobs', -#lease_ids, -freed_bytes)
 for _, suspect in ipairs(suspects_to_clear) do remove_suspect(suspect) end
 leave_hosts(handovers)
+for _, plans in ipairs(successes) do record_success(plans) end
 for _, e in ipairs(entering) do enter_child(e) end
 local function add(field) increments[field] = (increments[field] or 0) + 1 end
 for _, e in ipairs(settled_jobs) do

@@ -1,15 +1,17 @@
 -- Starts deliveries once their versions are known: records each content, and takes start permits at the hosts.
 -- KEYS     per job: job:<id>, suspect:<content>, then host:<host> per host
--- ARGV     1 this build; then per job: id, token, content, number of hosts, then its hosts
+-- ARGV     1 this build, 2 most jobs at new hosts that one worker has in flight (0 any number); then per job: id,
+--          token, content, number of hosts, then its hosts
 -- Returns  per job: started | lost | suspect (this content crashed a worker before: must run exclusively) | full and
---          the host
+--          the host | failing, the host and the kind of its last failure (its breaker is open, and the job has
+--          waited for it for a week: to be settled as failed by that)
 -- Why      The content is stored before the job runs: reclaim.lua blames it once the job was in a child. Permits
 --          are taken at all hosts or at none, or two jobs could wait for each other. Always renews the lease,
 --          unless lost. Batched, because the call costs Redis more than the job; each job is judged separately,
 --          all before the first write, and sees the permits that those before it in the call are granted.
 -- Bound    as many jobs as are given (Rust gives at most 100), and as many hosts as each has (a pair has at most
 --          two). At maxmemory: 1 KiB for each job, until it is settled.
-local build, lock = arg(1), redis.call('GET', EXCLUSIVE_LOCK)
+local build, new_max, lock = arg(1), arg(2), redis.call('GET', EXCLUSIVE_LOCK)
 local replies, jobs, lease_ids, granted = {}, {}, {}, {}
 
 -- A version as one comparable number. A newer build than the one that crashed clears the suspicion.
@@ -24,8 +26,14 @@ local function judge(one)
   one.clears = suspected_by and release_number(build) > release_number(suspected_by)
   local alone = lock and string.match(lock, '|(.*)$') == one.id -- not merely in a group
   if suspected_by and not one.clears and not alone then return 'suspect' end
+  if new_max ~= '0' and has_new(table.concat(one.hosts, ' ')) then
+    one.hosts[#one.hosts + 1] = share_of_new(one.worker, new_max)
+  end
   for _, host in ipairs(one.hosts) do
-    if not host_has_room(host, one.id, granted[host]) then return 'full', host end
+    if not host_has_room(host, one.id, granted[host]) then
+      if one.enqueued_ms > NOW_MS - HOSTS.wait_ms or not score_of(HOSTS.resting, host) then return 'full', host end
+      return 'failing', host, json_of(HOSTS.breakers, host).kind or 'connect'
+    end
   end
   for _, host in ipairs(one.hosts) do
     local is_member = redis.call('SISMEMBER', host_permits_key(host), one.id)
@@ -34,20 +42,22 @@ local function judge(one)
   return 'started'
 end
 
-local k, a = 0, 1
+local k, a = 0, 2
 while k < #KEYS - FIXED do
   local one = { id = arg(a + 1), content = arg(a + 3), hosts = {}, job = key(k + 1), suspect = key(k + 2) }
   local token, count = arg(a + 2), tonumber(arg(a + 4))
   for i = 1, count do one.hosts[i] = arg(a + 4 + i) end
   k, a = k + 2 + count, a + 4 + count
-  local full_host
-  if redis.call('HGET', one.job, 'token') == token then
-    one.reply, full_host = judge(one)
+  local fields, host, kind = redis.call('HMGET', one.job, 'token', 'worker', 'enqueued_ms'), nil, nil
+  if fields[1] == token then
+    one.worker, one.enqueued_ms = fields[2] or '', tonumber(fields[3] or NOW_MS)
+    one.reply, host, kind = judge(one)
     jobs[#jobs + 1] = one
     lease_ids[#lease_ids + 1] = one.id
   end
   replies[#replies + 1] = one.reply or 'lost'
-  replies[#replies + 1] = full_host
+  replies[#replies + 1] = host
+  replies[#replies + 1] = kind
 end
 if not jobs[1] then return replies end
 

@@ -1,4 +1,4 @@
--- Evicts what is beyond its cap, oldest first: dead letters, results, `done` segments, suspects.
+-- Evicts what is beyond its cap, oldest first: dead letters, results, `done` segments, suspects, failed hosts.
 -- KEYS     none of its own; the keys to evict are derived from their indexes
 -- ARGV     1 most of each to evict now, 2 kinds of dead letters, separated by spaces, 3 life of a worker's entry in ms
 -- Returns  dead letters evicted by age, by count, by bytes; results evicted by age, by bytes; done marks
@@ -92,6 +92,7 @@ for _, suspect in ipairs(redis.call('ZRANGEBYSCORE', SUSPECTS, '-inf', NOW_MS - 
   remove_suspect(suspect)
 end
 
+forget_failed_hosts(limit)
 redis.pcall('ZREMRANGEBYSCORE', PREFIX .. 'workers', '-inf', NOW_MS - tonumber(arg(3)))
 if evicted.age > 0 then increment('outlived', evicted.age) end
 if evicted.count + evicted.bytes > 0 then increment('evicted', evicted.count + evicted.bytes) end

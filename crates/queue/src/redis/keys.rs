@@ -19,7 +19,8 @@
 //! | `content` `build` `hosts` | once started | hash of its two bodies, the build that ran it, its hosts |
 //! | `entered` | once in a child | the token of the delivery that entered a child last |
 //! | `suspect` | until replayed | its content crashed a worker before: it runs exclusively |
-//! | `waits_for_host` | scheduled, waiting for a start permit | the full host |
+//! | `waits_for_host` | scheduled, waiting for a start permit | the host that is full or rests |
+//! | `host_failed` | after a failure of its host that counted | the token of the delivery that failed |
 //! | `last_failure` | after a retry | the failure (JSON) |
 //! | `postponed_ms` | after a postponement | total delay of those counted |
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
@@ -89,11 +90,16 @@ impl Keys {
     }
 
     /// The other keys that exist once per queue, and the type of each.
-    pub(crate) fn others(&self) -> [(String, KeyType); 5] {
+    pub(crate) fn others(&self) -> [(String, KeyType); 10] {
         [
             (self.workers(), KeyType::Zset),
             (self.audit(), KeyType::Stream),
             (self.waiting_hosts(), KeyType::Zset),
+            (self.host_breakers(), KeyType::Hash),
+            (self.key("failed_hosts"), KeyType::Zset),
+            (self.resting_hosts(), KeyType::Zset),
+            (self.host_rests(), KeyType::Hash),
+            (self.key("proven_hosts"), KeyType::Zset),
             (self.looker(), KeyType::String),
             (self.glance(), KeyType::String),
         ]
@@ -219,7 +225,7 @@ impl Keys {
         self.key("done_segments")
     }
 
-    /// SET of the jobs with a start permit at a host. Only scripts use its waiters, `host_waiters:<host>`.
+    /// SET of the jobs with a start permit at a host.
     pub(crate) fn host(&self, host: &str) -> String {
         self.key(&format!("host:{host}"))
     }
@@ -227,6 +233,27 @@ impl Keys {
     /// ZSET of hosts by their number of waiters.
     pub(crate) fn waiting_hosts(&self) -> String {
         self.key("waiting_hosts")
+    }
+
+    /// HASH of hosts that failed since their last success (JSON); `failed_hosts` is a ZSET of these by their last
+    /// failure, `proven_hosts` one of hosts by their last success.
+    pub(crate) fn host_breakers(&self) -> String {
+        self.key("host_breakers")
+    }
+
+    /// ZSET of hosts whose breaker is open, by the end of their rest (ms).
+    pub(crate) fn resting_hosts(&self) -> String {
+        self.key("resting_hosts")
+    }
+
+    /// HASH of hosts that an operator made rest (JSON).
+    pub(crate) fn host_rests(&self) -> String {
+        self.key("host_rests")
+    }
+
+    /// ZSET of the jobs that wait for a host.
+    pub(crate) fn host_waiters(&self, host: &str) -> String {
+        self.key(&format!("host_waiters:{host}"))
     }
 
     /// STRING with the report (JSON) on the pair `<from>..<to>`.

@@ -45,6 +45,9 @@ scripts! {
     CLAIM = "claim";
     START = "start";
     WAIT_FOR_HOST = "wait_for_host";
+    HOST_FAILED = "host_failed";
+    REST_HOST = "rest_host";
+    RESUME_HOST = "resume_host";
     HEARTBEAT = "heartbeat";
     CONFIRM = "confirm";
     SETTLE = "settle";
