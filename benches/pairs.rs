@@ -74,7 +74,7 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<FetchedPair> {
             panic!("not whole")
         };
         let pair = PagePair { page: None, from: *from, to: *to };
-        let bodies = fetcher.pair(&pair).await.unwrap();
+        let bodies = fetcher.pair(&pair).await.unwrap().bodies;
         let side = |version: &wm_analyzer::job::page::Version, body: &Body| BodyInput {
             uuid: version.uuid,
             content_encoding: body.content_encoding.clone(),

@@ -158,6 +158,7 @@ async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure
     let signals = tokio::spawn(following);
     let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(config_failure)?;
     let slots = config.slots().map_err(config_failure)?;
+    config.raise_open_files(slots).map_err(config_failure)?;
     let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
     preflight(&queue).await?;
     let parts = WorkerParts { alerts, phases: phases.clone(), until_empty, ..WorkerParts::new(queue) };

@@ -6,6 +6,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::Config;
 use crate::api::{Api, PostMode};
 use crate::fetch::Fetcher;
@@ -48,7 +50,35 @@ impl Config {
         };
         let limits = Limits::from_config(&self.sandbox);
         let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
-        (MemoryBudget { memory, address_space_limit: limits.address_space_limit_bytes(), buffers }, origin)
+        let (fetch, address_space_limit) = (self.fetch.memory_bytes(), limits.address_space_limit_bytes());
+        (MemoryBudget { memory, fetch, address_space_limit, buffers }, origin)
+    }
+
+    /// Raises this process' limit on open files as far as it may go.
+    ///
+    /// # Errors
+    /// What does not fit and what to change, where that is less than `slots` jobs and all fetches need.
+    pub fn raise_open_files(&self, slots: u32) -> Result<(), String> {
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        if let Err(e) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(error = %e, "the limit on open files cannot be raised");
+        }
+        let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        self.check_open_files(slots, allowed)
+    }
+
+    fn check_open_files(&self, slots: u32, allowed: u64) -> Result<(), String> {
+        let needed = admission::open_files(self.fetch.connections_max(), slots);
+        if needed <= allowed {
+            return Ok(());
+        }
+        Err(format!(
+            "fetch.in_flight_max = {} and {slots} slots need {needed} open files, and this process may open {allowed}: \
+             raise its hard limit (ulimit -Hn, LimitNOFILE=), or lower fetch.in_flight_max by {} or more",
+            self.fetch.in_flight_max,
+            (needed - allowed).div_ceil(2)
+        ))
     }
 
     /// How many jobs at once.

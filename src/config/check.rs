@@ -58,7 +58,8 @@ pub(super) fn check(
         }
     }
     if let Err(arithmetic) = slots(config) {
-        let sizes = ["sandbox.slots", "sandbox.heap", "worker.memory_limit", "fetch.max_body"];
+        let sizes =
+            ["sandbox.slots", "sandbox.heap", "worker.memory_limit", "fetch.memory", "fetch.max_body"];
         reader.refuse(&sizes, &arithmetic);
     }
 }

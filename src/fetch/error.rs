@@ -7,10 +7,11 @@
 
 use std::error::Error;
 use std::io;
-use std::time::Duration;
 
 use url::Url;
 
+use super::Config;
+use super::clock::{Overdue, RATE_WINDOW};
 use super::guard::ForbiddenAddress;
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::text::{causes, innermost_cause};
@@ -47,24 +48,59 @@ impl FetchProgress {
         self.read = Some(bytes);
     }
 
-    /// Host of the current hop, if its URL has one.
-    pub(super) fn host(&self) -> Option<&str> {
-        self.here.host_str()
-    }
-
     /// The current hop's address, safe for a message.
     pub(super) fn display_url(&self) -> String {
         display_url(&self.here)
     }
 
     /// The failure for an expired time limit.
-    pub(super) fn timed_out(&self, limit: Duration) -> Failure {
-        let what = match self.read {
-            None => "sent no body".to_owned(),
-            Some(bytes) => format!("sent {bytes} bytes and did not finish"),
+    fn overdue(&self, overdue: Overdue, config: &Config) -> Failure {
+        let within = humantime::format_duration;
+        let what = match (overdue, self.read) {
+            (Overdue::Total, None) => format!("sent no body within {}", within(config.total_timeout)),
+            (Overdue::Total, Some(bytes)) => {
+                format!("sent {bytes} bytes and did not finish within {}", within(config.total_timeout))
+            }
+            (Overdue::Header, _) => format!("sent no header within {}", within(config.header_timeout)),
+            (Overdue::Rate { received }, _) => format!(
+                "trickles: {received} bytes within {}, and fetch.min_rate is {} a second",
+                within(RATE_WINDOW),
+                config.min_rate
+            ),
         };
-        let limit = humantime::format_duration(limit);
-        Failure::new(FailureKind::Timeout, format!("{} {what} within {limit}", self.display_url()))
+        Failure::new(FailureKind::Timeout, format!("{} {what}", self.display_url()))
+    }
+}
+
+/// Why a body was not fetched, before it is known where.
+#[derive(Debug)]
+pub(super) enum FetchError {
+    /// A failure of the peer or of its answer.
+    Failed(Failure),
+    /// A time limit.
+    Overdue(Overdue),
+}
+
+impl FetchError {
+    /// The failure, with the host of the hop that failed.
+    pub(super) fn at(self, progress: &FetchProgress, config: &Config) -> Failure {
+        let failure = match self {
+            Self::Failed(failure) => failure,
+            Self::Overdue(overdue) => progress.overdue(overdue, config),
+        };
+        Failure { host: progress.here.host_str().map(str::to_owned), ..failure }
+    }
+}
+
+impl From<Failure> for FetchError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Overdue> for FetchError {
+    fn from(overdue: Overdue) -> Self {
+        Self::Overdue(overdue)
     }
 }
 

@@ -5,7 +5,8 @@
 //! proxy and sends no credentials.
 //!
 //! Invariant: one call makes at most `redirects + 1` requests, holds at most `max_body` bytes, and ends
-//! within `total_timeout`, whatever the peer does.
+//! within `total_timeout`, whatever the peer does; time in which we do not read for want of budget does not
+//! count. All pairs together hold at most `memory` bytes, until each lets go of its [`BudgetPermit`].
 //!
 //! # Why
 //! - `Accept-Encoding: identity`: the limit on received bytes is then nearly always the limit on the
@@ -15,10 +16,13 @@
 //!   without any can still fetch over http; https then fails as `tls`, with the fix in the message.
 
 mod body;
+mod budget;
+mod clock;
 mod error;
 pub mod guard;
 mod response;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +34,10 @@ use reqwest::{Client, ClientBuilder, redirect, retry};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::budget::{BodyBudget, BudgetPermit};
+use self::clock::FetchClock;
 pub use self::error::FetchConfigError;
-use self::error::FetchProgress;
+use self::error::{FetchError, FetchProgress};
 use self::guard::{AddressGuard, GuardedResolver, SystemResolver};
 use self::response::ResponseAction;
 use crate::job::failure::{Failure, FailureKind};
@@ -44,6 +50,17 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle connections kept per host: one for each side of a pair.
 const MAX_IDLE_PER_HOST: usize = 2;
 
+/// Pairs of the worst size that the budget holds at least: one by the reserve, and one by the rest, so that
+/// fetching goes on while one of them waits for a slot.
+const LEAST_PAIRS: u64 = 2;
+
+/// Memory of one connection without what its body takes of the budget: hyper's first buffers, 8 KiB each to
+/// read and to write and one chunk of as much that waits to be taken.
+const CONNECTION_BYTES: u64 = 24 << 10;
+
+/// Idle connections that the memory sum has room for.
+const MAX_IDLE: usize = 256;
+
 /// Limits of the fetcher and the networks it may reach.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,8 +71,17 @@ pub struct Config {
     /// Limit on one body, from the first lookup to the last byte, over all hops.
     #[serde(with = "crate::job::duration")]
     pub total_timeout: Duration,
+    /// Limit on the time from a request to its complete header, per hop.
+    #[serde(with = "crate::job::duration")]
+    pub header_timeout: Duration,
+    /// Least number of bytes a second of a body that is being read; 0 means no limit.
+    pub min_rate: ByteSize,
     /// Limit on one body as received, in bytes, content encoding included.
     pub max_body: ByteSize,
+    /// Limit on all bodies together that are being read or wait for a slot, in bytes.
+    pub memory: ByteSize,
+    /// Limit on the number of jobs that are being fetched or wait for a slot.
+    pub in_flight_max: NonZeroU32,
     /// Limit on the number of redirects followed.
     pub redirects: u32,
     /// Upper bound for a `Retry-After`.
@@ -70,10 +96,38 @@ pub struct Config {
 impl Config {
     /// Checks values that parsed but are invalid; returns each key with a sentence.
     pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let agent = HeaderValue::from_str(&self.user_agent).err();
-        let wrong =
-            |_| ("user_agent", "is not a valid header value: write visible ASCII characters only".to_owned());
-        agent.map(wrong).into_iter().collect()
+        let mut problems = Vec::new();
+        if HeaderValue::from_str(&self.user_agent).is_err() {
+            problems.push((
+                "user_agent",
+                "is not a valid header value: write visible ASCII characters only".to_owned(),
+            ));
+        }
+        let least = LEAST_PAIRS.saturating_mul(self.pair_worst_bytes());
+        if self.memory.as_u64() < least {
+            let what = format!(
+                "is less than two pairs of two bodies of fetch.max_body with their read buffers: write {} or more, or \
+                 lower fetch.max_body",
+                ByteSize::mib(least.div_ceil(1 << 20))
+            );
+            problems.push(("memory", what));
+        }
+        problems
+    }
+
+    /// The most that one pair takes of the budget.
+    fn pair_worst_bytes(&self) -> u64 {
+        body::worst_bytes(self.max_body).saturating_mul(2)
+    }
+
+    /// Most memory that fetching takes, in bytes: the budget of the bodies, and every connection.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory.as_u64().saturating_add(self.connections_max() * CONNECTION_BYTES)
+    }
+
+    /// Greatest number of open connections: two for each job, and those that are kept.
+    pub(crate) fn connections_max(&self) -> u64 {
+        u64::from(self.in_flight_max.get()) * 2 + MAX_IDLE as u64
     }
 }
 
@@ -83,7 +137,17 @@ pub struct Fetcher {
     client: Client,
     guard: AddressGuard,
     config: Arc<Config>,
+    budget: BodyBudget,
     has_roots: bool,
+}
+
+/// Both bodies of a pair, and what they hold of the budget.
+#[derive(Debug)]
+pub struct FetchedPair {
+    /// The bodies.
+    pub bodies: Bodies,
+    /// To be dropped once the bodies are dropped, or are accounted for elsewhere.
+    pub held: BudgetPermit,
 }
 
 impl Fetcher {
@@ -114,7 +178,8 @@ impl Fetcher {
             Err(e) if error::is_tls(&e) => (builder().tls_certs_only([]).build()?, false),
             Err(e) => return Err(e.into()),
         };
-        Ok(Self { client, guard, config: Arc::new(config.clone()), has_roots })
+        let budget = BodyBudget::new(config.memory.as_u64(), config.pair_worst_bytes());
+        Ok(Self { client, guard, config: Arc::new(config.clone()), budget, has_roots })
     }
 
     /// True if the machine has root certificates, without which no https body can be fetched.
@@ -127,54 +192,67 @@ impl Fetcher {
         self.config.total_timeout
     }
 
+    /// The budget that all pairs of this fetcher share.
+    pub fn budget(&self) -> &BodyBudget {
+        &self.budget
+    }
+
     /// Fetches both bodies concurrently; if one fails, the other is abandoned.
     ///
     /// # Errors
     /// The first failure, with its side and the host of the hop that failed.
-    pub async fn pair(&self, pair: &PagePair) -> Result<Bodies, Failure> {
-        let (from, to) = tokio::try_join!(self.side(Side::From, &pair.from), self.side(Side::To, &pair.to))?;
-        Ok(Bodies { from, to })
+    pub async fn pair(&self, pair: &PagePair) -> Result<FetchedPair, Failure> {
+        let held = self.budget.open();
+        let side = async |side: Side, version: &Version| {
+            self.fetch(&version.body_url, &held).await.map_err(|failure| failure.on(side))
+        };
+        let (from, to) = tokio::try_join!(side(Side::From, &pair.from), side(Side::To, &pair.to))?;
+        Ok(FetchedPair { bodies: Bodies { from, to }, held })
     }
 
-    async fn side(&self, side: Side, version: &Version) -> Result<Body, Failure> {
-        self.body(&version.body_url).await.map_err(|failure| failure.on(side))
-    }
-
-    /// Fetches one body, following redirects.
+    /// Fetches one body, following redirects. It counts in the budget only while it is fetched.
     ///
     /// # Errors
     /// A kind of the fetch stage, with the host of the hop that failed.
     pub async fn body(&self, url: &Url) -> Result<Body, Failure> {
-        let mut progress = FetchProgress::at(url);
-        let ended = tokio::time::timeout(self.config.total_timeout, self.follow(url, &mut progress)).await;
-        let mut failure = match ended {
-            Ok(Ok(body)) => return Ok(body),
-            Ok(Err(failure)) => failure,
-            Err(_) => progress.timed_out(self.config.total_timeout),
-        };
-        failure.host = progress.host().map(str::to_owned);
-        Err(failure)
+        self.fetch(url, &self.budget.open()).await
     }
 
-    async fn follow(&self, url: &Url, progress: &mut FetchProgress) -> Result<Body, Failure> {
+    async fn fetch(&self, url: &Url, permit: &BudgetPermit) -> Result<Body, Failure> {
+        let mut progress = FetchProgress::at(url);
+        let fetched = self.follow(url, permit, &mut progress).await;
+        fetched.map_err(|error| error.at(&progress, &self.config))
+    }
+
+    async fn follow(
+        &self,
+        url: &Url,
+        permit: &BudgetPermit,
+        progress: &mut FetchProgress,
+    ) -> Result<Body, FetchError> {
+        let config = &self.config;
+        let mut clock =
+            FetchClock::start(config.total_timeout, config.header_timeout, config.min_rate.as_u64());
         let mut here = url.clone();
-        for _ in 0..=self.config.redirects {
+        for _ in 0..=config.redirects {
             *progress = FetchProgress::at(&here);
             response::check_url(&here, &self.guard)?;
-            let sent = self.client.get(here.clone()).send().await;
+            let sent = clock.header(self.client.get(here.clone()).send()).await?;
             let response = sent.map_err(|e| error::request_failure(&e, &here, self.has_roots))?;
-            match response::classify(&response, &here, self.config.max_retry_after)? {
-                ResponseAction::Content => return body::read(response, self.config.max_body, progress).await,
+            match response::classify(&response, &here, config.max_retry_after)? {
+                ResponseAction::Content => {
+                    return body::read(response, config.max_body, permit, &mut clock, progress).await;
+                }
                 ResponseAction::Redirect(next) => here = next,
             }
         }
         let detail = format!(
             "{} redirects more than {} times, at last to {}",
             error::display_url(url),
-            self.config.redirects,
+            config.redirects,
             error::display_url(&here)
         );
-        Err(Failure::new(FailureKind::TooManyRedirects, detail))
+        Err(Failure::new(FailureKind::TooManyRedirects, detail).into())
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::api::{self, Api};
-use crate::fetch::Fetcher;
+use crate::fetch::{FetchedPair, Fetcher};
 use crate::filter;
 use crate::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
 use crate::job::duration::millis;
@@ -144,10 +144,11 @@ impl Pipeline {
         filter::filter_by_address(&pair, &self.filter)?;
         gate.start(&pair).await?;
         gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
-        let bodies = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
+        let FetchedPair { bodies, held } = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
         *seen = body_facts(&pair, &bodies);
         gate.stage_started(Stage::Analyse, Some(limits.wall));
         let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
+        drop(held);
         self.deliver(&pair, &report, gate).await?;
         Ok(report)
     }

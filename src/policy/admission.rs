@@ -1,26 +1,34 @@
 //! How many jobs fit at once: computes the slots from memory and CPUs, or checks the configured number.
 //!
-//! Required: `worker + slots * (address_space_limit + buffers) <= memory`. Otherwise the worker refuses to
-//! start and shows the arithmetic.
+//! Required: `worker + fetch + slots * (address_space_limit + buffers) <= memory`. Otherwise the worker refuses
+//! to start and shows the arithmetic. Open files are counted likewise.
 //!
 //! # Why
 //! With `memory.oom.group=1`, the Kubernetes default, the kernel kills the whole pod when one child exceeds
 //! the container's limit. So no child may be able to reach that limit.
-//! container's limit. So that limit must be out of every child's reach.
 
 use std::num::NonZeroU32;
 
 use bytesize::ByteSize;
 
-/// Memory of the worker itself: runtime, connections, clients (20-40 MiB resident measured, doubled and
-/// rounded up).
-pub(crate) const WORKER_BYTES: u64 = 96 << 20;
+/// Memory of the worker itself without what it fetches: runtime, clients, Redis, metrics (20-40 MiB resident
+/// measured, doubled).
+pub(crate) const WORKER_BYTES: u64 = 80 << 20;
+
+/// Open files of the worker besides connections of fetches and slots: Redis, the db app, Sentry, the runtime's
+/// own, and as many as probes may hold open; rounded up.
+const WORKER_FILES: u64 = 256;
+
+/// Open files of the worker for one slot, rounded up: sockets, pipes and pidfds of its fork server and child.
+const SLOT_FILES: u64 = 16;
 
 /// The terms of the memory sum, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct MemoryBudget {
     /// Memory available to this process and its children together.
     pub memory: u64,
+    /// Most memory that fetching takes: bodies that have arrived or wait for a slot, and connections.
+    pub fetch: u64,
     /// Address-space limit of one child.
     pub address_space_limit: u64,
     /// Buffers in the worker for one running job: both bodies and the reply.
@@ -32,24 +40,31 @@ impl MemoryBudget {
         self.address_space_limit.saturating_add(self.buffers).max(1)
     }
 
-    /// Memory needed for `slots` concurrent jobs, the worker included.
-    pub fn needed(&self, slots: u32) -> u64 {
-        WORKER_BYTES.saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
+    /// Memory needed without any slot.
+    fn fixed(&self) -> u64 {
+        WORKER_BYTES.saturating_add(self.fetch)
     }
 
-    /// Upper bound on the address spaces of all children together, after the worker and the buffers of
+    /// Memory needed for `slots` concurrent jobs, the worker included.
+    pub fn needed(&self, slots: u32) -> u64 {
+        self.fixed().saturating_add(self.per_slot().saturating_mul(u64::from(slots)))
+    }
+
+    /// Upper bound on the address spaces of all children together, after the worker, fetching and the buffers of
     /// `slots` jobs.
     pub(crate) fn children_limit_bytes(&self, slots: u32) -> u64 {
         let buffers = self.buffers.saturating_mul(u64::from(slots));
-        self.memory.saturating_sub(WORKER_BYTES.saturating_add(buffers))
+        self.memory.saturating_sub(self.fixed().saturating_add(buffers))
     }
 
-    /// The sum as text: `96.0 MiB + 2 x (384.0 MiB + 36.0 MiB) = 936.0 MiB of 1.0 GiB`.
+    /// The sum as text: `80.0 MiB worker + 94.0 MiB fetch + 2 x (384.0 MiB address space + 36.0 MiB buffers) =
+    /// 1014.0 MiB of 1.0 GiB`.
     pub(crate) fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;
         format!(
-            "{} worker + {slots} x ({} address space + {} buffers) = {} of {}",
+            "{} worker + {} fetch + {slots} x ({} address space + {} buffers) = {} of {}",
             size(WORKER_BYTES),
+            size(self.fetch),
             size(self.address_space_limit),
             size(self.buffers),
             size(self.needed(slots)),
@@ -66,7 +81,7 @@ pub(crate) fn slot_count(asked: Option<NonZeroU32>, cpus: u32, sizes: &MemoryBud
     let slots = match asked {
         Some(asked) => asked.get(),
         None => {
-            let fit = sizes.memory.saturating_sub(WORKER_BYTES) / sizes.per_slot();
+            let fit = sizes.memory.saturating_sub(sizes.fixed()) / sizes.per_slot();
             u32::try_from(fit).unwrap_or(u32::MAX).min(cpus).max(1)
         }
     };
@@ -74,9 +89,14 @@ pub(crate) fn slot_count(asked: Option<NonZeroU32>, cpus: u32, sizes: &MemoryBud
         return Ok(slots);
     }
     Err(format!(
-        "the slots do not fit this machine's memory: {}; lower sandbox.slots or sandbox.heap, or raise the memory limit",
+        "the slots do not fit this machine's memory: {}; lower sandbox.slots or sandbox.heap, or fetch.memory, or raise the memory limit",
         sizes.arithmetic(slots)
     ))
+}
+
+/// Open files that this process needs: fetching's connections, its slots', and its own.
+pub(crate) fn open_files(connections: u64, slots: u32) -> u64 {
+    connections + u64::from(slots) * SLOT_FILES + WORKER_FILES
 }
 
 #[cfg(test)]
@@ -86,7 +106,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn sizes(memory: u64) -> MemoryBudget {
-        MemoryBudget { memory, address_space_limit: 384 * MIB, buffers: 36 * MIB }
+        MemoryBudget { memory, fetch: 94 * MIB, address_space_limit: 384 * MIB, buffers: 36 * MIB }
     }
 
     #[test]
@@ -100,11 +120,13 @@ mod tests {
         for asked in [None, NonZeroU32::new(1)] {
             let refusal = slot_count(asked, 8, &sizes(256 * MIB)).unwrap_err();
             assert!(
-                refusal.contains("1 x (384.0 MiB address space + 36.0 MiB buffers) = 516.0 MiB of 256.0 MiB"),
+                refusal.contains(
+                    "94.0 MiB fetch + 1 x (384.0 MiB address space + 36.0 MiB buffers) = 594.0 MiB of 256.0 MiB"
+                ),
                 "{refusal}"
             );
         }
-        assert_eq!(slot_count(NonZeroU32::new(3), 8, &sizes(1356 * MIB)), Ok(3));
-        assert!(slot_count(NonZeroU32::new(3), 8, &sizes(1355 * MIB)).is_err());
+        assert_eq!(slot_count(NonZeroU32::new(3), 8, &sizes(1434 * MIB)), Ok(3));
+        assert!(slot_count(NonZeroU32::new(3), 8, &sizes(1433 * MIB)).is_err());
     }
 }

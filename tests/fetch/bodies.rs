@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use reqwest::dns::{Name, Resolve, Resolving};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
@@ -257,7 +258,7 @@ async fn both_sides_are_fetched_at_once() {
         close(http_response(if wait.is_ok() { "200 OK" } else { "500 Alone" }, "", path.as_bytes()))
     });
     let site = site.await;
-    let bodies = fetcher().pair(&pair(site.url("/from"), site.url("/to"))).await.unwrap();
+    let bodies = fetcher().pair(&pair(site.url("/from"), site.url("/to"))).await.unwrap().bodies;
     assert_eq!((bodies.from.bytes, bodies.to.bytes), (b"/from".to_vec(), b"/to".to_vec()));
 }
 
@@ -279,12 +280,110 @@ async fn a_failure_names_its_side_and_the_other_side_is_given_up() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_trickles_is_given_up_after_a_window_and_says_so() {
+    let site = serve(|path| match path {
+        "/trickles" => Response::raw(*b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")
+            .then_repeat(*b"....", Duration::from_millis(50)),
+        _ => close(http_response("200 OK", "", b"whole")),
+    });
+    let site = site.await;
+    let patient = Config { total_timeout: TEST_TIMEOUT * 6, ..config(&["127.0.0.0/8"]) };
+    let fetcher = Fetcher::new(&patient).unwrap();
+    let begun = Instant::now();
+    let failure = fetcher.pair(&pair(site.url("/good"), site.url("/trickles"))).await.unwrap_err();
+    assert_eq!((failure.kind, failure.side), (FailureKind::Timeout, Some(Side::To)), "{failure}");
+    assert_eq!(failure.host.as_deref(), Some("127.0.0.1"));
+    assert!(failure.detail.contains("trickles: ") && failure.detail.contains("within 5s"), "{failure}");
+    assert!(begun.elapsed() < TEST_TIMEOUT, "{:?}", begun.elapsed());
+    assert_eq!(fetcher.budget().held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_come_is_given_up_before_the_total() {
+    let site = serve(|_| drip(b"HTTP/1.1 200 OK\r\nX: ")).await;
+    let hurried = Config { header_timeout: Duration::from_millis(200), ..config(&["127.0.0.0/8"]) };
+    let failure = Fetcher::new(&hurried).unwrap().body(&site.url("/")).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
+    assert!(failure.detail.contains("no header within 200ms"), "{failure}");
+}
+
+/// A fetcher with room for two pairs of 2 x 64 KiB.
+fn tight_fetcher() -> Fetcher {
+    let config = Config { memory: ByteSize::kib(2 * 640), ..config(&["127.0.0.0/8"]) };
+    assert_eq!(config.problems(), []);
+    Fetcher::new(&config).unwrap()
+}
+
+#[tokio::test]
+async fn pairs_of_the_largest_bodies_pass_a_budget_for_two_one_after_another() {
+    let full = vec![b'a'; CAP];
+    let site = serve(move |_| close(http_response("200 OK", "", &full))).await;
+    let fetcher = tight_fetcher();
+    let fetches = (0..40).map(async |_| {
+        let fetched = fetcher.pair(&pair(site.url("/from"), site.url("/to"))).await.unwrap();
+        assert!(fetcher.budget().held_bytes() <= fetcher.budget().total_bytes());
+        assert_eq!(fetched.held.bytes(), 2 * CAP as u64, "what was kept for reading is given back");
+        fetched.bodies.from.bytes.len()
+    });
+    let lengths = futures_util::future::join_all(fetches);
+    let lengths = tokio::time::timeout(TEST_TIMEOUT, lengths).await.expect("they wait for each other");
+    assert!(lengths.iter().all(|length| *length == CAP));
+    assert_eq!(fetcher.budget().held_bytes(), 0);
+}
+
+#[tokio::test]
+async fn while_we_do_not_read_no_limit_of_the_peer_runs() {
+    let full = vec![b'a'; CAP];
+    let site = serve(move |_| close(http_response("200 OK", "", &full))).await;
+    let hurried = Config {
+        memory: ByteSize::kib(2 * 640),
+        total_timeout: Duration::from_secs(1),
+        ..config(&["127.0.0.0/8"])
+    };
+    let fetcher = Fetcher::new(&hurried).unwrap();
+    let pair = pair(site.url("/from"), site.url("/to"));
+    let mut waiting_for_a_slot = Vec::new();
+    loop {
+        // The permits are held, as by pairs that wait for a slot, until the next pair finds nothing to take.
+        let fetched = fetcher.pair(&pair);
+        let mut fetched = std::pin::pin!(fetched);
+        let full = async {
+            while fetcher.budget().waiting_pairs() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            fetched = &mut fetched => waiting_for_a_slot.push(fetched.unwrap()),
+            () = full => {
+                let waits = tokio::time::timeout(hurried.total_timeout * 2, &mut fetched).await;
+                assert!(waits.is_err(), "it neither ends nor is counted against its host: {waits:?}");
+                waiting_for_a_slot.clear();
+                assert_eq!(fetched.await.unwrap().bodies.to.bytes.len(), CAP);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_budget_for_less_than_two_of_the_largest_pairs_is_refused_with_the_least_that_is_allowed() {
+    let config = Config { memory: ByteSize::mib(46), max_body: ByteSize::mib(10), ..config(&[]) };
+    let problems = config.problems();
+    assert!(problems.len() == 1 && problems[0].0 == "memory", "{problems:?}");
+    assert!(problems[0].1.contains("write 47.0 MiB or more"), "{problems:?}");
+}
+
 #[test]
 fn the_defaults_are_read_and_let_through_nothing_private() {
     let defaults = r#"
         connect_timeout = "10s"
         total_timeout = "30s"
+        header_timeout = "20s"
+        min_rate = "1 KiB"
         max_body = "10 MiB"
+        memory = "64 MiB"
+        in_flight_max = 512
         redirects = 5
         max_retry_after = "1h"
         allow_networks = []

@@ -13,6 +13,7 @@ mod tls;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,7 +28,11 @@ fn config(allowed: &[&str]) -> Config {
     Config {
         connect_timeout: TEST_TIMEOUT,
         total_timeout: TEST_TIMEOUT,
+        header_timeout: TEST_TIMEOUT,
+        min_rate: ByteSize::kib(1),
         max_body: ByteSize::kib(64),
+        memory: ByteSize::mib(4),
+        in_flight_max: NonZeroU32::new(512).unwrap(),
         redirects: 5,
         max_retry_after: Duration::from_secs(3_600),
         allow_networks: allowed.iter().map(|network| network.parse().unwrap()).collect(),

@@ -5,10 +5,10 @@ use wm_testbed::body::Body;
 
 use crate::harness::{GatedSite, World, job, until};
 
-/// Two slots, children of 16 MiB, and memory for just two of them: 96 MiB + 2 x (84 MiB address space + 36 MiB buffers).
+/// Two slots, children of 16 MiB, and memory for just two of them: 80 MiB + 94 MiB + 2 x (84 MiB address space + 36 MiB buffers).
 async fn world_with_little_memory() -> World {
     let world = World::new().await.with("fetch.total_timeout", "5m");
-    world.with("sandbox.heap", "16 MiB").with("worker.memory_limit", "336 MiB")
+    world.with("sandbox.heap", "16 MiB").with("worker.memory_limit", "414 MiB")
 }
 
 /// Honest work that needs more than 16 MiB and hardly a CPU: much text, of which one word changed.
