@@ -19,6 +19,7 @@ use crate::sandbox::Limits;
 use crate::telemetry::logs;
 use crate::telemetry::sentry::Alerts;
 use crate::web::health::{self, Probe, Probes};
+use crate::web::pulse::Pulse;
 use crate::worker::shutdown::{Phase, Phases};
 use crate::worker::{RedisState, Worker};
 
@@ -60,6 +61,10 @@ fn sources(cli: &Cli) -> ConfigSources {
     }
     ConfigSources::from_process(cli.config.clone(), flags)
 }
+
+/// A worker whose tasks do not run for this long is not alive. They never block their threads for as long as a
+/// second; a machine that is too busy to run any of them for half a minute still keeps the leases of 90 s.
+const MAX_PULSE_AGE: Duration = Duration::from_secs(30);
 
 /// Why a command failed: its exit code, and what is printed.
 type CommandFailure = (Exit, String);
@@ -209,14 +214,22 @@ async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> 
     let Some(health) = bound.map_err(|e| config_failure(format!("web.bind: {e}")))? else { return Ok(()) };
     let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis));
     let metrics = Arc::clone(&worker.metrics);
+    let pulse = Pulse::start();
     let probes = Probes {
-        live: Arc::new(|| Probe::Ok("alive".to_owned())),
+        live: Arc::new(move || liveness(pulse.age())),
         ready: Arc::new(move || readiness(phases.now(), &redis)),
         metrics: Arc::new(move || metrics.render()),
     };
     tracing::info!(address = %health.address(), "health and metrics");
-    tokio::spawn(health.serve(probes, stopped));
-    Ok(())
+    health.start(probes, stopped).map_err(failure)
+}
+
+/// The probes have a thread of their own: whether the runtime of the jobs still works is told by its pulse.
+fn liveness(pulse_age: Duration) -> Probe {
+    match pulse_age <= MAX_PULSE_AGE {
+        true => Probe::Ok("alive".to_owned()),
+        false => Probe::Failing(format!("the worker's tasks have not run for {} s", pulse_age.as_secs())),
+    }
 }
 
 fn readiness(phase: Phase, redis: &RedisState) -> Probe {

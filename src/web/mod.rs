@@ -5,3 +5,4 @@
 
 pub mod health;
 mod listener;
+pub mod pulse;
