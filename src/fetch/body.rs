@@ -23,14 +23,23 @@ const GRANULE: u64 = 64 * 1024;
 /// hyper's read buffer doubles with each read that fills it, up to this size.
 const MAX_READ_BUFFER: u64 = 8192 + 4096 * 100;
 
-/// How many times the largest chunk so far hyper holds besides what it has given us: a chunk of twice the
-/// size that waits to be taken, and the buffer it was read into, doubled once more.
-const READ_BUFFERS_PER_CHUNK: u64 = 4;
+/// Buffers of hyper's size at their most: the chunk in hand, the one that waits to be taken, and what both were
+/// read into beyond them.
+const MAX_READ_BUFFERS: u64 = 3 * MAX_READ_BUFFER;
+
+/// How many times the largest chunk so far is held at most before more is taken: the next chunk has twice its
+/// size, and the one after that, read meanwhile, four times.
+const READ_BUFFERS_PER_CHUNK: u64 = 6;
 
 /// The most that one body takes of the budget while it is read: itself and hyper's buffers.
 pub(super) fn worst_bytes(max: ByteSize) -> u64 {
     let max = max.as_u64();
-    granules(max.saturating_add(READ_BUFFERS_PER_CHUNK.saturating_mul(MAX_READ_BUFFER.min(max))))
+    granules(max.saturating_add(read_buffers(max)))
+}
+
+/// What hyper's buffers of one connection hold at most, with `largest_chunk` the largest so far.
+fn read_buffers(largest_chunk: u64) -> u64 {
+    READ_BUFFERS_PER_CHUNK.saturating_mul(largest_chunk).min(MAX_READ_BUFFERS)
 }
 
 fn granules(bytes: u64) -> u64 {
@@ -91,8 +100,7 @@ pub(super) async fn read(
         }
         largest_chunk = largest_chunk.max(chunk.len() as u64);
         let capacity = capacity_for(&bytes, chunk.len(), most);
-        let buffers = READ_BUFFERS_PER_CHUNK * largest_chunk.min(MAX_READ_BUFFER);
-        share.grow_to(capacity as u64 + buffers, clock).await;
+        share.grow_to(capacity as u64 + read_buffers(largest_chunk), clock).await;
         bytes.reserve_exact(capacity - bytes.len());
         bytes.extend_from_slice(&chunk);
         progress.read(bytes.len());
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_worst_body_is_itself_and_the_buffers_of_the_largest_reads() {
-        assert_eq!(worst_bytes(ByteSize::mib(10)), (10 << 20) + 26 * GRANULE);
+        assert_eq!(worst_bytes(ByteSize::mib(10)), (10 << 20) + 20 * GRANULE);
         assert_eq!(worst_bytes(ByteSize::b(10)), GRANULE);
     }
 

@@ -18,8 +18,10 @@
 mod body;
 mod budget;
 mod clock;
+mod dns;
 mod error;
 pub mod guard;
+mod keep_alive;
 mod response;
 
 use std::num::NonZeroU32;
@@ -36,30 +38,23 @@ use url::Url;
 
 pub use self::budget::{BodyBudget, BudgetPermit};
 use self::clock::FetchClock;
+use self::dns::CachingResolver;
 pub use self::error::FetchConfigError;
 use self::error::{FetchError, FetchProgress};
 use self::guard::{AddressGuard, GuardedResolver, SystemResolver};
+use self::keep_alive::{IDLE_TIMEOUT, KeptHosts, KeptRequest, MAX_IDLE, MAX_IDLE_PER_HOST};
 use self::response::ResponseAction;
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
-
-/// How long idle connections are kept: the next job's bodies usually come from the same archive, and once
-/// they do not, an open descriptor costs more than a handshake.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Idle connections kept per host: one for each side of a pair.
-const MAX_IDLE_PER_HOST: usize = 2;
 
 /// Pairs of the worst size that the budget holds at least: one by the reserve, and one by the rest, so that
 /// fetching goes on while one of them waits for a slot.
 const LEAST_PAIRS: u64 = 2;
 
 /// Memory of one connection without what its body takes of the budget: hyper's first buffers, 8 KiB each to
-/// read and to write and one chunk of as much that waits to be taken.
+/// read and to write and one chunk of as much that waits to be taken. Over plain HTTP 27 KiB were measured
+/// together with the other end of the connection (`tests/fetch/connections.rs`).
 const CONNECTION_BYTES: u64 = 24 << 10;
-
-/// Idle connections that the memory sum has room for.
-const MAX_IDLE: usize = 256;
 
 /// Limits of the fetcher and the networks it may reach.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,7 +129,11 @@ impl Config {
 /// Fetches bodies. Cheap to clone; clones share their connections.
 #[derive(Clone)]
 pub struct Fetcher {
+    /// Keeps connections open.
     client: Client,
+    /// Closes each connection after its response.
+    closing_client: Client,
+    kept_hosts: KeptHosts,
     guard: AddressGuard,
     config: Arc<Config>,
     budget: BodyBudget,
@@ -169,17 +168,24 @@ impl Fetcher {
         let agent = HeaderValue::from_str(&config.user_agent)
             .map_err(|_| FetchConfigError::UserAgent(config.user_agent.clone()))?;
         let guard = AddressGuard::new(&config.allow_networks);
-        let builder = || {
-            let resolver = GuardedResolver { inner: Arc::clone(&resolver), guard: guard.clone() };
-            builder(config, resolver).user_agent(agent.clone())
+        let guarded = GuardedResolver { inner: resolver, guard: guard.clone() };
+        let resolver = Arc::new(CachingResolver::new(guarded));
+        let builder = |max_idle| {
+            builder(config, Arc::clone(&resolver)).user_agent(agent.clone()).pool_max_idle_per_host(max_idle)
         };
-        let (client, has_roots) = match builder().build() {
+        let (client, has_roots) = match builder(MAX_IDLE_PER_HOST).build() {
             Ok(client) => (client, true),
-            Err(e) if error::is_tls(&e) => (builder().tls_certs_only([]).build()?, false),
+            Err(e) if error::is_tls(&e) => (builder(MAX_IDLE_PER_HOST).tls_certs_only([]).build()?, false),
             Err(e) => return Err(e.into()),
         };
+        let closing_client = match has_roots {
+            true => builder(0).build()?,
+            false => builder(0).tls_certs_only([]).build()?,
+        };
         let budget = BodyBudget::new(config.memory.as_u64(), config.pair_worst_bytes());
-        Ok(Self { client, guard, config: Arc::new(config.clone()), budget, has_roots })
+        let kept_hosts = KeptHosts::default();
+        let config = Arc::new(config.clone());
+        Ok(Self { client, closing_client, kept_hosts, guard, config, budget, has_roots })
     }
 
     /// True if the machine has root certificates, without which no https body can be fetched.
@@ -224,6 +230,13 @@ impl Fetcher {
         fetched.map_err(|error| error.at(&progress, &self.config))
     }
 
+    fn client_for(&self, kept: Option<&KeptRequest>) -> &Client {
+        match kept {
+            Some(_) => &self.client,
+            None => &self.closing_client,
+        }
+    }
+
     async fn follow(
         &self,
         url: &Url,
@@ -237,7 +250,8 @@ impl Fetcher {
         for _ in 0..=config.redirects {
             *progress = FetchProgress::at(&here);
             response::check_url(&here, &self.guard)?;
-            let sent = clock.header(self.client.get(here.clone()).send()).await?;
+            let kept = self.kept_hosts.request(&here);
+            let sent = clock.header(self.client_for(kept.as_ref()).get(here.clone()).send()).await?;
             let response = sent.map_err(|e| error::request_failure(&e, &here, self.has_roots))?;
             match response::classify(&response, &here, config.max_retry_after)? {
                 ResponseAction::Content => {
@@ -256,10 +270,10 @@ impl Fetcher {
     }
 }
 
-fn builder(config: &Config, resolver: GuardedResolver) -> ClientBuilder {
+fn builder(config: &Config, resolver: Arc<CachingResolver>) -> ClientBuilder {
     let headers = HeaderMap::from_iter([(ACCEPT_ENCODING, HeaderValue::from_static("identity"))]);
     Client::builder()
-        .dns_resolver(Arc::new(resolver))
+        .dns_resolver(resolver)
         .redirect(redirect::Policy::none())
         .retry(retry::never())
         .no_proxy()
@@ -268,5 +282,4 @@ fn builder(config: &Config, resolver: GuardedResolver) -> ClientBuilder {
         .default_headers(headers)
         .connect_timeout(config.connect_timeout)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
 }

@@ -310,7 +310,7 @@ async fn a_header_that_does_not_come_is_given_up_before_the_total() {
 
 /// A fetcher with room for two pairs of 2 x 64 KiB.
 fn tight_fetcher() -> Fetcher {
-    let config = Config { memory: ByteSize::kib(2 * 640), ..config(&["127.0.0.0/8"]) };
+    let config = Config { memory: ByteSize::kib(2 * 896), ..config(&["127.0.0.0/8"]) };
     assert_eq!(config.problems(), []);
     Fetcher::new(&config).unwrap()
 }
@@ -337,7 +337,7 @@ async fn while_we_do_not_read_no_limit_of_the_peer_runs() {
     let full = vec![b'a'; CAP];
     let site = serve(move |_| close(http_response("200 OK", "", &full))).await;
     let hurried = Config {
-        memory: ByteSize::kib(2 * 640),
+        memory: ByteSize::kib(2 * 896),
         total_timeout: Duration::from_secs(1),
         ..config(&["127.0.0.0/8"])
     };
@@ -368,10 +368,10 @@ async fn while_we_do_not_read_no_limit_of_the_peer_runs() {
 
 #[test]
 fn a_budget_for_less_than_two_of_the_largest_pairs_is_refused_with_the_least_that_is_allowed() {
-    let config = Config { memory: ByteSize::mib(46), max_body: ByteSize::mib(10), ..config(&[]) };
+    let config = Config { memory: ByteSize::mib(44), max_body: ByteSize::mib(10), ..config(&[]) };
     let problems = config.problems();
     assert!(problems.len() == 1 && problems[0].0 == "memory", "{problems:?}");
-    assert!(problems[0].1.contains("write 47.0 MiB or more"), "{problems:?}");
+    assert!(problems[0].1.contains("write 45.0 MiB or more"), "{problems:?}");
 }
 
 #[test]
