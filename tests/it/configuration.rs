@@ -200,6 +200,19 @@ async fn slots_that_do_not_fit_the_memory_are_refused_with_the_arithmetic() {
 }
 
 #[tokio::test]
+async fn more_fetches_than_this_process_may_open_files_are_refused_with_both_numbers() {
+    let world =
+        World::new().await.with("worker.memory_limit", "1 PiB").with("fetch.in_flight_max", "4294967295");
+    world.run(&["work"]).await.exited_with(78).stderr_contains(&[
+        "fetch.in_flight_max = 4294967295",
+        "open files",
+        "ulimit -Hn",
+    ]);
+    let tight = world.with("fetch.in_flight_max", "512").with("fetch.memory", "40 MiB");
+    tight.run(&["work"]).await.exited_with(78).stderr_contains(&["fetch.memory", "write 45.0 MiB or more"]);
+}
+
+#[tokio::test]
 async fn a_redis_that_cannot_be_reached_is_exit_69_and_named_without_its_password() {
     let environment = settings(&[
         ("REDIS_URL", "redis://:hunter2@127.0.0.1:1/0"),
