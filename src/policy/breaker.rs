@@ -68,6 +68,7 @@ pub fn failed_dependency(kind: FailureKind) -> Option<Dependency> {
         | FailureKind::Tls
         | FailureKind::Upstream
         | FailureKind::Truncated
+        | FailureKind::Starved
         | FailureKind::DecompressionBomb
         | FailureKind::HashMismatch
         | FailureKind::WallExceeded

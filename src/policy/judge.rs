@@ -20,10 +20,6 @@ use crate::job::outcome::Outcome;
 use crate::job::report::BodyFacts;
 use crate::job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
-/// A job killed by its wall clock after less than this share of CPU time was starved: perhaps the machine's
-/// fault.
-const IDLE_CPU_SHARE: f64 = 0.2;
-
 /// What a dead letter records beside the failure itself.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterContext {
@@ -55,6 +51,8 @@ enum FailureAction {
     RetryOnce,
     /// An infrastructure failure: try later.
     Postpone,
+    /// This machine is too small or too busy: try later, however often.
+    PostponeUncounted,
 }
 
 /// Decides what to do. `chance` (0 to 1) spreads the delays; `counts` are those of the delivery that just
@@ -85,7 +83,7 @@ fn decide_failure(
     let asked = failure.retry_after.unwrap_or(Duration::ZERO).min(config.backoff_max);
     let delay = |spent| full_jitter(config.backoff_base, config.backoff_max, spent, chance).max(asked);
     let bury = |kind, failure| bury(kind, failure, counts, context);
-    match action_for(&failure) {
+    match action_for(failure.kind) {
         FailureAction::Bury => bury(failure.kind, failure),
         FailureAction::Retry if counts.failures + 1 < config.attempts => {
             Verdict::Retry { after: delay(counts.failures + 1), failure }
@@ -116,6 +114,11 @@ fn decide_failure(
             }
             OpenState::AllClosed => bury(FailureKind::Stranded, failure),
         },
+        // Longer each time, so that a job that always ends so takes less and less of what others could use.
+        FailureAction::PostponeUncounted => {
+            let after = full_jitter(config.backoff_base, config.backoff_max, counts.deliveries, chance);
+            Verdict::Postpone { after, because: PostponeReason::Starved(failure) }
+        }
     }
 }
 
@@ -124,8 +127,8 @@ fn may_postpone(counts: &DeliveryCounts, config: &Config) -> bool {
         && Duration::from_millis(counts.postponed_ms) < config.postponed_max
 }
 
-fn action_for(failure: &Failure) -> FailureAction {
-    match failure.kind {
+fn action_for(kind: FailureKind) -> FailureAction {
+    match kind {
         FailureKind::Decode
         | FailureKind::UnsupportedVersion
         | FailureKind::BadReference
@@ -138,6 +141,7 @@ fn action_for(failure: &Failure) -> FailureAction {
         | FailureKind::Refused
         | FailureKind::DecompressionBomb
         | FailureKind::HashMismatch
+        | FailureKind::WallExceeded
         | FailureKind::CpuExceeded
         | FailureKind::MemoryExceeded
         | FailureKind::StackOverflow
@@ -148,8 +152,6 @@ fn action_for(failure: &Failure) -> FailureAction {
         | FailureKind::CrashLoop
         | FailureKind::Exhausted
         | FailureKind::Stranded => FailureAction::Bury,
-        FailureKind::WallExceeded if was_idle(failure) => FailureAction::RetryOnce,
-        FailureKind::WallExceeded => FailureAction::Bury,
         FailureKind::Crashed | FailureKind::KilledFromOutside | FailureKind::ForkServerLost => {
             FailureAction::RetryOnce
         }
@@ -162,11 +164,8 @@ fn action_for(failure: &Failure) -> FailureAction {
         FailureKind::ApiRefused | FailureKind::ApiUnavailable | FailureKind::CannotSpawn => {
             FailureAction::Postpone
         }
+        FailureKind::Starved => FailureAction::PostponeUncounted,
     }
-}
-
-fn was_idle(failure: &Failure) -> bool {
-    failure.measured.as_ref().is_some_and(|m| (m.cpu_ms as f64) < IDLE_CPU_SHARE * m.wall_ms as f64)
 }
 
 fn bury(kind: FailureKind, failure: Failure, counts: &DeliveryCounts, context: DeadLetterContext) -> Verdict {
@@ -194,7 +193,6 @@ fn stage_of(kind: FailureKind, failure: &Failure) -> Stage {
 mod tests {
     use super::*;
     use crate::job::failure::Blame;
-    use crate::job::measured::ChildUsage;
     use crate::job::skip::{Skip, SkipReason};
 
     fn config() -> Config {
@@ -274,10 +272,7 @@ mod tests {
     #[test]
     fn while_our_house_burns_nothing_is_counted_and_nothing_strands() {
         let spent = DeliveryCounts { postponements: 2, postponed_ms: 600_000, ..DeliveryCounts::default() };
-        for &kind in FailureKind::ALL
-            .iter()
-            .filter(|kind| action_for(&Failure::new(**kind, "")) == FailureAction::Postpone)
-        {
+        for &kind in FailureKind::ALL.iter().filter(|kind| action_for(**kind) == FailureAction::Postpone) {
             let verdict = judged_in(OpenState::SomeOpen, Failure::new(kind, ""), spent);
             let uncounted =
                 matches!(verdict, Verdict::Postpone { because: PostponeReason::BreakerOpen(_), .. });
@@ -301,17 +296,25 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_kill_is_final_unless_the_child_hardly_ran() {
-        let wall = |cpu_ms| {
-            let measured = ChildUsage { wall_ms: 1000, cpu_ms, ..ChildUsage::default() };
-            Failure { measured: Some(Box::new(measured)), ..Failure::new(FailureKind::WallExceeded, "") }
+    fn a_starved_job_is_put_off_for_longer_each_time_and_never_stranded() {
+        let after = |open_state, deliveries| {
+            let counts = DeliveryCounts {
+                deliveries,
+                postponements: 1000,
+                postponed_ms: u64::MAX,
+                failures: 1000,
+                ambiguous_exits: 1000,
+                ..DeliveryCounts::default()
+            };
+            match judged_in(open_state, Failure::new(FailureKind::Starved, ""), counts) {
+                Verdict::Postpone { after, because: PostponeReason::Starved(_) } => after.as_secs(),
+                verdict => panic!("{verdict:?}"),
+            }
         };
-        assert_eq!(judged(wall(900), DeliveryCounts::default()).as_str(), "dead");
-        assert_eq!(judged(wall(100), DeliveryCounts::default()).as_str(), "retried");
-        assert_eq!(
-            judged(wall(100), DeliveryCounts { ambiguous_exits: 1, ..DeliveryCounts::default() }).as_str(),
-            "dead"
-        );
+        for open_state in [OpenState::AllClosed, OpenState::SomeOpen] {
+            let most = [1, 2, 3, 4, 5, 6, 7, 1000].map(|deliveries| after(open_state, deliveries));
+            assert_eq!(most, [1, 2, 4, 8, 16, 32, 60, 60]);
+        }
     }
 
     #[test]

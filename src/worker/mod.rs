@@ -16,6 +16,7 @@ mod outages;
 mod redis_backoff;
 mod redis_state;
 pub mod shutdown;
+mod starvation;
 mod summary;
 mod task;
 mod threshold;

@@ -21,6 +21,7 @@ use super::log_gate::LogGate;
 use super::outages::SharedOutages;
 use super::redis_state::RedisState;
 use super::shutdown::Phase;
+use super::starvation::Starvation;
 use super::summary::{Detail, SettledSummary, Subject, limit_hit};
 use super::threshold::{Crossing, ThresholdAlarm};
 use crate::job::JobId;
@@ -54,6 +55,7 @@ pub(super) struct Observer {
     no_room_reported: AtomicBool,
     health: Mutex<String>,
     writes_refused: Mutex<Option<Instant>>,
+    starvation: Starvation,
     buried_lines: LogGate,
     dead_letters: ThresholdAlarm,
     backlog: ThresholdAlarm,
@@ -92,6 +94,7 @@ impl Observer {
             no_room_reported: AtomicBool::new(false),
             health: Mutex::default(),
             writes_refused: Mutex::default(),
+            starvation: Starvation::default(),
             buried_lines: LogGate::default(),
             dead_letters: ThresholdAlarm::at(NEARLY_FULL),
             backlog: ThresholdAlarm::at(1.0),
@@ -131,6 +134,10 @@ impl Observer {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall_seconds(*child);
                 self.alerts.resolve_outage(OutageKind::Killed);
+                if self.starvation.job_finished() {
+                    self.outages.ends(OutageKind::Starved);
+                    info!("children get CPU time again");
+                }
                 let child_ms = millis(*child);
                 info!(%job, pair, priority, approximate, child_ms, "done");
             }
@@ -146,9 +153,10 @@ impl Observer {
             Detail::Postponed {
                 after,
                 because: PostponeReason::Infrastructure(failure) | PostponeReason::BreakerOpen(failure),
-            } => {
-                let kind = failure.kind;
-                warn!(%job, pair, %kind, ?after, detail = sanitize(&failure.detail, DETAIL_BYTES), "postponed");
+            } => self.postponed(subject, failure, *after),
+            Detail::Postponed { after, because: PostponeReason::Starved(failure) } => {
+                self.starved(failure);
+                self.postponed(subject, failure, *after);
             }
             Detail::Postponed { because: PostponeReason::Suspect, .. } => {
                 info!(%job, pair, "suspect: the pair crashed a worker before; it will run alone");
@@ -194,6 +202,19 @@ impl Observer {
                 error!(%job, pair, kind = %reason.kind, stage = %reason.stage, detail, suppressed, "dead letter");
             }
             None => debug!(%job, kind = %reason.kind, "dead letter"),
+        }
+    }
+
+    fn postponed(&self, subject: &Subject, failure: &Failure, after: Duration) {
+        let (job, pair, kind) = (&subject.job, subject.pair(), failure.kind);
+        let detail = sanitize(&failure.detail, DETAIL_BYTES);
+        warn!(%job, pair, %kind, ?after, detail, "postponed");
+    }
+
+    /// A child got no CPU time: one alert until enough jobs in a row got theirs.
+    fn starved(&self, failure: &Failure) {
+        if self.starvation.began() {
+            self.outages.begins(OutageKind::Starved, sanitize(&failure.detail, DETAIL_BYTES));
         }
     }
 

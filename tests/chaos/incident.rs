@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep};
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, LimitsRequest};
 use wm_testbed::body::Body;
+use wm_testbed::cgroup::{LimitedCgroup, pss_bytes};
 use wm_testbed::pages::{self, Rng};
 use wm_testbed::poison;
 use wm_testbed::site::Resource;
 
-use crate::cgroup::{LimitedCgroup, pss_bytes};
 use crate::harness::{World, job};
 use crate::{results, small_pair};
 
@@ -45,7 +45,7 @@ async fn replay(count: usize) {
     for batch in jobs.chunks(1_000) {
         world.send(&batch.iter().map(|(job, _)| job.clone()).collect::<Vec<_>>()).await;
     }
-    let cgroup = LimitedCgroup::make(MEMORY_BYTES, CPUS);
+    let cgroup = LimitedCgroup::make(Some(MEMORY_BYTES), CPUS);
     let bystander = Bystander::start();
     let begun = Instant::now();
     let worker = match &cgroup {

@@ -10,7 +10,6 @@
 #[expect(dead_code, unused_imports, reason = "shared with the tests of it/, which use more of it")]
 mod harness;
 
-mod cgroup;
 mod incident;
 mod random_faults;
 mod results;

@@ -33,22 +33,19 @@ async fn a_poison_job_is_buried_within_its_limit_and_a_second_once_while_good_jo
     let reason = dead.reason.as_ref().unwrap();
     assert_eq!((reason.kind.as_str(), &dead.id), ("wall_exceeded", &poison.id));
     let claimed_ms: u64 = world.field(&poison.id, "claimed_ms").await.unwrap().parse().unwrap();
-    let took = Duration::from_millis(dead.died_ms - claimed_ms);
-    assert!(took < WALL + Duration::from_secs(1), "{took:?} from its claim to its burial");
     let measured = reason.failure.measured.as_ref().unwrap();
+    // Without the time in which it could have run and this machine did something else.
+    let took = Duration::from_millis(dead.died_ms - claimed_ms - measured.waiting_ms.unwrap_or(0));
+    assert!(took < WALL + Duration::from_secs(1), "{took:?} from its claim to its burial");
     assert_eq!(u128::from(measured.limits.wall_ms), WALL.as_millis());
     assert!(measured.wall_ms >= measured.limits.wall_ms, "{measured:?}");
 
     for job in &good {
         world.until_event(&job.id, "done").await;
     }
-    // On a machine so busy that the child hardly ran, and only there, it is run once more before it is blamed.
-    let ambiguous_exits = reason.counts.ambiguous_exits;
-    assert!(ambiguous_exits <= 1 && reason.counts.deliveries == 1 + ambiguous_exits, "{:?}", reason.counts);
-    let told = [&["retried"; 1][..ambiguous_exits as usize], &["buried"]].concat();
-    assert_eq!(world.job_events(&poison.id).await, told, "once");
-    let hits = u64::from(reason.counts.deliveries);
-    assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (hits, hits));
+    assert_eq!(reason.counts.deliveries, 1, "{:?}", reason.counts);
+    assert_eq!(world.job_events(&poison.id).await, ["buried"], "once");
+    assert_eq!((world.site.hits("/poison/from"), world.site.hits("/poison/to")), (1, 1));
     assert_eq!(worker.metric("dead_letters_total{kind=\"wall_exceeded\"}").await, 1.0);
 
     until("one alert", async || world.sentry.alerts() == 1).await;

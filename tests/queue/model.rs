@@ -74,6 +74,7 @@ fn how() -> impl Strategy<Value = How> {
         1 => Just(How::Doubt),
         1 => Just(How::Postpone),
         1 => Just(How::BreakerOpen),
+        1 => Just(How::Starved),
         1 => Just(How::WaitAlone),
         1 => Just(How::WaitFor(HOSTS[0])),
         1 => Just(How::WaitFor(HOSTS[1])),

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
 mod abuse;
+mod busy;
 mod harness;
 mod lifecycle;
 mod limits;

@@ -74,6 +74,8 @@ pub enum FailureKind {
     HashMismatch,
     /// The child exceeded its wall-clock limit.
     WallExceeded,
+    /// The child got so little CPU time that it was given up: the machine is too small or too busy.
+    Starved,
     /// The child exceeded its CPU-time limit.
     CpuExceeded,
     /// The child exceeded its memory limit.
@@ -189,6 +191,7 @@ impl FailureKind {
             | Self::KilledFromOutside
             | Self::CannotSpawn
             | Self::ForkServerLost
+            | Self::Starved
             | Self::Stranded => Blame::Infrastructure,
         }
     }
@@ -215,6 +218,7 @@ impl FailureKind {
             Self::DecompressionBomb
             | Self::HashMismatch
             | Self::WallExceeded
+            | Self::Starved
             | Self::CpuExceeded
             | Self::MemoryExceeded
             | Self::StackOverflow

@@ -46,6 +46,9 @@ pub enum PostponeReason {
     Infrastructure(Failure),
     /// An infrastructure failure while a breaker is open: not counted against the job.
     BreakerOpen(Failure),
+    /// The child got no CPU: this machine is too small or too busy. Not counted against the job, which may do
+    /// well on another one.
+    Starved(Failure),
     /// The pair crashed a worker before: it waits until it can run alone. Nothing was tried, so not even the
     /// delivery is counted.
     Suspect,
@@ -60,7 +63,7 @@ impl PostponeReason {
     /// The label for logs, events and metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self::Infrastructure(_) | Self::BreakerOpen(_) => "postponed",
+            Self::Infrastructure(_) | Self::BreakerOpen(_) | Self::Starved(_) => "postponed",
             Self::Suspect => "suspect",
             Self::HostFull { .. } => "host_full",
         }

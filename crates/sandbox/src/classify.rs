@@ -71,6 +71,7 @@ pub(super) fn classify(
         }
         ExitReport::Ended(report) => match report.cause {
             ExitCause::Deadline => Err((FailureKind::WallExceeded, wall_exceeded_detail(report, limits))),
+            ExitCause::Ceiling => Err(classify_ceiling(report, limits)),
             ExitCause::Cancelled => Err(classify_cancelled(&output, limits)),
             ExitCause::Killed(signal) => Err(classify_signal(signal, &output, report, limits)),
             ExitCause::Exited(code) => classify_exit(code, output, limits),
@@ -80,12 +81,21 @@ pub(super) fn classify(
 
 fn wall_exceeded_detail(report: &JobExit, limits: &Limits) -> String {
     let (wall, cpu) = (millis(limits.wall), millis(report.cpu));
-    let starved = if report.cpu < limits.wall.mul_f64(0.2) {
-        ": under 0.2 of it, so it was starved or asleep; another try may pass"
-    } else {
-        ""
-    };
-    format!("it ran longer than its wall clock of {wall} ms, with {cpu} ms of CPU time{starved}")
+    format!("it ran longer than its wall clock of {wall} ms, with {cpu} ms of CPU time")
+}
+
+/// The job was killed at the hard ceiling. The kernel's count of its waiting, which is exact only now that it
+/// has ended, tells one that got no CPU from one that slept unseen between the samples.
+fn classify_ceiling(report: &JobExit, limits: &Limits) -> FailureLabel {
+    let asleep = |waited| report.wall.saturating_sub(report.cpu).saturating_sub(waited);
+    if report.waited.map(asleep).is_some_and(|asleep| asleep >= limits.wall) {
+        return (FailureKind::WallExceeded, wall_exceeded_detail(report, limits));
+    }
+    let [wall, ceiling, cpu] = [limits.wall, report.wall, report.cpu].map(millis);
+    let detail = format!(
+        "in {ceiling} ms it got {cpu} ms of CPU time, of the {wall} ms it may use: this machine is too small or too busy"
+    );
+    (FailureKind::Starved, detail)
 }
 
 /// The worker cancelled the job because of its output.
@@ -184,6 +194,7 @@ mod tests {
             cause,
             wall: Duration::from_secs(1),
             cpu: Duration::from_millis(cpu_ms),
+            waited: None,
             max_rss_bytes: rss_mib * MIB,
             peak_heap_bytes: 0,
             phase: [0; 4],
@@ -200,7 +211,7 @@ mod tests {
 
     #[test]
     fn every_sight_has_its_name() {
-        use ExitCause::{Cancelled, Deadline, Exited, Killed};
+        use ExitCause::{Cancelled, Ceiling, Deadline, Exited, Killed};
         use FailureKind::*;
         let outputs =
             || [JobOutput::Empty, reply(ReplyCode::Done), JobOutput::TooLarge(99), JobOutput::Malformed("x")];
@@ -208,6 +219,7 @@ mod tests {
         for (cause, cpu, rss, expected) in [
             (Deadline, 10_000, 1, WallExceeded),
             (Deadline, 1, 1, WallExceeded),
+            (Ceiling, 1, 1, Starved),
             (Killed(libc::SIGKILL), 12_000, 1, CpuExceeded),
             (Killed(libc::SIGKILL), 11_999, 1, KilledFromOutside),
             (Killed(libc::SIGXCPU), 11_000, 1, CpuExceeded),
@@ -262,7 +274,13 @@ mod tests {
             kind(reply(ReplyCode::Done), &exit_report(ExitCause::Exited(0), 1, 1)),
             Ok(b"body".to_vec())
         );
-        for cause in [ExitCause::Exited(1), ExitCause::Killed(9), ExitCause::Deadline, ExitCause::Cancelled] {
+        for cause in [
+            ExitCause::Exited(1),
+            ExitCause::Killed(9),
+            ExitCause::Deadline,
+            ExitCause::Ceiling,
+            ExitCause::Cancelled,
+        ] {
             assert!(kind(reply(ReplyCode::Done), &exit_report(cause, 1, 1)).is_err(), "{cause:?}");
         }
     }
@@ -280,11 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_kill_without_cpu_time_says_that_it_may_pass() {
-        let detail = |cpu| {
-            classify(JobOutput::Empty, &exit_report(ExitCause::Deadline, cpu, 1), &limits()).unwrap_err().1
+    fn at_the_ceiling_a_job_that_slept_unseen_is_not_taken_for_a_starved_one() {
+        let ended = |waited_s: u64| {
+            let ExitReport::Ended(report) = exit_report(ExitCause::Ceiling, 1_000, 1) else { unreachable!() };
+            let (wall, waited) = (Duration::from_secs(100), Some(Duration::from_secs(waited_s)));
+            kind(JobOutput::Empty, &ExitReport::Ended(JobExit { wall, waited, ..report }))
         };
-        assert!(detail(1_999).contains("another try may pass"));
-        assert!(!detail(2_000).contains("another try"));
+        assert_eq!(ended(99), Err(FailureKind::Starved));
+        assert_eq!(ended(90), Err(FailureKind::Starved));
+        assert_eq!(ended(89), Err(FailureKind::WallExceeded));
+        assert_eq!(ended(0), Err(FailureKind::WallExceeded));
     }
 }

@@ -24,10 +24,11 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags, SocketType,
     recvmsg, sendmsg,
 };
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::harden::{self, HardeningPlan};
 use super::isolation_layers::IsolationLayers;
+use super::job_clock::{self, JobClock, TimeLeft};
 use super::kernel::{self, Forked, SingleThreaded};
 use super::limits::Limits;
 use super::protocol::{self, ControlCommand, ControlEvent, ExitCause, JobExit};
@@ -99,6 +100,7 @@ enum ServeLoop {
 enum WaitOutcome {
     Ended,
     Deadline,
+    Ceiling,
     Cancelled,
     WorkerGone,
 }
@@ -152,8 +154,10 @@ impl ForkServer {
         };
         drop(data);
         let child = WatchedChild::new(child, self.plan.pidfd);
-        let outcome = child.wait_for_exit(job, began + limits.wall)?;
+        let outcome = child.wait_for_exit(job, JobClock::start(began, &limits))?;
         let sent = child.kill_unless_ended(&outcome)?;
+        child.wait_until_dead()?;
+        let waited = job_clock::waited_for_cpu(child.pid); // its entry in /proc goes when it is reaped
         let ended = kernel::reap(child.pid)?;
         drop(child); // before the report, so that nothing of this job remains when the worker receives it
         if matches!(outcome, WaitOutcome::WorkerGone) {
@@ -164,6 +168,7 @@ impl ForkServer {
             cause: exit_cause(&outcome, sent, ended.status),
             wall: began.elapsed(),
             cpu: ended.cpu,
+            waited,
             max_rss_bytes: ended.max_rss_bytes,
             peak_heap_bytes: self.status_block.peak_heap(),
             phase: self.status_block.phase(),
@@ -184,10 +189,14 @@ impl WatchedChild {
         Self { pid, pidfd: if by_event { open() } else { None } }
     }
 
-    /// Waits until the job exits, its deadline passes, or a control message concerns it.
-    fn wait_for_exit(&self, job: u64, deadline: Instant) -> io::Result<WaitOutcome> {
+    /// Waits until the job exits, its time is up, or a control message concerns it.
+    fn wait_for_exit(&self, job: u64, mut clock: JobClock) -> io::Result<WaitOutcome> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let (left, time_is_up) = match clock.look(self.pid) {
+                TimeLeft::Some(left) => (left, None),
+                TimeLeft::WallUsed => (Duration::ZERO, Some(WaitOutcome::Deadline)),
+                TimeLeft::CeilingReached => (Duration::ZERO, Some(WaitOutcome::Ceiling)),
+            };
             let (ended, readable) = match &self.pidfd {
                 Some(pidfd) => poll_readable(&[pidfd.as_fd(), kernel::socket()], left)?,
                 None => {
@@ -209,8 +218,8 @@ impl WatchedChild {
                     Some((ControlCommand::Start { .. }, _)) => return Ok(WaitOutcome::WorkerGone),
                 }
             }
-            if left.is_zero() {
-                return Ok(WaitOutcome::Deadline);
+            if let Some(outcome) = time_is_up {
+                return Ok(outcome);
             }
         }
     }
@@ -223,7 +232,7 @@ impl WatchedChild {
     fn kill_unless_ended(&self, outcome: &WaitOutcome) -> io::Result<Option<Signal>> {
         match outcome {
             WaitOutcome::Ended => return Ok(None),
-            WaitOutcome::Deadline | WaitOutcome::WorkerGone => {}
+            WaitOutcome::Deadline | WaitOutcome::Ceiling | WaitOutcome::WorkerGone => {}
             WaitOutcome::Cancelled => {
                 let _ = rustix::process::kill_process(self.pid, Signal::TERM);
                 if self.wait_at_most(TERM_GRACE)? {
@@ -251,9 +260,17 @@ impl WatchedChild {
 
     /// Whether the child has exited; does not reap it.
     fn has_ended(&self) -> io::Result<bool> {
-        use rustix::process::{WaitId, WaitIdOptions, waitid};
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        Ok(waitid(WaitId::Pid(self.pid), look)?.is_some())
+        Ok(self.look_at_exit(WaitIdOptions::NOHANG)?.is_some())
+    }
+
+    /// Waits for the child to exit; does not reap it.
+    fn wait_until_dead(&self) -> io::Result<()> {
+        rustix::io::retry_on_intr(|| self.look_at_exit(WaitIdOptions::empty()))?;
+        Ok(())
+    }
+
+    fn look_at_exit(&self, options: WaitIdOptions) -> rustix::io::Result<Option<WaitIdStatus>> {
+        waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | options)
     }
 }
 
@@ -267,10 +284,13 @@ fn exit_cause(outcome: &WaitOutcome, sent: Option<Signal>, status: i32) -> ExitC
     let ours = sent.is_some_and(|sent| sent.as_raw() == signal);
     match outcome {
         WaitOutcome::Deadline if ours => ExitCause::Deadline,
+        WaitOutcome::Ceiling if ours => ExitCause::Ceiling,
         WaitOutcome::Cancelled | WaitOutcome::WorkerGone if ours => ExitCause::Cancelled,
-        WaitOutcome::Deadline | WaitOutcome::Cancelled | WaitOutcome::WorkerGone | WaitOutcome::Ended => {
-            ExitCause::Killed(signal)
-        }
+        WaitOutcome::Deadline
+        | WaitOutcome::Ceiling
+        | WaitOutcome::Cancelled
+        | WaitOutcome::WorkerGone
+        | WaitOutcome::Ended => ExitCause::Killed(signal),
     }
 }
 
@@ -337,6 +357,7 @@ mod tests {
             (WaitOutcome::Ended, None, exit_0, ExitCause::Exited(0)),
             (WaitOutcome::Ended, None, kill, ExitCause::Killed(kill)),
             (WaitOutcome::Deadline, we_killed, kill, ExitCause::Deadline),
+            (WaitOutcome::Ceiling, we_killed, kill, ExitCause::Ceiling),
             (WaitOutcome::Deadline, we_killed, exit_0, ExitCause::Exited(0)),
             (WaitOutcome::Deadline, we_killed, sys, ExitCause::Killed(sys)),
             (WaitOutcome::Cancelled, we_termed, term, ExitCause::Cancelled),

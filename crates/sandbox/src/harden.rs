@@ -16,7 +16,10 @@ use std::hint::black_box;
 use std::io;
 use std::time::Duration;
 
-use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
@@ -36,9 +39,6 @@ const LANDLOCK_ABI: ABI = ABI::V7;
 /// Descriptor limit of a fork server: control socket, two null devices, a job's socket and pidfd, temporarily
 /// one for Landlock, and a margin.
 const MAX_DESCRIPTORS: u64 = 16;
-/// Nice value of a job. Fork server and worker have higher priority, so a spinning
-/// job is killed without delay.
-const NICENESS: i32 = 10;
 
 /// Which isolation layers to apply: all of them, except in `reduced` mode and in tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub(super) fn harden_fork_server(plan: HardeningPlan) -> io::Result<IsolationLay
         SeccompFilter::without_syscalls(plan.missing_syscalls).install(0)?;
     }
     if plan.landlock {
-        restrict_with_landlock();
+        restrict_with_landlock(FileAccess::ReadProc);
     }
     if plan.fork_server_filter {
         let _ = SeccompFilter::for_fork_server().install(0);
@@ -159,9 +159,8 @@ pub(super) fn harden_job(fork_server: Pid, limits: &Limits, plan: HardeningPlan)
     lower_rlimit(Resource::Stack, limits.stack_bytes, limits.stack_bytes)?;
     lower_rlimit(Resource::Data, address_space, address_space)?;
     lower_rlimit(Resource::As, address_space, address_space)?;
-    // Affects latency only: 0.45 ms instead of 3.4 ms.
-    let _ = rustix::process::setpriority_process(None, NICENESS);
-    Ok(plan.landlock && restrict_with_landlock())
+    // Its priority is the worker's: at nice 10 it had 0.6 % of a core beside 40 busy loops, at nice 0 4.9 %.
+    Ok(plan.landlock && restrict_with_landlock(FileAccess::None))
 }
 
 /// Sets a resource limit, capped at the current hard limit.
@@ -171,16 +170,27 @@ fn lower_rlimit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
     Ok(rustix::process::setrlimit(resource, limit)?)
 }
 
-/// Denies all file access, TCP, abstract sockets, and signals to processes outside this one and its children.
+/// The files that a process may still open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileAccess {
+    /// For a job.
+    None,
+    /// For a fork server, which reads its job's times.
+    ReadProc,
+}
+
+/// Denies file access, TCP, abstract sockets, and signals to processes outside this one and its children.
 /// Returns true if the kernel enforces at least part of it.
-fn restrict_with_landlock() -> bool {
+fn restrict_with_landlock(files: FileAccess) -> bool {
     let restrict = || {
-        Ruleset::default()
+        let ruleset = Ruleset::default()
             .handle_access(AccessFs::from_all(LANDLOCK_ABI))?
             .handle_access(AccessNet::from_all(LANDLOCK_ABI))?
             .scope(Scope::from_all(LANDLOCK_ABI))?
-            .create()?
-            .restrict_self()
+            .create()?;
+        let proc = if files == FileAccess::ReadProc { PathFd::new("/proc").ok() } else { None };
+        let allowed = proc.map(|proc| Ok::<_, RulesetError>(PathBeneath::new(proc, AccessFs::ReadFile)));
+        ruleset.add_rules(allowed)?.restrict_self()
     };
     restrict().is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
 }

@@ -4,6 +4,7 @@
 //! it takes one. Acts are real, not simulated; where std would prevent one, a raw system call is used.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::protocol::{
@@ -25,7 +26,6 @@ pub fn options(act: &str) -> Vec<u8> {
     format!("{PREFIX}{act}").into_bytes()
 }
 
-/// Whether these options select an act.
 pub(super) fn is_act(options: &[u8]) -> bool {
     options.starts_with(PREFIX.as_bytes())
 }
@@ -118,8 +118,7 @@ fn allocate_objects(count: usize, size: impl Fn(usize) -> usize) {
     black_box((kept, page));
 }
 
-/// Maps memory with `mmap`, bypassing the allocator, in steps of 16 MiB; returns how
-/// many MiB the kernel granted.
+/// Maps memory past the allocator, in steps of 16 MiB; returns how many MiB the kernel granted.
 fn map_until_refused(mebibytes: usize) -> i64 {
     const STEP: usize = 16;
     let (read_write, private) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -132,6 +131,7 @@ fn map_until_refused(mebibytes: usize) -> i64 {
 fn act_on_time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
     match act {
         "spin" => spin(Duration::from_millis(if number == 0 { u64::MAX } else { number })),
+        "burn" => burn(number),
         "sleep" => sleep_forever(),
         "ignore_signals_and_spin" => {
             for signal in [libc::SIGXCPU, libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
@@ -160,6 +160,14 @@ fn spin(at_most: Duration) {
     }
 }
 
+/// Uses this much CPU time, however long that takes.
+fn burn(cpu_ms: u64) {
+    let (clock, used) = (libc::CLOCK_PROCESS_CPUTIME_ID.into(), [const { AtomicU64::new(0) }; 2]);
+    while used[0].load(Relaxed) * 1000 + used[1].load(Relaxed) / 1_000_000 < cpu_ms {
+        raw_syscall(libc::SYS_clock_gettime, [clock, address_of(&used), 0, 0, 0, 0]);
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "sleeping is the misbehaviour")]
 fn sleep_forever() {
     loop {
@@ -173,8 +181,7 @@ fn crash(act: &str, number: u64) -> Option<i64> {
         "panic" => panic!("a panic of {number}"),
         "panic_hostile" => panic!("{}\u{1b}[31mé", "x".repeat(5000)),
         "abort" => std::process::abort(),
-        // What a C library prints when it finds its heap corrupted, with a terminal
-        // escape sequence and invalid UTF-8.
+        // What a C library prints of a corrupted heap, with a terminal escape sequence and invalid UTF-8.
         "abort_with_message" => {
             write_stderr(b"free(): invalid \x1b[31mpointer\xff\n");
             std::process::abort();

@@ -34,6 +34,7 @@ pub mod heap;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
 mod isolation_layers;
+mod job_clock;
 mod job_process;
 mod kernel;
 mod limits;
@@ -70,7 +71,7 @@ pub type Work = fn(Task) -> Vec<u8>;
 pub struct Config {
     /// Number of concurrent jobs; 0 computes it from memory and CPUs at start.
     pub slots: u32,
-    /// Wall-clock limit of a job.
+    /// Wall-clock limit of a job, without the time in which it waited for a CPU.
     #[serde(with = "wm_job::duration")]
     pub wall: Duration,
     /// Heap budget of a job, including both bodies and the reply.

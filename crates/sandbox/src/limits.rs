@@ -17,15 +17,18 @@ use wm_job::measured::EffectiveLimits;
 const MIB: u64 = 1024 * 1024;
 /// Address space needed in addition to the heap: mappings of the binary, the stack, padding of the allocator.
 const ADDRESS_SPACE_EXTRA_BYTES: u64 = 64 * MIB;
-/// How long a report may be overdue, beyond wall clock and teardown, before the fork server counts as lost.
+/// How long a report may be overdue, beyond the ceiling and the teardown, before the fork server counts as lost.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
+/// Longest time a job may take, in walls: one that gets a tenth of a CPU still passes. Beyond that a slot is
+/// worth more to other jobs, and a job that seems to wait may be hiding that it sleeps.
+const CEILING_WALLS: u32 = 10;
 /// Time to release the memory of a dead process: measured at 0.07 ms per MiB, rounded up.
 const TEARDOWN_PER_MIB: Duration = Duration::from_micros(100);
 
 /// Resource limits of one job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall-clock limit, from fork to exit.
+    /// Limit on the time from fork to exit in which the job runs or sleeps; see [`Self::hard_ceiling`] for the rest.
     pub wall: Duration,
     /// Heap budget in bytes, including both bodies and the reply.
     pub heap_bytes: u64,
@@ -83,6 +86,11 @@ impl Limits {
         self.wall.mul_f64(0.6)
     }
 
+    /// Hard ceiling on the wall clock, for a job that hardly gets a CPU: ten times the limit on what it uses.
+    pub fn hard_ceiling(&self) -> Duration {
+        self.wall.saturating_mul(CEILING_WALLS)
+    }
+
     /// CPU limit: one second more than the wall clock, rounded up to whole seconds as `RLIMIT_CPU` requires.
     /// It takes effect only if the fork server fails to enforce the wall clock.
     pub fn cpu(&self) -> Duration {
@@ -96,10 +104,10 @@ impl Limits {
         self.heap_bytes.saturating_add(self.heap_bytes / 4).saturating_add(ADDRESS_SPACE_EXTRA_BYTES)
     }
 
-    /// When the worker gives up on a silent fork server: wall clock, plus two seconds, plus the
-    /// teardown of a full job.
+    /// When the worker gives up on a silent fork server: the ceiling, plus two seconds, plus the
+    /// teardown of a full job; and one wall more, as a fork server on such a machine waits for a CPU too.
     pub(crate) fn report_timeout(&self) -> Duration {
-        self.wall.saturating_add(self.teardown_timeout())
+        self.hard_ceiling().saturating_add(self.wall).saturating_add(self.teardown_timeout())
     }
 
     /// Longest time that ending a job may take.
@@ -156,8 +164,9 @@ mod tests {
         let limits = Limits::from_config(&config());
         assert_eq!(limits.soft_deadline(), Duration::from_secs(6));
         assert_eq!(limits.cpu(), Duration::from_secs(11));
+        assert_eq!(limits.hard_ceiling(), Duration::from_secs(100));
         assert_eq!(limits.address_space_limit_bytes(), 384 * MIB);
-        assert_eq!(limits.report_timeout(), Duration::from_millis(12_038) + Duration::from_micros(400));
+        assert_eq!(limits.report_timeout(), Duration::from_millis(112_038) + Duration::from_micros(400));
         let odd = Limits { wall: Duration::from_millis(1_001), ..limits };
         assert_eq!(odd.cpu(), Duration::from_secs(3), "rounded up, then one more");
         let huge = Limits { heap_bytes: u64::MAX, ..limits };

@@ -372,6 +372,7 @@ fn measured_of(exit_report: &ExitReport, limits: &Limits, layers: IsolationLayer
             ChildUsage {
                 wall_ms: millis(report.wall),
                 cpu_ms: millis(report.cpu),
+                waiting_ms: report.waited.map(millis),
                 peak_heap_bytes: report.peak_heap_bytes,
                 max_rss_bytes: report.max_rss_bytes,
                 exit,

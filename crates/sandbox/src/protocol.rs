@@ -20,13 +20,16 @@ use super::limits::Limits;
 use super::status_block::PHASE_WORDS;
 
 /// Incremented whenever a frame changes; part of [`BUILD_ID`].
-const PROTOCOL_VERSION: u64 = 1;
+const PROTOCOL_VERSION: u64 = 2;
 /// First word of every frame; identifies peers that speak another protocol.
 const MAGIC: u64 = u64::from_le_bytes(*b"wmsbox\0\x01");
 /// Size of a control message, in 64-bit words.
 pub(super) const PACKET_WORDS: usize = 16;
 /// Size of a control message, in bytes.
 pub(super) const PACKET_BYTES: usize = PACKET_WORDS * 8;
+
+/// A time that is not known: 584 years, which no job waits.
+const UNKNOWN: u64 = u64::MAX;
 
 /// Fingerprint of this build; worker and fork server must have the same one.
 pub(super) const BUILD_ID: u64 = fingerprint(env!("CARGO_PKG_VERSION"));
@@ -90,6 +93,8 @@ pub(super) struct JobExit {
     pub(super) wall: Duration,
     /// User plus system CPU time.
     pub(super) cpu: Duration,
+    /// Time in which it could have run and got no CPU; `None` if the kernel does not count it.
+    pub(super) waited: Option<Duration>,
     /// Peak resident set size, in bytes.
     pub(super) max_rss_bytes: u64,
     /// Peak of the counted heap in bytes, as written by the job.
@@ -108,6 +113,8 @@ pub(super) enum ExitCause {
     Killed(i32),
     /// Killed by the fork server at the wall-clock limit.
     Deadline,
+    /// Killed by the fork server at the hard ceiling, before the wall-clock limit was used.
+    Ceiling,
     /// Killed by the fork server because the worker cancelled it.
     Cancelled,
 }
@@ -117,7 +124,7 @@ pub(super) fn exit_and_signal(cause: ExitCause) -> (Option<i32>, Option<i32>) {
     match cause {
         ExitCause::Exited(code) => (Some(code), None),
         ExitCause::Killed(signal) => (None, Some(signal)),
-        ExitCause::Deadline | ExitCause::Cancelled => (None, Some(libc::SIGKILL)),
+        ExitCause::Deadline | ExitCause::Ceiling | ExitCause::Cancelled => (None, Some(libc::SIGKILL)),
     }
 }
 
@@ -232,6 +239,7 @@ impl JobExit {
             ExitCause::Killed(signal) => (1, signal),
             ExitCause::Deadline => (2, 0),
             ExitCause::Cancelled => (3, 0),
+            ExitCause::Ceiling => (4, 0),
         };
         let words = words
             .put(self.job)
@@ -239,6 +247,7 @@ impl JobExit {
             .put(i32_to_word(value))
             .put(nanos(self.wall))
             .put(nanos(self.cpu))
+            .put(self.waited.map_or(UNKNOWN, nanos))
             .put(self.max_rss_bytes)
             .put(self.peak_heap_bytes);
         self.phase.into_iter().fold(words, PacketCursor::put)
@@ -251,6 +260,7 @@ impl JobExit {
             (1, signal) => ExitCause::Killed(signal),
             (2, _) => ExitCause::Deadline,
             (3, _) => ExitCause::Cancelled,
+            (4, _) => ExitCause::Ceiling,
             _ => return None,
         };
         Some(Self {
@@ -258,6 +268,7 @@ impl JobExit {
             cause,
             wall: Duration::from_nanos(words.take()),
             cpu: Duration::from_nanos(words.take()),
+            waited: Some(words.take()).filter(|&word| word != UNKNOWN).map(Duration::from_nanos),
             max_rss_bytes: words.take(),
             peak_heap_bytes: words.take(),
             phase: std::array::from_fn(|_| words.take()),
@@ -362,6 +373,7 @@ mod tests {
             cause,
             wall: Duration::from_micros(1),
             cpu: Duration::from_micros(2),
+            waited: Some(Duration::from_micros(3)),
             max_rss_bytes: 3,
             peak_heap_bytes: 4,
             phase: [5, 6, 7, 8],
@@ -379,9 +391,15 @@ mod tests {
             ControlEvent::Hello { build: BUILD_ID, layers: IsolationLayers::all() },
             ControlEvent::ForkFailed { job: 1, errno: 11 },
         ];
-        for cause in [ExitCause::Exited(-1), ExitCause::Killed(9), ExitCause::Deadline, ExitCause::Cancelled]
-        {
+        for cause in [
+            ExitCause::Exited(-1),
+            ExitCause::Killed(9),
+            ExitCause::Deadline,
+            ExitCause::Ceiling,
+            ExitCause::Cancelled,
+        ] {
             answers.push(ControlEvent::JobExited(report(cause)));
+            answers.push(ControlEvent::JobExited(JobExit { waited: None, ..report(cause) }));
         }
         for answer in answers {
             assert_eq!(ControlEvent::decode(&answer.encode()), Some(answer));

@@ -4,6 +4,8 @@
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 
 pub mod body;
+pub mod busy_loops;
+pub mod cgroup;
 #[expect(clippy::unwrap_used, reason = "a request that the app would not understand fails its test")]
 pub mod db_app;
 pub mod fake_sentry;

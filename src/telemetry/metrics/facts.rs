@@ -44,7 +44,10 @@ impl From<&Verdict> for DeliveryOutcome {
             Verdict::Skip(_) => Self::Skipped,
             Verdict::Retry { .. } => Self::Retried,
             Verdict::Postpone {
-                because: PostponeReason::Infrastructure(_) | PostponeReason::BreakerOpen(_),
+                because:
+                    PostponeReason::Infrastructure(_)
+                    | PostponeReason::BreakerOpen(_)
+                    | PostponeReason::Starved(_),
                 ..
             } => Self::Postponed,
             Verdict::Postpone { because: PostponeReason::Suspect, .. } => Self::Suspect,

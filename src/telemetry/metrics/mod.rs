@@ -448,6 +448,7 @@ mod tests {
             Verdict::Retry { after, failure: failure() },
             Verdict::Postpone { after, because: PostponeReason::Infrastructure(failure()) },
             Verdict::Postpone { after, because: PostponeReason::BreakerOpen(failure()) },
+            Verdict::Postpone { after, because: PostponeReason::Starved(failure()) },
             Verdict::Postpone { after, because: PostponeReason::Suspect },
             Verdict::Postpone { after, because: PostponeReason::HostFull { host: "a.test".to_owned() } },
         ];

@@ -81,6 +81,8 @@ pub enum OutageKind {
     Spawn,
     /// Another process kills our children, usually the kernel when memory runs out.
     Killed,
+    /// Children get so little CPU time that they are given up: the machine is too small or too busy.
+    Starved,
     /// The dead letters are close to a limit, at which the oldest are dropped.
     DeadLetters,
     /// The backlog is at its limit: no job is admitted.
@@ -109,6 +111,7 @@ impl OutageKind {
             Self::Api => "the db app's API is down",
             Self::Spawn => "children cannot be started",
             Self::Killed => "children are killed from outside (is the container too small?)",
+            Self::Starved => "children get too little CPU time (is the machine too small or too busy?)",
             Self::DeadLetters => "the dead letters near their cap",
             Self::Backlog => "the backlog is at its ceiling and nothing more is admitted",
             Self::RedisHealth => "Redis answers but is not well (see doctor)",
@@ -124,6 +127,7 @@ impl OutageKind {
             Self::Api => "the db app's API answers",
             Self::Spawn => "children can be started",
             Self::Killed => "children live to their end",
+            Self::Starved => "children get CPU time again",
             Self::DeadLetters => "there is room for dead letters",
             Self::Backlog => "there is room in the backlog",
             Self::RedisHealth => "Redis is well",

@@ -370,6 +370,7 @@ async fn carry_out(queue: &Roles, delivery: Delivery, how: How) -> Settled {
         }
         How::Postpone => postpone(PostponeReason::Infrastructure(failure())),
         How::BreakerOpen => postpone(PostponeReason::BreakerOpen(failure())),
+        How::Starved => postpone(PostponeReason::Starved(Failure::new(FailureKind::Starved, "no CPU"))),
         How::WaitAlone => postpone(PostponeReason::Suspect),
         How::WaitFor(host) => postpone(PostponeReason::HostFull { host: host.to_owned() }),
         How::Die => death(FailureKind::Gone, "a.test"),

@@ -117,8 +117,9 @@ pub enum How {
     /// A child died, and whose fault it was is in doubt.
     Doubt,
     Postpone,
-    /// Postponed, and counted against nothing.
+    /// Postponed, and counted against nothing; so is the next.
     BreakerOpen,
+    Starved,
     WaitAlone,
     WaitFor(&'static str),
     Die,

@@ -204,7 +204,7 @@ impl Machine {
                 counts.postponements += 1;
                 counts.postponed_ms += LATER_MS;
             }
-            How::BreakerOpen => _ = self.put_off(id, "postponed"),
+            How::BreakerOpen | How::Starved => _ = self.put_off(id, "postponed"),
             How::WaitAlone => self.release(id, "suspect"),
             How::WaitFor(host) if full => {
                 self.put_off(id, "host_full").deliveries -= 1;

@@ -101,7 +101,9 @@ impl WorkerHandle {
             Verdict::Postpone { after, because } => {
                 let (failure, counted) = match because {
                     PostponeReason::Infrastructure(failure) => (failure, "postponements"),
-                    PostponeReason::BreakerOpen(failure) => (failure, "nothing"),
+                    PostponeReason::BreakerOpen(failure) | PostponeReason::Starved(failure) => {
+                        (failure, "nothing")
+                    }
                     PostponeReason::Suspect => return self.wait_for(delivery, "", verdict.as_str()).await,
                     PostponeReason::HostFull { host } => {
                         return self.wait_for(delivery, host, verdict.as_str()).await;

@@ -1,31 +1,40 @@
-//! A cgroup of our own with a limit of memory and of CPU, where this machine lets us make one; and what processes weigh.
+//! A cgroup of our own with a limit on memory and CPU, where this machine lets us make one; and what processes
+//! weigh.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// One period of the CPU's scheduler, in microseconds.
 const PERIOD_US: u64 = 100_000;
 
 /// The cgroup, empty again when it is dropped; or why there is none.
-pub(crate) struct LimitedCgroup {
+#[derive(Debug)]
+pub struct LimitedCgroup {
     dirs: Vec<PathBuf>,
     homes: Vec<PathBuf>,
 }
 
 impl LimitedCgroup {
-    /// A cgroup of so many bytes and so much CPU.
-    pub(crate) fn make(bytes: u64, cpus: f64) -> Result<Self, String> {
+    /// A cgroup of so much CPU, and so many bytes if memory is limited too.
+    ///
+    /// # Errors
+    /// Why this machine has none for us.
+    pub fn make(bytes: Option<u64>, cpus: f64) -> Result<Self, String> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
         let quota = (cpus * PERIOD_US as f64) as u64;
         let own = fs::read_to_string("/proc/self/cgroup").map_err(|e| e.to_string())?;
         let mut cgroup = Self { dirs: Vec::new(), homes: Vec::new() };
-        let name = format!("wm-cgroup-{}", std::process::id());
+        let name = format!("wm-cgroup-{}-{}", std::process::id(), MADE.fetch_add(1, Relaxed));
         if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
             let dir = cgroup.add("/sys/fs/cgroup", path_of(&own, ""), &name)?;
-            write(&dir, "memory.max", bytes)?;
+            bytes.map_or(Ok(()), |bytes| write(&dir, "memory.max", bytes))?;
             write(&dir, "cpu.max", format!("{quota} {PERIOD_US}"))?;
         } else {
-            let dir = cgroup.add("/sys/fs/cgroup/memory", path_of(&own, "memory"), &name)?;
-            write(&dir, "memory.limit_in_bytes", bytes)?;
+            if let Some(bytes) = bytes {
+                let dir = cgroup.add("/sys/fs/cgroup/memory", path_of(&own, "memory"), &name)?;
+                write(&dir, "memory.limit_in_bytes", bytes)?;
+            }
             let dir = cgroup.add("/sys/fs/cgroup/cpu", path_of(&own, "cpu"), &name)?;
             write(&dir, "cpu.cfs_quota_us", quota)?;
         }
@@ -43,7 +52,10 @@ impl LimitedCgroup {
     }
 
     /// Does this inside: what is spawned meanwhile stays inside.
-    pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> Result<T, String> {
+    ///
+    /// # Errors
+    /// This process could not be moved in or out.
+    pub fn inside<T>(&self, act: impl FnOnce() -> T) -> Result<T, String> {
         let pid = std::process::id();
         let entered = self.dirs.iter().try_for_each(|dir| write(dir, "cgroup.procs", pid));
         let acted = entered.map(|()| act());
@@ -52,7 +64,7 @@ impl LimitedCgroup {
     }
 
     /// The most memory that was in use inside.
-    pub(crate) fn peak_bytes(&self) -> Option<u64> {
+    pub fn peak_bytes(&self) -> Option<u64> {
         let names = ["memory.peak", "memory.max_usage_in_bytes"];
         let files = self.dirs.iter().flat_map(|dir| names.map(|name| dir.join(name)));
         files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok()).next()
@@ -81,7 +93,7 @@ fn write(dir: &Path, name: &str, value: impl ToString) -> Result<(), String> {
 }
 
 /// What these processes weigh together: each page once, by halves where two share it.
-pub(crate) fn pss_bytes(pids: &[u32]) -> u64 {
+pub fn pss_bytes(pids: &[u32]) -> u64 {
     let one = |pid: &u32| -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let pss = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;

@@ -1,0 +1,109 @@
+//! A busy machine, and a container with a tenth of a CPU: no honest pair is called poison or run twice for it.
+//!
+//! A binary of its own: its neighbours would disturb whatever ran beside it. The short forms run with the others;
+//! `cargo test --test busy -- --ignored` runs 100 pairs.
+
+#![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
+#![expect(clippy::print_stdout, reason = "what was measured, and what this machine does not allow")]
+
+#[path = "../it/harness/mod.rs"]
+#[expect(dead_code, unused_imports, reason = "shared with the tests of it/, which use more of it")]
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use wm_analyzer::job::Job;
+use wm_testbed::body::Body;
+use wm_testbed::busy_loops::BusyLoops;
+use wm_testbed::cgroup::LimitedCgroup;
+use wm_testbed::pages;
+
+use crate::harness::{Worker, World};
+
+/// One machine, so one test at a time.
+static MACHINE: Mutex<()> = Mutex::const_new(());
+/// 40 on a machine with two CPUs.
+const LOOPS_PER_CPU: usize = 20;
+/// The longest that 100 pairs may take at a twentieth of a CPU.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Sizes of pages in bytes, for 5 to 800 ms of CPU in an optimised build.
+const SIZES: [usize; 6] = [20_000, 100_000, 300_000, 1_000_000, 3_000_000, 8_000_000];
+
+/// So many pairs. Of a few, most are small: a large one takes 16 s at a twentieth of a CPU.
+fn pairs(world: &World, count: usize) -> Vec<Job> {
+    let size = |n: usize| if count < 20 && n > 0 { SIZES[n % 4] } else { SIZES[5 - n % 6] };
+    let one = |n| {
+        let (from, to) = pages::pair(n as u64, size(n));
+        world.bodies(&format!("pair-{n}"), Body::html(from), Body::html(to))
+    };
+    (0..count).map(one).collect()
+}
+
+/// Sends so many honest pairs to a worker, and asserts that each is done in one run.
+async fn assert_all_done_in_one_run(world: &World, worker: &Worker, count: usize) {
+    let jobs = pairs(world, count);
+    let began = Instant::now();
+    world.send(&jobs).await;
+    let ended = async || {
+        let status = world.queue.status().await.unwrap();
+        status.inbox + status.backlog() + status.in_flight == 0
+    };
+    while !ended().await {
+        assert!(began.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let [wall, count_done] = ["child_wall_seconds_sum", "child_wall_seconds_count"];
+    let wall = worker.metric(wall).await;
+    println!("{count} pairs in {:?}, of which in children {wall:.1} s", began.elapsed());
+    assert_eq!(world.dead().await.len(), 0);
+    assert_eq!(worker.metric(count_done).await, count as f64);
+    for job in &jobs {
+        assert_eq!(world.job_events(&job.id).await, ["done"], "{}", job.id);
+    }
+}
+
+async fn beside_busy_loops(count: usize) {
+    let _machine = MACHINE.lock().await;
+    let world = World::new().await;
+    let worker = world.worker();
+    worker.until_logged("working").await;
+    let _neighbours = BusyLoops::start(LOOPS_PER_CPU);
+    assert_all_done_in_one_run(&world, &worker, count).await;
+}
+
+async fn under_a_quota(count: usize) {
+    let _machine = MACHINE.lock().await;
+    let world = World::new().await;
+    let cgroup = match LimitedCgroup::make(None, 0.1) {
+        Ok(cgroup) => cgroup,
+        Err(why) => return println!("SKIPPED: no cgroup of our own: {why}"),
+    };
+    let worker = cgroup.inside(|| world.worker()).unwrap();
+    worker.until_logged("working").await;
+    assert_all_done_in_one_run(&world, &worker, count).await;
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn beside_40_busy_loops_honest_pairs_are_done_each_in_one_run() {
+    beside_busy_loops(12).await;
+}
+
+#[tokio::test]
+async fn with_a_tenth_of_a_cpu_honest_pairs_are_done_each_in_one_run() {
+    under_a_quota(12).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: the long form of the test above"]
+async fn beside_40_busy_loops_100_honest_pairs_are_done_each_in_one_run() {
+    beside_busy_loops(100).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes: the long form of the test above"]
+async fn with_a_tenth_of_a_cpu_100_honest_pairs_are_done_each_in_one_run() {
+    under_a_quota(100).await;
+}
