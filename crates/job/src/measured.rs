@@ -24,7 +24,7 @@ pub struct ChildUsage {
     pub wall_ms: u64,
     /// CPU time, user and system, in milliseconds.
     pub cpu_ms: u64,
-    /// Time in which it could have run and got no CPU, in milliseconds; absent if the kernel does not count it.
+    /// Time in which it got no CPU or had no request yet, in milliseconds; absent if the kernel does not count it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_ms: Option<u64>,
     /// Peak of the counted heap in bytes, as reported by the child.

@@ -154,10 +154,12 @@ impl ForkServer {
         };
         drop(data);
         let child = WatchedChild::new(child, self.plan.pidfd);
-        let outcome = child.wait_for_exit(job, JobClock::start(began, &limits))?;
+        let mut clock = JobClock::start(began, &limits);
+        let outcome = child.wait_for_exit(job, &mut clock, self.status_block)?;
         let sent = child.kill_unless_ended(&outcome)?;
         child.wait_until_dead()?;
-        let waited = job_clock::waited_for_cpu(child.pid); // its entry in /proc goes when it is reaped
+        // Before it is reaped, which removes its entry in /proc.
+        let waited = job_clock::waited_for_cpu(child.pid).map(|waited| waited + clock.without_input());
         let ended = kernel::reap(child.pid)?;
         drop(child); // before the report, so that nothing of this job remains when the worker receives it
         if matches!(outcome, WaitOutcome::WorkerGone) {
@@ -190,9 +192,14 @@ impl WatchedChild {
     }
 
     /// Waits until the job exits, its time is up, or a control message concerns it.
-    fn wait_for_exit(&self, job: u64, mut clock: JobClock) -> io::Result<WaitOutcome> {
+    fn wait_for_exit(
+        &self,
+        job: u64,
+        clock: &mut JobClock,
+        status_block: &StatusBlock,
+    ) -> io::Result<WaitOutcome> {
         loop {
-            let (left, time_is_up) = match clock.look(self.pid) {
+            let (left, time_is_up) = match clock.look(self.pid, status_block.has_input()) {
                 TimeLeft::Some(left) => (left, None),
                 TimeLeft::WallUsed => (Duration::ZERO, Some(WaitOutcome::Deadline)),
                 TimeLeft::CeilingReached => (Duration::ZERO, Some(WaitOutcome::Ceiling)),

@@ -1,5 +1,6 @@
 //! What a running job is charged against its wall-clock limit: its time on a CPU and its time asleep, but not
-//! the time in which it was ready to run and the kernel ran something else.
+//! the time in which it was ready to run and the kernel ran something else, nor that in which it waited for a
+//! worker that got no CPU to send its request.
 //!
 //! It only counts; killing is up to the fork server.
 //!
@@ -32,6 +33,7 @@ pub(super) struct JobClock {
     sampled: Instant,
     cpu: Duration,
     asleep: Duration,
+    without_input: Duration,
 }
 
 /// What the clock says about a job.
@@ -63,21 +65,27 @@ impl JobClock {
             sampled: began,
             cpu: Duration::ZERO,
             asleep: Duration::ZERO,
+            without_input: Duration::ZERO,
         }
     }
 
+    /// How long the job was asleep because it did not have its request.
+    pub(super) fn without_input(&self) -> Duration {
+        self.without_input
+    }
+
     /// Looks at the job if a sample is due, and returns how long it may still run.
-    pub(super) fn look(&mut self, pid: Pid) -> TimeLeft {
+    pub(super) fn look(&mut self, pid: Pid, has_input: bool) -> TimeLeft {
         let now = Instant::now();
         if self.until_sample(now).is_zero() {
-            self.charge(Sample::take(pid), now);
+            self.charge(Sample::take(pid), has_input, now);
         }
         self.left(now)
     }
 
     /// Charges the time since the last sample. What cannot be seen is charged as if it was asleep, which is
     /// the wall clock.
-    fn charge(&mut self, sample: Option<Sample>, now: Instant) {
+    fn charge(&mut self, sample: Option<Sample>, has_input: bool, now: Instant) {
         let passed = now.saturating_duration_since(self.sampled);
         self.sampled = now;
         match sample {
@@ -86,7 +94,9 @@ impl JobClock {
                 let seen = passed.min(SAMPLE_INTERVAL);
                 let ran = cpu.saturating_sub(self.cpu);
                 self.cpu = self.cpu.max(cpu);
-                self.asleep += if asleep { seen.saturating_sub(ran) } else { Duration::ZERO };
+                let slept = if asleep { seen.saturating_sub(ran) } else { Duration::ZERO };
+                let account = if has_input { &mut self.asleep } else { &mut self.without_input };
+                *account += slept;
             }
             None => self.asleep += passed,
         }
@@ -152,7 +162,7 @@ mod tests {
         let mut passed = Duration::ZERO;
         loop {
             passed += every;
-            clock.charge(job(passed.as_millis() as u64), began + passed);
+            clock.charge(job(passed.as_millis() as u64), true, began + passed);
             match clock.left(began + passed) {
                 TimeLeft::Some(_) => {}
                 end @ (TimeLeft::WallUsed | TimeLeft::CeilingReached) => return (end, passed),
@@ -176,6 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_has_no_request_yet_is_not_charged_for_its_sleep() {
+        let began = Instant::now();
+        let mut clock = JobClock::start(began, &Limits::from_config(&config()));
+        for (n, has_input) in [(1, false), (2, false), (3, true)] {
+            clock.charge(sample(0, true), has_input, began + n * SAMPLE_INTERVAL);
+        }
+        assert_eq!((clock.charged(), clock.without_input()), (SAMPLE_INTERVAL, 2 * SAMPLE_INTERVAL));
+    }
+
+    #[test]
     fn a_late_sample_does_not_charge_the_time_in_which_nobody_looked() {
         let (end, _) = ends(Duration::from_millis(600), |_| sample(0, true));
         assert_eq!(end, TimeLeft::CeilingReached);
@@ -187,9 +207,9 @@ mod tests {
         let mut clock = JobClock::start(began, &Limits::from_config(&config()));
         assert_eq!(clock.left(began), TimeLeft::Some(SAMPLE_INTERVAL));
         let later = began + Duration::from_secs(20);
-        clock.charge(sample(9_980, false), later);
+        clock.charge(sample(9_980, false), true, later);
         assert_eq!(clock.left(later), TimeLeft::Some(Duration::from_millis(20)));
-        clock.charge(sample(9_999, false), later);
+        clock.charge(sample(9_999, false), true, later);
         assert_eq!(clock.left(later), TimeLeft::Some(MIN_WAIT));
     }
 

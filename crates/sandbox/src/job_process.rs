@@ -18,7 +18,7 @@ use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
 use super::protocol::{self, ReplyCode, ReplyHeader, RequestHeader};
 use super::seccomp::SeccompFilter;
-use super::{Task, Work, heap, kernel};
+use super::{Task, Work, heap, kernel, status_block};
 use wm_job::text::floor_char_boundary;
 
 /// Exit code of a job whose isolation layers could not be applied.
@@ -80,6 +80,7 @@ fn serve_request(setup: &JobSetup<'_>, work: Work) -> io::Result<()> {
     write_all(&[protocol::READY])?;
     heap::arm(setup.limits.heap_bytes);
     let task = read_task(setup.began + setup.limits.soft_deadline())?;
+    status_block::record_input();
     let (code, body) = match catch_unwind(AssertUnwindSafe(|| perform(task, work))) {
         Ok(body) => (ReplyCode::Done, body),
         Err(_) => (ReplyCode::Panicked, take_last_panic().into_bytes()),

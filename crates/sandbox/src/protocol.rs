@@ -93,7 +93,7 @@ pub(super) struct JobExit {
     pub(super) wall: Duration,
     /// User plus system CPU time.
     pub(super) cpu: Duration,
-    /// Time in which it could have run and got no CPU; `None` if the kernel does not count it.
+    /// Time in which it got no CPU, or had no request yet; `None` if the kernel does not count it.
     pub(super) waited: Option<Duration>,
     /// Peak resident set size, in bytes.
     pub(super) max_rss_bytes: u64,

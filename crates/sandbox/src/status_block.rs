@@ -25,6 +25,7 @@ pub(super) const PHASE_WORDS: usize = 4;
 pub(super) struct StatusBlock {
     peak_heap: AtomicU64,
     self_test_bits: AtomicU64,
+    has_input: AtomicU64,
     phase: [AtomicU64; PHASE_WORDS],
 }
 
@@ -60,6 +61,13 @@ pub fn set_phase(name: &'static str) {
     }
 }
 
+/// Records that the job has its whole request and depends on nobody from here on.
+pub(super) fn record_input() {
+    if let Some(status_block) = STATUS_BLOCK.get() {
+        status_block.has_input.store(1, Relaxed);
+    }
+}
+
 /// Records the highest heap use so far, in bytes.
 pub(super) fn record_peak_heap(bytes: u64) {
     if let Some(status_block) = STATUS_BLOCK.get() {
@@ -72,12 +80,18 @@ impl StatusBlock {
     pub(super) fn reset(&self) {
         self.peak_heap.store(0, Relaxed);
         self.self_test_bits.store(0, Relaxed);
+        self.has_input.store(0, Relaxed);
         self.phase.iter().for_each(|word| word.store(0, Relaxed));
     }
 
     /// Highest heap use in bytes, as written by the job.
     pub(super) fn peak_heap(&self) -> u64 {
         self.peak_heap.load(Relaxed)
+    }
+
+    /// Whether the job has its whole request. Until then it runs nothing but our own code.
+    pub(super) fn has_input(&self) -> bool {
+        self.has_input.load(Relaxed) != 0
     }
 
     /// Raw words of the phase, as written by the job; see [`phase_name`].
