@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Semaphore;
 
 use super::Config;
 use crate::api::{Api, PostMode};
@@ -124,6 +125,7 @@ impl Config {
             max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
             max_steps_bytes,
             max_passages: self.analysis.passages,
+            deliveries: Arc::new(Semaphore::new(self.api.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
         })
     }
 
@@ -159,6 +161,7 @@ impl Config {
             id: WorkerId::fresh(&rustix::system::uname().nodename().to_string_lossy()),
             build: build(),
             redis: Arc::default(),
+            in_flight_max: self.fetch.in_flight_max.get() as usize,
             until_empty: parts.until_empty,
         })
     }

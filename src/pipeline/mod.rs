@@ -4,9 +4,14 @@
 //! No loops, no retries, no Redis. Every stage fails with an [`EarlyExit`], so that `?` ends the pipeline.
 //! The consequences are decided elsewhere, and so is whether the job may proceed: that is up to a
 //! [`LeaseGate`].
+//!
+//! Invariant: a slot is held only while a child runs. Neither a host that is fetched from nor the db app is
+//! waited for with one in hand, except where more annotations wait to be posted than calls may be open.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
 
 use crate::api::{self, Api};
 use crate::fetch::{FetchedPair, Fetcher};
@@ -21,7 +26,7 @@ use crate::job::skip::Skip;
 use crate::job::text::sha256_hex;
 use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
-use crate::sandbox::{Limits, Reply, Request, Slot};
+use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
 
 /// The stages of one job and their configuration.
 #[derive(Clone)]
@@ -42,6 +47,8 @@ pub struct Pipeline {
     pub max_steps_bytes: u64,
     /// Limit on the number of passages quoted in a report.
     pub max_passages: u16,
+    /// Reports that may wait for the db app without a slot: as many as calls may be open.
+    pub deliveries: Arc<Semaphore>,
 }
 
 /// Permission to proceed, checked before a job contacts an outside host and before it writes anything.
@@ -50,6 +57,9 @@ pub trait LeaseGate {
     fn start(&self, pair: &PagePair) -> impl Future<Output = Result<(), Interrupted>> + Send;
     /// Called when the job enters another slow stage, with its time limit there; cannot fail.
     fn stage_started(&self, stage: Stage, limit: Option<Duration>);
+    /// Called right before a child is given the bodies, with its limit and the meter of its memory: a worker
+    /// that vanishes from then on may have died of them. Fails if the lease is lost.
+    fn enter_child(&self, limit: Duration, meter: Meter) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Called right before an external write: fails if the lease is lost.
     fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
@@ -113,12 +123,12 @@ impl Pipeline {
         &self,
         job: &Job,
         granted: LimitsRequest,
-        slot: &mut Slot,
+        pool: &Pool,
         gate: &impl LeaseGate,
     ) -> PipelineRun {
         let mut run =
             PipelineRun::of(Outcome::Failed(Failure::new(FailureKind::BadReply, "the run did not end")));
-        let steps = self.steps(job, granted, slot, gate, &mut run.bodies, &mut run.timings);
+        let steps = self.steps(job, granted, pool, gate, &mut run.bodies, &mut run.timings);
         run.result = match steps.await {
             Ok(mut report) => {
                 report.timings = Some(run.timings.in_millis());
@@ -134,7 +144,7 @@ impl Pipeline {
         &self,
         job: &Job,
         granted: LimitsRequest,
-        slot: &mut Slot,
+        pool: &Pool,
         gate: &impl LeaseGate,
         seen: &mut Vec<BodyFacts>,
         timings: &mut StageTimings,
@@ -146,10 +156,12 @@ impl Pipeline {
         gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
         let FetchedPair { bodies, held } = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
         *seen = body_facts(&pair, &bodies);
-        gate.stage_started(Stage::Analyse, Some(limits.wall));
-        let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, slot)).await?;
-        drop(held);
-        self.deliver(&pair, &report, gate).await?;
+        gate.stage_started(Stage::Queue, None);
+        let mut slot = pool.acquire().await;
+        drop(held); // the slot's own buffers hold the bodies from here on
+        gate.enter_child(limits.wall, slot.meter()).await?;
+        let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, &mut slot)).await?;
+        self.deliver(&pair, &report, slot, gate).await?;
         Ok(report)
     }
 
@@ -159,13 +171,22 @@ impl Pipeline {
         limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
-    /// Posts the annotation to the db app, if posting is configured and the lease is still valid.
-    async fn deliver(&self, pair: &PagePair, report: &Report, gate: &impl LeaseGate) -> Result<(), Failure> {
+    /// Posts the annotation to the db app, if posting is configured and the lease is still valid. Keeps the slot
+    /// until few enough reports wait for the app: a slow one must not make them pile up.
+    async fn deliver(
+        &self,
+        pair: &PagePair,
+        report: &Report,
+        slot: Slot,
+        gate: &impl LeaseGate,
+    ) -> Result<(), Failure> {
         let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
         // A partial annotation looks like that of a page without links or text; the report lists what is
         // missing.
         if report.missing.is_empty() || api.posts_partial() {
             gate.stage_started(Stage::Deliver, None);
+            let _turn = self.deliveries.acquire().await;
+            drop(slot);
             gate.confirm().await?;
             api.post_annotation(pair, &report.annotation).await?;
         }

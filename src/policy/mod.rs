@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod backoff;
 pub mod breaker;
+pub mod claim_ahead;
 pub mod judge;
 
 use std::time::Duration;

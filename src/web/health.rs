@@ -439,7 +439,7 @@ mod tests {
                         };
                     }
                     let _ = all_open.send(());
-                    std::thread::sleep(Duration::from_millis(100));
+                    std::thread::park_timeout(Duration::from_millis(100));
                 }
             }
         });

@@ -25,10 +25,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A kubelet, a Prometheus or two, and a person: more than this at once is a mistake or an attack.
-pub(super) const MAX_CONNECTIONS: usize = 64;
+/// A kubelet, a Prometheus or two, and a person: more than this at once is a mistake or an attack. So many that a
+/// burst of others does not displace a probe between its connection and its request.
+pub(super) const MAX_CONNECTIONS: usize = 256;
 /// Connections of one address: a quarter, so that one peer alone cannot displace the others.
-pub(super) const MAX_PER_PEER: usize = 16;
+pub(super) const MAX_PER_PEER: usize = 64;
 /// One request per connection; that of a probe has a few hundred bytes.
 pub(super) const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Time to a complete request: a probe times out after 1 s, and sends its request as soon as it is connected.
@@ -73,6 +74,8 @@ impl axum::serve::Listener for BoundedListener {
     /// Accepts the next connection at once, and closes another one where that is one too many.
     async fn accept(&mut self) -> (BoundedConnection, SocketAddr) {
         loop {
+            // Connections that were accepted before have their requests read before they may be displaced.
+            tokio::task::yield_now().await;
             match self.tcp.accept().await {
                 Ok((tcp, peer)) => {
                     let place = self.open.admit(peer.ip());
@@ -264,7 +267,8 @@ mod tests {
         let open = OpenConnections::default();
         let places: Vec<Place> = (0..MAX_CONNECTIONS * 2)
             .map(|n| {
-                let place = open.admit(IpAddr::from([10, 0, 0, u8::try_from(n).unwrap()]));
+                let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
+                let place = open.admit(IpAddr::from([10, 0, high, low]));
                 place.is_answered();
                 place
             })

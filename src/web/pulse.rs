@@ -1,6 +1,6 @@
 //! Whether a runtime still runs its tasks, seen from outside of it.
 //!
-//! Invariant: the age of a pulse is at most [`BEAT`] while its runtime runs, and grows while it does not.
+//! Invariant: the age of a pulse is at most `BEAT` while its runtime runs, and grows while it does not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +58,10 @@ mod tests {
         let pulse = Pulse::start();
         tokio::task::yield_now().await;
         assert!(pulse.age() < BEAT);
-        std::thread::sleep(BEAT * 2);
+        let blocked = Instant::now();
+        while blocked.elapsed() < BEAT * 2 {
+            std::thread::park_timeout(BEAT);
+        }
         assert!(pulse.age() >= BEAT * 2);
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(pulse.age() < BEAT);

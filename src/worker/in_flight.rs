@@ -1,6 +1,7 @@
-//! The jobs in flight: their leases, renewed by one heartbeat, their progress, and how to stop them.
+//! The jobs in flight: their leases, renewed by one heartbeat, where they are, and how to stop them.
 //!
-//! Invariant: a running job is registered here until its task ends, however it ends.
+//! Invariant: a job is registered here until its task ends, however it ends. One that has not entered a child
+//! can be released as if it had never been claimed.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 use tracing::warn;
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use super::redis_backoff::RedisBackoff;
 use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
+use crate::policy::claim_ahead::JobCounts;
 use crate::queue::{self, Delivery, Heap, LeaseRef, Presence};
 use crate::sandbox::{HeapUse, Meter};
 
@@ -30,6 +32,51 @@ pub(super) enum StopReason {
     Cancelled,
     /// The worker is stopping: release the job.
     Shutdown,
+    /// A suspect must run with nothing else in flight: release the job.
+    ExclusiveNext,
+}
+
+/// Where a job is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Position {
+    Resolving,
+    Fetching,
+    /// Both bodies are here; waits for a slot.
+    Waiting,
+    InChild,
+    Delivering,
+    Settling,
+}
+
+impl Position {
+    /// The position that a stage of the pipeline begins.
+    fn of(stage: Stage) -> Self {
+        match stage {
+            Stage::Ingest | Stage::Resolve => Self::Resolving,
+            Stage::Fetch => Self::Fetching,
+            Stage::Queue => Self::Waiting,
+            Stage::Analyse => Self::InChild,
+            Stage::Deliver => Self::Delivering,
+        }
+    }
+
+    /// The stage as the queue's status shows it.
+    fn stage(self) -> Stage {
+        match self {
+            Self::Resolving => Stage::Resolve,
+            Self::Fetching => Stage::Fetch,
+            Self::Waiting | Self::Settling => Stage::Queue,
+            Self::InChild => Stage::Analyse,
+            Self::Delivering => Stage::Deliver,
+        }
+    }
+
+    fn is_before_child(self) -> bool {
+        match self {
+            Self::Resolving | Self::Fetching | Self::Waiting => true,
+            Self::InChild | Self::Delivering | Self::Settling => false,
+        }
+    }
 }
 
 struct RunningJob {
@@ -38,20 +85,22 @@ struct RunningJob {
     from: Option<Uuid>,
     to: Uuid,
     since: Instant,
-    progress: StageProgress,
-    meter: Meter,
+    progress: JobProgress,
+    /// Of its child, once it has one.
+    meter: Option<Meter>,
+    exclusive: bool,
 }
 
-/// The stage a job is in, since when, and its time limit there.
-struct StageProgress {
-    stage: Stage,
+/// Where a job is, since when, and its time limit there.
+struct JobProgress {
+    position: Position,
     since: Instant,
     limit: Option<Duration>,
 }
 
-impl StageProgress {
-    fn new(stage: Stage, limit: Option<Duration>) -> Self {
-        Self { stage, since: Instant::now(), limit }
+impl JobProgress {
+    fn new(position: Position, limit: Option<Duration>) -> Self {
+        Self { position, since: Instant::now(), limit }
     }
 }
 
@@ -62,7 +111,7 @@ impl RunningJob {
             from: self.from,
             to: self.to,
             in_flight_ms: millis(self.since.elapsed()),
-            stage: self.progress.stage,
+            stage: self.progress.position.stage(),
             stage_ms: millis(self.progress.since.elapsed()),
             limit_ms: self.progress.limit.map(millis),
             heap: None,
@@ -70,11 +119,14 @@ impl RunningJob {
     }
 }
 
-/// The jobs in flight, by id. A std mutex: held only for map operations, never across an await.
+/// The jobs in flight, by id. A lock that is held only for map operations, never across an await.
 #[derive(Default)]
-pub(super) struct InFlight(Mutex<HashMap<JobId, RunningJob>>);
+pub(super) struct InFlight {
+    jobs: Mutex<HashMap<JobId, RunningJob>>,
+    changed: Notify,
+}
 
-/// Deregisters a job when its task ends, however it ends; records its progress until then.
+/// Deregisters a job when its task ends, however it ends; records where it is until then.
 pub(super) struct InFlightGuard<'a> {
     in_flight: &'a InFlight,
     id: JobId,
@@ -83,30 +135,42 @@ pub(super) struct InFlightGuard<'a> {
 impl InFlightGuard<'_> {
     /// Records that the job entered another stage, with its time limit there.
     pub(super) fn stage_started(&self, stage: Stage, limit: Option<Duration>) {
+        self.moved(JobProgress::new(Position::of(stage), limit), None);
+    }
+
+    /// Records that the job is given to a child, which `meter` measures.
+    pub(super) fn entered_child(&self, limit: Duration, meter: Meter) {
+        self.moved(JobProgress::new(Position::InChild, Some(limit)), Some(meter));
+    }
+
+    /// Records that the job has left the pipeline.
+    pub(super) fn settling(&self) {
+        self.moved(JobProgress::new(Position::Settling, None), None);
+    }
+
+    fn moved(&self, progress: JobProgress, meter: Option<Meter>) {
         if let Some(job) = self.in_flight.jobs().get_mut(&self.id) {
-            job.progress = StageProgress::new(stage, limit);
+            (job.progress, job.meter) = (progress, meter);
         }
+        self.in_flight.changed.notify_one();
     }
 }
 
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
         self.in_flight.jobs().remove(&self.id);
+        self.in_flight.changed.notify_one();
     }
 }
 
 impl InFlight {
     fn jobs(&self) -> MutexGuard<'_, HashMap<JobId, RunningJob>> {
         // A panic while holding the lock leaves a consistent map: each operation is one call.
-        self.0.lock()
+        self.jobs.lock()
     }
 
     /// Registers a job; the receiver resolves if the job must stop.
-    pub(super) fn take(
-        &self,
-        delivery: &Delivery,
-        meter: Meter,
-    ) -> (InFlightGuard<'_>, oneshot::Receiver<StopReason>) {
+    pub(super) fn take(&self, delivery: &Delivery) -> (InFlightGuard<'_>, oneshot::Receiver<StopReason>) {
         let (job, (stop, stopped)) = (&delivery.job, oneshot::channel());
         let running = RunningJob {
             lease: delivery.lease(),
@@ -114,8 +178,9 @@ impl InFlight {
             from: job.from.given().map(VersionRef::uuid),
             to: job.to.uuid(),
             since: Instant::now(),
-            progress: StageProgress::new(Stage::Resolve, None),
-            meter,
+            progress: JobProgress::new(Position::Resolving, None),
+            meter: None,
+            exclusive: delivery.is_exclusive(),
         };
         self.jobs().insert(job.id.clone(), running);
         (InFlightGuard { in_flight: self, id: job.id.clone() }, stopped)
@@ -125,19 +190,40 @@ impl InFlight {
         self.jobs().len()
     }
 
+    /// Waits until a job has moved on, or has moved since this was last awaited. For one waiter.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What the jobs do.
+    pub(super) fn counts(&self) -> JobCounts {
+        let mut counts = JobCounts::default();
+        for job in self.jobs().values() {
+            *match job.progress.position {
+                Position::Resolving => &mut counts.resolving,
+                Position::Fetching => &mut counts.fetching,
+                Position::Waiting => &mut counts.waiting,
+                Position::InChild => &mut counts.in_child,
+                Position::Delivering | Position::Settling => &mut counts.ending,
+            } += 1;
+        }
+        counts
+    }
+
     fn leases(&self) -> Vec<LeaseRef> {
         self.jobs().values().map(|job| job.lease.clone()).collect()
     }
 
-    /// The running jobs, longest-running first.
+    /// The running jobs: those in a child first, then the longest-running.
     fn running(&self) -> Vec<queue::RunningJob> {
         let job: Vec<_> = self.jobs().iter().map(|(id, job)| (job.running(id), job.meter.clone())).collect();
         // Reads from the kernel after releasing the lock.
         let heap =
             |meter: Meter| meter.read().map(|HeapUse { bytes, limit_bytes }| Heap { bytes, limit_bytes });
-        let metered = job.into_iter().map(|(job, meter)| queue::RunningJob { heap: heap(meter), ..job });
+        let metered =
+            job.into_iter().map(|(job, meter)| queue::RunningJob { heap: meter.and_then(heap), ..job });
         let mut running: Vec<_> = metered.collect();
-        running.sort_unstable_by_key(|job| Reverse(job.in_flight_ms));
+        running.sort_unstable_by_key(|job| (job.stage != Stage::Analyse, Reverse(job.in_flight_ms)));
         running
     }
 
@@ -149,8 +235,23 @@ impl InFlight {
 
     /// Stops every job in flight; returns how many.
     pub(super) fn stop_all(&self, why: StopReason) -> usize {
+        self.stop_where(|_| true, why)
+    }
+
+    /// Stops every job that has not entered a child; returns how many.
+    pub(super) fn stop_before_child(&self, why: StopReason) -> usize {
+        self.stop_where(|job| job.progress.position.is_before_child(), why)
+    }
+
+    /// Whether a job runs here that must have nothing beside it.
+    pub(super) fn has_exclusive(&self) -> bool {
+        self.jobs().values().any(|job| job.exclusive)
+    }
+
+    fn stop_where(&self, stops: impl Fn(&RunningJob) -> bool, why: StopReason) -> usize {
         let mut jobs = self.jobs();
-        let senders: Vec<_> = jobs.values_mut().filter_map(|job| job.stop.take()).collect();
+        let senders: Vec<_> =
+            jobs.values_mut().filter(|job| stops(job)).filter_map(|job| job.stop.take()).collect();
         senders.into_iter().filter_map(|stop| stop.send(why).ok()).count()
     }
 }
@@ -164,7 +265,7 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
             phase: shared.phases().now().as_str().to_owned(),
             breakers: shared.breakers.states(),
             in_flight: shared.in_flight.running(),
-            ..shared.observer.worker_info()
+            ..shared.observer.worker_info(shared.in_flight.counts())
         };
         match shared.worker.queue.heartbeat(&info, &shared.in_flight.leases()).await {
             Ok(heartbeat) => {

@@ -1,14 +1,15 @@
-//! The worker: waits for a free slot, claims a job, runs the pipeline, gets a verdict, settles; until it is
-//! stopped.
+//! The worker: claims jobs as far ahead of its slots as keeps these busy, runs the pipeline, gets a verdict,
+//! settles; until it is stopped.
 //!
 //! It makes no decision about a job (`policy/` does) and has no knowledge of pages (`pipeline/` has). It
 //! tracks the jobs in flight, keeps their leases alive, and shuts down in order.
 //!
-//! Invariant: a delivery is claimed only for a free slot, and ends in exactly one way: settled, released, or
-//! lost. If a task panics, its lease expires.
+//! Invariant: a delivery ends in exactly one way: settled, released, or lost. If a task panics, its lease
+//! expires.
 
 mod background;
 mod circuit_breakers;
+mod claiming;
 mod in_flight;
 mod log_gate;
 mod observe;
@@ -23,14 +24,15 @@ mod threshold;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tracing::{Instrument as _, Span, error, info, info_span, warn};
+use tracing::{error, info, warn};
 
 use self::background::{Background, TaskExit};
 use self::circuit_breakers::CircuitBreakers;
@@ -41,17 +43,15 @@ use self::shutdown::{Phase, Phases};
 use self::upkeep::LookerRole;
 use crate::pipeline::Pipeline;
 use crate::policy;
-use crate::policy::breaker::{ClaimLimit, Dependency};
-use crate::queue::{self, CLAIM_MOST, Claim, Delivery, WorkerHandle, WorkerId};
-use crate::sandbox::{Pool, Slot};
+use crate::policy::claim_ahead::{self, ClaimAhead};
+use crate::queue::{WorkerHandle, WorkerId};
+use crate::sandbox::Pool;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 
-/// The longest a claim waits for a wake-up before it polls again. A wake-up that was lost is replaced by the looker
-/// within a second; this covers the looker's own end.
-const IDLE_WAIT: Duration = Duration::from_secs(10);
-/// The same where what is waited for has no wake-up: another job's end, room in Redis, the end of `--until-empty`.
-const SHORT_WAIT: Duration = Duration::from_millis(500);
+/// Most jobs whose versions are looked up at once. The db app is asked `api.max_concurrent` (4) things at a time;
+/// these are enough to keep that busy, and those behind them are better left to other workers.
+const RESOLVING_MAX: usize = 32;
 /// Deregistering is optional: it must not delay the shutdown.
 const DEREGISTER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the slot of a killed child may take to be returned at shutdown: teardown of the largest heap,
@@ -102,6 +102,8 @@ pub struct Worker {
     pub build: String,
     /// What this worker knows of Redis; shared with the health probes.
     pub redis: Arc<RedisState>,
+    /// Most jobs claimed at once, whatever they do (`fetch.in_flight_max`).
+    pub in_flight_max: usize,
     /// Exit once the queue is empty.
     pub until_empty: bool,
 }
@@ -124,12 +126,20 @@ struct Shared {
     adoptable: AtomicU64,
     breakers: CircuitBreakers,
     looker: LookerRole,
+    claim_ahead: Mutex<ClaimAhead>,
 }
 
 impl Worker {
     /// Runs until it is stopped or a critical task ends, then shuts down in order.
     pub async fn run(self) -> WorkerExit {
         let observer = Observer::new(&self);
+        let limits = claim_ahead::Limits {
+            slots: self.pool.stats().slots,
+            in_flight: self.in_flight_max,
+            resolving: RESOLVING_MAX,
+        };
+        // The other half is kept for hosts that answer: a wildcard name makes new ones for nothing.
+        self.queue.set_new_hosts_max(u32::try_from(self.in_flight_max / 2).unwrap_or(u32::MAX).max(1));
         let shared = Arc::new(Shared {
             worker: self,
             in_flight: InFlight::default(),
@@ -137,6 +147,7 @@ impl Worker {
             breakers: CircuitBreakers::default(),
             adoptable: AtomicU64::new(u64::MAX),
             looker: LookerRole::default(),
+            claim_ahead: Mutex::new(ClaimAhead::new(limits)),
         });
         let mut background = Background::default();
         background.start("heartbeat", in_flight::heartbeat(Arc::clone(&shared)));
@@ -183,165 +194,6 @@ impl Shared {
         WorkerExit { exited_task: Some(task), ..work.await }
     }
 
-    async fn claim_until_quiet(self: &Arc<Self>, tasks: &mut JoinSet<()>) {
-        let mut preflighted = false;
-        while self.phases().now() == Phase::Running {
-            join_finished(tasks);
-            let slot = tokio::select! {
-                slot = self.worker.pool.acquire() => slot,
-                () = self.phases().reached(Phase::Quiet) => break,
-            };
-            let Some(mut slots) = self.may_claim_for(slot, tasks).await else { continue };
-            let begun = std::time::Instant::now();
-            match self.claim(&mut preflighted, slots.len()).await {
-                Ok(claims) => {
-                    self.record_success(Dependency::Redis, begun);
-                    self.observer.redis_up();
-                    slots.truncate(claims.len());
-                    if self.take_all(claims, slots, tasks).await == ClaimProgress::Everything {
-                        break;
-                    }
-                }
-                Err(e) => {
-                    drop(slots);
-                    preflighted = false;
-                    self.observer.redis_failed(&e);
-                    self.record_failure(Dependency::Redis, begun, Duration::ZERO, &e.to_string());
-                }
-            }
-        }
-    }
-
-    /// Claims jobs, after checking a Redis that is new or was away: one that evicts keys would lose the
-    /// queue's data.
-    async fn claim(&self, preflighted: &mut bool, most: usize) -> Result<Vec<Claim>, queue::Error> {
-        if !*preflighted {
-            self.worker.queue.preflight().await?.fit_for_work()?;
-            self.observer.settings_differ(&self.worker.queue.seed_settings().await?);
-            self.check_lost_queue().await?;
-            *preflighted = true;
-        }
-        self.worker.queue.claim_many(&self.worker.id, most).await
-    }
-
-    /// Reports a queue whose keys are gone since this worker first saw them.
-    async fn check_lost_queue(&self) -> Result<(), queue::Error> {
-        let known = self.looker.knows_queue();
-        let lost = self.worker.queue.has_lost_queue().await?;
-        self.looker.saw_queue();
-        if known && lost {
-            self.observer.forgotten();
-            self.worker.queue.seed_settings().await?;
-        }
-        Ok(())
-    }
-
-    /// The slots to claim for: all that are free, or a single one with nothing in flight while a breaker is
-    /// half open. `None` if it had to wait; the caller must call again.
-    async fn may_claim_for(&self, slot: Slot, tasks: &mut JoinSet<()>) -> Option<Vec<Slot>> {
-        match self.breakers.claim_limit() {
-            ClaimLimit::Unlimited => {
-                let free = std::iter::from_fn(|| self.worker.pool.try_acquire());
-                return Some(std::iter::once(slot).chain(free).take(CLAIM_MOST).collect());
-            }
-            ClaimLimit::OneAtATime if tasks.is_empty() => return Some(vec![slot]),
-            ClaimLimit::OneAtATime => {
-                drop(slot);
-                self.rest_or_one_ends(tasks).await;
-            }
-            ClaimLimit::PausedFor(pause) => {
-                drop(slot);
-                self.rest(pause).await;
-            }
-        }
-        None
-    }
-
-    async fn take_all(
-        self: &Arc<Self>,
-        claims: Vec<Claim>,
-        mut slots: Vec<Slot>,
-        tasks: &mut JoinSet<()>,
-    ) -> ClaimProgress {
-        for claim in claims {
-            // A reply that was lost and is returned again may hold more jobs than there are free slots now.
-            let slot = match slots.pop() {
-                Some(slot) => slot,
-                None => self.worker.pool.acquire().await,
-            };
-            if self.take(claim, slot, tasks).await == ClaimProgress::Everything {
-                return ClaimProgress::Everything;
-            }
-        }
-        ClaimProgress::Something
-    }
-
-    async fn take(self: &Arc<Self>, claim: Claim, slot: Slot, tasks: &mut JoinSet<()>) -> ClaimProgress {
-        match claim {
-            Claim::Delivery(delivery) => {
-                self.observer.has_room();
-                let (shared, alone) = (Arc::clone(self), delivery.is_exclusive());
-                let span = job_span(&delivery);
-                tasks.spawn(async move { task::run(&shared, *delivery, slot).await }.instrument(span));
-                // Alone, so that a crash has one possible cause: nothing else runs in this process beside a
-                // suspect.
-                if alone {
-                    tokio::select! {
-                        () = empty(tasks) => {}
-                        () = self.phases().reached(Phase::Quiet) => {}
-                    }
-                }
-            }
-            Claim::NotNeeded(delivery, skip) => {
-                let (shared, span) = (Arc::clone(self), job_span(&delivery));
-                tasks.spawn(
-                    async move { task::skip_unneeded(&shared, *delivery, skip).await }.instrument(span),
-                );
-            }
-            Claim::Buried(buried) => self.observer.buried(&buried),
-            Claim::Exclusive => {
-                drop(slot);
-                self.rest_or_one_ends(tasks).await;
-            }
-            Claim::NoRoom(why) => {
-                drop(slot);
-                self.observer.no_room(why);
-                self.rest(SHORT_WAIT).await;
-            }
-            Claim::Empty | Claim::Paused | Claim::Full => {
-                drop(slot);
-                if self.worker.until_empty && tasks.is_empty() && self.nothing_left().await {
-                    return ClaimProgress::Everything;
-                }
-                let wait = if self.worker.until_empty { SHORT_WAIT } else { IDLE_WAIT };
-                tokio::select! {
-                    () = self.worker.queue.wait(wait) => {}
-                    () = self.phases().reached(Phase::Quiet) => {}
-                }
-            }
-        }
-        ClaimProgress::Something
-    }
-
-    async fn nothing_left(&self) -> bool {
-        // Read first: payloads moved after this are in the inbox by then.
-        let adopted = self.adoptable.load(Ordering::Relaxed) == 0;
-        adopted && self.worker.queue.glance().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
-    }
-
-    /// Waits until a job in flight ends, up to a limit.
-    async fn rest_or_one_ends(&self, tasks: &mut JoinSet<()>) {
-        tokio::select! {
-            Some(ended) = tasks.join_next() => note_panic(ended),
-            () = self.rest(SHORT_WAIT) => {}
-        }
-    }
-
-    /// Waits for `time`, or until a shutdown is requested.
-    async fn rest(&self, time: Duration) {
-        let _ = tokio::time::timeout(time, self.phases().reached(Phase::Quiet)).await;
-    }
-
     /// Lets the jobs in flight finish until the deadline, then releases the rest.
     async fn shut_down(&self, tasks: &mut JoinSet<()>) -> WorkerExit {
         if self.phases().now() == Phase::Quiet {
@@ -351,12 +203,14 @@ impl Shared {
         // Counted from the signal, not from when it was handled.
         let deadline = self.phases().since() + self.worker.config.drain;
         info!(in_flight = self.in_flight.len(), drain = ?self.worker.config.drain, "draining");
+        // What is only being fetched costs nothing to run elsewhere, and its hosts may be slow.
+        let unstarted = self.in_flight.stop_before_child(StopReason::Shutdown);
         tokio::select! {
-            () = empty(tasks) => return WorkerExit::default(),
+            () = empty(tasks) => return WorkerExit { released: unstarted, exited_task: None },
             () = sleep_until(deadline) => warn!(in_flight = self.in_flight.len(), "the drain deadline has passed"),
             () = self.phases().reached(Phase::Stopped) => warn!(in_flight = self.in_flight.len(), "stopping at once"),
         }
-        let released = self.in_flight.stop_all(StopReason::Shutdown);
+        let released = unstarted + self.in_flight.stop_all(StopReason::Shutdown);
         if timeout_at(Instant::now() + LEAVE_GRACE, empty(tasks)).await.is_err() {
             error!(
                 in_flight = self.in_flight.len(),
@@ -365,13 +219,6 @@ impl Shared {
         }
         WorkerExit { released, exited_task: None }
     }
-}
-
-/// The result of one round of claiming.
-#[derive(PartialEq, Eq)]
-enum ClaimProgress {
-    Something,
-    Everything,
 }
 
 async fn empty(tasks: &mut JoinSet<()>) {
@@ -390,10 +237,4 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(e) = ended {
         error!(error = %e, "a task panicked: its job's lease will expire");
     }
-}
-
-/// The span of one delivery: every log line of its task has the job, its pair and the sender's trace.
-fn job_span(delivery: &Delivery) -> Span {
-    let job = &delivery.job;
-    info_span!("job", id = %job.id, pair = job.pair(), traceparent = job.traceparent.as_deref())
 }

@@ -5,6 +5,7 @@
 //!
 //! Invariant: every verdict has exactly one log line and one count, by an exhaustive match.
 
+mod limits;
 mod redis;
 
 use std::collections::BTreeMap;
@@ -23,15 +24,14 @@ use super::redis_state::RedisState;
 use super::shutdown::Phase;
 use super::starvation::Starvation;
 use super::summary::{Detail, SettledSummary, Subject, limit_hit};
-use super::threshold::{Crossing, ThresholdAlarm};
+use super::threshold::ThresholdAlarm;
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::verdict::{DeadLetterReason, PostponeReason};
 use crate::policy::breaker::Dependency;
-use crate::queue::{
-    Buried, Evicted, NEARLY_FULL, Presence, Purpose, RestingHost, Server, Status, WorkerHandle,
-};
+use crate::policy::claim_ahead::JobCounts;
+use crate::queue::{Buried, Evicted, NEARLY_FULL, Presence, Purpose, Server, Status, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
 use crate::telemetry::sanitize;
@@ -104,8 +104,11 @@ impl Observer {
     }
 
     /// The status of this worker and its slots, as stored in Redis.
-    pub(super) fn worker_info(&self) -> Presence {
+    pub(super) fn worker_info(&self, jobs: JobCounts) -> Presence {
         let stats = self.pool.stats();
+        for (state, count) in jobs.by_name() {
+            self.metrics.jobs_in_flight(state, count as u64);
+        }
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
         let before = self.respawns_reported.swap(stats.respawned, Ordering::Relaxed);
         (0..stats.respawned.saturating_sub(before)).for_each(|_| self.metrics.fork_server_respawned());
@@ -343,52 +346,7 @@ impl Observer {
             self.metrics.memory(purpose.as_str(), status.memory.of(*purpose));
         }
         self.metrics.paused(status.paused.is_some());
-        // Where the annotation was posted, being at the cap is how results are meant to go.
-        let filled = if status.memory.reports_evict { 0.0 } else { status.memory.reports_filled() };
-        self.crossed(OutageKind::Results, self.results.crossing(filled), || {
-            let [used, cap] = [status.memory.reports_bytes, status.memory.reports_cap_bytes].map(bytesize::ByteSize::b);
-            let free = self.queue.command("results free");
-            format!("{used} of {cap}; at the cap nothing is claimed: fetch and free some ({free}), or raise reports_max_bytes")
-        });
-        // A host that an operator made rest is no news.
-        self.crossed(OutageKind::Hosts, self.resting_hosts.crossing(status.resting.breakers as f64), || {
-            let failing = status.resting.most_waited_for.iter().filter(|host| host.failures > 0);
-            let named: Vec<_> = failing.map(RestingHost::to_string).collect();
-            let more = status.resting.breakers.saturating_sub(named.len() as u64);
-            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-            format!("{}{more} ({})", named.join("; "), self.queue.command("status"))
-        });
-        self.crossed(OutageKind::DeadLetters, self.dead_letters.crossing(status.dead_filled()), || {
-            let Status { dead, dead_max_count, dead_bytes, dead_max_bytes, .. } = status;
-            let look = self.queue.command("dead ls");
-            format!(
-                "{dead} letters of {dead_max_count}, {dead_bytes} bytes of {dead_max_bytes}; at a cap the oldest are \
-                 evicted: replay or discard some ({look})"
-            )
-        });
-        self.crossed(OutageKind::Backlog, self.backlog.crossing(status.backlog_filled()), || {
-            format!(
-                "{} jobs wait of {}: payloads stay in the inbox and enqueue refuses ({})",
-                status.backlog(),
-                status.backlog_max,
-                self.queue.command("status")
-            )
-        });
-    }
-
-    fn crossed(&self, what: OutageKind, crossing: Option<Crossing>, detail: impl FnOnce() -> String) {
-        match crossing {
-            Some(Crossing::Above) => {
-                let detail = detail();
-                warn!(what = what.as_str(), detail, "nearly no room left");
-                self.outages.begins(what, detail);
-            }
-            Some(Crossing::Below) => {
-                self.outages.ends(what);
-                info!(what = what.as_str(), "there is room again");
-            }
-            None => {}
-        }
+        self.look_at_limits(status);
     }
 }
 

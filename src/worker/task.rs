@@ -17,8 +17,8 @@ use crate::job::skip::{Skip, SkipReason};
 use crate::job::verdict::{PostponeReason, Verdict};
 use crate::pipeline::{Interrupted, LeaseGate, PipelineRun};
 use crate::policy::judge::{DeadLetterContext, OpenState, judge};
-use crate::queue::{Delivery, LeaseRef, ReleaseKind, Settled, StartPermit, WorkerHandle};
-use crate::sandbox::Slot;
+use crate::queue::{self, Delivery, LeaseRef, ReleaseKind, Settled, StartPermit};
+use crate::sandbox::Meter;
 
 /// How the work on a delivery ended.
 enum WorkEnd {
@@ -27,23 +27,23 @@ enum WorkEnd {
 }
 
 /// Works on one delivery until it is settled, released, or lost.
-pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
-    let (guard, stopped) = shared.in_flight.take(&delivery, slot.meter());
+pub(super) async fn run(shared: &Shared, delivery: Delivery) {
+    let (guard, stopped) = shared.in_flight.take(&delivery);
     let begun = std::time::Instant::now();
     let gate = DeliveryGate {
-        queue: &shared.worker.queue,
+        shared,
         guard: &guard,
         lease: delivery.lease(),
         unresolved: delivery.job.from.given().is_none() && !delivery.job.again,
         unconfirmed: AtomicBool::new(false),
+        entered: AtomicBool::new(false),
     };
-    let pipeline = &shared.worker.pipeline;
+    let (pipeline, pool) = (&shared.worker.pipeline, &shared.worker.pool);
     let ending = tokio::select! {
-        run = pipeline.run(&delivery.job, delivery.granted, &mut slot, &gate) => WorkEnd::Finished(run),
+        run = pipeline.run(&delivery.job, delivery.granted, pool, &gate) => WorkEnd::Finished(run),
         Ok(stop) = stopped => WorkEnd::Stopped(stop),
     };
-    drop(slot);
-    guard.stage_started(Stage::Queue, None);
+    guard.settling();
     match ending {
         WorkEnd::Finished(run) => {
             // An unconfirmed lease is no evidence about the db app, which was then not called.
@@ -58,20 +58,24 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, mut slot: Slot) {
                 .await;
         }
         WorkEnd::Stopped(StopReason::LeaseLost) => shared.observer.superseded(&delivery.job.id),
-        WorkEnd::Stopped(StopReason::Shutdown) => release(shared, delivery).await,
+        WorkEnd::Stopped(StopReason::Shutdown | StopReason::ExclusiveNext) => {
+            release(shared, delivery, gate.entered.into_inner()).await;
+        }
     }
 }
 
 /// The gate of one delivery: open while its lease is valid. An unknown answer closes it, as an infrastructure
 /// failure.
 struct DeliveryGate<'a> {
-    queue: &'a WorkerHandle,
+    shared: &'a Shared,
     guard: &'a InFlightGuard<'a>,
     lease: LeaseRef,
     /// The job names a place in a page's history, so only now is it known whether its pair is done.
     unresolved: bool,
     /// Set if the queue could not confirm that the job is still ours.
     unconfirmed: AtomicBool,
+    /// Set once the job is given to a child.
+    entered: AtomicBool,
 }
 
 impl DeliveryGate<'_> {
@@ -79,24 +83,41 @@ impl DeliveryGate<'_> {
         self.unconfirmed.store(true, Ordering::Relaxed);
         Failure::new(FailureKind::ApiUnavailable, format!("{therefore}: {why}"))
     }
+
+    /// Asks the queue again while it is away and the lease may be held: hundreds of jobs may be claimed, and a
+    /// restart of Redis must not put them all off.
+    async fn ask<T, F>(&self, question: impl Fn() -> F) -> Result<T, queue::Error>
+    where
+        F: Future<Output = Result<T, queue::Error>>,
+    {
+        let end = Instant::now() + self.shared.worker.queue.lease();
+        let mut backoff = RedisBackoff::default();
+        loop {
+            match question().await {
+                Err(e) if Instant::now() < end => {
+                    warn!(error = %e, "the queue does not answer yet: asking again");
+                    self.shared.observer.redis_failed(&e);
+                    sleep(backoff.next_delay()).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
 }
 
 impl LeaseGate for DeliveryGate<'_> {
     async fn start(&self, pair: &PagePair) -> Result<(), Interrupted> {
+        let (queue, lost) = (&self.shared.worker.queue, "the lease was lost".to_owned());
         let no = |why| Err(self.unconfirmed("nothing was fetched", why).into());
         if self.unresolved {
-            match self.queue.is_done(pair).await {
+            match self.ask(|| queue.is_done(pair)).await {
                 Ok(true) => return Err(already_done(pair).into()),
                 Ok(false) => {}
                 Err(e) => return no(format!("the queue could not be queried: {e}")),
             }
         }
-        match self.queue.start(&self.lease, pair).await {
-            Ok(StartPermit::Granted) => match self.queue.enter_child(&self.lease).await {
-                Ok(true) => Ok(()),
-                Ok(false) => no("the lease was lost".to_owned()),
-                Err(e) => no(format!("the queue could not be queried: {e}")),
-            },
+        match self.ask(|| queue.start(&self.lease, pair)).await {
+            Ok(StartPermit::Granted) => Ok(()),
             Ok(StartPermit::Suspect) => Err(Interrupted::Postponed(PostponeReason::Suspect)),
             Ok(StartPermit::HostFull { host }) => {
                 Err(Interrupted::Postponed(PostponeReason::HostFull { host }))
@@ -106,17 +127,32 @@ impl LeaseGate for DeliveryGate<'_> {
                     .at_host(host)
                     .into())
             }
-            Ok(StartPermit::Lost) => no("the lease was lost".to_owned()),
+            Ok(StartPermit::Lost) => no(lost),
             Err(e) => no(format!("the queue could not be queried: {e}")),
         }
     }
 
     fn stage_started(&self, stage: Stage, limit: Option<Duration>) {
         self.guard.stage_started(stage, limit);
+        if stage == Stage::Queue {
+            self.shared.bodies_fetched();
+        }
+    }
+
+    async fn enter_child(&self, limit: Duration, meter: Meter) -> Result<(), Failure> {
+        self.guard.entered_child(limit, meter);
+        self.entered.store(true, Ordering::Relaxed);
+        match self.ask(|| self.shared.worker.queue.enter_child(&self.lease)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.unconfirmed("nothing was analysed", "the lease was lost".to_owned())),
+            Err(e) => {
+                Err(self.unconfirmed("nothing was analysed", format!("the queue could not be queried: {e}")))
+            }
+        }
     }
 
     async fn confirm(&self) -> Result<(), Failure> {
-        match self.queue.confirm(&self.lease).await {
+        match self.shared.worker.queue.confirm(&self.lease).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(self.unconfirmed("nothing was posted", "the lease was lost".to_owned())),
             Err(e) => {
@@ -180,9 +216,11 @@ async fn settle(shared: &Shared, mut delivery: Delivery, mut verdict: Verdict) -
     }
 }
 
-async fn release(shared: &Shared, delivery: Delivery) {
+/// Releases an unfinished delivery; one that has not `entered` a child as if it had never been claimed.
+async fn release(shared: &Shared, delivery: Delivery, entered: bool) {
     let id = delivery.job.id.clone();
-    match shared.worker.queue.release(delivery, ReleaseKind::Counted).await {
+    let kind = if entered { ReleaseKind::Counted } else { ReleaseKind::WhileFetching };
+    match shared.worker.queue.release(delivery, kind).await {
         Ok(_) => shared.observer.released(&id),
         Err(e) => warn!(job = %id, error = %e.source, "could not be released: its lease will expire"),
     }

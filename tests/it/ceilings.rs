@@ -1,7 +1,7 @@
 //! Ceilings over all workers, as the site sees them; and a killer that comes again under another id.
 
 use rustix::process::Signal;
-use wm_analyzer::job::Job;
+use wm_analyzer::job::{Job, JobId};
 
 use crate::harness::{GatedSite, World, job, until};
 
@@ -86,9 +86,9 @@ async fn a_killed_workers_permits_come_back_with_its_lease() {
     let _survivor = world.worker();
     until("all others wait", async || world.queue.status().await.unwrap().scheduled == 4).await;
     victim.signal(Signal::KILL);
-    // Somebody is inside again: first what was in the dead worker's hands, alone.
     gate.until_requested(6).await;
-    assert!(world.job_events(&jobs_at_gate(&gate, 1)[0].id).await.contains(&"reclaimed".to_owned()));
+    let reclaimed = world.events().await.iter().filter(|event| event.what == "reclaimed").count();
+    assert_eq!(reclaimed, 2, "what the dead worker had is taken from it first");
     gate.open();
     until("all are done", async || done(&world).await == 6).await;
     assert_eq!(world.keys("host:*").await, [""; 0]);
@@ -97,29 +97,30 @@ async fn a_killed_workers_permits_come_back_with_its_lease() {
 #[tokio::test]
 async fn a_killer_enqueued_again_under_a_new_id_starts_alone() {
     let world = World::new().await.with("queue.lease", "1s");
-    let gate = GatedSite::closed_at(OTHER_HOST).await;
-    let (from, to) = (gate.url("/from"), gate.url("/to"));
-    world.send(&[job("killer", from.clone(), to.clone())]).await;
-    let mut victim = world.worker();
-    gate.until_requested(2).await;
+    let (mut victim, killer, _child) = world.worker_with_job_in_child().await;
     victim.signal(Signal::KILL);
     victim.wait_for_exit().await;
-    let _witness = world.worker();
-    // The witness has the first one alone, at the gate; the same bodies come again, beside a job that is inside.
-    gate.until_requested(4).await;
+    let witness = world.worker();
+    // The witness has the first one alone, in a child; the same bodies come again, beside a job that is fetched.
+    let child = world.stop_next_child(&witness).await;
     assert_eq!(world.keys("suspect:*").await.len(), 1);
     let second = world.worker();
+    let gate = GatedSite::closed_at(OTHER_HOST).await;
     world.send(&[job("beside", gate.url("/x"), gate.url("/y"))]).await;
-    gate.until_requested(6).await;
-    let again = job("again", from, to);
+    gate.until_requested(2).await;
+    let fetched = world.site.hits("/held/from");
+    let again = world.heavy("held");
+    let again = Job { id: JobId::parse("again").unwrap(), ..again };
     world.send(std::slice::from_ref(&again)).await;
     until("it waits to be alone", async || {
         world.field(&again.id, "state").await.as_deref() == Some("exclusive")
     })
     .await;
     assert_eq!(world.field(&again.id, "deliveries").await.as_deref(), Some("0"));
-    assert_eq!(gate.requests(), 6, "it was not let in beside others");
+    assert_eq!(world.site.hits("/held/from"), fetched, "it was not let in beside others");
     gate.open();
+    child.resume();
+    world.until_event(&killer.id, "done").await;
     until("all are done", async || done(&world).await == 3).await;
     assert_eq!(world.keys("suspect:*").await, [""; 0], "it survived");
     second.stop().await;

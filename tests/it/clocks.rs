@@ -106,7 +106,9 @@ impl ClockScenario {
             .with("api.url", format!("http://{}", db.address()))
             .with("api.email", "analyst@db.test")
             .with("api.password", "hunter2")
-            .with("api.post", "post");
+            .with("api.post", "post")
+            // What it holds is at the gate, and all else waits.
+            .with("fetch.in_flight_max", "2");
         let gate = GatedSite::closed().await;
         let page = Some(Uuid::new_v4());
         let held = |name: &str| Job { page, ..job(name, gate.url(&format!("/{name}")), world.page()) };
@@ -120,7 +122,7 @@ impl ClockScenario {
         let mut doomed = Vec::new();
         for (n, job) in [&suspect, &orphan].into_iter().enumerate() {
             world.send(std::slice::from_ref(job)).await;
-            doomed.push(world.worker_with(&[("sandbox.slots", "1")]));
+            doomed.push(world.worker_with(&[("fetch.in_flight_max", "1")]));
             gate.until_requested(n as u64 + 1).await;
         }
         world.send(&in_flight).await;

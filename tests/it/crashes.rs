@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use wm_analyzer::job::Job;
 
-use crate::harness::{GatedSite, World, is_alive, job, until};
+use crate::harness::{GatedSite, Worker, World, is_alive, job, until};
 
 /// How many jobs in flight a worker has, as Redis sees it.
 async fn in_flight(world: &World, pid: u32) -> usize {
@@ -77,20 +77,17 @@ async fn a_worker_killed_in_mid_run_loses_no_job_and_doubles_no_report() {
 }
 
 #[tokio::test]
-async fn a_job_whose_workers_vanish_twice_is_buried_as_a_crash_loop_with_one_alert() {
+async fn a_job_whose_workers_vanish_twice_with_it_in_a_child_is_buried_as_a_crash_loop_with_one_alert() {
     let world = World::new().await.with("queue.lease", "1s");
-    let gate = GatedSite::closed().await;
-    let deadly = job("deadly", gate.url("/a"), world.page());
-    let witness = world.worker();
-    world.send(&[world.pair("before", 4_000)]).await;
-    until("the witness works", async || done(&world).await == 1).await;
-    // Made quiet, it still keeps time for all, and leaves the job to those that will vanish.
-    witness.signal(Signal::TSTP);
-    witness.until_logged("quiet: claiming nothing more").await;
-    world.send(std::slice::from_ref(&deadly)).await;
+    let witness = quiet_witness(&world).await;
+    let deadly = world.heavy("deadly");
     for deaths in 1..=2 {
         let victim = world.worker();
-        gate.until_requested(deaths).await;
+        victim.until_logged("working").await;
+        let _child = match deaths {
+            1 => world.stop_in_child(&victim, &deadly).await,
+            _ => world.stop_next_child(&victim).await,
+        };
         victim.signal(Signal::KILL);
         drop(victim);
         let ending = if deaths == 1 { "reclaimed" } else { "buried" };
@@ -101,6 +98,46 @@ async fn a_job_whose_workers_vanish_twice_is_buried_as_a_crash_loop_with_one_ale
     assert_eq!((reason.kind.as_str(), reason.counts.crashes, reason.counts.deliveries), ("crash_loop", 2, 2));
     until("an alert", async || world.sentry.alerts() == 1).await;
     assert_eq!(world.sentry.fingerprints(), [["dead-letter", "crash_loop", "queue"]]);
+    witness.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_that_kills_each_worker_that_fetches_it_is_buried_after_six_and_none_of_200_beside_it() {
+    let world = World::new().await.with("queue.lease", "1s");
+    let witness = quiet_witness(&world).await;
+    // At an address of its own, so that the innocent are fetched meanwhile.
+    let gate = GatedSite::closed_at("127.0.0.2").await;
+    let killer = job("killer", gate.url("/a"), world.page());
+    let beside: Vec<Job> = (0..200).map(|n| world.pair(&format!("beside-{n}"), 4_000)).collect();
+    world.send(std::slice::from_ref(&killer)).await;
+    world.send(&beside).await;
+    let mut deaths = 0;
+    while world.dead().await.is_empty() {
+        let victim = world.worker();
+        gate.until_requested(deaths + 1).await;
+        victim.signal(Signal::KILL);
+        drop(victim);
+        deaths += 1;
+        assert!(deaths <= 8, "the killer goes on: {:?}", world.job_events(&killer.id).await);
+        until("its leases are over", async || world.queue.status().await.unwrap().in_flight == 0).await;
+    }
+    let _last = world.worker();
+    until("all others are done", async || done(&world).await == 201).await;
+    let dead = world.until_dead_letters(1).await;
+    let reason = dead[0].reason.as_ref().unwrap();
+    assert_eq!((dead[0].id.as_str(), reason.kind.as_str()), ("killer", "crash_loop"));
+    assert_eq!((deaths, reason.counts.fetch_crashes), (6, 6));
+    witness.stop().await;
+}
+
+/// A worker that has done one job and claims nothing more: it still keeps time for all.
+async fn quiet_witness(world: &World) -> Worker {
+    let witness = world.worker();
+    world.send(&[world.pair("before", 4_000)]).await;
+    until("the witness works", async || done(world).await == 1).await;
+    witness.signal(Signal::TSTP);
+    witness.until_logged("quiet: claiming nothing more").await;
+    witness
 }
 
 #[tokio::test]

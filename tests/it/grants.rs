@@ -2,8 +2,9 @@
 
 use wm_analyzer::job::Job;
 use wm_testbed::body::Body;
+use wm_testbed::pages;
 
-use crate::harness::{GatedSite, World, job, until};
+use crate::harness::{World, until};
 
 /// Two slots, children of 16 MiB, and memory for just two of them: 80 MiB + 94 MiB + 2 x (84 MiB address space + 36 MiB buffers).
 async fn world_with_little_memory() -> World {
@@ -19,7 +20,8 @@ fn heap_heavy_job(world: &World, name: &str) -> Job {
 
 #[tokio::test]
 async fn what_died_of_memory_is_done_when_more_is_granted_and_waits_until_that_much_is_free() {
-    let world = world_with_little_memory().await;
+    // It claims only what it has slots for: the rest is for another worker.
+    let world = world_with_little_memory().await.with("fetch.in_flight_max", "2");
     let worker = world.worker();
     let hungry = heap_heavy_job(&world, "hungry");
     world.send(std::slice::from_ref(&hungry)).await;
@@ -27,10 +29,9 @@ async fn what_died_of_memory_is_done_when_more_is_granted_and_waits_until_that_m
     assert_eq!(reason.kind.as_str(), "memory_exceeded");
 
     // A job that has its room and is not done with it.
-    let gate = GatedSite::closed().await;
-    let slow = job("slow", gate.url("/from"), gate.url("/to"));
-    world.send(std::slice::from_ref(&slow)).await;
-    gate.until_requested(1).await;
+    let page = |seed| Body::html(pages::pair(seed, 400_000).0);
+    let slow = world.bodies("slow", page(1), page(2));
+    let child = world.stop_in_child(&worker, &slow).await;
     let fetched = world.site.hits("/hungry/to");
     let replay = ["dead", "replay", "hungry", "--heap", "64MiB", "--wall", "30s", "--yes"];
     world
@@ -49,9 +50,9 @@ async fn what_died_of_memory_is_done_when_more_is_granted_and_waits_until_that_m
     }
     roomy.stop().await;
     assert_eq!(world.job_events(&hungry.id).await, ["buried", "replayed"], "it waits");
-    assert_eq!(worker.descendants().len(), 2, "two fork-servers, and no child");
+    assert_eq!(worker.descendants().len(), 3, "two fork-servers, and only the child that is stopped");
 
-    gate.open();
+    child.resume();
     world.until_event(&hungry.id, "done").await;
     assert_eq!(world.job_events(&slow.id).await, ["done"]);
     let limits = &world.report(&hungry).await.unwrap()["measured"]["limits"];

@@ -28,6 +28,7 @@ mod demo;
 mod diff;
 mod doctor;
 mod failover;
+mod fairness;
 mod fleet;
 mod grants;
 mod hosts;

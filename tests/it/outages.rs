@@ -12,6 +12,10 @@ use crate::harness::{GatedSite, Worker, World, job, until};
 /// The worst that full jitter allows in this time to five loops and three settling hands, and a good deal more.
 const MAX_CONNECTION_ATTEMPTS_PER_SECOND: u64 = 60;
 
+/// What a worker logs while it asks for a job whose bodies have come, or settles one that has ended.
+const ASKS_AGAIN: &str = "the queue does not answer yet: asking again";
+const SETTLES_AGAIN: &str = "not settled yet: trying again";
+
 /// A worker with one job in flight that waits at the gate.
 async fn worker_with_job_in_flight(world: &World, gate: &GatedSite) -> (Worker, Job) {
     let held = job("held", gate.url("/a"), world.page());
@@ -33,7 +37,7 @@ async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_set
     let (start, before) = (Instant::now(), proxy.connection_attempts());
     worker.until_logged("Redis cannot be reached: jobs in flight continue, nothing is claimed").await;
     gate.open();
-    worker.until_logged("not settled yet: trying again").await;
+    worker.until_logged(ASKS_AGAIN).await;
     until("a while has passed", async || start.elapsed() > Duration::from_secs(3)).await;
     let attempts = proxy.connection_attempts() - before;
     assert!(attempts >= 5, "it tries: {attempts}");
@@ -62,13 +66,12 @@ async fn a_cut_network_is_waited_out_without_haste_and_what_ran_meanwhile_is_set
 async fn a_redis_that_restarts_with_its_file_is_gone_on_with() {
     let mut world =
         World::with_redis_options(RedisOptions::default().persistent().set("appendfsync", "always")).await;
-    let gate = GatedSite::closed().await;
-    let (worker, held) = worker_with_job_in_flight(&world, &gate).await;
+    let (worker, held, child) = world.worker_with_job_in_child().await;
     let waits: Vec<Job> = (0..4).map(|n| world.pair(&format!("waits-{n}"), 4_000)).collect();
     world.send(&waits).await;
     world.redis.kill();
-    gate.open();
-    worker.until_logged("not settled yet: trying again").await;
+    child.resume();
+    worker.until_logged(SETTLES_AGAIN).await;
     world.redis.restart().unwrap();
     world.reconnect();
     for job in waits.iter().chain([&held]) {
@@ -127,10 +130,9 @@ async fn a_server_that_may_not_write_now_is_waited_for() {
     for serves_stale in ["yes", "no"] {
         world.redis_cmd::<()>("CONFIG", &["SET", "replica-serve-stale-data", serves_stale]).await;
         world.redis_cmd::<()>("REPLICAOF", &["127.0.0.1", "1"]).await;
-        let said = worker.log_lines("not settled yet: trying again").len();
+        let said = worker.log_lines(ASKS_AGAIN).len();
         gate.open();
-        until("it was told to wait", async || worker.log_lines("not settled yet: trying again").len() > said)
-            .await;
+        until("it was told to wait", async || worker.log_lines(ASKS_AGAIN).len() > said).await;
     }
     let told = worker.log_text();
     assert!(told.contains("ReadOnly") && told.contains("MasterDown"), "{told}");
@@ -147,7 +149,7 @@ async fn a_worker_leaves_by_its_deadline_though_redis_is_away() {
     let (mut worker, _held) = worker_with_job_in_flight(&world, &gate).await;
     world.redis.kill();
     gate.open();
-    worker.until_logged("not settled yet: trying again").await;
+    worker.until_logged(ASKS_AGAIN).await;
     let start = Instant::now();
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_for_exit().await.code(), Some(0));
@@ -160,8 +162,7 @@ async fn a_redis_lost_while_draining_holds_nobody_up_and_its_job_is_run_again_wi
         World::with_redis_options(RedisOptions::default().persistent().set("appendfsync", "always")).await;
     let mut world =
         world.with("sandbox.wall", "500ms").with("worker.drain", "600ms").with("queue.lease", "2s");
-    let gate = GatedSite::closed().await;
-    let (mut worker, held) = worker_with_job_in_flight(&world, &gate).await;
+    let (mut worker, held, _child) = world.worker_with_job_in_child().await;
     worker.signal(Signal::TERM);
     worker.until_logged("draining").await;
     world.redis.kill();
@@ -169,10 +170,9 @@ async fn a_redis_lost_while_draining_holds_nobody_up_and_its_job_is_run_again_wi
     assert_eq!(worker.wait_for_exit().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 
-    gate.open();
     world.redis.restart().unwrap();
     world.reconnect();
-    let _next = world.worker();
+    let _next = world.worker_with(&[("sandbox.wall", "10s"), ("worker.drain", "30s")]);
     world.until_event(&held.id, "done").await;
     assert_eq!(world.dead().await, []);
 }

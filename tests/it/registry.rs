@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use wm_analyzer::job::Job;
-use wm_testbed::body::Body;
-use wm_testbed::pages;
 
 use crate::harness::{GatedSite, World, is_alive, job, key, until};
 
@@ -84,14 +82,9 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     let worker = world.worker();
     worker.until_logged("working").await;
     let before = worker.descendants();
-    let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
-    let heavy = world.bodies("heavy", page(1), page(2));
-    world.send(std::slice::from_ref(&heavy)).await;
-    let fresh = || worker.descendants().into_iter().find(|pid| !before.contains(pid));
-    until("it has a child", async || fresh().is_some()).await;
-    let child = fresh().expect("it is at work for long");
+    let heavy = world.heavy("heavy");
     // Stopped, it ends by nothing but a kill.
-    kill_process(Pid::from_raw(child.cast_signed()).unwrap(), Signal::STOP).unwrap();
+    let child = world.stop_in_child(&worker, &heavy).await.pid;
     until("it is shown in its child", async || {
         let shown = in_flight_jobs(&world).await;
         shown.iter().any(|job| job["id"] == "heavy" && job["stage"] == "analyse")

@@ -141,7 +141,7 @@ async fn hours_without_a_db_app_cost_no_stored_job_a_count_or_its_life() {
     }
     // A pause is half a minute on average.
     assert!((120..450).contains(&probes), "{probes} probes");
-    assert!(most_tried > POLICY.postponements, "{most_tried}: the same jobs came back to be tried");
+    assert_eq!(most_tried, 1, "each probe is another job: what was postponed goes behind the others");
     let status = worker.queue.status().await.unwrap();
     assert_eq!((status.ready + status.scheduled, status.in_flight, status.dead), (JOBS as u64, 0, 0));
     let mut postponements = 0;

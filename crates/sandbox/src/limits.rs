@@ -17,7 +17,7 @@ use wm_job::measured::EffectiveLimits;
 const MIB: u64 = 1024 * 1024;
 /// Address space needed in addition to the heap: mappings of the binary, the stack, padding of the allocator.
 const ADDRESS_SPACE_EXTRA_BYTES: u64 = 64 * MIB;
-/// How long a report may be overdue, beyond the ceiling and the teardown, before the fork server counts as lost.
+/// How long ending a job may take besides its teardown, before the fork server counts as lost.
 const REPORT_GRACE: Duration = Duration::from_secs(2);
 /// Longest time a job may take, in walls: one that gets a tenth of a CPU still passes. Beyond that a slot is
 /// worth more to other jobs, and a job that seems to wait may be hiding that it sleeps.

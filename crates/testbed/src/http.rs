@@ -27,8 +27,8 @@ use url::Url;
 const MAX_HEAD_BYTES: u64 = 16 * 1024;
 /// A request's body: Sentry refuses larger envelopes, and annotations are small.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
-/// More than any worker here has slots; beyond it connections wait their turn.
-const MAX_CONNECTIONS: usize = 256;
+/// More than any worker here fetches at once, two bodies for each job; beyond it connections wait their turn.
+const MAX_CONNECTIONS: usize = 2_048;
 /// A kept-alive connection without a request is closed after this long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// No response takes longer to send, however slow it is meant to be.

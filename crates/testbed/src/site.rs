@@ -20,6 +20,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub enum Resource {
     Body(Body),
     /// Only a status.
     Status(u16),
+    /// A body with status 200, after this long.
+    Slow(Body, Duration),
     /// A status for the first few requests, then a body.
     FailsFirst {
         /// How many requests fail.
@@ -97,8 +100,16 @@ impl Site {
     /// # Errors
     /// Where the machine gives no socket.
     pub async fn start() -> io::Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// Starts a site on a free port of this address, which is a host of its own.
+    ///
+    /// # Errors
+    /// Where the machine gives no socket there.
+    pub async fn start_at(address: Ipv4Addr) -> io::Result<Self> {
         let state = Arc::new(SiteState::default());
-        let server = HttpServer::start(Arc::clone(&state)).await?;
+        let server = HttpServer::bind((address, 0), Arc::clone(&state)).await?;
         Ok(Self { state, server })
     }
 
@@ -168,6 +179,7 @@ impl Respond for SiteState {
         let (hit, resource) = self.hit(request);
         match resource {
             Resource::Body(body) => ok(&body),
+            Resource::Slow(body, pause) => ok(&body).delayed(pause),
             Resource::FailsFirst { times, status, .. } if hit <= times => status_only(status),
             Resource::FailsFirst { then, .. } => ok(&then),
             Resource::Status(status) => status_only(status),

@@ -65,6 +65,7 @@ pub struct Metrics {
     results_evicted: Counters,
     queue_paused: Gauge,
     slots: Gauges,
+    jobs_in_flight: Gauges,
     redis_up: Gauge,
     redis_writable: Gauge,
     redis_problems: Gauge,
@@ -126,6 +127,7 @@ impl Metrics {
             redis_full_in: registered(own, "redis_full_in_seconds", SecondsGauge::default()),
             queue_paused: registered(own, "queue_paused", Gauge::default()),
             slots: registered(own, "worker_slots", Gauges::default()),
+            jobs_in_flight: registered(own, "worker_jobs", Gauges::default()),
             redis_up: registered(own, "redis_up", Gauge::default()),
             redis_writable: registered(own, "redis_writable", Gauge::default()),
             redis_problems: registered(own, "redis_problems", Gauge::default()),
@@ -251,6 +253,11 @@ impl Metrics {
         self.slots.get_or_create(&[("state", "free")]).set(saturating_i64(total.saturating_sub(busy)));
     }
 
+    /// Sets how many jobs this worker has in flight that do this.
+    pub fn jobs_in_flight(&self, state: &'static str, jobs: u64) {
+        self.jobs_in_flight.get_or_create(&[("state", state)]).set(saturating_i64(jobs));
+    }
+
     /// Sets whether Redis answered the last command.
     pub fn redis_up(&self, up: bool) {
         self.redis_up.set(up.into());
@@ -351,6 +358,7 @@ mod tests {
         metrics.evicted("bytes", 6);
         metrics.paused(true);
         metrics.slots(4, 3);
+        metrics.jobs_in_flight("fetching", 12);
         metrics.redis_up(true);
         metrics.breaker("api", true);
         metrics.isolation("seccomp", true);
@@ -407,6 +415,7 @@ mod tests {
             r#"queue_paused{queue="analysis"} 1"#,
             r#"worker_slots{queue="analysis",state="busy"} 3"#,
             r#"worker_slots{queue="analysis",state="free"} 1"#,
+            r#"worker_jobs{queue="analysis",state="fetching"} 12"#,
             r#"redis_up{queue="analysis"} 1"#,
             r#"breaker_open{queue="analysis",dependency="api"} 1"#,
             r#"isolation{queue="analysis",name="seccomp"} 1"#,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{FromRedisValue, ToRedisArgs};
+use rustix::process::{Pid, Signal, kill_process};
 use url::Url;
 use uuid::Uuid;
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
@@ -64,6 +65,15 @@ impl World {
         let redis = started.unwrap_or_else(|e| panic!("{e}"));
         let url = redis.url();
         Self::with_redis(redis, url).await
+    }
+
+    /// A world whose settings are the defaults, but for two slots and the addresses of the world itself.
+    pub(crate) async fn with_default_settings() -> Self {
+        let mut world = Self::new().await;
+        for (key, _) in FAST_TIMINGS.iter().filter(|(key, _)| !["sandbox.slots", "web.bind"].contains(key)) {
+            world.settings.remove(&env_var_name(key));
+        }
+        world
     }
 
     /// A world around this Redis, whose workers and commands find theirs by `url`.
@@ -178,6 +188,37 @@ impl World {
         job(name, from, self.site.put(&format!("/{name}/to"), to))
     }
 
+    /// A job that is work for a second or more, whatever the machine.
+    pub(crate) fn heavy(&self, name: &str) -> Job {
+        let page = |seed| Body::html(pages::pair(seed, 9_000_000).0);
+        self.bodies(name, page(1), page(2))
+    }
+
+    /// A worker whose only job is in a child, which is stopped until it is resumed.
+    pub(crate) async fn worker_with_job_in_child(&self) -> (Worker, Job, StoppedChild) {
+        let held = self.heavy("held");
+        let worker = self.worker();
+        worker.until_logged("working").await;
+        let child = self.stop_in_child(&worker, &held).await;
+        (worker, held, child)
+    }
+
+    /// Sends a job to a worker that is idle, and stops the child that it is given to.
+    pub(crate) async fn stop_in_child(&self, worker: &Worker, job: &Job) -> StoppedChild {
+        self.send(std::slice::from_ref(job)).await;
+        self.stop_next_child(worker).await
+    }
+
+    /// Stops the child that a worker has, or will have, at work.
+    pub(crate) async fn stop_next_child(&self, worker: &Worker) -> StoppedChild {
+        let slots = config(&self.settings).slots().unwrap() as usize;
+        let child = || worker.descendants().into_iter().nth(slots);
+        until("it has a child", async || child().is_some()).await;
+        let child = StoppedChild { pid: child().expect("it is at work for long") };
+        child.signal(Signal::STOP);
+        child
+    }
+
     /// A page at the site.
     pub(crate) fn page(&self) -> Url {
         self.site.put("/page", Body::html(pages::pair(7, 5_000).0))
@@ -220,6 +261,22 @@ impl World {
         let from = job.from.given().unwrap().uuid();
         let text = self.queue.report(from, job.to.uuid()).await.unwrap()?;
         Some(serde_json::from_str(&text).unwrap())
+    }
+}
+
+/// A child that does nothing until it is resumed, so that its job is in flight for as long as a test wants.
+pub(crate) struct StoppedChild {
+    pub(crate) pid: u32,
+}
+
+impl StoppedChild {
+    /// Lets it finish.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid.cast_signed()).unwrap(), signal).unwrap();
     }
 }
 

@@ -415,7 +415,7 @@ do
   end
 
   -- Plans what a visit that succeeded changes: its hosts are proven for five minutes and their failures forgotten; a
-  -- breaker closes. Where a host was new or rested its waiters are woken. `hosts` is as start.lua stored it. Only reads.
+  -- breaker closes. Where that raises a host's ceiling its waiters are woken. `hosts` is as start.lua stored it. Only reads.
   local succeeded = {}
   function plan_success(hosts)
     local plans = {}
@@ -427,9 +427,10 @@ do
       if failed or (proven_ms and proven_ms < NOW_MS - 60000) then
         local plan, was_new = { host = host, failed = failed }, is_new(host)
         succeeded[host], new_hosts[host], rest_ends[host] = true, false, end_by_hand(host) or false
-        if was_open or was_new then
+        local share = string.match(hosts, '~new:%S+')
+        if was_open or was_new and (share or setting('new_host_in_flight_max') > 0) then
           plan.opening = plan_opening(host)
-          plan.opening.share = string.match(hosts, '~new:%S+')
+          plan.opening.share = share
           if plan.opening.share then plan.opening.moved = waiters_of_share(plan.opening.share, host) end
         end
         plans[#plans + 1] = plan
