@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Exit;
 use super::render::{self, BAD, BOLD, GOOD, WARN, sanitize, styled};
 use crate::queue::{
-    Ceilings, Error, HostWaiters, NEARLY_FULL, Paused, Purpose, Queue, RunningJob, Status, UnreadableKey,
-    WorkerStatus,
+    Ceilings, Error, HostWaiters, NEARLY_FULL, Paused, Presence, Purpose, Queue, RunningJob, Status,
+    UnreadableKey, WorkerStatus,
 };
 
 /// Jobs that are shown of one worker: with a few workers it is still one screen.
@@ -210,10 +210,11 @@ fn print_worker(seen: &WorkerStatus) {
         false => sanitize(&info.phase, 20),
     };
     render::line(format!(
-        "worker  {}  {} of {} slots busy  {} fetching  {} analysing  {phase}{}  heartbeat {} ago",
+        "worker  {}  {} of {} slots busy{}  {} fetching  {} analysing  {phase}{}  heartbeat {} ago",
         sanitize(info.id.as_str(), 100),
         info.busy,
         info.slots,
+        slots_limit(info),
         seen.fetching,
         seen.analysing,
         breakers(&info.breakers),
@@ -255,6 +256,18 @@ fn job_line(job: &RunningJob) -> String {
         job.from.map_or_else(String::new, |from| from.to_string()),
         job.to,
     )
+}
+
+/// `, takes 1 of 2 at a time: busy machine (children wait for a CPU)`, or nothing where it takes as many as it has
+/// slots.
+fn slots_limit(info: &Presence) -> String {
+    match &info.slots_limited_by {
+        Some(why) => {
+            let (limit, slots, why) = (info.slots_limit, info.slots, sanitize(why, 60));
+            styled(WARN, format!(", takes {limit} of {slots} at a time: busy machine ({why})"))
+        }
+        None => String::new(),
+    }
 }
 
 /// `  breaker api open`, or nothing where all are closed.

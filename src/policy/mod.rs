@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod breaker;
 pub mod claim_ahead;
 pub mod judge;
+pub mod load;
 
 use std::time::Duration;
 

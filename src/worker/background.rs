@@ -1,4 +1,4 @@
-//! The tasks that serve all jobs at once: heartbeat, intake, upkeep.
+//! The tasks that serve all jobs at once: heartbeat, intake, upkeep, load.
 //!
 //! Invariant: none of them ends while the worker runs. If one does, by a panic or a bug, the worker notices
 //! at once: without its heartbeat it would silently lose every lease.

@@ -263,6 +263,7 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
         let mut pause = shared.worker.config.heartbeat;
         let info = Presence {
             phase: shared.phases().now().as_str().to_owned(),
+            slots_limited_by: shared.load_limit.lock().overload().map(|why| why.as_str().to_owned()),
             breakers: shared.breakers.states(),
             in_flight: shared.in_flight.running(),
             ..shared.observer.worker_info(shared.in_flight.counts())

@@ -11,6 +11,7 @@ mod background;
 mod circuit_breakers;
 mod claiming;
 mod in_flight;
+mod load;
 mod log_gate;
 mod observe;
 mod outages;
@@ -44,6 +45,7 @@ use self::upkeep::LookerRole;
 use crate::pipeline::Pipeline;
 use crate::policy;
 use crate::policy::claim_ahead::{self, ClaimAhead};
+use crate::policy::load::LoadLimit;
 use crate::queue::{WorkerHandle, WorkerId};
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::Metrics;
@@ -127,6 +129,7 @@ struct Shared {
     breakers: CircuitBreakers,
     looker: LookerRole,
     claim_ahead: Mutex<ClaimAhead>,
+    load_limit: Mutex<LoadLimit>,
 }
 
 impl Worker {
@@ -148,11 +151,13 @@ impl Worker {
             adoptable: AtomicU64::new(u64::MAX),
             looker: LookerRole::default(),
             claim_ahead: Mutex::new(ClaimAhead::new(limits)),
+            load_limit: Mutex::new(LoadLimit::new(limits.slots)),
         });
         let mut background = Background::default();
         background.start("heartbeat", in_flight::heartbeat(Arc::clone(&shared)));
         background.start("ingest", upkeep::ingest(Arc::clone(&shared)));
         background.start("upkeep", upkeep::look_after_queue(Arc::clone(&shared)));
+        background.start("load", load::keep_to_the_machine(Arc::clone(&shared)));
 
         let ended = shared.work(&mut background).await;
 

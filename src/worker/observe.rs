@@ -82,6 +82,8 @@ impl Observer {
                 version: worker.build.clone(),
                 phase: Phase::Running.as_str().to_owned(),
                 slots: number(worker.pool.stats().slots),
+                slots_limit: number(worker.pool.stats().limit),
+                slots_limited_by: None,
                 busy: 0,
                 heartbeat_every_ms: millis(worker.config.heartbeat),
                 breakers: BTreeMap::new(),
@@ -110,10 +112,11 @@ impl Observer {
             self.metrics.jobs_in_flight(state, count as u64);
         }
         self.metrics.slots(stats.slots as u64, stats.busy as u64);
+        self.metrics.slots_limit(stats.limit as u64);
         let before = self.respawns_reported.swap(stats.respawned, Ordering::Relaxed);
         (0..stats.respawned.saturating_sub(before)).for_each(|_| self.metrics.fork_server_respawned());
         self.metrics.alerts(self.alerts.counts());
-        Presence { busy: number(stats.busy), ..self.info.clone() }
+        Presence { slots_limit: number(stats.limit), busy: number(stats.busy), ..self.info.clone() }
     }
 
     /// Reports a settled delivery.

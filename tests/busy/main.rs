@@ -1,4 +1,5 @@
-//! A busy machine, and a container with a tenth of a CPU: no honest pair is called poison or run twice for it.
+//! A busy machine, and a container with a tenth of a CPU: no honest pair is called poison or run twice for it, and
+//! the worker takes fewer jobs at a time.
 //!
 //! A binary of its own: its neighbours would disturb whatever ran beside it. The short forms run with the others;
 //! `cargo test --test busy -- --ignored` runs 100 pairs.
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use wm_analyzer::job::Job;
+use wm_analyzer::queue::WorkerStatus;
 use wm_testbed::body::Body;
 use wm_testbed::busy_loops::BusyLoops;
 use wm_testbed::cgroup::LimitedCgroup;
 use wm_testbed::pages;
 
-use crate::harness::{Worker, World};
+use crate::harness::{Worker, World, until};
 
 /// One machine, so one test at a time.
 static MACHINE: Mutex<()> = Mutex::const_new(());
@@ -41,7 +43,16 @@ fn pairs(world: &World, count: usize) -> Vec<Job> {
     (0..count).map(one).collect()
 }
 
-/// Sends so many honest pairs to a worker, and asserts that each is done in one run.
+/// Whether `status` says that the worker takes one job at a time, and the gauge too.
+async fn takes_one_at_a_time(world: &World, worker: &Worker) -> bool {
+    let status = world.queue.status().await.unwrap();
+    let limited = |seen: &WorkerStatus| seen.info.slots_limit < seen.info.slots;
+    status.workers.iter().any(limited)
+        && worker.metric("worker_slots_limit").await == 1.0
+        && world.run(&["status"]).await.stdout.contains("takes 1 of 2 at a time: busy machine (")
+}
+
+/// Sends so many honest pairs to a worker, and asserts that each is done in one run, and that it takes fewer at a time.
 async fn assert_all_done_in_one_run(world: &World, worker: &Worker, count: usize) {
     let jobs = pairs(world, count);
     let began = Instant::now();
@@ -50,18 +61,29 @@ async fn assert_all_done_in_one_run(world: &World, worker: &Worker, count: usize
         let status = world.queue.status().await.unwrap();
         status.inbox + status.backlog() + status.in_flight == 0
     };
+    let mut took_fewer = None;
     while !ended().await {
         assert!(began.elapsed() < LONG);
+        if took_fewer.is_none() && takes_one_at_a_time(world, worker).await {
+            took_fewer = Some(began.elapsed());
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let [wall, count_done] = ["child_wall_seconds_sum", "child_wall_seconds_count"];
     let wall = worker.metric(wall).await;
-    println!("{count} pairs in {:?}, of which in children {wall:.1} s", began.elapsed());
+    println!(
+        "{count} pairs in {:?}, of which in children {wall:.1} s; one at a time after {took_fewer:?}",
+        began.elapsed()
+    );
     assert_eq!(world.dead().await.len(), 0);
     assert_eq!(worker.metric(count_done).await, count as f64);
+    for line in worker.log_lines("failed, will retry") {
+        println!("{line}");
+    }
     for job in &jobs {
         assert_eq!(world.job_events(&job.id).await, ["done"], "{}", job.id);
     }
+    assert!(took_fewer.is_some(), "it never took fewer at a time");
 }
 
 async fn beside_busy_loops(count: usize) {
@@ -69,8 +91,12 @@ async fn beside_busy_loops(count: usize) {
     let world = World::new().await;
     let worker = world.worker();
     worker.until_logged("working").await;
-    let _neighbours = BusyLoops::start(LOOPS_PER_CPU);
+    let neighbours = BusyLoops::start(LOOPS_PER_CPU);
     assert_all_done_in_one_run(&world, &worker, count).await;
+    drop(neighbours);
+    until("it uses all slots again", async || worker.metric("worker_slots_limit").await == 2.0).await;
+    worker.until_logged("the machine has room again: using all slots").await;
+    world.run(&["status"]).await.exited_with(0).stdout_contains(&["0 of 2 slots busy  "]);
 }
 
 async fn under_a_quota(count: usize) {

@@ -90,6 +90,8 @@ async fn idle_loop(queue: WorkerHandle, number: usize) {
         version: "0".into(),
         phase: "running".into(),
         slots: 1,
+        slots_limit: 1,
+        slots_limited_by: None,
         busy: 0,
         heartbeat_every_ms: 5_000,
         breakers: BTreeMap::new(),

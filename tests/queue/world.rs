@@ -166,6 +166,8 @@ pub fn info(name: &str) -> Presence {
         version: "0".into(),
         phase: "running".into(),
         slots: 2,
+        slots_limit: 2,
+        slots_limited_by: None,
         busy: 1,
         heartbeat_every_ms: 5_000,
         breakers: Default::default(),

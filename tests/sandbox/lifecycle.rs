@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use wm_analyzer::job::failure::FailureKind::*;
@@ -75,6 +75,61 @@ async fn a_slot_is_waited_for_and_counted() {
     assert!(waiting.await.unwrap());
     assert_eq!((pool.stats().busy, pool.stats().jobs), (0, 1));
     pool.shutdown().await;
+}
+
+#[tokio::test]
+async fn below_a_limit_slots_are_given_out_again_only_once_enough_jobs_have_ended() {
+    let _process = shared_process().await;
+    let pool = pool(3).await;
+    let mut slots = vec![pool.acquire().await, pool.acquire().await, pool.acquire().await];
+    pool.limit_to(1);
+    assert_eq!((pool.stats().limit, pool.stats().busy), (1, 3), "no job is ended");
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.acquire().await }
+    });
+    tokio::task::yield_now().await;
+    for left in [2, 1] {
+        slots.pop();
+        tokio::task::yield_now().await;
+        assert_eq!((waiting.is_finished(), pool.stats().busy), (false, left));
+    }
+    slots.pop();
+    let mut next = waiting.await.unwrap();
+    assert!(pool.try_acquire().is_none(), "one at a time");
+    run_good_job(&mut next).await.unwrap();
+    pool.limit_to(2);
+    let second = pool.try_acquire().expect("two at a time");
+    assert!(pool.try_acquire().is_none());
+    pool.limit_to(9);
+    let third = pool.try_acquire().expect("all of them");
+    assert_eq!((pool.stats().limit, pool.stats().busy, pool.stats().respawned), (3, 3, 0));
+    drop([next, second, third]);
+    assert_eq!(pool.stats().busy, 0);
+    pool.limit_to(0);
+    assert_eq!((pool.stats().limit, pool.stats().busy), (1, 0), "at least one");
+    run_good_job(&mut pool.try_acquire().unwrap()).await.unwrap();
+    let began = Instant::now();
+    pool.shutdown().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "it waited for slots that nobody has");
+}
+
+#[tokio::test]
+async fn a_slot_that_is_given_up_while_it_waits_for_memory_keeps_to_the_limit() {
+    let _process = shared_process().await;
+    let room_for_one = limits().address_space_limit_bytes();
+    let pool = Pool::start_with_memory(&config(), 2, 2 * room_for_one, PROGRAM.into()).await.unwrap();
+    let mut large = pool.acquire().await;
+    let grown = Limits { heap_bytes: 100 * MIB, ..generous_limits() };
+    large.run(act("echo"), grown).await.unwrap();
+    let waits = tokio::time::timeout(Duration::from_millis(50), pool.acquire()).await;
+    assert!(waits.is_err(), "the large job has its memory");
+    pool.limit_to(1);
+    let waits = tokio::time::timeout(Duration::from_millis(50), pool.acquire()).await;
+    assert!(waits.is_err() && pool.stats().busy == 1);
+    drop(large);
+    let _one = pool.try_acquire().unwrap();
+    assert!(pool.try_acquire().is_none());
 }
 
 #[tokio::test]

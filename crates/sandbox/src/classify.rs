@@ -11,11 +11,14 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::heap::EXIT_MEMORY;
+use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
 use super::protocol::{ExitCause, JobExit, ReplyCode};
 use super::stack_overflow::EXIT_STACK;
+use super::status_block;
 use wm_job::duration::millis;
 use wm_job::failure::FailureKind;
+use wm_job::measured::ChildUsage;
 
 /// What was received on the data socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +172,29 @@ fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8
         (_, JobOutput::Malformed(what)) => Err((FailureKind::BadReply, format!("invalid reply: {what}"))),
         (code, JobOutput::Empty | JobOutput::Reply { .. }) => {
             Err((FailureKind::BadReply, format!("it exited with code {code} without a valid reply")))
+        }
+    }
+}
+
+/// Measurements of the child, as far as they are known, for the evidence in a report.
+pub(super) fn measured_of(exit_report: &ExitReport, limits: &Limits, layers: IsolationLayers) -> ChildUsage {
+    let known = ChildUsage { limits: limits.effective(), isolation: layers.names(), ..ChildUsage::default() };
+    match exit_report {
+        ExitReport::ForkFailed(_) => known,
+        ExitReport::ForkServerLost { wall, .. } => ChildUsage { wall_ms: millis(*wall), ..known },
+        ExitReport::Ended(report) => {
+            let (exit, signal) = super::protocol::exit_and_signal(report.cause);
+            ChildUsage {
+                wall_ms: millis(report.wall),
+                cpu_ms: millis(report.cpu),
+                waiting_ms: report.waited.map(millis),
+                peak_heap_bytes: report.peak_heap_bytes,
+                max_rss_bytes: report.max_rss_bytes,
+                exit,
+                signal,
+                phase: status_block::phase_name(report.phase),
+                ..known
+            }
         }
     }
 }

@@ -44,6 +44,7 @@ mod oom_kills;
 mod pool;
 mod protocol;
 mod seccomp;
+mod slot_permits;
 mod stack_overflow;
 mod status_block;
 

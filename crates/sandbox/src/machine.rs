@@ -1,4 +1,5 @@
-//! Resources available to this process: memory from the container's limit, CPUs from its quota.
+//! Resources available to this process: memory from the container's limit, CPUs from its quota; and how much the
+//! container waits for them.
 //!
 //! If no limit can be read, the sizes of the machine apply.
 
@@ -11,6 +12,20 @@ use super::cgroup::CgroupFile;
 const MEMORY: CgroupFile = CgroupFile { v2: "memory.max", controller: "memory", v1: "memory.limit_in_bytes" };
 const CPU: CgroupFile = CgroupFile { v2: "cpu.max", controller: "cpu", v1: "cpu.cfs_quota_us" };
 const CPU_PERIOD: CgroupFile = CgroupFile { v1: "cpu.cfs_period_us", ..CPU };
+// Not in v1.
+const CPU_PRESSURE: CgroupFile = CgroupFile { v2: "cpu.pressure", controller: "cpu", v1: "cpu.pressure" };
+const MEMORY_PRESSURE: CgroupFile =
+    CgroupFile { v2: "memory.pressure", controller: "memory", v1: "memory.pressure" };
+
+/// Share of the last ten seconds, in percent, in which a process of the container waited (`some avg10` of cgroup
+/// v2); `None` where the kernel does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    /// For a CPU.
+    pub cpu: Option<f64>,
+    /// For memory.
+    pub memory: Option<f64>,
+}
 
 /// Memory in bytes that this process and its children may use together, and the source of that number.
 pub fn memory() -> (u64, &'static str) {
@@ -23,6 +38,11 @@ pub fn cpus() -> u32 {
     let host = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let host = u32::try_from(host).unwrap_or(u32::MAX);
     quota(Path::new("/")).map_or(host, |quota| quota.min(host)).max(1)
+}
+
+/// Pressure on the container now.
+pub fn pressure() -> Pressure {
+    pressure_of(Path::new("/"))
 }
 
 /// The tightest limit of all groups above this process. `max` in v2 and the huge default of
@@ -48,6 +68,17 @@ fn quota(root: &Path) -> Option<u32> {
         u32::try_from(quota.parse::<u64>().ok()?.div_ceil(period.max(1))).ok()
     });
     quotas.min()
+}
+
+/// Pressure on the process's own group, or the nearest above it of which the kernel says it: those higher up are
+/// others', too.
+fn pressure_of(root: &Path) -> Pressure {
+    let some_avg10 = |file: CgroupFile| {
+        let own = file.read_all(root).into_iter().next()?;
+        let some = own.text.lines().find_map(|line| line.strip_prefix("some "))?;
+        some.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()
+    };
+    Pressure { cpu: some_avg10(CPU_PRESSURE), memory: some_avg10(MEMORY_PRESSURE) }
 }
 
 fn total_memory(root: &Path) -> u64 {
@@ -87,6 +118,35 @@ mod tests {
         ] {
             assert_eq!(memory_of(fake_root(&files).path()), expected, "{files:?}");
         }
+    }
+
+    #[test]
+    fn pressure_is_that_of_our_own_group_where_the_kernel_says_it() {
+        let of = |percent: &str| {
+            format!(
+                "some avg10={percent} avg60=1.00 avg300=2.00 total=9\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=9\n"
+            )
+        };
+        let (own, parent) = (of("12.34"), of("56.78"));
+        let v2 = ("proc/self/cgroup", "0::/a/b\n");
+        let cpu = [
+            ("sys/fs/cgroup/a/b/cpu.pressure", own.as_str()),
+            ("sys/fs/cgroup/a/cpu.pressure", parent.as_str()),
+        ];
+        let broken = ("sys/fs/cgroup/a/b/memory.pressure", "some avg10=much\n");
+        for (files, expected) in [
+            (vec![], None),
+            (vec![v2], None),
+            (vec![v2, cpu[0], cpu[1]], Some(12.34)),
+            (vec![v2, cpu[0], broken], Some(12.34)),
+            (vec![("proc/self/cgroup", "3:cpu,cpuacct:/\n")], None),
+        ] {
+            let pressure = pressure_of(fake_root(&files).path());
+            assert_eq!(pressure, Pressure { cpu: expected, memory: None }, "{files:?}");
+        }
+        let memory = ("sys/fs/cgroup/memory.pressure", own.as_str());
+        let pressure = pressure_of(fake_root(&[("proc/self/cgroup", "0::/\n"), memory]).path());
+        assert_eq!(pressure, Pressure { cpu: None, memory: Some(12.34) });
     }
 
     #[test]

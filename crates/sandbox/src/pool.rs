@@ -30,8 +30,8 @@ use super::fork_server_handle::{ForkServerCommand, ForkServerHandle};
 use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
 use super::meter::Meter;
-use super::{Config, ProcessModel, Reply, Request, oom_kills, status_block};
-use wm_job::duration::millis;
+use super::slot_permits::SlotPermits;
+use super::{Config, ProcessModel, Reply, Request, oom_kills};
 use wm_job::failure::{Failure, FailureKind};
 use wm_job::measured::ChildUsage;
 
@@ -47,8 +47,7 @@ pub struct Pool(Arc<PoolShared>);
 struct PoolShared {
     command: ForkServerCommand,
     process: ProcessModel,
-    slots: usize,
-    permits: Arc<Semaphore>,
+    permits: SlotPermits,
     /// Budget for the address-space limits of all jobs in flight, in MiB: `memory_mib` permits in total, of
     /// which a job with the configured limits takes `memory_per_slot_mib`.
     memory: Arc<Semaphore>,
@@ -61,6 +60,8 @@ struct PoolShared {
     jobs: AtomicU64,
     peak_heap_bytes: AtomicU64,
     longest_ms: AtomicU64,
+    cpu_ms: AtomicU64,
+    waiting_ms: AtomicU64,
 }
 
 /// Permit to run one job at a time.
@@ -70,8 +71,7 @@ pub struct Slot {
     fork_server: Option<ForkServerHandle>,
     memory: Option<OwnedSemaphorePermit>,
     meter: Meter,
-    // Must be dropped last: the next holder of the permit expects the fork server in `idle`.
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Counters of a [`Pool`] since its start.
@@ -79,6 +79,8 @@ pub struct Slot {
 pub struct PoolStats {
     /// Configured number of slots.
     pub slots: usize,
+    /// Slots that may be used at a time; more may be in use until their jobs end.
+    pub limit: usize,
     /// Slots currently in use.
     pub busy: usize,
     /// Fork servers that were replaced because they had died.
@@ -89,6 +91,10 @@ pub struct PoolStats {
     pub peak_heap_bytes: u64,
     /// Longest run time of any job so far, in milliseconds.
     pub longest_ms: u64,
+    /// CPU time of all jobs that ended, in milliseconds.
+    pub cpu_ms: u64,
+    /// Time in which they waited for a CPU or their request, in milliseconds; 0 if the kernel does not count it.
+    pub waiting_ms: u64,
 }
 
 impl Pool {
@@ -159,8 +165,7 @@ impl Pool {
         Ok(Self(Arc::new(PoolShared {
             command,
             process: config.process,
-            slots,
-            permits: Arc::new(Semaphore::new(slots)),
+            permits: SlotPermits::new(slots),
             memory: Arc::new(Semaphore::new(memory_mib as usize)),
             memory_mib,
             memory_per_slot_mib,
@@ -171,21 +176,31 @@ impl Pool {
             jobs: AtomicU64::new(0),
             peak_heap_bytes: AtomicU64::new(0),
             longest_ms: AtomicU64::new(0),
+            cpu_ms: AtomicU64::new(0),
+            waiting_ms: AtomicU64::new(0),
         })))
     }
 
     /// Waits for a free slot and for the memory of a job with the configured limits.
     pub async fn acquire(&self) -> Slot {
-        let permit = Arc::clone(&self.0.permits).acquire_owned().await.ok();
-        let memory = Arc::clone(&self.0.memory).acquire_many_owned(self.0.memory_per_slot_mib).await.ok();
-        Slot::new(&self.0, permit, memory)
+        let permit = self.0.permits.acquire().await;
+        let mut slot = Slot::new(&self.0, permit);
+        slot.memory = Arc::clone(&self.0.memory).acquire_many_owned(self.0.memory_per_slot_mib).await.ok();
+        slot
     }
 
     /// Returns a slot if one is free now and the memory for its job is available, without waiting.
     pub fn try_acquire(&self) -> Option<Slot> {
-        let permit = Arc::clone(&self.0.permits).try_acquire_owned().ok()?;
-        let memory = Arc::clone(&self.0.memory).try_acquire_many_owned(self.0.memory_per_slot_mib).ok()?;
-        Some(Slot::new(&self.0, Some(permit), Some(memory)))
+        let permit = self.0.permits.try_acquire()?;
+        let mut slot = Slot::new(&self.0, Some(permit));
+        slot.memory =
+            Some(Arc::clone(&self.0.memory).try_acquire_many_owned(self.0.memory_per_slot_mib).ok()?);
+        Some(slot)
+    }
+
+    /// Lets at most `most` slots be used at a time, at least one, from now on or from when enough jobs have ended.
+    pub fn limit_to(&self, most: usize) {
+        self.0.permits.limit_to(most);
     }
 
     /// Names of the isolation layers in force, as each fork server proved them at start.
@@ -200,21 +215,24 @@ impl Pool {
 
     /// Snapshot of the pool's counters.
     pub fn stats(&self) -> PoolStats {
+        let (limit, busy) = self.0.permits.limit_and_busy();
         PoolStats {
-            slots: self.0.slots,
-            busy: self.0.slots.saturating_sub(self.0.permits.available_permits()),
+            slots: self.0.permits.slots(),
+            limit,
+            busy,
             respawned: self.0.respawned.load(Relaxed),
             jobs: self.0.jobs.load(Relaxed),
             peak_heap_bytes: self.0.peak_heap_bytes.load(Relaxed),
             longest_ms: self.0.longest_ms.load(Relaxed),
+            cpu_ms: self.0.cpu_ms.load(Relaxed),
+            waiting_ms: self.0.waiting_ms.load(Relaxed),
         }
     }
 
     /// Shuts down all fork servers and leaves no child process. Waits up to 5 s for slots in use; a fork
     /// server whose slot is held longer is killed when the slot is dropped. Afterwards every job is refused.
     pub async fn shutdown(&self) {
-        let all = u32::try_from(self.0.slots).unwrap_or(u32::MAX);
-        let _all = timeout(SHUTDOWN_TIMEOUT, self.0.permits.acquire_many(all)).await;
+        let _all = timeout(SHUTDOWN_TIMEOUT, self.0.permits.all_returned()).await;
         self.0.permits.close();
         self.0.memory.close();
         let idle = std::mem::take(&mut *self.0.idle.lock());
@@ -225,13 +243,10 @@ impl Pool {
 }
 
 impl Slot {
-    fn new(
-        pool: &Arc<PoolShared>,
-        permit: Option<OwnedSemaphorePermit>,
-        memory: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    /// A slot that has no memory yet.
+    fn new(pool: &Arc<PoolShared>, permit: Option<OwnedSemaphorePermit>) -> Self {
         let fork_server = permit.as_ref().and_then(|_| pool.idle.lock().pop());
-        Self { pool: Arc::clone(pool), fork_server, memory, meter: Meter::default(), _permit: permit }
+        Self { pool: Arc::clone(pool), fork_server, memory: None, meter: Meter::default(), permit }
     }
 
     /// Meter for the memory use of the slot's running job.
@@ -281,10 +296,12 @@ impl Slot {
         drop(metered);
         let measured = ChildUsage {
             stderr: fork_server.take_stderr_tail(),
-            ..measured_of(&exit_report, &limits, fork_server.layers)
+            ..classify::measured_of(&exit_report, &limits, fork_server.layers)
         };
         self.pool.peak_heap_bytes.fetch_max(measured.peak_heap_bytes, Relaxed);
         self.pool.longest_ms.fetch_max(measured.wall_ms, Relaxed);
+        self.pool.cpu_ms.fetch_add(measured.cpu_ms, Relaxed);
+        self.pool.waiting_ms.fetch_add(measured.waiting_ms.unwrap_or(0), Relaxed);
         if matches!(exit_report, ExitReport::ForkServerLost { .. })
             || self.pool.process == ProcessModel::ExecPerJob
         {
@@ -312,7 +329,7 @@ impl Slot {
         theirs: std::os::unix::net::UnixStream,
     ) -> Result<(), Failure> {
         use std::os::fd::AsFd;
-        if self._permit.is_none() || self.memory.is_none() {
+        if self.permit.is_none() || self.memory.is_none() {
             return Err(pool_is_shut_down());
         }
         if let Some(fork_server) = &mut self.fork_server {
@@ -349,6 +366,10 @@ impl Drop for Slot {
         {
             self.pool.idle.lock().push(fork_server);
         }
+        // Last: the next holder of the permit expects the fork server in `idle`.
+        if let Some(permit) = self.permit.take() {
+            self.pool.permits.give_back(permit);
+        }
     }
 }
 
@@ -359,27 +380,4 @@ fn bytes_to_mib(bytes: u64) -> u32 {
 
 fn pool_is_shut_down() -> Failure {
     Failure::new(FailureKind::CannotSpawn, "the sandbox is shut down")
-}
-
-/// Measurements of the child, as far as they are known, for the evidence in a report.
-fn measured_of(exit_report: &ExitReport, limits: &Limits, layers: IsolationLayers) -> ChildUsage {
-    let known = ChildUsage { limits: limits.effective(), isolation: layers.names(), ..ChildUsage::default() };
-    match exit_report {
-        ExitReport::ForkFailed(_) => known,
-        ExitReport::ForkServerLost { wall, .. } => ChildUsage { wall_ms: millis(*wall), ..known },
-        ExitReport::Ended(report) => {
-            let (exit, signal) = super::protocol::exit_and_signal(report.cause);
-            ChildUsage {
-                wall_ms: millis(report.wall),
-                cpu_ms: millis(report.cpu),
-                waiting_ms: report.waited.map(millis),
-                peak_heap_bytes: report.peak_heap_bytes,
-                max_rss_bytes: report.max_rss_bytes,
-                exit,
-                signal,
-                phase: status_block::phase_name(report.phase),
-                ..known
-            }
-        }
-    }
 }

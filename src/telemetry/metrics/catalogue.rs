@@ -101,6 +101,7 @@ pub const CATALOGUE: &[MetricDef] = &[
     entry("redis_full_in_seconds", Gauge, "Time until Redis is full at the pace of the last minute"),
     entry("queue_paused", Gauge, "1 while the queue hands out nothing"),
     entry("worker_slots", Gauge, "Jobs that this worker can run at once, by state"),
+    entry("worker_slots_limit", Gauge, "Jobs that this worker runs at once at most: fewer on a busy machine"),
     entry("worker_jobs", Gauge, "Jobs in flight at this worker, by what they do"),
     entry("redis_up", Gauge, "1 if Redis answered when it was last asked"),
     entry("redis_writable", Gauge, "1 if Redis took a write when it was last tried"),

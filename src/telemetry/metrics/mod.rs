@@ -65,6 +65,7 @@ pub struct Metrics {
     results_evicted: Counters,
     queue_paused: Gauge,
     slots: Gauges,
+    slots_limit: Gauge,
     jobs_in_flight: Gauges,
     redis_up: Gauge,
     redis_writable: Gauge,
@@ -127,6 +128,7 @@ impl Metrics {
             redis_full_in: registered(own, "redis_full_in_seconds", SecondsGauge::default()),
             queue_paused: registered(own, "queue_paused", Gauge::default()),
             slots: registered(own, "worker_slots", Gauges::default()),
+            slots_limit: registered(own, "worker_slots_limit", Gauge::default()),
             jobs_in_flight: registered(own, "worker_jobs", Gauges::default()),
             redis_up: registered(own, "redis_up", Gauge::default()),
             redis_writable: registered(own, "redis_writable", Gauge::default()),
@@ -251,6 +253,11 @@ impl Metrics {
     pub fn slots(&self, total: u64, busy: u64) {
         self.slots.get_or_create(&[("state", "busy")]).set(saturating_i64(busy));
         self.slots.get_or_create(&[("state", "free")]).set(saturating_i64(total.saturating_sub(busy)));
+    }
+
+    /// Sets how many jobs this worker runs at once at most.
+    pub fn slots_limit(&self, limit: u64) {
+        self.slots_limit.set(saturating_i64(limit));
     }
 
     /// Sets how many jobs this worker has in flight that do this.

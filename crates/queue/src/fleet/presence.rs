@@ -37,6 +37,10 @@ pub struct Presence {
     pub phase: String,
     /// Most jobs that it runs at once.
     pub slots: u32,
+    /// Most jobs that it runs at once now: fewer than `slots` while its machine is busy.
+    pub slots_limit: u32,
+    /// Why these are fewer; `None` where they are not.
+    pub slots_limited_by: Option<String>,
     /// Jobs that it runs now.
     pub busy: u32,
     /// Interval of its heartbeats in milliseconds.
@@ -178,6 +182,10 @@ impl WorkerHandle {
             .arg(worker.pid)
             .arg("slots")
             .arg(worker.slots)
+            .arg("slots_limit")
+            .arg(worker.slots_limit)
+            .arg("slots_limited_by")
+            .arg(worker.slots_limited_by.as_deref().unwrap_or_default())
             .arg("busy")
             .arg(worker.busy)
             .arg("heartbeat_every_ms")

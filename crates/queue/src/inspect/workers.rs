@@ -87,13 +87,17 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     let heartbeat_age_ms = now.saturating_sub(heartbeat);
     let in_flight: Vec<RunningJob> = serde_json::from_str(&text("in_flight")).unwrap_or_default();
     let heartbeat_every_ms = text("heartbeat_every_ms").parse().unwrap_or(USUAL_HEARTBEAT_MS);
+    let slots = text("slots").parse().unwrap_or(0);
     let info = Presence {
         id: WorkerId::parse(id).ok()?,
         host: text("host"),
         pid: text("pid").parse().unwrap_or(0),
         version: text("version"),
         phase: text("phase"),
-        slots: text("slots").parse().unwrap_or(0),
+        slots,
+        // A worker of an earlier version does not say it, and has no other limit than its slots.
+        slots_limit: text("slots_limit").parse().unwrap_or(slots),
+        slots_limited_by: Some(text("slots_limited_by")).filter(|why| !why.is_empty()),
         busy: text("busy").parse().unwrap_or(0),
         heartbeat_every_ms,
         breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
@@ -102,4 +106,26 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     let silent = heartbeat_age_ms > SILENT_HEARTBEATS * heartbeat_every_ms;
     let [fetching, analysing] = ["fetching", "analysing"].map(|name| text(name).parse().unwrap_or(0));
     Some(WorkerStatus { info, fetching, analysing, heartbeat_age_ms, silent, taken_over: BTreeMap::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_does_not_say_its_limit_uses_all_of_its_slots() {
+        let entry = |fields: &[(&str, &str)]| -> Fields {
+            fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let limit = |fields: &[(&str, &str)]| {
+            let info = worker_of(0, "w", &entry(fields)).unwrap().info;
+            (info.slots, info.slots_limit, info.slots_limited_by)
+        };
+        let old = [("heartbeat_ms", "0"), ("slots", "4")];
+        assert_eq!(limit(&old), (4, 4, None));
+        let unlimited = [old[0], old[1], ("slots_limit", "4"), ("slots_limited_by", "")];
+        assert_eq!(limit(&unlimited), (4, 4, None));
+        let limited = [old[0], old[1], ("slots_limit", "2"), ("slots_limited_by", "cpu.pressure")];
+        assert_eq!(limit(&limited), (4, 2, Some("cpu.pressure".to_owned())));
+    }
 }
