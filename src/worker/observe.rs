@@ -61,6 +61,9 @@ pub(super) struct Observer {
     backlog: ThresholdAlarm,
     results: ThresholdAlarm,
     resting_hosts: ThresholdAlarm,
+    suspects: ThresholdAlarm,
+    done_reported: AtomicBool,
+    evicting_reported: AtomicBool,
 }
 
 impl Observer {
@@ -102,6 +105,9 @@ impl Observer {
             backlog: ThresholdAlarm::at(1.0),
             results: ThresholdAlarm::at(NEARLY_FULL),
             resting_hosts: ThresholdAlarm::at(1.0),
+            suspects: ThresholdAlarm::at(NEARLY_FULL),
+            done_reported: AtomicBool::new(false),
+            evicting_reported: AtomicBool::new(false),
         }
     }
 
@@ -299,20 +305,25 @@ impl Observer {
 
     /// Reports what was evicted at a cap, if anything was.
     pub(super) fn evicted(&self, evicted: Evicted) {
-        let Evicted { by_age, by_count, by_bytes, results_by_age, results_by_bytes, done_marks } = evicted;
+        let Evicted { by_age, by_count, by_bytes, results_by_age, results_by_bytes, .. } = evicted;
+        let Evicted { done_by_age, done_by_count, suspects_by_age, suspects_by_count, .. } = evicted;
         for (cap, letters) in [("age", by_age), ("count", by_count), ("bytes", by_bytes)] {
             self.metrics.evicted(cap, letters);
         }
         self.metrics.results_evicted("age", results_by_age);
         self.metrics.results_evicted("bytes", results_by_bytes);
+        self.metrics.done_forgotten("age", done_by_age);
+        self.metrics.done_forgotten("count", done_by_count);
+        self.metrics.suspects_forgotten("age", suspects_by_age);
+        self.metrics.suspects_forgotten("count", suspects_by_count);
         if evicted.untimely() > 0 {
             warn!(by_count, by_bytes, "dead letters evicted: they are more or larger than the caps allow");
         }
         if by_age > 0 {
             info!(letters = by_age, "dead letters evicted: older than dead_max_age");
         }
-        if results_by_age + results_by_bytes + done_marks > 0 {
-            debug!(results_by_age, results_by_bytes, done_marks, "results evicted");
+        if results_by_age + results_by_bytes + done_by_age + done_by_count > 0 {
+            debug!(results_by_age, results_by_bytes, done_by_age, done_by_count, "results evicted");
         }
     }
 

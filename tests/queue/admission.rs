@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use wm_analyzer::job::failure::FailureKind;
+use wm_analyzer::job::page::Side;
 use wm_analyzer::job::report::Report;
+use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, OlderVersion};
-use wm_analyzer::queue::Admission;
+use wm_analyzer::queue::{Admission, Settled};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -101,6 +103,60 @@ async fn a_pair_that_is_done_answers_already_done_unless_asked_again_or_for_anot
     let _ = elsewhere.worker.settle(claimed(&elsewhere, "w").await, done(&job)).await.unwrap();
     let again = Job { again: true, ..twin(&job) };
     assert!(matches!(queue.producer.enqueue(&[again]).await.unwrap()[0], Admission::Admitted { .. }));
+}
+
+/// Ends the only job as a skip.
+async fn skipped(queue: &Roles, skip: Skip) {
+    let settled = queue.worker.settle(claimed(queue, "w").await, Verdict::Skip(skip)).await.unwrap();
+    assert_eq!(settled, Settled::Settled);
+}
+
+#[tokio::test]
+async fn a_pair_skipped_for_good_answers_already_done_as_long_as_that_can_be_read() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    for reason in SkipReason::ALL {
+        let job = enqueued(&queue).await;
+        skipped(&queue, Skip::new(*reason, "")).await;
+        let sent = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
+        assert_eq!(sent == [Admission::AlreadyDone], reason.is_permanent(), "{reason}");
+        if reason.is_permanent() {
+            let again = Job { again: true, ..twin(&job) };
+            assert!(matches!(queue.producer.enqueue(&[again]).await.unwrap()[0], Admission::Admitted { .. }));
+        }
+        // What may be otherwise next time does not take the place of what is for good.
+        skipped(&queue, Skip::new(SkipReason::Expired, "")).await;
+        let stored = queue.report(report(&job).from, report(&job).to).await.unwrap().unwrap();
+        assert_eq!(stored.contains(r#""permanent":true"#), reason.is_permanent(), "{stored}");
+        let _: u64 = world.ask("DEL", key(&format!("report:{}", job.pair()))).await;
+        let sent = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
+        assert!(matches!(sent[0], Admission::Admitted { .. }), "{reason}: {sent:?}");
+        skipped(&queue, Skip::new(SkipReason::Cancelled, "")).await;
+        let sent = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
+        assert!(matches!(sent[0], Admission::Admitted { .. }), "{reason}: {sent:?}");
+        skipped(&queue, Skip::new(SkipReason::Cancelled, "")).await;
+    }
+    let marks = SkipReason::ALL.iter().filter(|reason| reason.is_permanent()).count();
+    assert_eq!(queue.status().await.unwrap().memory.done_count, marks as u64, "they are in its budget");
+}
+
+#[tokio::test]
+async fn of_a_previous_version_only_what_is_wrong_with_the_newer_one_is_for_good() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    for (side, is_permanent) in [(Some(Side::To), true), (Some(Side::From), false), (None, false)] {
+        let job = Job { from: OlderVersion::Previous, ..job() };
+        assert!(matches!(
+            queue.producer.enqueue(std::slice::from_ref(&job)).await.unwrap()[0],
+            Admission::Admitted { .. }
+        ));
+        skipped(&queue, Skip { side, ..Skip::new(SkipReason::Content, "a PDF") }).await;
+        let sent = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
+        assert_eq!(sent == [Admission::AlreadyDone], is_permanent, "{side:?}");
+        if !is_permanent {
+            skipped(&queue, Skip::new(SkipReason::Cancelled, "")).await;
+        }
+    }
 }
 
 #[tokio::test]

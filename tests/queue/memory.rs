@@ -255,11 +255,12 @@ async fn beyond_their_cap_whole_segments_of_marks_are_forgotten_oldest_first() {
     }
     assert_eq!(world.ask::<u64>("ZCARD", key("done_segments")).await, 3);
     set(&queue, Setting::DoneMaxCount, 600).await;
-    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_marks, 0, "exactly at the cap");
+    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_by_count, 0, "exactly at the cap");
     set(&queue, Setting::DoneMaxCount, 599).await;
-    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_marks, 200, "a whole one");
+    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_by_count, 200, "a whole one");
     set(&queue, Setting::DoneMaxCount, 300).await;
-    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_marks, 200, "the next");
+    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.done_by_count, 200, "the next");
+    assert_eq!(world.counter("done_forgotten").await, 400);
     assert_eq!(queue.status().await.unwrap().memory.done_count, 200);
     let keys: Vec<String> = world.ask("KEYS", key("done:*")).await;
     assert!(keys.iter().all(|name| name.starts_with(&key("done:3:"))), "{keys:?}");
@@ -289,7 +290,10 @@ async fn beyond_their_cap_the_oldest_suspects_are_forgotten() {
     let all: Vec<String> = world.ask("KEYS", key("suspect:*")).await;
     assert_eq!((oldest.len(), all.len()), (20, 30));
     set(&queue, Setting::SuspectsMaxCount, 12).await;
-    queue.worker.upkeep().await.unwrap();
+    assert_eq!(queue.worker.upkeep().await.unwrap().evicted.suspects_by_count, 18);
+    assert_eq!(world.counter("suspects_forgotten").await, 18);
+    let memory = queue.status().await.unwrap().memory;
+    assert_eq!((memory.suspects_count, memory.suspects_max_count, memory.suspects_filled()), (12, 12, 1.0));
     let left: Vec<String> = world.ask("KEYS", key("suspect:*")).await;
     assert_eq!(left.len(), 12);
     assert_eq!(left.iter().filter(|name| !oldest.contains(name)).count(), 10, "all of the newest");

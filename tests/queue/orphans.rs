@@ -80,18 +80,46 @@ async fn three_thousand_jobs_whose_index_was_deleted_are_filed_again_and_each_is
 }
 
 #[tokio::test]
-async fn jobs_that_wait_for_their_time_are_filed_again_too() {
+async fn jobs_that_wait_for_their_time_are_filed_again_and_go_on_waiting_for_it() {
     let world = World::new().await;
     let queue = world.queue().await;
     let _ = queue.worker.upkeep().await.unwrap();
     let later = Some(OffsetDateTime::now_utc() + Duration::from_secs(3_600));
     let jobs: Vec<Job> = (0..1_500).map(|_| Job { run_at: later, ..job() }).collect();
     enqueue(&queue, &jobs).await;
+    let scheduled = async || {
+        world.ask::<Vec<(String, u64)>>("ZRANGE", &[&key("scheduled"), "0", "-1", "WITHSCORES"]).await
+    };
+    let before = scheduled().await;
     let _: u64 = world.ask("DEL", key("scheduled")).await;
     assert_eq!(queue.orphans().await.unwrap(), 1_500);
     assert_eq!(mend(&queue).await.refiled, 1_500);
     assert_eq!(world.check_invariants().await.len(), jobs.len());
+    assert_eq!(scheduled().await, before, "each at its time");
+    assert_eq!(claim_all(&queue).await, BTreeSet::new());
+    for (id, _) in &before {
+        let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id]).await;
+    }
+    while queue.worker.upkeep().await.unwrap().promoted > 0 {}
     assert_eq!(claim_all(&queue).await, ids(&jobs));
+}
+
+#[tokio::test]
+async fn a_retry_that_is_filed_again_waits_out_its_delay_and_a_cancelled_one_does_not() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let _ = queue.worker.upkeep().await.unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(enqueued(&queue).await.id);
+        let verdict = retry(Duration::from_secs(600));
+        assert_eq!(queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap(), Settled::Settled);
+    }
+    queue.operator.cancel(&ids[1]).await.unwrap();
+    let _: u64 = world.ask("DEL", key("scheduled")).await;
+    assert_eq!(mend(&queue).await.refiled, 2);
+    let states = world.check_invariants().await;
+    assert_eq!((&states[ids[0].as_str()][..], &states[ids[1].as_str()][..]), ("scheduled", "ready"));
 }
 
 #[tokio::test]

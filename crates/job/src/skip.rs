@@ -59,6 +59,26 @@ impl SkipReason {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// True when the same pair would be skipped for the same reason again: what was captured does not change.
+    pub fn is_permanent(self) -> bool {
+        match self {
+            Self::SameVersion
+            | Self::NotHttp
+            | Self::MediaType
+            | Self::Extension
+            | Self::Content
+            | Self::UnlikeContent
+            | Self::Undecodable => true,
+            // An older version may be imported later; a configuration need not require a type; the others are
+            // about the job, not about its pair.
+            Self::NoPrevious
+            | Self::MediaTypeUnknown
+            | Self::AlreadyDone
+            | Self::Expired
+            | Self::Cancelled => false,
+        }
+    }
 }
 
 /// A skip with its details.

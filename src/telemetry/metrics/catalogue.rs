@@ -64,6 +64,8 @@ pub const CATALOGUE: &[MetricDef] = &[
     entry("dead_letters", Counter, "Jobs that were buried, by kind of failure"),
     entry("dead_letters_evicted", Counter, "Dead letters that this worker evicted, by which cap"),
     entry("results_evicted", Counter, "Results that this worker deleted, by which cap"),
+    entry("done_forgotten", Counter, "Pairs remembered as done that this worker forgot, by which cap"),
+    entry("suspects_forgotten", Counter, "Suspects that this worker forgot, by which cap"),
     entry("stage_seconds", Histogram, "How long one stage of a job took, by stage"),
     entry("job_wait_seconds", Histogram, "How long a job had been ready when it was claimed"),
     entry("child_wall_seconds", Histogram, "How long a sandboxed child ran"),

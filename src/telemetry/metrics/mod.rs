@@ -63,6 +63,8 @@ pub struct Metrics {
     results_wait: Gauge,
     redis_full_in: SecondsGauge,
     results_evicted: Counters,
+    done_forgotten: Counters,
+    suspects_forgotten: Counters,
     queue_paused: Gauge,
     slots: Gauges,
     slots_limit: Gauge,
@@ -97,6 +99,8 @@ impl Metrics {
             dead_letters: registered(own, "dead_letters", counters("kind", FailureKind::ALL)),
             dead_letters_evicted: registered(own, "dead_letters_evicted", evicted),
             results_evicted: registered(own, "results_evicted", counters("cap", &["age", "bytes"])),
+            done_forgotten: registered(own, "done_forgotten", counters("cap", &["age", "count"])),
+            suspects_forgotten: registered(own, "suspects_forgotten", counters("cap", &["age", "count"])),
             stage_seconds: registered(own, "stage_seconds", stage_seconds),
             wait_seconds: registered(own, "job_wait_seconds", wait_seconds),
             child_wall_seconds: registered(own, "child_wall_seconds", work_seconds()),
@@ -238,6 +242,16 @@ impl Metrics {
         self.results_evicted.get_or_create(&[("cap", cap)]).inc_by(results);
     }
 
+    /// Counts pairs that were forgotten because of a limit: `age` or `count`.
+    pub fn done_forgotten(&self, cap: &'static str, pairs: u64) {
+        self.done_forgotten.get_or_create(&[("cap", cap)]).inc_by(pairs);
+    }
+
+    /// Counts suspects that were forgotten because of a limit: `age` or `count`.
+    pub fn suspects_forgotten(&self, cap: &'static str, suspects: u64) {
+        self.suspects_forgotten.get_or_create(&[("cap", cap)]).inc_by(suspects);
+    }
+
     /// Sets whether Redis takes writes, and how many things are wrong with it.
     pub fn redis_health(&self, writable: bool, problems: u64) {
         self.redis_writable.set(writable.into());
@@ -361,6 +375,8 @@ mod tests {
         });
         metrics.memory("jobs", 8);
         metrics.results_evicted("bytes", 9);
+        metrics.done_forgotten("count", 3);
+        metrics.suspects_forgotten("count", 2);
         metrics.redis_health(true, 0);
         metrics.evicted("bytes", 6);
         metrics.paused(true);

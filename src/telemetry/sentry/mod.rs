@@ -93,6 +93,8 @@ pub enum OutageKind {
     Results,
     /// Hosts fail time after time, and rest.
     Hosts,
+    /// Suspects near their cap, at which the oldest are forgotten: workers vanish by the thousand.
+    Suspects,
     /// A critical task of a worker ended: the worker shuts down.
     Task,
 }
@@ -117,6 +119,7 @@ impl OutageKind {
             Self::RedisHealth => "Redis answers but is not well (see doctor)",
             Self::Results => "the results near their cap, where nothing more is claimed",
             Self::Hosts => "a host fails time after time, and rests",
+            Self::Suspects => "the suspects near their cap, where the oldest are forgotten",
             Self::Task => "a worker has lost one of its tasks and leaves",
         }
     }
@@ -133,6 +136,7 @@ impl OutageKind {
             Self::RedisHealth => "Redis is well",
             Self::Results => "there is room for results",
             Self::Hosts => "no host rests after failures",
+            Self::Suspects => "there is room for suspects",
             Self::Task => "the worker has all its tasks",
         }
     }

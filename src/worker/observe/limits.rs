@@ -1,9 +1,11 @@
 //! One alert for each limit of the queue that is nearly reached, and for hosts that rest.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tracing::{info, warn};
 
 use super::Observer;
-use crate::queue::{RestingHost, Status};
+use crate::queue::{Memory, NEARLY_FULL, RestingHost, Status};
 use crate::telemetry::sentry::OutageKind;
 use crate::worker::threshold::Crossing;
 
@@ -17,6 +19,15 @@ impl Observer {
             let free = self.queue.command("results free");
             format!("{used} of {cap}; at the cap nothing is claimed: fetch and free some ({free}), or raise reports_max_bytes")
         });
+        let Memory { suspects_count, suspects_max_count, .. } = status.memory;
+        self.crossed(OutageKind::Suspects, self.suspects.crossing(status.memory.suspects_filled()), || {
+            format!(
+                "{suspects_count} of {suspects_max_count}: workers vanish with children that run; at the cap the oldest \
+                 are forgotten and may make a worker vanish again ({})",
+                self.queue.command("status")
+            )
+        });
+        self.near_a_cap_as_usual(&status.memory);
         // A host that an operator made rest is no news.
         self.crossed(OutageKind::Hosts, self.resting_hosts.crossing(status.resting.breakers as f64), || {
             let failing = status.resting.most_waited_for.iter().filter(|host| host.failures > 0);
@@ -41,6 +52,20 @@ impl Observer {
                 self.queue.command("status")
             )
         });
+    }
+
+    /// Says once what a busy queue stays at: its oldest results and marks go, and that is no trouble.
+    fn near_a_cap_as_usual(&self, memory: &Memory) {
+        let first = |near: bool, reported: &AtomicBool| near && !reported.swap(true, Ordering::Relaxed);
+        if first(memory.done_filled() >= NEARLY_FULL, &self.done_reported) {
+            let (pairs, cap) = (memory.done_count, memory.done_max_count);
+            info!(pairs, cap, "pairs remembered as done near their cap: the oldest will be forgotten");
+        }
+        let evicts = memory.reports_evict && memory.reports_filled() >= NEARLY_FULL;
+        if first(evicts, &self.evicting_reported) {
+            let (bytes, cap) = (memory.reports_bytes, memory.reports_cap_bytes);
+            info!(bytes, cap, "results near their cap: the oldest will be evicted");
+        }
     }
 
     fn crossed(&self, what: OutageKind, crossing: Option<Crossing>, detail: impl FnOnce() -> String) {

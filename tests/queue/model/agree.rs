@@ -18,12 +18,12 @@ const STAYS: [&str; 18] = [
 ];
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
-const FIELDS: [&str; 32] = [
+const FIELDS: [&str; 33] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
     "deliveries", "failures", "ambiguous_exits", "crashes", "fetch_crashes", "postponements", "postponed_ms",
     "releases", "replays",
     "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "entered", "priority_offset",
-    "suspect", "waits_for_host", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
+    "suspect", "waits_for_host", "run_at_ms", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
 ];
 
 impl Case<'_> {

@@ -195,6 +195,7 @@ impl Machine {
             }
             How::Skip(reason) => {
                 self.tally(&format!("skipped:{}", reason.as_str()));
+                self.done[self.jobs[id].pair] |= reason.is_permanent();
                 self.end(id, "skipped", reason != SkipReason::Cancelled);
             }
             How::Retry => self.put_off(id, "retried").failures += 1,

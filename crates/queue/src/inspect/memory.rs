@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::inspect::parts::{Reads, Replies};
 use crate::redis::keys::Keys;
 
@@ -62,6 +63,12 @@ pub struct Memory {
     pub history_bytes: u64,
     /// Pairs remembered as analysed.
     pub done_count: u64,
+    /// Pairs above which the oldest are forgotten.
+    pub done_max_count: u64,
+    /// Suspects remembered.
+    pub suspects_count: u64,
+    /// Suspects above which the oldest are forgotten.
+    pub suspects_max_count: u64,
     /// Results kept.
     pub results_count: u64,
     /// Cap on results in force: `reports_max_bytes`, or 40 % of `maxmemory`.
@@ -93,6 +100,16 @@ impl Memory {
         Purpose::ALL.iter().map(|&purpose| self.of(purpose)).sum()
     }
 
+    /// Pairs remembered as a share of their cap.
+    pub fn done_filled(&self) -> f64 {
+        self.done_count as f64 / self.done_max_count.max(1) as f64
+    }
+
+    /// Suspects as a share of their cap.
+    pub fn suspects_filled(&self) -> f64 {
+        self.suspects_count as f64 / self.suspects_max_count.max(1) as f64
+    }
+
     /// Results as a share of their cap.
     pub fn reports_filled(&self) -> f64 {
         self.reports_bytes as f64 / self.reports_cap_bytes.max(1) as f64
@@ -105,7 +122,7 @@ pub(crate) fn cap(setting: u64, max: u64, share: f64) -> u64 {
 }
 
 /// Fields of `meta` that [`take`] reads.
-const COUNTED: [&str; 8] = [
+const COUNTED: [&str; 10] = [
     "jobs_bytes",
     "reports_bytes",
     "dead_bytes",
@@ -114,6 +131,8 @@ const COUNTED: [&str; 8] = [
     "done_count",
     "reports_max_bytes",
     "dead_max_bytes",
+    "done_max_count",
+    "suspects_max_count",
 ];
 
 /// Adds the commands that read a queue's memory.
@@ -123,10 +142,11 @@ pub(crate) fn ask(reads: &mut Reads, keys: &Keys) {
     }
     reads.add(&["HMGET"], &keys.meta(), &COUNTED);
     reads.add(&["ZCARD"], &keys.results(), &[]);
+    reads.add(&["ZCARD"], &keys.suspects(), &[]);
 }
 
-/// Reads their replies. `max` is `maxmemory`, 0 where there is none.
-pub(crate) fn take(replies: &mut Replies, keys: &Keys, max: u64, fallback: (u64, u64)) -> Memory {
+/// Reads their replies. `max` is `maxmemory`, 0 where there is none; what the queue has not stored is taken from `own`.
+pub(crate) fn take(replies: &mut Replies, keys: &Keys, max: u64, own: &Config) -> Memory {
     let [inbox, jobs, reports, dead, done, suspects, history] =
         sampled(keys).map(|keys| keys.iter().map(|_| replies.next::<u64>()).sum::<u64>());
     let counted: Vec<Option<i64>> = replies.next();
@@ -143,9 +163,12 @@ pub(crate) fn take(replies: &mut Replies, keys: &Keys, max: u64, fallback: (u64,
         suspects_bytes: suspects + bytes(4),
         history_bytes: history,
         done_count: bytes(5),
+        done_max_count: setting(8, own.done_max_count),
         results_count: replies.next(),
-        reports_cap_bytes: cap(setting(6, fallback.0), max, REPORTS_SHARE),
-        dead_cap_bytes: cap(setting(7, fallback.1), max, DEAD_SHARE),
+        suspects_count: replies.next(),
+        suspects_max_count: setting(9, own.suspects_max_count),
+        reports_cap_bytes: cap(setting(6, own.reports_max_bytes.as_u64()), max, REPORTS_SHARE),
+        dead_cap_bytes: cap(setting(7, own.dead_max_bytes.as_u64()), max, DEAD_SHARE),
         reports_evict: false,
         full_in_ms: None,
     }

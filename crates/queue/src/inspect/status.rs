@@ -163,9 +163,8 @@ impl Queue {
         let pauses = pauses_of(replies.next::<Fields>());
         let looker: Option<String> = replies.next();
         let workers: Vec<String> = replies.next();
-        let caps = (config.reports_max_bytes.as_u64(), config.dead_max_bytes.as_u64());
         let max = server.as_ref().map_or(0, |server| server.maxmemory_bytes);
-        let memory = memory::take(&mut replies, keys, max, caps);
+        let memory = memory::take(&mut replies, keys, max, config);
         let Replies { mut unreadable, .. } = replies;
         let (dead_by_kind, dead_indexes_bytes) = self.dead_by_kind(dead, &mut unreadable).await?;
         let in_flight_max = number(4).and_then(|n| u32::try_from(n).ok()).unwrap_or(config.in_flight_max);

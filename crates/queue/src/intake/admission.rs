@@ -1,7 +1,8 @@
 //! Admits jobs, and derives the names of a pair: `unique` while a job for it is live, `done` afterwards.
 //!
-//! A job whose older version is given only as a position in the page's history is not checked against `done`
-//! here: its pair is known only once resolved, and [`WorkerHandle::is_done`] checks it then.
+//! Of a job whose older version is given only as a position in the page's history, `done` knows here no more than
+//! that its newer version is skipped for good: its pair is known only once resolved, and [`WorkerHandle::is_done`]
+//! checks it then.
 
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -86,8 +87,7 @@ impl Queue {
         for Candidate { job, raw } in candidates {
             let pair = job.pair();
             let next = job.follow_up();
-            let done_counts = job.from.given().is_some() && !job.again;
-            let done = if done_counts { self.done_name(&pair, ANALYSIS_VERSION) } else { Vec::new() };
+            let done = if job.again { Vec::new() } else { self.done_name(&pair, ANALYSIS_VERSION) };
             call = call
                 .key(self.inner.keys.job(&job.id))
                 .key(self.inner.keys.unique(&unique_name(&pair)))

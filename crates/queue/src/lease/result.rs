@@ -30,6 +30,8 @@ pub(crate) struct Ending {
     pub(crate) summary: String,
     /// True when a db app has the annotation.
     pub(crate) posted: bool,
+    /// True when the pair is remembered in `done`.
+    pub(crate) marked: bool,
 }
 
 impl Ending {
@@ -44,16 +46,26 @@ impl Ending {
             report: head + &body[1..],
             summary: summary(id, report),
             posted: posts && report.missing.is_empty(),
+            marked: true,
         }
     }
 
-    /// Of a skip.
-    pub(crate) fn skipped(id: &JobId, pair: String, skip: &Skip) -> Self {
+    /// Of a skip, which is `permanent` when the same pair would be skipped again.
+    pub(crate) fn skipped(id: &JobId, pair: String, skip: &Skip, permanent: bool) -> Self {
         let mut skip = skip.clone();
         skip.detail = clipped(&skip.detail);
         let why = skip.reason.as_str();
-        let report = note(id, "skipped", "skipped", &skip);
-        Self { state: "skipped", why, pair, summary: report.clone(), report, posted: false }
+        let permanently = if permanent { r#""permanent":true,"# } else { "" };
+        let report = note(id, "skipped", permanently, &skip);
+        Self {
+            state: "skipped",
+            why,
+            pair,
+            summary: report.clone(),
+            report,
+            posted: false,
+            marked: permanent,
+        }
     }
 }
 
@@ -65,13 +77,14 @@ pub(crate) fn ended(id: &JobId, pair: &str, state: &str, why: &str) -> String {
 /// A death as a report on its pair, until an analysis replaces it.
 pub(crate) fn death_report(id: &JobId, reason: &DeadLetterReason) -> String {
     let dead = json!({ "kind": reason.kind.as_str(), "detail": clipped(&reason.failure.detail) });
-    note(id, "dead", "dead", &dead)
+    note(id, "dead", "", &dead)
 }
 
-fn note(id: &JobId, state: &str, name: &str, what: &impl Serialize) -> String {
+/// A report that is no analysis: `what` under the name of its state, `more` behind that.
+fn note(id: &JobId, state: &str, more: &str, what: &impl Serialize) -> String {
     let what = serde_json::to_string(what).unwrap_or_default();
     format!(
-        r#"{{"id":"{id}","state":"{state}","schema_version":{SCHEMA_VERSION},"analysis_version":{ANALYSIS_VERSION},"{name}":{what}}}"#
+        r#"{{"id":"{id}","state":"{state}",{more}"schema_version":{SCHEMA_VERSION},"analysis_version":{ANALYSIS_VERSION},"{state}":{what}}}"#
     )
 }
 

@@ -19,6 +19,7 @@ use crate::role::WorkerHandle;
 use crate::settings::REDIS_SINK;
 use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
+use wm_job::page::Side;
 use wm_job::report::ANALYSIS_VERSION;
 use wm_job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
@@ -84,7 +85,10 @@ impl WorkerHandle {
                 self.settle_ended(delivery, ending, report.analysis_version).await
             }
             Verdict::Skip(skip) => {
-                let ending = Ending::skipped(&delivery.job.id, delivery.job.pair(), skip);
+                // Which version is the previous one may change: then only the newer one's fault is for good.
+                let is_pair_fixed = delivery.job.from.given().is_some() || skip.side == Some(Side::To);
+                let permanent = skip.reason.is_permanent() && is_pair_fixed;
+                let ending = Ending::skipped(&delivery.job.id, delivery.job.pair(), skip, permanent);
                 self.settle_ended(delivery, ending, ANALYSIS_VERSION).await
             }
             Verdict::Retry { after, failure } => {
@@ -130,7 +134,7 @@ impl WorkerHandle {
             id: id.to_string(),
             token: delivery.token.clone(),
             ended: ended(id, &ending.pair, ending.state, ending.why),
-            done: self.done_name(&ending.pair, analysis_version),
+            done: if ending.marked { self.done_name(&ending.pair, analysis_version) } else { Vec::new() },
             ending,
         };
         let held = self.in_batch(SlotCall::Settle(Box::new(call))).await?;

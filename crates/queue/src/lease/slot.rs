@@ -37,7 +37,7 @@ pub(crate) struct SettleCall {
     pub(crate) ending: Ending,
     /// How it ended (JSON), by its id.
     pub(crate) ended: String,
-    /// The pair's name in `done`.
+    /// The pair's name in `done`; empty when it is not to be remembered.
     pub(crate) done: Vec<u8>,
 }
 
@@ -66,7 +66,7 @@ impl Batched for SlotCall {
             match batch[at] {
                 Self::Settle(settle) => {
                     let SettleCall { keys: [job, unique], id, token, ending, ended, done } = &**settle;
-                    let Ending { state, why, pair, report, summary, posted } = ending;
+                    let Ending { state, why, pair, report, summary, posted, marked: _ } = ending;
                     call = call.key(job).key(unique);
                     call = call.arg(&[id, token, *state, *why, pair, ended, report, summary]);
                     call = call.arg(done).arg(if *posted { "1" } else { "" });

@@ -44,8 +44,14 @@ pub struct Evicted {
     pub results_by_age: u64,
     /// Results deleted because together they exceeded their cap, or Redis was near `maxmemory`.
     pub results_by_bytes: u64,
-    /// Marks of analysed pairs that were forgotten.
-    pub done_marks: u64,
+    /// Marks in `done` forgotten because older than `done_ttl`: expected.
+    pub done_by_age: u64,
+    /// Marks in `done` forgotten because there were more than `done_max_count`.
+    pub done_by_count: u64,
+    /// Suspects forgotten because older than 30 days: expected.
+    pub suspects_by_age: u64,
+    /// Suspects forgotten because there were more than `suspects_max_count`.
+    pub suspects_by_count: u64,
 }
 
 /// Whether a call to [`WorkerHandle::look`] did the work.
@@ -222,7 +228,10 @@ impl WorkerHandle {
             evicted.by_bytes += reply.number::<u64>()?;
             evicted.results_by_age += reply.number::<u64>()?;
             evicted.results_by_bytes += reply.number::<u64>()?;
-            evicted.done_marks += reply.number::<u64>()?;
+            evicted.done_by_age += reply.number::<u64>()?;
+            evicted.done_by_count += reply.number::<u64>()?;
+            evicted.suspects_by_age += reply.number::<u64>()?;
+            evicted.suspects_by_count += reply.number::<u64>()?;
             let more = reply.number::<u8>()? == 1;
             upkeep.orphans_suspected = reply.number::<i64>()? != reply.number::<i64>()?;
             if !more {

@@ -6,7 +6,7 @@
 -- Bound    one job.
 local state = redis.call('HGET', key(1), 'state')
 if not state or not INDEX_OF[state] then return { 'missing' } end
-redis.call('HDEL', key(1), 'cancel') -- allowed at maxmemory, and so is every later write
+redis.call('HDEL', key(1), 'cancel', 'run_at_ms') -- allowed at maxmemory, and so is every later write
 redis.call('HSET', key(1), 'cancel', int(NOW_MS))
 if state == 'scheduled' then redis.call('ZADD', SCHEDULED, 'XX', NOW_MS, arg(1)) end
 increment('cancelled')

@@ -144,6 +144,7 @@ local function insert_job(id, unique, payload, score, expires, run_at, follow_up
   if expires ~= '' then redis.call('HSET', job, 'expires_ms', expires) end
   if (follow_up or '') ~= '' then redis.call('HSET', job, 'next', follow_up, 'next_unique', follow_up_unique) end
   if later then
+    redis.call('HSET', job, 'run_at_ms', run_at) -- with which an orphan is filed again
     redis.call('ZADD', SCHEDULED, run_at, id)
     redis.call('SET', unique, id, 'PX', int(UNIQUE_MS + run_at - NOW_MS))
   else
@@ -518,19 +519,26 @@ local function is_analysis(report)
   local state = string.match(report, '^{"id":"[^"]*","state":"(%a+)"')
   return state == 'done' or (not state and report ~= '' and not string.find(report, '"skipped":', 1, true))
 end
+-- True when a stored report is a skip that would be the same again.
+local function is_permanent_skip(report)
+  return string.find(report, '^{"id":"[^"]*","state":"skipped","permanent":true,') ~= nil
+end
+-- A report replaces one of its own rank or a lower one.
+local function rank(report) return is_analysis(report) and 2 or is_permanent_skip(report) and 1 or 0 end
 local function read_report(pair) -- a key of another type is overwritten as if it were empty
   local report = redis.pcall('GETRANGE', report_key(pair), 0, 1023)
   return type(report) == 'string' and report or ''
 end
 
 -- Stores what a job ended with, under its pair and under its id. An analysis replaces anything; a skip or a
--- death never replaces the analysis of another job. RESULTS, by time, decides how long both are kept: their
--- own expiry is only a backstop. Returns the bytes added. Call `read_result_keys` before the first write.
+-- death never replaces the analysis of another job, and what may end otherwise next time never a permanent skip.
+-- RESULTS, by time, decides how long both are kept: their own expiry is only a backstop. Returns the bytes
+-- added. Call `read_result_keys` before the first write.
 local function read_result_keys(id, pair) redis.call('EXISTS', report_key(pair), ended_key(id)) end
 local function store_result(id, pair, ended, report, replaces)
   local report_at, ended_at, ttl = report_key(pair), ended_key(id), int(2 * setting('report_ttl'))
   local before = bytes_of(report_at) + bytes_of(ended_at)
-  if pair ~= '' and (replaces or not is_analysis(read_report(pair))) then
+  if pair ~= '' and (replaces or rank(report) >= rank(read_report(pair))) then
     redis.call('SET', report_at, report, 'PX', ttl)
   end
   redis.call('SET', ended_at, ended, 'PX', ttl)
@@ -595,8 +603,8 @@ local function remove_suspect(suspect)
   redis.pcall('ZREM', SUSPECTS, suspect)
 end
 
--- Pairs that were analysed. A segment is 64 small hashes (`done:<segment>:<shard>`), which Redis keeps
--- packed: 10 bytes of a pair's SHA-256 -> '1' when its annotation was posted, '' when its report is the only
+-- Pairs that were analysed, or skipped for good. A segment is 64 small hashes (`done:<segment>:<shard>`), which
+-- Redis keeps packed: 10 bytes of a pair's SHA-256 -> '1' when its annotation was posted, '' when its report is the only
 -- copy of the result and the mark counts only while that exists. Upkeep drops whole segments, oldest first.
 local SEGMENT_SHARDS, SEGMENT_PAIRS = 64, 25000
 local function shard_key(segment, name)
@@ -612,7 +620,7 @@ local function find_done(name)
 end
 local function is_done(name, pair)
   local posted = find_done(name)
-  return posted == '1' or (posted == '' and is_analysis(read_report(pair)))
+  return posted == '1' or (posted == '' and rank(read_report(pair)) > 0)
 end
 
 -- Where to mark a pair as done. Only reads: call it before the first write, then `mark_done` with its result. A

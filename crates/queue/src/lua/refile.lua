@@ -5,7 +5,7 @@
 --          their bytes
 -- Why      Index and hash can part only by a hand (DEL of an index) or a server's loss. A job in no index would
 --          never run, its lock would hold its pair for a month. A job in flight loses its token and its start
---          permits: its old delivery can no longer settle.
+--          permits: its old delivery can no longer settle. A scheduled job keeps its time.
 -- Bound    as many as given (Rust gives at most 1,000).
 local refiled, removed, duplicates, live, live_bytes = 0, 0, 0, 0, 0
 local function is_filed(id)
@@ -32,8 +32,14 @@ local function refile_live(id, job, unique, fields)
     duplicates = duplicates + 1
     return
   end
-  redis.call('SET', unique, id, 'PX', UNIQUE_MS)
-  make_waiting(id, job)
+  -- The time of a job that waits for its host is only that of its next check.
+  local run_at = fields[1] == 'scheduled' and not waits_for and tonumber(fields[9] or 0) or 0
+  redis.call('SET', unique, id, 'PX', int(UNIQUE_MS + math.max(0, run_at - NOW_MS)))
+  if run_at > NOW_MS then
+    redis.call('ZADD', SCHEDULED, int(run_at), id)
+  else
+    make_waiting(id, job)
+  end
   recount_job(job, unique)
   emit_event('refiled', id, '', '')
   refiled = refiled + 1
@@ -42,7 +48,7 @@ end
 for i = 2, #ARGV - 3 do
   local id, job = arg(i), job_key(arg(i))
   local fields = redis.call('HMGET', job, 'state', 'payload', 'unique', 'died_ms', 'kind', 'hosts', 'bytes',
-    'waits_for_host')
+    'waits_for_host', 'run_at_ms')
   if arg(1) ~= '' then
     if not fields[1] then
       redis.call('ZREM', key(1), id)

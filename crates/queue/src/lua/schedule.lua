@@ -5,7 +5,7 @@
 -- Returns  settled | superseded
 -- Why      A job in neither lease nor scheduled would be lost. Once due it gets a place behind the newest jobs:
 --          at its old one it would go in front of jobs that never had a chance, again and again.
--- Bound    one job. At maxmemory: nothing but counters and its offset, the failure is left out.
+-- Bound    one job. At maxmemory: nothing but counters, its offset and its time, the failure is left out.
 local id, token, state, after_ms, counter = arg(1), arg(2), arg(3), tonumber(arg(4)), arg(8)
 local job, full = key(1), is_full()
 local unique = PREFIX .. 'unique:' .. (redis.call('HGET', job, 'unique') or '')
@@ -14,7 +14,7 @@ local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 
 redis.call('ZADD', SCHEDULED, NOW_MS + after_ms, id)
-redis.call('HSET', job, 'state', 'scheduled', 'priority_offset', arg(9))
+redis.call('HSET', job, 'state', 'scheduled', 'priority_offset', arg(9), 'run_at_ms', int(NOW_MS + after_ms))
 if not full then redis.call('HSET', job, 'last_failure', arg(6)) end
 if counter ~= 'nothing' then
   redis.call('HINCRBY', job, counter, 1)

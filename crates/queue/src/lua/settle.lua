@@ -1,8 +1,8 @@
 -- Settles deliveries as done or skipped: deletes the jobs, stores their results. Records which others enter a child.
 -- KEYS     per settled job: job:<id>, unique:<sha256>; then per entering job: job:<id>
 -- ARGV     1 number of settled jobs; per settled job: id, token, done|skipped, skip reason ('' when done), pair, what
---          ended (JSON), report (JSON), the same as a summary (JSON), its name in `done`, 1 when its annotation was
---          posted; then per entering job: id, token
+--          ended (JSON), report (JSON), the same as a summary (JSON), its name in `done` ('' for a skip
+--          that is not permanent), 1 when its annotation was posted; then per entering job: id, token
 -- Returns  per settled job: settled | superseded; then per entering job: entered | lost
 -- Why      Result, `done` mark and end of the job change together; so does clearing its content as a suspect,
 --          where the delivery had been in a child and came back. Batched, because the call costs Redis more than the
@@ -39,7 +39,7 @@ for i = 0, settled_count - 1 do
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
     redis.call('EXISTS', settled_key(token))
-    if arg(a + 3) == 'done' then settled_jobs[#settled_jobs].mark = plan_mark(arg(a + 9)) end
+    if arg(a + 9) ~= '' then settled_jobs[#settled_jobs].mark = plan_mark(arg(a + 9)) end
     freed_bytes = freed_bytes + tonumber(fields[7] or 0)
     keys_to_delete[#keys_to_delete + 1] = job
     if redis.call('GET', unique) == id then keys_to_delete[#keys_to_delete + 1] = unique end
@@ -84,8 +84,8 @@ for _, e in ipairs(settled_jobs) do
   local lean = #e.report > room
   local added = store_result(e.id, e.pair, e.ended, lean and e.summary or e.report, e.state == 'done')
   room = room - math.max(0, added)
+  if e.mark then mark_done(e.mark, e.posted) end
   if e.state == 'done' then
-    mark_done(e.mark, e.posted)
     if lean then add('summarised') end
   else
     add('skipped:' .. e.why)

@@ -2,15 +2,16 @@
 -- KEYS     none of its own; the keys to evict are derived from their indexes
 -- ARGV     1 most of each to evict now, 2 kinds of dead letters, separated by spaces, 3 life of a worker's entry in ms
 -- Returns  dead letters evicted by age, by count, by bytes; results evicted by age, by bytes; done marks
---          forgotten; 1 when there may be more to evict; jobs and letters as counted, and as they stand in the
---          indexes
+--          forgotten by age, by count; suspects by age, by count; 1 when there may be more to evict; jobs and
+--          letters as counted, and as they stand in the indexes
 -- Why      What is evicted, its index and its count change together, and every eviction is counted; those by
 --          age separately, because they are expected. Beyond the caps on all letters the kind with the most
 --          goes first, so one kind cannot evict the others. Reports are evicted only where they are copies
 --          (reports_when_full = evict), except by age.
 -- Bound    as many as requested of each (Rust requests 100), and one segment of `done`.
 local limit, memory = tonumber(arg(1)), read_memory()
-local evicted = { age = 0, count = 0, bytes = 0, result_age = 0, result_bytes = 0, marks = 0 }
+local evicted = { age = 0, count = 0, bytes = 0, result_age = 0, result_bytes = 0, done_age = 0, done_count = 0,
+  suspect_age = 0, suspect_count = 0 }
 
 local function meta(field) return tonumber(redis.call('HGET', META, field) or 0) end
 
@@ -73,23 +74,25 @@ local marks = meta('done_count')
 -- A segment is as old as its newest mark, which is younger than the segment after it.
 local outlived = oldest[4] and tonumber(oldest[4]) < NOW_MS - setting('done_ttl')
 if outlived or (oldest[3] and marks > setting('done_max_count')) then
-  local freed, keys = 0, {}
+  local freed, forgotten, keys = 0, 0, {}
   for shard = 0, SEGMENT_SHARDS - 1 do
     keys[#keys + 1] = PREFIX .. 'done:' .. oldest[1] .. ':' .. shard
     freed = freed + bytes_of(keys[#keys])
-    evicted.marks = evicted.marks + redis.call('HLEN', keys[#keys])
+    forgotten = forgotten + redis.call('HLEN', keys[#keys])
   end
   redis.call('ZREM', SEGMENTS, oldest[1])
   redis.call('UNLINK', unpack(keys))
-  account('done', -evicted.marks, -freed)
+  account('done', -forgotten, -freed)
+  evicted[outlived and 'done_age' or 'done_count'] = forgotten
 end
 
-local suspects = redis.call('ZCARD', SUSPECTS) - setting('suspects_max_count')
-for _, suspect in ipairs(suspects > 0 and redis.call('ZRANGE', SUSPECTS, 0, math.min(suspects, limit) - 1) or {}) do
+local outlived_suspects = redis.call('ZRANGEBYSCORE', SUSPECTS, '-inf', NOW_MS - UNIQUE_MS, 'LIMIT', 0, limit)
+for _, suspect in ipairs(outlived_suspects) do remove_suspect(suspect) end
+evicted.suspect_age = #outlived_suspects
+local beyond = math.min(redis.call('ZCARD', SUSPECTS) - setting('suspects_max_count'), limit)
+for _, suspect in ipairs(beyond > 0 and redis.call('ZRANGE', SUSPECTS, 0, beyond - 1) or {}) do
   remove_suspect(suspect)
-end
-for _, suspect in ipairs(redis.call('ZRANGEBYSCORE', SUSPECTS, '-inf', NOW_MS - UNIQUE_MS, 'LIMIT', 0, limit)) do
-  remove_suspect(suspect)
+  evicted.suspect_count = evicted.suspect_count + 1
 end
 
 forget_failed_hosts(limit)
@@ -97,6 +100,8 @@ redis.pcall('ZREMRANGEBYSCORE', PREFIX .. 'workers', '-inf', NOW_MS - tonumber(a
 if evicted.age > 0 then increment('outlived', evicted.age) end
 if evicted.count + evicted.bytes > 0 then increment('evicted', evicted.count + evicted.bytes) end
 if evicted.result_bytes > 0 then increment('reports_evicted', evicted.result_bytes) end
+if evicted.done_count > 0 then increment('done_forgotten', evicted.done_count) end
+if evicted.suspect_count > 0 then increment('suspects_forgotten', evicted.suspect_count) end
 local live = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', LEASE) + redis.call('ZCARD', EXCLUSIVE)
 local dead = redis.call('ZCARD', DEAD)
 -- Counted anew where nobody has counted: the first time, and once a search for orphans has ended.
@@ -110,5 +115,6 @@ local counted = meta('jobs_count') + meta('dead_count')
 if live == 0 and meta('jobs_count') == 0 then redis.call('HDEL', META, 'jobs_bytes') end -- ends any drift
 local letters, results = evicted.age + evicted.count + evicted.bytes, evicted.result_age + evicted.result_bytes
 return { int(evicted.age), int(evicted.count), int(evicted.bytes), int(evicted.result_age), int(evicted.result_bytes),
-  int(evicted.marks), (letters >= limit or results >= limit or evicted.marks > 0) and '1' or '0',
+  int(evicted.done_age), int(evicted.done_count), int(evicted.suspect_age), int(evicted.suspect_count),
+  (letters >= limit or results >= limit or evicted.done_age + evicted.done_count > 0) and '1' or '0',
   int(counted), int(live + dead) }

@@ -21,6 +21,7 @@
 //! | `suspect` | until replayed | its content crashed a worker before: it runs exclusively |
 //! | `waits_for_host` | scheduled, waiting for a start permit | the host that is full or rests |
 //! | `host_failed` | after a failure of its host that counted | the token of the delivery that failed |
+//! | `run_at_ms` | once scheduled, until cancelled | when it runs, or ran: its place in `scheduled` |
 //! | `last_failure` | after a retry | the failure (JSON) |
 //! | `postponed_ms` | after a postponement | total delay of those counted |
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
