@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use url::Url;
 use wm_analyzer::demo::cases::{self, CaseOutcome};
@@ -308,18 +309,23 @@ async fn a_dropped_site_closes_what_hangs_on_it() {
     assert!(tokio::net::TcpStream::connect((url.host_str().unwrap(), url.port().unwrap())).await.is_err());
 }
 
+/// Connections that a server of the testbed serves at once.
+const CONNECTIONS: u64 = 2_048;
+
 #[tokio::test]
 async fn no_more_connections_are_served_at_once_than_the_bound() {
     let site = Site::start().await.unwrap();
     let url = site.put("/a", Body::raw(&b"x"[..]));
     let address = (url.host_str().unwrap(), url.port().unwrap());
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let mut held = Vec::new();
-    for _ in 0..256 {
+    for _ in 0..CONNECTIONS {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET /hang HTTP/1.1\r\n\r\n").await.unwrap();
         held.push(stream);
     }
-    wait_for("all hang", || site.hits("/hang") == 256).await;
+    wait_for("all hang", || site.hits("/hang") == CONNECTIONS).await;
     let one_more = exchange(&url, "GET /a HTTP/1.1\r\n\r\n", Duration::from_millis(100)).await;
     assert_eq!((one_more.0.as_str(), site.hits("/a")), ("", 0));
     held.pop();

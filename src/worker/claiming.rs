@@ -128,7 +128,8 @@ impl Shared {
             Claim::Delivery(delivery) => {
                 self.observer.has_room();
                 let (shared, span) = (Arc::clone(self), job_span(&delivery));
-                tasks.spawn(async move { task::run(&shared, *delivery).await }.instrument(span));
+                let stopped = self.in_flight.register(&delivery);
+                tasks.spawn(async move { task::run(&shared, *delivery, stopped).await }.instrument(span));
             }
             Claim::NotNeeded(delivery, skip) => {
                 let (shared, span) = (Arc::clone(self), job_span(&delivery));

@@ -169,8 +169,9 @@ impl InFlight {
         self.jobs.lock()
     }
 
-    /// Registers a job; the receiver resolves if the job must stop.
-    pub(super) fn take(&self, delivery: &Delivery) -> (InFlightGuard<'_>, oneshot::Receiver<StopReason>) {
+    /// Registers a job that was claimed, before its task runs: what is claimed next depends on it. The receiver
+    /// resolves if the job must stop; its task must take the [`guard`](Self::guard).
+    pub(super) fn register(&self, delivery: &Delivery) -> oneshot::Receiver<StopReason> {
         let (job, (stop, stopped)) = (&delivery.job, oneshot::channel());
         let running = RunningJob {
             lease: delivery.lease(),
@@ -183,7 +184,12 @@ impl InFlight {
             exclusive: delivery.is_exclusive(),
         };
         self.jobs().insert(job.id.clone(), running);
-        (InFlightGuard { in_flight: self, id: job.id.clone() }, stopped)
+        stopped
+    }
+
+    /// The guard of a registered job.
+    pub(super) fn guard(&self, id: &JobId) -> InFlightGuard<'_> {
+        InFlightGuard { in_flight: self, id: id.clone() }
     }
 
     pub(super) fn len(&self) -> usize {

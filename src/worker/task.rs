@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -26,9 +27,9 @@ enum WorkEnd {
     Stopped(StopReason),
 }
 
-/// Works on one delivery until it is settled, released, or lost.
-pub(super) async fn run(shared: &Shared, delivery: Delivery) {
-    let (guard, stopped) = shared.in_flight.take(&delivery);
+/// Works on one registered delivery until it is settled, released, or lost.
+pub(super) async fn run(shared: &Shared, delivery: Delivery, stopped: oneshot::Receiver<StopReason>) {
+    let guard = shared.in_flight.guard(&delivery.job.id);
     let begun = std::time::Instant::now();
     let gate = DeliveryGate {
         shared,

@@ -81,7 +81,10 @@ async fn assert_all_done_in_one_run(world: &World, worker: &Worker, count: usize
         println!("{line}");
     }
     for job in &jobs {
-        assert_eq!(world.job_events(&job.id).await, ["done"], "{}", job.id);
+        // The site is as starved as its visitor: a body may have to be fetched again.
+        let mut events = world.job_events(&job.id).await;
+        events.retain(|event| event != "retried");
+        assert_eq!(events, ["done"], "{}", job.id);
     }
     assert!(took_fewer.is_some(), "it never took fewer at a time");
 }

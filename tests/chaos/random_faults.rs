@@ -27,6 +27,8 @@ use crate::small_pair;
 const WORKERS: usize = 3;
 /// A heap that no honest page fits into.
 const TINY_HEAP: u64 = 2 << 20;
+/// Workers that vanish while they fetch a job, until it is buried.
+const FETCH_CRASHES: u64 = 6;
 /// How long the rest may take once the faults are over, on a machine that does other things too.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -221,13 +223,13 @@ impl ChaosRun {
         }
     }
 
-    /// A job that its workers do not survive: one takes it beside others, one alone, and there is no third.
+    /// A job that no worker survives which fetches it: a few take it beside others, one alone, and there is no seventh.
     async fn run_worker_killing_job(&mut self) {
         results::until_settled(&self.world, SETTLE_TIMEOUT).await;
         let deadly = Job { page: Some(self.page), ..self.job("Deadly", ExpectedEnd::Deadly) };
         self.world.send(std::slice::from_ref(&deadly)).await;
         self.send(12).await;
-        for death in 1..=2 {
+        for death in 1..=FETCH_CRASHES {
             self.gate.until_requested(death).await;
             let holder = self.world.field(&deadly.id, "worker").await.unwrap();
             let has_it = |worker: &Worker| holder.split(':').any(|part| part == worker.pid().to_string());
@@ -236,7 +238,7 @@ impl ChaosRun {
             self.workers[one] = self.world.worker();
         }
         self.world.until_event(&deadly.id, "buried").await;
-        assert_eq!(self.gate.requests(), 2, "there was no third");
+        assert_eq!(self.gate.requests(), FETCH_CRASHES, "there was no seventh");
         self.jobs.push((deadly, ExpectedEnd::Deadly));
     }
 

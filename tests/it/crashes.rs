@@ -1,7 +1,10 @@
 //! A worker that vanishes: nothing is lost, nothing is told twice, and nothing of it stays behind.
 
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
-use wm_analyzer::job::Job;
+use wm_analyzer::job::{Job, JobId};
+use wm_testbed::site::Resource;
 
 use crate::harness::{GatedSite, Worker, World, is_alive, job, until};
 
@@ -128,6 +131,30 @@ async fn a_job_that_kills_each_worker_that_fetches_it_is_buried_after_six_and_no
     assert_eq!((dead[0].id.as_str(), reason.kind.as_str()), ("killer", "crash_loop"));
     assert_eq!((deaths, reason.counts.fetch_crashes), (6, 6));
     witness.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_only_fetched_makes_room_for_a_suspect_at_once_and_is_not_charged_for_it() {
+    let world = World::new().await.with("queue.lease", "1s");
+    let (victim, suspect, _child) = world.worker_with_job_in_child().await;
+    let survivor = world.worker();
+    survivor.until_logged("working").await;
+    // More than the victim claims ahead, at a host that never answers.
+    let slow: Vec<Job> =
+        (0..16).map(|n| world.bodies(&format!("slow-{n}"), Resource::Hang, Resource::Hang)).collect();
+    world.send(&slow).await;
+    until("the survivor fetches", async || in_flight(&world, survivor.pid()).await >= 4).await;
+    victim.signal(Signal::KILL);
+    drop(victim);
+    let start = Instant::now();
+    world.until_event(&suspect.id, "done").await;
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}: a header may take 20 s", start.elapsed());
+    let released = world.events().await.into_iter().filter(|event| event.what == "released");
+    let released: Vec<_> = released.map(|event| JobId::parse(&event.id).unwrap()).collect();
+    assert!(released.len() >= 4, "{released:?}");
+    for id in &released {
+        assert_eq!(world.field(id, "releases").await, None, "{id}");
+    }
 }
 
 /// A worker that has done one job and claims nothing more: it still keeps time for all.

@@ -23,7 +23,8 @@ async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_
     let url = format!("redis+sentinel://127.0.0.1:{}/m", sentinel.port());
     let mut world = World::with_redis(replica, url).await;
     let gate = GatedSite::closed().await;
-    let worker = world.worker();
+    // What it holds is at the gate, and all else waits.
+    let worker = world.worker_with(&[("fetch.in_flight_max", "2")]);
     let before = world.pair("before", 4_000);
     world.send(std::slice::from_ref(&before)).await;
     world.until_event(&before.id, "done").await;
@@ -39,7 +40,7 @@ async fn when_the_master_dies_the_worker_goes_on_with_the_new_one_and_every_job_
     master.kill();
     worker.until_logged("Redis cannot be reached: jobs in flight continue, nothing is claimed").await;
     gate.open();
-    worker.until_logged("not settled yet: trying again").await;
+    worker.until_logged("the queue does not answer yet: asking again").await;
     until("all is done", async || {
         world.queue.status().await.is_ok_and(|s| s.inbox + s.backlog() + s.in_flight == 0)
     })

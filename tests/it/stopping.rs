@@ -62,7 +62,7 @@ async fn term_lets_what_is_in_a_child_finish_and_claims_nothing_more() {
 async fn term_releases_what_is_only_fetched_at_once_and_uncounted_however_slow_its_host() {
     let world = World::with_default_settings().await;
     let jobs: Vec<Job> =
-        (0..30).map(|n| world.bodies(&format!("slow-{n}"), Resource::Hang, Resource::Hang)).collect();
+        (0..12).map(|n| world.bodies(&format!("slow-{n}"), Resource::Hang, Resource::Hang)).collect();
     world.send(&jobs).await;
     let mut worker = world.worker();
     until("all are fetched", async || {
@@ -74,7 +74,7 @@ async fn term_releases_what_is_only_fetched_at_once_and_uncounted_however_slow_i
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_for_exit().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(5), "{:?} of a drain of 30 s", start.elapsed());
-    assert_eq!(worker.log_lines("stopped")[0]["released"], 30);
+    assert_eq!(worker.log_lines("stopped")[0]["released"], 12);
     for job in &jobs {
         was_released(&world, job, "ready", None).await;
     }

@@ -42,7 +42,7 @@ fn alerts(world: &World, what: &str) -> usize {
 
 #[tokio::test]
 async fn oldest_is_a_low_job_behind_high_ones_that_keep_coming() {
-    let world = World::new().await.with("sandbox.slots", "1");
+    let world = World::new().await.with("fetch.in_flight_max", "1");
     let gate = GatedSite::closed().await;
     let _worker = world.worker();
     world.send(&[job("held", gate.url("/a"), world.page())]).await;

@@ -22,6 +22,8 @@ const REPORT_GRACE: Duration = Duration::from_secs(2);
 /// Longest time a job may take, in walls: one that gets a tenth of a CPU still passes. Beyond that a slot is
 /// worth more to other jobs, and a job that seems to wait may be hiding that it sleeps.
 const CEILING_WALLS: u32 = 10;
+/// Shortest ceiling: a wall of a few milliseconds would end in one turn of another process.
+const CEILING_MIN: Duration = Duration::from_secs(1);
 /// Time to release the memory of a dead process: measured at 0.07 ms per MiB, rounded up.
 const TEARDOWN_PER_MIB: Duration = Duration::from_micros(100);
 
@@ -86,9 +88,10 @@ impl Limits {
         self.wall.mul_f64(0.6)
     }
 
-    /// Hard ceiling on the wall clock, for a job that hardly gets a CPU: ten times the limit on what it uses.
+    /// Hard ceiling on the wall clock, for a job that hardly gets a CPU: ten times the limit on what it uses, and at
+    /// least a second.
     pub fn hard_ceiling(&self) -> Duration {
-        self.wall.saturating_mul(CEILING_WALLS)
+        self.wall.saturating_mul(CEILING_WALLS).max(CEILING_MIN)
     }
 
     /// CPU limit: one second more than the wall clock, rounded up to whole seconds as `RLIMIT_CPU` requires.
