@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const SMALLEST_PER_SLOT: usize = 4;
 /// Pairs that may wait for each slot before the window shrinks: one that runs next, and one behind it.
 const WAITING_PER_SLOT: usize = 2;
-/// A slot that stays idle makes the window grow once in this time. The window of one second's latency is reached
+/// An idle slot makes the window grow at most once in this time. The window of one second's latency is reached
 /// in about half of that second.
 const GROWTH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -74,13 +74,13 @@ impl JobCounts {
 pub struct ClaimAhead {
     limits: Limits,
     window: usize,
-    idle_since: Option<Instant>,
+    grown_at: Option<Instant>,
 }
 
 impl ClaimAhead {
     /// A window at its smallest.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, window: limits.slots * SMALLEST_PER_SLOT, idle_since: None }
+        Self { limits, window: limits.slots * SMALLEST_PER_SLOT, grown_at: None }
     }
 
     /// How many jobs to claim now, after growing the window where it keeps a slot idle; 0 for none.
@@ -103,14 +103,12 @@ impl ClaimAhead {
         }
     }
 
-    /// Grows the window where it has kept a slot idle for long enough, this time included.
+    /// Grows the window where it keeps a slot idle, but not twice within [`GROWTH_INTERVAL`].
     fn grow_if(&mut self, keeps_idle: bool, now: Instant) {
-        let since = *self.idle_since.get_or_insert(now);
-        if !keeps_idle {
-            self.idle_since = None;
-        } else if now.duration_since(since) >= GROWTH_INTERVAL {
+        let since = *self.grown_at.get_or_insert(now);
+        if keeps_idle && now.duration_since(since) >= GROWTH_INTERVAL {
             self.window = (self.window + self.window.div_ceil(2)).min(self.limits.in_flight);
-            self.idle_since = Some(now);
+            self.grown_at = Some(now);
         }
     }
 }
