@@ -65,7 +65,8 @@ struct Setup {
 
 impl Setup {
     async fn new(hosts: u8, latency: Duration) -> Self {
-        let redis = PrivateRedis::start(RedisOptions::default()).unwrap();
+        // Redis has the only copy of the results, so there must be room for all of them.
+        let redis = PrivateRedis::start(RedisOptions::default().set("maxmemory", "1gb")).unwrap();
         let mut sites = Vec::new();
         for number in 0..hosts {
             sites.push(Site::start_at(Ipv4Addr::new(127, 0, 2, 1 + number)).await.unwrap());

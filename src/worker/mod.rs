@@ -51,6 +51,8 @@ use crate::sandbox::Pool;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 
+/// The least number of jobs at new hosts that a worker may have: as many as one of these hosts may have.
+const NEW_HOSTS_MIN: usize = 16;
 /// Most jobs whose versions are looked up at once. The db app is asked `api.max_concurrent` (4) things at a time;
 /// these are enough to keep that busy, and those behind them are better left to other workers.
 const RESOLVING_MAX: usize = 32;
@@ -141,6 +143,10 @@ impl Worker {
             in_flight: self.in_flight_max,
             resolving: RESOLVING_MAX,
         };
+        // The other half is kept for hosts that answer: a wildcard name makes new ones for nothing. With few permits
+        // there is nothing to share.
+        let new_hosts_max = (self.in_flight_max / 2).max(NEW_HOSTS_MIN);
+        self.queue.set_new_hosts_max(u32::try_from(new_hosts_max).unwrap_or(u32::MAX));
         let shared = Arc::new(Shared {
             worker: self,
             in_flight: InFlight::default(),

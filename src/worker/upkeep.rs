@@ -236,8 +236,10 @@ async fn look(shared: &Shared, growth: &mut Growth, others: &mut OthersLooks) ->
         Err(e) => return Err(e),
     }
     shared.observer.look(&status);
-    let idle = status.inbox + status.backlog() + status.in_flight == 0;
-    Ok(if idle && !upkeep.orphans_suspected { Pace::Idle } else { Pace::Busy })
+    let empty = status.inbox + status.backlog() + status.in_flight == 0;
+    // What was buried since this look's eviction is evicted by the next one.
+    let settled = status.dead_filled() <= 1.0 && !upkeep.orphans_suspected;
+    Ok(if empty && settled { Pace::Idle } else { Pace::Busy })
 }
 
 /// Keeps the turn as looker while the queue stays empty: the inbox has its own waiter, so this looks at little.

@@ -191,11 +191,12 @@ async fn dead_letters_near_their_cap_are_one_alert_and_those_forgotten_are_count
         .stdout_contains(&["evicted 4"]);
     assert!(!status.stderr.contains("ceiling"), "{status:?}");
 
+    assert_eq!(outage_alerts(&world, "dead_letters").len(), 1, "once, however long it stayed so");
+    assert_eq!(worker.log_lines("nearly no room left").len(), 1, "not with every look");
+
     world.run(&["dead", "discard", "--yes"]).await.exited_with(0);
     until("there is room", async || worker.metric("queue_dead_filled_ratio").await == 0.0).await;
     worker.until_logged("there is room again").await;
-    assert_eq!(outage_alerts(&world, "dead_letters").len(), 1, "once, however long it stayed so");
-    assert_eq!(worker.log_lines("nearly no room left").len(), 1, "not with every look");
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait_for_exit().await.code(), Some(0));
     let all = outage_alerts(&world, "dead_letters");

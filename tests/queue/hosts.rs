@@ -354,17 +354,7 @@ async fn new_hosts_together_hold_no_more_of_a_worker_than_its_share_and_proven_o
     let share = "~new:w:4";
     let mut line = Vec::new();
     for n in 4..7 {
-        let job = enqueued(&queue).await;
-        let delivery = claimed(&queue, "w").await;
-        let told = start(&queue, &delivery, &format!("{n}.wild.test")).await;
-        assert_eq!(told, StartPermit::HostFull { host: share.into() });
-        let because = PostponeReason::HostFull { host: share.into() };
-        let _ = queue
-            .worker
-            .settle(delivery, Verdict::Postpone { after: Duration::ZERO, because })
-            .await
-            .unwrap();
-        line.push(job.id);
+        line.push(waits_for_share(&queue, &format!("{n}.wild.test"), share).await);
     }
     for _ in 0..20 {
         let _proven = visitor(&queue, "good.test").await;
@@ -377,6 +367,35 @@ async fn new_hosts_together_hold_no_more_of_a_worker_than_its_share_and_proven_o
     let states = world.check_invariants().await;
     let states: Vec<_> = line.iter().map(|id| states[id.as_str()].as_str()).collect();
     assert_eq!(states, ["ready", "scheduled", "scheduled"]);
+}
+
+/// A job at a new host that finds the share full, and waits for it.
+async fn waits_for_share(queue: &Roles, at: &str, share: &str) -> JobId {
+    let job = enqueued(queue).await;
+    let delivery = claimed(queue, "w").await;
+    assert_eq!(start(queue, &delivery, at).await, StartPermit::HostFull { host: share.into() });
+    let because = PostponeReason::HostFull { host: share.into() };
+    let _ =
+        queue.worker.settle(delivery, Verdict::Postpone { after: Duration::ZERO, because }).await.unwrap();
+    job.id
+}
+
+#[tokio::test]
+async fn when_a_permit_of_the_share_comes_back_all_that_no_longer_need_one_go_on() {
+    let world = world().await;
+    let (queue, other) = (world.queue().await, world.queue().await);
+    queue.worker.set_new_hosts_max(1);
+    let holder = visitor(&queue, "holder.test").await;
+    let mut line = Vec::new();
+    for host in ["proven.test", "still-new.test", "proven.test", "still-new.test", "proven.test"] {
+        line.push(waits_for_share(&queue, host, "~new:w:1").await);
+    }
+    good_visit(&other, "proven.test").await;
+    let verdict = fails(FailureKind::Timeout, "holder.test");
+    let _ = queue.worker.settle(holder, verdict).await.unwrap();
+    let states = world.check_invariants().await;
+    let states: Vec<_> = line.iter().map(|id| states[id.as_str()].as_str()).collect();
+    assert_eq!(states, ["ready", "ready", "ready", "scheduled", "ready"]);
 }
 
 #[tokio::test]

@@ -236,8 +236,9 @@ local HOSTS = {
   proven_ms = 300000, failed_ms = 3600000,
   -- A job that is older than a week waits for no breaker any more: its failures count, so it ends.
   wait_ms = 7 * 86400000,
-  -- Most host waiters that one call wakes at a host, and most of the share of new hosts that it looks at.
-  wake_most = 64, look_most = 500,
+  -- Most host waiters that one call wakes at a host; most of those that wait for the share of new hosts that it looks
+  -- at when a host is proven, and when a permit of the share is given up.
+  wake_most = 64, look_most = 500, share_look = 100,
 }
 
 local function score_of(zset, member) return tonumber(redis.pcall('ZSCORE', zset, member) or nil) end
@@ -315,13 +316,14 @@ end
 
 -- Plans which host waiters to wake when `leaving` (a list of { id, hosts }) give up their permits. Only
 -- reads: call it before the first write, then `leave_hosts` with its result. A woken job that does not start
--- after all wakes the next waiter when its own delivery ends, so no permit stays unused.
+-- after all wakes the next waiter when its own delivery ends, so no permit stays unused. One whose hosts are
+-- proven by now does not need the share of new hosts and would wake nobody there, so all such are woken.
 local function plan_host_handover(leaving_jobs)
   local handovers, by_host = {}, {}
   for _, leaving_job in ipairs(leaving_jobs) do
     for host in string.gmatch(leaving_job.hosts or '', '%S+') do
       if not by_host[host] then
-        by_host[host] = { host = host, leaving_ids = {}, scanned = 0, next_ids = {} }
+        by_host[host] = { host = host, leaving_ids = {}, gone_ids = {}, next_ids = {} }
         handovers[#handovers + 1] = by_host[host]
       end
       table.insert(by_host[host].leaving_ids, leaving_job.id)
@@ -333,16 +335,19 @@ local function plan_host_handover(leaving_jobs)
     for _, is_member in ipairs(redis.call('SMISMEMBER', permits, unpack(handover.leaving_ids))) do
       remaining = remaining - is_member
     end
-    local free = math.min(leaving, host_ceiling(handover.host) - remaining)
-    local waiters = host_waiters_key(handover.host)
-    for i, waiter in ipairs(free > 0 and redis.call('ZRANGE', waiters, 0, free + 19) or {}) do
-      if #handover.next_ids == free then break end
-      handover.scanned = i
-      if redis.call('HGET', job_key(waiter), 'waits_for_host') == handover.host then
+    local free, share = math.min(leaving, host_ceiling(handover.host) - remaining), is_share(handover.host)
+    local look = free > 0 and (share and HOSTS.share_look or free + 20) or 0
+    for _, waiter in ipairs(look > 0 and redis.call('ZRANGE', host_waiters_key(handover.host), 0, look - 1) or {}) do
+      if free == 0 and not share then break end
+      local fields = redis.call('HMGET', job_key(waiter), 'waits_for_host', 'hosts')
+      local waits, needs_permit = fields[1] == handover.host, not share or has_new(fields[2] or '')
+      if waits and (free > 0 or not needs_permit) then
         table.insert(handover.next_ids, waiter)
+        if needs_permit then free = free - 1 end
       end
+      if not waits or handover.next_ids[#handover.next_ids] == waiter then table.insert(handover.gone_ids, waiter) end
     end
-    if handover.scanned > 0 then redis.call('EXISTS', WAITING_HOSTS) end
+    if handover.gone_ids[1] then redis.call('EXISTS', WAITING_HOSTS) end
   end
   return handovers
 end
@@ -351,8 +356,8 @@ end
 local function leave_hosts(handovers)
   for _, handover in ipairs(handovers) do
     redis.call('SREM', host_permits_key(handover.host), unpack(handover.leaving_ids))
-    if handover.scanned > 0 then
-      redis.call('ZREMRANGEBYRANK', host_waiters_key(handover.host), 0, handover.scanned - 1)
+    if handover.gone_ids[1] then
+      redis.call('ZREM', host_waiters_key(handover.host), unpack(handover.gone_ids))
       count_host_waiters(handover.host)
     end
     for _, id in ipairs(handover.next_ids) do
