@@ -18,6 +18,7 @@ use super::auth::Auth;
 use super::{ApiConfigError, Config};
 use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, FailureKind};
+use crate::job::redact::scrub;
 use crate::job::text::{clip, innermost_cause};
 
 /// Limit on the app's error titles, in characters.
@@ -133,7 +134,7 @@ impl ApiClient {
             let location = String::from_utf8_lossy(location.as_bytes());
             detail = format!(
                 "{detail}, which points to {}: set api.url to that address",
-                clip(&location, MAX_TITLE_CHARS)
+                clip(&scrub(&location), MAX_TITLE_CHARS)
             );
         } else if kind == FailureKind::ApiUnavailable && status.is_client_error() {
             detail = format!("{detail} and the body is not in its API's format: check api.url");
@@ -192,7 +193,7 @@ fn error_titles(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("errors")?.as_array()?;
     let titles: Vec<&str> = errors.iter().filter_map(|error| error.get("title")?.as_str()).collect();
-    (!errors.is_empty()).then(|| clip(&titles.join("; "), MAX_TITLE_CHARS))
+    (!errors.is_empty()).then(|| clip(&scrub(&titles.join("; ")), MAX_TITLE_CHARS))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use url::Url;
 use uuid::Uuid;
 
 use crate::job::page::{self, Version};
+use crate::job::redact::page_address;
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::text::quote;
 
@@ -73,8 +74,9 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
         return Err(skip("has no body".to_owned()));
     }
     let parsed = base.join(&body_url);
-    let parsed = parsed
-        .map_err(|e| skip(format!("is kept at {:?}, which is not a valid address: {e}", quote(&body_url))))?;
+    let parsed = parsed.map_err(|e| {
+        skip(format!("is kept at {:?}, which is not a valid address: {e}", quote(&page_address(&body_url))))
+    })?;
     let capture_time = text(data, &["capture_time"]);
     Ok(Version {
         url: text(data, &["url", "capture_url"]),

@@ -3,7 +3,7 @@
 //! It decides by the types of the underlying errors, never by their text. The judge decides what follows from
 //! a kind.
 //!
-//! Invariant: no sentence contains a URL's credentials or its query, where signed URLs carry their secrets.
+//! Invariant: no sentence contains more of a URL than [`page_url`] shows.
 
 use std::error::Error;
 use std::io;
@@ -14,7 +14,8 @@ use super::Config;
 use super::clock::{Overdue, RATE_WINDOW};
 use super::guard::ForbiddenAddress;
 use crate::job::failure::{Failure, FailureKind};
-use crate::job::text::{causes, innermost_cause};
+use crate::job::redact::page_url;
+use crate::job::text::{causes, clip, innermost_cause};
 
 /// Limit on a URL shown in a message, in characters.
 const MAX_URL_CHARS: usize = 200;
@@ -152,15 +153,9 @@ fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a 
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// A URL for messages: without credentials, query and fragment, truncated.
+/// A URL for messages: without its secrets, truncated.
 pub(super) fn display_url(url: &Url) -> String {
-    let mut plain = url.clone();
-    // Both fail only for URLs that cannot have credentials.
-    let _ = plain.set_username("");
-    let _ = plain.set_password(None);
-    plain.set_query(url.query().map(|_| "..."));
-    plain.set_fragment(None);
-    plain.as_str().chars().take(MAX_URL_CHARS).collect()
+    clip(&page_url(url), MAX_URL_CHARS)
 }
 
 #[cfg(test)]
@@ -168,19 +163,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shown_url_keeps_its_place_and_loses_its_secrets() {
-        for (url, expected) in [
-            ("https://u:p@a.test:8443/b/c?X-Signature=s#f", "https://a.test:8443/b/c?..."),
-            ("http://a.test", "http://a.test/"),
-            ("data:text/html,x", "data:text/html,x"),
-            ("http://a.test/\x1b[31m\n", "http://a.test/%1B[31m"),
-        ] {
-            assert_eq!(display_url(&Url::parse(url).unwrap()), expected);
-        }
+    fn a_shown_url_has_no_secrets_and_a_bound() {
+        let shown = |url: &str| display_url(&Url::parse(url).unwrap());
         assert_eq!(
-            display_url(&Url::parse(&format!("http://a.test/{}", "x".repeat(9_000))).unwrap()).len(),
-            MAX_URL_CHARS
+            shown("https://u:p@a.test:8443/b?X-Signature=s#f"),
+            "https://***@a.test:8443/b?X-Signature=***#***"
         );
+        assert_eq!(shown("http://a.test/\x1b[31m\n"), "http://a.test/%1B[31m");
+        let long = shown(&format!("http://a.test/{}", "x".repeat(9_000)));
+        assert_eq!(long.chars().count(), MAX_URL_CHARS + 1);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Version};
+use crate::job::redact::page_url;
 use crate::job::report::{BodyFacts, Report, Timings};
 use crate::job::skip::Skip;
 use crate::job::text::sha256_hex;
@@ -251,7 +252,7 @@ fn parse_reply(reply: Reply, pair: &PagePair) -> Result<Box<Report>, EarlyExit> 
 fn body_input(version: &Version, body: &Body) -> BodyInput {
     BodyInput {
         uuid: version.uuid,
-        url: version.body_url.to_string(),
+        url: page_url(&version.body_url),
         media_type: version.media_type.clone(),
         content_type: body.content_type.clone(),
         content_encoding: body.content_encoding.clone(),
@@ -268,7 +269,7 @@ pub(crate) fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
         .zip(raw)
         .map(|((side, version), body)| BodyFacts {
             side,
-            url: version.body_url.to_string(),
+            url: page_url(&version.body_url),
             wire_bytes: body.bytes.len() as u64,
             wire_sha256: Some(sha256_hex(&body.bytes)),
             decoded_bytes: None,

@@ -5,7 +5,7 @@
 //! Sentry, nothing else.
 //!
 //! Invariant: text that a page, a site or a producer may have written leaves this module only through
-//! [`text::sanitize`], and text that may contain a secret only through `scrub`.
+//! [`text::sanitize`], and text that may contain a secret only through [`scrub`](crate::job::redact::scrub).
 
 pub mod logs;
 pub mod metrics;

@@ -31,7 +31,7 @@ pub struct AnalysisRequest {
 pub struct BodyInput {
     /// Uuid of the body's version.
     pub uuid: Uuid,
-    /// The address the body was fetched from.
+    /// The address the body was fetched from, as [`page_url`](super::redact::page_url) shows it.
     pub url: String,
     /// The `Content-Type` header, verbatim: its charset is used.
     pub content_type: Option<String>,

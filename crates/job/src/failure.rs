@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::ChildUsage;
 use super::page::Side;
+use super::redact::scrub;
 
 /// What went wrong, as a label.
 #[derive(
@@ -248,7 +249,7 @@ impl Stage {
 pub struct Failure {
     /// The label, which determines blame and stage.
     pub kind: FailureKind,
-    /// One sentence for an operator: the field, the value, the fix. Holds no secret; may hold hostile text.
+    /// One sentence for an operator: the field, the value, the fix. Scrubbed of secrets; may hold hostile text.
     pub detail: String,
     /// The version it concerns, if it concerns only one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -265,9 +266,16 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a kind and a sentence, all other fields empty.
-    pub fn new(kind: FailureKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), side: None, host: None, retry_after: None, measured: None }
+    /// A failure with a kind and a sentence, scrubbed of secrets, all other fields empty.
+    pub fn new(kind: FailureKind, detail: impl AsRef<str>) -> Self {
+        Self {
+            kind,
+            detail: scrub(detail.as_ref()),
+            side: None,
+            host: None,
+            retry_after: None,
+            measured: None,
+        }
     }
 
     /// Sets the version it concerns.

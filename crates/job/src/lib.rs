@@ -19,6 +19,7 @@ pub mod blank;
 pub mod counts;
 pub mod duration;
 pub mod failure;
+pub mod invisible;
 pub mod measured;
 pub mod outcome;
 pub mod page;

@@ -1,15 +1,39 @@
 //! Redaction of secrets: one marker for configuration, messages, logs and alerts.
 //!
+//! Three kinds of text: an address of our own configuration ([`url()`]), of which the host is enough; the address of a
+//! page ([`page_url`]), of which as much is shown as is harmless; and a sentence that may hold either ([`scrub()`]).
+//!
 //! Invariant: no text made here holds a secret or part of one, even if the address that contains it is
 //! malformed.
+
+mod page_address;
+mod scrub;
 
 use std::fmt;
 
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 
+pub use self::page_address::{page_address, page_url};
+pub use self::scrub::scrub;
+
 /// Replaces a secret wherever one would be shown.
 pub const MARK: &str = "***";
+
+/// A name that contains one of these (in any case) has a secret value.
+const SECRET_NAMES: [&str; 11] = [
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "apikey",
+    "api_key",
+    "api-key",
+    "authorization",
+    "credential",
+    "signature",
+    "cookie",
+];
 
 /// A secret from the configuration. `Debug` and `Serialize` show [`MARK`], or the empty string for an empty
 /// secret.

@@ -160,7 +160,7 @@ pub struct Passage {
 pub struct BodyFacts {
     /// The version it belongs to.
     pub side: Side,
-    /// The address it was fetched from.
+    /// The address it was fetched from, as [`page_url`](super::redact::page_url) shows it.
     pub url: String,
     /// Size in bytes as received.
     pub wire_bytes: u64,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::ChildUsage;
 use super::page::Side;
+use super::redact::scrub;
 
 /// Why skipping was the right decision: a label for counters.
 #[derive(
@@ -86,8 +87,8 @@ impl SkipReason {
 pub struct Skip {
     /// The reason, which is counted.
     pub reason: SkipReason,
-    /// One sentence for an operator, e.g. ``from is application/pdf (declared text/html)``. May hold hostile
-    /// text.
+    /// One sentence for an operator, e.g. ``from is application/pdf (declared text/html)``. Scrubbed
+    /// of secrets; may hold hostile text.
     pub detail: String,
     /// The version that caused it, if only one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,9 +99,9 @@ pub struct Skip {
 }
 
 impl Skip {
-    /// A skip with a reason and a sentence, all other fields empty.
-    pub fn new(reason: SkipReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), side: None, measured: None }
+    /// A skip with a reason and a sentence, scrubbed of secrets, all other fields empty.
+    pub fn new(reason: SkipReason, detail: impl AsRef<str>) -> Self {
+        Self { reason, detail: scrub(detail.as_ref()), side: None, measured: None }
     }
 
     /// Sets the version that caused it.

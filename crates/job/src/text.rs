@@ -5,6 +5,8 @@ use std::io;
 
 use sha2::{Digest, Sha256};
 
+use crate::redact::scrub;
+
 /// The longest piece of hostile text quoted in a message, in characters.
 pub(crate) const QUOTE_MAX_CHARS: usize = 80;
 
@@ -17,9 +19,10 @@ pub fn clip(text: &str, max: usize) -> String {
     short
 }
 
-/// [`clip`] at `QUOTE_MAX_CHARS`: makes hostile text short enough for a message.
+/// [`clip`] at `QUOTE_MAX_CHARS`: makes hostile text short enough for a message. Scrubbed before: of an address that
+/// was cut it cannot be seen where its password ends.
 pub fn quote(text: &str) -> String {
-    clip(text, QUOTE_MAX_CHARS)
+    clip(&scrub(text), QUOTE_MAX_CHARS)
 }
 
 /// The last char boundary of `text` that is at or before `at`. Stands in for `str::floor_char_boundary`, which is newer

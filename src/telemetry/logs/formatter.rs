@@ -15,8 +15,9 @@ use tracing_subscriber::fmt::{FmtContext, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::MAX_LINE_BYTES;
+use crate::job::redact::scrub;
 use crate::job::text::floor_char_boundary;
-use crate::telemetry::text::{sanitize, scrub};
+use crate::telemetry::text::sanitize;
 
 /// Limit on one message or field: enough for a sentence with two long addresses.
 const MAX_TEXT_BYTES: usize = 4 * 1024;

@@ -143,7 +143,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&json["level"], &json["n"], &json["ok"]), (&"INFO".into(), &3.into(), &true.into()));
         assert!(
-            json["message"].as_str().unwrap().starts_with("fetched http://***@a.test/\\u{202e}?***\\n2026"),
+            json["message"].as_str().unwrap().starts_with("fetched http://***@a.test/\\u{202e}?q=***\\n2026"),
             "{json}"
         );
         assert!(json["spans"][0].as_str().unwrap().starts_with("job{id=j-1"), "{json}");

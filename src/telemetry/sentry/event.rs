@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::OutageKind;
 use crate::job::failure::{FailureKind, Stage};
-use crate::telemetry::text::{sanitize, scrub};
+use crate::job::redact::scrub;
+use crate::telemetry::text::sanitize;
 
 /// Sentry truncates tag values here, in bytes.
 const MAX_TAG_BYTES: usize = 200;
