@@ -9,8 +9,9 @@ use super::queue_args::{QueueCommand, ResultsCommand};
 use super::schema::Schema;
 use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
 use crate::config::Config;
-use crate::job::LimitsRequest;
+use crate::job::{Job, JobId, LimitsRequest};
 use crate::ops;
+use crate::ops::diff::Compared;
 use crate::sandbox::Limits;
 
 /// Compares captured versions of web pages from a Redis queue, each pair in a sandboxed child process.
@@ -46,7 +47,7 @@ pub enum OutputFormat {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Compare two files or URLs with the worker's filter, sandbox and analysis, without Redis.
+    /// Compare two files or URLs, or the pair of a job, with the worker's filter, sandbox and analysis.
     #[command(
         after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExample: wm-analyzer diff old.html new.html"
     )]
@@ -90,9 +91,14 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// Older version: a file or an http(s) URL.
-    pub from: String,
+    #[arg(required_unless_present = "job")]
+    pub from: Option<String>,
     /// Newer version: a file or an http(s) URL.
-    pub to: String,
+    #[arg(required_unless_present = "job")]
+    pub to: Option<String>,
+    /// Job that is dead or waits, whose pair is compared; read from Redis, and left as it is.
+    #[arg(long, value_name = "ID", value_parser = JobId::parse, conflicts_with_all = ["from", "to", "from_hash", "to_hash"])]
+    pub job: Option<JobId>,
     /// Limits for this pair, e.g. wall=2s,heap=64MiB; at most sandbox.max_wall and sandbox.max_heap.
     #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
     pub limits: LimitsRequest,
@@ -282,11 +288,19 @@ pub enum ConfigCommand {
 }
 
 impl DiffArgs {
-    /// As `ops` takes it.
-    pub fn options(self, config: &Config, json: bool) -> ops::diff::DiffOptions {
-        let Self { from, to, limits, from_hash, to_hash, verbose } = self;
-        let (hashes, max_body) = ([from_hash, to_hash], config.fetch.max_body.as_u64());
-        ops::diff::DiffOptions { from, to, hashes, limits, json, verbose, max_body }
+    /// As `ops` takes it; `job` is the one that was named, if one was.
+    pub fn options(self, job: Option<Job>, config: &Config, json: bool) -> ops::diff::DiffOptions {
+        let Self { from, to, job: _, limits, from_hash, to_hash, verbose } = self;
+        let compared = match job {
+            Some(job) => Compared::Job(Box::new(job)),
+            None => Compared::Named {
+                from: from.unwrap_or_default(),
+                to: to.unwrap_or_default(),
+                hashes: [from_hash, to_hash],
+            },
+        };
+        let max_body = config.fetch.max_body.as_u64();
+        ops::diff::DiffOptions { compared, limits, json, verbose, max_body }
     }
 }
 

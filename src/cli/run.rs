@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
+use crate::job::{Job, JobId};
 use crate::ops::{self, Exit, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Limits;
@@ -72,7 +73,13 @@ type CommandFailure = (Exit, String);
 async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
     let json = cli.output == OutputFormat::Json;
     match cli.command {
-        Command::Diff(args) => diff(&args.options(&config, json), &config).await,
+        Command::Diff(args) => {
+            let job = match &args.job {
+                Some(id) => Some(stored_job(id, &config).await?),
+                None => None,
+            };
+            diff(&args.options(job, &config, json), &config).await
+        }
         Command::Work(args) => work(&config, args.until_empty).await,
         Command::Demo(args) => Ok(demo::scenario::run(args.pairs, json).await),
         Command::Enqueue(args) => {
@@ -144,6 +151,14 @@ async fn refuse_unknown(queue: &Queue) -> Result<(), CommandFailure> {
     let name = queue.name();
     let what = format!("there is no queue {name:?} in this Redis: no worker and no producer has used it");
     Err((Exit::NothingMatched, what))
+}
+
+/// A job of the queue, to look at.
+async fn stored_job(id: &JobId, config: &Config) -> Result<Job, CommandFailure> {
+    let job = operator(config).await?.job(id).await.map_err(queue_failure)?;
+    job.ok_or_else(|| {
+        (Exit::NothingMatched, format!("no job {id}: it has ended, is unknown, or is not readable"))
+    })
 }
 
 async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit, CommandFailure> {

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Semaphore;
 
 use super::Config;
-use crate::api::{Api, PostMode};
+use crate::api::{self, Api, PostMode};
 use crate::fetch::Fetcher;
 use crate::job::failure::Failure;
 use crate::pipeline::Pipeline;
@@ -104,7 +104,7 @@ impl Config {
     /// # Errors
     /// What is wrong with the fetcher's or the API's settings.
     pub fn pipeline(&self) -> Result<Pipeline, String> {
-        self.pipeline_with(STORED_STEPS_BYTES)
+        self.pipeline_with(STORED_STEPS_BYTES, self.api.post)
     }
 
     /// The way of one pair that a person looks at.
@@ -112,12 +112,18 @@ impl Config {
     /// # Errors
     /// What is wrong with the fetcher's or the API's settings.
     pub(crate) fn pipeline_for_diff(&self) -> Result<Pipeline, String> {
-        self.pipeline_with(SHOWN_STEPS_BYTES)
+        // It must resolve as the worker does, and post nothing.
+        let post = match self.api.post {
+            PostMode::Post | PostMode::DryRun => PostMode::DryRun,
+            PostMode::Off => PostMode::Off,
+        };
+        self.pipeline_with(SHOWN_STEPS_BYTES, post)
     }
 
-    fn pipeline_with(&self, max_steps_bytes: u64) -> Result<Pipeline, String> {
+    fn pipeline_with(&self, max_steps_bytes: u64, post: PostMode) -> Result<Pipeline, String> {
+        let api = api::Config { post, ..self.api.clone() };
         Ok(Pipeline {
-            api: Api::new(&self.api).map_err(|e| e.to_string())?.map(Arc::new),
+            api: Api::new(&api).map_err(|e| e.to_string())?.map(Arc::new),
             filter: self.filter.clone(),
             fetcher: Fetcher::new(&self.fetch).map_err(|e| e.to_string())?,
             limits: Limits::from_config(&self.sandbox),

@@ -1,6 +1,8 @@
-//! `diff A B`: one pair through the same filter, sandbox and analysis as in the worker, without Redis.
+//! `diff A B`, `diff --job ID`: one pair through the same filter, sandbox and analysis as in the worker.
 //!
 //! It is what a dead letter's reproduction command runs, so it must not be kinder than the worker.
+
+mod job;
 
 use std::path::Path;
 
@@ -10,12 +12,13 @@ use uuid::Uuid;
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
 use crate::filter;
-use crate::job::LimitsRequest;
 use crate::job::failure::{Blame, Failure, FailureKind};
 use crate::job::measured::ChildUsage;
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
+use crate::job::redact::page_address;
 use crate::job::report::{Diff, LinkOp, Op, Report};
+use crate::job::{Job, LimitsRequest};
 use crate::pipeline::Pipeline;
 use crate::sandbox::{Limits, Pool};
 
@@ -28,12 +31,8 @@ const CHANGE_CHARS: usize = 200;
 
 /// What to compare and how to tell.
 pub struct DiffOptions {
-    /// The older version: a file or a URL.
-    pub from: String,
-    /// The newer version: a file or a URL.
-    pub to: String,
-    /// SHA-256 in hex of both bodies as they were captured, where known.
-    pub hashes: [Option<String>; 2],
+    /// The pair.
+    pub compared: Compared,
     /// Other limits than the configured ones.
     pub limits: LimitsRequest,
     /// Print the report as JSON.
@@ -42,6 +41,21 @@ pub struct DiffOptions {
     pub verbose: bool,
     /// Largest file that is read, in bytes.
     pub max_body: u64,
+}
+
+/// The pair that is compared.
+pub enum Compared {
+    /// Two files or URLs.
+    Named {
+        /// The older version.
+        from: String,
+        /// The newer version.
+        to: String,
+        /// SHA-256 in hex of both bodies as they were captured, where known.
+        hashes: [Option<String>; 2],
+    },
+    /// That of a job.
+    Job(Box<Job>),
 }
 
 /// Compares and prints.
@@ -53,8 +67,14 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
             return Exit::Usage;
         }
     };
-    let sources = source(&options.from, 1, options.max_body)
-        .and_then(|from| Ok([from, source(&options.to, 2, options.max_body)?]));
+    let (from, to, hashes) = match &options.compared {
+        Compared::Named { from, to, hashes } => (from, to, hashes),
+        Compared::Job(job) => {
+            return conclude(&job::compare(job, options.limits, pipeline, pool).await, options);
+        }
+    };
+    let sources =
+        source(from, 1, options.max_body).and_then(|from| Ok([from, source(to, 2, options.max_body)?]));
     let sources = match sources {
         Ok(sources) => sources,
         Err(SourceError::Unreadable(why)) => {
@@ -63,7 +83,7 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
         }
         Err(SourceError::TooLarge(failure)) => return conclude(&Outcome::Failed(failure), options),
     };
-    let outcome = match compare(sources, options, limits, pipeline, pool).await {
+    let outcome = match compare(sources, hashes, limits, pipeline, pool).await {
         Ok(report) => Outcome::Reported(report),
         Err(stop) => stop.into(),
     };
@@ -95,12 +115,12 @@ enum SourceError {
 
 async fn compare(
     [(mut from, from_body), (mut to, to_body)]: [(Version, Option<Body>); 2],
-    options: &DiffOptions,
+    hashes: &[Option<String>; 2],
     limits: Limits,
     pipeline: &Pipeline,
     pool: &Pool,
 ) -> Result<Box<Report>, EarlyExit> {
-    [from.body_hash, to.body_hash] = options.hashes.clone();
+    [from.body_hash, to.body_hash] = hashes.clone();
     let pair = PagePair { page: None, from, to };
     filter::filter_by_type(&pair, &pipeline.filter)?;
     let bodies = Bodies {
@@ -119,7 +139,7 @@ fn source(name: &str, number: u128, max_body: u64) -> Result<(Version, Option<Bo
     {
         return Ok((Version::at(uuid, url), None));
     }
-    let unreadable = |e: std::io::Error| SourceError::Unreadable(format!("{name}: {e}"));
+    let unreadable = |e: std::io::Error| SourceError::Unreadable(format!("{}: {e}", page_address(name)));
     let path = Path::new(name).canonicalize().map_err(unreadable)?;
     let size = path.metadata().map_err(unreadable)?.len();
     if size > max_body {

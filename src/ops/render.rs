@@ -1,7 +1,9 @@
 //! The only place that prints: data to stdout, talk to stderr, colour where a terminal wants it.
 //!
-//! Whatever came from outside is shown through [`sanitize`] first: a hostile URL can neither move the cursor
-//! nor pretend to be one of our lines.
+//! Whatever came from outside is shown through [`sanitize`] first, and JSON is escaped as far: a hostile URL can neither
+//! move the cursor nor pretend to be one of our lines.
+
+mod escape;
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -48,12 +50,18 @@ pub fn error(text: impl std::fmt::Display) {
     eprintln!("{}: {text}", styled(BAD, "error"));
 }
 
-/// One object for programs.
+/// One object for programs; what could steer the terminal of a person is escaped.
 pub fn json(value: &impl Serialize) {
-    match serde_json::to_string_pretty(value) {
+    match escape::pretty(value) {
         Ok(text) => println!("{text}"),
         Err(e) => error(format!("the result cannot be written as JSON: {e}")),
     }
+}
+
+/// One object for programs as a line without its end, escaped like [`json`].
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    // Fails only for maps with keys that are no strings, which no caller has.
+    escape::compact(value).unwrap_or_default()
 }
 
 /// A table without lines; columns named in `right` are aligned to the right.

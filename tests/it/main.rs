@@ -42,6 +42,7 @@ mod rails;
 mod registry;
 mod retries;
 mod schemas;
+mod secrets;
 mod settings;
 mod skips;
 mod stopping;

@@ -86,6 +86,7 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     let jobs: Vec<_> = dead.iter().filter(is_job).map(|letter| letter.id.clone()).collect();
     assert_eq!((dead.len(), jobs.len()), (3, 2));
     assert!(queue.operator.dead_letter(&jobs[0]).await.unwrap().is_some());
+    assert!(queue.operator.job(&jobs[0]).await.unwrap().is_some());
     let _ = queue.operator.replay(&jobs[..1]).await.unwrap();
     assert!(queue.operator.cancel(&jobs[0]).await.unwrap());
     assert_eq!(queue.operator.discard(&jobs[1..]).await.unwrap(), 1);

@@ -1,4 +1,5 @@
-//! Copies of dead letters: as JSON, and on standard output, where each is safe before its letter is deleted.
+//! Copies of dead letters: as they are shown, without secrets; and whole on standard output, where each is safe before
+//! its letter is deleted.
 //!
 //! # Why
 //! Safe is more than written. A file is synced, once per batch. What is in a pipe is lost when its reader
@@ -15,6 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::job::Job;
+use crate::job::redact::{page_address, scrub};
+use crate::ops::render;
 use crate::queue::{Content, DeadLetter, RawPayload};
 
 /// Copies that are written to a file, and synced, before their letters are deleted.
@@ -25,8 +28,8 @@ const PIPE_LOOKS_EVERY: Duration = Duration::from_millis(2);
 /// One letter, as `-o json` shows it.
 pub(super) fn as_json(letter: &DeadLetter) -> Value {
     let (job, raw) = match &letter.content {
-        Content::Job(job) => (job_json(job), None),
-        Content::Raw(raw) => (None, Some(raw_json(raw))),
+        Content::Job(job) => (Some(shown_job(job)), None),
+        Content::Raw(raw) => (None, Some(shown_raw(raw))),
     };
     json!({
         "id": letter.id, "died_ms": letter.died_ms, "replays": letter.replays,
@@ -38,14 +41,31 @@ pub(super) fn as_json(letter: &DeadLetter) -> Value {
 /// that is left of it.
 fn copy_of(letter: &DeadLetter) -> String {
     let copy = match &letter.content {
-        Content::Job(job) => return String::from_utf8_lossy(&job.encode()).into_owned(),
+        Content::Job(job) => return render::json_line(job),
         Content::Raw(raw) => json!({ "id": letter.id, "raw": raw_json(raw) }),
     };
-    copy.to_string()
+    render::json_line(&copy)
 }
 
-fn job_json(job: &Job) -> Option<Value> {
-    serde_json::from_slice(&job.encode()).ok()
+/// A job as `enqueue` takes it, its addresses without their secrets.
+pub(super) fn shown_job(job: &Job) -> Value {
+    let mut shown = serde_json::to_value(job).unwrap_or_default();
+    for address in ["/from/body_url", "/from/url", "/to/body_url", "/to/url"] {
+        if let Some(Value::String(address)) = shown.pointer_mut(address) {
+            *address = page_address(address);
+        }
+    }
+    shown
+}
+
+/// What is no job, as it is or, where a secret was taken out, as text.
+fn shown_raw(raw: &RawPayload) -> Value {
+    let text = String::from_utf8_lossy(&raw.head);
+    let shown = scrub(&text);
+    if shown == text {
+        return raw_json(raw);
+    }
+    json!({ "head": shown, "length": raw.length, "hash": raw.hash })
 }
 
 /// Text as it is, under `head`; any other bytes under `head_base64`.
@@ -135,6 +155,9 @@ impl CopyOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::VersionRef;
+    use crate::job::page::Version;
+    use uuid::Uuid;
 
     #[test]
     fn text_is_shown_as_it_is_and_other_bytes_in_base64() {
@@ -143,5 +166,33 @@ mod tests {
         };
         assert_eq!(of("né".as_bytes()), json!({ "head": "né", "length": 9, "hash": "sha256:x" }));
         assert_eq!(of(b"\xff\0"), json!({ "head_base64": "/wA=", "length": 9, "hash": "sha256:x" }));
+    }
+
+    #[test]
+    fn what_is_shown_of_a_payload_has_no_secrets_and_what_keeps_it_is_whole() {
+        let version = |n: u128| {
+            let url = "https://u:s3cr3t@a.test/x?sig=s3cr3t&page=2".parse().unwrap();
+            Version { url: Some("a.test/x?k=s3cr3t".to_owned()), ..Version::at(Uuid::from_u128(n), url) }
+        };
+        let whole = |n| VersionRef::Inline(Box::new(version(n)));
+        let job = Job::new(whole(1), whole(2));
+        let shown = shown_job(&job);
+        assert!(!shown.to_string().contains("s3cr3t"), "{shown}");
+        assert_eq!(shown["to"]["body_url"], "https://***@a.test/x?sig=***&page=2");
+        let letter =
+            |content| DeadLetter { id: job.id.clone(), died_ms: 0, reason: None, content, replays: 0 };
+        let copy = copy_of(&letter(Content::Job(Box::new(job.clone()))));
+        assert_eq!(Job::decode(copy.as_bytes()).unwrap(), job);
+
+        for head in [&b"{\"u\":\"http://u:s3cr3t@a.test/?s3cr3t"[..], b"\xff https://a.test/?sig=s3cr3t"] {
+            let raw = RawPayload { head: head.to_vec(), length: 9, hash: "sha256:x".to_owned() };
+            let shown = shown_raw(&raw);
+            assert!(
+                shown["head"].as_str().unwrap().contains("a.test/?") && !shown.to_string().contains("s3cr3t")
+            );
+            assert!(
+                copy_of(&letter(Content::Raw(raw.clone()))).contains(&raw_json(&raw)["hash"].to_string())
+            );
+        }
     }
 }

@@ -11,16 +11,18 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use url::Url;
 
 use self::bulk::BulkAction;
-use self::copies::as_json;
+use self::copies::{as_json, shown_job};
 use super::Exit;
 use super::render::{self, BAD, BOLD, DIM, sanitize, styled};
 use crate::job::counts::DeliveryCounts;
 use crate::job::failure::FailureKind;
 use crate::job::page::Version;
+use crate::job::redact::{MARK, page_url, scrub};
 use crate::job::verdict::DeadLetterReason;
-use crate::job::{JobId, LimitsRequest, VersionRef};
+use crate::job::{Job, JobId, LimitsRequest, VersionRef};
 use crate::queue::{Content, DeadFilter, DeadLetter, Error, OperatorHandle};
 
 /// Which dead letters a command acts on.
@@ -201,11 +203,11 @@ fn detail(letter: &DeadLetter, chars: usize) -> String {
     sanitize(letter.reason.as_ref().map_or(newer, |reason| &reason.failure.detail), chars)
 }
 
-/// What a letter holds, as it would be sent again; of what is no job, its first characters.
+/// What a letter holds, without secrets; of what is no job, its first characters.
 fn payload(letter: &DeadLetter) -> String {
     match &letter.content {
-        Content::Job(job) => String::from_utf8_lossy(&job.encode()).into_owned(),
-        Content::Raw(raw) => String::from_utf8_lossy(&raw.head).into_owned(),
+        Content::Job(job) => shown_job(job).to_string(),
+        Content::Raw(raw) => scrub(&String::from_utf8_lossy(&raw.head)),
     }
 }
 
@@ -251,7 +253,7 @@ fn print_letter(queue: &OperatorHandle, letter: &DeadLetter, now_ms: u64) {
             print_field("", sanitize(&payload(letter), 500));
         }
     }
-    if let Some(command) = reproduce_command(letter) {
+    if let Some(command) = reproduce_command(queue, letter) {
         render::note(format!("\nreproduce it here:  {command}"));
     }
     render::note(format!("put it back:        {}", queue.command(&format!("dead replay {}", letter.id))));
@@ -298,28 +300,35 @@ fn print_reason(reason: &DeadLetterReason) {
     }
 }
 
-/// The one command that reproduces it locally, under the same limits.
+/// The one command that reproduces it locally, under the same limits. It names the addresses, or the job where these
+/// are not known or hold secrets.
 ///
 /// It fetches anew: a site that was down may be better by now.
-fn reproduce_command(letter: &DeadLetter) -> Option<String> {
+fn reproduce_command(queue: &OperatorHandle, letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
+    let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
+    let limits = measured.map_or(String::new(), |measured| {
+        format!(" --limits wall={}ms,heap={}", measured.limits.wall_ms, measured.limits.heap_bytes)
+    });
+    Some(match named_pair(letter, job) {
+        Some(pair) => format!("wm-analyzer diff {pair}{limits} -v"),
+        None => queue.command(&format!("diff --job {}{limits} -v", letter.id)),
+    })
+}
+
+/// Both addresses as arguments of `diff`, with the hashes that are known.
+fn named_pair(letter: &DeadLetter, job: &Job) -> Option<String> {
+    let whole = |url: &Url| Some(shell_quoted(url.as_str())).filter(|_| page_url(url) == url.as_str());
     let (Some(VersionRef::Inline(from)), VersionRef::Inline(to)) = (job.from.given(), &job.to) else {
         let [from, to] = letter.reason.as_ref()?.bodies.as_slice() else { return None };
-        return Some(diff_command(letter, &from.url, &to.url));
+        let whole = |url: &str| Some(shell_quoted(url)).filter(|_| !url.contains(MARK));
+        return Some(format!("{} {}", whole(&from.url)?, whole(&to.url)?));
     };
     let hash = |flag, version: &Version| {
         version.body_hash.as_ref().map(|hash| format!(" {flag} {}", shell_quoted(hash)))
     };
     let hashes = [hash("--from-hash", from), hash("--to-hash", to)].into_iter().flatten().collect::<String>();
-    Some(diff_command(letter, from.body_url.as_str(), to.body_url.as_str()) + &hashes)
-}
-
-fn diff_command(letter: &DeadLetter, from: &str, to: &str) -> String {
-    let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
-    let limits = measured.map_or(String::new(), |measured| {
-        format!(" --limits wall={}ms,heap={}", measured.limits.wall_ms, measured.limits.heap_bytes)
-    });
-    format!("wm-analyzer diff {} {}{limits} -v", shell_quoted(from), shell_quoted(to))
+    Some(format!("{} {}{hashes}", whole(&from.body_url)?, whole(&to.body_url)?))
 }
 
 /// A word that a shell takes as it stands: hostile URLs hold quotes and semicolons.

@@ -175,6 +175,19 @@ impl OperatorHandle {
         Ok(self.letters(std::slice::from_ref(id)).await?.pop())
     }
 
+    /// The job with this id, whatever its state; `None` once it has ended, and where it cannot be decoded.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn job(&self, id: &JobId) -> Result<Option<Job>, Error> {
+        let mut connection = self.connection().await?;
+        let payload: Option<Vec<u8>> = redis::cmd("HGET")
+            .arg(&[self.inner.keys.job(id).as_str(), "payload"])
+            .query_async(&mut connection)
+            .await?;
+        Ok(payload.and_then(|payload| Job::restore(&payload).ok()))
+    }
+
     /// The time of Redis in milliseconds since 1970: the clock of [`DeadLetter::died_ms`].
     ///
     /// # Errors
