@@ -155,6 +155,14 @@ impl Config {
         let pool = pool.map_err(|failure| AssembleError::Failed(failure.to_string()))?;
         let metrics = Metrics::new(parts.queue.name(), env!("CARGO_PKG_VERSION"), commit());
         pool.isolation_layers().for_each(|(name, in_force)| metrics.isolation(&name, in_force));
+        let missing = pool.isolation_layers().filter(|(_, in_force)| !in_force).map(|(name, _)| name);
+        let missing = missing.collect::<Vec<_>>().join(" ");
+        if !missing.is_empty() {
+            tracing::warn!(
+                missing,
+                "isolation layers are missing: the kernel or sandbox.isolation does without them"
+            );
+        }
         Ok(Worker {
             config: self.worker.clone(),
             policy: self.policy.clone(),

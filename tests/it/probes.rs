@@ -75,3 +75,13 @@ async fn health_asks_the_worker_and_ends_as_it_answers() {
     world.run(&["health", "--live"]).await.exited_with(0);
     world.run(&["health"]).await.exited_with(2);
 }
+
+#[tokio::test]
+async fn a_worker_without_isolation_layers_says_which_are_missing() {
+    let world = World::new().await;
+    let worker = world.worker_with(&[("sandbox.isolation", "reduced")]);
+    let line = worker
+        .until_logged("isolation layers are missing: the kernel or sandbox.isolation does without them")
+        .await;
+    assert!(line["missing"].as_str().unwrap().contains("seccomp"), "{line}");
+}
