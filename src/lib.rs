@@ -15,7 +15,7 @@
 //! |---|---|
 //! | 0 types | [`job`] (crate `wm-job`): jobs, outcomes, verdicts |
 //! | 1 crates | [`queue`] (`wm-queue`: Redis), [`sandbox`] (`wm-sandbox`), [`analysis`] (`wm-analysis`) |
-//! | 1 modules | [`api`] (the db app), [`filter`], [`fetch`], [`policy`] (pure), [`telemetry`] |
+//! | 1 modules | [`api`] (the db app), [`filter`], [`fetch`], [`results`] (the results store), [`policy`] (pure), [`telemetry`] |
 //! | 2 one job | [`pipeline`] (in the worker), [`child`] (in the sandbox) |
 //! | 3 drivers | [`worker`] (claim, judge, settle, observe), [`ops`] (operator commands) |
 //! | 4 entry points | [`web`], [`demo`], [`config`], [`cli`] |
@@ -50,6 +50,7 @@ pub mod filter;
 pub mod ops;
 pub mod pipeline;
 pub mod policy;
+pub mod results;
 pub mod telemetry;
 pub mod web;
 pub mod worker;

@@ -16,6 +16,7 @@ use crate::demo;
 use crate::job::{Job, JobId};
 use crate::ops::{self, Exit, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
+use crate::results::ResultStore;
 use crate::sandbox::Limits;
 use crate::telemetry::logs;
 use crate::telemetry::sentry::Alerts;
@@ -272,7 +273,8 @@ async fn doctor(config: &Config, json: bool) -> Exit {
     let isolation = pool.map(|pool| pool.isolation());
     let queue = Queue::connect(&config.queue, config.sink()).await;
     let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
-    let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation };
+    let results = ResultStore::open(&config.results).map_err(|e| e.to_string());
+    let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation, results };
     ops::doctor::run(&input, json).await
 }
 

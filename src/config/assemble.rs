@@ -16,6 +16,7 @@ use crate::job::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::policy::admission::{self, MemoryBudget};
 use crate::queue::{WorkerHandle, WorkerId};
+use crate::results::ResultStore;
 use crate::sandbox::{Limits, Pool, machine};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
@@ -51,8 +52,9 @@ impl Config {
         };
         let limits = Limits::from_config(&self.sandbox);
         let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
-        let (fetch, address_space_limit) = (self.fetch.memory_bytes(), limits.address_space_limit_bytes());
-        (MemoryBudget { memory, fetch, address_space_limit, buffers }, origin)
+        let (fetch, results) = (self.fetch.memory_bytes(), self.results.memory_bytes());
+        let address_space_limit = limits.address_space_limit_bytes();
+        (MemoryBudget { memory, fetch, results, address_space_limit, buffers }, origin)
     }
 
     /// Raises this process' limit on open files as far as it may go.
@@ -124,6 +126,7 @@ impl Config {
         let api = api::Config { post, ..self.api.clone() };
         Ok(Pipeline {
             api: Api::new(&api).map_err(|e| e.to_string())?.map(Arc::new),
+            results: ResultStore::open(&self.results).map_err(|e| e.to_string())?,
             filter: self.filter.clone(),
             fetcher: Fetcher::new(&self.fetch).map_err(|e| e.to_string())?,
             limits: Limits::from_config(&self.sandbox),

@@ -4,8 +4,14 @@ use super::Config;
 use super::read::Reader;
 
 /// Keys on which the check of another key depends.
-const DEPENDS: [(&str, &str); 3] =
-    [("queue.tls_ca", "queue.url"), ("api.email", "api.password"), ("api.password", "api.email")];
+const DEPENDS: [(&str, &str); 6] = [
+    ("queue.tls_ca", "queue.url"),
+    ("api.email", "api.password"),
+    ("api.password", "api.email"),
+    ("results.access_key_id", "results.store"),
+    ("results.secret_access_key", "results.store"),
+    ("results.instance_credentials", "results.store"),
+];
 
 /// Reports everything that is wrong with what could be read.
 pub(super) fn check(
@@ -18,6 +24,7 @@ pub(super) fn check(
         ("policy", config.policy.problems()),
         ("fetch", config.fetch.problems()),
         ("api", config.api.problems()),
+        ("results", config.results.problems()),
         ("analysis", config.analysis.problems()),
         ("sandbox", config.sandbox.problems()),
     ] {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub use self::layers::{ALIASES, ConfigSources, DEFAULT};
 use self::read::Reader;
 use self::shown::shown;
-use crate::{analysis, api, fetch, filter, policy, queue, sandbox, telemetry, web, worker};
+use crate::{analysis, api, fetch, filter, policy, queue, results, sandbox, telemetry, web, worker};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -35,6 +35,8 @@ pub struct Config {
     pub fetch: fetch::Config,
     /// The db app.
     pub api: api::Config,
+    /// Whole results outside Redis.
+    pub results: results::Config,
     /// What reports quote.
     pub analysis: analysis::Config,
     /// The child's limits.
@@ -281,6 +283,12 @@ mod tests {
             ("WM__WEB__BIND", "localhost", ["web.bind = \"localhost\"", "write 127.0.0.1:9464, or off"]),
             ("WM__WEB__BIND", "127.0.0.1:99999", ["web.bind = \"127.0.0.1:99999\"", "or off"]),
             ("WM__API__POST", "publish", ["api.post = \"publish\"", "dry_run"]),
+            ("WM__RESULTS__STORE", "/var/lib/wm", ["results.store = \"***\"", "write none, file:///"]),
+            ("WM__RESULTS__STORE", "s3://key:geheim@b", ["s3://***@b", "3 to 63 of a-z 0-9"]),
+            ("WM__RESULTS__STORE", "s3://bucket", ["results.access_key_id = \"\"", "needs credentials"]),
+            ("WM__RESULTS__ENDPOINT", "s3.test", ["results.endpoint = \"***\"", "write an http or https"]),
+            ("WM__RESULTS__REGION", "", ["results.region = \"\"", "us-east-1"]),
+            ("WM__RESULTS__MAX_BYTES", "1 KiB", ["max_bytes = \"1 KiB\"", "write 64.0 KiB to 64.0 MiB"]),
             ("WM__API__POST_PARTIAL", "perhaps", ["api.post_partial = \"perhaps\"", "write true or false"]),
         ] {
             let errors = load_errors(&[(name, value)]);
@@ -377,6 +385,8 @@ mod tests {
             ("WEB_MONITORING_DB_URL", "https://db.test"),
             ("WEB_MONITORING_DB_EMAIL", "a@db.test"),
             ("WEB_MONITORING_DB_PASSWORD", "hunter2"),
+            ("WM__RESULTS__SECRET_ACCESS_KEY", "hunter2"),
+            ("WM__RESULTS__ENDPOINT", "https://s3.test"),
         ]))
         .unwrap();
         let text = format!("{}{}{:?}", loaded.show(true), loaded.to_json(), loaded.config);

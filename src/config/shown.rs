@@ -5,9 +5,11 @@ use figment::value::Value;
 use crate::job::redact;
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 3] = ["sentry.dsn", "api.password", "api.token"];
+const SECRETS: [&str; 4] = ["sentry.dsn", "api.password", "api.token", "results.secret_access_key"];
 /// Keys that hold an address whose credentials are never shown.
-const SECRET_URLS: [&str; 2] = ["queue.url", "api.url"];
+const SECRET_URLS: [&str; 4] = ["queue.url", "api.url", "results.store", "results.endpoint"];
+/// What stands at such a key where there is no address.
+const NO_ADDRESS: &str = "none";
 
 /// Whether the value of this key may hold a secret.
 pub(super) fn is_secret(key: &str) -> bool {
@@ -19,6 +21,7 @@ pub(super) fn shown(key: &str, value: &Value) -> String {
     let text = match value {
         _ if !is_secret(key) => return toml_literal(value),
         Value::String(_, text) if SECRETS.contains(&key) => redact::text(text).to_owned(),
+        Value::String(_, text) if text == NO_ADDRESS => text.clone(),
         Value::String(_, text) => redact::url(text),
         _ => redact::MARK.to_owned(),
     };

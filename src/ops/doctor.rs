@@ -1,6 +1,7 @@
-//! `doctor`: what would go wrong here, found before it does: Redis, limits, isolation.
+//! `doctor`: what would go wrong here, found before it does: Redis, limits, isolation, the results store.
 //!
-//! Each finding says what is, and what to do about it. It changes nothing.
+//! Each finding says what is, and what to do about it. It changes nothing but one object in the results store, which is
+//! always the same: whether one may write there is only known by writing.
 
 use serde::Serialize;
 
@@ -9,6 +10,7 @@ use super::render::{self, BAD, GOOD, WARN, sanitize, styled};
 use crate::job::failure::Failure;
 use crate::policy::admission::MemoryBudget;
 use crate::queue::{Error, NEARLY_FULL, Queue, Server, UnreadableKey, WriteHealth};
+use crate::results::ResultStore;
 use crate::sandbox::Limits;
 
 /// The oldest Redis that every script was tested on.
@@ -50,6 +52,8 @@ pub struct DoctorInput {
     pub ceiling: Limits,
     /// Isolation in force, or why no child starts.
     pub isolation: Result<Vec<String>, Failure>,
+    /// The results store, if one is configured, or why it cannot be opened.
+    pub results: Result<Option<ResultStore>, String>,
 }
 
 /// Looks and tells.
@@ -58,6 +62,7 @@ pub async fn run(input: &DoctorInput, json: bool) -> Exit {
     findings.push(memory(input));
     findings.extend(grant_ceiling(input));
     findings.extend(isolation(&input.isolation));
+    findings.extend(results_store(&input.results).await);
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
         render::json(&serde_json::json!({ "worst": worst, "findings": findings }));
@@ -249,6 +254,18 @@ fn isolation(found: &Result<Vec<String>, Failure>) -> Vec<Finding> {
             format!("this kernel gives a child no {}: in force are {all}", some.join(" and no ")),
         )],
     }
+}
+
+/// Whether results can be written to the results store and read from it.
+async fn results_store(opened: &Result<Option<ResultStore>, String>) -> Option<Finding> {
+    let store = match opened {
+        Ok(store) => store.as_ref()?,
+        Err(what) => return Some(finding(Level::Fail, "results", what)),
+    };
+    Some(match store.probe().await {
+        Ok(()) => finding(Level::Ok, "results", format!("{} takes and gives results", store.place())),
+        Err(failure) => finding(Level::Fail, "results", failure.detail),
+    })
 }
 
 #[cfg(test)]

@@ -22,11 +22,13 @@ use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::redact::page_url;
-use crate::job::report::{BodyFacts, Report, Timings};
+use crate::job::report::{ANALYSIS_VERSION, BodyFacts, Report, Timings};
 use crate::job::skip::Skip;
+use crate::job::stored_result::StoredResult;
 use crate::job::text::sha256_hex;
 use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
+use crate::results::{ResultKey, ResultStore, WriteTurn};
 use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
 
 /// The stages of one job and their configuration.
@@ -34,6 +36,8 @@ use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
 pub struct Pipeline {
     /// Client of the db app, if one is configured.
     pub api: Option<Arc<Api>>,
+    /// Store of whole results, if one is configured.
+    pub results: Option<ResultStore>,
     /// Rules for what is not worth fetching.
     pub filter: filter::Config,
     /// HTTP client for the bodies.
@@ -107,6 +111,8 @@ pub struct StageTimings {
     pub fetch: Duration,
     /// Running in the child.
     pub analyse: Duration,
+    /// Writing the whole result to the results store.
+    pub store: Duration,
 }
 
 impl StageTimings {
@@ -278,6 +284,23 @@ pub(crate) fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
             encoding: None,
         })
         .collect()
+}
+
+/// Writes a pair's whole result to the results store, if the lease is still valid, before the annotation is posted
+/// and the job settled. The turn is waited for with the slot in hand, and the slot is given back before this call.
+///
+/// # Errors
+/// Those of the store; the gate's where the lease is lost.
+pub async fn store_result(
+    turn: WriteTurn,
+    pair: &PagePair,
+    gzip: Vec<u8>,
+    timings: &mut StageTimings,
+    gate: &impl LeaseGate,
+) -> Result<StoredResult, Failure> {
+    gate.stage_started(Stage::Store, None);
+    gate.confirm().await?;
+    timed(&mut timings.store, turn.put(&ResultKey::of(pair, ANALYSIS_VERSION), gzip)).await
 }
 
 async fn timed<T>(timings: &mut Duration, work: impl Future<Output = T>) -> T {

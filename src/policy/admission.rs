@@ -1,6 +1,6 @@
 //! How many jobs fit at once: computes the slots from memory and CPUs, or checks the configured number.
 //!
-//! Required: `worker + fetch + slots * (address_space_limit + buffers) <= memory`. Otherwise the worker refuses
+//! Required: `worker + fetch + results + slots * (address_space_limit + buffers) <= memory`. Otherwise the worker refuses
 //! to start and shows the arithmetic. Open files are counted likewise.
 //!
 //! # Why
@@ -29,6 +29,8 @@ pub struct MemoryBudget {
     pub memory: u64,
     /// Most memory that fetching takes: bodies that have arrived or wait for a slot, and connections.
     pub fetch: u64,
+    /// Most memory of whole results that are being written to the results store; 0 without one.
+    pub results: u64,
     /// Address-space limit of one child.
     pub address_space_limit: u64,
     /// Buffers in the worker for one running job: both bodies and the reply.
@@ -42,7 +44,7 @@ impl MemoryBudget {
 
     /// Memory needed without any slot.
     fn fixed(&self) -> u64 {
-        WORKER_BYTES.saturating_add(self.fetch)
+        WORKER_BYTES.saturating_add(self.fetch).saturating_add(self.results)
     }
 
     /// Memory needed for `slots` concurrent jobs, the worker included.
@@ -61,8 +63,12 @@ impl MemoryBudget {
     /// 1014.0 MiB of 1.0 GiB`.
     pub(crate) fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;
+        let results = match self.results {
+            0 => String::new(),
+            results => format!(" + {} results", size(results)),
+        };
         format!(
-            "{} worker + {} fetch + {slots} x ({} address space + {} buffers) = {} of {}",
+            "{} worker + {} fetch{results} + {slots} x ({} address space + {} buffers) = {} of {}",
             size(WORKER_BYTES),
             size(self.fetch),
             size(self.address_space_limit),
@@ -106,7 +112,13 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn sizes(memory: u64) -> MemoryBudget {
-        MemoryBudget { memory, fetch: 94 * MIB, address_space_limit: 384 * MIB, buffers: 36 * MIB }
+        MemoryBudget {
+            memory,
+            fetch: 94 * MIB,
+            results: 0,
+            address_space_limit: 384 * MIB,
+            buffers: 36 * MIB,
+        }
     }
 
     #[test]
@@ -126,6 +138,9 @@ mod tests {
                 "{refusal}"
             );
         }
+        let with_store = MemoryBudget { results: 64 * MIB, ..sizes(1024 * MIB) };
+        let refusal = slot_count(NonZeroU32::new(2), 8, &with_store).unwrap_err();
+        assert!(refusal.contains("94.0 MiB fetch + 64.0 MiB results + 2 x"), "{refusal}");
         assert_eq!(slot_count(NonZeroU32::new(3), 8, &sizes(1434 * MIB)), Ok(3));
         assert!(slot_count(NonZeroU32::new(3), 8, &sizes(1433 * MIB)).is_err());
     }

@@ -35,6 +35,8 @@ pub enum Dependency {
     Api,
     /// The system's ability to start sandboxed children.
     Spawn,
+    /// The store of whole results.
+    ResultsStore,
 }
 
 impl Dependency {
@@ -45,6 +47,14 @@ impl Dependency {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// Whether a job finds out that it works again. Redis needs none as a probe: the claim itself is one.
+    fn is_probed_by_jobs(self) -> bool {
+        match self {
+            Self::Redis => false,
+            Self::Api | Self::Spawn | Self::ResultsStore => true,
+        }
+    }
 }
 
 /// The dependency that this kind of failure concerns, if any: a target's failure never affects a breaker.
@@ -52,6 +62,7 @@ pub fn failed_dependency(kind: FailureKind) -> Option<Dependency> {
     match kind {
         FailureKind::ApiRefused | FailureKind::ApiUnavailable => Some(Dependency::Api),
         FailureKind::CannotSpawn | FailureKind::ForkServerLost => Some(Dependency::Spawn),
+        FailureKind::StoreUnavailable | FailureKind::StoreRefused => Some(Dependency::ResultsStore),
         FailureKind::Decode
         | FailureKind::UnsupportedVersion
         | FailureKind::BadReference
@@ -195,9 +206,8 @@ impl BreakerSet {
         if let Some(pause) = pause.filter(|pause| !pause.is_zero()).max() {
             return ClaimLimit::PausedFor(pause);
         }
-        // Redis needs no job as a probe: the claim itself is one.
-        let by_job = [Dependency::Api, Dependency::Spawn];
-        match by_job.iter().any(|dependency| self.state(*dependency, now) == CircuitState::HalfOpen) {
+        let mut by_job = Dependency::ALL.iter().filter(|dependency| dependency.is_probed_by_jobs());
+        match by_job.any(|dependency| self.state(*dependency, now) == CircuitState::HalfOpen) {
             true => ClaimLimit::OneAtATime,
             false => ClaimLimit::Unlimited,
         }

@@ -161,9 +161,11 @@ fn action_for(kind: FailureKind) -> FailureAction {
         | FailureKind::Tls
         | FailureKind::Upstream
         | FailureKind::Truncated => FailureAction::Retry,
-        FailureKind::ApiRefused | FailureKind::ApiUnavailable | FailureKind::CannotSpawn => {
-            FailureAction::Postpone
-        }
+        FailureKind::ApiRefused
+        | FailureKind::ApiUnavailable
+        | FailureKind::StoreUnavailable
+        | FailureKind::StoreRefused
+        | FailureKind::CannotSpawn => FailureAction::Postpone,
         FailureKind::Starved => FailureAction::PostponeUncounted,
     }
 }

@@ -59,7 +59,9 @@ impl Shared {
         let (now, chance) = (Instant::now(), fastrand::f64());
         let pauses = match dependency {
             Dependency::Redis => redis_backoff::PAUSES,
-            Dependency::Api | Dependency::Spawn => self.worker.policy.probe_pauses(),
+            Dependency::Api | Dependency::Spawn | Dependency::ResultsStore => {
+                self.worker.policy.probe_pauses()
+            }
         };
         let (open_state, opened) = {
             let mut breakers = self.breakers.lock();
@@ -99,6 +101,9 @@ impl Shared {
         };
         if !failed(Dependency::Spawn) && !run.timings.analyse.is_zero() {
             self.record_success(Dependency::Spawn, begun);
+        }
+        if !failed(Dependency::ResultsStore) && !run.timings.store.is_zero() {
+            self.record_success(Dependency::ResultsStore, begun);
         }
         if !failed(Dependency::Api) && api_answered(self.worker.pipeline.api.as_deref(), job, run) {
             self.record_success(Dependency::Api, begun);

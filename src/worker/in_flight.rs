@@ -44,6 +44,7 @@ enum Position {
     /// Both bodies are here; waits for a slot.
     Waiting,
     InChild,
+    Storing,
     Delivering,
     Settling,
 }
@@ -56,6 +57,7 @@ impl Position {
             Stage::Fetch => Self::Fetching,
             Stage::Queue => Self::Waiting,
             Stage::Analyse => Self::InChild,
+            Stage::Store => Self::Storing,
             Stage::Deliver => Self::Delivering,
         }
     }
@@ -67,6 +69,7 @@ impl Position {
             Self::Fetching => Stage::Fetch,
             Self::Waiting | Self::Settling => Stage::Queue,
             Self::InChild => Stage::Analyse,
+            Self::Storing => Stage::Store,
             Self::Delivering => Stage::Deliver,
         }
     }
@@ -74,7 +77,7 @@ impl Position {
     fn is_before_child(self) -> bool {
         match self {
             Self::Resolving | Self::Fetching | Self::Waiting => true,
-            Self::InChild | Self::Delivering | Self::Settling => false,
+            Self::InChild | Self::Storing | Self::Delivering | Self::Settling => false,
         }
     }
 }
@@ -210,7 +213,7 @@ impl InFlight {
                 Position::Fetching => &mut counts.fetching,
                 Position::Waiting => &mut counts.waiting,
                 Position::InChild => &mut counts.in_child,
-                Position::Delivering | Position::Settling => &mut counts.ending,
+                Position::Storing | Position::Delivering | Position::Settling => &mut counts.ending,
             } += 1;
         }
         counts

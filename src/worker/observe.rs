@@ -134,6 +134,7 @@ impl Observer {
             (Stage::Resolve, timings.resolve),
             (Stage::Fetch, timings.fetch),
             (Stage::Analyse, timings.analyse),
+            (Stage::Store, timings.store),
         ];
         // A stage that was not reached has a duration of zero and must not be counted as a fast one.
         for (stage, took) in stages.into_iter().filter(|(_, took)| !took.is_zero()) {
@@ -370,6 +371,7 @@ fn outage_of(dependency: Dependency) -> Option<OutageKind> {
         Dependency::Redis => None,
         Dependency::Api => Some(OutageKind::Api),
         Dependency::Spawn => Some(OutageKind::Spawn),
+        Dependency::ResultsStore => Some(OutageKind::ResultsStore),
     }
 }
 

@@ -95,6 +95,10 @@ pub enum FailureKind {
     Crashed,
     /// Another process killed the child, usually the kernel's OOM killer.
     KilledFromOutside,
+    /// The results store cannot take or give results now (5xx, 429, no connection, a full disk).
+    StoreUnavailable,
+    /// The results store refuses us: credentials, rights, a bucket that is not there.
+    StoreRefused,
     /// A child could not be started.
     CannotSpawn,
     /// The fork server died.
@@ -116,7 +120,7 @@ pub enum Blame {
     Job,
     /// The site that the body is fetched from: it may recover.
     Target,
-    /// This system or a dependency of it: Redis, the db app, the sandbox.
+    /// This system or a dependency of it: Redis, the db app, the results store, the sandbox.
     Infrastructure,
 }
 
@@ -135,6 +139,8 @@ pub enum Stage {
     Fetch,
     /// Running in the sandboxed child.
     Analyse,
+    /// Writing the whole result to the results store.
+    Store,
     /// Posting the annotation to the db app.
     Deliver,
     /// The queue's own accounting.
@@ -189,6 +195,8 @@ impl FailureKind {
             | Self::Exhausted => Blame::Target,
             Self::ApiRefused
             | Self::ApiUnavailable
+            | Self::StoreUnavailable
+            | Self::StoreRefused
             | Self::KilledFromOutside
             | Self::CannotSpawn
             | Self::ForkServerLost
@@ -231,6 +239,7 @@ impl FailureKind {
             | Self::KilledFromOutside
             | Self::CannotSpawn
             | Self::ForkServerLost => Stage::Analyse,
+            Self::StoreUnavailable | Self::StoreRefused => Stage::Store,
             Self::Rejected => Stage::Deliver,
             Self::CrashLoop | Self::Stranded => Stage::Queue,
         }

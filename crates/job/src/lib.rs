@@ -27,6 +27,7 @@ pub mod redact;
 mod reference;
 pub mod report;
 pub mod skip;
+pub mod stored_result;
 pub mod text;
 pub mod verdict;
 

@@ -1,5 +1,5 @@
 //! What the demo, the tests and the benches run the worker against: a private Redis, a misbehaving site, a
-//! fake Sentry, a fake db app, a TCP proxy, the three handles on a queue.
+//! fake Sentry, a fake db app, a server for S3, a TCP proxy, the three handles on a queue.
 //!
 //! Everything listens on loopback or a private socket, and ends when its guard is dropped.
 
@@ -19,6 +19,8 @@ pub mod poison;
 pub mod processes;
 pub mod redis;
 pub mod roles;
+#[expect(clippy::unwrap_used, reason = "only tests use a server for S3: a surprise is a failure")]
+pub mod s3;
 #[expect(clippy::unwrap_used, reason = "only tests use sentinels: a surprise is a failure")]
 pub mod sentinel;
 pub mod site;

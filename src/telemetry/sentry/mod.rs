@@ -79,6 +79,8 @@ pub enum OutageKind {
     Api,
     /// Children cannot be started.
     Spawn,
+    /// The results store does not take results: it does not answer, is full, or refuses us.
+    ResultsStore,
     /// Another process kills our children, usually the kernel when memory runs out.
     Killed,
     /// Children get so little CPU time that they are given up: the machine is too small or too busy.
@@ -112,6 +114,7 @@ impl OutageKind {
             Self::Redis => "Redis is down",
             Self::Api => "the db app's API is down",
             Self::Spawn => "children cannot be started",
+            Self::ResultsStore => "the results store takes no results",
             Self::Killed => "children are killed from outside (is the container too small?)",
             Self::Starved => "children get too little CPU time (is the machine too small or too busy?)",
             Self::DeadLetters => "the dead letters near their cap",
@@ -129,6 +132,7 @@ impl OutageKind {
             Self::Redis => "Redis answers",
             Self::Api => "the db app's API answers",
             Self::Spawn => "children can be started",
+            Self::ResultsStore => "the results store takes results",
             Self::Killed => "children live to their end",
             Self::Starved => "children get CPU time again",
             Self::DeadLetters => "there is room for dead letters",

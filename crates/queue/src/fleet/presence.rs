@@ -95,7 +95,7 @@ impl RunningJob {
     pub fn is_fetching(&self) -> bool {
         match self.stage {
             Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Queue => true,
-            Stage::Analyse | Stage::Deliver => false,
+            Stage::Analyse | Stage::Store | Stage::Deliver => false,
         }
     }
 

@@ -96,9 +96,12 @@ impl WorkerHandle {
                 // attempt.
                 let counted = match failure.kind.stage() {
                     Stage::Analyse => "ambiguous_exits",
-                    Stage::Ingest | Stage::Resolve | Stage::Fetch | Stage::Deliver | Stage::Queue => {
-                        "failures"
-                    }
+                    Stage::Ingest
+                    | Stage::Resolve
+                    | Stage::Fetch
+                    | Stage::Store
+                    | Stage::Deliver
+                    | Stage::Queue => "failures",
                 };
                 self.schedule(delivery, verdict.as_str(), *after, failure, counted).await
             }
