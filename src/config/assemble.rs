@@ -104,9 +104,10 @@ impl Config {
     /// The way of one stored job.
     ///
     /// # Errors
-    /// What is wrong with the fetcher's or the API's settings.
+    /// What is wrong with the settings of the fetcher, the API or the results store.
     pub fn pipeline(&self) -> Result<Pipeline, String> {
-        self.pipeline_with(STORED_STEPS_BYTES, self.api.post)
+        let results = ResultStore::open(&self.results).map_err(|e| e.to_string())?;
+        Ok(Pipeline { results, ..self.pipeline_with(STORED_STEPS_BYTES, self.api.post)? })
     }
 
     /// The way of one pair that a person looks at.
@@ -126,7 +127,7 @@ impl Config {
         let api = api::Config { post, ..self.api.clone() };
         Ok(Pipeline {
             api: Api::new(&api).map_err(|e| e.to_string())?.map(Arc::new),
-            results: ResultStore::open(&self.results).map_err(|e| e.to_string())?,
+            results: None,
             filter: self.filter.clone(),
             fetcher: Fetcher::new(&self.fetch).map_err(|e| e.to_string())?,
             limits: Limits::from_config(&self.sandbox),

@@ -1,6 +1,10 @@
 //! `doctor` and the refusals of `work`: what would go wrong, found before it does.
 
+use std::sync::Arc;
+
 use serde_json::Value;
+use tempfile::TempDir;
+use wm_testbed::http::{HttpServer, Request, Response};
 use wm_testbed::redis::RedisOptions;
 
 use crate::harness::World;
@@ -78,4 +82,53 @@ async fn a_doctor_without_redis_still_looks_at_the_rest() {
     let json = tight.run(&["doctor", "-o", "json"]).await.exited_with(1).json();
     let memory = levels(&json, "memory");
     assert!(memory[0].0 == "fail" && memory[0].1.contains("worker.memory_limit"), "{memory:?}");
+}
+
+#[tokio::test]
+async fn a_results_store_is_tried_and_one_that_is_not_there_is_refused_by_work() {
+    let world = World::new().await;
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
+    assert_eq!(levels(&json, "results"), [], "none is configured");
+
+    let directory = TempDir::new().unwrap();
+    let store = format!("file://{}", directory.path().display());
+    let world = world.with("results.store", &store);
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
+    assert_eq!(levels(&json, "results"), [("ok".to_owned(), format!("{store} takes and gives results"))]);
+    assert!(levels(&json, "memory")[0].1.contains(" + 64.0 MiB results + "), "{json}");
+
+    drop(directory);
+    let json = world.run(&["doctor", "-o", "json"]).await.exited_with(1).json();
+    let results = levels(&json, "results");
+    assert!(results[0].0 == "fail" && results[0].1.contains("create the directory"), "{results:?}");
+    world
+        .run(&["work"])
+        .await
+        .exited_with(78)
+        .stderr_contains(&["results.store = file://", "create the directory"]);
+}
+
+#[tokio::test]
+async fn a_bucket_that_refuses_us_is_named_and_no_proxy_of_the_environment_is_used() {
+    let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+    let refuses = |_: &Request| Response::new(403, &[], body.as_bytes());
+    let (server, proxy) = (
+        HttpServer::start(Arc::new(refuses)).await.unwrap(),
+        HttpServer::start(Arc::new(refuses)).await.unwrap(),
+    );
+    let world = World::new().await.with("results.store", "s3://results/wm");
+    let world = world.with("results.endpoint", format!("http://{}", server.address()));
+    let world = world.with("results.access_key_id", "worker").with("results.secret_access_key", "hunter2");
+    let proxy_url = proxy.url("/").to_string();
+    let variables =
+        ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(|name| (name, proxy_url.as_str()));
+    let output = world.run_with_env(&variables, &["doctor", "-o", "json"]).await.exited_with(1);
+    let results = levels(&output.json(), "results");
+    let [(level, what)] = &results[..] else { panic!("{results:?}") };
+    assert_eq!(level, "fail");
+    for needle in ["s3://results/wm answered 403 (AccessDenied: Access Denied)", "s3:PutObject"] {
+        assert!(what.contains(needle), "{needle} is not in {what}");
+    }
+    assert!(!output.stdout.contains("hunter2"));
+    assert_eq!((server.requests().len(), proxy.connections()), (1, 0));
 }

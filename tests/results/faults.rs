@@ -80,6 +80,20 @@ async fn a_server_that_never_answers_costs_five_seconds() {
 }
 
 #[tokio::test]
+async fn a_slow_failure_and_its_retry_cost_five_seconds_together() {
+    let slow = Duration::from_millis(4_500);
+    let server = server(move |_| refusal(503, "SlowDown").delayed(slow)).await;
+    let store = bucket_at(&endpoint(&server));
+    let (key, result, begun) = (key(1), b"x".to_vec(), Instant::now());
+    let (written, read) = tokio::join!(store.put(&key, result), store.get(&key, 100));
+    assert!(begun.elapsed() < LIMIT, "{:?}", begun.elapsed());
+    for failure in [written.unwrap_err(), read.unwrap_err()] {
+        assert_eq!(failure.kind, FailureKind::StoreUnavailable, "{failure}");
+        assert!(failure.detail.contains("did not answer within 5s"), "{failure}");
+    }
+}
+
+#[tokio::test]
 async fn a_result_that_trickles_in_costs_five_seconds() {
     let headers = [
         ("content-length", "1000000"),
@@ -111,9 +125,12 @@ async fn nothing_but_the_configured_endpoint_is_reached() {
     for status in [301, 302, 307, 308] {
         let location = elsewhere.clone();
         let server = server(move |_| Response::new(status, &[("location", &location)], [])).await;
-        let failure = bucket_at(&endpoint(&server)).put(&key(1), b"x".to_vec()).await.unwrap_err();
-        assert_eq!(failure.kind, FailureKind::StoreRefused, "{failure}");
-        assert!(failure.detail.contains("results.endpoint"), "{failure}");
+        let store = bucket_at(&endpoint(&server));
+        let written = store.put(&key(1), b"x".to_vec()).await.unwrap_err();
+        for failure in [written, store.get(&key(1), 100).await.unwrap_err()] {
+            assert_eq!(failure.kind, FailureKind::StoreRefused, "{failure}");
+            assert!(failure.detail.contains("results.endpoint"), "{failure}");
+        }
     }
     assert_eq!(other.connections(), 0);
 }

@@ -113,9 +113,18 @@ impl World {
 
     /// A worker with these variables in its environment.
     pub(crate) fn worker_with_env(&self, variables: &[(&str, &str)]) -> Worker {
+        Worker::start(&self.environment_with(variables))
+    }
+
+    fn environment_with(&self, variables: &[(&str, &str)]) -> BTreeMap<String, String> {
         let mut all = self.settings.clone();
         all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        Worker::start(&all)
+        all
+    }
+
+    /// A command with these variables in its environment.
+    pub(crate) async fn run_with_env(&self, variables: &[(&str, &str)], args: &[&str]) -> CommandOutput {
+        run(args, &self.environment_with(variables), b"").await
     }
 
     /// A command that is set otherwise.
