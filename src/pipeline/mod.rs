@@ -111,7 +111,7 @@ pub struct StageTimings {
     pub fetch: Duration,
     /// Running in the child.
     pub analyse: Duration,
-    /// Writing the whole result to the results store.
+    /// Writing the whole result to the results store; zero unless it was written.
     pub store: Duration,
 }
 
@@ -300,7 +300,10 @@ pub async fn store_result(
 ) -> Result<StoredResult, Failure> {
     gate.stage_started(Stage::Store, None);
     gate.confirm().await?;
-    timed(&mut timings.store, turn.put(&ResultKey::of(pair, ANALYSIS_VERSION), gzip)).await
+    let begun = Instant::now();
+    let stored = turn.put(&ResultKey::of(pair, ANALYSIS_VERSION), gzip).await?;
+    timings.store = begun.elapsed();
+    Ok(stored)
 }
 
 async fn timed<T>(timings: &mut Duration, work: impl Future<Output = T>) -> T {

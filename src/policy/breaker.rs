@@ -284,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn whatever_jobs_find_out_is_probed_by_one_job_at_a_time() {
+        for &dependency in Dependency::ALL {
+            let (mut breakers, start) = (BreakerSet::default(), Instant::now());
+            fails(&mut breakers, dependency, start, start);
+            assert_eq!(breakers.claim_limit(start), ClaimLimit::PausedFor(SECOND));
+            let expected = match dependency {
+                Dependency::Redis => ClaimLimit::Unlimited,
+                Dependency::Api | Dependency::Spawn | Dependency::ResultsStore => ClaimLimit::OneAtATime,
+            };
+            assert_eq!(breakers.claim_limit(start + SECOND), expected, "{dependency:?}");
+        }
+    }
+
+    #[test]
     fn pauses_double_up_to_a_bound_and_begin_anew_after_a_success() {
         let (mut breakers, mut now) = (BreakerSet::default(), Instant::now());
         let mut pauses = Vec::new();

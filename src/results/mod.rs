@@ -4,7 +4,7 @@
 //! It knows no Redis, no queue and no sandbox, and never looks into the bytes. A result has one key, by its pair and
 //! the version of the analysis, so that writing it again replaces it and is harmless.
 //!
-//! Invariant: one call ends within [`TOTAL_TIMEOUT`]; at most [`MAX_WRITES`] results are being written at once; what is
+//! Invariant: one call ends within 5 s; at most [`MAX_WRITES`] results are being written at once; what is
 //! read is bounded by the caller.
 //!
 //! # Why
@@ -12,9 +12,11 @@
 //!   then. One retry covers a connection that the server had closed; an outage is the circuit breaker's.
 //! - A directory is not created: where it is missing, the path is wrong or a volume is not mounted, and results would
 //!   fill a disk that nobody looks at. Files are written beside their place, synced and renamed, so a reader sees a
-//!   whole file or none. Names are made of two uuids and a number, so no key leaves the directory.
+//!   whole file or none; the write to a disk that hangs keeps its turn, so that at most [`MAX_WRITES`] threads hang
+//!   with it. Names are made of two uuids and a number, so no key leaves the directory.
 //! - The guard of `fetch` does not judge these addresses: the store is a dependency of ours, and usually inside.
 
+mod config;
 mod failure;
 mod place;
 mod s3;
@@ -22,21 +24,19 @@ mod s3;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use futures_util::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, GetResult, ObjectStore, PutOptions, PutPayload};
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use url::Url;
 use uuid::Uuid;
 
+pub use self::config::Config;
 pub use self::place::{StoreEndpoint, StorePlace};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::page::PagePair;
-use crate::job::redact::Secret;
 use crate::job::stored_result::StoredResult;
 
 /// Limit on one call, retry included: a small part of a lease, and 16 MiB at 3 MiB/s.
@@ -44,79 +44,11 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Results that are being written at once: 80 a second where one takes 50 ms, and at most four times
 /// `results.max_bytes` of memory.
 pub const MAX_WRITES: usize = 4;
-/// The least `max_bytes`: below it even the results of small pages would be left out.
-const MIN_RESULT: ByteSize = ByteSize::kib(64);
-/// The most `max_bytes`: more cannot be written in the time that one call has.
-const MAX_RESULT: ByteSize = ByteSize::mib(64);
+/// Limit on the wait for a turn: 24 others may be written before it at the slowest pace. Writes to a disk that hangs
+/// keep their turns.
+const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What `doctor` writes and reads: one object, always the same.
 const PROBE: &[u8] = b"wm-analyzer can write and read here\n";
-
-/// Place, credentials and limits of the results store.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Where whole results are kept.
-    pub store: StorePlace,
-    /// Server that speaks S3; empty for that of AWS in `region`.
-    #[serde(with = "crate::job::blank")]
-    pub endpoint: Option<StoreEndpoint>,
-    /// Region of the bucket, part of each signature.
-    pub region: String,
-    /// Name of the key that requests are signed with; empty for none.
-    pub access_key_id: String,
-    /// The key's secret; empty for none.
-    pub secret_access_key: Secret,
-    /// Whether the instance metadata service is asked for credentials.
-    pub instance_credentials: bool,
-    /// Limit on one whole result, compressed, in bytes.
-    pub max_bytes: ByteSize,
-}
-
-impl Config {
-    /// Most memory that results take which are being written.
-    pub fn memory_bytes(&self) -> u64 {
-        match self.store {
-            StorePlace::None => 0,
-            StorePlace::Directory(_) | StorePlace::Bucket { .. } => {
-                self.max_bytes.as_u64().saturating_mul(MAX_WRITES as u64)
-            }
-        }
-    }
-
-    /// Checks values that parsed but are invalid together; returns each key with a sentence.
-    pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let mut problems = Vec::new();
-        let mut wrong = |key, what: &str| problems.push((key, what.to_owned()));
-        if self.max_bytes < MIN_RESULT || self.max_bytes > MAX_RESULT {
-            wrong("max_bytes", &format!("is out of bounds: write {MIN_RESULT} to {MAX_RESULT}"));
-        }
-        if self.region.is_empty() || !self.region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            wrong("region", "is no region: write one such as us-east-1, which most other servers take too");
-        }
-        if !matches!(self.store, StorePlace::Bucket { .. }) {
-            return problems;
-        }
-        let has = [!self.access_key_id.is_empty(), !self.secret_access_key.expose().is_empty()];
-        match (has, self.instance_credentials) {
-            ([true, true], false) | ([false, false], true) => {}
-            ([false, false], false) => wrong(
-                "access_key_id",
-                "is empty, and a bucket needs credentials: set it and results.secret_access_key, or \
-                 results.instance_credentials where the machine has a role",
-            ),
-            ([true, false], _) => {
-                wrong("access_key_id", "is set and results.secret_access_key is not: set both, or neither");
-            }
-            ([false, true], _) => {
-                wrong("secret_access_key", "is set and results.access_key_id is not: set both, or neither");
-            }
-            ([true, true], true) => {
-                wrong("instance_credentials", "is set and so is results.access_key_id: set one of the two")
-            }
-        }
-        problems
-    }
-}
 
 /// What a whole result is known by: one analysis of one pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +106,7 @@ struct OpenStore {
 #[derive(Debug)]
 pub struct WriteTurn {
     store: ResultStore,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: OwnedSemaphorePermit,
 }
 
 impl ResultStore {
@@ -238,10 +170,23 @@ impl ResultStore {
     }
 
     /// Waits until few enough results are being written.
-    pub async fn turn(&self) -> WriteTurn {
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.0.writes).acquire_owned().await.ok();
-        WriteTurn { store: self.clone(), _permit: permit }
+    ///
+    /// # Errors
+    /// `store_unavailable` where those that are do not end.
+    pub async fn turn(&self) -> Result<WriteTurn, Failure> {
+        self.turn_within(TURN_TIMEOUT).await
+    }
+
+    async fn turn_within(&self, limit: Duration) -> Result<WriteTurn, Failure> {
+        match timeout(limit, Arc::clone(&self.0.writes).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(WriteTurn { store: self.clone(), permit }),
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => {
+                let limit = humantime::format_duration(limit);
+                let what = format!("the results store {} finished no write within {limit}", self.0.place);
+                Err(self.failure(FailureKind::StoreUnavailable, what))
+            }
+        }
     }
 
     /// [`turn`](Self::turn) and [`WriteTurn::put`] in one.
@@ -249,7 +194,7 @@ impl ResultStore {
     /// # Errors
     /// Those of [`WriteTurn::put`].
     pub async fn put(&self, key: &ResultKey, gzip: Vec<u8>) -> Result<StoredResult, Failure> {
-        self.turn().await.put(key, gzip).await
+        self.turn().await?.put(key, gzip).await
     }
 
     /// Reads a result; `None` where there is none. Whether the bytes are those that were stored is the caller's to
@@ -268,23 +213,13 @@ impl ResultStore {
     /// `store_unavailable` or `store_refused`.
     pub async fn probe(&self) -> Result<(), Failure> {
         let path = self.path("probe");
-        self.write(&path, PROBE.to_vec()).await?;
+        self.turn().await?.write(path.clone(), PROBE.to_vec()).await?;
         match self.read(&path, PROBE.len() as u64).await? {
             Some(read) if read == PROBE => Ok(()),
             Some(_) | None => {
                 let what = format!("the results store {} does not give back what was written", self.0.place);
                 Err(self.failure(FailureKind::StoreUnavailable, what))
             }
-        }
-    }
-
-    async fn write(&self, path: &Path, gzip: Vec<u8>) -> Result<(), Failure> {
-        let options = PutOptions { attributes: self.0.attributes.clone(), ..PutOptions::default() };
-        let put = self.0.objects.put_opts(path, PutPayload::from(gzip), options);
-        match timeout(TOTAL_TIMEOUT, put).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(self.explained(&error)),
-            Err(_) => Err(self.too_slow()),
         }
     }
 
@@ -349,8 +284,90 @@ impl WriteTurn {
             );
             return Err(Failure::new(FailureKind::ReplyTooLarge, what));
         }
-        let stored = StoredResult::of(store.address(key), &gzip);
-        store.write(&store.path(&key.path()), gzip).await?;
+        let (stored, path) = (StoredResult::of(store.address(key), &gzip), store.path(&key.path()));
+        self.write(path, gzip).await?;
         Ok(stored)
+    }
+
+    async fn write(self, path: Path, gzip: Vec<u8>) -> Result<(), Failure> {
+        let Self { store, permit } = self;
+        let open = Arc::clone(&store.0);
+        let put = async move {
+            let options = PutOptions { attributes: open.attributes.clone(), ..PutOptions::default() };
+            let ended = open.objects.put_opts(&path, PutPayload::from(gzip), options).await;
+            drop(permit);
+            ended
+        };
+        let ended = match &store.0.place {
+            StorePlace::Directory(_) => timeout(TOTAL_TIMEOUT, detached(put)).await,
+            StorePlace::None | StorePlace::Bucket { .. } => timeout(TOTAL_TIMEOUT, put).await,
+        };
+        match ended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(store.explained(&error)),
+            Err(_) => Err(store.too_slow()),
+        }
+    }
+}
+
+/// Goes on with a write whose caller gave up: one to a disk that hangs cannot be stopped, and keeps its thread, its
+/// bytes and its turn until the disk is back.
+async fn detached<T: Send + 'static>(
+    write: impl Future<Output = object_store::Result<T>> + Send + 'static,
+) -> object_store::Result<T> {
+    tokio::spawn(write).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytesize::ByteSize;
+    use tempfile::TempDir;
+    use wm_testbed::wait::until;
+
+    use super::*;
+    use crate::job::redact::Secret;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    #[tokio::test]
+    async fn a_write_to_a_disk_that_hangs_keeps_its_turn_until_the_disk_is_back() {
+        let (writes, (resume, hanging)) = (Arc::new(Semaphore::new(1)), mpsc::channel());
+        let permit = Arc::clone(&writes).acquire_owned().await.unwrap();
+        let write = async move {
+            tokio::task::spawn_blocking(move || hanging.recv()).await?.unwrap();
+            drop(permit);
+            Ok(())
+        };
+        assert!(timeout(SHORT, detached(write)).await.is_err());
+        assert_eq!(writes.available_permits(), 0, "it still has its bytes");
+        resume.send(()).unwrap();
+        until("the turn is free", async || writes.available_permits() == 1).await;
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_writes_that_do_not_end_is_told_so() {
+        let directory = TempDir::new().unwrap();
+        let store = StorePlace::Directory(directory.path().to_owned());
+        let config = Config {
+            store,
+            endpoint: None,
+            region: String::new(),
+            access_key_id: String::new(),
+            secret_access_key: Secret::default(),
+            instance_credentials: false,
+            max_bytes: ByteSize::mib(1),
+        };
+        let store = ResultStore::open(&config).unwrap().unwrap();
+        let mut turns = Vec::new();
+        for _ in 0..MAX_WRITES {
+            turns.push(store.turn().await.unwrap());
+        }
+        let failure = store.turn_within(SHORT).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::StoreUnavailable);
+        assert!(failure.detail.contains("finished no write within 50ms"), "{failure}");
+        turns.pop();
+        assert!(store.turn_within(SHORT).await.is_ok());
     }
 }

@@ -149,5 +149,5 @@ async fn before_a_slow_server_only_a_few_results_are_under_way_and_the_next_one_
     let next = tokio::time::timeout(Duration::from_millis(200), store.turn()).await;
     assert!(next.is_err(), "a turn beyond the limit");
     writes.iter().for_each(tokio::task::JoinHandle::abort);
-    drop(store.turn().await);
+    drop(store.turn().await.unwrap());
 }

@@ -48,14 +48,20 @@ async fn a_job_whose_lease_is_lost_writes_no_result() {
     let mut timings = StageTimings::default();
 
     let lost = Lease { held: false };
-    let refused = store_result(store.turn().await, &pair, b"x".to_vec(), &mut timings, &lost).await;
+    let refused = store_result(store.turn().await.unwrap(), &pair, b"x".to_vec(), &mut timings, &lost).await;
     assert_eq!(refused.unwrap_err().detail, "the lease is lost");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     assert!(timings.store.is_zero(), "the store was not asked, so it has shown nothing");
 
     let held = Lease { held: true };
-    let stored = store_result(store.turn().await, &pair, b"x".to_vec(), &mut timings, &held).await.unwrap();
+    let stored =
+        store_result(store.turn().await.unwrap(), &pair, b"x".to_vec(), &mut timings, &held).await.unwrap();
     assert!(stored.url.ends_with(&name(1)), "{}", stored.url);
     assert_eq!(fs::read(directory.path().join(name(1))).unwrap(), b"x");
     assert!(!timings.store.is_zero());
+
+    let (mut timings, large) = (StageTimings::default(), vec![0; (16 << 20) + 1]);
+    let refused = store_result(store.turn().await.unwrap(), &pair, large, &mut timings, &held).await;
+    assert_eq!(refused.unwrap_err().kind, FailureKind::ReplyTooLarge);
+    assert!(timings.store.is_zero(), "it was not asked");
 }
