@@ -62,8 +62,7 @@ fn run(from: &str, to: &str) -> (Duration, Option<AnalysisResult>) {
     let page =
         |text| PageInput { bytes: str::as_bytes(text), content_type: None, status: None, html_like: true };
     let start = Instant::now();
-    let options =
-        AnalysisOptions { soft_deadline: start + BUDGET, max_ops_bytes: 256 * 1024, max_passages: 0 };
+    let options = AnalysisOptions { soft_deadline: start + BUDGET, max_result_bytes: 0 };
     let found = analyse(page(from), page(to), &options, |_| {}).ok();
     (start.elapsed(), found)
 }

@@ -76,19 +76,16 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<FetchedPair> {
         let pair = PagePair { page: None, from: *from, to: *to };
         let bodies = fetcher.pair(&pair).await.unwrap().bodies;
         let side = |version: &wm_analyzer::job::page::Version, body: &Body| BodyInput {
-            uuid: version.uuid,
             content_encoding: body.content_encoding.clone(),
             content_type: body.content_type.clone(),
             body_hash: version.body_hash.clone(),
             ..BodyInput::default()
         };
         let options = AnalysisRequest {
-            page: None,
             from: side(&pair.from, &bodies.from),
             to: side(&pair.to, &bodies.to),
             max_decoded_bytes: config.sandbox.max_decoded.as_u64(),
-            max_ops_bytes: 64 << 10,
-            max_passages: 0,
+            max_result_bytes: 0,
         };
         let options = serde_json::to_vec(&options).unwrap();
         all.push(FetchedPair { options, from: bodies.from.bytes, to: bodies.to.bytes });
@@ -106,15 +103,16 @@ async fn sandbox_against_process(config: &Config, payloads: &[Vec<u8>]) {
         let start = Instant::now();
         for pair in &pairs {
             let deadline = Instant::now() + limits.soft_deadline();
-            let reply = child::answer(&pair.options, pair.from.clone(), pair.to.clone(), deadline, |_| {});
-            assert!(reply.starts_with(b"{\"reported\""), "{}", String::from_utf8_lossy(&reply));
+            let (reply, _) =
+                child::answer(&pair.options, pair.from.clone(), pair.to.clone(), deadline, |_| {});
+            assert!(reply.starts_with(b"{\"analysed\""), "{}", String::from_utf8_lossy(&reply));
         }
         bare = bare.min(start.elapsed());
         let start = Instant::now();
         for pair in &pairs {
             let request = Request { options: pair.options.clone(), a: pair.from.clone(), b: pair.to.clone() };
             let reply = slot.run(request, limits).await.unwrap();
-            assert!(reply.body.starts_with(b"{\"reported\""));
+            assert!(reply.product.answer.starts_with(b"{\"analysed\""));
         }
         boxed = boxed.min(start.elapsed());
     }

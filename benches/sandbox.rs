@@ -221,7 +221,7 @@ async fn counting_cost(slot: &mut Slot) {
             let mut times = Vec::new();
             for _ in 0..10 {
                 let reply = slot.run(request(act, &a, &b), limits()).await.unwrap();
-                times.push(String::from_utf8(reply.body).unwrap().parse().unwrap());
+                times.push(String::from_utf8(reply.product.answer).unwrap().parse().unwrap());
             }
             *best = best.min(median(times));
         }

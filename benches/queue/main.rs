@@ -7,11 +7,15 @@
 //! hands) runs `bullmq-official` beside ours, in turn on the same server; it is built on first use, in `benches/peer` with
 //! a lock of its own. `--whole` instead of `--peer` runs ours alone.
 //!
+//! `cargo bench --bench queue -- --results [DIRECTORY]` measures what finished pairs leave in Redis, of generated pages or
+//! of real ones (a directory for each pair, with `a.html` and `b.html`).
+//!
 //! `cargo bench --bench queue -- --backlog [BACKLOG ...]` (by default 1000, 100000 and 1000000) times every step on its own.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement that fails has nothing to say")]
 
 mod backlog;
 mod peer;
+mod results;
 
 use std::time::{Duration, Instant};
 
@@ -72,6 +76,11 @@ async fn main() {
         let hands = number(1, CLAIM_MOST);
         let load = peer::Load { jobs: number(0, 40_000), hands, slots: number(3, hands) };
         return peer::measure(&redis, load, number(2, 5), peer).await;
+    }
+    if std::env::args().any(|arg| arg == "--results") {
+        let directory = std::env::args().skip_while(|arg| arg != "--results").nth(1);
+        let directory = directory.filter(|arg| !arg.starts_with('-')).map(std::path::PathBuf::from);
+        return results::measure(directory, config).await;
     }
     if std::env::args().any(|arg| arg == "--backlog") {
         let sizes = if sizes.is_empty() { vec![1_000, 100_000, 1_000_000] } else { sizes };

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use url::Url;
 use wm_analyzer::job::page::{PagePair, Version};
-use wm_analyzer::job::report::{Annotation, Diffs, Report};
+use wm_analyzer::job::report::{Annotation, Report};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_analyzer::queue::{CLAIM_MOST, Claim, Config, Delivery, StartPermit, WorkerId};
@@ -216,21 +216,10 @@ fn pair(job: &Job) -> PagePair {
 }
 
 fn report(job: &Job) -> Report {
+    let from = job.from.given().map(VersionRef::uuid).unwrap_or_default();
     Report {
-        schema_version: 1,
-        analysis_version: 1,
-        from: job.from.given().map(VersionRef::uuid).unwrap_or_default(),
-        to: job.to.uuid(),
-        page: None,
-        annotation: Annotation { text: None, source: None, links: None, priority: 0.5 },
-        diffs: Diffs::default(),
-        approximate: false,
-        missing: Vec::new(),
-        passages: Vec::new(),
-        omitted: Vec::new(),
-        bodies: Vec::new(),
-        timings: None,
-        measured: None,
+        annotation: Annotation { priority: 0.5, ..Annotation::default() },
+        ..Report::of_pair(from, job.to.uuid())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
-use super::queue_args::{QueueCommand, ResultsCommand};
+use super::queue_args::{QueueCommand, ReportCommand, ResultsCommand};
 use super::schema::Schema;
 use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
 use crate::config::Config;
@@ -72,6 +72,9 @@ pub enum Command {
     /// List or show results, or free the oldest.
     #[command(subcommand)]
     Results(ResultsCommand),
+    /// Show what changed between two versions.
+    #[command(subcommand)]
+    Report(ReportCommand),
     /// List, show, replay or discard dead letters.
     #[command(subcommand)]
     Dead(DeadCommand),
@@ -108,6 +111,12 @@ pub struct DiffArgs {
     /// SHA-256 of the newer body as captured.
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub to_hash: Option<String>,
+    /// Show all that the report has: every hunk, of the source too, and long texts whole.
+    #[arg(long)]
+    pub all: bool,
+    /// Print every step of the three diffs as JSON, in the shapes of web-monitoring-diff, to a file or a pipe.
+    #[arg(long, conflicts_with_all = ["all", "verbose", "job"])]
+    pub whole: bool,
     /// Also print CPU time, heap and timings.
     #[arg(long, short)]
     pub verbose: bool,
@@ -290,7 +299,7 @@ pub enum ConfigCommand {
 impl DiffArgs {
     /// As `ops` takes it; `job` is the one that was named, if one was.
     pub fn options(self, job: Option<Job>, config: &Config, json: bool) -> ops::diff::DiffOptions {
-        let Self { from, to, job: _, limits, from_hash, to_hash, verbose } = self;
+        let Self { from, to, job: _, limits, from_hash, to_hash, all, whole, verbose } = self;
         let compared = match job {
             Some(job) => Compared::Job(Box::new(job)),
             None => Compared::Named {
@@ -300,7 +309,7 @@ impl DiffArgs {
             },
         };
         let max_body = config.fetch.max_body.as_u64();
-        ops::diff::DiffOptions { compared, limits, json, verbose, max_body }
+        ops::diff::DiffOptions { compared, limits, json, all, whole, verbose, max_body }
     }
 }
 

@@ -1,8 +1,9 @@
-//! `queue ...` and `results ...`: what changes a whole queue, and how jobs ended.
+//! `queue ...`, `results ...` and `report ...`: what changes a whole queue, how jobs ended, and what was found.
 
 use clap::Subcommand;
+use uuid::Uuid;
 
-use super::values::{rest_time, setting};
+use super::values::{pair, rest_time, setting};
 use crate::job::JobId;
 use crate::ops;
 use crate::queue::{DEFAULT_PAUSE, HostName, PauseName, Setting};
@@ -114,6 +115,34 @@ impl QueueCommand {
             Self::Set { values, from_config: _ } => ops::queue::QueueAction::Set { values },
             Self::Settings => ops::queue::QueueAction::Settings,
         }
+    }
+}
+
+/// Subcommands of `report`.
+#[derive(Debug, Subcommand)]
+pub enum ReportCommand {
+    /// Show the report of a pair.
+    #[command(
+        after_help = "Example: wm-analyzer report show 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4..7c9904f4-c090-4f0d-8c3f-ba3dc4fade25"
+    )]
+    Show {
+        /// Uuids of both versions: FROM..TO.
+        #[arg(value_name = "FROM..TO", value_parser = pair)]
+        pair: (Uuid, Uuid),
+        /// Show all that the report has: every hunk, of the source too, and long texts whole.
+        #[arg(long)]
+        all: bool,
+        /// Print every step of the three diffs as JSON, from the results store, to a file or a pipe.
+        #[arg(long, conflicts_with = "all")]
+        whole: bool,
+    },
+}
+
+impl ReportCommand {
+    /// As `ops` takes it.
+    pub fn options(self, json: bool) -> ops::report::ReportOptions {
+        let Self::Show { pair, all, whole } = self;
+        ops::report::ReportOptions { pair, all, whole, json }
     }
 }
 

@@ -106,6 +106,11 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let queue = operator(&config).await?;
             ops::results::run(&queue, args.action(), json).await.map_err(queue_failure)
         }
+        Command::Report(args) => {
+            let queue = operator(&config).await?;
+            let store = ResultStore::open(&config.results).map_err(config_failure)?;
+            ops::report::show(&queue, store.as_ref(), &args.options(json)).await.map_err(queue_failure)
+        }
         Command::Dead(args) => {
             let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
             let queue = operator(&config).await?;
@@ -163,7 +168,8 @@ async fn stored_job(id: &JobId, config: &Config) -> Result<Job, CommandFailure> 
 }
 
 async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit, CommandFailure> {
-    let pipeline = config.pipeline_for_diff().map_err(failure)?;
+    let mut pipeline = config.pipeline_for_diff().map_err(failure)?;
+    pipeline.max_result_bytes = if options.whole { config.sandbox.reply.as_u64() } else { 0 };
     let pool = config.pool(1, executable()).await.map_err(failure)?;
     let exit = ops::diff::run(options, &pipeline, &pool).await;
     pool.shutdown().await;

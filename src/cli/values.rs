@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 use crate::job::LimitsRequest;
 use crate::job::duration::millis;
@@ -22,6 +23,13 @@ pub(super) fn limits(text: &str) -> Result<LimitsRequest, String> {
         }
     }
     Ok(limits)
+}
+
+/// Reads `<uuid>..<uuid>`.
+pub(super) fn pair(text: &str) -> Result<(Uuid, Uuid), String> {
+    let (from, to) = text.split_once("..").ok_or("write the uuids of both versions, as FROM..TO")?;
+    let uuid = |text: &str| text.trim().parse::<Uuid>().map_err(|e| format!("{text:?} is no uuid: {e}"));
+    Ok((uuid(from)?, uuid(to)?))
 }
 
 /// Reads a SHA-256 in hex.

@@ -17,16 +17,11 @@ use crate::pipeline::Pipeline;
 use crate::policy::admission::{self, MemoryBudget};
 use crate::queue::{WorkerHandle, WorkerId};
 use crate::results::ResultStore;
-use crate::sandbox::{Limits, Pool, machine};
+use crate::sandbox::{ANSWER_MAX_BYTES, Limits, Pool, machine};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::sentry::Alerts;
 use crate::worker::Worker;
 use crate::worker::shutdown::Phases;
-
-/// Largest step list of one diff in a stored report: three of them, and the rest, fit the report's 256 KiB.
-const STORED_STEPS_BYTES: u64 = 64 << 10;
-/// Largest step list of one diff that `diff` shows: three of them, and the rest, fit the child's reply.
-const SHOWN_STEPS_BYTES: u64 = 4 << 20;
 
 /// The executable that children are made of: this very file, also after an upgrade has replaced it on disk.
 pub fn executable() -> PathBuf {
@@ -51,7 +46,8 @@ impl Config {
             limit => (limit, "worker.memory_limit"),
         };
         let limits = Limits::from_config(&self.sandbox);
-        let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes;
+        // Both bodies; the whole result; the summary, and what reading it takes (tests/replies.rs).
+        let buffers = 2 * self.fetch.max_body.as_u64() + limits.reply_bytes + 3 * ANSWER_MAX_BYTES;
         let (fetch, results) = (self.fetch.memory_bytes(), self.results.memory_bytes());
         let address_space_limit = limits.address_space_limit_bytes();
         (MemoryBudget { memory, fetch, results, address_space_limit, buffers }, origin)
@@ -101,13 +97,14 @@ impl Config {
         Pool::start_with_memory(&self.sandbox, slots as usize, room, executable).await
     }
 
-    /// The way of one stored job.
+    /// The way of one job.
     ///
     /// # Errors
     /// What is wrong with the settings of the fetcher, the API or the results store.
     pub fn pipeline(&self) -> Result<Pipeline, String> {
         let results = ResultStore::open(&self.results).map_err(|e| e.to_string())?;
-        Ok(Pipeline { results, ..self.pipeline_with(STORED_STEPS_BYTES, self.api.post)? })
+        let max_result_bytes = results.as_ref().map_or(0, ResultStore::max_bytes);
+        Ok(Pipeline { results, max_result_bytes, ..self.pipeline_with(self.api.post)? })
     }
 
     /// The way of one pair that a person looks at.
@@ -116,14 +113,13 @@ impl Config {
     /// What is wrong with the fetcher's or the API's settings.
     pub(crate) fn pipeline_for_diff(&self) -> Result<Pipeline, String> {
         // It must resolve as the worker does, and post nothing.
-        let post = match self.api.post {
+        self.pipeline_with(match self.api.post {
             PostMode::Post | PostMode::DryRun => PostMode::DryRun,
             PostMode::Off => PostMode::Off,
-        };
-        self.pipeline_with(SHOWN_STEPS_BYTES, post)
+        })
     }
 
-    fn pipeline_with(&self, max_steps_bytes: u64, post: PostMode) -> Result<Pipeline, String> {
+    fn pipeline_with(&self, post: PostMode) -> Result<Pipeline, String> {
         let api = api::Config { post, ..self.api.clone() };
         Ok(Pipeline {
             api: Api::new(&api).map_err(|e| e.to_string())?.map(Arc::new),
@@ -133,8 +129,7 @@ impl Config {
             limits: Limits::from_config(&self.sandbox),
             ceiling: Limits::ceiling(&self.sandbox),
             max_decoded_bytes: self.sandbox.max_decoded.as_u64(),
-            max_steps_bytes,
-            max_passages: self.analysis.passages,
+            max_result_bytes: 0,
             deliveries: Arc::new(Semaphore::new(self.api.max_concurrent.clamp(1, Semaphore::MAX_PERMITS))),
         })
     }

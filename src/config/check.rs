@@ -25,7 +25,6 @@ pub(super) fn check(
         ("fetch", config.fetch.problems()),
         ("api", config.api.problems()),
         ("results", config.results.problems()),
-        ("analysis", config.analysis.problems()),
         ("sandbox", config.sandbox.problems()),
     ] {
         for (key, what) in problems {

@@ -18,7 +18,7 @@ use serde::Deserialize;
 pub use self::layers::{ALIASES, ConfigSources, DEFAULT};
 use self::read::Reader;
 use self::shown::shown;
-use crate::{analysis, api, fetch, filter, policy, queue, results, sandbox, telemetry, web, worker};
+use crate::{api, fetch, filter, policy, queue, results, sandbox, telemetry, web, worker};
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,8 +37,6 @@ pub struct Config {
     pub api: api::Config,
     /// Whole results outside Redis.
     pub results: results::Config,
-    /// What reports quote.
-    pub analysis: analysis::Config,
     /// The child's limits.
     pub sandbox: sandbox::Config,
     /// Logs.
@@ -262,7 +260,6 @@ mod tests {
             ("WM__SANDBOX__SLOTS", "-1", ["sandbox.slots = -1", "write a whole number"]),
             ("WM__SANDBOX__SLOTS", "two", ["sandbox.slots = \"two\"", "write a whole number"]),
             ("WM__SANDBOX__ISOLATION", "none", ["sandbox.isolation = \"none\"", "best_effort"]),
-            ("WM__ANALYSIS__PASSAGES", "101", ["analysis.passages = 101", "above 100"]),
             ("WM__POLICY__ATTEMPTS", "0", ["policy.attempts = 0", "at least 1"]),
             ("WM__QUEUE__CONNECTIONS", "0", ["queue.connections = 0", "at least 1"]),
             ("WM__QUEUE__ADOPT", "celery:x", ["queue.adopt = [\"celery:x\"]", "sidekiq:queue:<name>"]),

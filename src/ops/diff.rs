@@ -10,24 +10,18 @@ use url::Url;
 use uuid::Uuid;
 
 use super::Exit;
-use super::render::{self, BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
+use super::render::{self, BAD, DIM, WARN, sanitize, styled};
+use super::report;
 use crate::filter;
 use crate::job::failure::{Blame, Failure, FailureKind};
 use crate::job::measured::ChildUsage;
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 use crate::job::redact::page_address;
-use crate::job::report::{Diff, LinkOp, Op, Report};
+use crate::job::report::Report;
 use crate::job::{Job, LimitsRequest};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Analysed, Pipeline};
 use crate::sandbox::{Limits, Pool};
-
-/// Changes shown for each diff; the rest is counted.
-const MAX_SHOWN: usize = 20;
-/// Characters of unchanged text shown on each side of a change.
-const CONTEXT_CHARS: usize = 30;
-/// Characters of one change that are shown.
-const CHANGE_CHARS: usize = 200;
 
 /// What to compare and how to tell.
 pub struct DiffOptions {
@@ -37,6 +31,10 @@ pub struct DiffOptions {
     pub limits: LimitsRequest,
     /// Print the report as JSON.
     pub json: bool,
+    /// Show all that the report has.
+    pub all: bool,
+    /// Print the whole result instead.
+    pub whole: bool,
     /// Also say what was measured.
     pub verbose: bool,
     /// Largest file that is read, in bytes.
@@ -83,8 +81,12 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
         }
         Err(SourceError::TooLarge(failure)) => return conclude(&Outcome::Failed(failure), options),
     };
+    if options.whole && report::refuse_terminal() {
+        return Exit::Usage;
+    }
     let outcome = match compare(sources, hashes, limits, pipeline, pool).await {
-        Ok(report) => Outcome::Reported(report),
+        Ok(analysed) if options.whole => return report::print_whole(&analysed.whole),
+        Ok(analysed) => Outcome::Reported(analysed.report),
         Err(stop) => stop.into(),
     };
     conclude(&outcome, options)
@@ -119,7 +121,7 @@ async fn compare(
     limits: Limits,
     pipeline: &Pipeline,
     pool: &Pool,
-) -> Result<Box<Report>, EarlyExit> {
+) -> Result<Analysed, EarlyExit> {
     [from.body_hash, to.body_hash] = hashes.clone();
     let pair = PagePair { page: None, from, to };
     filter::filter_by_type(&pair, &pipeline.filter)?;
@@ -174,7 +176,7 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
 
 fn print_outcome(outcome: &Outcome, options: &DiffOptions) {
     match outcome {
-        Outcome::Reported(report) => print_report(report, options.verbose),
+        Outcome::Reported(report) => print_report(report, options),
         Outcome::Skipped(skip) => {
             render::line(format!(
                 "{}  {}",
@@ -197,35 +199,9 @@ fn print_outcome(outcome: &Outcome, options: &DiffOptions) {
     }
 }
 
-fn print_report(report: &Report, verbose: bool) {
-    let about = if report.approximate { "  (approximate)" } else { "" };
-    render::line(styled(BOLD, format!("analysed  priority {:.4}{about}", report.annotation.priority)));
-    let (text, source, links) =
-        (&report.annotation.text, &report.annotation.source, &report.annotation.links);
-    if let Some(n) = text {
-        print_heading("text", n.text_diff_count, Some(n.text_diff_length), n.text_diff_ratio);
-        print_steps(report.diffs.html_text_dmp.as_ref());
-    }
-    if let Some(n) = links {
-        print_heading("links", n.links_diff_count, None, n.links_diff_ratio);
-        print_links(report.diffs.links_json.as_ref());
-    }
-    if let Some(n) = source {
-        print_heading("source", n.source_diff_count, Some(n.source_diff_length), n.source_diff_ratio);
-        // The source is shown only where nothing visible explains it.
-        if text.as_ref().is_none_or(|t| t.text_diff_count == 0) {
-            print_steps(report.diffs.html_source_dmp.as_ref());
-        }
-    }
-    for missing in &report.missing {
-        render::line(format!(
-            "{} {}: {}",
-            styled(WARN, "missing"),
-            missing.diff,
-            sanitize(&missing.skip.detail, 300)
-        ));
-    }
-    if verbose {
+fn print_report(report: &Report, options: &DiffOptions) {
+    report::print(report, options.all);
+    if options.verbose {
         print_child_usage(report.measured.as_ref());
     }
 }
@@ -236,96 +212,4 @@ fn print_child_usage(measured: Option<&ChildUsage>) {
     if let Some(words) = &measured.stderr {
         render::line(styled(DIM, format!("stderr {}", sanitize(words, 2500))));
     }
-}
-
-fn print_heading(name: &str, count: u64, characters: Option<u64>, ratio: f64) {
-    let characters = characters.map_or(String::new(), |n| format!("  {n} characters"));
-    let plural = if count == 1 { "change" } else { "changes" };
-    render::line(format!(
-        "{}{characters}  ratio {ratio:.4}",
-        styled(BOLD, format!("{name:<7}{count} {plural}"))
-    ));
-}
-
-fn print_steps(diff: Option<&Diff<Op>>) {
-    let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
-    let mut shown = 0;
-    let mut open = false;
-    for (at, Op(code, text)) in steps.iter().enumerate() {
-        if *code == 0 {
-            if open {
-                render::line(styled(DIM, sanitize(&head(text, CONTEXT_CHARS), 4 * CONTEXT_CHARS)));
-                open = false;
-            }
-            continue;
-        }
-        if shown == MAX_SHOWN {
-            let rest = steps[at..].iter().filter(|Op(code, _)| *code != 0).count();
-            return render::line(styled(DIM, format!("{}  … {rest} more", if open { "\n" } else { "" })));
-        }
-        if !open {
-            let before = at.checked_sub(1).map_or("", |before| steps[before].1.as_str());
-            render::text(format!(
-                "  {}",
-                styled(DIM, sanitize(&tail(before, CONTEXT_CHARS), 4 * CONTEXT_CHARS))
-            ));
-            open = true;
-        }
-        render::text(highlight(*code, text));
-        shown += 1;
-    }
-    if open {
-        render::line("");
-    }
-}
-
-/// A change in the form of a word diff: `[-gone-]{+come+}`, coloured where there is colour.
-fn highlight(code: i8, text: &str) -> String {
-    let text = sanitize(&text.chars().map(visible_line_end).collect::<String>(), CHANGE_CHARS);
-    if code < 0 { styled(BAD, format!("[-{text}-]")) } else { styled(GOOD, format!("{{+{text}+}}")) }
-}
-
-fn print_links(diff: Option<&Diff<LinkOp>>) {
-    let Some(steps) = diff.and_then(|diff| diff.diff.as_ref()) else { return };
-    let changed = steps.iter().filter(|step| !matches!(step, LinkOp::Plain(0, _)));
-    for step in changed.clone().take(MAX_SHOWN) {
-        render::line(match step {
-            LinkOp::Plain(code, link) => {
-                let (style, sign) = if *code < 0 { (BAD, '-') } else { (GOOD, '+') };
-                styled(
-                    style,
-                    format!("  {sign} {} -> {}", sanitize(&link.text, 80), sanitize(&link.href, 120)),
-                )
-            }
-            LinkOp::Changed(_, link) => {
-                let text: String =
-                    link.text.iter().map(|Op(code, text)| highlight_or_plain(*code, text)).collect();
-                let href: String =
-                    link.href.iter().map(|Op(code, text)| highlight_or_plain(*code, text)).collect();
-                format!("  {} {text} -> {href}", styled(WARN, "~"))
-            }
-        });
-    }
-    let rest = changed.count().saturating_sub(MAX_SHOWN);
-    if rest > 0 {
-        render::line(styled(DIM, format!("  … {rest} more")));
-    }
-}
-
-fn highlight_or_plain(code: i8, text: &str) -> String {
-    if code == 0 { sanitize(text, CHANGE_CHARS) } else { highlight(code, text) }
-}
-
-fn head(text: &str, chars: usize) -> String {
-    text.chars().take(chars).map(visible_line_end).collect()
-}
-
-fn tail(text: &str, chars: usize) -> String {
-    let count = text.chars().count();
-    text.chars().skip(count.saturating_sub(chars)).map(visible_line_end).collect()
-}
-
-/// A line end that takes one column, so that a change stays on one line.
-fn visible_line_end(c: char) -> char {
-    if c == '\n' { '↵' } else { c }
 }

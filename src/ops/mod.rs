@@ -4,6 +4,7 @@
 //! before, what it touched after, and how to go back. Nothing here decides what becomes of a job.
 
 pub mod backfill;
+mod changes;
 pub mod dead;
 pub mod diff;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod enqueue;
 pub mod progress;
 pub mod queue;
 pub mod render;
+pub mod report;
 pub mod results;
 pub mod status;
 pub mod worker;

@@ -128,7 +128,7 @@ pub(crate) fn format_bytes(count: u64) -> String {
 
 /// What a child cost, against what it might have cost.
 pub(crate) fn format_measured(measured: &ChildUsage) -> String {
-    let limits = measured.limits;
+    let limits = measured.limits.unwrap_or_default();
     let phase = measured.phase.as_ref().map(|phase| format!("last in {}", sanitize(phase, 40)));
     let end = match (measured.exit, measured.signal) {
         (_, Some(signal)) => Some(format!("signal {signal}")),

@@ -19,17 +19,21 @@ use crate::filter;
 use crate::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
 use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
+use crate::job::measured::ChildUsage;
 use crate::job::outcome::{EarlyExit, Outcome};
 use crate::job::page::{Bodies, Body, PagePair, Version};
 use crate::job::redact::page_url;
 use crate::job::report::{ANALYSIS_VERSION, BodyFacts, Report, Timings};
 use crate::job::skip::Skip;
 use crate::job::stored_result::StoredResult;
-use crate::job::text::sha256_hex;
+use crate::job::text::{clip, sha256_hex};
 use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
 use crate::results::{ResultKey, ResultStore, WriteTurn};
 use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
+
+/// Longest sentence about a reply that cannot be read, which may quote it, in characters.
+const DETAIL_MAX_CHARS: usize = 500;
 
 /// The stages of one job and their configuration.
 #[derive(Clone)]
@@ -48,10 +52,8 @@ pub struct Pipeline {
     pub ceiling: Limits,
     /// Limit on each decompressed body in bytes; enforced in the child.
     pub max_decoded_bytes: u64,
-    /// Limit on the step list of one diff in a report, in bytes of JSON.
-    pub max_steps_bytes: u64,
-    /// Limit on the number of passages quoted in a report.
-    pub max_passages: u16,
+    /// Limit on the whole result in bytes, compressed; 0 asks a child for none.
+    pub max_result_bytes: u64,
     /// Reports that may wait for the db app without a slot: as many as calls may be open.
     pub deliveries: Arc<Semaphore>,
 }
@@ -167,9 +169,35 @@ impl Pipeline {
         let mut slot = pool.acquire().await;
         drop(held); // the slot's own buffers hold the bodies from here on
         gate.enter_child(limits.wall, slot.meter()).await?;
-        let report = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, &mut slot)).await?;
-        self.deliver(&pair, &report, slot, gate).await?;
+        let analysed = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, &mut slot)).await?;
+        let Analysed { mut report, whole } = analysed;
+        // Both are waited for with the slot in hand, so that neither whole results pile up in memory before a slow
+        // store nor reports before a slow db app.
+        let write = match &self.results {
+            Some(store) if !whole.is_empty() => Some(store.turn().await?),
+            Some(_) | None => None,
+        };
+        let post = match self.poster(&report) {
+            Some(api) => Some((api, self.deliveries.acquire().await)),
+            None => None,
+        };
+        drop(slot);
+        if let Some(turn) = write {
+            report.result = Some(store_result(turn, &pair, whole, timings, gate).await?);
+        }
+        if let Some((api, _turn)) = post {
+            gate.stage_started(Stage::Deliver, None);
+            gate.confirm().await?;
+            api.post_annotation(&pair, &report.annotation).await?;
+        }
         Ok(report)
+    }
+
+    /// The db app, if this report's annotation is to be posted. A partial one looks like that of a page without links
+    /// or text; the report lists what is missing.
+    fn poster(&self, report: &Report) -> Option<&Arc<Api>> {
+        let api = self.api.as_ref().filter(|api| api.posts())?;
+        (report.missing.is_empty() || api.posts_partial()).then_some(api)
     }
 
     /// A producer can lower the configured limits; an operator can set any, up to this worker's ceiling.
@@ -178,29 +206,7 @@ impl Pipeline {
         limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
-    /// Posts the annotation to the db app, if posting is configured and the lease is still valid. Keeps the slot
-    /// until few enough reports wait for the app: a slow one must not make them pile up.
-    async fn deliver(
-        &self,
-        pair: &PagePair,
-        report: &Report,
-        slot: Slot,
-        gate: &impl LeaseGate,
-    ) -> Result<(), Failure> {
-        let Some(api) = self.api.as_ref().filter(|api| api.posts()) else { return Ok(()) };
-        // A partial annotation looks like that of a page without links or text; the report lists what is
-        // missing.
-        if report.missing.is_empty() || api.posts_partial() {
-            gate.stage_started(Stage::Deliver, None);
-            let _turn = self.deliveries.acquire().await;
-            drop(slot);
-            gate.confirm().await?;
-            api.post_annotation(pair, &report.annotation).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends both bodies to a child and returns its report.
+    /// Sends both bodies to a child and returns what it found.
     ///
     /// # Errors
     /// A skip if the bytes are not a page; a failure if the child failed.
@@ -210,55 +216,71 @@ impl Pipeline {
         bodies: Bodies,
         limits: Limits,
         slot: &mut Slot,
-    ) -> Result<Box<Report>, EarlyExit> {
+    ) -> Result<Analysed, EarlyExit> {
         let analysis_request = AnalysisRequest {
-            page: pair.page,
             from: body_input(&pair.from, &bodies.from),
             to: body_input(&pair.to, &bodies.to),
             max_decoded_bytes: self.max_decoded_bytes,
-            max_ops_bytes: self.max_steps_bytes,
-            max_passages: self.max_passages,
+            max_result_bytes: self.max_result_bytes.min(limits.reply_bytes),
         };
+        let mut report = Box::new(Report::of_pair(pair.from.uuid, pair.to.uuid));
+        report.page = pair.page;
+        report.bodies = body_facts(pair, &bodies);
         let options = serde_json::to_vec(&analysis_request)
             .map_err(|e| Failure::new(FailureKind::BadReply, e.to_string()))?;
         let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };
-        let reply = slot.run(request, limits).await?;
-        parse_reply(reply, pair)
+        let Reply { product, measured } = slot.run(request, limits).await?;
+        // Parsing the largest answer takes milliseconds, which the runtime's threads have not.
+        let answer = product.answer;
+        let read = tokio::task::spawn_blocking(move || AnalysisReply::read(&answer)).await;
+        let reply = match read.unwrap_or_else(|e| Err(e.to_string())) {
+            Ok(reply) => reply,
+            Err(what) => {
+                return Err(bad_reply(format!("the child's reply is malformed: {what}"), measured).into());
+            }
+        };
+        add_reply(reply, &mut report, measured)?;
+        // What was not asked for is not taken.
+        let whole = if analysis_request.max_result_bytes > 0 { product.attachment } else { Vec::new() };
+        Ok(Analysed { report, whole })
     }
 }
 
-/// Parses and validates the child's reply, trusting it with nothing that a hostile page could exploit.
-fn parse_reply(reply: Reply, pair: &PagePair) -> Result<Box<Report>, EarlyExit> {
-    let bad = |what: String| Failure {
-        measured: Some(Box::new(reply.measured.clone())),
-        ..Failure::new(FailureKind::BadReply, what)
-    };
-    let answer = serde_json::from_slice(&reply.body)
-        .map_err(|e| bad(format!("the child's reply is malformed: {e}")))?;
-    match answer {
-        AnalysisReply::Reported(report) if (report.from, report.to) != (pair.from.uuid, pair.to.uuid) => {
-            Err(bad("the child's report is about another pair".to_owned()).into())
+/// What a child found.
+#[derive(Debug)]
+pub struct Analysed {
+    /// The report.
+    pub report: Box<Report>,
+    /// The whole result as the child wrote it, never looked into; empty if it was not asked for, or too large.
+    pub whole: Vec<u8>,
+}
+
+fn bad_reply(detail: String, measured: ChildUsage) -> Failure {
+    let detail = clip(&detail, DETAIL_MAX_CHARS);
+    Failure { measured: Some(Box::new(measured)), ..Failure::new(FailureKind::BadReply, detail) }
+}
+
+/// Adds what a child said to the report, or ends the job as it said.
+fn add_reply(reply: AnalysisReply, report: &mut Report, measured: ChildUsage) -> Result<(), EarlyExit> {
+    match reply {
+        AnalysisReply::Analysed(summary) => {
+            summary.add_to(report);
+            report.measured = Some(measured);
+            Ok(())
         }
-        AnalysisReply::Reported(mut report) => {
-            report.measured = Some(reply.measured);
-            Ok(report)
+        AnalysisReply::Skipped { reason, detail, side } => {
+            let measured = Some(Box::new(measured));
+            Err(Skip { reason: reason.into(), detail, side, measured }.into())
         }
-        AnalysisReply::Skipped(skip) => Err(Skip { measured: Some(Box::new(reply.measured)), ..skip }.into()),
-        AnalysisReply::Failed(failure)
-            if matches!(failure.kind, FailureKind::DecompressionBomb | FailureKind::HashMismatch) =>
-        {
-            Err(Failure { measured: Some(Box::new(reply.measured)), ..failure }.into())
-        }
-        AnalysisReply::Failed(failure) => {
-            Err(bad(format!("a child may not report the failure {}", failure.kind)).into())
+        AnalysisReply::Failed { kind, detail, side } => {
+            let failure = Failure::new(kind.into(), detail).on(side);
+            Err(Failure { measured: Some(Box::new(measured)), ..failure }.into())
         }
     }
 }
 
 fn body_input(version: &Version, body: &Body) -> BodyInput {
     BodyInput {
-        uuid: version.uuid,
-        url: page_url(&version.body_url),
         media_type: version.media_type.clone(),
         content_type: body.content_type.clone(),
         content_encoding: body.content_encoding.clone(),

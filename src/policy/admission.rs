@@ -59,8 +59,8 @@ impl MemoryBudget {
         self.memory.saturating_sub(self.fixed().saturating_add(buffers))
     }
 
-    /// The sum as text: `80.0 MiB worker + 94.0 MiB fetch + 2 x (384.0 MiB address space + 36.0 MiB buffers) =
-    /// 1014.0 MiB of 1.0 GiB`.
+    /// The sum as text: `80.0 MiB worker + 94.0 MiB fetch + 2 x (384.0 MiB address space + 24.8 MiB buffers) =
+    /// 991.5 MiB of 1.0 GiB`.
     pub(crate) fn arithmetic(&self, slots: u32) -> String {
         let size = ByteSize::b;
         let results = match self.results {

@@ -104,7 +104,7 @@ impl Detail {
 
 /// The limit that was exceeded, as text, for the kinds of failure that exceed one.
 pub(super) fn limit_hit(reason: &DeadLetterReason) -> Option<String> {
-    let limits = reason.failure.measured.as_ref()?.limits;
+    let limits = reason.failure.measured.as_ref()?.limits?;
     let hit = [
         (FailureKind::WallExceeded, "wall", limits.wall_ms, "ms"),
         (FailureKind::CpuExceeded, "cpu", limits.cpu_ms, "ms"),

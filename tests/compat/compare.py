@@ -139,8 +139,12 @@ class Answer(http.server.BaseHTTPRequestHandler):
 def ask_ours(binary, bodies, pair):
     bodies.pair = pair
     environment = {"PATH": os.environ["PATH"], "WM__FETCH__ALLOW_NETWORKS": "127.0.0.0/8"}
-    ran = subprocess.run([binary, "diff", "-o", "json", bodies.address("a"), bodies.address("b")], env=environment,
-                         capture_output=True, timeout=OURS_SECONDS, check=False)
+
+    def run(*more):
+        return subprocess.run([binary, "diff", *more, bodies.address("a"), bodies.address("b")], env=environment,
+                              capture_output=True, timeout=OURS_SECONDS, check=False)
+
+    ran = run("-o", "json")
     try:
         answer = json.loads(ran.stdout)
     except json.JSONDecodeError:
@@ -150,8 +154,9 @@ def ask_ours(binary, bodies, pair):
         return {"refused": reason["detail"]}
     report = answer["report"]
     if report.get("missing"):
-        return {"refused": report["missing"][0]["skip"]["detail"]}
-    report["diffs"] = {name: diff.get("diff") for name, diff in report["diffs"].items()}
+        return {"refused": report["missing"][0]["detail"]}
+    whole = json.loads(run("--whole").stdout)
+    report["diffs"] = {name: diff["diff"] for name, diff in whole.items()}
     return report
 
 

@@ -39,9 +39,9 @@ async fn a_pair_is_analysed_and_its_changes_are_shown() {
     assert!(!ran.stdout.contains('\u{1b}'), "no colour where there is no terminal");
     let json = diff(&[&a, &b, "-o", "json"]).await.exited_with(0).json();
     assert_eq!(json["outcome"], "analysed");
-    let steps = &json["report"]["diffs"]["html_text_dmp"];
-    assert!(steps["change_count"].as_u64().unwrap() > 0 && steps["diff"].is_array(), "{json}");
-    assert_eq!(json["report"]["schema_version"], 1);
+    let text = &json["report"]["changes"]["html_text_dmp"];
+    assert!(text["change_count"].as_u64().unwrap() > 0 && text["hunks"].is_array(), "{json}");
+    assert_eq!(json["report"]["schema_version"], 2);
 }
 
 #[tokio::test]
@@ -161,4 +161,25 @@ async fn what_cannot_be_read_is_said_by_name() {
     let ran = run(&["diff", &a, &large], &environment, b"").await.exited_with(11);
     ran.stdout_contains(&["too_large", "fetch.max_body"]);
     diff(&[&a, &a, "--limits", "cpu=1s"]).await.exited_with(2).stderr_contains(&["there are wall and heap"]);
+}
+
+#[tokio::test]
+async fn every_step_is_there_for_programs_and_everything_kept_for_people_who_ask() {
+    let files = Files::new();
+    let page = |class: &str, word: &str| format!("<p class={class}>The river is {word}.</p>");
+    let a = files.put("a.html", page("old", "clean"));
+    let b = files.put("b.html", page("new", "dirty"));
+    let whole = diff(&[&a, &b, "--whole"]).await.exited_with(0).json();
+    assert_eq!(
+        whole["html_text_dmp"]["diff"],
+        serde_json::json!([[0, "The river is "], [-1, "clean"], [1, "dirty"], [0, "."]])
+    );
+    assert_eq!(whole["html_source_dmp"]["change_count"], 4);
+    diff(&[&a, &b]).await.exited_with(0).stdout_contains(&["source  4 changes", "(--all shows them)"]);
+    diff(&[&a, &b, "--all"]).await.exited_with(0).stdout_contains(&["class=[-old-]{+new+}"]);
+    let environment = [("WM__SANDBOX__REPLY".to_owned(), "20B".to_owned())].into();
+    run(&["diff", &a, &b, "--whole"], &environment, b"")
+        .await
+        .exited_with(1)
+        .stderr_contains(&["larger than sandbox.reply"]);
 }

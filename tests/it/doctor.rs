@@ -95,7 +95,7 @@ async fn a_results_store_is_tried_and_one_that_is_not_there_is_refused_by_work()
     let world = world.with("results.store", &store);
     let json = world.run(&["doctor", "-o", "json"]).await.exited_with(0).json();
     assert_eq!(levels(&json, "results"), [("ok".to_owned(), format!("{store} takes and gives results"))]);
-    assert!(levels(&json, "memory")[0].1.contains(" + 64.0 MiB results + "), "{json}");
+    assert!(levels(&json, "memory")[0].1.contains(" + 16.0 MiB results + "), "{json}");
 
     drop(directory);
     let json = world.run(&["doctor", "-o", "json"]).await.exited_with(1).json();

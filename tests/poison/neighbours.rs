@@ -41,7 +41,7 @@ async fn good_jobs_beside_poison() {
     };
     let good = request(&pipeline, <[_; 2]>::from(pages::pair(1, 20_000)).map(html));
     let alone = analyse(&mut pool.acquire().await, good.clone(), patient).await.0.unwrap();
-    assert!(matches!(alone, AnalysisReply::Reported(_)));
+    assert!(matches!(alone, AnalysisReply::Analysed(_)));
 
     let mut poisons: Vec<(Request, Limits, ExpectedOutcome)> = ACTS
         .iter()

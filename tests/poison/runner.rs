@@ -3,10 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
-use wm_analyzer::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
+use wm_analyzer::job::analysis_request::{AnalysisReply, AnalysisRequest, AnalysisSummary, BodyInput};
 use wm_analyzer::job::failure::Failure;
 use wm_analyzer::job::measured::ChildUsage;
-use wm_analyzer::job::report::Report;
+use wm_analyzer::job::report::DiffName;
 use wm_analyzer::pipeline::Pipeline;
 use wm_analyzer::sandbox::{Limits, Pool, Request, Slot, hooks};
 
@@ -46,13 +46,12 @@ pub(crate) fn act(name: &str) -> Request {
 pub(crate) async fn run_good_job(slot: &mut Slot, limits: Limits) {
     let request = Request { a: b"hello ".to_vec(), b: b"world".to_vec(), ..act("echo") };
     let reply = slot.run(request, limits).await.unwrap();
-    assert_eq!(reply.body, b"hello world");
+    assert_eq!(reply.product.attachment, b"hello world");
 }
 
 /// Two documents as a job would bring them.
 pub(crate) fn request(pipeline: &Pipeline, [from, to]: [Body; 2]) -> Request {
     let side = |body: &Body| BodyInput {
-        url: "https://example.org/".to_owned(),
         content_type: body.content_type.map(str::to_owned),
         content_encoding: body.content_encoding.clone(),
         body_hash: body.body_hash.map(str::to_owned),
@@ -60,12 +59,10 @@ pub(crate) fn request(pipeline: &Pipeline, [from, to]: [Body; 2]) -> Request {
         ..BodyInput::default()
     };
     let order = AnalysisRequest {
-        page: None,
         from: side(&from),
         to: side(&to),
         max_decoded_bytes: pipeline.max_decoded_bytes,
-        max_ops_bytes: pipeline.max_steps_bytes,
-        max_passages: pipeline.max_passages,
+        max_result_bytes: 0,
     };
     Request { options: serde_json::to_vec(&order).unwrap(), a: from.bytes, b: to.bytes }
 }
@@ -77,7 +74,7 @@ pub(crate) async fn analyse(
     limits: Limits,
 ) -> (Result<AnalysisReply, Failure>, ChildUsage) {
     match slot.run(request, limits).await {
-        Ok(reply) => (Ok(serde_json::from_slice(&reply.body).unwrap()), reply.measured),
+        Ok(reply) => (Ok(serde_json::from_slice(&reply.product.answer).unwrap()), reply.measured),
         Err(failure) => {
             let measured = failure.measured.clone().unwrap_or_else(|| panic!("no evidence: {failure:?}"));
             (Err(failure), *measured)
@@ -88,19 +85,20 @@ pub(crate) async fn analyse(
 /// The same as one word.
 pub(crate) fn outcome_of(answer: &Result<AnalysisReply, Failure>) -> ExpectedOutcome {
     match answer {
-        Ok(AnalysisReply::Reported(report)) => ExpectedOutcome::Reported(diff_results(report)),
-        Ok(AnalysisReply::Skipped(skip)) => ExpectedOutcome::Skipped(skip.reason),
-        Ok(AnalysisReply::Failed(failure)) | Err(failure) => ExpectedOutcome::Dead(failure.kind),
+        Ok(AnalysisReply::Analysed(summary)) => ExpectedOutcome::Reported(diff_results(summary)),
+        Ok(AnalysisReply::Skipped { reason, .. }) => ExpectedOutcome::Skipped((*reason).into()),
+        Ok(AnalysisReply::Failed { kind, .. }) => ExpectedOutcome::Dead((*kind).into()),
+        Err(failure) => ExpectedOutcome::Dead(failure.kind),
     }
 }
 
 /// What became of each diff.
-fn diff_results(report: &Report) -> [DiffResult; 3] {
-    let diffs = &report.diffs;
+fn diff_results(report: &AnalysisSummary) -> [DiffResult; 3] {
+    let changes = &report.changes;
     let each = [
-        ("html_text_dmp", diffs.html_text_dmp.as_ref().map(|diff| diff.approximate)),
-        ("html_source_dmp", diffs.html_source_dmp.as_ref().map(|diff| diff.approximate)),
-        ("links_json", diffs.links_json.as_ref().map(|diff| diff.approximate)),
+        (DiffName::HtmlTextDmp, changes.html_text_dmp.as_ref().map(|diff| diff.approximate)),
+        (DiffName::HtmlSourceDmp, changes.html_source_dmp.as_ref().map(|diff| diff.approximate)),
+        (DiffName::LinksJson, changes.links_json.as_ref().map(|diff| diff.approximate)),
     ];
     let any = each.iter().any(|(_, approximate)| *approximate == Some(true));
     assert_eq!(report.approximate, any, "a report is what its diffs are");

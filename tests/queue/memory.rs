@@ -6,8 +6,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use uuid::Uuid;
 use wm_analyzer::job::failure::FailureKind;
+use wm_analyzer::job::hunk::{Hunk, Step, StepKind};
 use wm_analyzer::job::page::{PagePair, Version};
-use wm_analyzer::job::report::{Diff, Diffs, Op, Report};
+use wm_analyzer::job::report::{Changes, Report, TextChanges};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId};
@@ -68,9 +69,11 @@ async fn ended(queue: &Roles, count: usize, verdict: impl Fn(&Job) -> Verdict) -
 
 /// An analysis whose report has about so many bytes.
 fn done_with(job: &Job, bytes: usize) -> Verdict {
-    let steps = Diff { change_count: 1, diff: Some(vec![Op(1, "x".repeat(bytes))]), approximate: false };
-    let diffs = Diffs { html_text_dmp: Some(steps), ..Diffs::default() };
-    Verdict::Done(Box::new(Report { diffs, ..report(job) }))
+    let step = Step { kind: StepKind::Added, text: "x".repeat(bytes).into(), left_out: 0 };
+    let hunks = vec![Hunk { at: [0, 0], steps: vec![step] }];
+    let text = TextChanges { change_count: 1, hunks, left_out: 0, approximate: false };
+    let changes = Changes { html_text_dmp: Some(text), ..Changes::default() };
+    Verdict::Done(Box::new(Report { changes, ..report(job) }))
 }
 
 /// New jobs that ended so, one call after the other, so that Redis knows their order.
@@ -308,7 +311,7 @@ async fn beyond_their_cap_the_oldest_results_are_evicted_with_their_entries() {
     let world = world().await;
     let queue = Roles::connect_for(&world.config, APP).await.unwrap();
     queue.worker.seed_settings().await.unwrap();
-    let jobs = results(&queue, 50, 80_000).await;
+    let jobs = results(&queue, 50, 50_000).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().evicted.results_by_bytes, 0);
     let cap = queue.status().await.unwrap().memory.reports_bytes * 2 / 5;
     set(&queue, Setting::ReportsMaxBytes, cap).await;

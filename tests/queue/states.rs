@@ -6,7 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use wm_analyzer::job::counts::DeliveryCounts;
 use wm_analyzer::job::failure::{FailureKind, Stage};
-use wm_analyzer::job::report::{Diff, Op};
+use wm_analyzer::job::hunk::{Hunk, Step, StepKind};
+use wm_analyzer::job::report::TextChanges;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
@@ -449,20 +450,23 @@ async fn high_goes_before_what_waits_and_low_comes_up_after_a_bounded_number_of_
 }
 
 #[tokio::test]
-async fn a_report_over_256_kib_is_shrunk_and_says_what_it_omits() {
+async fn a_report_over_64_kib_is_shrunk_and_says_what_it_omits() {
     let world = World::new().await;
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
-    let steps = Some(vec![Op(1, "x".repeat(REPORT_MAX_BYTES))]);
+    let step = Step { kind: StepKind::Added, text: "x".repeat(REPORT_MAX_BYTES).into(), left_out: 0 };
+    let hunks = vec![Hunk { at: [0, 0], steps: vec![step] }];
     let mut report = report(&job);
-    report.diffs.html_source_dmp = Some(Diff { change_count: 3, diff: steps, approximate: false });
+    report.changes.html_source_dmp =
+        Some(TextChanges { change_count: 3, hunks, left_out: 2, approximate: false });
     let (from, to) = (report.from, report.to);
     let _ = queue.worker.settle(claimed(&queue, "w").await, Verdict::Done(Box::new(report))).await.unwrap();
     let stored = queue.report(from, to).await.unwrap().unwrap();
     assert!(stored.len() <= REPORT_MAX_BYTES);
     let stored: wm_analyzer::job::report::Report = serde_json::from_str(&stored).unwrap();
-    assert_eq!(stored.omitted, ["html_source_dmp.diff"]);
-    assert_eq!(stored.diffs.html_source_dmp.unwrap().change_count, 3);
+    assert_eq!(stored.omitted, ["changes.html_source_dmp.hunks"]);
+    let source = stored.changes.html_source_dmp.unwrap();
+    assert_eq!((source.change_count, source.left_out), (3, 3));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use wm_analyzer::job::counts::DeliveryCounts;
 use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::page::{PagePair, Version};
-use wm_analyzer::job::report::{Annotation, Diffs, Report};
+use wm_analyzer::job::report::{Annotation, Report};
 use wm_analyzer::job::verdict::{DeadLetterReason, Verdict};
 use wm_analyzer::job::{Job, JobId, VersionRef};
 use wm_analyzer::queue::{Claim, Config, Delivery, LeaseRef, Presence, ReportsWhenFull, WorkerId};
@@ -244,21 +244,10 @@ pub fn death(kind: FailureKind, host: &str) -> Verdict {
 }
 
 pub fn report(job: &Job) -> Report {
+    let from = job.from.given().map(VersionRef::uuid).unwrap_or_default();
     Report {
-        schema_version: 1,
-        analysis_version: 1,
-        from: job.from.given().map(VersionRef::uuid).unwrap_or_default(),
-        to: job.to.uuid(),
-        page: None,
-        annotation: Annotation { text: None, source: None, links: None, priority: 0.5 },
-        diffs: Diffs::default(),
-        approximate: false,
-        missing: Vec::new(),
-        passages: Vec::new(),
-        omitted: Vec::new(),
-        bodies: Vec::new(),
-        timings: None,
-        measured: None,
+        annotation: Annotation { priority: 0.5, ..Annotation::default() },
+        ..Report::of_pair(from, job.to.uuid())
     }
 }
 

@@ -227,7 +227,7 @@ async fn a_job_that_floods_its_standard_error_holds_nobody_up() {
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let reply = slot.run(act("flood_stderr 10000000"), generous_limits()).await.unwrap();
-    let taken: usize = String::from_utf8(reply.body).unwrap().parse().unwrap();
+    let taken: usize = String::from_utf8(reply.product.answer).unwrap().parse().unwrap();
     assert!((1..=1 << 17).contains(&taken), "{taken} bytes");
     assert_eq!(reply.measured.stderr.unwrap().len(), 2048);
     assert_eq!(run_good_job(&mut slot).await.unwrap().measured.stderr, None);

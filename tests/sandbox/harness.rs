@@ -68,12 +68,13 @@ pub(crate) fn act(name: &str) -> Request {
 /// Runs an act and returns the number it answers with.
 pub(crate) async fn number_from(slot: &mut Slot, name: &str) -> i64 {
     let reply = slot.run(act(name), generous_limits()).await.unwrap();
-    String::from_utf8(reply.body).unwrap().parse().unwrap()
+    String::from_utf8(reply.product.answer).unwrap().parse().unwrap()
 }
 
 /// Runs an act that must fail; its kind and what was measured.
 pub(crate) async fn failure_of(slot: &mut Slot, name: &str, limits: Limits) -> (FailureKind, ChildUsage) {
-    let failure: Failure = slot.run(act(name), limits).await.map(|reply| reply.body.len()).unwrap_err();
+    let failure: Failure =
+        slot.run(act(name), limits).await.map(|reply| reply.product.answer.len()).unwrap_err();
     let measured = failure.measured.unwrap_or_else(|| panic!("{name}: {} has no evidence", failure.kind));
     (failure.kind, *measured)
 }
@@ -82,7 +83,7 @@ pub(crate) async fn failure_of(slot: &mut Slot, name: &str, limits: Limits) -> (
 pub(crate) async fn run_good_job(slot: &mut Slot) -> Result<Reply, Failure> {
     let request = Request { a: b"hello ".to_vec(), b: b"world".to_vec(), ..act("echo") };
     let reply = slot.run(request, generous_limits()).await?;
-    assert_eq!(reply.body, b"hello world");
+    assert_eq!(reply.product.attachment, b"hello world");
     Ok(reply)
 }
 

@@ -56,7 +56,7 @@ async fn both_bodies_count_as_heap() {
     let tight = generous_limits().lowered(LimitsRequest { wall_ms: None, heap_bytes: Some(7 * MIB) });
     let refused = slot.run(request(), tight).await.map(|_| ()).unwrap_err();
     assert_eq!(refused.kind, MemoryExceeded);
-    assert_eq!(refused.measured.unwrap().limits, tight.effective());
+    assert_eq!(refused.measured.unwrap().limits, Some(tight.effective()));
     drop(slot);
     pool.shutdown().await;
 }
@@ -70,7 +70,7 @@ async fn the_largest_allowed_bodies_pass_unchanged() {
     let b: Vec<u8> = a.iter().rev().copied().collect();
     let roomy = Limits { heap_bytes: 256 * MIB, reply_bytes: 32 * MIB, ..generous_limits() };
     let reply = slot.run(Request { a: a.clone(), b: b.clone(), ..act("echo") }, roomy).await.unwrap();
-    assert!(reply.body == [a, b].concat());
+    assert!(reply.product.attachment == [a, b].concat());
     drop(slot);
     pool.shutdown().await;
 }
@@ -101,9 +101,9 @@ async fn a_wall_kill_tells_a_sleeper_from_a_spinner() {
     let pool = pool(1).await;
     let mut slot = pool.acquire().await;
     let (_, sleeper) = failure_of(&mut slot, "sleep", limits()).await;
-    assert!(sleeper.cpu_ms * 5 < sleeper.limits.wall_ms, "{sleeper:?}");
+    assert!(sleeper.cpu_ms * 5 < sleeper.limits.unwrap().wall_ms, "{sleeper:?}");
     let (_, spinner) = failure_of(&mut slot, "spin", limits()).await;
-    assert!(spinner.cpu_ms + 50 >= spinner.limits.wall_ms, "{spinner:?}");
+    assert!(spinner.cpu_ms + 50 >= spinner.limits.unwrap().wall_ms, "{spinner:?}");
     drop(slot);
     pool.shutdown().await;
 }
@@ -126,7 +126,7 @@ async fn a_reply_may_be_as_large_as_its_cap_and_no_larger() {
     let mut slot = pool.acquire().await;
     let cap = limits().reply_bytes;
     let reply = slot.run(act(&format!("of_size {cap}")), generous_limits()).await.unwrap();
-    assert_eq!(reply.body.len() as u64, cap);
+    assert_eq!(reply.product.attachment.len() as u64, cap);
     assert_eq!(
         failure_of(&mut slot, &format!("of_size {}", cap + 1), generous_limits()).await.0,
         ReplyTooLarge

@@ -1,6 +1,6 @@
 //! The nodes of a page as compact records in one vector, linked by index, with all their text in one string.
 //!
-//! It stores only what visible text and links need: four attributes, and no scripts.
+//! It stores only what visible text, links and metadata need: a few attributes, and no scripts.
 //!
 //! Invariant: links between nodes are always mutual. Exceeding the limit on nodes, depth or text records a
 //! reason to give up on the page; the caller that fills the arena has to check it.
@@ -8,6 +8,7 @@
 use html5ever::{Attribute, LocalName, local_name};
 
 use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
+use super::metadata::PageMetadata;
 
 /// Maximum nesting depth, the same as in browsers.
 const MAX_DEPTH: u32 = 512;
@@ -55,6 +56,9 @@ pub(super) struct Arena {
     nodes: Vec<Node>,
     text: String,
     max_text_bytes: usize,
+    metadata: PageMetadata,
+    /// The first title element.
+    title: NodeId,
     /// First reason to give up on the page, if any.
     pub(super) give_up_reason: Option<GiveUpReason>,
     /// Number of steps since the last check of the deadline.
@@ -66,8 +70,15 @@ impl Arena {
     pub(super) fn new(page_bytes: usize) -> Self {
         // Labels and character references can make the text of a small page longer than the page.
         let max_text_bytes = page_bytes.saturating_mul(2).saturating_add(4096);
-        let mut arena =
-            Self { nodes: Vec::new(), text: String::new(), max_text_bytes, give_up_reason: None, work: 0 };
+        let mut arena = Self {
+            nodes: Vec::new(),
+            text: String::new(),
+            max_text_bytes,
+            metadata: PageMetadata::default(),
+            title: NONE,
+            give_up_reason: None,
+            work: 0,
+        };
         arena.add(NodeKind::Document, [0; 3]);
         arena
     }
@@ -101,7 +112,7 @@ impl Arena {
         self.add(NodeKind::Comment, [0; 3])
     }
 
-    /// Adds an element, with the attributes that matter for text and links.
+    /// Adds an element, with the attributes that matter for text, links and metadata.
     pub(super) fn add_element(&mut self, name: &str, attributes: &[Attribute]) -> NodeId {
         let value = |name: LocalName| attributes.iter().find(|a| a.name.local == name).map(|a| &*a.value);
         let start = self.text.len() as u32;
@@ -114,17 +125,32 @@ impl Arena {
                 Some(_) | None => (NodeKind::Plain, start, start),
             },
             NodeKind::Image => {
-                let end = self.push_text(&image_label(value(local_name!("alt")).unwrap_or_default()));
+                let alt = value(local_name!("alt")).unwrap_or_default();
+                self.metadata.add_image_label(alt);
+                let end = self.push_text(&image_label(alt));
                 (NodeKind::Image, end, end)
             }
             other => (other, start, start),
         };
-        self.add(kind, [start, middle, end])
+        if name == "meta"
+            && let Some(content) = value(local_name!("content"))
+            && let Some(meta) = value(local_name!("name")).or_else(|| value(local_name!("property")))
+        {
+            self.metadata.add_named(meta, content);
+        }
+        let id = self.add(kind, [start, middle, end]);
+        if name == "title" && self.title == NONE {
+            self.title = id;
+        }
+        id
     }
 
     /// Adds text as child of `parent`, before `before` or at the end: extends the preceding node if it is the text node created last, otherwise adds a new node.
     pub(super) fn add_text(&mut self, parent: NodeId, before: NodeId, text: &str) {
         if self.nodes[parent as usize].kind == NodeKind::Hidden {
+            if parent == self.title {
+                self.metadata.add_title(text);
+            }
             return;
         }
         let previous = self.previous_sibling(parent, before);
@@ -214,6 +240,7 @@ impl Arena {
     /// Visits all nodes in document order, without recursion, and passes them to the collector.
     pub(super) fn walk(&mut self, collector: &mut Collector) {
         // The arena is complete; release spare capacity before the collector allocates.
+        collector.metadata = std::mem::take(&mut self.metadata);
         self.nodes.shrink_to_fit();
         self.text.shrink_to_fit();
         let mut id = ROOT;

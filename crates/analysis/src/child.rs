@@ -2,11 +2,8 @@
 //! filters by content, analyses.
 //!
 //! Bytes in, bytes out: an [`AnalysisRequest`] as JSON and two bodies as received become an [`AnalysisReply`]
-//! as JSON. All code that looks inside a hostile body runs here; none of it opens a file or socket, starts a
-//! thread or writes anywhere.
-//!
-//! Invariant: the only failures that a child reports itself are [`FailureKind::DecompressionBomb`] and
-//! [`FailureKind::HashMismatch`]; exceeded time and memory limits are reported by the sandbox.
+//! as JSON and, if asked for, the whole result, compressed. All code that looks inside a hostile body runs here; none
+//! of it opens a file or socket, starts a thread or writes anywhere.
 //!
 //! # Why
 //! An archive often stores a body decompressed and still repeats the `Content-Encoding` it was captured
@@ -17,174 +14,155 @@
 
 use std::time::Instant;
 
-use wm_job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
-use wm_job::failure::{Failure, FailureKind};
-use wm_job::outcome::EarlyExit;
+use wm_job::analysis_request::{
+    AnalysisReply, AnalysisRequest, AnalysisSummary, BodyInput, ChildFailure, ChildSkip, DecodedBody,
+};
 use wm_job::page::Side;
-use wm_job::report::{ANALYSIS_VERSION, BodyFacts, Report, SCHEMA_VERSION};
 use wm_job::skip::{Skip, SkipReason};
-use wm_job::text::sha256_hex;
+use wm_job::text::{clip, quote, sha256_hex};
 
 use crate::decompress::{self, DecompressError};
 use crate::sniff::{self, ContentFamily, Sniffed};
-use crate::{AnalysisOptions, AnalysisResult, MAX_PAGE_BYTES, PageInput, analyse};
+use crate::{AnalysisOptions, MAX_PAGE_BYTES, PageInput, PageNumbers, Whole, analyse};
 
-/// Executes an [`AnalysisRequest`] on two bodies; returns an [`AnalysisReply`] as JSON.
+/// Executes an [`AnalysisRequest`] on two bodies; returns an [`AnalysisReply`] as JSON, and the whole result.
 ///
-/// If `order` cannot be parsed the result is empty, which the worker treats as a bad reply.
+/// If the request cannot be parsed both are empty, which the worker treats as a bad reply.
 pub fn answer(
-    order: &[u8],
+    request: &[u8],
     from: Vec<u8>,
     to: Vec<u8>,
     soft_deadline: Instant,
     phase: fn(&'static str),
-) -> Vec<u8> {
-    let Ok(order) = serde_json::from_slice::<AnalysisRequest>(order) else { return Vec::new() };
-    let answer = match analyse_order(&order, from, to, soft_deadline, phase) {
-        Ok(report) => AnalysisReply::Reported(Box::new(report)),
-        Err(stop) => stop.into(),
+) -> (Vec<u8>, Vec<u8>) {
+    let Ok(request) = serde_json::from_slice::<AnalysisRequest>(request) else { return Default::default() };
+    let (reply, whole) = match analyse_bodies(&request, from, to, soft_deadline, phase) {
+        Ok((summary, whole)) => (AnalysisReply::Analysed(Box::new(summary)), whole),
+        Err(reply) => (reply, Vec::new()),
     };
-    serde_json::to_vec(&answer).unwrap_or_default()
+    (serde_json::to_vec(&reply).unwrap_or_default(), whole)
 }
 
-fn analyse_order(
-    order: &AnalysisRequest,
+fn analyse_bodies(
+    request: &AnalysisRequest,
     from: Vec<u8>,
     to: Vec<u8>,
     soft_deadline: Instant,
     phase: fn(&'static str),
-) -> Result<Report, EarlyExit> {
+) -> Result<(AnalysisSummary, Vec<u8>), AnalysisReply> {
     phase("decompress");
-    let cap = usize::try_from(order.max_decoded_bytes).unwrap_or(usize::MAX).min(MAX_PAGE_BYTES);
-    let from = CapturedBody::decode(&order.from, Side::From, from, cap)?;
-    let to = CapturedBody::decode(&order.to, Side::To, to, cap)?;
+    let cap = usize::try_from(request.max_decoded_bytes).unwrap_or(usize::MAX).min(MAX_PAGE_BYTES);
+    let from = decode_body(&request.from, Side::From, from, cap)?;
+    let to = decode_body(&request.to, Side::To, to, cap)?;
 
     phase("sniff");
-    let declared = [order.from.declared(), order.to.declared()];
-    let [old, new] = sniff::filter_by_content(&from.bytes, &to.bytes, declared)?;
+    let declared = [request.from.declared(), request.to.declared()];
+    let [old, new] = sniff::filter_by_content(&from, &to, declared).map_err(skipped)?;
 
-    let options = AnalysisOptions {
-        soft_deadline,
-        max_ops_bytes: usize::try_from(order.max_ops_bytes).unwrap_or(usize::MAX),
-        max_passages: order.max_passages.into(),
+    let max_result_bytes = usize::try_from(request.max_result_bytes).unwrap_or(usize::MAX);
+    let options = AnalysisOptions { soft_deadline, max_result_bytes };
+    let pages = [page(&request.from, &from, old), page(&request.to, &to, new)];
+    let result = analyse(pages[0], pages[1], &options, phase).map_err(skipped)?;
+    let [old_encoding, new_encoding] = result.encodings;
+    let decoded = |bytes: &[u8], sniffed: Sniffed, encoding| DecodedBody {
+        bytes: bytes.len() as u64,
+        sniffed: sniffed.media_type.to_owned(),
+        encoding,
     };
-    let analysed = analyse(from.page(old), to.page(new), &options, phase)?;
-    Ok(report(order, [from, to], [old, new], analysed))
+    let PageNumbers { text, source, links } = result.numbers;
+    let (whole, result_too_large) = match result.whole {
+        Whole::None => (Vec::new(), false),
+        Whole::Written(bytes) => (bytes, false),
+        Whole::TooLarge => (Vec::new(), true),
+    };
+    let summary = AnalysisSummary {
+        text,
+        source,
+        links,
+        priority: result.priority,
+        changes: result.changes,
+        approximate: result.approximate,
+        missing: result.missing,
+        bodies: [decoded(&from, old, old_encoding), decoded(&to, new, new_encoding)],
+        result_too_large,
+    };
+    Ok((summary, whole))
 }
 
-/// One body of the pair, decoded and verified.
-struct CapturedBody<'o> {
-    order: &'o BodyInput,
-    side: Side,
-    bytes: Vec<u8>,
-    wire_bytes: u64,
-    wire_sha256: String,
+fn page<'b>(body: &'b BodyInput, bytes: &'b [u8], sniffed: Sniffed) -> PageInput<'b> {
+    PageInput {
+        bytes,
+        content_type: body.charset_source(),
+        status: body.status,
+        html_like: sniffed.html_like,
+    }
 }
 
-impl<'o> CapturedBody<'o> {
-    /// Decodes the content encodings and checks the hash.
-    fn decode(order: &'o BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<Self, EarlyExit> {
-        let wire_bytes = wire.len() as u64;
-        let wire_sha256 = sha256_hex(&wire);
-        let bytes = decode_body(order, side, wire, &wire_sha256, cap)?;
-        Ok(Self { order, side, bytes, wire_bytes, wire_sha256 })
-    }
+/// Length in characters at which a sentence about hostile text is cut: within what a reply may hold.
+const DETAIL_MAX_CHARS: usize = 240;
 
-    fn page(&self, sniffed: Sniffed) -> PageInput<'_> {
-        PageInput {
-            bytes: &self.bytes,
-            content_type: self.order.charset_source(),
-            status: self.order.status,
-            html_like: sniffed.html_like,
-        }
-    }
+fn skipped(skip: Skip) -> AnalysisReply {
+    // Every reason that is found by looking into bytes.
+    let reason = match skip.reason {
+        SkipReason::UnlikeContent => ChildSkip::UnlikeContent,
+        SkipReason::Undecodable => ChildSkip::Undecodable,
+        SkipReason::Content
+        | SkipReason::SameVersion
+        | SkipReason::NoPrevious
+        | SkipReason::AlreadyDone
+        | SkipReason::NotHttp
+        | SkipReason::MediaType
+        | SkipReason::MediaTypeUnknown
+        | SkipReason::Extension
+        | SkipReason::Expired
+        | SkipReason::Cancelled => ChildSkip::Content,
+    };
+    AnalysisReply::Skipped { reason, detail: clip(&skip.detail, DETAIL_MAX_CHARS), side: skip.side }
+}
 
-    fn facts(self, sniffed: Sniffed, encoding: String) -> BodyFacts {
-        BodyFacts {
-            side: self.side,
-            url: self.order.url.clone(),
-            wire_bytes: self.wire_bytes,
-            wire_sha256: Some(self.wire_sha256),
-            decoded_bytes: Some(self.bytes.len() as u64),
-            declared: self.order.declared().map(str::to_owned),
-            sniffed: Some(sniffed.media_type.to_owned()),
-            encoding: Some(encoding),
-        }
-    }
+fn failed(kind: ChildFailure, side: Side, detail: &str) -> AnalysisReply {
+    AnalysisReply::Failed { kind, detail: clip(detail, DETAIL_MAX_CHARS), side }
 }
 
 /// Determines the body from the declared encoding, the expected hash and the bytes.
-fn decode_body(
-    order: &BodyInput,
-    side: Side,
-    wire: Vec<u8>,
-    wire_sha256: &str,
-    cap: usize,
-) -> Result<Vec<u8>, EarlyExit> {
-    let bomb = |why: String| Failure::new(FailureKind::DecompressionBomb, why).on(side);
-    let expected = order.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
-    let is_body = |hash: &str| expected.as_deref().is_none_or(|expected| expected == hash);
-    let known = expected.is_some() && is_body(wire_sha256);
+fn decode_body(body: &BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<Vec<u8>, AnalysisReply> {
+    let bomb = |why: &str| failed(ChildFailure::DecompressionBomb, side, why);
+    let expected = body.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
+    let is_body = |bytes: &[u8]| expected.as_deref().is_none_or(|expected| expected == sha256_hex(bytes));
+    let known = expected.is_some() && is_body(&wire);
 
-    let encodings = decompress::encodings_of(order.content_encoding.as_deref());
+    let encodings = decompress::encodings_of(body.content_encoding.as_deref());
     let undone = if known { Ok(None) } else { decompress::decompress(&wire, &encodings, cap) };
-    let (bytes, hash) = match undone {
-        Ok(None) => (wire, wire_sha256.to_owned()),
-        Ok(Some(bytes)) => {
-            let hash = sha256_hex(&bytes);
-            (bytes, hash)
-        }
-        Err(DecompressError::Bomb(why)) => return Err(bomb(why).into()),
+    let bytes = match undone {
+        Ok(None) => wire,
+        Ok(Some(bytes)) => bytes,
+        Err(DecompressError::Bomb(why)) => return Err(bomb(&why)),
         Err(DecompressError::Broken(_))
             if expected.is_none() && sniff::classify(&wire).family != ContentFamily::Binary =>
         {
-            (wire, wire_sha256.to_owned())
+            wire
         }
-        Err(DecompressError::Broken(why)) => return Err(broken_encoding(order, side, &why)),
+        Err(DecompressError::Broken(why)) => return Err(broken_encoding(body, side, &why)),
     };
     if bytes.len() > cap {
-        return Err(bomb(format!("{} bytes; {cap} at most", bytes.len())).into());
+        return Err(bomb(&format!("{} bytes; {cap} at most", bytes.len())));
     }
-    if !is_body(&hash) {
-        let detail = format!("SHA-256 is {hash}, captured was {}", expected.unwrap_or_default());
-        return Err(Failure::new(FailureKind::HashMismatch, detail).on(side).into());
+    if !known && !is_body(&bytes) {
+        let captured = expected.as_deref().unwrap_or_default();
+        let detail = format!("SHA-256 is {}, captured was {captured}", sha256_hex(&bytes));
+        return Err(failed(ChildFailure::HashMismatch, side, &detail));
     }
     Ok(bytes)
 }
 
-/// Outcome for a body that the decoder failed on half-way.
-fn broken_encoding(order: &BodyInput, side: Side, why: &str) -> EarlyExit {
-    let claimed = order.content_encoding.as_deref().unwrap_or_default();
+/// Reply for a body that the decoder failed on half-way.
+fn broken_encoding(body: &BodyInput, side: Side, why: &str) -> AnalysisReply {
+    let claimed = quote(body.content_encoding.as_deref().unwrap_or_default());
     let detail = format!("the content encoding ({claimed}) is damaged {why}");
-    if order.body_hash.is_some() {
-        Failure::new(FailureKind::HashMismatch, detail).on(side).into()
+    if body.body_hash.is_some() {
+        failed(ChildFailure::HashMismatch, side, &detail)
     } else {
-        Skip::new(SkipReason::Undecodable, detail).on(side).into()
-    }
-}
-
-fn report(
-    order: &AnalysisRequest,
-    [from, to]: [CapturedBody<'_>; 2],
-    [old, new]: [Sniffed; 2],
-    analysed: AnalysisResult,
-) -> Report {
-    let [old_encoding, new_encoding] = analysed.encodings;
-    Report {
-        schema_version: SCHEMA_VERSION,
-        analysis_version: ANALYSIS_VERSION,
-        from: order.from.uuid,
-        to: order.to.uuid,
-        page: order.page,
-        annotation: analysed.annotation,
-        diffs: analysed.diffs,
-        approximate: analysed.approximate,
-        missing: analysed.missing,
-        passages: analysed.passages,
-        omitted: analysed.omitted,
-        bodies: vec![from.facts(old, old_encoding), to.facts(new, new_encoding)],
-        timings: None,
-        measured: None,
+        skipped(Skip::new(SkipReason::Undecodable, detail).on(side))
     }
 }
 
@@ -192,8 +170,6 @@ fn report(
 mod tests {
     use std::io::Write;
     use std::time::Duration;
-
-    use uuid::Uuid;
 
     use super::*;
 
@@ -206,29 +182,24 @@ mod tests {
     }
 
     fn side() -> BodyInput {
-        BodyInput { uuid: Uuid::from_u128(1), url: "https://example.org/".to_owned(), ..BodyInput::default() }
+        BodyInput::default()
     }
 
-    fn order(from: BodyInput, to: BodyInput) -> AnalysisRequest {
-        AnalysisRequest {
-            page: None,
-            from,
-            to,
-            max_decoded_bytes: 1_000_000,
-            max_ops_bytes: 1_000_000,
-            max_passages: 0,
-        }
+    fn request(from: BodyInput, to: BodyInput) -> AnalysisRequest {
+        AnalysisRequest { from, to, max_decoded_bytes: 1_000_000, max_result_bytes: 0 }
     }
 
-    fn answer_to(order: &AnalysisRequest, from: &[u8], to: &[u8]) -> AnalysisReply {
-        let order = serde_json::to_vec(order).unwrap();
+    fn answer_to(request: &AnalysisRequest, from: &[u8], to: &[u8]) -> AnalysisReply {
+        let request = serde_json::to_vec(request).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        serde_json::from_slice(&answer(&order, from.to_vec(), to.to_vec(), deadline, |_| {})).unwrap()
+        let (reply, whole) = answer(&request, from.to_vec(), to.to_vec(), deadline, |_| {});
+        assert!(whole.is_empty(), "nobody asked for it");
+        serde_json::from_slice(&reply).unwrap()
     }
 
     /// The reply for this older body, with a plain page as the newer one.
     fn answer_about(from: BodyInput, body: &[u8]) -> AnalysisReply {
-        answer_to(&order(from, side()), body, PAGE)
+        answer_to(&request(from, side()), body, PAGE)
     }
 
     fn gzipped(hash: Option<String>) -> BodyInput {
@@ -242,21 +213,16 @@ mod tests {
             ..gzipped(Some(sha256_hex(PAGE).to_uppercase()))
         };
         let to = String::from_utf8_lossy(PAGE).replace("old", "new");
-        let AnalysisReply::Reported(report) = answer_to(&order(from, side()), &gzip(PAGE), to.as_bytes())
+        let AnalysisReply::Analysed(summary) = answer_to(&request(from, side()), &gzip(PAGE), to.as_bytes())
         else {
-            panic!("no report")
+            panic!("no summary")
         };
-        assert_eq!(report.annotation.text.unwrap().text_diff_count, 2);
-        assert_eq!(report.annotation.links.unwrap().links_diff_count, 1);
-        assert_eq!(report.annotation.source.unwrap().source_diff_length, 6);
-        let [old, new] = &report.bodies[..] else { panic!("{:?}", report.bodies) };
-        assert_eq!((old.side, new.side), (Side::From, Side::To));
-        assert_eq!(old.wire_bytes, gzip(PAGE).len() as u64);
-        assert_eq!(old.wire_sha256, Some(sha256_hex(&gzip(PAGE))));
-        assert_eq!(old.decoded_bytes, Some(PAGE.len() as u64));
-        assert_eq!((old.declared.as_deref(), old.sniffed.as_deref()), (Some("text/html"), Some("text/html")));
-        assert_eq!(old.encoding.as_deref(), Some("UTF-8"));
-        assert_eq!((new.declared.as_deref(), new.wire_bytes), (None, PAGE.len() as u64));
+        assert_eq!(summary.text.unwrap().count, 2);
+        assert_eq!(summary.links.unwrap().count, 1);
+        assert_eq!(summary.source.unwrap().length, 6);
+        let [old, new] = &summary.bodies;
+        assert_eq!((old.bytes, old.sniffed.as_str()), (PAGE.len() as u64, "text/html"));
+        assert_eq!((old.encoding.as_str(), new.encoding.as_str()), ("UTF-8", "UTF-8"));
     }
 
     #[test]
@@ -264,20 +230,26 @@ mod tests {
         let pdf = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n";
         for declared in ["application/pdf", "text/html", "text/html; charset=iso-8859-1"] {
             let from = BodyInput { content_type: Some(declared.to_owned()), ..side() };
-            let AnalysisReply::Skipped(skip) = answer_about(from, pdf) else { panic!("not skipped") };
-            assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
-            assert_eq!(skip.detail, format!("from is application/pdf (declared {declared})"));
+            let detail = format!("from is application/pdf (declared {declared})");
+            assert_eq!(
+                answer_about(from, pdf),
+                AnalysisReply::Skipped { reason: ChildSkip::Content, detail, side: Some(Side::From) }
+            );
         }
     }
 
     #[test]
     fn a_label_is_a_claim_and_the_hash_decides() {
-        let reported = |answer| matches!(answer, AnalysisReply::Reported(_));
+        let reported = |answer| matches!(answer, AnalysisReply::Analysed(_));
         let failed = |answer| match answer {
-            AnalysisReply::Failed(failure) => Some((failure.kind, failure.side)),
-            AnalysisReply::Reported(_) | AnalysisReply::Skipped(_) => None,
+            AnalysisReply::Failed { kind, side, .. } => Some((kind, side)),
+            AnalysisReply::Analysed(_) | AnalysisReply::Skipped { .. } => None,
         };
-        let mismatch = Some((FailureKind::HashMismatch, Some(Side::From)));
+        let skipped = |answer| match answer {
+            AnalysisReply::Skipped { reason, side, .. } => Some((reason, side)),
+            AnalysisReply::Analysed(_) | AnalysisReply::Failed { .. } => None,
+        };
+        let mismatch = Some((ChildFailure::HashMismatch, Side::From));
         let hash = || Some(sha256_hex(PAGE));
         // Encoded as declared; stored decoded but still declared; not encoded and no hash known.
         assert!(reported(answer_about(gzipped(hash()), &gzip(PAGE))));
@@ -285,10 +257,8 @@ mod tests {
         assert!(reported(answer_about(gzipped(None), PAGE)));
         // The page itself is an archive, stored as it is.
         let archive = gzip(PAGE);
-        let AnalysisReply::Skipped(skip) = answer_about(gzipped(Some(sha256_hex(&archive))), &archive) else {
-            panic!("not skipped")
-        };
-        assert_eq!((skip.reason, skip.side), (SkipReason::Content, Some(Side::From)));
+        let answer = answer_about(gzipped(Some(sha256_hex(&archive))), &archive);
+        assert_eq!(skipped(answer), Some((ChildSkip::Content, Some(Side::From))));
         // A different body, encoded or not, declared or not.
         assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
         assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
@@ -296,8 +266,8 @@ mod tests {
         // A truncated body.
         let cut = &gzip(PAGE)[..60];
         assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
-        let AnalysisReply::Skipped(skip) = answer_about(gzipped(None), cut) else { panic!("not skipped") };
-        assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::From)));
+        let undecodable = Some((ChildSkip::Undecodable, Some(Side::From)));
+        assert_eq!(skipped(answer_about(gzipped(None), cut)), undecodable);
         // Text that brotli decodes partially.
         let brotli = BodyInput { content_encoding: Some("br".to_owned()), ..side() };
         assert!(reported(answer_about(brotli, PAGE)));
@@ -307,43 +277,66 @@ mod tests {
     fn more_than_the_cap_is_a_bomb_encoded_or_not() {
         let large = vec![b'x'; 1_000_001];
         for (from, body) in [(gzipped(None), gzip(&large)), (side(), large)] {
-            let AnalysisReply::Failed(failure) = answer_about(from, &body) else { panic!("not failed") };
-            assert_eq!((failure.kind, failure.side), (FailureKind::DecompressionBomb, Some(Side::From)));
+            let AnalysisReply::Failed { kind, side, .. } = answer_about(from, &body) else {
+                panic!("not failed")
+            };
+            assert_eq!((kind, side), (ChildFailure::DecompressionBomb, Side::From));
         }
     }
 
     #[test]
     fn a_page_that_became_empty_is_compared() {
-        let AnalysisReply::Reported(report) = answer_to(&order(side(), side()), PAGE, b"") else {
-            panic!("no report")
+        let AnalysisReply::Analysed(summary) = answer_to(&request(side(), side()), PAGE, b"") else {
+            panic!("no summary")
         };
-        assert_eq!(report.annotation.text.unwrap().text_diff_ratio, 1.0);
-        assert!(report.missing.is_empty());
+        assert_eq!(summary.text.unwrap().ratio, 1.0);
+        assert!(summary.missing.is_empty());
     }
 
     #[test]
-    fn two_texts_that_are_no_pages_have_a_partial_report() {
-        let AnalysisReply::Reported(report) = answer_to(&order(side(), side()), b"{\"a\":1}", b"{\"a\":22}")
+    fn two_texts_that_are_no_pages_are_compared_in_part() {
+        let AnalysisReply::Analysed(summary) =
+            answer_to(&request(side(), side()), b"{\"a\":1}", b"{\"a\":22}")
         else {
-            panic!("no report")
+            panic!("no summary")
         };
-        assert!(report.annotation.text.is_none() && report.annotation.links.is_none());
-        assert_eq!(report.annotation.source.unwrap().source_diff_count, 2);
-        assert_eq!(report.missing.len(), 2);
-        assert_eq!(report.bodies[0].sniffed.as_deref(), Some("application/json"));
-        let AnalysisReply::Skipped(skip) = answer_to(&order(side(), side()), PAGE, b"{\"a\":1}") else {
+        assert!(summary.text.is_none() && summary.links.is_none());
+        assert_eq!(summary.source.unwrap().count, 2);
+        assert_eq!(summary.missing.len(), 2);
+        assert_eq!(summary.bodies[0].sniffed, "application/json");
+        let AnalysisReply::Skipped { reason, detail, .. } =
+            answer_to(&request(side(), side()), PAGE, b"{\"a\":1}")
+        else {
             panic!("not skipped")
         };
-        assert_eq!(skip.reason, SkipReason::UnlikeContent);
-        assert!(
-            skip.detail.contains("text/html") && skip.detail.contains("application/json"),
-            "{}",
-            skip.detail
-        );
+        assert_eq!(reason, ChildSkip::UnlikeContent);
+        assert!(detail.contains("text/html") && detail.contains("application/json"), "{detail}");
     }
 
     #[test]
-    fn an_order_that_is_none_is_answered_by_nothing() {
-        assert!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}).is_empty());
+    fn the_whole_result_is_written_if_asked_for_and_fits() {
+        let whole = |max_result_bytes| {
+            let request = AnalysisRequest { max_result_bytes, ..request(side(), side()) };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let request = serde_json::to_vec(&request).unwrap();
+            let (reply, whole) = answer(&request, PAGE.to_vec(), b"<p>other".to_vec(), deadline, |_| {});
+            match serde_json::from_slice(&reply).unwrap() {
+                AnalysisReply::Analysed(summary) => (summary.result_too_large, whole),
+                AnalysisReply::Skipped { .. } | AnalysisReply::Failed { .. } => panic!("not analysed"),
+            }
+        };
+        let (too_large, gzip) = whole(10_000);
+        assert!(!too_large);
+        let read: wm_job::whole_result::WholeResult =
+            serde_json::from_reader(flate2::read::GzDecoder::new(&gzip[..])).unwrap();
+        assert_eq!(read.html_text_dmp.unwrap().change_count, 2);
+        assert!(read.html_source_dmp.is_some() && read.links_json.is_some());
+        assert_eq!(whole(10), (true, Vec::new()));
+        assert_eq!(whole(0), (false, Vec::new()));
+    }
+
+    #[test]
+    fn a_request_that_is_none_is_answered_by_nothing() {
+        assert_eq!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}), Default::default());
     }
 }

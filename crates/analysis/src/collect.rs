@@ -1,4 +1,4 @@
-//! Collects the visible text and the links of a page, in document order, from either reader.
+//! Collects the visible text, the links and the metadata of a page, in document order, from either reader.
 //!
 //! The rules are those of web-monitoring-diff. Text: every text node whose parent is not style, script, head
 //! or title, joined by spaces; white space with two or more line breaks becomes two line breaks; the ends are
@@ -15,6 +15,7 @@
 //! Joining nodes by a space even within a word is odd, but kept because counts and hashes depend on it.
 
 use super::links::Links;
+use super::metadata::PageMetadata;
 use wm_job::text::floor_char_boundary;
 
 /// Number of nested links that receive text: the innermost two. Links may be nested by tables or by mistake.
@@ -56,13 +57,15 @@ impl NodeKind {
     }
 }
 
-/// Accumulates text and links.
+/// Accumulates text, links and metadata.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     /// Visible text so far.
     pub(super) visible: VisibleText,
     /// Links closed so far.
     pub(super) links: Links,
+    /// Title, descriptions and labels of images so far.
+    pub(super) metadata: PageMetadata,
     open: Vec<OpenLink>,
     muted: u32,
 }

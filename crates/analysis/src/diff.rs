@@ -20,6 +20,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
+use wm_job::hunk::StepKind;
 
 use super::change::{Change, slice, trim};
 use super::cleanup;
@@ -54,7 +55,7 @@ pub(super) struct EditScript<'t> {
 
 impl<'t> EditScript<'t> {
     /// The steps in the order of web-monitoring-diff: equal text, then removed text, then added text.
-    pub(super) fn steps(&self) -> impl Iterator<Item = (i8, &'t str)> {
+    pub(super) fn steps(&self) -> impl Iterator<Item = (StepKind, &'t str)> {
         let (old, new) = (self.old, self.new);
         let ends = Change { old: old.len() as u32..0, new: 0..0 };
         let mut at = 0;
@@ -63,7 +64,11 @@ impl<'t> EditScript<'t> {
             .flat_map(move |change| {
                 let equal = slice(old, at..change.old.start);
                 at = change.old.end;
-                [(0, equal), (-1, slice(old, change.old)), (1, slice(new, change.new))]
+                [
+                    (StepKind::Same, equal),
+                    (StepKind::Removed, slice(old, change.old)),
+                    (StepKind::Added, slice(new, change.new)),
+                ]
             })
             .filter(|(_, text)| !text.is_empty())
     }
@@ -227,22 +232,22 @@ mod tests {
     }
 
     fn steps(old: &str, new: &str) -> Vec<(i8, String)> {
-        diff(old, new, far_deadline()).steps().map(|(code, text)| (code, text.to_owned())).collect()
+        diff(old, new, far_deadline()).steps().map(|(kind, text)| (kind.code(), text.to_owned())).collect()
     }
 
     /// Rebuilds both texts from the steps.
     fn rebuilt(script: &EditScript<'_>) -> (String, String) {
-        let side = |left_out: i8| {
-            script.steps().filter(|(code, _)| *code != left_out).map(|(_, text)| text).collect()
+        let side = |left_out: StepKind| {
+            script.steps().filter(|(kind, _)| *kind != left_out).map(|(_, text)| text).collect()
         };
-        (side(1), side(-1))
+        (side(StepKind::Added), side(StepKind::Removed))
     }
 
     /// Checks the invariant, and that no two adjacent steps have the same code.
     fn assert_rebuilds(script: &EditScript<'_>) {
         let (old, new) = rebuilt(script);
         assert!(old == script.old && new == script.new, "the steps do not rebuild both texts");
-        let codes: Vec<i8> = script.steps().map(|(code, _)| code).collect();
+        let codes: Vec<i8> = script.steps().map(|(kind, _)| kind.code()).collect();
         assert!(codes.windows(2).all(|pair| pair[0] != pair[1]), "{codes:?}");
     }
 

@@ -19,30 +19,39 @@ mod collect;
 mod decode;
 mod decompress;
 mod diff;
-mod json_size;
+mod hunks;
 mod linear;
 mod links;
-mod passages;
+mod metadata;
 mod score;
 pub mod sniff;
 mod text;
 mod tokens;
 mod tree;
+mod whole;
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
+use wm_job::analysis_request::DiffNumbers;
+use wm_job::hunk::{SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
 use wm_job::page::Side;
-use wm_job::report::{Annotation, ChangedLink, Diff, Diffs, Link, LinkOp, MissingDiff, Op, Passage};
+use wm_job::report::{
+    Changes, DiffName, LINK_HREF_MAX_BYTES, LINK_TEXT_MAX_BYTES, LinkChange, LinkChanges, MAX_LINK_CHANGES,
+    MissingDiff, PageLink, TextChanges,
+};
 use wm_job::skip::{Skip, SkipReason};
+use wm_job::text::floor_char_boundary;
+use wm_job::whole_result::{ChangedLink, Link, LinkOp, Op};
 
 use self::decode::DecodedText;
 use self::diff::EditScript;
-use self::json_size::JsonSize;
+use self::hunks::HunkBuilder;
 use self::links::{LinkRef, LinkStep, Links};
-use self::score::{DiffStats, DiffStatsBuilder, PageDiffStats};
+use self::score::DiffStatsBuilder;
+pub use self::score::PageNumbers;
 use self::text::PageContent;
+pub use self::whole::Whole;
+use self::whole::WholeWriter;
 
 /// Longest time for one diff, as in the old service. Real pages need a tenth of it.
 const MAX_DIFF_TIME: Duration = Duration::from_secs(2);
@@ -52,24 +61,15 @@ const FINISHING_SHARE: u32 = 6;
 /// Largest decoded page: offsets into its text are 32 bits, and decoding may triple its length.
 pub(crate) const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 
-/// Highest configurable number of passages per report, so that they fit into the stored summary.
-pub const MAX_PASSAGES: u16 = 100;
-
-/// The analysis section of the configuration.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Number of changed passages to quote, at most [`MAX_PASSAGES`].
-    pub passages: u16,
-}
-
-impl Config {
-    /// Semantic errors in the configuration: the key, and a sentence about it.
-    pub fn problems(&self) -> Vec<(&'static str, String)> {
-        let above = self.passages > MAX_PASSAGES;
-        if above { vec![("passages", format!("is above {MAX_PASSAGES}"))] } else { Vec::new() }
-    }
-}
+/// Budgets of what a report shows of each diff, in bytes of JSON. On 51 real pairs the changes of the text are kept
+/// whole for 48, and 1 GiB of Redis holds 200,000 such reports.
+const TEXT_HUNKS_BYTES: usize = 12 * 1024;
+/// Of the source, whose changes repeat those of the text.
+const SOURCE_HUNKS_BYTES: usize = 2 * 1024;
+/// Of the source, where no text changed.
+const SOURCE_ALONE_BYTES: usize = 4 * 1024;
+/// Of the links.
+const LINK_CHANGES_BYTES: usize = 3 * 1024;
 
 /// One page as input of the analysis.
 #[derive(Debug, Clone, Copy)]
@@ -89,30 +89,27 @@ pub struct PageInput<'a> {
 pub struct AnalysisOptions {
     /// When the analysis should end; diffs that are unfinished by then become coarse.
     pub soft_deadline: Instant,
-    /// Limit on the JSON size of the steps of a diff; larger step lists are omitted,
-    /// but still counted and hashed.
-    pub max_ops_bytes: usize,
-    /// Number of changed passages to quote.
-    pub max_passages: usize,
+    /// Limit on the whole result in bytes, compressed; 0 makes none.
+    pub max_result_bytes: usize,
 }
 
 /// Result of an analysis.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct AnalysisResult {
-    /// The 12 fields of the annotation.
-    pub annotation: Annotation,
-    /// Steps and change counts of the three diffs.
-    pub diffs: Diffs,
+    /// Measures of the visible-text diff, of the source diff and of the links diff, as far as they exist.
+    pub numbers: PageNumbers,
+    /// How much attention the change deserves.
+    pub priority: f64,
+    /// What changed, bounded.
+    pub changes: Changes,
     /// True if any of the diffs is approximate.
     pub approximate: bool,
     /// Diffs that do not apply to this pair of pages.
     pub missing: Vec<MissingDiff>,
-    /// The first changed passages of the visible text, or of the source if the pages have no visible text.
-    pub passages: Vec<Passage>,
-    /// Parts omitted because of their size, e.g. `html_source_dmp.diff`.
-    pub omitted: Vec<String>,
     /// Character encodings that were used, older page first.
     pub encodings: [String; 2],
+    /// Every step of the diffs, if asked for.
+    pub whole: Whole,
 }
 
 /// Compares two pages. `phase` is called with the name of each phase as it begins, for monitoring.
@@ -140,24 +137,26 @@ pub fn analyse(
         findings.approximate = simplified;
         error_page |= findings.compare_content(old, new, phase);
     } else {
-        findings.add_missing("html_text_dmp");
-        findings.add_missing("links_json");
+        findings.add_missing(DiffName::HtmlTextDmp);
+        findings.add_missing(DiffName::LinksJson);
     }
     phase("diff");
     let script = diff::diff(&old.text, &new.text, findings.deadline(1));
-    findings.add_passages(&script);
-    let (stats, diff) = findings.measure(&script, "html_source_dmp", false);
-    (findings.stats.source, findings.diffs.html_source_dmp) = (Some(stats), Some(diff));
+    let text_changed = findings.numbers.text.as_ref().is_some_and(|text| text.count > 0);
+    let budget = if text_changed { SOURCE_HUNKS_BYTES } else { SOURCE_ALONE_BYTES };
+    let hunks = HunkBuilder::new(SOURCE_CONTEXT_CHARS, budget);
+    let (numbers, changes) = findings.measure(&script, DiffName::HtmlSourceDmp, hunks, false);
+    (findings.numbers.source, findings.changes.html_source_dmp) = (Some(numbers), Some(changes));
 
     phase("score");
     Ok(AnalysisResult {
-        annotation: score::annotate(findings.stats, error_page),
-        diffs: findings.diffs,
+        priority: score::prioritise(&findings.numbers, error_page),
+        numbers: findings.numbers,
+        changes: findings.changes,
         approximate: findings.approximate,
         missing: findings.missing,
-        passages: findings.passages.unwrap_or_default(),
-        omitted: findings.omitted,
         encodings,
+        whole: findings.whole.finish(),
     })
 }
 
@@ -171,28 +170,23 @@ fn decoded(page: PageInput<'_>, side: Side) -> Result<DecodedText<'_>, Skip> {
 
 /// Results accumulated so far.
 struct Findings {
-    options: AnalysisOptions,
     search_deadline: Instant,
-    stats: PageDiffStats,
-    diffs: Diffs,
+    numbers: PageNumbers,
+    changes: Changes,
     approximate: bool,
     missing: Vec<MissingDiff>,
-    /// `None` until the first text has been compared; only that text is quoted.
-    passages: Option<Vec<Passage>>,
-    omitted: Vec<String>,
+    whole: WholeWriter,
 }
 
 impl Findings {
     fn new(options: &AnalysisOptions, search_deadline: Instant) -> Self {
         Self {
-            options: *options,
             search_deadline,
-            stats: PageDiffStats::default(),
-            diffs: Diffs::default(),
+            numbers: PageNumbers::default(),
+            changes: Changes::default(),
             approximate: false,
             missing: Vec::new(),
-            passages: None,
-            omitted: Vec::new(),
+            whole: WholeWriter::new(options.max_result_bytes),
         }
     }
 
@@ -203,95 +197,107 @@ impl Findings {
         now + MAX_DIFF_TIME.min(left / diffs_left)
     }
 
-    fn add_missing(&mut self, diff: &str) {
-        let skip = Skip::new(SkipReason::Content, "neither body is HTML, so only the sources were compared");
-        self.missing.push(MissingDiff { diff: diff.to_owned(), skip });
+    fn add_missing(&mut self, diff: DiffName) {
+        let detail = "neither body is HTML, so only the sources were compared".to_owned();
+        self.missing.push(MissingDiff { diff, reason: SkipReason::Content, detail });
     }
 
-    /// Compares links and text; returns true if the text of one page looks like an error page.
+    /// Compares links, metadata and text; returns true if the text of one page looks like an error page.
     fn compare_content(&mut self, old: PageContent, new: PageContent, phase: fn(&'static str)) -> bool {
         let simplified = self.approximate;
         phase("links");
-        let (stats, diff) = self.compare_links(old.links, new.links, simplified);
-        (self.stats.links, self.diffs.links_json) = (Some(stats), Some(diff));
+        let (numbers, changes) = self.compare_links(old.links, new.links, simplified);
+        (self.numbers.links, self.changes.links_json) = (Some(numbers), Some(changes));
+        (self.changes.metadata, self.changes.metadata_left_out) =
+            metadata::compare(old.metadata, new.metadata);
 
         phase("diff");
         let script = diff::diff(&old.text, &new.text, self.deadline(2));
-        self.add_passages(&script);
-        let (stats, diff) = self.measure(&script, "html_text_dmp", simplified);
-        let error_page = score::looks_like_error(&stats, &old.text, &new.text);
-        (self.stats.text, self.diffs.html_text_dmp) = (Some(stats), Some(diff));
+        let hunks = HunkBuilder::new(TEXT_CONTEXT_CHARS, TEXT_HUNKS_BYTES);
+        let (numbers, changes) = self.measure(&script, DiffName::HtmlTextDmp, hunks, simplified);
+        let error_page = score::looks_like_error(&numbers, &old.text, &new.text);
+        (self.numbers.text, self.changes.html_text_dmp) = (Some(numbers), Some(changes));
         error_page
     }
 
-    /// Quotes changed passages, if requested and not done yet.
-    fn add_passages(&mut self, script: &EditScript<'_>) {
-        if self.options.max_passages == 0 || self.passages.is_some() {
-            return;
-        }
-        let (passages, more) = passages::passages(script, self.options.max_passages);
-        if more {
-            self.omitted.push("passages".to_owned());
-        }
-        self.passages = Some(passages);
-    }
-
-    /// Measures a script, and keeps its steps unless they exceed the size limit.
-    fn measure(&mut self, script: &EditScript<'_>, name: &str, simplified: bool) -> (DiffStats, Diff<Op>) {
+    /// Measures a script, and collects its first changes as hunks.
+    fn measure<'t>(
+        &mut self,
+        script: &EditScript<'t>,
+        name: DiffName,
+        mut hunks: HunkBuilder<'t>,
+        simplified: bool,
+    ) -> (DiffNumbers, TextChanges) {
         let mut builder = DiffStatsBuilder::new();
-        let mut size = JsonSize::new(self.options.max_ops_bytes);
-        for (code, text) in script.steps() {
-            builder.add_text(code, text);
-            size.add_op(text);
+        self.whole.begin(name);
+        for (kind, text) in script.steps() {
+            let chars = builder.add_text(kind.code(), text);
+            hunks.add(kind, text, chars);
+            self.whole.step(&(kind.code(), text));
         }
-        let steps = || script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
-        let diff = size.fits().then(steps);
-        self.finish_diff(name, builder.finish(), diff, simplified || script.approximate)
+        let numbers = builder.finish();
+        let (hunks, left_out) = hunks.finish();
+        let approximate = simplified || script.approximate;
+        self.whole.end(numbers.count, approximate);
+        self.approximate |= approximate;
+        let change_count = numbers.count;
+        (numbers, TextChanges { change_count, hunks, left_out, approximate })
     }
 
-    fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffStats, Diff<LinkOp>) {
+    fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffNumbers, LinkChanges) {
         let deadline = self.deadline(3);
         let mut builder = DiffStatsBuilder::new();
-        let mut size = JsonSize::new(self.options.max_ops_bytes);
-        let mut ops = Vec::new();
-        let mut approximate = simplified;
+        let mut found = LinkChanges { approximate: simplified, ..LinkChanges::default() };
+        let mut left_bytes = LINK_CHANGES_BYTES;
+        self.whole.begin(DiffName::LinksJson);
         for step in links::compare(&old, &new) {
-            let op = match step {
-                LinkStep::Same(at) => LinkOp::Plain(0, to_link(new.get(at))),
-                LinkStep::Removed(at) => LinkOp::Plain(-1, to_link(old.get(at))),
-                LinkStep::Added(at) => LinkOp::Plain(1, to_link(new.get(at))),
+            let (op, change) = match step {
+                LinkStep::Same(at) => (LinkOp::Plain(0, to_link(new.get(at))), None),
+                LinkStep::Removed(at) => {
+                    let link = old.get(at);
+                    (LinkOp::Plain(-1, to_link(link)), Some((Some(link), None)))
+                }
+                LinkStep::Added(at) => {
+                    let link = new.get(at);
+                    (LinkOp::Plain(1, to_link(link)), Some((None, Some(link))))
+                }
                 LinkStep::Changed(a, b) => {
-                    let (link, coarse) = diff_link(old.get(a), new.get(b), deadline);
-                    approximate |= coarse;
-                    LinkOp::Changed(100, link)
+                    let (from, to) = (old.get(a), new.get(b));
+                    let (link, coarse) = diff_link(from, to, deadline);
+                    found.approximate |= coarse;
+                    (LinkOp::Changed(100, link), Some((Some(from), Some(to))))
                 }
             };
             builder.add_link(&op);
-            size.add_link(&op);
-            if size.fits() {
-                ops.push(op);
-            } else {
-                ops = Vec::new();
+            self.whole.step(&op);
+            if let Some((from, to)) = change {
+                let change = LinkChange { from: from.map(clip_link), to: to.map(clip_link) };
+                let bytes = serde_json::to_vec(&change).map_or(usize::MAX, |json| json.len() + 1);
+                let fits = found.left_out == 0 && found.changes.len() < MAX_LINK_CHANGES;
+                match left_bytes.checked_sub(bytes).filter(|_| fits) {
+                    Some(left) => {
+                        left_bytes = left;
+                        found.changes.push(change);
+                    }
+                    None => found.left_out += 1,
+                }
             }
         }
-        let diff = size.fits().then_some(ops);
-        self.finish_diff("links_json", builder.finish(), diff, approximate)
+        let numbers = builder.finish();
+        found.change_count = numbers.count;
+        self.whole.end(numbers.count, found.approximate);
+        self.approximate |= found.approximate;
+        (numbers, found)
     }
+}
 
-    fn finish_diff<T>(
-        &mut self,
-        name: &str,
-        stats: DiffStats,
-        diff: Option<Vec<T>>,
-        approximate: bool,
-    ) -> (DiffStats, Diff<T>) {
-        if diff.is_none() {
-            self.omitted.push(format!("{name}.diff"));
-        }
-        self.approximate |= approximate;
-        let change_count = stats.count;
-        (stats, Diff { change_count, diff, approximate })
-    }
+/// A link for a report, its parts cut to their limits.
+fn clip_link(link: LinkRef<'_>) -> PageLink {
+    let clip = |text: &str, most: usize| match floor_char_boundary(text, most) {
+        end if end < text.len() => format!("{}…", &text[..floor_char_boundary(text, most - "…".len())]),
+        _ => text.to_owned(),
+    };
+    PageLink { text: clip(link.text, LINK_TEXT_MAX_BYTES), href: clip(link.href, LINK_HREF_MAX_BYTES) }
 }
 
 fn to_link(link: LinkRef<'_>) -> Link {
@@ -302,8 +308,9 @@ fn to_link(link: LinkRef<'_>) -> Link {
 fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
     let text = diff::diff(old.text, new.text, deadline);
     let href = diff::diff(old.href, new.href, deadline);
-    let steps =
-        |script: &EditScript<'_>| script.steps().map(|(code, text)| Op(code, text.to_owned())).collect();
+    let steps = |script: &EditScript<'_>| {
+        script.steps().map(|(kind, text)| Op(kind.code(), text.to_owned())).collect()
+    };
     let approximate = text.approximate || href.approximate;
     let hrefs = [old.href.to_owned(), new.href.to_owned()];
     (ChangedLink { text: steps(&text), href: steps(&href), hrefs }, approximate)

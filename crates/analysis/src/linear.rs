@@ -25,8 +25,13 @@ pub(super) fn read(html: &str, collector: &mut Collector) {
 }
 
 fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
-    let mut reader =
-        TagReader { collector, in_noscript, tag: StartTag::default(), text_mode: TextMode::Visible };
+    let mut reader = TagReader {
+        collector,
+        in_noscript,
+        title_seen: in_noscript,
+        tag: StartTag::default(),
+        text_mode: TextMode::Visible,
+    };
     let mut emitter =
         CallbackEmitter::new(move |event: CallbackEvent<'_>, _: Span<()>| -> Option<Infallible> {
             reader.on_event(event);
@@ -40,10 +45,13 @@ fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
 #[derive(Default)]
 struct StartTag {
     kind: Option<NodeKind>,
+    is_meta: bool,
     attribute: TagAttribute,
     href: Option<String>,
     title: Option<String>,
     alt: Option<String>,
+    meta: Option<String>,
+    content: Option<String>,
 }
 
 /// The attribute that the next value belongs to.
@@ -52,6 +60,9 @@ enum TagAttribute {
     Href,
     Title,
     Alt,
+    /// `name` or `property`.
+    Meta,
+    Content,
     #[default]
     Other,
 }
@@ -61,8 +72,10 @@ enum TagAttribute {
 enum TextMode {
     /// Visible text of the page.
     Visible,
-    /// Text of a script, style or title element.
+    /// Text of a script or style element.
     Hidden,
+    /// Text of the page's first title element.
+    Title,
     /// Markup that the tokenizer returns as text, because it would be text with scripting enabled.
     Noscript,
 }
@@ -70,6 +83,7 @@ enum TextMode {
 struct TagReader<'c> {
     collector: &'c mut Collector,
     in_noscript: bool,
+    title_seen: bool,
     tag: StartTag,
     text_mode: TextMode,
 }
@@ -89,11 +103,15 @@ impl TagReader<'_> {
 
     fn on_start_tag(&mut self, name: &[u8]) {
         self.text_mode = match name {
+            b"title" if !self.title_seen => {
+                self.title_seen = true;
+                TextMode::Title
+            }
             b"script" | b"style" | b"title" => TextMode::Hidden,
             b"noscript" => TextMode::Noscript,
             _ => TextMode::Visible,
         };
-        self.tag = StartTag { kind: kind_of(name), ..StartTag::default() };
+        self.tag = StartTag { kind: kind_of(name), is_meta: name == b"meta", ..StartTag::default() };
     }
 
     fn on_attribute_name(&mut self, name: &[u8]) {
@@ -101,6 +119,8 @@ impl TagReader<'_> {
             b"href" => (TagAttribute::Href, &mut self.tag.href),
             b"title" => (TagAttribute::Title, &mut self.tag.title),
             b"alt" => (TagAttribute::Alt, &mut self.tag.alt),
+            b"name" | b"property" => (TagAttribute::Meta, &mut self.tag.meta),
+            b"content" => (TagAttribute::Content, &mut self.tag.content),
             _ => {
                 self.tag.attribute = TagAttribute::Other;
                 return;
@@ -116,6 +136,8 @@ impl TagReader<'_> {
             TagAttribute::Href => &mut self.tag.href,
             TagAttribute::Title => &mut self.tag.title,
             TagAttribute::Alt => &mut self.tag.alt,
+            TagAttribute::Meta => &mut self.tag.meta,
+            TagAttribute::Content => &mut self.tag.content,
             TagAttribute::Other => return,
         };
         *slot = Some(String::from_utf8_lossy(value).into_owned());
@@ -123,6 +145,9 @@ impl TagReader<'_> {
 
     fn on_start_tag_end(&mut self, self_closing: bool) {
         let tag = std::mem::take(&mut self.tag);
+        if let (true, Some(name), Some(content)) = (tag.is_meta, &tag.meta, &tag.content) {
+            self.collector.metadata.add_named(name, content);
+        }
         match tag.kind {
             Some(NodeKind::Link) => {
                 self.end_link();
@@ -131,7 +156,9 @@ impl TagReader<'_> {
                 }
             }
             Some(NodeKind::Image) => {
-                self.collector.link_text(&image_label(tag.alt.as_deref().unwrap_or_default()))
+                let alt = tag.alt.as_deref().unwrap_or_default();
+                self.collector.metadata.add_image_label(alt);
+                self.collector.link_text(&image_label(alt));
             }
             Some(NodeKind::Muted) if !self_closing => self.collector.mute(),
             Some(
@@ -175,6 +202,7 @@ impl TagReader<'_> {
         match self.text_mode {
             TextMode::Visible => self.collector.text(text, false),
             TextMode::Hidden => {}
+            TextMode::Title => self.collector.metadata.add_title(text),
             // One level only: a noscript within a noscript is text, as in a parser without scripting.
             TextMode::Noscript if self.in_noscript => self.collector.text(text, false),
             TextMode::Noscript => read_at(text, self.collector, true),

@@ -17,8 +17,9 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 use sha2::{Digest, Sha256};
 
-use wm_job::report::{Annotation, LinkOp, LinksNumbers, SourceNumbers, TextNumbers};
+use wm_job::analysis_request::DiffNumbers;
 use wm_job::text::hex;
+use wm_job::whole_result::LinkOp;
 
 /// Ratio of changed text from which a page is checked for being an error page.
 const ERROR_PAGE_RATIO: f64 = 0.9;
@@ -29,17 +30,6 @@ const ERROR_PAGE_WORDS: [&str; 2] =
 const ERROR_PAGE_PRIORITY: f64 = 0.1;
 /// What Rails escapes in JSON beyond what JSON requires.
 const ESCAPED_BY_RAILS: [char; 5] = ['&', '<', '>', '\u{2028}', '\u{2029}'];
-
-/// Measures of one diff.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct DiffStats {
-    hash: String,
-    /// Number of steps that are changes.
-    pub(super) count: u64,
-    length: u64,
-    /// Changed length divided by total length, to 4 decimals.
-    pub(super) ratio: f64,
-}
 
 /// Accumulates the measures step by step.
 pub(super) struct DiffStatsBuilder {
@@ -56,15 +46,16 @@ impl DiffStatsBuilder {
         Self { json, count: 0, length: 0, total: 0 }
     }
 
-    /// Adds a step of a text diff; its length is its number of code points.
-    pub(super) fn add_text(&mut self, code: i8, text: &str) {
-        let length = text.chars().count() as u64;
-        self.total += length;
+    /// Adds a step of a text diff; its length, which is returned, is its number of code points.
+    pub(super) fn add_text(&mut self, code: i8, text: &str) -> usize {
+        let chars = text.chars().count();
+        self.total += chars as u64;
         if code != 0 {
-            self.length += length;
+            self.length += chars as u64;
             self.begin_change();
             self.json.value(&(code, text));
         }
+        chars
     }
 
     /// Adds a step of a links diff; its length is its number of keys, as in the old job.
@@ -89,54 +80,34 @@ impl DiffStatsBuilder {
     }
 
     /// Computes the measures of all added steps.
-    pub(super) fn finish(mut self) -> DiffStats {
+    pub(super) fn finish(mut self) -> DiffNumbers {
         self.json.raw("]");
         let ratio = if self.total == 0 { 0.0 } else { round(self.length as f64 / self.total as f64) };
-        DiffStats { hash: hex(&self.json.0.finalize()), count: self.count, length: self.length, ratio }
+        DiffNumbers { hash: hex(&self.json.0.finalize()), count: self.count, length: self.length, ratio }
     }
 }
 
 /// Measures of the diffs that could be computed.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct PageDiffStats {
+pub struct PageNumbers {
     /// Diff of the visible text.
-    pub(super) text: Option<DiffStats>,
+    pub text: Option<DiffNumbers>,
     /// Diff of the source.
-    pub(super) source: Option<DiffStats>,
+    pub source: Option<DiffNumbers>,
     /// Diff of the links.
-    pub(super) links: Option<DiffStats>,
+    pub links: Option<DiffNumbers>,
 }
 
-/// Builds the 12 fields of the annotation, as far as their diffs exist. An error page, recognised by status
-/// or text, caps the priority.
-pub(super) fn annotate(page_stats: PageDiffStats, error_page: bool) -> Annotation {
-    let uncapped = priority(page_stats.text.as_ref(), page_stats.source.as_ref(), page_stats.links.as_ref());
-    let capped = if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped };
-    Annotation {
-        text: page_stats.text.map(|stats| TextNumbers {
-            text_diff_hash: stats.hash,
-            text_diff_count: stats.count,
-            text_diff_length: stats.length,
-            text_diff_ratio: stats.ratio,
-        }),
-        source: page_stats.source.map(|stats| SourceNumbers {
-            source_diff_hash: stats.hash,
-            source_diff_count: stats.count,
-            source_diff_length: stats.length,
-            source_diff_ratio: stats.ratio,
-        }),
-        links: page_stats.links.map(|stats| LinksNumbers {
-            links_diff_hash: stats.hash,
-            links_diff_count: stats.count,
-            links_diff_ratio: stats.ratio,
-        }),
-        priority: round(capped),
-    }
+/// The priority of a pair, rounded. An error page, recognised by status or text, caps it.
+pub(super) fn prioritise(page: &PageNumbers, error_page: bool) -> f64 {
+    let uncapped = priority(page.text.as_ref(), page.source.as_ref(), page.links.as_ref());
+    round(if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped })
 }
 
 /// Priority before the cap: text counts most; source only if no text changed; links are added to either.
-fn priority(text: Option<&DiffStats>, source: Option<&DiffStats>, links: Option<&DiffStats>) -> f64 {
-    let changed = |stats: Option<&DiffStats>| stats.filter(|stats| stats.count > 0).map(|stats| stats.ratio);
+fn priority(text: Option<&DiffNumbers>, source: Option<&DiffNumbers>, links: Option<&DiffNumbers>) -> f64 {
+    let changed =
+        |stats: Option<&DiffNumbers>| stats.filter(|stats| stats.count > 0).map(|stats| stats.ratio);
     let content = match (changed(text), changed(source)) {
         (Some(text), _) => 0.1 + 0.3 * log_scaled(text),
         (None, Some(source)) => 0.1 * log_scaled(source),
@@ -156,7 +127,7 @@ fn round(value: f64) -> f64 {
 }
 
 /// Whether one of two mostly different texts is the proxy's error page.
-pub(super) fn looks_like_error(text: &DiffStats, old: &str, new: &str) -> bool {
+pub(super) fn looks_like_error(text: &DiffNumbers, old: &str, new: &str) -> bool {
     let says = |page: &str| ERROR_PAGE_WORDS.iter().all(|words| contains_ignoring_case(page, words));
     text.ratio >= ERROR_PAGE_RATIO && (says(old) || says(new))
 }
@@ -215,11 +186,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use wm_job::report::{ChangedLink, Link, Op};
+    use wm_job::whole_result::{ChangedLink, Link, Op};
 
-    fn measure(steps: &[(i8, &str)]) -> DiffStats {
+    fn measure(steps: &[(i8, &str)]) -> DiffNumbers {
         let mut builder = DiffStatsBuilder::new();
-        steps.iter().for_each(|(code, text)| builder.add_text(*code, text));
+        for (code, text) in steps {
+            builder.add_text(*code, text);
+        }
         builder.finish()
     }
 
@@ -239,15 +212,15 @@ mod tests {
                     row.get(&format!("{of}_diff_{what}")).and_then(Value::as_f64).unwrap_or_default()
                 };
                 let (count, length) = (number("count") as u64, number("length") as u64);
-                Some(DiffStats { hash: String::new(), count, length, ratio: number("ratio") })
+                Some(DiffNumbers { hash: String::new(), count, length, ratio: number("ratio") })
             };
             let page_stats =
-                PageDiffStats { text: stats("text"), source: stats("source"), links: stats("links") };
+                PageNumbers { text: stats("text"), source: stats("source"), links: stats("links") };
             let recorded = row["priority"].as_f64().unwrap();
             // Error pages are not recorded as such; they show as fully changed pages with a low priority.
-            let error_page = annotate(page_stats.clone(), false).priority == 0.65 && recorded == 0.1;
+            let error_page = prioritise(&page_stats, false) == 0.65 && recorded == 0.1;
             capped += u32::from(error_page);
-            assert_eq!(annotate(page_stats, error_page).priority, recorded, "{row:?}");
+            assert_eq!(prioritise(&page_stats, error_page), recorded, "{row:?}");
         }
         assert_eq!(capped, 1);
     }
@@ -258,9 +231,7 @@ mod tests {
         assert_eq!(stats.hash, "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945");
         assert_eq!((stats.count, stats.length, stats.ratio), (0, 0, 0.0));
         assert_eq!(measure(&[]).ratio, 0.0);
-        let none = annotate(PageDiffStats { text: Some(stats), ..PageDiffStats::default() }, false);
-        assert_eq!(none.priority, 0.0);
-        assert!(none.source.is_none());
+        assert_eq!(prioritise(&PageNumbers { text: Some(stats), ..PageNumbers::default() }, false), 0.0);
     }
 
     #[test]
@@ -318,8 +289,8 @@ mod tests {
         assert!(looks_like_error(&changed, "fine", page));
         assert!(!looks_like_error(&changed, "Error connecting to Apache Tomcat instance", "fine"));
         assert!(!looks_like_error(&measure(&[(0, "01"), (1, "2")]), page, "fine"));
-        let page_stats = || PageDiffStats { text: Some(changed.clone()), ..PageDiffStats::default() };
-        assert_eq!(annotate(page_stats(), true).priority, 0.1);
-        assert_eq!(annotate(page_stats(), false).priority, 0.4);
+        let page_stats = || PageNumbers { text: Some(changed.clone()), ..PageNumbers::default() };
+        assert_eq!(prioritise(&page_stats(), true), 0.1);
+        assert_eq!(prioritise(&page_stats(), false), 0.4);
     }
 }

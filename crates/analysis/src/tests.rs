@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::collect::Collector;
 use super::*;
+use wm_job::hunk::Hunk;
+use wm_job::report::MetadataChange;
 
 const HTML: Option<&str> = Some("text/html; charset=utf-8");
 
@@ -12,8 +14,7 @@ fn page(bytes: &[u8]) -> PageInput<'_> {
 }
 
 fn analysed_within(from: &str, to: &str, budget: Duration) -> AnalysisResult {
-    let options =
-        AnalysisOptions { soft_deadline: Instant::now() + budget, max_ops_bytes: 1_000_000, max_passages: 0 };
+    let options = AnalysisOptions { soft_deadline: Instant::now() + budget, max_result_bytes: 1_000_000 };
     analyse(page(from.as_bytes()), page(to.as_bytes()), &options, |_| {}).unwrap()
 }
 
@@ -90,10 +91,23 @@ fn a_changed_page_has_three_diffs_and_twelve_numbers() {
         "<p>Deleted</p><p>Unchanged</p><a href=/a>link</a>",
         "<p>Added</p><p>Unchanged</p><a href=/b>link</a>",
     );
-    let json = serde_json::to_value(&found.diffs).unwrap();
+    let text = serde_json::json!({
+        "change_count": 2,
+        "hunks": [{"at": [0, 0], "steps": [[-1, "Delet"], [1, "Add"], [0, "ed Unchanged link"]]}],
+    });
+    assert_eq!(serde_json::to_value(found.changes.html_text_dmp).unwrap(), text);
+    let link = |href: &str| PageLink { text: "link".to_owned(), href: href.to_owned() };
+    let change = LinkChange { from: Some(link("/a")), to: Some(link("/b")) };
+    assert_eq!(found.changes.links_json.unwrap().changes, [change]);
+    assert_eq!(found.changes.html_source_dmp.unwrap().change_count, 4);
+    assert_eq!(found.numbers.text.unwrap().length, 8);
+    assert_eq!(found.numbers.links.unwrap().ratio, 1.0);
+    assert!(!found.approximate && found.missing.is_empty());
+    let Whole::Written(gzip) = found.whole else { panic!("{:?}", found.whole) };
+    let whole: serde_json::Value = serde_json::from_reader(flate2::read::GzDecoder::new(&gzip[..])).unwrap();
     let text = serde_json::json!([[-1, "Delet"], [1, "Add"], [0, "ed Unchanged link"]]);
     assert_eq!(
-        json["html_text_dmp"],
+        whole["html_text_dmp"],
         serde_json::json!({"change_count": 2, "diff": text, "approximate": false})
     );
     let link = serde_json::json!({
@@ -101,86 +115,94 @@ fn a_changed_page_has_three_diffs_and_twelve_numbers() {
         "href": [[0, "/"], [-1, "a"], [1, "b"]],
         "hrefs": ["/a", "/b"],
     });
-    assert_eq!(json["links_json"]["diff"], serde_json::json!([[100, link]]));
-    assert_eq!(json["html_source_dmp"]["change_count"], 4);
-    let annotation = serde_json::to_value(&found.annotation).unwrap();
-    assert_eq!(annotation.as_object().unwrap().len(), 12);
-    assert_eq!(annotation["text_diff_length"], 8);
-    assert_eq!(annotation["links_diff_ratio"], 1.0);
-    assert!(!found.approximate && found.missing.is_empty() && found.omitted.is_empty());
+    assert_eq!(whole["links_json"]["diff"], serde_json::json!([[100, link]]));
+}
+
+#[test]
+fn titles_descriptions_and_labels_of_images_are_compared_by_either_reader() {
+    for by_tree in [true, false] {
+        // A tag with too many attributes is read without a tree.
+        let more = if by_tree { "" } else { &format!("<p{}>", " a".repeat(2001)) };
+        let page = |word: &str| {
+            format!(
+                "<head><title>{word} &amp; title</title><meta name=viewport content={word}>\
+                 <meta content={word} property=og:title><body><p>x<img alt={word}><svg><title>{word}</title></svg>{more}"
+            )
+        };
+        let found = analysed(&page("Old"), &page("New"));
+        assert_eq!(found.approximate, !by_tree);
+        let changed = |name: &str, from: &str, to: &str| MetadataChange {
+            name: name.to_owned(),
+            from: Some(from.to_owned()).filter(|from| !from.is_empty()),
+            to: Some(to.to_owned()).filter(|to| !to.is_empty()),
+        };
+        assert_eq!(
+            found.changes.metadata,
+            [
+                changed("title", "Old & title", "New & title"),
+                changed("og:title", "Old", "New"),
+                changed("image alt", "Old", ""),
+                changed("image alt", "", "New"),
+            ]
+        );
+        assert_eq!(found.changes.html_text_dmp.unwrap().change_count, 0);
+    }
 }
 
 #[test]
 fn identical_and_empty_pages_have_no_changes() {
     for page in ["", "<p>same", " \n"] {
         let found = analysed(page, page);
-        assert_eq!(found.annotation.priority, 0.0);
-        assert_eq!(found.diffs.html_source_dmp.unwrap().diff.unwrap().len(), usize::from(!page.is_empty()));
+        assert_eq!(found.priority, 0.0);
+        assert_eq!(found.changes.html_source_dmp, Some(TextChanges::default()));
+        assert!(found.changes.metadata.is_empty());
     }
 }
 
 #[test]
-fn passages_are_quoted_of_the_text_or_else_of_the_source_and_only_where_asked_for() {
-    let soft_deadline = Instant::now() + Duration::from_secs(60);
-    let options = AnalysisOptions { soft_deadline, max_ops_bytes: 1000, max_passages: 1 };
-    let (old, new) = (b"<p class=a>The old text." as &[u8], b"<p class=b>The new text." as &[u8]);
-    let found = analyse(page(old), page(new), &options, |_| {}).unwrap();
-    let [passage] = &found.passages[..] else { panic!("{:?}", found.passages) };
-    assert_eq!(
-        [&*passage.before, &*passage.removed, &*passage.added, &*passage.after],
-        ["The ", "old", "new", " text."]
-    );
-    assert!(found.omitted.is_empty());
-    let json = |bytes| PageInput { html_like: false, ..page(bytes) };
-    let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
-    assert_eq!((&*found.passages[0].before, &*found.passages[0].added), ("{\"a\":", "2"));
-    let none = AnalysisOptions { max_passages: 0, ..options };
-    assert!(analyse(page(old), page(new), &none, |_| {}).unwrap().passages.is_empty());
-}
-
-#[test]
 fn what_is_not_html_has_only_a_source_diff_and_says_so() {
-    let options = AnalysisOptions {
-        soft_deadline: Instant::now() + Duration::from_secs(60),
-        max_ops_bytes: 1000,
-        max_passages: 0,
-    };
+    let options =
+        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
     let json = |bytes| PageInput { html_like: false, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
-    assert!(found.diffs.html_text_dmp.is_none() && found.annotation.text.is_none());
-    assert_eq!(found.annotation.source.unwrap().source_diff_count, 2);
-    let missing: Vec<&str> = found.missing.iter().map(|missing| missing.diff.as_str()).collect();
-    assert_eq!(missing, ["html_text_dmp", "links_json"]);
+    assert!(found.changes.html_text_dmp.is_none() && found.numbers.text.is_none());
+    assert_eq!(found.numbers.source.unwrap().count, 2);
+    let missing: Vec<DiffName> = found.missing.iter().map(|missing| missing.diff).collect();
+    assert_eq!(missing, [DiffName::HtmlTextDmp, DiffName::LinksJson]);
 }
 
 #[test]
 fn an_error_page_caps_the_priority_by_status_or_by_words() {
-    let options = AnalysisOptions {
-        soft_deadline: Instant::now() + Duration::from_secs(60),
-        max_ops_bytes: 1000,
-        max_passages: 0,
-    };
+    let options =
+        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
     let failed = PageInput { status: Some(503), ..page(b"<p>quite another text") };
     let found = analyse(page(b"<p>0123456789"), failed, &options, |_| {}).unwrap();
-    assert_eq!(found.annotation.priority, 0.1);
+    assert_eq!(found.priority, 0.1);
     let words = "Error connecting to Apache Tomcat instance. No connection could be made";
-    assert_eq!(analysed("<p>0", words).annotation.priority, 0.1);
-    assert!(analysed("<p>0123456789", "<p>quite another text").annotation.priority > 0.3);
+    assert_eq!(analysed("<p>0", words).priority, 0.1);
+    assert!(analysed("<p>0123456789", "<p>quite another text").priority > 0.3);
 }
 
 #[test]
-fn steps_that_are_too_large_are_left_out_and_named_but_counted() {
-    let options = AnalysisOptions {
-        soft_deadline: Instant::now() + Duration::from_secs(60),
-        max_ops_bytes: 100,
-        max_passages: 0,
+fn of_many_changes_the_first_are_kept_and_the_others_counted() {
+    let page = |word: &str| {
+        let line = |n: usize| {
+            format!("<p>{word} {n} <a href=/{word}/{n}>same</a> {}", "filler that stays ".repeat(8))
+        };
+        (0..2000).map(line).collect::<String>()
     };
-    let long = format!("<p>{}", "word ".repeat(100));
-    let found = analyse(page(b"<p>x"), page(long.as_bytes()), &options, |_| {}).unwrap();
-    assert_eq!(found.omitted, ["html_text_dmp.diff", "html_source_dmp.diff"]);
-    assert_eq!(found.diffs.html_text_dmp.unwrap().diff, None);
-    assert!(found.diffs.links_json.unwrap().diff.is_some());
-    assert_eq!(found.annotation.text.unwrap().text_diff_count, 2);
+    let found = analysed(&page("old"), &page("new"));
+    let text = found.changes.html_text_dmp.unwrap();
+    let kept: u64 = text.hunks.iter().map(Hunk::changes).sum();
+    assert!(kept > 100 && text.left_out > 1000, "{kept} {}", text.left_out);
+    assert_eq!(kept + text.left_out, text.change_count);
+    assert_eq!(text.change_count, found.numbers.text.unwrap().count);
+    let links = found.changes.links_json.unwrap();
+    assert!(links.changes.len() > 20 && links.left_out > 1000, "{}", links.left_out);
+    assert_eq!(links.changes.len() as u64 + links.left_out, links.change_count);
+    let json = serde_json::to_vec(&text.hunks).unwrap();
+    assert!(json.len() <= TEXT_HUNKS_BYTES + 2, "{}", json.len());
+    assert!(serde_json::to_vec(&links.changes).unwrap().len() <= LINK_CHANGES_BYTES + 2);
 }
 
 #[test]
@@ -188,8 +210,8 @@ fn a_passed_deadline_gives_a_coarse_report_and_never_none() {
     let (from, to) = ("<p>begin one end<a href=/x>x y z", "<p>begin two end<a href=/x>x w z");
     let found = analysed_within(from, to, Duration::ZERO);
     assert!(found.approximate);
-    assert!(found.diffs.html_source_dmp.unwrap().approximate);
-    assert_eq!(found.annotation.source.unwrap().source_diff_count, 2);
+    assert!(found.changes.html_source_dmp.unwrap().approximate);
+    assert_eq!(found.numbers.source.unwrap().count, 2);
     assert!(!analysed(from, to).approximate);
 }
 
@@ -199,15 +221,12 @@ fn text_in_any_encoding_is_compared_as_text() {
     let mut latin = b"<meta charset=ISO-8859-1><p>B\xf6rse \x96 \x93\xc4rger\x94".to_vec();
     let mut utf16: Vec<u8> = vec![0xFF, 0xFE];
     utf16.extend(utf8.encode_utf16().flat_map(u16::to_le_bytes));
-    let options = AnalysisOptions {
-        soft_deadline: Instant::now() + Duration::from_secs(60),
-        max_ops_bytes: 1000,
-        max_passages: 0,
-    };
+    let options =
+        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
     for (bytes, encoding) in [(&mut latin, "windows-1252"), (&mut utf16, "UTF-16LE")] {
         let other = PageInput { content_type: None, ..page(bytes) };
         let found = analyse(page(utf8.as_bytes()), other, &options, |_| {}).unwrap();
-        assert_eq!(found.annotation.text.unwrap().text_diff_count, 0, "{encoding}");
+        assert_eq!(found.numbers.text.unwrap().count, 0, "{encoding}");
         assert_eq!(found.encodings, ["UTF-8", encoding]);
     }
 }
@@ -215,11 +234,8 @@ fn text_in_any_encoding_is_compared_as_text() {
 #[test]
 fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let options = AnalysisOptions {
-        soft_deadline: Instant::now() + Duration::from_secs(60),
-        max_ops_bytes: 1000,
-        max_passages: 0,
-    };
+    let options =
+        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
     let skip = analyse(page(b"<p>x"), page(&noise), &options, |_| {}).unwrap_err();
     assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::To)));
 }
@@ -325,10 +341,10 @@ fn repetition_poison() -> Vec<PoisonPair> {
 fn poison_is_analysed_and_guards_that_trip_are_told() {
     for (name, trips, from, to) in poison() {
         let found = analysed(&from, &to);
-        assert_eq!(found.diffs.html_text_dmp.as_ref().unwrap().approximate, trips, "{name}");
-        assert_eq!(found.diffs.links_json.as_ref().unwrap().approximate, trips, "{name}");
+        assert_eq!(found.changes.html_text_dmp.as_ref().unwrap().approximate, trips, "{name}");
+        assert_eq!(found.changes.links_json.as_ref().unwrap().approximate, trips, "{name}");
         let swapped = analysed(&to, &from);
-        assert_eq!(swapped.annotation.priority, found.annotation.priority, "{name}, the other way round");
+        assert_eq!(swapped.priority, found.priority, "{name}, the other way round");
     }
 }
 
@@ -360,6 +376,6 @@ fn unrelated_pages_and_lines_of_megabytes_are_done_in_time_or_say_approximate() 
         let found = analysed_within(&from, &to, budget);
         let took = start.elapsed();
         assert!(found.approximate || took < budget, "{name} took {took:?} and says it is exact");
-        assert!(found.annotation.priority >= 0.1, "{name}");
+        assert!(found.priority >= 0.1, "{name}");
     }
 }

@@ -1,4 +1,4 @@
-//! Extracts visible text and links from a pair of pages.
+//! Extracts visible text, links and metadata from a pair of pages.
 //!
 //! A page is parsed into a tree, as in browsers, unless that takes too long for its length; then both pages
 //! of the pair are read tag by tag.
@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use super::collect::Collector;
 use super::links::Links;
+use super::metadata::PageMetadata;
 use super::{linear, tree};
 
 /// Maximum number of attributes per tag: html5ever compares each with all previous
@@ -19,13 +20,15 @@ const MAX_ATTRIBUTES: usize = 2000;
 /// is fifteen times what the largest allowed page needs.
 const TREE_SHARE: u32 = 4;
 
-/// Text and links of one page.
+/// What is compared of one page.
 #[derive(Debug)]
 pub(super) struct PageContent {
     /// Visible text, with blank lines collapsed.
     pub(super) text: String,
     /// Links, sorted and without duplicates.
     pub(super) links: Links,
+    /// Title, descriptions and labels of images.
+    pub(super) metadata: PageMetadata,
 }
 
 /// Reads both pages; the flag is true if they were read without a tree or links are missing.
@@ -52,9 +55,9 @@ pub(super) fn read_pair(from: &str, to: &str, deadline: Instant) -> ([PageConten
 }
 
 fn page_content(collector: Collector) -> PageContent {
-    let Collector { visible, mut links, .. } = collector;
+    let Collector { visible, mut links, metadata, .. } = collector;
     links.sort();
-    PageContent { text: visible.finish(), links }
+    PageContent { text: visible.finish(), links, metadata }
 }
 
 /// Searches for a tag with more than [`MAX_ATTRIBUTES`] attributes, without parsing. A page that hides one in

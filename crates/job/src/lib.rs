@@ -16,9 +16,11 @@
 mod activejob;
 pub mod analysis_request;
 pub mod blank;
+mod bounded;
 pub mod counts;
 pub mod duration;
 pub mod failure;
+pub mod hunk;
 pub mod invisible;
 pub mod measured;
 pub mod outcome;
@@ -30,6 +32,7 @@ pub mod skip;
 pub mod stored_result;
 pub mod text;
 pub mod verdict;
+pub mod whole_result;
 
 use std::time::Duration;
 

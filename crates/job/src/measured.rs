@@ -43,9 +43,19 @@ pub struct ChildUsage {
     /// The end of its standard error, if it wrote any. May hold hostile text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
-    /// The limits that applied.
-    pub limits: EffectiveLimits,
-    /// Active isolation layers, by name: `seccomp`, `landlock`, `rlimits`, ...
-    #[serde(default)]
+    /// The limits that applied; absent in a stored report, where none was exceeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<EffectiveLimits>,
+    /// Active isolation layers, by name: `seccomp`, `landlock`, `rlimits`, ...; likewise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub isolation: Vec<String>,
+}
+
+impl ChildUsage {
+    /// What a report keeps of it: what was used. A failure's evidence has the limits and the isolation, too.
+    #[must_use]
+    pub fn brief(&self) -> Self {
+        let Self { wall_ms, cpu_ms, waiting_ms, peak_heap_bytes, max_rss_bytes, .. } = *self;
+        Self { wall_ms, cpu_ms, waiting_ms, peak_heap_bytes, max_rss_bytes, ..Self::default() }
+    }
 }

@@ -1,5 +1,4 @@
-//! The result of an analysis, in the shapes of web-monitoring-diff, and its 12-field annotation for the db
-//! app.
+//! The report of an analysis: its 12-field annotation for the db app, and what changed, as bounded hunks.
 //!
 //! Every field and formula follows the analysis job of web-monitoring-db (`AnalyzeChangeJob`) and
 //! web-monitoring-diff 0.2.0; the shapes were derived from their behaviour, no code was taken. The `analysis`
@@ -8,89 +7,170 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::bounded;
+use super::hunk::{Hunk, MAX_HUNKS};
 use super::measured::ChildUsage;
 use super::page::Side;
-use super::skip::Skip;
+use super::skip::SkipReason;
+use super::stored_result::StoredResult;
 
 /// Version of [`Report`]'s JSON shape.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Incremented when the same pair would be analysed differently; part of a pair's key in `done`.
 pub const ANALYSIS_VERSION: u32 = 1;
 
-/// One step of a text diff: `[-1 | 0 | 1, text]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Op(pub i8, pub String);
-
-/// One link of a page, as compared.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Link {
-    /// Visible text of the link.
-    pub text: String,
-    /// Target of the link.
-    pub href: String,
+/// Which of the three diffs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::Display)]
+#[strum(serialize_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum DiffName {
+    /// Of the visible text.
+    HtmlTextDmp,
+    /// Of the decoded source.
+    HtmlSourceDmp,
+    /// Of the links.
+    LinksJson,
 }
 
-/// One step of a links diff: `[0 | 1 | -1, {text, href}]`, or `[100, {text, href, hrefs}]` for a changed
-/// link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum LinkOp {
-    /// An unchanged (0), added (1) or removed (-1) link.
-    Plain(i8, Link),
-    /// A changed link (100): the same text with another target, or the same target with another text.
-    Changed(i8, ChangedLink),
-}
+/// Longest text and longest target of a link in a report, in bytes; a longer one is cut with `…`.
+pub const LINK_TEXT_MAX_BYTES: usize = 300;
+/// See [`LINK_TEXT_MAX_BYTES`].
+pub const LINK_HREF_MAX_BYTES: usize = 1000;
+/// Most changed links of one report.
+pub const MAX_LINK_CHANGES: usize = 256;
+/// Most changes of titles, descriptions and other metadata in one report.
+pub const MAX_METADATA_CHANGES: usize = 64;
+/// Longest value of metadata, in bytes; a longer one is cut with `…`.
+pub const METADATA_MAX_BYTES: usize = 500;
 
-/// Details of a changed link (code 100).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangedLink {
-    /// Text diff of the link texts.
-    pub text: Vec<Op>,
-    /// Text diff of the link targets.
-    pub href: Vec<Op>,
-    /// Both targets, older first.
-    pub hrefs: [String; 2],
-}
-
-/// One of the three diffs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Diff<T> {
-    /// Number of steps that are not "same".
+/// The changes of a text: the first ones as hunks, the others counted.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextChanges {
+    /// Number of steps that are changes.
+    #[serde(deserialize_with = "bounded::count")]
     pub change_count: u64,
-    /// The steps; `None` if they exceed the size limit (then [`Report::omitted`] names this diff).
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub diff: Option<Vec<T>>,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_HUNKS>")]
+    pub hunks: Vec<Hunk>,
+    /// How many of `change_count` are in none of the hunks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "bounded::count")]
+    pub left_out: u64,
     /// True if a deadline or a limit made the diff coarser than it could be.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub approximate: bool,
 }
 
-/// The three diffs of `AnalyzeChangeJob`; one that could not be computed is listed in [`Report::missing`].
+/// A link of a page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageLink {
+    /// Visible text.
+    #[serde(deserialize_with = "bounded::string::<_, LINK_TEXT_MAX_BYTES>")]
+    pub text: String,
+    /// Target.
+    #[serde(deserialize_with = "bounded::string::<_, LINK_HREF_MAX_BYTES>")]
+    pub href: String,
+}
+
+/// One changed link: removed without `to`, added without `from`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkChange {
+    /// As it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PageLink>,
+    /// As it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PageLink>,
+}
+
+/// The changed links: the first ones, the others counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Diffs {
-    /// Diff of the visible text.
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub html_text_dmp: Option<Diff<Op>>,
-    /// Diff of the decoded source.
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub html_source_dmp: Option<Diff<Op>>,
-    /// Diff of the links.
-    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
-    pub links_json: Option<Diff<LinkOp>>,
+#[serde(deny_unknown_fields)]
+pub struct LinkChanges {
+    /// Number of changed links.
+    #[serde(deserialize_with = "bounded::count")]
+    pub change_count: u64,
+    /// The first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_LINK_CHANGES>")]
+    pub changes: Vec<LinkChange>,
+    /// How many of `change_count` are not among them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "bounded::count")]
+    pub left_out: u64,
+    /// True if a deadline or a limit made the diff coarser than it could be.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub approximate: bool,
+}
+
+/// A changed title, description or label of an image: removed without `to`, added without `from`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetadataChange {
+    /// What it is: `title`, `image alt`, or the name of a `meta` element, as `description`.
+    #[serde(deserialize_with = "bounded::string::<_, 64>")]
+    pub name: String,
+    /// As it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::optional::<_, METADATA_MAX_BYTES>")]
+    pub from: Option<String>,
+    /// As it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::optional::<_, METADATA_MAX_BYTES>")]
+    pub to: Option<String>,
+}
+
+/// What changed of a pair, bounded. The whole steps are in a results store, if there is one ([`Report::result`]).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changes {
+    /// Of the visible text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html_text_dmp: Option<TextChanges>,
+    /// Of the decoded source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub html_source_dmp: Option<TextChanges>,
+    /// Of the links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links_json: Option<LinkChanges>,
+    /// Of the titles and other metadata.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_METADATA_CHANGES>")]
+    pub metadata: Vec<MetadataChange>,
+    /// Changes of metadata that are not listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(deserialize_with = "bounded::count")]
+    pub metadata_left_out: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// A diff that could not be computed for this pair, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MissingDiff {
-    /// Name of the diff, e.g. `html_text_dmp`.
-    pub diff: String,
-    /// Why it is missing.
-    pub skip: Skip,
+    /// Which.
+    pub diff: DiffName,
+    /// Why, as a label.
+    pub reason: SkipReason,
+    /// Why, in a sentence.
+    #[serde(deserialize_with = "bounded::string::<_, 300>")]
+    pub detail: String,
 }
 
 /// Exactly the 12 fields that the db app stores; those of a missing diff are omitted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Annotation {
     /// Fields of the visible-text diff.
     #[serde(flatten)]
@@ -140,19 +220,6 @@ pub struct LinksNumbers {
     pub links_diff_count: u64,
     /// Share of changed links, weighted by their number of keys, 4 decimals.
     pub links_diff_ratio: f64,
-}
-
-/// A changed passage, quoted; long ones are truncated.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passage {
-    /// Unchanged text before the change.
-    pub before: String,
-    /// Text of the older version only.
-    pub removed: String,
-    /// Text of the newer version only.
-    pub added: String,
-    /// Unchanged text after the change.
-    pub after: String,
 }
 
 /// Metadata of one body, as received and as decoded.
@@ -208,25 +275,48 @@ pub struct Report {
     pub page: Option<Uuid>,
     /// The 12 fields for the db app.
     pub annotation: Annotation,
-    /// Diffs of text, source and links.
-    pub diffs: Diffs,
+    /// The changes of text, source, links and metadata.
+    pub changes: Changes,
     /// True if any of the diffs is approximate.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub approximate: bool,
     /// Diffs that could not be computed, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<MissingDiff>,
-    /// The first changed passages, of the visible text or else of the source; empty unless requested.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passages: Vec<Passage>,
-    /// Names of parts omitted for size, e.g. `html_source_dmp.diff`.
+    /// Names of parts left out for size, e.g. `bodies`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub omitted: Vec<String>,
     /// Metadata of the two bodies, older first.
     pub bodies: Vec<BodyFacts>,
+    /// Where the whole result is, if a results store is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<StoredResult>,
     /// Time spent in each stage; set by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
     /// Resource usage of the child; set by the worker, never by the child.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<ChildUsage>,
+}
+
+impl Report {
+    /// A report of this build without any findings.
+    pub fn of_pair(from: Uuid, to: Uuid) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            analysis_version: ANALYSIS_VERSION,
+            from,
+            to,
+            page: None,
+            annotation: Annotation::default(),
+            changes: Changes::default(),
+            approximate: false,
+            missing: Vec::new(),
+            omitted: Vec::new(),
+            bodies: Vec::new(),
+            result: None,
+            timings: None,
+            measured: None,
+        }
+    }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::Product;
 use super::heap::EXIT_MEMORY;
 use super::isolation_layers::IsolationLayers;
+use super::job_process::MAX_PANIC_BYTES;
 use super::limits::Limits;
 use super::protocol::{ExitCause, JobExit, ReplyCode};
 use super::stack_overflow::EXIT_STACK;
@@ -31,11 +33,16 @@ pub(super) enum JobOutput {
     Reply {
         /// Whether the work returned or panicked.
         code: ReplyCode,
-        /// Body of the reply, within the size limit.
-        body: Vec<u8>,
+        /// Both parts of the reply, within their limits.
+        product: Product,
     },
-    /// The header announced this many bytes, more than the limit.
-    TooLarge(u64),
+    /// The header announced a part above its limit.
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        most: u64,
+    },
     /// Anything else, with a description.
     Malformed(&'static str),
 }
@@ -59,12 +66,12 @@ pub(super) enum ExitReport {
 /// A failure kind with its detail sentence.
 type FailureLabel = (FailureKind, String);
 
-/// Classifies the outcome; `Ok` with the body of the reply only for a job that succeeded.
+/// Classifies the outcome; `Ok` with what it produced only for a job that succeeded.
 pub(super) fn classify(
     output: JobOutput,
     exit_report: &ExitReport,
     limits: &Limits,
-) -> Result<Vec<u8>, FailureLabel> {
+) -> Result<Product, FailureLabel> {
     match exit_report {
         ExitReport::ForkServerLost { why, .. } => {
             Err((FailureKind::ForkServerLost, format!("the fork server was lost: {why}")))
@@ -75,7 +82,7 @@ pub(super) fn classify(
         ExitReport::Ended(report) => match report.cause {
             ExitCause::Deadline => Err((FailureKind::WallExceeded, wall_exceeded_detail(report, limits))),
             ExitCause::Ceiling => Err(classify_ceiling(report, limits)),
-            ExitCause::Cancelled => Err(classify_cancelled(&output, limits)),
+            ExitCause::Cancelled => Err(classify_cancelled(&output)),
             ExitCause::Killed(signal) => Err(classify_signal(signal, &output, report, limits)),
             ExitCause::Exited(code) => classify_exit(code, output, limits),
         },
@@ -102,9 +109,9 @@ fn classify_ceiling(report: &JobExit, limits: &Limits) -> FailureLabel {
 }
 
 /// The worker cancelled the job because of its output.
-fn classify_cancelled(output: &JobOutput, limits: &Limits) -> FailureLabel {
+fn classify_cancelled(output: &JobOutput) -> FailureLabel {
     match output {
-        JobOutput::TooLarge(len) => reply_too_large(*len, limits),
+        JobOutput::TooLarge { bytes, most } => reply_too_large(*bytes, *most),
         JobOutput::Malformed(what) => (FailureKind::BadReply, format!("invalid reply: {what}")),
         JobOutput::NotReady => (FailureKind::CannotSpawn, "it hung before it was ready".to_owned()),
         JobOutput::Empty | JobOutput::Reply { .. } => {
@@ -113,11 +120,8 @@ fn classify_cancelled(output: &JobOutput, limits: &Limits) -> FailureLabel {
     }
 }
 
-fn reply_too_large(len: u64, limits: &Limits) -> FailureLabel {
-    (
-        FailureKind::ReplyTooLarge,
-        format!("its reply has {len} bytes, above the limit of {}", limits.reply_bytes),
-    )
+fn reply_too_large(bytes: u64, most: u64) -> FailureLabel {
+    (FailureKind::ReplyTooLarge, format!("a part of its reply has {bytes} bytes, above the limit of {most}"))
 }
 
 /// The job died of a signal that the fork server did not send.
@@ -151,14 +155,15 @@ fn cpu_exceeded_detail(report: &JobExit, limits: &Limits) -> String {
 }
 
 /// The job exited by itself.
-fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8>, FailureLabel> {
+fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Product, FailureLabel> {
     match (code, output) {
         (_, JobOutput::NotReady) => {
             Err((FailureKind::CannotSpawn, format!("it exited with code {code} before it was ready")))
         }
-        (0, JobOutput::Reply { code: ReplyCode::Done, body }) => Ok(body),
-        (0, JobOutput::Reply { code: ReplyCode::Panicked, body }) => {
-            Err((FailureKind::Panicked, format!("it panicked: {}", String::from_utf8_lossy(&body))))
+        (0, JobOutput::Reply { code: ReplyCode::Done, product }) => Ok(product),
+        (0, JobOutput::Reply { code: ReplyCode::Panicked, product }) => {
+            let message = &product.answer[..product.answer.len().min(MAX_PANIC_BYTES)];
+            Err((FailureKind::Panicked, format!("it panicked: {}", String::from_utf8_lossy(message))))
         }
         (EXIT_MEMORY, _) => Err((
             FailureKind::MemoryExceeded,
@@ -168,7 +173,7 @@ fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8
             FailureKind::StackOverflow,
             format!("it overflowed its stack of {} bytes", limits.stack_bytes),
         )),
-        (_, JobOutput::TooLarge(len)) => Err(reply_too_large(len, limits)),
+        (_, JobOutput::TooLarge { bytes, most }) => Err(reply_too_large(bytes, most)),
         (_, JobOutput::Malformed(what)) => Err((FailureKind::BadReply, format!("invalid reply: {what}"))),
         (code, JobOutput::Empty | JobOutput::Reply { .. }) => {
             Err((FailureKind::BadReply, format!("it exited with code {code} without a valid reply")))
@@ -178,7 +183,8 @@ fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Vec<u8
 
 /// Measurements of the child, as far as they are known, for the evidence in a report.
 pub(super) fn measured_of(exit_report: &ExitReport, limits: &Limits, layers: IsolationLayers) -> ChildUsage {
-    let known = ChildUsage { limits: limits.effective(), isolation: layers.names(), ..ChildUsage::default() };
+    let known =
+        ChildUsage { limits: Some(limits.effective()), isolation: layers.names(), ..ChildUsage::default() };
     match exit_report {
         ExitReport::ForkFailed(_) => known,
         ExitReport::ForkServerLost { wall, .. } => ChildUsage { wall_ms: millis(*wall), ..known },
@@ -228,10 +234,10 @@ mod tests {
     }
 
     fn reply(code: ReplyCode) -> JobOutput {
-        JobOutput::Reply { code, body: b"body".to_vec() }
+        JobOutput::Reply { code, product: b"body".to_vec().into() }
     }
 
-    fn kind(output: JobOutput, exit_report: &ExitReport) -> Result<Vec<u8>, FailureKind> {
+    fn kind(output: JobOutput, exit_report: &ExitReport) -> Result<Product, FailureKind> {
         classify(output, exit_report, &limits()).map_err(|(kind, _)| kind)
     }
 
@@ -239,8 +245,14 @@ mod tests {
     fn every_sight_has_its_name() {
         use ExitCause::{Cancelled, Ceiling, Deadline, Exited, Killed};
         use FailureKind::*;
-        let outputs =
-            || [JobOutput::Empty, reply(ReplyCode::Done), JobOutput::TooLarge(99), JobOutput::Malformed("x")];
+        let outputs = || {
+            [
+                JobOutput::Empty,
+                reply(ReplyCode::Done),
+                JobOutput::TooLarge { bytes: 99, most: 98 },
+                JobOutput::Malformed("x"),
+            ]
+        };
         // Decided by the exit cause, whatever the output:
         for (cause, cpu, rss, expected) in [
             (Deadline, 10_000, 1, WallExceeded),
@@ -270,7 +282,7 @@ mod tests {
             (Exited(0), reply(ReplyCode::Panicked), Panicked),
             (Exited(0), JobOutput::Empty, BadReply),
             (Exited(0), JobOutput::Malformed("x"), BadReply),
-            (Exited(0), JobOutput::TooLarge(99), ReplyTooLarge),
+            (Exited(0), JobOutput::TooLarge { bytes: 99, most: 98 }, ReplyTooLarge),
             (Exited(1), reply(ReplyCode::Done), BadReply),
             (Exited(79), JobOutput::Empty, BadReply),
             (Exited(79), JobOutput::NotReady, CannotSpawn),
@@ -278,7 +290,7 @@ mod tests {
             (Exited(EXIT_MEMORY), JobOutput::NotReady, CannotSpawn),
             (Killed(libc::SIGSYS), JobOutput::NotReady, CannotSpawn),
             (Killed(libc::SIGKILL), JobOutput::NotReady, KilledFromOutside),
-            (Cancelled, JobOutput::TooLarge(99), ReplyTooLarge),
+            (Cancelled, JobOutput::TooLarge { bytes: 99, most: 98 }, ReplyTooLarge),
             (Cancelled, JobOutput::Malformed("x"), BadReply),
             (Cancelled, JobOutput::Empty, BadReply),
             (Cancelled, JobOutput::NotReady, CannotSpawn),
@@ -298,7 +310,7 @@ mod tests {
     fn a_reply_counts_only_complete_and_from_a_job_that_ended_well() {
         assert_eq!(
             kind(reply(ReplyCode::Done), &exit_report(ExitCause::Exited(0), 1, 1)),
-            Ok(b"body".to_vec())
+            Ok(b"body".to_vec().into())
         );
         for cause in [
             ExitCause::Exited(1),

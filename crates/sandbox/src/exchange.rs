@@ -11,11 +11,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::Request;
 use super::classify::{ExitReport, JobOutput};
 use super::fork_server_handle::ForkServerHandle;
 use super::limits::Limits;
 use super::protocol::{self, ReplyHeader, RequestHeader};
+use super::{Product, Request};
 
 /// How long to read from a dead job's socket. The remaining bytes are available at once, unless another
 /// process still holds the socket open.
@@ -112,15 +112,26 @@ async fn read_reply(data: &mut UnixStream, cap: u64) -> io::Result<JobOutput> {
     let Some(header) = ReplyHeader::decode(header) else {
         return Ok(JobOutput::Malformed("its header is invalid"));
     };
-    if header.len > cap {
-        return Ok(JobOutput::TooLarge(header.len));
+    for (bytes, most) in [(header.answer, protocol::ANSWER_MAX_BYTES), (header.attachment, cap)] {
+        if bytes > most {
+            return Ok(JobOutput::TooLarge { bytes, most });
+        }
     }
-    let mut body = Vec::with_capacity(usize::try_from(header.len).unwrap_or(0));
-    // Read one byte more than announced, to detect a body that is too long.
-    data.take(header.len + 1).read_to_end(&mut body).await?;
-    Ok(match (body.len() as u64).cmp(&header.len) {
-        std::cmp::Ordering::Less => JobOutput::Malformed("its body is truncated"),
-        std::cmp::Ordering::Equal => JobOutput::Reply { code: header.code, body },
-        std::cmp::Ordering::Greater => JobOutput::Malformed("there is data after its end"),
-    })
+    let Some(answer) = read_part(data, header.answer).await? else {
+        return Ok(JobOutput::Malformed("its answer is truncated"));
+    };
+    let Some(attachment) = read_part(data, header.attachment).await? else {
+        return Ok(JobOutput::Malformed("its attachment is truncated"));
+    };
+    if data.read(&mut [0]).await? > 0 {
+        return Ok(JobOutput::Malformed("there is data after its end"));
+    }
+    Ok(JobOutput::Reply { code: header.code, product: Product { answer, attachment } })
+}
+
+/// Reads `len` bytes, which are within their limit; `None` if there are fewer.
+async fn read_part(data: &mut UnixStream, len: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut part = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    data.take(len).read_to_end(&mut part).await?;
+    Ok((part.len() as u64 == len).then_some(part))
 }

@@ -46,6 +46,12 @@ pub(super) fn disarm() {
     ARMED.store(false, Relaxed);
 }
 
+/// Most bytes that were charged at once.
+#[cfg(feature = "test-hooks")]
+pub(super) fn peak() -> u64 {
+    PEAK.load(Relaxed)
+}
+
 /// Bytes currently charged against the budget.
 pub(super) fn live() -> u64 {
     LIVE.load(Relaxed)

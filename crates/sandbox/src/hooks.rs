@@ -1,17 +1,19 @@
 //! Deliberately misbehaving jobs for tests (feature `test-hooks`; not part of any release).
 //!
 //! A request whose options begin with `hook:` performs one act, selected by name and followed by a number if
-//! it takes one. Acts are real, not simulated; where std would prevent one, a raw system call is used.
+//! it takes one. So does one whose first body begins with [`REPLY_BODY`]: what follows is its answer, and its second
+//! body its attachment, so that a page that a site serves can answer as a child that was taken over. Acts are real, not simulated; where std would prevent one, a raw system call is used.
+
+mod frames;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::protocol::{
-    ControlCommand, ControlEvent, REPLY_HEADER_BYTES, REQUEST_HEADER_BYTES, ReplyCode, ReplyHeader,
-    RequestHeader,
-};
-use super::{Task, kernel};
+use super::protocol::{ReplyCode, ReplyHeader};
+use super::{Product, Task, kernel};
+
+pub use self::frames::read_frames;
 
 const PREFIX: &str = "hook:";
 
@@ -26,12 +28,26 @@ pub fn options(act: &str) -> Vec<u8> {
     format!("{PREFIX}{act}").into_bytes()
 }
 
-pub(super) fn is_act(options: &[u8]) -> bool {
-    options.starts_with(PREFIX.as_bytes())
+/// Beginning of a body that is a child's answer.
+pub const REPLY_BODY: &str = "hook:reply\n";
+
+pub(super) fn is_act(task: &Task) -> bool {
+    task.options.starts_with(PREFIX.as_bytes()) || task.a.starts_with(REPLY_BODY.as_bytes())
 }
 
-/// Performs the act selected by the options; returns the body of the reply, unless the act ends the process.
-pub(super) fn perform(task: Task) -> Vec<u8> {
+/// The most memory that `work` held at once, in bytes as the allocator counts them. Nothing else may run meanwhile.
+pub fn peak_heap_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    super::heap::arm(u64::MAX);
+    let done = work();
+    super::heap::disarm();
+    (done, super::heap::peak())
+}
+
+/// Performs the act selected by the options; returns the reply, unless the act ends the process.
+pub(super) fn perform(task: Task) -> Product {
+    if let Some(answer) = task.a.strip_prefix(REPLY_BODY.as_bytes()) {
+        return Product { answer: answer.to_vec(), attachment: task.b };
+    }
     let options = String::from_utf8_lossy(&task.options[PREFIX.len()..]).into_owned();
     let (act, number) = options.split_once(' ').unwrap_or((&options, "0"));
     let number = number.parse().unwrap_or(0);
@@ -41,9 +57,9 @@ pub(super) fn perform(task: Task) -> Vec<u8> {
         .or_else(|| crash(act, number))
         .or_else(|| escape(act, number))
         .or_else(|| write_reply(act, number));
-    match (performed, act) {
+    let answer = match (performed, act) {
         (Some(answer), _) => answer.to_string().into_bytes(),
-        (None, "echo") => [task.a, task.b].concat(),
+        (None, "echo") => return Product { answer: Vec::new(), attachment: [task.a, task.b].concat() },
         (None, "diff") => diff(&task.a, &task.b).to_string().into_bytes(),
         (None, "tree") => tree(number).to_string().into_bytes(),
         (None, "diff_us") => diff_us(&task).to_string().into_bytes(),
@@ -52,7 +68,8 @@ pub(super) fn perform(task: Task) -> Vec<u8> {
             diff_us(&task).to_string().into_bytes()
         }
         (None, other) => panic!("there is no act {other:?}"),
-    }
+    };
+    answer.into()
 }
 
 /// Well-behaved job: a line diff. Returns the number of changes.
@@ -313,7 +330,7 @@ fn fork_sleeper() -> i64 {
 }
 
 fn write_reply(act: &str, number: u64) -> Option<i64> {
-    let header = |len| ReplyHeader { code: ReplyCode::Done, len }.encode();
+    let header = |attachment| ReplyHeader { code: ReplyCode::Done, answer: 0, attachment }.encode();
     match act {
         "nothing" => kernel::exit_now(0),
         "garbage" => drop(write_socket(b"this is no reply at all, however long you look at it")),
@@ -374,27 +391,4 @@ fn raw_syscall(number: libc::c_long, args: [i64; 6]) -> i64 {
 fn ignore_signal(signal: libc::c_int) {
     // SAFETY: SIG_IGN runs no handler.
     unsafe { libc::signal(signal, libc::SIG_IGN) };
-}
-
-/// Decodes arbitrary bytes as each frame type; every decoded frame must survive another encode and decode.
-///
-/// # Panics
-/// A decoded frame does not survive the round trip.
-pub fn read_frames(bytes: &[u8]) {
-    if let Some(order) = ControlCommand::decode(bytes) {
-        assert_eq!(ControlCommand::decode(&order.encode()), Some(order));
-    }
-    if let Some(answer) = ControlEvent::decode(bytes) {
-        assert_eq!(ControlEvent::decode(&answer.encode()), Some(answer));
-    }
-    if let Some(Ok(header)) = bytes.get(..REQUEST_HEADER_BYTES).map(TryInto::try_into)
-        && let Some(header) = RequestHeader::decode(header)
-    {
-        assert_eq!(RequestHeader::decode(header.encode()), Some(header));
-    }
-    if let Some(Ok(header)) = bytes.get(..REPLY_HEADER_BYTES).map(TryInto::try_into)
-        && let Some(header) = ReplyHeader::decode(header)
-    {
-        assert_eq!(ReplyHeader::decode(header.encode()), Some(header));
-    }
 }

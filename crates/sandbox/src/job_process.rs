@@ -18,15 +18,15 @@ use super::isolation_layers::IsolationLayers;
 use super::limits::Limits;
 use super::protocol::{self, ReplyCode, ReplyHeader, RequestHeader};
 use super::seccomp::SeccompFilter;
-use super::{Task, Work, heap, kernel, status_block};
+use super::{Product, Task, Work, heap, kernel, status_block};
 use wm_job::text::floor_char_boundary;
 
 /// Exit code of a job whose isolation layers could not be applied.
 const EXIT_NOT_ISOLATED: i32 = 79;
 /// Exit code of a job that lost its connection to the worker.
 const EXIT_WORKER_GONE: i32 = 74;
-/// Length at which a panic message is truncated.
-const MAX_PANIC_BYTES: usize = 2048;
+/// Length at which a panic message is truncated, here and again where it is read.
+pub(super) const MAX_PANIC_BYTES: usize = 2048;
 
 /// State that a job inherits from the fork server.
 pub(super) struct JobSetup<'a> {
@@ -81,20 +81,23 @@ fn serve_request(setup: &JobSetup<'_>, work: Work) -> io::Result<()> {
     heap::arm(setup.limits.heap_bytes);
     let task = read_task(setup.began + setup.limits.soft_deadline())?;
     status_block::record_input();
-    let (code, body) = match catch_unwind(AssertUnwindSafe(|| perform(task, work))) {
-        Ok(body) => (ReplyCode::Done, body),
-        Err(_) => (ReplyCode::Panicked, take_last_panic().into_bytes()),
+    let (code, Product { answer, attachment }) = match catch_unwind(AssertUnwindSafe(|| perform(task, work)))
+    {
+        Ok(product) => (ReplyCode::Done, product),
+        Err(_) => (ReplyCode::Panicked, take_last_panic().into_bytes().into()),
     };
-    write_all(&ReplyHeader { code, len: body.len() as u64 }.encode())?;
-    if body.len() as u64 <= setup.limits.reply_bytes {
-        write_all(&body)?;
+    let header = ReplyHeader { code, answer: answer.len() as u64, attachment: attachment.len() as u64 };
+    write_all(&header.encode())?;
+    if header.answer <= protocol::ANSWER_MAX_BYTES && header.attachment <= setup.limits.reply_bytes {
+        write_all(&answer)?;
+        write_all(&attachment)?;
     }
     Ok(())
 }
 
-fn perform(task: Task, work: Work) -> Vec<u8> {
+fn perform(task: Task, work: Work) -> Product {
     #[cfg(feature = "test-hooks")]
-    if super::hooks::is_act(&task.options) {
+    if super::hooks::is_act(&task) {
         return super::hooks::perform(task);
     }
     work(task)

@@ -57,14 +57,30 @@ pub use self::fork_server::fork_server_main;
 pub use self::limits::Limits;
 pub use self::meter::{HeapUse, Meter};
 pub use self::pool::{Pool, PoolStats, Slot};
+pub use self::protocol::ANSWER_MAX_BYTES;
 pub use self::status_block::set_phase;
 use wm_job::measured::ChildUsage;
 
 /// First command-line argument that starts this program as a fork server; see [`fork_server_main`].
 pub const FORK_SERVER_ARG: &str = "--internal-fork-server";
 
-/// The work of a job: maps a request to the bytes of its reply. Runs in the child, within the job's limits.
-pub type Work = fn(Task) -> Vec<u8>;
+/// The work of a job: maps a request to what it produces. Runs in the child, within the job's limits.
+pub type Work = fn(Task) -> Product;
+
+/// What the work of a job produces.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Product {
+    /// What the caller parses, of at most [`ANSWER_MAX_BYTES`].
+    pub answer: Vec<u8>,
+    /// What the caller only passes on, of at most [`Limits::reply_bytes`].
+    pub attachment: Vec<u8>,
+}
+
+impl From<Vec<u8>> for Product {
+    fn from(answer: Vec<u8>) -> Self {
+        Self { answer, attachment: Vec::new() }
+    }
+}
 
 /// The `[sandbox]` section of the configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -79,7 +95,7 @@ pub struct Config {
     pub heap: ByteSize,
     /// Stack limit of a job.
     pub stack: ByteSize,
-    /// Largest reply that is accepted from a job.
+    /// Largest whole result that is accepted from a job, compressed.
     pub reply: ByteSize,
     /// Largest body after its content encodings have been decoded.
     pub max_decoded: ByteSize,
@@ -158,9 +174,9 @@ pub struct Request {
 /// Result of a successful job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Return value of the work. It comes from a process that a hostile page may have taken over, so the
-    /// reader must validate it.
-    pub body: Vec<u8>,
+    /// What the work produced. It comes from a process that a hostile page may have taken over: the answer must be
+    /// validated, and the attachment is only bytes.
+    pub product: Product,
     /// Resources that the child used.
     pub measured: ChildUsage,
 }

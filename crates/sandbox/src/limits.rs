@@ -36,7 +36,7 @@ pub struct Limits {
     pub heap_bytes: u64,
     /// Stack limit in bytes.
     pub stack_bytes: u64,
-    /// Largest accepted reply in bytes.
+    /// Largest accepted attachment of a reply in bytes.
     pub reply_bytes: u64,
 }
 

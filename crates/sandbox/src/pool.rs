@@ -308,7 +308,7 @@ impl Slot {
             self.shut_down_fork_server().await;
         }
         match classify::classify(output, &exit_report, &limits) {
-            Ok(body) => Ok(Reply { body, measured }),
+            Ok(product) => Ok(Reply { product, measured }),
             Err((kind, detail)) => {
                 let mut failure = Failure::new(kind, detail);
                 if kind == FailureKind::KilledFromOutside {

@@ -5,7 +5,7 @@
 //!   [`PACKET_WORDS`] words. Every message except the first carries the id of its job, so that late
 //!   messages are recognised and dropped.
 //! - *data*, one STREAM per job, so that a partially written frame cannot affect the next job. Worker to job:
-//!   [`RequestHeader`] and three parts. Job to worker: [`READY`], [`ReplyHeader`] and the body.
+//!   [`RequestHeader`] and three parts. Job to worker: [`READY`], [`ReplyHeader`] and two parts.
 //!
 //! Invariant: a length is checked against its limit before memory is allocated for it.
 //!
@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::status_block::PHASE_WORDS;
 
 /// Incremented whenever a frame changes; part of [`BUILD_ID`].
-const PROTOCOL_VERSION: u64 = 2;
+const PROTOCOL_VERSION: u64 = 3;
 /// First word of every frame; identifies peers that speak another protocol.
 const MAGIC: u64 = u64::from_le_bytes(*b"wmsbox\0\x01");
 /// Size of a control message, in 64-bit words.
@@ -307,25 +307,30 @@ impl RequestHeader {
     }
 }
 
-/// Kind of body that follows the header.
+/// Largest answer of a job in bytes: it is parsed, so it stays far below what parsing may take.
+pub const ANSWER_MAX_BYTES: u64 = 256 * 1024;
+
+/// Kind of answer that follows the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ReplyCode {
-    /// The body is the return value of the work.
+    /// The answer is that of the work.
     Done,
-    /// The work panicked; the body is the panic message.
+    /// The work panicked; the answer is the panic message.
     Panicked,
 }
 
 /// Encoded size of [`ReplyHeader`].
 pub(super) const REPLY_HEADER_BYTES: usize = 4 * 8;
 
-/// Header of a reply, followed by `len` bytes of body.
+/// Header of a reply, followed by an answer and an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReplyHeader {
-    /// Kind of the body.
+    /// Kind of the answer.
     pub(super) code: ReplyCode,
-    /// Length of the body in bytes.
-    pub(super) len: u64,
+    /// Length of the answer in bytes.
+    pub(super) answer: u64,
+    /// Length of the attachment in bytes.
+    pub(super) attachment: u64,
 }
 
 impl ReplyHeader {
@@ -334,14 +339,14 @@ impl ReplyHeader {
             ReplyCode::Done => 1,
             ReplyCode::Panicked => 2,
         };
-        to_bytes([MAGIC, code, self.len, 0])
+        to_bytes([MAGIC, code, self.answer, self.attachment])
     }
 
     /// Decodes bytes that a hostile process may have written; `None` if they are not a valid header.
     pub(super) fn decode(bytes: [u8; REPLY_HEADER_BYTES]) -> Option<Self> {
         match to_words(bytes) {
-            [MAGIC, 1, len, 0] => Some(Self { code: ReplyCode::Done, len }),
-            [MAGIC, 2, len, 0] => Some(Self { code: ReplyCode::Panicked, len }),
+            [MAGIC, 1, answer, attachment] => Some(Self { code: ReplyCode::Done, answer, attachment }),
+            [MAGIC, 2, answer, attachment] => Some(Self { code: ReplyCode::Panicked, answer, attachment }),
             _ => None,
         }
     }
@@ -407,7 +412,7 @@ mod tests {
         let header = RequestHeader { options: 1, a: 2, b: u64::MAX };
         assert_eq!(RequestHeader::decode(header.encode()), Some(header));
         for code in [ReplyCode::Done, ReplyCode::Panicked] {
-            let header = ReplyHeader { code, len: u64::MAX };
+            let header = ReplyHeader { code, answer: u64::MAX, attachment: 7 };
             assert_eq!(ReplyHeader::decode(header.encode()), Some(header));
         }
     }
@@ -425,8 +430,8 @@ mod tests {
         let mut cause = ControlEvent::JobExited(report(ExitCause::Deadline)).encode();
         cause[3 * 8] = 77;
         assert_eq!(ControlEvent::decode(&cause), None, "unknown cause");
-        for at in [0, 8, 24] {
-            let mut reply = ReplyHeader { code: ReplyCode::Done, len: 5 }.encode();
+        for at in [0, 8] {
+            let mut reply = ReplyHeader { code: ReplyCode::Done, answer: 5, attachment: 6 }.encode();
             reply[at] ^= 0x80;
             assert_eq!(ReplyHeader::decode(reply), None, "byte {at}");
         }

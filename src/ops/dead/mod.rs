@@ -307,8 +307,8 @@ fn print_reason(reason: &DeadLetterReason) {
 fn reproduce_command(queue: &OperatorHandle, letter: &DeadLetter) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
     let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
-    let limits = measured.map_or(String::new(), |measured| {
-        format!(" --limits wall={}ms,heap={}", measured.limits.wall_ms, measured.limits.heap_bytes)
+    let limits = measured.and_then(|measured| measured.limits).map_or(String::new(), |limits| {
+        format!(" --limits wall={}ms,heap={}", limits.wall_ms, limits.heap_bytes)
     });
     Some(match named_pair(letter, job) {
         Some(pair) => format!("wm-analyzer diff {pair}{limits} -v"),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lease::truncate::{REPORT_MAX_BYTES, truncate_report};
 use wm_job::JobId;
+use wm_job::measured::ChildUsage;
 use wm_job::report::{ANALYSIS_VERSION, Report, SCHEMA_VERSION};
 use wm_job::skip::Skip;
 use wm_job::verdict::DeadLetterReason;
@@ -38,7 +39,9 @@ impl Ending {
     /// Of a finished analysis.
     pub(crate) fn done(id: &JobId, report: &Report, posts: bool) -> Self {
         let head = format!(r#"{{"id":"{id}","state":"done","#);
-        let body = truncate_report(report, REPORT_MAX_BYTES - head.len());
+        let measured = report.measured.as_ref().map(ChildUsage::brief);
+        let stored = Report { measured, ..report.clone() };
+        let body = truncate_report(stored, REPORT_MAX_BYTES - head.len());
         Self {
             state: "done",
             why: "",
@@ -98,7 +101,7 @@ fn clipped(detail: &str) -> String {
 /// The numbers of a report, without hunks, bodies and hashes, which it names; its key has the pair.
 fn summary(id: &JobId, report: &Report) -> String {
     let mut annotation = serde_json::to_value(&report.annotation).unwrap_or_default();
-    let mut omitted = vec!["diffs", "bodies"];
+    let mut omitted = vec!["changes", "bodies"];
     if let Value::Object(fields) = &mut annotation {
         let before = fields.len();
         fields.retain(|name, _| !name.ends_with("_hash"));
@@ -117,18 +120,13 @@ fn summary(id: &JobId, report: &Report) -> String {
 mod tests {
     use super::*;
     use uuid::Uuid;
-    use wm_job::report::{Annotation, Diff, Diffs, LinksNumbers, Op, SourceNumbers, TextNumbers};
+    use wm_job::report::{Annotation, DiffName, LinksNumbers, MissingDiff, SourceNumbers, TextNumbers};
+    use wm_job::skip::SkipReason;
 
     fn report() -> Report {
         let hash = || "f".repeat(64);
         let ([count, length], ratio) = ([u64::from(u32::MAX), 10_485_760], 0.1234);
-        let steps = Some(Diff { change_count: 1, diff: Some(vec![Op(1, "x".into())]), approximate: false });
         Report {
-            schema_version: 1,
-            analysis_version: 1,
-            from: Uuid::from_u128(1),
-            to: Uuid::from_u128(2),
-            page: None,
             annotation: Annotation {
                 text: Some(TextNumbers {
                     text_diff_hash: hash(),
@@ -149,14 +147,7 @@ mod tests {
                 }),
                 priority: 0.6543,
             },
-            diffs: Diffs { html_text_dmp: steps, ..Diffs::default() },
-            approximate: false,
-            missing: Vec::new(),
-            passages: Vec::new(),
-            omitted: Vec::new(),
-            bodies: Vec::new(),
-            timings: None,
-            measured: None,
+            ..Report::of_pair(Uuid::from_u128(1), Uuid::from_u128(2))
         }
     }
 
@@ -177,7 +168,7 @@ mod tests {
         let summary = Ending::done(&JobId::generate(), &report(), false).summary;
         assert!(summary.len() <= SUMMARY_MAX_BYTES, "{}: {summary}", summary.len());
         let read: Value = serde_json::from_str(&summary).unwrap();
-        assert_eq!(read["omitted"], json!(["diffs", "bodies", "annotation.hashes"]));
+        assert_eq!(read["omitted"], json!(["changes", "bodies", "annotation.hashes"]));
     }
 
     #[test]
@@ -185,8 +176,8 @@ mod tests {
         let id = JobId::generate();
         assert!(Ending::done(&id, &report(), true).posted);
         assert!(!Ending::done(&id, &report(), false).posted);
-        let skip = Skip::new(wm_job::skip::SkipReason::Content, "a PDF");
-        let missing = vec![wm_job::report::MissingDiff { diff: "html_text_dmp".into(), skip }];
+        let (diff, reason) = (DiffName::HtmlTextDmp, SkipReason::Content);
+        let missing = vec![MissingDiff { diff, reason, detail: "no HTML".to_owned() }];
         assert!(!Ending::done(&id, &Report { missing, ..report() }, true).posted);
     }
 }

@@ -3,11 +3,12 @@
 //! Invariant: the output is within its cap, and names every part that was left out.
 
 use wm_job::failure::Failure;
-use wm_job::report::Report;
+use wm_job::report::{Annotation, Report, TextChanges};
+use wm_job::text::clip;
 use wm_job::verdict::DeadLetterReason;
 
-/// Largest stored report: small enough to read at once, and far below the 512 MB that a Redis value can hold.
-pub const REPORT_MAX_BYTES: usize = 256 * 1024;
+/// Largest stored report: hunks, not whole pages. Real ones are a thirtieth of it.
+pub const REPORT_MAX_BYTES: usize = 64 * 1024;
 /// Largest stored evidence of one dead letter, so that thousands fit within the cap on all of them.
 const REASON_MAX_BYTES: usize = 64 * 1024;
 /// Longest detail of shortened evidence, in characters.
@@ -18,22 +19,38 @@ const DETAIL_MAX_CHARS: usize = 4096;
 /// A part of a report that can be left out: its name in `omitted`, and the function that removes it.
 type Part = (&'static str, fn(&mut Report));
 
-const BODIES: Part = ("bodies", |report| report.bodies.clear());
-const PASSAGES: Part = ("passages", |report| report.passages.clear());
-const MISSING: Part = ("missing", |report| report.missing.clear());
+/// The parts in the order in which they are left out, the most dispensable first.
+const PARTS: [Part; 8] = [
+    ("changes.html_source_dmp.hunks", |report| leave_out_hunks(report.changes.html_source_dmp.as_mut())),
+    ("changes.links_json.changes", |report| {
+        if let Some(links) = &mut report.changes.links_json {
+            links.left_out = links.change_count;
+            links.changes.clear();
+        }
+    }),
+    ("changes.metadata", |report| report.changes.metadata.clear()),
+    ("changes.html_text_dmp.hunks", |report| leave_out_hunks(report.changes.html_text_dmp.as_mut())),
+    ("measured", |report| report.measured = None),
+    ("bodies", |report| report.bodies.clear()),
+    ("result", |report| report.result = None),
+    ("missing", |report| report.missing.clear()),
+];
 
-/// The report as JSON of at most `max` bytes. Leaves out, as needed: the steps of the largest diff, of the next
-/// ones, passages, bodies, `missing`.
-pub(crate) fn truncate_report(report: &Report, max: usize) -> String {
-    let whole = json(report);
+fn leave_out_hunks(changes: Option<&mut TextChanges>) {
+    if let Some(changes) = changes {
+        changes.left_out = changes.change_count;
+        changes.hunks.clear();
+    }
+}
+
+/// The report as JSON of at most `max` bytes, leaving out as many parts as needed.
+pub(crate) fn truncate_report(mut report: Report, max: usize) -> String {
+    let whole = json(&report);
     if whole.len() <= max {
         return whole;
     }
-    let mut report = report.clone();
-    let mut parts = diffs_by_size(&report);
-    parts.extend((!report.passages.is_empty()).then_some(PASSAGES));
-    parts.extend([BODIES, MISSING]);
-    for (name, leave_out) in parts {
+    report.omitted.clear();
+    for (name, leave_out) in PARTS {
         leave_out(&mut report);
         report.omitted.push(name.to_owned());
         let smaller = json(&report);
@@ -41,33 +58,10 @@ pub(crate) fn truncate_report(report: &Report, max: usize) -> String {
             return smaller;
         }
     }
+    // Only numbers, ids and hashes are left. A hash that is none is no hash.
+    report.annotation = Annotation { priority: report.annotation.priority, ..Annotation::default() };
+    report.omitted.push("annotation".to_owned());
     json(&report)
-}
-
-/// The diffs that have steps, largest first.
-fn diffs_by_size(report: &Report) -> Vec<Part> {
-    let diffs = &report.diffs;
-    let mut sized: Vec<(usize, Part)> = Vec::new();
-    if let Some(steps) = diffs.html_text_dmp.as_ref().and_then(|d| d.diff.as_ref()) {
-        sized.push((
-            json(steps).len(),
-            ("html_text_dmp.diff", |r| r.diffs.html_text_dmp.iter_mut().for_each(|d| d.diff = None)),
-        ));
-    }
-    if let Some(steps) = diffs.html_source_dmp.as_ref().and_then(|d| d.diff.as_ref()) {
-        sized.push((
-            json(steps).len(),
-            ("html_source_dmp.diff", |r| r.diffs.html_source_dmp.iter_mut().for_each(|d| d.diff = None)),
-        ));
-    }
-    if let Some(steps) = diffs.links_json.as_ref().and_then(|d| d.diff.as_ref()) {
-        sized.push((
-            json(steps).len(),
-            ("links_json.diff", |r| r.diffs.links_json.iter_mut().for_each(|d| d.diff = None)),
-        ));
-    }
-    sized.sort_by_key(|(size, _)| std::cmp::Reverse(*size));
-    sized.into_iter().map(|(_, part)| part).collect()
 }
 
 /// The evidence as JSON of at most 1 KiB, for a Redis near `maxmemory`: kind, stage, counts and the start of the
@@ -75,6 +69,8 @@ fn diffs_by_size(report: &Report) -> Vec<Part> {
 pub(crate) fn shorten_reason(reason: &DeadLetterReason) -> String {
     let mut reason = reason.clone();
     reason.bodies.clear();
+    reason.worker = clip(&reason.worker, SHORT_DETAIL_CHARS);
+    reason.build = clip(&reason.build, SHORT_DETAIL_CHARS);
     let detail: String = reason.failure.detail.chars().take(SHORT_DETAIL_CHARS).collect();
     let host = reason.failure.host.take().filter(|host| host.len() <= SHORT_DETAIL_CHARS);
     reason.failure =
@@ -82,17 +78,19 @@ pub(crate) fn shorten_reason(reason: &DeadLetterReason) -> String {
     json(&reason)
 }
 
-/// The evidence as JSON of at most [`REASON_MAX_BYTES`]: cuts a long detail first, then leaves out the
-/// bodies.
+/// The evidence as JSON of at most [`REASON_MAX_BYTES`]: cuts long texts first, then leaves out the bodies.
 pub(crate) fn truncate_reason(reason: &DeadLetterReason) -> String {
     let whole = json(reason);
     if whole.len() <= REASON_MAX_BYTES {
         return whole;
     }
     let mut reason = reason.clone();
-    if let Some((end, _)) = reason.failure.detail.char_indices().nth(DETAIL_MAX_CHARS) {
-        reason.failure.detail.truncate(end);
-        reason.failure.detail.push('…');
+    let failure = &mut reason.failure;
+    for text in [Some(&mut failure.detail), failure.host.as_mut()].into_iter().flatten() {
+        *text = clip(text, DETAIL_MAX_CHARS);
+    }
+    if let Some(stderr) = failure.measured.as_mut().and_then(|measured| measured.stderr.as_mut()) {
+        *stderr = clip(stderr, DETAIL_MAX_CHARS);
     }
     let shorter = json(&reason);
     if shorter.len() <= REASON_MAX_BYTES {
@@ -100,6 +98,16 @@ pub(crate) fn truncate_reason(reason: &DeadLetterReason) -> String {
     }
     reason.bodies.clear();
     reason.failure.detail.push_str(" (facts about the bodies left out: too large)");
+    let shorter = json(&reason);
+    if shorter.len() <= REASON_MAX_BYTES {
+        return shorter;
+    }
+    // Characters that JSON escapes six times as long, or a worker of a strange name.
+    reason.worker = clip(&reason.worker, SHORT_DETAIL_CHARS);
+    reason.build = clip(&reason.build, SHORT_DETAIL_CHARS);
+    let detail = clip(&reason.failure.detail, SHORT_DETAIL_CHARS);
+    let host = reason.failure.host.as_deref().map(|host| clip(host, SHORT_DETAIL_CHARS));
+    reason.failure = Failure { host, ..Failure::new(reason.failure.kind, detail) };
     json(&reason)
 }
 
@@ -113,13 +121,21 @@ mod tests {
     use super::*;
     use uuid::Uuid;
     use wm_job::counts::DeliveryCounts;
-    use wm_job::failure::{Failure, FailureKind};
+    use wm_job::failure::FailureKind;
+    use wm_job::hunk::{Hunk, Step, StepKind};
+    use wm_job::measured::ChildUsage;
     use wm_job::page::Side;
-    use wm_job::report::{Annotation, BodyFacts, Diff, Diffs, Op};
+    use wm_job::report::{
+        BodyFacts, Changes, DiffName, LinkChange, LinkChanges, MetadataChange, MissingDiff, PageLink,
+        TextNumbers,
+    };
+    use wm_job::skip::SkipReason;
+    use wm_job::stored_result::StoredResult;
 
-    fn steps(bytes: usize) -> Option<Diff<Op>> {
-        let diff = Some(vec![Op(1, "x".repeat(bytes))]);
-        Some(Diff { change_count: 1, diff, approximate: false })
+    fn changes(bytes: usize) -> Option<TextChanges> {
+        let step = Step { kind: StepKind::Added, text: "x".repeat(bytes).into(), left_out: 0 };
+        let hunks = vec![Hunk { at: [0, 0], steps: vec![step] }];
+        Some(TextChanges { change_count: 1, hunks, left_out: 0, approximate: false })
     }
 
     fn body(url_bytes: usize) -> BodyFacts {
@@ -137,40 +153,77 @@ mod tests {
 
     fn report(text: usize, source: usize, url: usize) -> Report {
         Report {
-            schema_version: 1,
-            analysis_version: 1,
-            from: Uuid::nil(),
-            to: Uuid::nil(),
-            page: None,
-            annotation: Annotation { text: None, source: None, links: None, priority: 0.0 },
-            diffs: Diffs { html_text_dmp: steps(text), html_source_dmp: steps(source), links_json: None },
-            approximate: false,
-            missing: Vec::new(),
-            passages: Vec::new(),
-            omitted: Vec::new(),
+            changes: Changes {
+                html_text_dmp: changes(text),
+                html_source_dmp: changes(source),
+                ..Changes::default()
+            },
             bodies: vec![body(url)],
-            timings: None,
-            measured: None,
+            ..Report::of_pair(Uuid::nil(), Uuid::nil())
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_left_out_largest_first_and_named() {
-        let cases: [(usize, usize, usize, &[&str]); 5] = [
-            (10, 10, 10, &[]),
-            (500, 900, 10, &["html_source_dmp.diff"]),
-            (900, 500, 10, &["html_text_dmp.diff"]),
-            (2000, 3000, 10, &["html_source_dmp.diff", "html_text_dmp.diff"]),
-            (2000, 3000, 2000, &["html_source_dmp.diff", "html_text_dmp.diff", "bodies"]),
-        ];
-        for (text, source, url, omitted) in cases {
-            let fitted = truncate_report(&report(text, source, url), 1200);
+    fn what_does_not_fit_is_left_out_in_a_fixed_order_and_named() {
+        let source = "changes.html_source_dmp.hunks";
+        let [links, metadata, text] =
+            ["changes.links_json.changes", "changes.metadata", "changes.html_text_dmp.hunks"];
+        let all = [source, links, metadata, text, "measured", "bodies"];
+        for (sizes, omitted) in [
+            ([10, 10, 10], &[] as &[&str]),
+            ([500, 900, 10], &[source]),
+            ([2000, 10, 10], &[source, links, metadata, text]),
+            ([10, 10, 2000], &all),
+        ] {
+            let [text_bytes, source_bytes, url] = sizes;
+            let fitted = truncate_report(report(text_bytes, source_bytes, url), 1200);
             assert!(fitted.len() <= 1200, "{}", fitted.len());
             let read: Report = serde_json::from_str(&fitted).unwrap();
             assert_eq!(read.omitted, omitted);
-            let text_kept = read.diffs.html_text_dmp.unwrap();
-            assert_eq!(text_kept.change_count, 1, "the count stays");
-            assert_eq!(text_kept.diff.is_some(), !omitted.contains(&"html_text_dmp.diff"));
+            let kept = read.changes.html_text_dmp.unwrap();
+            assert_eq!(kept.change_count, 1, "the count stays");
+            assert_eq!(kept.left_out, u64::from(omitted.contains(&text)));
+        }
+    }
+
+    #[test]
+    fn no_text_of_a_report_or_of_evidence_gets_past_the_cap() {
+        let huge = || "\u{1}".repeat(REPORT_MAX_BYTES);
+        let links = LinkChanges {
+            changes: vec![LinkChange { from: Some(PageLink { text: huge(), href: huge() }), to: None }],
+            ..LinkChanges::default()
+        };
+        let mut report = report(REPORT_MAX_BYTES, REPORT_MAX_BYTES, REPORT_MAX_BYTES);
+        report.changes.links_json = Some(links);
+        report.changes.metadata = vec![MetadataChange { name: huge(), from: None, to: Some(huge()) }];
+        report.omitted = vec![huge()];
+        report.result = Some(StoredResult { url: huge(), bytes: 1, sha256: huge() });
+        report.annotation.text = Some(TextNumbers {
+            text_diff_hash: huge(),
+            text_diff_count: 1,
+            text_diff_length: 1,
+            text_diff_ratio: 0.5,
+        });
+        let diff = DiffName::LinksJson;
+        report.missing = vec![MissingDiff { diff, reason: SkipReason::Content, detail: huge() }];
+        report.measured = Some(ChildUsage { stderr: Some(huge()), ..ChildUsage::default() });
+        let fitted = truncate_report(report, REPORT_MAX_BYTES);
+        assert!(fitted.len() <= 2000, "{}", fitted.len());
+
+        let measured = Some(Box::new(ChildUsage { phase: Some(huge()), ..ChildUsage::default() }));
+        let reason = DeadLetterReason {
+            kind: FailureKind::Decode,
+            stage: FailureKind::Decode.stage(),
+            failure: Failure { host: Some(huge()), measured, ..Failure::new(FailureKind::Decode, huge()) },
+            counts: DeliveryCounts::default(),
+            bodies: vec![body(REASON_MAX_BYTES)],
+            worker: huge(),
+            build: huge(),
+        };
+        for fitted in [truncate_reason(&reason), shorten_reason(&reason)] {
+            assert!(fitted.len() <= REASON_MAX_BYTES, "{}", fitted.len());
+            let read: DeadLetterReason = serde_json::from_str(&fitted).unwrap();
+            assert_eq!(read.kind, FailureKind::Decode);
         }
     }
 

@@ -1,0 +1,144 @@
+//! `report show`: what changed between two versions, from the report in Redis or the whole result in the results store.
+
+use std::io::{IsTerminal as _, Read as _};
+
+use flate2::read::GzDecoder;
+use uuid::Uuid;
+
+use super::Exit;
+use super::changes::{self, ChangesView};
+use super::render::{self, BOLD, sanitize, styled};
+use crate::job::report::Report;
+use crate::queue::{Error, OperatorHandle};
+use crate::results::{ResultKey, ResultStore};
+
+/// Most bytes of a whole result that are printed: what the largest pages can have, and no bomb.
+const WHOLE_MAX_BYTES: u64 = 1 << 30;
+
+/// Which report, and how it is told.
+pub struct ReportOptions {
+    /// The older and the newer version.
+    pub pair: (Uuid, Uuid),
+    /// Show all that the report has.
+    pub all: bool,
+    /// Print the whole result instead, from the results store.
+    pub whole: bool,
+    /// Print the report as JSON.
+    pub json: bool,
+}
+
+/// Prints the report of a pair.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn show(
+    queue: &OperatorHandle,
+    store: Option<&ResultStore>,
+    options: &ReportOptions,
+) -> Result<Exit, Error> {
+    let (from, to) = options.pair;
+    let stored = queue.report(from, to).await?;
+    let Some(value) = stored.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()) else {
+        render::error(format!("no report of {from}..{to}: it was not analysed, or its report is forgotten"));
+        return Ok(Exit::NothingMatched);
+    };
+    if options.json {
+        render::json(&value);
+        return Ok(Exit::Ok);
+    }
+    let state = value.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let Ok(report) = serde_json::from_value::<Report>(value.clone()) else {
+        // A skip, a death, a summary from when Redis was full: small, and without changes.
+        render::line(styled(BOLD, sanitize(&state, 20)));
+        render::json(&value);
+        return Ok(Exit::Ok);
+    };
+    if options.whole {
+        return Ok(whole(store, &report).await);
+    }
+    print(&report, options.all);
+    if let Some(result) = &report.result {
+        render::note(format!(
+            "every step, {} compressed: {}",
+            render::format_bytes(result.bytes),
+            sanitize(&result.url, 500)
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Prints the whole result that the report names.
+async fn whole(store: Option<&ResultStore>, report: &Report) -> Exit {
+    if refuse_terminal() {
+        return Exit::Usage;
+    }
+    let Some(result) = &report.result else {
+        let too_large = report.omitted.iter().any(|part| part == "result");
+        render::error(if too_large {
+            "the whole result was larger than results.max_bytes, so it was not stored"
+        } else {
+            "the whole result was not stored: no results store was configured then"
+        });
+        return Exit::NothingMatched;
+    };
+    let Some(store) = store else {
+        render::error(format!(
+            "results.store is not set here; the whole result is {}",
+            sanitize(&result.url, 500)
+        ));
+        return Exit::Config;
+    };
+    let key = ResultKey { from: report.from, to: report.to, analysis_version: report.analysis_version };
+    match store.get(&key, result.bytes).await {
+        Ok(Some(gzip)) if result.is_of(&gzip) => print_whole(&gzip),
+        Ok(Some(_)) => {
+            render::error(
+                "what the results store has is not what the report names: the pair was analysed again",
+            );
+            Exit::Failed
+        }
+        Ok(None) => {
+            render::error(format!("the results store has no {}", sanitize(&result.url, 500)));
+            Exit::NothingMatched
+        }
+        Err(failure) => {
+            render::error(sanitize(&failure.detail, 500));
+            Exit::Failed
+        }
+    }
+}
+
+/// Prints what changed.
+pub(super) fn print(report: &Report, all: bool) {
+    let about = if report.approximate { "  (approximate)" } else { "" };
+    render::line(styled(BOLD, format!("analysed  priority {:.4}{about}", report.annotation.priority)));
+    let width = terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
+    for line in changes::lines(report, ChangesView { width, all }) {
+        render::line(line);
+    }
+}
+
+/// Says no where a whole result would go to a terminal: it holds what pages contain, as it is.
+pub(super) fn refuse_terminal() -> bool {
+    let refused = std::io::stdout().is_terminal();
+    if refused {
+        render::error("--whole writes what pages contain as it is: send it to a file or a pipe");
+    }
+    refused
+}
+
+/// Writes a whole result, which a child has compressed.
+pub(super) fn print_whole(gzip: &[u8]) -> Exit {
+    if gzip.is_empty() {
+        render::error("the whole result is larger than sandbox.reply");
+        return Exit::Failed;
+    }
+    let mut json = GzDecoder::new(gzip).take(WHOLE_MAX_BYTES);
+    match std::io::copy(&mut json, &mut std::io::stdout().lock()) {
+        Ok(_) => Exit::Ok,
+        Err(e) => {
+            render::error(format!("the whole result cannot be written: {e}"));
+            Exit::Failed
+        }
+    }
+}
