@@ -16,7 +16,7 @@ use unicode_segmentation::UnicodeSegmentation as _;
 
 use self::wrap::{Piece, wrapped};
 use super::render::{BAD, BOLD, DIM, GOOD, WARN, sanitize, styled};
-use crate::job::hunk::{Hunk, SOURCE_CONTEXT_CHARS, Step, StepKind};
+use crate::job::hunk::{Hunk, SOURCE_CONTEXT_CHARS, Step, StepKind, TEXT_CONTEXT_CHARS};
 use crate::job::report::{LinkChange, LinkChanges, PageLink, Report, TextChanges};
 
 /// How much is shown.
@@ -40,7 +40,7 @@ pub(crate) fn lines(report: &Report, view: ChangesView) -> Vec<String> {
     if let Some(numbers) = &annotation.text {
         let count = (numbers.text_diff_count, Some(numbers.text_diff_length), numbers.text_diff_ratio);
         out.push(heading("text", count));
-        text_lines(changes.html_text_dmp.as_ref(), view, &mut out);
+        text_lines(changes.html_text_dmp.as_ref(), TEXT_CONTEXT_CHARS, view, &mut out);
     }
     for change in changes.metadata.iter().take(shown_most(view)) {
         let [from, to] = [&change.from, &change.to].map(|value| value.as_deref().unwrap_or_default());
@@ -60,7 +60,8 @@ pub(crate) fn lines(report: &Report, view: ChangesView) -> Vec<String> {
         let hint = if hidden { styled(DIM, "  (--all shows them)") } else { String::new() };
         out.push(heading("source", count) + &hint);
         if !hidden {
-            text_lines(changes.html_source_dmp.as_ref(), view, &mut out);
+            let context = if text_changed { SOURCE_CONTEXT_CHARS } else { TEXT_CONTEXT_CHARS };
+            text_lines(changes.html_source_dmp.as_ref(), context, view, &mut out);
         }
     }
     for missing in &report.missing {
@@ -101,13 +102,14 @@ fn more(hidden: u64, left_out: u64, what: &str, out: &mut Vec<String>) {
     }
 }
 
-/// The hunks of a text, those of white space alone as one line.
-fn text_lines(changes: Option<&TextChanges>, view: ChangesView, out: &mut Vec<String>) {
+/// The hunks of a text, those of white space alone as one line; `context_chars` is what they keep on either side.
+fn text_lines(changes: Option<&TextChanges>, context_chars: usize, view: ChangesView, out: &mut Vec<String>) {
     let Some(changes) = changes else { return };
     let (mut shown, mut hidden) = (0, 0);
     let (mut blank, mut first_blank) = (0, None);
     for hunk in &changes.hunks {
         let mut parts = widened(hunk);
+        trim_context(hunk, context_chars, &mut parts);
         if !view.all && parts.iter().all(Part::is_blank) {
             blank += hunk.changes();
             first_blank.get_or_insert(parts);
@@ -151,14 +153,14 @@ fn hunk_lines(hunk: &Hunk, parts: &[Part], view: ChangesView) -> Vec<String> {
 }
 
 /// Drops the words that are cut at the outer ends of a hunk, where its context has others.
-fn trim_context(hunk: &Hunk, parts: &mut [Part]) {
+fn trim_context(hunk: &Hunk, context_chars: usize, parts: &mut [Part]) {
     if let Some(Part::Same(text)) = parts.first_mut().filter(|_| hunk.at != [0, 0])
         && let Some((at, space)) = text.char_indices().find(|(_, c)| c.is_whitespace())
         && at + space.len_utf8() < text.len()
     {
         text.drain(..at + space.len_utf8());
     }
-    let full = hunk.steps.last().is_some_and(|step| step.text.chars().count() >= SOURCE_CONTEXT_CHARS);
+    let full = hunk.steps.last().is_some_and(|step| step.text.chars().count() == context_chars);
     if let Some(Part::Same(text)) = parts.last_mut().filter(|_| full)
         && let Some((at, _)) = text.char_indices().rev().find(|(_, c)| c.is_whitespace())
         && at > 0
@@ -263,7 +265,6 @@ fn widened(hunk: &Hunk) -> Vec<Part> {
         [a, b] = [stretch.old.end, stretch.new.end];
     }
     push_change(&mut parts, a..old.len(), b..new.len());
-    trim_context(hunk, &mut parts);
     parts
 }
 

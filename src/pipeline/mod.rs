@@ -1,12 +1,12 @@
-//! One job as a straight line of stages: resolve, filter by address, fetch both bodies, analyse in a child,
-//! deliver.
+//! One job as a straight line of stages: resolve, filter by address, fetch both bodies, analyse in a child, store the
+//! whole result, deliver.
 //!
 //! No loops, no retries, no Redis. Every stage fails with an [`EarlyExit`], so that `?` ends the pipeline.
 //! The consequences are decided elsewhere, and so is whether the job may proceed: that is up to a
 //! [`LeaseGate`].
 //!
-//! Invariant: a slot is held only while a child runs. Neither a host that is fetched from nor the db app is
-//! waited for with one in hand, except where more annotations wait to be posted than calls may be open.
+//! Invariant: a slot is held only while a child runs. Neither a host that is fetched from nor the results store nor the
+//! db app is waited for with one in hand, except where more results wait for them than calls may be open.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -240,6 +240,10 @@ impl Pipeline {
             }
         };
         add_reply(reply, &mut report, measured)?;
+        for (facts, (_, version)) in report.bodies.iter_mut().zip(pair.sides()) {
+            // The hash of the capture, by which the child checked it, says more.
+            facts.wire_sha256.take_if(|_| version.body_hash.is_some());
+        }
         // What was not asked for is not taken.
         let whole = if analysis_request.max_result_bytes > 0 { product.attachment } else { Vec::new() };
         Ok(Analysed { report, whole })

@@ -96,7 +96,7 @@ async fn a_killed_workers_permits_come_back_with_its_lease() {
 
 #[tokio::test]
 async fn a_killer_enqueued_again_under_a_new_id_starts_alone() {
-    let world = World::new().await.with("queue.lease", "1s");
+    let world = World::new().await.with("queue.lease", "2s");
     let (mut victim, killer, _child) = world.worker_with_job_in_child().await;
     victim.signal(Signal::KILL);
     victim.wait_for_exit().await;

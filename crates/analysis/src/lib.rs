@@ -62,14 +62,14 @@ const FINISHING_SHARE: u32 = 6;
 pub(crate) const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 
 /// Budgets of what a report shows of each diff, in bytes of JSON. On 51 real pairs the changes of the text are kept
-/// whole for 48, and 1 GiB of Redis holds 200,000 such reports.
-const TEXT_HUNKS_BYTES: usize = 12 * 1024;
+/// whole for 47, and 1 GiB of Redis holds 200,000 such pairs (`cargo bench --bench queue -- --results`).
+const TEXT_HUNKS_BYTES: usize = 8 * 1024;
 /// Of the source, whose changes repeat those of the text.
-const SOURCE_HUNKS_BYTES: usize = 2 * 1024;
+const SOURCE_HUNKS_BYTES: usize = 1024;
 /// Of the source, where no text changed.
 const SOURCE_ALONE_BYTES: usize = 4 * 1024;
 /// Of the links.
-const LINK_CHANGES_BYTES: usize = 3 * 1024;
+const LINK_CHANGES_BYTES: usize = 2 * 1024;
 
 /// One page as input of the analysis.
 #[derive(Debug, Clone, Copy)]
@@ -143,8 +143,10 @@ pub fn analyse(
     phase("diff");
     let script = diff::diff(&old.text, &new.text, findings.deadline(1));
     let text_changed = findings.numbers.text.as_ref().is_some_and(|text| text.count > 0);
-    let budget = if text_changed { SOURCE_HUNKS_BYTES } else { SOURCE_ALONE_BYTES };
-    let hunks = HunkBuilder::new(SOURCE_CONTEXT_CHARS, budget);
+    let hunks = match text_changed {
+        true => HunkBuilder::new(SOURCE_CONTEXT_CHARS, SOURCE_HUNKS_BYTES),
+        false => HunkBuilder::new(TEXT_CONTEXT_CHARS, SOURCE_ALONE_BYTES),
+    };
     let (numbers, changes) = findings.measure(&script, DiffName::HtmlSourceDmp, hunks, false);
     (findings.numbers.source, findings.changes.html_source_dmp) = (Some(numbers), Some(changes));
 

@@ -16,9 +16,9 @@ use super::bounded;
 
 /// Unchanged text before and after a hunk of the visible text, in code points: enough to find the place and to read a
 /// word that is cut.
-pub const TEXT_CONTEXT_CHARS: usize = 24;
-/// The same of the source, which most often repeats what the text says.
-pub const SOURCE_CONTEXT_CHARS: usize = 12;
+pub const TEXT_CONTEXT_CHARS: usize = 20;
+/// The same of the source where the text changed too: most often it repeats what the text says.
+pub const SOURCE_CONTEXT_CHARS: usize = 8;
 /// Most steps of one hunk; a longer one is continued by the next hunk.
 pub const MAX_STEPS: usize = 16;
 /// Longest text of one step, in bytes: some paragraphs.

@@ -29,7 +29,8 @@ pub struct ChildUsage {
     pub waiting_ms: Option<u64>,
     /// Peak of the counted heap in bytes, as reported by the child.
     pub peak_heap_bytes: u64,
-    /// Peak resident set size in bytes, as reported by the kernel.
+    /// Peak resident set size in bytes, as reported by the kernel; absent in a stored report.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub max_rss_bytes: u64,
     /// Exit code, if it exited by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,11 +52,15 @@ pub struct ChildUsage {
     pub isolation: Vec<String>,
 }
 
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
 impl ChildUsage {
     /// What a report keeps of it: what was used. A failure's evidence has the limits and the isolation, too.
     #[must_use]
     pub fn brief(&self) -> Self {
-        let Self { wall_ms, cpu_ms, waiting_ms, peak_heap_bytes, max_rss_bytes, .. } = *self;
-        Self { wall_ms, cpu_ms, waiting_ms, peak_heap_bytes, max_rss_bytes, ..Self::default() }
+        let Self { wall_ms, cpu_ms, peak_heap_bytes, .. } = *self;
+        Self { wall_ms, cpu_ms, peak_heap_bytes, ..Self::default() }
     }
 }

@@ -231,7 +231,7 @@ pub struct BodyFacts {
     pub url: String,
     /// Size in bytes as received.
     pub wire_bytes: u64,
-    /// SHA-256 in hex of the bytes as received.
+    /// SHA-256 in hex of the bytes as received; absent in the report of a body that was checked against its capture's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wire_sha256: Option<String>,
     /// Size in bytes after content encodings were removed.
