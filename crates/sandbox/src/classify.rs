@@ -162,7 +162,8 @@ fn classify_exit(code: i32, output: JobOutput, limits: &Limits) -> Result<Produc
         }
         (0, JobOutput::Reply { code: ReplyCode::Done, product }) => Ok(product),
         (0, JobOutput::Reply { code: ReplyCode::Panicked, product }) => {
-            let message = &product.answer[..product.answer.len().min(MAX_PANIC_BYTES)];
+            // The job cuts its message and adds its place; one that was taken over may send anything.
+            let message = &product.answer[..product.answer.len().min(2 * MAX_PANIC_BYTES)];
             Err((FailureKind::Panicked, format!("it panicked: {}", String::from_utf8_lossy(message))))
         }
         (EXIT_MEMORY, _) => Err((

@@ -25,7 +25,7 @@ use wm_job::text::floor_char_boundary;
 const EXIT_NOT_ISOLATED: i32 = 79;
 /// Exit code of a job that lost its connection to the worker.
 const EXIT_WORKER_GONE: i32 = 74;
-/// Length at which a panic message is truncated, here and again where it is read.
+/// Length at which a panic message is truncated, without its place.
 pub(super) const MAX_PANIC_BYTES: usize = 2048;
 
 /// State that a job inherits from the fork server.
