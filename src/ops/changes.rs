@@ -313,7 +313,7 @@ fn change_texts(removed: &str, added: &str, view: ChangesView) -> [String; 2] {
             .map(|c| match c {
                 '\n' => "↵".to_owned(),
                 ' ' | '\t' => c.to_string(),
-                // A space that is none of the usual ones looks like one.
+                // Unusual spaces look like ordinary ones.
                 c if c.is_whitespace() || (alike && !c.is_ascii()) => format!("\\u{{{:x}}}", u32::from(c)),
                 c => c.to_string(),
             })

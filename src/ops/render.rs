@@ -60,7 +60,7 @@ pub fn json(value: &impl Serialize) {
 
 /// One object for programs as a line without its end, escaped like [`json`].
 pub(crate) fn json_line(value: &impl Serialize) -> String {
-    // Fails only for maps with keys that are no strings, which no caller has.
+    // Fails only for maps with keys that are not strings, which no caller has.
     escape::compact(value).unwrap_or_default()
 }
 

@@ -15,7 +15,7 @@ use crate::results::{ResultKey, ResultStore};
 /// Most bytes of a whole result that are printed: what the largest pages can have, and no bomb.
 const WHOLE_MAX_BYTES: u64 = 1 << 30;
 
-/// Which report, and how it is told.
+/// Which report, and how it is printed.
 pub struct ReportOptions {
     /// The older and the newer version.
     pub pair: (Uuid, Uuid),
@@ -118,7 +118,7 @@ pub(super) fn print(report: &Report, all: bool) {
     }
 }
 
-/// Says no where a whole result would go to a terminal: it holds what pages contain, as it is.
+/// Refuses to write a whole result to a terminal: it holds what pages contain, unescaped.
 pub(super) fn refuse_terminal() -> bool {
     let refused = std::io::stdout().is_terminal();
     if refused {

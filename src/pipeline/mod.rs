@@ -244,7 +244,7 @@ impl Pipeline {
             // The hash of the capture, by which the child checked it, says more.
             facts.wire_sha256.take_if(|_| version.body_hash.is_some());
         }
-        // What was not asked for is not taken.
+        // An unrequested attachment is dropped.
         let whole = if analysis_request.max_result_bytes > 0 { product.attachment } else { Vec::new() };
         Ok(Analysed { report, whole })
     }

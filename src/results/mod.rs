@@ -11,10 +11,10 @@
 //! - `object_store` by default tries ten times in three minutes. A lease is 90 s: the job would be another worker's by
 //!   then. One retry covers a connection that the server had closed; an outage is the circuit breaker's.
 //! - A directory is not created: where it is missing, the path is wrong or a volume is not mounted, and results would
-//!   fill a disk that nobody looks at. Files are written beside their place, synced and renamed, so a reader sees a
+//!   fill an unwatched disk. Files are written beside their place, synced and renamed, so a reader sees a
 //!   whole file or none; the write to a disk that hangs keeps its turn, so that at most [`MAX_WRITES`] threads hang
 //!   with it. Names are made of two uuids and a number, so no key leaves the directory.
-//! - The guard of `fetch` does not judge these addresses: the store is a dependency of ours, and usually inside.
+//! - The guard of `fetch` does not judge these addresses: the store is one of our dependencies, and usually inside.
 
 mod config;
 mod failure;

@@ -1,4 +1,4 @@
-//! The client of a server that speaks S3: one HTTP client of ours under `object_store`.
+//! The client of a server that speaks S3: our own HTTP client under `object_store`.
 //!
 //! Invariant: a request goes to the configured endpoint, or to the metadata service where its credentials are
 //! asked for, and nowhere else; redirects and proxies of the environment are not followed.
@@ -6,7 +6,7 @@
 //! # Why
 //! `object_store` would build a client of its own that reads the environment for a proxy, and keeps what a server
 //! answered for itself: the status can only be read in the text of its errors, and a body of any size becomes part
-//! of it. Here an answer that is no success becomes an [`S3Error`] before it gets there.
+//! of it. Here an unsuccessful response becomes an [`S3Error`] before it gets there.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::job::text::{clip, innermost_cause};
 const METADATA: &str = "http://169.254.169.254";
 /// A second connection attempt after the first packet was lost, which is repeated after 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// An answer that is no success explains itself in some 500 bytes of XML; the rest is not read.
+/// An unsuccessful response explains itself in some 500 bytes of XML; the rest is not read.
 const MAX_ERROR_BODY_BYTES: usize = 16 * 1024;
 /// Of that explanation, in a message.
 const MAX_MESSAGE_CHARS: usize = 300;
@@ -157,7 +157,7 @@ impl From<S3Error> for HttpError {
     }
 }
 
-/// A request that would leave the configured addresses: a defect of ours, or of `object_store`.
+/// A request that would leave the configured addresses: a defect here, or in `object_store`.
 #[derive(Debug, thiserror::Error)]
 #[error("a request to {0} was not sent: only results.endpoint is reached")]
 struct ForeignRequest(String);

@@ -1,4 +1,4 @@
-//! A child that a page took over and that answers what it likes: the worker believes none of it, stays small and goes on.
+//! A compromised child with arbitrary replies: the worker rejects them, stays small and continues.
 
 use wm_analyzer::sandbox::{ANSWER_MAX_BYTES, hooks};
 

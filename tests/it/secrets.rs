@@ -53,7 +53,7 @@ fn jobs_with_secrets(world: &World) -> Vec<Job> {
     ]
 }
 
-/// Payloads that are no jobs, with secrets in what a refusal quotes.
+/// Payloads that are not jobs, with secrets in what a refusal quotes.
 fn payloads_with_secrets() -> Vec<Vec<u8>> {
     let address = format!("https://user:{PASSWORD}@archive.test/x?sig={SIGNATURE}");
     let escaped = address.replace('/', r"\/");

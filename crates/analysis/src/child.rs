@@ -193,7 +193,7 @@ mod tests {
         let request = serde_json::to_vec(request).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let (reply, whole) = answer(&request, from.to_vec(), to.to_vec(), deadline, |_| {});
-        assert!(whole.is_empty(), "nobody asked for it");
+        assert!(whole.is_empty(), "it was not requested");
         serde_json::from_slice(&reply).unwrap()
     }
 

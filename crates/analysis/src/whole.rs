@@ -1,6 +1,6 @@
 //! Writes the whole result as compressed JSON while the diffs are measured, up to a limit.
 //!
-//! Invariant: at most the limit is held; a result above it is none.
+//! Invariant: at most the limit is held; a larger result is dropped.
 
 use std::io::{self, Write};
 
@@ -17,7 +17,7 @@ pub(super) struct WholeWriter {
 }
 
 enum State {
-    /// Nobody asked for it.
+    /// It was not requested.
     Off,
     Writing(GzEncoder<LimitedBuffer>),
     TooLarge,
@@ -26,7 +26,7 @@ enum State {
 /// What became of a whole result.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Whole {
-    /// Nobody asked for it.
+    /// It was not requested.
     None,
     /// The compressed JSON.
     Written(Vec<u8>),
@@ -35,7 +35,7 @@ pub enum Whole {
 }
 
 impl WholeWriter {
-    /// Writes at most `max_bytes`; none if that is 0.
+    /// Writes at most `max_bytes`; 0 disables it.
     pub(super) fn new(max_bytes: usize) -> Self {
         let buffer = LimitedBuffer { bytes: Vec::new(), max_bytes };
         let encoder = || State::Writing(GzEncoder::new(buffer, Compression::fast()));

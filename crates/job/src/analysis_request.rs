@@ -1,7 +1,7 @@
 //! The protocol of the sandbox: what the worker sends the child about two bodies, and what the child answers.
 //!
-//! The child sees this and the bytes, nothing else: neither the pair's ids nor its addresses. Its answer is a
-//! stranger's letter. The worker parses only the [`AnalysisReply`], whose every part is bounded while it is read, and
+//! The child sees this and the bytes, nothing else: neither the pair's ids nor its addresses. Its answer is
+//! untrusted. The worker parses only the [`AnalysisReply`], whose every part is bounded while it is read, and
 //! passes the whole result on without looking into it.
 //!
 //! # Why
@@ -169,7 +169,7 @@ pub struct AnalysisSummary {
     pub missing: Vec<MissingDiff>,
     /// What the two bodies were decoded as, older first.
     pub bodies: [DecodedBody; 2],
-    /// The whole result was asked for and is above its limit, so that there is none.
+    /// The whole result was requested and is above its limit, so it was dropped.
     pub result_too_large: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Reading values that a stranger wrote: every string, list and number is checked while it is read, so that
+//! Reading values from an untrusted writer: every string, list and number is checked while it is read, so that
 //! nothing larger than its limit is ever held.
 
 use std::fmt;

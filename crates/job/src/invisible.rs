@@ -4,7 +4,7 @@
 //! One table for all output: sentences and JSON for people, log lines, alerts. It takes in the property
 //! `Default_Ignorable_Code_Point` (Unicode 16), which covers bidi controls, joiners, blank Hangul letters, variation
 //! selectors and tag characters; controls and line separators; and what renders as nothing without that property.
-//! Written by hand, because these ranges change once in years and no table of ours knows the property.
+//! Written by hand: these ranges rarely change, and no dependency has a table of the property.
 
 /// True for a character that is shown as an escape.
 pub fn is_control_or_invisible(c: char) -> bool {

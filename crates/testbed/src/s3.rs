@@ -44,7 +44,7 @@ impl S3Server {
 
     /// Starts a server at a port; 0 is a free one, which is read from what it prints.
     async fn start_at(port: u16) -> Self {
-        // A file: it goes on printing, and would stop at a pipe that nobody reads.
+        // A file: it goes on printing, and would block at a pipe without a reader.
         let log = NamedTempFile::new().unwrap();
         let mut command = Command::new(PROGRAM);
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdin(Stdio::null()).stdout(Stdio::null());
@@ -100,7 +100,7 @@ impl S3Server {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// Ends the process; whoever connects then is refused.
+    /// Ends the process; later connections are refused.
     ///
     /// # Panics
     /// Where it cannot be ended.

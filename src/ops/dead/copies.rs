@@ -58,7 +58,7 @@ pub(super) fn shown_job(job: &Job) -> Value {
     shown
 }
 
-/// What is no job, as it is or, where a secret was taken out, as text.
+/// A payload that is not a job, unchanged or, where a secret was removed, as text.
 fn shown_raw(raw: &RawPayload) -> Value {
     let text = String::from_utf8_lossy(&raw.head);
     let shown = scrub(&text);

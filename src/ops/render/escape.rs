@@ -1,4 +1,4 @@
-//! JSON that no terminal obeys: the same values, with control and invisible characters as `\uXXXX`.
+//! JSON that is safe on a terminal: control and invisible characters are escaped, the values stay the same.
 //!
 //! # Why
 //! `-o json` is read by people as often as by programs. JSON must escape C0 controls only; C1 controls steer some

@@ -105,7 +105,7 @@ fn write_authority<'a>(place: &'a str, out: &mut String) -> &'a str {
     &rest[end..]
 }
 
-/// True if what stands in the place of a port is no number, even without the punctuation of a sentence.
+/// True if what stands in the place of a port is not a number, even without the punctuation of a sentence.
 fn has_odd_port(authority: &str) -> bool {
     let (_, port) = authority.rsplit_once(':').unwrap_or_default();
     !port.ends_with(']') && !port.trim_end_matches([',', ';', '.', ')']).bytes().all(|b| b.is_ascii_digit())

@@ -4,7 +4,7 @@
 //! but for what [`page_address`](super::page_address()) shows.
 //!
 //! # Why
-//! Recognizing patterns is the second line of defence: whoever puts an address into a sentence shows it by
+//! Recognizing patterns is the second line of defence: code that puts an address into a sentence shows it by
 //! [`page_url`](super::page_url). It hides too much rather than too little, because the whole is in the job. Written by
 //! hand with linear cost, so that a hostile sentence costs no more than its length.
 
@@ -52,7 +52,7 @@ fn address_at(text: &str) -> &str {
     &text[..end.map_or(text.len(), |(at, _)| at)]
 }
 
-/// True where an address ends. A single quote may be part of one; where nothing of an address follows it, it is none.
+/// True where an address ends. A single quote may be part of one; where nothing of an address follows it, it is not.
 fn ends_address(text: &str) -> bool {
     let mut chars = text.chars();
     match chars.next() {

@@ -58,7 +58,7 @@ pub(crate) fn truncate_report(mut report: Report, max: usize) -> String {
             return smaller;
         }
     }
-    // Only numbers, ids and hashes are left. A hash that is none is no hash.
+    // Only numbers, ids and hashes are left; an oversized hash is invalid.
     report.annotation = Annotation { priority: report.annotation.priority, ..Annotation::default() };
     report.omitted.push("annotation".to_owned());
     json(&report)
