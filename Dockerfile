@@ -6,11 +6,12 @@
 
 FROM rust:1.95-slim-bookworm AS build
 ARG REVISION=unknown
+ARG REVISION_DATE=unknown
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    GIT_SHA="${REVISION}" cargo build --locked --profile dist --bin wm-analyzer \
+    WM_GIT_COMMIT="${REVISION}" WM_GIT_DATE="${REVISION_DATE}" cargo build --locked --profile dist --bin wm-analyzer \
  && cp target/dist/wm-analyzer /usr/local/bin/
 
 FROM gcr.io/distroless/cc-debian12:nonroot

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
+use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand};
+use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
 use super::queue_args::{QueueCommand, ReportCommand, ResultsCommand};
-use super::schema::Schema;
 use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
 use crate::config::Config;
+use crate::config::assemble::VERSION;
 use crate::job::{Job, JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::diff::Compared;
@@ -16,7 +18,7 @@ use crate::sandbox::Limits;
 
 /// Compares captured versions of web pages from a Redis queue, each pair in a sandboxed child process.
 #[derive(Debug, Parser)]
-#[command(name = "wm-analyzer", version, about, propagate_version = true, max_term_width = 110)]
+#[command(name = "wm-analyzer", version = VERSION, about, propagate_version = true, max_term_width = 110)]
 pub struct Cli {
     /// Configuration file; repeat it to layer several, later ones winning.
     #[arg(long, short = 'c', global = true, value_name = "FILE")]
@@ -49,22 +51,31 @@ pub enum OutputFormat {
 pub enum Command {
     /// Compare two files or URLs, or the pair of a job, with the worker's filter, sandbox and analysis.
     #[command(
-        after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExample: wm-analyzer diff old.html new.html"
+        after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExamples:\n  wm-analyzer diff old.html new.html\n  \
+            wm-analyzer diff --job import-4711 --limits wall=30s,heap=512MiB"
     )]
     Diff(DiffArgs),
     /// Run a worker: process jobs until TERM or INT.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer work -c production.toml\n  wm-analyzer work -j 4 --until-empty"
+    )]
     Work(WorkArgs),
     /// Run the worker against a private Redis and a misbehaving site, and show the outcome of each pair.
+    #[command(after_help = "Examples:\n  wm-analyzer demo\n  wm-analyzer demo --pairs 2000 -o json")]
     Demo(DemoArgs),
     /// Enqueue jobs from a file of JSON lines, from standard input (-), or one pair by uuid.
-    #[command(after_help = "Example: wm-analyzer enqueue jobs.jsonl")]
+    #[command(after_help = "Examples:\n  wm-analyzer enqueue jobs.jsonl\n  wm-analyzer enqueue \
+        --from 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4 --to 7c9904f4-c090-4f0d-8c3f-ba3dc4fade25")]
     Enqueue(EnqueueArgs),
     /// Enqueue the db app's versions that have not been compared with the version before them.
     #[command(
-        after_help = "Example: wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json"
+        after_help = "Examples:\n  wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json\n  \
+            wm-analyzer backfill --since 2018-10-01 --rate 20/s --dry-run"
     )]
     Backfill(BackfillArgs),
     /// Show waiting, in-flight and dead jobs, workers and ceilings.
+    #[command(after_help = "Exit code: 0 all is well, 1 somebody should look.\n\nExamples:\n  \
+        wm-analyzer status\n  wm-analyzer status -Q bulk -o json")]
     Status,
     /// Pause, resume or drain the queue; cancel jobs; change settings.
     #[command(subcommand)]
@@ -82,9 +93,33 @@ pub enum Command {
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Query a running worker's health endpoint, for container health checks.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer health --live\n  wm-analyzer health --ready -c production.toml"
+    )]
     Health(HealthArgs),
     /// Check Redis, memory limits and isolation.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer doctor\n  wm-analyzer doctor -c production.toml -o json"
+    )]
     Doctor,
+    /// Answer a monitoring system: is somebody needed? Exit code 0 ok, 1 warning, 2 critical, 3 unknown.
+    #[command(after_help = "Unknown: Redis does not answer within 8 s, or there is no such queue.\n\n\
+        Examples:\n  wm-analyzer check --max-age 15m --max-dead 50\n  \
+        wm-analyzer check -Q bulk --min-workers 3 --format prometheus > /var/lib/node_exporter/wm-analyzer.prom")]
+    Check(CheckArgs),
+    /// Try the alerts.
+    #[command(subcommand)]
+    Sentry(SentryCommand),
+    /// Print completions for a shell.
+    #[command(after_help = "Examples:\n  \
+        wm-analyzer completions bash > /etc/bash_completion.d/wm-analyzer\n  \
+        wm-analyzer completions fish > ~/.config/fish/completions/wm-analyzer.fish")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write one for each command.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer man | man -l -\n  wm-analyzer man --dir /usr/local/share/man/man1"
+    )]
+    Man(ManArgs),
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -255,47 +290,6 @@ pub enum DeadCommand {
     },
 }
 
-/// `worker ...`
-#[derive(Debug, Subcommand)]
-pub enum WorkerCommand {
-    /// Send TSTP to the worker in this container, so that it claims no more jobs: for preStop hooks.
-    Quiet {
-        /// The one worker of this binary that this process can see.
-        #[arg(long = "self", required = true)]
-        own: bool,
-    },
-}
-
-/// Arguments of `health`.
-#[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true).args(["live", "ready"]))]
-pub struct HealthArgs {
-    /// Query /livez: the process is alive (does not query Redis).
-    #[arg(long)]
-    pub live: bool,
-    /// Query /readyz: the worker can claim jobs.
-    #[arg(long)]
-    pub ready: bool,
-}
-
-/// `config ...`
-#[derive(Debug, Subcommand)]
-pub enum ConfigCommand {
-    /// Check the configuration and report every mistake; exit 78 if there is one.
-    Check,
-    /// Print every key and value, secrets redacted.
-    Show {
-        /// Also print where each value came from.
-        #[arg(long)]
-        origin: bool,
-    },
-    /// Print the JSON Schema of a job, a report or an event.
-    Schema {
-        /// Of which.
-        of: Schema,
-    },
-}
-
 impl DiffArgs {
     /// As `ops` takes it; `job` is the one that was named, if one was.
     pub fn options(self, job: Option<Job>, config: &Config, json: bool) -> ops::diff::DiffOptions {
@@ -363,13 +357,6 @@ impl From<SelectionArgs> for ops::dead::DeadSelection {
 impl From<BulkArgs> for ops::dead::BulkOptions {
     fn from(BulkArgs { dry_run, rate, yes }: BulkArgs) -> Self {
         Self { dry_run, rate, yes }
-    }
-}
-
-impl HealthArgs {
-    /// The path to ask.
-    pub fn path(&self) -> &'static str {
-        if self.live { "/livez" } else { "/readyz" }
     }
 }
 

@@ -71,18 +71,26 @@ pub enum QueueCommand {
 #[derive(Debug, Subcommand)]
 pub enum ResultsCommand {
     /// List results, oldest first.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer results ls\n  wm-analyzer results ls --limit 1000 -o json"
+    )]
     Ls {
         /// At most this many.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
     /// Show how one job ended, with its report.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer results show import-4711\n  wm-analyzer results show import-4711 -o json"
+    )]
     Show {
         /// The job id.
         #[arg(value_parser = JobId::parse)]
         id: JobId,
     },
     /// Delete the oldest results, to make room for others.
+    #[command(after_help = "Examples:\n  wm-analyzer results free --older-than 2d --dry-run\n  \
+        wm-analyzer results free --older-than 2d --limit 10000 --yes")]
     Free {
         /// At most this many, oldest first.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -123,7 +131,8 @@ impl QueueCommand {
 pub enum ReportCommand {
     /// Show the report of a pair.
     #[command(
-        after_help = "Example: wm-analyzer report show 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4..7c9904f4-c090-4f0d-8c3f-ba3dc4fade25"
+        after_help = "Examples:\n  wm-analyzer report show 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4..7c9904f4-c090-4f0d-8c3f-ba3dc4fade25\n  \
+            wm-analyzer report show 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4..7c9904f4-c090-4f0d-8c3f-ba3dc4fade25 --whole > steps.json"
     )]
     Show {
         /// Uuids of both versions: FROM..TO.

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Cli, Command, ConfigCommand, OutputFormat};
+use super::args::{Cli, Command, OutputFormat};
+use super::generate;
+use super::monitor_args::SentryCommand;
+use super::process_args::ConfigCommand;
 use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable};
 use crate::config::{Config, ConfigSources, LoadedConfig};
@@ -27,9 +30,14 @@ use crate::worker::{RedisState, Worker};
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
-    if let Command::Config(ConfigCommand::Schema { of }) = &cli.command {
-        render::text(of.text());
-        return Exit::Ok;
+    match &cli.command {
+        Command::Config(ConfigCommand::Schema { of }) => {
+            render::text(of.text());
+            return Exit::Ok;
+        }
+        Command::Completions(args) => return generate::completions(args.shell),
+        Command::Man(args) => return generate::man(args.dir.as_deref()),
+        _ => {}
     }
     let load = match &cli.command {
         Command::Work(_) | Command::Config(ConfigCommand::Check) => LoadedConfig::load_for_work,
@@ -119,7 +127,15 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
         Command::Worker(_) => Ok(ops::worker::quiet()),
         Command::Health(args) => health(&config, args.path()).await,
         Command::Doctor => Ok(doctor(&config, json).await),
-        Command::Config(_) => Ok(Exit::Ok),
+        Command::Check(args) => {
+            let connecting = Queue::connect(&config.queue, config.sink());
+            Ok(ops::check::run(config.queue.name.as_str(), connecting, &args.options(json)).await)
+        }
+        Command::Sentry(SentryCommand::Test) => {
+            Ok(ops::sentry_test::run(&config.sentry, &build(), json).await)
+        }
+        // Answered before anything was loaded or connected.
+        Command::Config(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),
     }
 }
 

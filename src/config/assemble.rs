@@ -33,10 +33,11 @@ pub fn build() -> String {
     format!("wm-analyzer@{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// The commit that this build was made from (`GIT_SHA`), where the build named it.
-fn commit() -> &'static str {
-    option_env!("GIT_SHA").unwrap_or("unknown")
-}
+/// The version of this build, with its commit and that commit's date as far as the build knew them.
+pub const VERSION: &str = env!("WM_VERSION");
+
+/// The commit that this build was made from, or `unknown`.
+const COMMIT: &str = env!("WM_COMMIT");
 
 impl Config {
     /// The sizes that admission reckons with, and where the memory limit was read.
@@ -152,7 +153,7 @@ impl Config {
         let pipeline = self.pipeline().map_err(AssembleError::Config)?;
         let pool = self.pool(slots, parts.executable).await;
         let pool = pool.map_err(|failure| AssembleError::Failed(failure.to_string()))?;
-        let metrics = Metrics::new(parts.queue.name(), env!("CARGO_PKG_VERSION"), commit());
+        let metrics = Metrics::new(parts.queue.name(), env!("CARGO_PKG_VERSION"), COMMIT);
         pool.isolation_layers().for_each(|(name, in_force)| metrics.isolation(&name, in_force));
         let missing = pool.isolation_layers().filter(|(_, in_force)| !in_force).map(|(name, _)| name);
         let missing = missing.collect::<Vec<_>>().join(" ");

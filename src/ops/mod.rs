@@ -5,6 +5,7 @@
 
 pub mod backfill;
 mod changes;
+pub mod check;
 pub mod dead;
 pub mod diff;
 pub mod doctor;
@@ -14,6 +15,7 @@ pub mod queue;
 pub mod render;
 pub mod report;
 pub mod results;
+pub mod sentry_test;
 pub mod status;
 pub mod worker;
 
@@ -34,6 +36,12 @@ pub enum Exit {
     Skipped,
     /// `diff`: this pair would be a dead letter.
     Poison,
+    /// `check`: somebody should look.
+    Warning,
+    /// `check`: it will not get better by itself.
+    Critical,
+    /// `check`: Redis does not answer, so nothing is known.
+    Unknown,
     /// Redis cannot be reached.
     RedisUnreachable,
     /// Redis answers and refused the write, at `maxmemory` or for now; it may be repeated (`EX_TEMPFAIL`).
@@ -51,6 +59,10 @@ impl Exit {
             Self::Usage => 2,
             Self::NothingMatched => 3,
             Self::ConfirmationNeeded => 4,
+            // Those of a plugin of Nagios.
+            Self::Warning => 1,
+            Self::Critical => 2,
+            Self::Unknown => 3,
             Self::Skipped => 10,
             Self::Poison => 11,
             Self::RedisUnreachable => 69,

@@ -177,7 +177,7 @@ fn outage(report: &OutageReport, count: u64, ago_seconds: u64) -> Event<'static>
     event
 }
 
-fn event(level: Level, fingerprint: &[&'static str], text: String) -> Event<'static> {
+pub(super) fn event(level: Level, fingerprint: &[&'static str], text: String) -> Event<'static> {
     let fingerprint: Vec<_> = fingerprint.iter().map(|part| (*part).into()).collect();
     Event { level, fingerprint: fingerprint.into(), message: Some(text), ..Event::default() }
 }

@@ -24,6 +24,7 @@ mod dsn;
 mod event;
 mod sender;
 mod state;
+mod test_event;
 mod throttle;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use self::event::AlertSample;
 pub use self::event::DeadLetterAlert;
 pub use self::state::AlertCounts;
 use self::state::{AlertKey, SharedAlerts};
+pub use self::test_event::TestEvent;
 use crate::job::duration;
 use crate::job::text::innermost_cause;
 

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use ::sentry::protocol::Envelope;
+use ::sentry::protocol::{Envelope, Event};
 use ::sentry::types::Dsn;
 use ::sentry::{Client, ClientOptions};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -88,7 +88,11 @@ impl Sender {
 
     /// The request for one batch; `None` if the event cannot be serialized.
     fn request(&self, batch: &AlertBatch<AlertKey, AlertSample>) -> Option<reqwest::RequestBuilder> {
-        let event = event::build(&batch.latest, batch.count, batch.since.elapsed().as_secs());
+        self.post(event::build(&batch.latest, batch.count, batch.since.elapsed().as_secs()))
+    }
+
+    /// The request for one event; `None` if it cannot be serialized.
+    pub(super) fn post(&self, event: Event<'static>) -> Option<reqwest::RequestBuilder> {
         let envelope = Envelope::from(self.client.prepare_event(event, None)?);
         let mut body = Vec::new();
         envelope.to_writer(&mut body).ok()?;
