@@ -35,7 +35,7 @@ use crate::telemetry::{metrics, sanitize};
 pub(crate) const LIVEZ: &str = "/livez";
 /// Path of the readiness probe: would it claim a job now?
 pub(crate) const READYZ: &str = "/readyz";
-/// Path of the metrics in OpenMetrics text.
+/// Path of the metrics, in OpenMetrics text or Prometheus' older format.
 pub(crate) const METRICS: &str = "/metrics";
 
 /// Limit on a probe's one-line result, in bytes.
@@ -142,9 +142,7 @@ fn router(probes: Probes) -> Router {
     Router::new()
         .route(LIVEZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { probe_response((p.live)(), &headers) }))
         .route(READYZ, get(|State(p): State<Probes>, headers: HeaderMap| async move { probe_response((p.ready)(), &headers) }))
-        .route(METRICS, get(|State(p): State<Probes>| async move {
-            ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], (p.metrics)())
-        }))
+        .route(METRICS, get(|State(p): State<Probes>, headers: HeaderMap| async move { metrics_response((p.metrics)(), &headers) }))
         .layer(map_response(add_security_headers))
         .with_state(probes)
 }
@@ -153,6 +151,17 @@ fn router(probes: Probes) -> Router {
 async fn add_security_headers(response: Response) -> impl IntoResponse {
     let nosniff = (HeaderName::from_static("x-content-type-options"), "nosniff");
     ([(CONNECTION, "close"), (CACHE_CONTROL, "no-store"), nosniff], response)
+}
+
+/// OpenMetrics, or Prometheus' older text format for a client that accepts that and not this.
+fn metrics_response(openmetrics: String, headers: &HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accept.contains("text/plain") && !accept.contains("openmetrics") {
+        let plain = metrics::from_openmetrics(&openmetrics);
+        ([(CONTENT_TYPE, metrics::PLAIN_CONTENT_TYPE)], plain).into_response()
+    } else {
+        ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], openmetrics).into_response()
+    }
 }
 
 /// One line of text, or JSON if the client accepts it.
@@ -314,6 +323,18 @@ mod tests {
             ("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", "ok: 3 slots\n"),
             ("HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", ""),
             ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "200", metrics::CONTENT_TYPE, "# EOF\n"),
+            (
+                "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text,text/plain\r\n\r\n",
+                "200",
+                metrics::CONTENT_TYPE,
+                "# EOF\n",
+            ),
+            (
+                "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: text/plain\r\n\r\n",
+                "200",
+                metrics::PLAIN_CONTENT_TYPE,
+                "",
+            ),
             (
                 "GET /readyz HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n",
                 "200",

@@ -40,6 +40,7 @@ mod outages;
 mod payloads;
 mod poison;
 mod probes;
+mod prometheus;
 mod queue;
 mod rails;
 mod registry;

@@ -17,6 +17,8 @@ pub mod peers;
 pub mod poison;
 #[expect(clippy::unwrap_used, reason = "only tests look at processes: a surprise is a failure")]
 pub mod processes;
+#[expect(clippy::unwrap_used, reason = "only tests use a Prometheus: a surprise is a failure")]
+pub mod prometheus;
 pub mod redis;
 pub mod roles;
 #[expect(clippy::unwrap_used, reason = "only tests use a server for S3: a surprise is a failure")]

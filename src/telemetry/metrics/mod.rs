@@ -11,6 +11,7 @@
 
 mod catalogue;
 mod facts;
+mod plain;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -27,12 +28,16 @@ use time::OffsetDateTime;
 
 pub use self::catalogue::{CATALOGUE, MetricDef, MetricType, PREFIX};
 pub use self::facts::{DeliveryOutcome, QueueDepths};
+pub(crate) use self::plain::from_openmetrics;
 use super::sentry::AlertCounts;
 use crate::job::failure::{FailureKind, Stage};
 use crate::job::skip::SkipReason;
 
 /// The content type of [`Metrics::render`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The content type of [`from_openmetrics`].
+pub(crate) const PLAIN_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// One label and its value, both compiled in.
 type Label = [(&'static str, &'static str); 1];
