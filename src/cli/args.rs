@@ -64,12 +64,12 @@ pub enum Command {
     #[command(after_help = "Examples:\n  wm-analyzer demo\n  wm-analyzer demo --pairs 2000 -o json")]
     Demo(DemoArgs),
     /// Enqueue jobs from a file of JSON lines, from standard input (-), or one pair by uuid.
-    #[command(after_help = "Examples:\n  wm-analyzer enqueue jobs.jsonl\n  wm-analyzer enqueue \
-        --from 0c2f9d24-df8e-48b4-919b-7d1eca02d3c4 --to 7c9904f4-c090-4f0d-8c3f-ba3dc4fade25")]
+    #[command(after_help = "Examples:\n  wm-analyzer enqueue jobs.jsonl\n  \
+        wm-analyzer enqueue --to 7c9904f4-c090-4f0d-8c3f-ba3dc4fade25 --again")]
     Enqueue(EnqueueArgs),
     /// Enqueue the db app's versions that have not been compared with the version before them.
     #[command(
-        after_help = "Examples:\n  wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor october.json\n  \
+        after_help = "Examples:\n  wm-analyzer backfill --since 2018-10-01 --until 2018-11-01 --cursor oct.json\n  \
             wm-analyzer backfill --since 2018-10-01 --rate 20/s --dry-run"
     )]
     Backfill(BackfillArgs),
@@ -105,7 +105,7 @@ pub enum Command {
     /// Answer a monitoring system: is somebody needed? Exit code 0 ok, 1 warning, 2 critical, 3 unknown.
     #[command(after_help = "Unknown: Redis does not answer within 8 s, or there is no such queue.\n\n\
         Examples:\n  wm-analyzer check --max-age 15m --max-dead 50\n  \
-        wm-analyzer check -Q bulk --min-workers 3 --format prometheus > /var/lib/node_exporter/wm-analyzer.prom")]
+        wm-analyzer check -Q bulk --min-workers 3 --format prometheus > bulk.prom")]
     Check(CheckArgs),
     /// Try the alerts.
     #[command(subcommand)]

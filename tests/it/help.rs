@@ -17,6 +17,9 @@ mod build_script;
 /// Commands without examples yet.
 const PENDING: [&str; 2] = ["dead", "queue"];
 
+/// With its indent on a terminal of 80 columns.
+const MAX_EXAMPLE: usize = 78;
+
 /// The words that start another command, or lead its output elsewhere, in a shell.
 const SHELL_WORDS: [&str; 4] = ["|", ">", "&&", "||"];
 
@@ -42,6 +45,8 @@ fn the_help_of_each_command_has_two_examples_that_can_be_typed() {
         let examples: Vec<&str> = examples.lines().map(str::trim).collect();
         assert!(examples.len() >= 2, "{path:?} has these examples: {examples:?}");
         for example in examples {
+            // The help is wrapped at the terminal's width; a pair of uuids alone takes 74 columns.
+            assert!(example.len() <= MAX_EXAMPLE || example.contains(".."), "{example} is wrapped");
             let words = shlex::split(example).unwrap_or_else(|| panic!("{example} is not for a shell"));
             let typed = words.into_iter().take_while(|word| !SHELL_WORDS.contains(&word.as_str()));
             let typed: Vec<String> = typed.collect();
