@@ -5,7 +5,6 @@
 //! raises the error a cluster would.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::task::JoinHandle;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit};
+use wm_analyzer::queue::{Claim, Config, Delivery, Settled, StartPermit, script_texts};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -48,15 +47,8 @@ struct Faulty {
 
 impl Faulty {
     async fn to(world: &World) -> Self {
-        let lua = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/crates/queue/src/lua"));
-        let common = std::fs::read_to_string(lua.join("common.lua")).unwrap();
         let mut scripts = HashMap::new();
-        for file in std::fs::read_dir(&lua).unwrap() {
-            let file = file.unwrap();
-            if file.file_name() == "common.lua" {
-                continue;
-            }
-            let text = common.clone() + &std::fs::read_to_string(file.path()).unwrap();
+        for text in script_texts() {
             let sha: String = world.ask("SCRIPT", &["LOAD", &text]).await;
             scripts.insert(sha, text);
         }

@@ -60,6 +60,7 @@ pub use self::lease::start::StartPermit;
 pub use self::lease::truncate::REPORT_MAX_BYTES;
 pub use self::lease::upkeep::{Evicted, Looked, Upkeep};
 pub use self::redis::address::RedisAddress;
+pub use self::redis::scripts::script_texts;
 pub use self::redis::server::{Server, WriteHealth};
 pub use self::role::{OperatorHandle, ProducerHandle, WorkerHandle};
 pub use self::settings::{REDIS_SINK, Setting, SettingChange, SettingValue};

@@ -1,4 +1,5 @@
--- Prelude shared by all scripts; scripts.rs puts this file in front of each of them.
+-- Prelude shared by all scripts; prelude.rs puts in front of each what it uses: the statements that define the names in
+-- it, and in these. A statement begins with `local` at the start of a line, and its names stand in that line.
 -- KEYS     1-16: every fixed key of the queue, in the order below (`fixed` in keys.rs). A script's own keys
 --          follow.
 -- ARGV     1 key prefix, 2 lease in ms, 3 the caller's settings as ' name=value ...', for a queue that has not
@@ -59,7 +60,11 @@ local REPORTS_SHARE, DEAD_SHARE = 0.4, 0.15
 -- Used and largest memory of Redis as it compares them itself; nil without maxmemory.
 local function read_memory()
   local info = redis.call('INFO', 'memory')
-  local function number(name) return tonumber(string.match(info, '\n' .. name .. ':(%d+)') or 0) end
+  -- Found as plain text: a pattern is tried at each of two thousand places, which costs more than INFO itself.
+  local function number(name)
+    local _, colon = string.find(info, '\n' .. name .. ':', 1, true)
+    return colon and tonumber(string.match(info, '^%d+', colon + 1)) or 0
+  end
   local max = number('maxmemory')
   if max == 0 then return nil end
   return { used = number('used_memory') - number('mem_not_counted_for_evict'), max = max }

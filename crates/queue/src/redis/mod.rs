@@ -4,6 +4,7 @@ pub(crate) mod address;
 pub(crate) mod keys;
 pub(crate) mod plain;
 pub(crate) mod pool;
+mod prelude;
 pub(crate) mod scripts;
 pub(crate) mod server;
 pub(crate) mod wait;

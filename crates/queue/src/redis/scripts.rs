@@ -1,7 +1,7 @@
 //! The Lua scripts, and how they are called.
 //!
-//! Each script is `lua/common.lua` followed by its own file; every call passes the queue's fixed keys first,
-//! then the script's own. The header of each file is its contract.
+//! Each script is what it uses of `lua/common.lua` followed by its own file; every call passes the queue's fixed keys
+//! first, then the script's own. The header of each file is its contract.
 //!
 //! # Why
 //! EVALSHA by [`redis::Script`], not FUNCTION: a script cache that is flushed or lost in a failover is
@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use crate::Queue;
 use crate::error::Error;
+use crate::redis::prelude::link;
 use redis::{FromRedisValue, Script, ScriptInvocation, ToRedisArgs};
 use wm_job::duration::millis;
 use wm_job::text::quote;
@@ -28,12 +29,14 @@ macro_rules! scripts {
             #[doc = concat!("`lua/", $file, ".lua`; its header is the contract.")]
             pub(crate) static $ident: LazyLock<NamedScript> = LazyLock::new(|| NamedScript {
                 name: $file,
-                script: Script::new(concat!(
-                    include_str!("../lua/common.lua"),
-                    include_str!(concat!("../lua/", $file, ".lua"))
-                )),
+                script: Script::new(&link(include_str!(concat!("../lua/", $file, ".lua")))),
             });
         )*
+
+        /// The text of every script, as Redis gets it.
+        pub fn script_texts() -> Vec<String> {
+            vec![$(link(include_str!(concat!("../lua/", $file, ".lua")))),*]
+        }
     };
 }
 
