@@ -2,9 +2,10 @@
 //!
 //! Both get the same number of jobs in batches of 100, then one process works until none is left; the rate is that
 //! between the first completion and the last. Ours goes the whole way that a job goes in production: pushed to the inbox,
-//! admitted by a looker while the others work, claimed (one call for all hands that are free), started, put into a child
-//! once a slot is free, and settled by a task of its own that only then gives its hand back. In turn, because a machine
-//! is never twice the same. Redis time is that of its process, system calls included, between the first push and the end.
+//! admitted by a looker while the others work, claimed (one call for all hands that are free, once a quarter of them is,
+//! as `policy/claim_ahead.rs` does), started, put into a child once a slot is free, and settled, after the slot was given
+//! on, by a task of its own that only then gives its hand back. In turn, because a machine is never twice the same. Redis
+//! time is that of its process, system calls included, between the first push and the end.
 
 use std::path::Path;
 use std::process::Command;
@@ -170,7 +171,9 @@ async fn work(queue: Roles, load: Load, tell: mpsc::UnboundedSender<Instant>) {
     let (hands, slots) = (Arc::new(Semaphore::new(load.hands)), Arc::new(Semaphore::new(load.slots)));
     let done = Arc::new(AtomicUsize::new(0));
     while done.load(Ordering::Relaxed) < load.jobs {
-        let mut free = vec![Arc::clone(&hands).acquire_owned().await.unwrap()];
+        let few = (load.hands / 4).max(1);
+        let mut several = Arc::clone(&hands).acquire_many_owned(few as u32).await.unwrap();
+        let mut free: Vec<_> = (0..few).filter_map(|_| several.split(1)).collect();
         while free.len() < CLAIM_MOST
             && let Ok(hand) = Arc::clone(&hands).try_acquire_owned()
         {
@@ -201,8 +204,9 @@ async fn analyse(queue: &Roles, delivery: Delivery, slots: &Semaphore) {
     let lease = delivery.lease();
     let permit = queue.worker.start(&lease, &pair(&delivery.job)).await.unwrap();
     assert_eq!(permit, StartPermit::Granted);
-    let _slot = slots.acquire().await.unwrap();
+    let slot = slots.acquire().await.unwrap();
     assert!(queue.worker.enter_child(&lease).await.unwrap(), "lost");
+    drop(slot);
     let verdict = Verdict::Done(Box::new(report(&delivery.job)));
     let _ = queue.worker.settle(delivery, verdict).await.unwrap();
 }

@@ -1,6 +1,9 @@
 //! Several at once: one call claims them, one call ends them, and each is still judged on its own.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use wm_analyzer::job::Job;
 use wm_analyzer::queue::{CLAIM_MOST, Claim, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
@@ -86,6 +89,32 @@ async fn many_that_end_at_the_same_moment_share_a_call_and_each_has_its_own_answ
     assert_eq!(world.counter("done").await, 59);
     let left = world.check_invariants().await;
     assert_eq!(left.into_iter().collect::<Vec<_>>(), [(lost.to_string(), "ready".to_owned())]);
+}
+
+#[tokio::test]
+async fn the_job_that_is_given_the_slot_enters_in_the_call_that_settles_the_one_before() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueue(&queue, 21).await;
+    let mut deliveries = claim(&queue, "w", 21).await;
+    let first = deliveries.remove(0);
+    let verdict = done(&first.job);
+    let _ = queue.worker.settle(first, verdict).await.unwrap(); // loads the script, by a call that fails
+    let slot = Arc::new(Semaphore::new(1));
+    let before = scripts(&world).await;
+    let jobs = deliveries.into_iter().map(|delivery| {
+        let (queue, slot) = (queue.clone(), Arc::clone(&slot));
+        tokio::spawn(async move {
+            let slot = slot.acquire().await.unwrap();
+            assert!(queue.worker.enter_child(&delivery.lease()).await.unwrap());
+            drop(slot); // as in the pipeline: the next job has it while this one is settled
+            let verdict = done(&delivery.job);
+            assert_eq!(queue.worker.settle(delivery, verdict).await.unwrap(), Settled::Settled);
+        })
+    });
+    join_all(jobs).await.into_iter().for_each(|ended| ended.unwrap());
+    assert_eq!(scripts(&world).await - before, 21, "the first enters alone, the last is settled alone");
+    assert!(world.check_invariants().await.is_empty());
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //!
 //! # Why
 //! The call costs Redis more than the job in it. A caller never waits for a batch to fill: it starts a call when
-//! none is running, and otherwise joins the next.
+//! none is running, and otherwise joins the next. It only lets those go first that can run already: the task that was
+//! given the slot of a job that is settled now, or those of the jobs of the same claim.
 
 use std::sync::Arc;
 
@@ -84,7 +85,10 @@ impl Queue {
                     // The shared call failed or was dropped: retry alone, to get this job's own reply.
                     Err(_) => return self.call_alone(&*part).await,
                 },
-                _turn = batcher.turn.lock() => self.call_next(batcher).await,
+                _turn = batcher.turn.lock() => {
+                    tokio::task::yield_now().await;
+                    self.call_next(batcher).await;
+                }
             }
         }
     }
