@@ -38,6 +38,7 @@ local function check_admission(job, unique, done, pair, raw)
   return 'admitted'
 end
 
+collect_counts()
 for i = 0, jobs - 1 do
   local job, unique = key(i * 2 + 1), key(i * 2 + 2)
   local a = 1 + i * 10
@@ -66,5 +67,6 @@ for i = 0, jobs - 1 do
   replies[#replies + 1] = holder or ''
   if stops then break end
 end
+write_counts()
 if wake_needed then wake() end
 return replies

@@ -28,15 +28,6 @@ local function jobs_reply(ids, jobs, exclusive)
   return reply
 end
 
-local function set_leases(ids)
-  local leases = {}
-  for _, id in ipairs(ids) do
-    leases[#leases + 1] = NOW_MS + LEASE_MS
-    leases[#leases + 1] = id
-  end
-  redis.call('ZADD', LEASE, unpack(leases))
-end
-
 local function lease_jobs(ids, jobs, from, exclusive)
   redis.call('ZREM', from, unpack(ids))
   redis.pcall('ZREM', WAITING, unpack(ids))

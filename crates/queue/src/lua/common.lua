@@ -84,22 +84,41 @@ local function bytes_of(name)
 end
 
 -- Counters, events and the indexes by age are hints: pcall, so that their failure never fails the script.
+-- A script of many jobs collects what it adds, by key and field, from `collect_counts` to `write_counts`: one command for
+-- each field instead of one for each job.
+local collected
+local function add_to(hash, field, by)
+  if collected then
+    collected[hash][field] = (collected[hash][field] or 0) + by
+  elseif redis.pcall('HINCRBY', hash, field, int(by)) == by and hash == STATS then
+    redis.pcall('EXPIRE', STATS, STATS_SECONDS)
+  end
+end
+local function collect_counts() collected = { [META] = {}, [STATS] = {} } end
+local function write_counts()
+  local counts = collected
+  collected = nil
+  for hash, fields in pairs(counts) do
+    for field, by in pairs(fields) do
+      if by ~= 0 then add_to(hash, field, by) end
+    end
+  end
+end
+
 -- Adds to the count and the bytes of a purpose (`<purpose>_count`, `<purpose>_bytes` in META).
 local function account(purpose, count, bytes)
-  if count ~= 0 then redis.pcall('HINCRBY', META, purpose .. '_count', int(count)) end
-  if bytes ~= 0 then redis.pcall('HINCRBY', META, purpose .. '_bytes', int(bytes)) end
+  if count ~= 0 then add_to(META, purpose .. '_count', count) end
+  if bytes ~= 0 then add_to(META, purpose .. '_bytes', bytes) end
 end
 
 -- Counters are kept in buckets of five minutes for a day.
-local function increment(field, by)
-  by = by or 1
-  if redis.pcall('HINCRBY', STATS, field, by) == by then redis.pcall('EXPIRE', STATS, STATS_SECONDS) end
-end
+local function increment(field, by) add_to(STATS, field, by or 1) end
 
 local function emit_event(type, id, pair, why)
-  local from, to = string.match(pair or '', '^(.-)%.%.(.*)$')
+  local dots = string.find(pair or '', '..', 1, true)
+  local from, to = dots and string.sub(pair, 1, dots - 1) or '', dots and string.sub(pair, dots + 2) or ''
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', text_setting('events_max'), '*',
-    'type', type, 'id', id, 'from', from or '', 'to', to or '', 'why', why or '')
+    'type', type, 'id', id, 'from', from, 'to', to, 'why', why or '')
 end
 
 -- Pushes at most one element: a hint that something can be claimed, never the job itself.
@@ -118,6 +137,16 @@ local function pair_of(payload)
   return uuid(job.from) .. '..' .. uuid(job.to)
 end
 
+-- Gives the jobs `ids` leases, or renews theirs.
+local function set_leases(ids)
+  local leases = {}
+  for _, id in ipairs(ids) do
+    leases[#leases + 1] = NOW_MS + LEASE_MS
+    leases[#leases + 1] = id
+  end
+  redis.call('ZADD', LEASE, unpack(leases))
+end
+
 -- The live states, and the index that a job in each of them stands in.
 local INDEX_OF = { ready = READY, scheduled = SCHEDULED, in_flight = LEASE, exclusive = EXCLUSIVE }
 
@@ -134,10 +163,11 @@ local function release_unique_lock(unique, id)
   if redis.call('GET', unique) == id then redis.call('DEL', unique) end
 end
 
--- Counts what a waiting job takes up: its hash and its lock. Call it whenever the hash has changed for long.
-local function recount_job(job, unique)
+-- Counts what a waiting job takes up: its hash and its lock. Call it whenever the hash has changed for long; `counted`
+-- is what was counted before, where the caller knows.
+local function recount_job(job, unique, counted)
   local bytes = bytes_of(job) + bytes_of(unique)
-  account('jobs', 0, bytes - tonumber(redis.call('HGET', job, 'bytes') or 0))
+  account('jobs', 0, bytes - tonumber(counted or redis.call('HGET', job, 'bytes') or 0))
   redis.call('HSET', job, 'bytes', int(bytes))
 end
 
@@ -158,7 +188,7 @@ local function insert_job(id, unique, payload, score, expires, run_at, follow_up
     redis.call('SET', unique, id, 'PX', UNIQUE_MS)
   end
   account('jobs', 1, 0)
-  recount_job(job, unique)
+  recount_job(job, unique, 0)
   increment('admitted')
 end
 
@@ -259,9 +289,15 @@ end
 
 -- When the rest of a host ends: nil when it has none; in the past while its breaker is half open. Remembered for the
 -- call: a script that changes it says so here before it plans what follows.
-local rest_ends = {}
+local rest_ends, any_rests = {}, nil
+-- Whether any host rests at all: usually none does, and then none is looked up. Read once in a call.
+local function any_host_rests()
+  if any_rests == nil then any_rests = redis.pcall('EXISTS', HOSTS.resting, HOSTS.rests) ~= 0 end
+  return any_rests
+end
 local function rest_end(host)
   if rest_ends[host] == nil then
+    if not any_host_rests() then return nil end
     local by_hand, breaker = end_by_hand(host), score_of(HOSTS.resting, host)
     rest_ends[host] = by_hand and math.max(by_hand, breaker or 0) or breaker or false
   end
@@ -298,10 +334,11 @@ local function host_ceiling(host)
   return most_new > 0 and is_new(host) and math.min(most, most_new) or most
 end
 
--- `granted`: permits that this call grants and has not written yet.
+-- `granted`: permits that this call grants and has not written yet. Also returns 1 when the job has a permit already.
 local function host_has_room(host, id, granted)
   local permits = host_permits_key(host)
-  return redis.call('SCARD', permits) - redis.call('SISMEMBER', permits, id) + (granted or 0) < host_ceiling(host)
+  local is_member = redis.call('SISMEMBER', permits, id)
+  return redis.call('SCARD', permits) - is_member + (granted or 0) < host_ceiling(host), is_member
 end
 
 -- ZSET of hosts by number of waiters, for `status`. A script that changes host waiters reads it before its
@@ -432,7 +469,7 @@ do
     local plans = {}
     for host in string.gmatch(hosts or '', '%S+') do
       local proven_ms = not is_share(host) and not succeeded[host] and (score_of(HOSTS.proven, host) or 0)
-      local was_open = proven_ms and score_of(HOSTS.resting, host) ~= nil
+      local was_open = proven_ms and any_host_rests() and score_of(HOSTS.resting, host) ~= nil
       local failed = proven_ms and (was_open or redis.pcall('HEXISTS', HOSTS.breakers, host) == 1)
       -- Written again only once a minute while nothing changes.
       if failed or (proven_ms and proven_ms < NOW_MS - 60000) then
@@ -503,8 +540,11 @@ end
 -- Tokens of settled deliveries, by id: a settle that is repeated after a lost reply finds its own here.
 local function settled_key(token) return PREFIX .. 'settled:' .. token end
 local function was_settled(id, token) return redis.call('SISMEMBER', settled_key(token), id) == 1 end
+local settled_expires = {} -- by token: all jobs of one claim have the same
 local function remember_settled(id, token)
   redis.call('SADD', settled_key(token), id)
+  if settled_expires[token] then return end
+  settled_expires[token] = true
   redis.call('PEXPIRE', settled_key(token), LEASE_MS) -- a settle is repeated only while its lease could live
 end
 
@@ -645,7 +685,7 @@ local function plan_mark(name)
     open_segment = { id = int(tonumber(newest[1] or 0) + (is_new and 1 or 0)), is_new = is_new }
   end
   local shard = shard_key(segment or open_segment.id, name)
-  redis.call('EXISTS', shard)
+  if not segment and open_segment.is_new then redis.call('EXISTS', shard) end -- `find_done` read that of every other
   return { name = name, shard = shard, added = segment and 0 or 1 }
 end
 

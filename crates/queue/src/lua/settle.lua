@@ -19,7 +19,7 @@
 local PER_JOB, settled_count = 10, tonumber(arg(1))
 local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET', EXCLUSIVE_LOCK), {}
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
-local entering, successes = {}, {}
+local entering, successes, read_token = {}, {}, nil
 
 for i = 0, settled_count - 1 do
   local job, unique, a = key(i * 2 + 1), key(i * 2 + 2), 1 + i * PER_JOB
@@ -38,7 +38,8 @@ for i = 0, settled_count - 1 do
       ended = arg(a + 6), report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
-    redis.call('EXISTS', settled_key(token))
+    if token ~= read_token then redis.call('EXISTS', settled_key(token)) end
+    read_token = token
     if arg(a + 9) ~= '' then settled_jobs[#settled_jobs].mark = plan_mark(arg(a + 9)) end
     freed_bytes = freed_bytes + tonumber(fields[7] or 0)
     keys_to_delete[#keys_to_delete + 1] = job
@@ -56,13 +57,17 @@ for i = 1, #KEYS - FIXED - 2 * settled_count do
   if held then entering[#entering + 1] = { id = arg(a + 1), token = arg(a + 2), job = job } end
 end
 
-local function enter_child(e)
-  redis.call('HDEL', e.job, 'fetch_crashes') -- allowed at maxmemory, and so is every later write
-  redis.call('HSET', e.job, 'entered', e.token)
-  redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, e.id)
+local function enter_children()
+  local ids = {}
+  for i, e in ipairs(entering) do
+    redis.call('HDEL', e.job, 'fetch_crashes') -- allowed at maxmemory, and so is every later write
+    redis.call('HSET', e.job, 'entered', e.token)
+    ids[i] = e.id
+  end
+  if ids[1] then set_leases(ids) end
 end
 if not lease_ids[1] then
-  for _, e in ipairs(entering) do enter_child(e) end
+  enter_children()
   return replies
 end
 
@@ -74,10 +79,11 @@ if suspects_to_clear[1] then redis.call('EXISTS', unpack(suspects_to_clear)) end
 redis.call('ZREM', LEASE, unpack(lease_ids)) -- allowed at maxmemory, and so is every later write
 redis.call('UNLINK', unpack(keys_to_delete))
 account('jobs', -#lease_ids, -freed_bytes)
+collect_counts()
 for _, suspect in ipairs(suspects_to_clear) do remove_suspect(suspect) end
 leave_hosts(handovers)
 for _, plans in ipairs(successes) do record_success(plans) end
-for _, e in ipairs(entering) do enter_child(e) end
+enter_children()
 local function add(field) increments[field] = (increments[field] or 0) + 1 end
 for _, e in ipairs(settled_jobs) do
   if lock_holder then end_exclusive(e.id, e.claimed_ms) end
@@ -96,4 +102,5 @@ for _, e in ipairs(settled_jobs) do
   if e.follow_up then admit_follow_up(e.follow_up, e.pair) end
 end
 for field, by in pairs(increments) do increment(field, by) end
+write_counts()
 return replies

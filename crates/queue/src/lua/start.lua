@@ -29,16 +29,16 @@ local function judge(one)
   if new_max ~= '0' and has_new(table.concat(one.hosts, ' ')) then
     one.hosts[#one.hosts + 1] = share_of_new(one.worker, new_max)
   end
-  for _, host in ipairs(one.hosts) do
-    if not host_has_room(host, one.id, granted[host]) then
+  local is_member = {}
+  for i, host in ipairs(one.hosts) do
+    local has_room
+    has_room, is_member[i] = host_has_room(host, one.id, granted[host])
+    if not has_room then
       if one.enqueued_ms > NOW_MS - HOSTS.wait_ms or not score_of(HOSTS.resting, host) then return 'full', host end
       return 'failing', host, json_of(HOSTS.breakers, host).kind or 'connect'
     end
   end
-  for _, host in ipairs(one.hosts) do
-    local is_member = redis.call('SISMEMBER', host_permits_key(host), one.id)
-    granted[host] = (granted[host] or 0) + 1 - is_member
-  end
+  for i, host in ipairs(one.hosts) do granted[host] = (granted[host] or 0) + 1 - is_member[i] end
   return 'started'
 end
 
@@ -62,8 +62,8 @@ end
 if not jobs[1] then return replies end
 
 redis.call('ZREM', LEASE, unpack(lease_ids)) -- allowed at maxmemory, and so is every later write
+set_leases(lease_ids)
 for _, one in ipairs(jobs) do
-  redis.call('ZADD', LEASE, NOW_MS + LEASE_MS, one.id)
   redis.call('HSET', one.job, 'content', one.content, 'build', build, 'hosts', table.concat(one.hosts, ' '))
   if one.clears then remove_suspect(one.suspect) end
   if one.reply == 'suspect' then redis.call('HSET', one.job, 'suspect', '1') end
