@@ -584,10 +584,14 @@ end
 -- death never replaces the analysis of another job, and what may end otherwise next time never a permanent skip.
 -- RESULTS, by time, decides how long both are kept: their own expiry is only a backstop. Returns the bytes
 -- added. Call `read_result_keys` before the first write.
-local function read_result_keys(id, pair) redis.call('EXISTS', report_key(pair), ended_key(id)) end
+local has_no_result, pairs_read = {}, {} -- by id: neither key existed, and no other job of the call has this pair
+local function read_result_keys(id, pair)
+  has_no_result[id] = redis.call('EXISTS', report_key(pair), ended_key(id)) == 0 and not pairs_read[pair]
+  pairs_read[pair] = true
+end
 local function store_result(id, pair, ended, report, replaces)
   local report_at, ended_at, ttl = report_key(pair), ended_key(id), int(2 * setting('report_ttl'))
-  local before = bytes_of(report_at) + bytes_of(ended_at)
+  local before = has_no_result[id] and 0 or bytes_of(report_at) + bytes_of(ended_at)
   if pair ~= '' and (replaces or rank(report) >= rank(read_report(pair))) then
     redis.call('SET', report_at, report, 'PX', ttl)
   end
@@ -696,7 +700,7 @@ local function mark_done(plan, posted)
       redis.call('HSET', META, 'segment_count', 0)
       open_segment.is_new = false
     end
-    redis.call('HINCRBY', META, 'segment_count', 1)
+    add_to(META, 'segment_count', 1)
   end
   local before = bytes_of(plan.shard)
   redis.call('HSET', plan.shard, plan.name, posted)

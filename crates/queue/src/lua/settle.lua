@@ -52,15 +52,19 @@ for i = 0, settled_count - 1 do
 end
 for i = 1, #KEYS - FIXED - 2 * settled_count do
   local job, a = key(2 * settled_count + i), 1 + settled_count * PER_JOB + 2 * (i - 1)
-  local held = redis.call('HGET', job, 'token') == arg(a + 2)
+  local fields = redis.call('HMGET', job, 'token', 'fetch_crashes')
+  local held = fields[1] == arg(a + 2)
   replies[#replies + 1] = held and 'entered' or 'lost'
-  if held then entering[#entering + 1] = { id = arg(a + 1), token = arg(a + 2), job = job } end
+  if held then
+    entering[#entering + 1] = { id = arg(a + 1), token = arg(a + 2), job = job, fetch_crashes = fields[2] }
+  end
 end
 
 local function enter_children()
   local ids = {}
   for i, e in ipairs(entering) do
-    redis.call('HDEL', e.job, 'fetch_crashes') -- allowed at maxmemory, and so is every later write
+    -- Of the first one in any case: allowed at maxmemory, and so is every later write.
+    if i == 1 or e.fetch_crashes then redis.call('HDEL', e.job, 'fetch_crashes') end
     redis.call('HSET', e.job, 'entered', e.token)
     ids[i] = e.id
   end
@@ -75,7 +79,8 @@ local memory = read_memory()
 local full = is_full()
 local room = memory and (full and 0 or memory.max * LEAN_SHARE - memory.used) or math.huge
 local handovers = plan_host_handover(leaving_jobs)
-if suspects_to_clear[1] then redis.call('EXISTS', unpack(suspects_to_clear)) end -- reads derived keys before the first write
+-- Reads derived keys before the first write; usually there are none.
+if suspects_to_clear[1] and redis.call('EXISTS', unpack(suspects_to_clear)) == 0 then suspects_to_clear = {} end
 redis.call('ZREM', LEASE, unpack(lease_ids)) -- allowed at maxmemory, and so is every later write
 redis.call('UNLINK', unpack(keys_to_delete))
 account('jobs', -#lease_ids, -freed_bytes)
