@@ -56,6 +56,7 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::scripts::script_texts;
 
     #[test]
     fn every_line_of_code_belongs_to_a_statement_that_defines_something() {
@@ -65,10 +66,22 @@ mod tests {
         for statement in &statements {
             assert!(names(statement).count() > 0, "{statement}");
             let first = statement.lines().next().unwrap();
-            assert!(
-                first.starts_with("local function ") || first.contains('=') || !first.contains('('),
-                "{first}"
-            );
+            assert!(!first.ends_with(','), "its names stand in one line: {first}");
+        }
+    }
+
+    #[test]
+    fn no_script_uses_a_name_of_the_prelude_that_it_did_not_get() {
+        let all: BTreeSet<&str> = statements(COMMON).into_iter().flat_map(names).collect();
+        for text in script_texts() {
+            let with_start = format!("\n{text}");
+            let got: BTreeSet<&str> = statements(&with_start).into_iter().flat_map(names).collect();
+            let missing: Vec<&str> =
+                words(&text).filter(|word| all.contains(word) && !got.contains(word)).collect();
+            assert!(missing.is_empty(), "{missing:?} in\n{text}");
+            let cut_short =
+                text.lines().find(|line| line.split("--").next().unwrap().matches('\'').count() % 2 == 1);
+            assert_eq!(cut_short, None, "a string with -- would be taken for a comment");
         }
     }
 
