@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
+use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand};
 use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand};
 use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
 use super::queue_args::{QueueCommand, ReportCommand, ResultsCommand};
-use super::values::{heap_bytes, limits, per_second, sha256, timestamp, wall_ms};
+use super::values::{limits, sha256, timestamp};
 use crate::config::Config;
 use crate::config::assemble::VERSION;
 use crate::job::{Job, JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::diff::Compared;
-use crate::sandbox::Limits;
 
 /// Compares captured versions of web pages from a Redis queue, each pair in a sandboxed child process.
 #[derive(Debug, Parser)]
@@ -44,6 +44,18 @@ pub enum OutputFormat {
     Text,
     /// One JSON object.
     Json,
+    /// A JSON object a line, where the output is a long list; otherwise as json.
+    Ndjson,
+}
+
+impl From<OutputFormat> for ops::Output {
+    fn from(format: OutputFormat) -> Self {
+        match format {
+            OutputFormat::Text => Self::Text,
+            OutputFormat::Json => Self::Json,
+            OutputFormat::Ndjson => Self::Ndjson,
+        }
+    }
 }
 
 /// What to do.
@@ -86,9 +98,15 @@ pub enum Command {
     /// Show what changed between two versions.
     #[command(subcommand)]
     Report(ReportCommand),
-    /// List, show, replay or discard dead letters.
+    /// List, show, cancel or export jobs in any state; replay, discard or restore dead letters.
+    #[command(subcommand)]
+    Job(JobCommand),
+    /// Dead letters: why jobs die, and what to do about it.
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Show what operators did, and what became of it.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Signal worker processes.
     #[command(subcommand)]
     Worker(WorkerCommand),
@@ -194,6 +212,10 @@ pub struct EnqueueArgs {
     /// Read and check the jobs without enqueuing them.
     #[arg(long)]
     pub dry_run: bool,
+    /// Wait until the jobs have ended, at most this long, and show how; exit 1 if one died, 5 if one did not end.
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "60s",
+          value_parser = humantime::parse_duration, conflicts_with = "dry_run")]
+    pub wait: Option<std::time::Duration>,
 }
 
 /// Arguments of `backfill`.
@@ -219,77 +241,6 @@ pub struct BackfillArgs {
     pub bulk: BulkArgs,
 }
 
-/// Which dead letters.
-#[derive(Debug, Args, Clone)]
-pub struct SelectionArgs {
-    /// Job ids.
-    pub ids: Vec<String>,
-    /// Only these kinds, e.g. timeout,memory_exceeded.
-    #[arg(long, value_delimiter = ',')]
-    pub kind: Vec<String>,
-    /// Only these hosts.
-    #[arg(long, value_delimiter = ',')]
-    pub host: Vec<String>,
-    /// Only those that died within this time by the clock of Redis, e.g. 2h.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub since: Option<std::time::Duration>,
-    /// At most this many, newest first.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub limit: u32,
-}
-
-/// How a bulk action goes about it.
-#[derive(Debug, Args, Clone, Copy)]
-pub struct BulkArgs {
-    /// Print what would change, and change nothing.
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Maximum rate.
-    #[arg(long, value_name = "N/s", default_value = "100/s", value_parser = per_second)]
-    pub rate: f64,
-    /// Do not ask for confirmation; required when stdin is not a terminal.
-    #[arg(long, short)]
-    pub yes: bool,
-}
-
-/// `dead ...`
-#[derive(Debug, Subcommand)]
-pub enum DeadCommand {
-    /// List dead letters, newest first, with a count by kind.
-    #[command(visible_alias = "list")]
-    Ls(SelectionArgs),
-    /// Show one dead letter with its evidence, and the command that reproduces it.
-    Show {
-        /// The job id.
-        id: String,
-    },
-    /// Put dead letters back into the queue under the same id.
-    Replay {
-        /// Which ones.
-        #[command(flatten)]
-        selection: SelectionArgs,
-        /// How.
-        #[command(flatten)]
-        bulk: BulkArgs,
-        /// Wall clock limit for the replay, e.g. 30s; at most sandbox.max_wall.
-        #[arg(long, value_name = "TIME", value_parser = wall_ms)]
-        wall: Option<u64>,
-        /// Heap limit for the replay, e.g. 512MiB; at most sandbox.max_heap. The job waits until a worker has the
-        /// memory free.
-        #[arg(long, value_name = "SIZE", value_parser = heap_bytes)]
-        heap: Option<u64>,
-    },
-    /// Delete dead letters; each is deleted once its copy is safe on stdout, a JSON line for each.
-    Discard {
-        /// Which ones.
-        #[command(flatten)]
-        selection: SelectionArgs,
-        /// How.
-        #[command(flatten)]
-        bulk: BulkArgs,
-    },
-}
-
 impl DiffArgs {
     /// As `ops` takes it; `job` is the one that was named, if one was.
     pub fn options(self, job: Option<Job>, config: &Config, json: bool) -> ops::diff::DiffOptions {
@@ -312,51 +263,32 @@ impl EnqueueArgs {
     pub fn options(self) -> ops::enqueue::EnqueueOptions {
         let pair =
             self.to.map(|to| serde_json::json!({ "v": 1, "from": self.from, "to": to, "again": self.again }));
-        ops::enqueue::EnqueueOptions { file: self.file, pair, dry_run: self.dry_run }
+        ops::enqueue::EnqueueOptions { file: self.file, pair, dry_run: self.dry_run, wait: self.wait }
     }
 }
 
 impl BackfillArgs {
     /// As `ops` takes it.
     pub fn options(self) -> ops::backfill::BackfillOptions {
-        let Self { since, until, cursor, compare_earliest, again, bulk: BulkArgs { dry_run, rate, yes } } =
-            self;
-        ops::backfill::BackfillOptions { since, until, rate, cursor, compare_earliest, again, dry_run, yes }
-    }
-}
-
-impl DeadCommand {
-    /// As `ops` takes it.
-    ///
-    /// # Errors
-    /// A limit that is above its ceiling, in a sentence.
-    pub fn action(self, config: &Config) -> Result<ops::dead::DeadAction, String> {
-        Ok(match self {
-            Self::Ls(selection) => ops::dead::DeadAction::Ls(selection.into()),
-            Self::Show { id } => ops::dead::DeadAction::Show(id),
-            Self::Replay { selection, bulk, wall, heap } => {
-                let granted = LimitsRequest { wall_ms: wall, heap_bytes: heap };
-                let usual = Limits::from_config(&config.sandbox);
-                usual.granted(granted, &Limits::ceiling(&config.sandbox))?;
-                ops::dead::DeadAction::Replay(selection.into(), bulk.into(), granted)
-            }
-            Self::Discard { selection, bulk } => {
-                ops::dead::DeadAction::Discard(selection.into(), bulk.into())
-            }
-        })
-    }
-}
-
-impl From<SelectionArgs> for ops::dead::DeadSelection {
-    fn from(typed: SelectionArgs) -> Self {
-        let SelectionArgs { ids, kind, host, since, limit } = typed;
-        Self { ids, kinds: kind, hosts: host, since, limit: limit as usize }
-    }
-}
-
-impl From<BulkArgs> for ops::dead::BulkOptions {
-    fn from(BulkArgs { dry_run, rate, yes }: BulkArgs) -> Self {
-        Self { dry_run, rate, yes }
+        let Self {
+            since,
+            until,
+            cursor,
+            compare_earliest,
+            again,
+            bulk: BulkArgs { dry_run, rate, yes, reason },
+        } = self;
+        ops::backfill::BackfillOptions {
+            since,
+            until,
+            rate,
+            cursor,
+            compare_earliest,
+            again,
+            dry_run,
+            yes,
+            reason,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod args;
 mod generate;
+mod job_args;
 pub mod monitor_args;
 pub mod process_args;
 mod queue_args;

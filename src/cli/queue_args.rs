@@ -12,9 +12,9 @@ use crate::queue::{DEFAULT_PAUSE, HostName, PauseName, Setting};
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
     /// Stop all workers from claiming jobs until this pause is lifted; with a host, from visiting that host for a time.
-    #[command(
-        after_help = "Example: wm-analyzer queue pause web.example.gov --for 15m --reason 'they asked us to'"
-    )]
+    #[command(after_help = "Examples:
+  wm-analyzer queue pause --reason 'bad deploy'
+  wm-analyzer queue pause web.example.gov --for 15m --reason 'they asked'")]
     Pause {
         /// Host that nothing visits meanwhile, as in addresses, without port. Its jobs wait.
         #[arg(value_parser = HostName::parse, conflicts_with = "name")]
@@ -30,12 +30,18 @@ pub enum QueueCommand {
         reason: Option<String>,
     },
     /// Lift a pause; without a name the only one in force. With a host, end its rest.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer queue resume\n  wm-analyzer queue resume web.example.gov"
+    )]
     Resume {
         /// Name of the pause, or else a host that rests.
         #[arg(value_name = "NAME|HOST")]
         what: Option<String>,
     },
     /// Pause, and wait until no job is in flight.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer queue drain\n  wm-analyzer queue drain --timeout 20m --reason 'move to another host'"
+    )]
     Drain {
         /// Name of the pause, by which it is lifted.
         #[arg(long, value_parser = PauseName::parse, default_value = DEFAULT_PAUSE)]
@@ -48,13 +54,18 @@ pub enum QueueCommand {
         timeout: std::time::Duration,
     },
     /// Cancel jobs, in flight or waiting: one in flight is stopped, one waiting is skipped when claimed.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer queue cancel bad-deploy-17\n  wm-analyzer queue cancel import-1 import-2 -o json"
+    )]
     Cancel {
         /// Job ids.
         #[arg(required = true, num_args = 1..=1000, value_parser = JobId::parse)]
         ids: Vec<JobId>,
     },
     /// Change settings of the queue, which hold for all workers at once.
-    #[command(after_help = "Example: wm-analyzer queue set reports_max_bytes='1 GiB' backlog_max=200000")]
+    #[command(after_help = "Examples:
+  wm-analyzer queue set reports_max_bytes='1 GiB' backlog_max=200000
+  wm-analyzer queue set --from-config")]
     Set {
         /// Settings as NAME=VALUE; `queue settings` lists the names.
         #[arg(required_unless_present = "from_config", value_parser = setting, value_name = "NAME=VALUE")]
@@ -64,6 +75,7 @@ pub enum QueueCommand {
         from_config: bool,
     },
     /// Show the settings in force.
+    #[command(after_help = "Examples:\n  wm-analyzer queue settings\n  wm-analyzer queue settings -o json")]
     Settings,
 }
 

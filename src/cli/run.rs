@@ -80,7 +80,8 @@ const MAX_PULSE_AGE: Duration = Duration::from_secs(30);
 type CommandFailure = (Exit, String);
 
 async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
-    let json = cli.output == OutputFormat::Json;
+    let output = ops::Output::from(cli.output);
+    let json = output.is_json();
     match cli.command {
         Command::Diff(args) => {
             let job = match &args.job {
@@ -119,10 +120,16 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let store = ResultStore::open(&config.results).map_err(config_failure)?;
             ops::report::show(&queue, store.as_ref(), &args.options(json)).await.map_err(queue_failure)
         }
+        Command::Job(args) => {
+            let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
+            ops::job::run(&operator(&config).await?, action, output).await.map_err(queue_failure)
+        }
         Command::Dead(args) => {
             let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
-            let queue = operator(&config).await?;
-            ops::dead::run(&queue, action, json).await.map_err(queue_failure)
+            ops::job::run(&operator(&config).await?, action, output).await.map_err(queue_failure)
+        }
+        Command::Audit(args) => {
+            ops::audit::run(&operator(&config).await?, args.action(), output).await.map_err(queue_failure)
         }
         Command::Worker(_) => Ok(ops::worker::quiet()),
         Command::Health(args) => health(&config, args.path()).await,
@@ -142,9 +149,13 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
 fn show_config(what: &ConfigCommand, loaded: &LoadedConfig, output: OutputFormat) -> Exit {
     match (what, output) {
         (ConfigCommand::Check, OutputFormat::Text) => render::note("the configuration is sound"),
-        (ConfigCommand::Check, OutputFormat::Json) => render::json(&serde_json::json!({ "errors": [] })),
+        (ConfigCommand::Check, OutputFormat::Json | OutputFormat::Ndjson) => {
+            render::json(&serde_json::json!({ "errors": [] }))
+        }
         (ConfigCommand::Show { origin }, OutputFormat::Text) => render::text(loaded.show(*origin)),
-        (ConfigCommand::Show { .. }, OutputFormat::Json) => render::json(&loaded.to_json()),
+        (ConfigCommand::Show { .. }, OutputFormat::Json | OutputFormat::Ndjson) => {
+            render::json(&loaded.to_json())
+        }
         (ConfigCommand::Schema { of }, _) => render::text(of.text()),
     }
     Exit::Ok
@@ -153,7 +164,9 @@ fn show_config(what: &ConfigCommand, loaded: &LoadedConfig, output: OutputFormat
 fn print_config_errors(errors: &[String], output: OutputFormat) -> Exit {
     match output {
         OutputFormat::Text => errors.iter().for_each(render::error),
-        OutputFormat::Json => render::json(&serde_json::json!({ "errors": errors })),
+        OutputFormat::Json | OutputFormat::Ndjson => {
+            render::json(&serde_json::json!({ "errors": errors }));
+        }
     }
     Exit::Config
 }
@@ -177,8 +190,8 @@ async fn refuse_unknown(queue: &Queue) -> Result<(), CommandFailure> {
 
 /// A job of the queue, to look at.
 async fn stored_job(id: &JobId, config: &Config) -> Result<Job, CommandFailure> {
-    let job = operator(config).await?.job(id).await.map_err(queue_failure)?;
-    job.ok_or_else(|| {
+    let stored = operator(config).await?.stored_job(id).await.map_err(queue_failure)?;
+    stored.and_then(|stored| stored.job().cloned()).ok_or_else(|| {
         (Exit::NothingMatched, format!("no job {id}: it has ended, is unknown, or is not readable"))
     })
 }

@@ -3,17 +3,22 @@
 
 use std::io::{BufRead, BufReader, Read as _};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::Exit;
 use super::render::{self, sanitize};
 use crate::job::failure::Failure;
-use crate::job::{Job, MAX_PAYLOAD_BYTES};
-use crate::queue::{Admission, Error, ProducerHandle};
+use crate::job::{Job, JobId, MAX_PAYLOAD_BYTES};
+use crate::queue::{Admission, AuditEntry, Ended, Error, ProducerHandle};
 
 /// Jobs sent in one command.
 const BATCH: usize = 200;
 /// Refused lines that are shown one by one.
 const MAX_SHOWN: usize = 20;
+/// Ids that are remembered, for the JSON and to wait for: a MiB.
+const MAX_IDS: usize = 10_000;
+/// Between two looks at jobs that are waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// What to enqueue.
 pub struct EnqueueOptions {
@@ -23,6 +28,8 @@ pub struct EnqueueOptions {
     pub pair: Option<serde_json::Value>,
     /// Read and check, send nothing.
     pub dry_run: bool,
+    /// Wait so long for the jobs to end.
+    pub wait: Option<Duration>,
 }
 
 /// What became of the lines.
@@ -35,6 +42,11 @@ struct EnqueueCounts {
     refused: u64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     refusals: Vec<String>,
+    /// Of those enqueued, the first 10,000.
+    ids: Vec<JobId>,
+    /// How those ended that were waited for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<Ended>,
     /// Redis is near `maxmemory`.
     #[serde(skip)]
     no_memory: bool,
@@ -82,7 +94,41 @@ pub async fn run(queue: &ProducerHandle, options: &EnqueueOptions, json: bool) -
         }
     }
     send(queue, &mut batch, options.dry_run, &mut count).await?;
-    Ok(print_counts(&count, options.dry_run, json))
+    if count.enqueued > 0 && !options.dry_run {
+        let selection = options.file.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        let (what, by, jobs) = ("enqueue".to_owned(), render::operator(), Some(count.enqueued));
+        queue.audit(&AuditEntry { what, by, selection, count: jobs, ..AuditEntry::default() }).await?;
+    }
+    let open = match options.wait {
+        Some(wait) => until_ended(queue, &mut count, wait).await?,
+        None => 0,
+    };
+    let exit = print_counts(&count, options.dry_run, json);
+    Ok(match (exit, open) {
+        (Exit::Ok, 1..) => {
+            render::error(format!("{open} of {} have not ended in time", count.ids.len()));
+            Exit::PartlyDone
+        }
+        (Exit::Ok, 0) if count.ended.iter().any(|ended| ended.state == "dead") => Exit::Failed,
+        (exit, _) => exit,
+    })
+}
+
+/// Waits until the jobs have ended; returns how many have not after `wait`.
+async fn until_ended(
+    queue: &ProducerHandle,
+    count: &mut EnqueueCounts,
+    wait: Duration,
+) -> Result<usize, Error> {
+    let deadline = Instant::now() + wait;
+    loop {
+        count.ended = queue.ended_among(&count.ids).await?;
+        let open = count.ids.len() - count.ended.len();
+        if open == 0 || Instant::now() > deadline {
+            return Ok(open);
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
 }
 
 fn open_input(options: &EnqueueOptions) -> Result<Box<dyn BufRead>, String> {
@@ -133,7 +179,12 @@ async fn send(
     }
     for (job, admission) in batch.iter().zip(queue.enqueue(batch).await?) {
         match admission {
-            Admission::Admitted { .. } => count.enqueued += 1,
+            Admission::Admitted { .. } => {
+                count.enqueued += 1;
+                if count.ids.len() < MAX_IDS {
+                    count.ids.push(job.id.clone());
+                }
+            }
             Admission::Duplicate { .. } | Admission::SameId => count.duplicate += 1,
             Admission::AlreadyDone => count.already_done += 1,
             Admission::Full => {
@@ -166,6 +217,14 @@ fn print_counts(count: &EnqueueCounts, dry_run: bool, json: bool) -> Exit {
             "{verb} {}, {} already waiting or running, {} already done, {} refused",
             count.enqueued, count.duplicate, count.already_done, count.refused
         ));
+        for ended in count.ended.iter().take(MAX_SHOWN) {
+            let [id, state, why] = [(&ended.id, 128), (&ended.state, 20), (&ended.why, 60)]
+                .map(|(text, most)| sanitize(text, most));
+            render::line(format!("{id}  {state}  {why}").trim_end());
+        }
+        if count.ended.len() > MAX_SHOWN {
+            render::note(format!("{MAX_SHOWN} of {} that have ended: -o json has all", count.ended.len()));
+        }
     }
     match (count.refused, count.no_memory) {
         (0, _) => Exit::Ok,

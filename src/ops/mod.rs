@@ -3,21 +3,44 @@
 //! Rules: stdout is data and stderr is talk; JSON for programs; every bulk action says what it will touch
 //! before, what it touched after, and how to go back. Nothing here decides what becomes of a job.
 
+pub mod audit;
 pub mod backfill;
 mod changes;
 pub mod check;
-pub mod dead;
 pub mod diff;
 pub mod doctor;
 pub mod enqueue;
+pub mod job;
 pub mod progress;
 pub mod queue;
 pub mod render;
 pub mod report;
 pub mod results;
+pub mod selection;
 pub mod sentry_test;
 pub mod status;
 pub mod worker;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Tables and sentences.
+    Text,
+    /// One JSON object.
+    Json,
+    /// A JSON object a line, for long lists.
+    Ndjson,
+}
+
+impl Output {
+    /// True where a program reads it.
+    pub fn is_json(self) -> bool {
+        match self {
+            Self::Json | Self::Ndjson => true,
+            Self::Text => false,
+        }
+    }
+}
 
 /// How a command ends, in the numbers of the field (`sysexits` above 63).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +53,8 @@ pub enum Exit {
     Usage,
     /// Nothing matched.
     NothingMatched,
+    /// Some of it was done.
+    PartlyDone,
     /// Confirmation is needed, and stdin is not a terminal.
     ConfirmationNeeded,
     /// `diff`: rightly not analysed.
@@ -48,6 +73,8 @@ pub enum Exit {
     RedisFull,
     /// The configuration is wrong.
     Config,
+    /// The operator stopped it; what to type to go on was said.
+    Interrupted,
 }
 
 impl Exit {
@@ -59,6 +86,7 @@ impl Exit {
             Self::Usage => 2,
             Self::NothingMatched => 3,
             Self::ConfirmationNeeded => 4,
+            Self::PartlyDone => 5,
             // Those of a plugin of Nagios.
             Self::Warning => 1,
             Self::Critical => 2,
@@ -68,6 +96,7 @@ impl Exit {
             Self::RedisUnreachable => 69,
             Self::RedisFull => 75,
             Self::Config => 78,
+            Self::Interrupted => 130,
         }
     }
 }

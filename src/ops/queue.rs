@@ -10,7 +10,8 @@ use super::render::{self, sanitize};
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::queue::{
-    DEFAULT_PAUSE, Error, HostName, OperatorHandle, PauseName, Paused, Resumed, Setting, SettingChange,
+    Actor, AuditEntry, DEFAULT_PAUSE, Error, HostName, OperatorHandle, PauseName, Paused, Resumed, Setting,
+    SettingChange,
 };
 
 /// Polling interval of `queue drain`.
@@ -203,12 +204,17 @@ async fn drain(
 }
 
 async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exit, Error> {
-    let (mut cancelled, mut unknown) = (Vec::new(), Vec::new());
+    let (mut cancelled, mut unknown, by) = (Vec::new(), Vec::new(), render::operator());
     for id in ids {
-        match queue.cancel(id).await? {
+        match queue.cancel(id, Actor { by: &by, operation: None }).await? {
             true => cancelled.push(id),
             false => unknown.push(id),
         }
+    }
+    if !cancelled.is_empty() {
+        let names: Vec<&str> = cancelled.iter().map(|id: &&JobId| id.as_str()).collect();
+        let (what, selection, count) = ("cancel".to_owned(), names.join(" "), Some(names.len() as u64));
+        queue.audit(&AuditEntry { what, by, selection, count, ..AuditEntry::default() }).await?;
     }
     if json {
         render::json(&serde_json::json!({ "cancelled": cancelled, "not_found": unknown }));

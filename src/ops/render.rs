@@ -150,11 +150,11 @@ pub(crate) fn format_measured(measured: &ChildUsage) -> String {
     parts.join(", ")
 }
 
-/// Who does this, for the record: user and machine, as the environment says.
+/// Who does this, for the record: who became root, or the user as the operating system names them, and the machine.
 pub fn operator() -> String {
-    let user = std::env::var("SUDO_USER")
-        .or_else(|_| std::env::var("USER"))
-        .unwrap_or_else(|_| "unknown".to_owned());
+    let user = std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty());
+    let user = user.or_else(|| whoami::username().ok());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     sanitize(&format!("{user}@{host}"), 100)
 }

@@ -3,7 +3,7 @@
 use super::Exit;
 use super::render::{self, sanitize};
 use crate::job::JobId;
-use crate::queue::{Ended, Error, OperatorHandle};
+use crate::queue::{AuditEntry, Ended, Error, OperatorHandle};
 
 /// What to do with results.
 pub enum ResultsAction {
@@ -50,7 +50,7 @@ async fn list(queue: &OperatorHandle, limit: usize, json: bool) -> Result<Exit, 
         render::json(&serde_json::json!({ "count": count, "results": results }));
         return Ok(Exit::Ok);
     }
-    let rows = results.iter().map(|Ended { id, pair, state, why, at_ms }| {
+    let rows = results.iter().map(|Ended { id, pair, state, why, at_ms, .. }| {
         let outcome = if why.is_empty() {
             sanitize(state, 20)
         } else {
@@ -124,6 +124,10 @@ async fn free(
         None => None,
     };
     let freed = queue.free_results(most, before).await?;
+    if freed.results > 0 {
+        let (what, by, count) = ("free results".to_owned(), render::operator(), Some(freed.results));
+        queue.audit(&AuditEntry { what, by, selection: which, count, ..AuditEntry::default() }).await?;
+    }
     if json {
         render::json(&freed);
     } else {

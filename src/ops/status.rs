@@ -127,7 +127,7 @@ fn print_hints(queue: &Queue, status: &Status) {
         render::note(format!(
             "hint: {count} of {} dead are {kind}: {}",
             status.dead,
-            queue.command(&format!("dead ls --kind {kind}"))
+            queue.command(&format!("dead ls kind:{kind}"))
         ));
     }
     if status.dead_filled() >= NEARLY_FULL || status.evicted_last_day() > 0 {

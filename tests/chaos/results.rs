@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{DeadFilter, DeadLetter};
+use wm_analyzer::queue::{Selection, StoredJob};
 
 use crate::harness::World;
 
@@ -16,11 +16,13 @@ const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
-const ALLOWED_KEYS: [&str; 25] = [
+const ALLOWED_KEYS: [&str; 27] = [
     "alert_leader",
     "audit",
     "claim",
     "dead",
+    "dead_group",
+    "dead_groups",
     "done",
     "done_segments",
     "ended",
@@ -92,8 +94,8 @@ pub(crate) async fn collect_histories(
     for event in world.queue.events("0", 1_000_000).await.unwrap() {
         events_by_job.entry(event.id).or_default().push(event.what);
     }
-    let mut dead: BTreeMap<String, DeadLetter> = BTreeMap::new();
-    for letter in world.queue.operator.dead(&DeadFilter::default(), 100_000).await.unwrap() {
+    let mut dead: BTreeMap<String, StoredJob> = BTreeMap::new();
+    for letter in world.queue.operator.dead(&Selection::default(), 100_000).await.unwrap() {
         assert!(dead.insert(letter.id.to_string(), letter).is_none(), "buried twice");
     }
     let mut histories = BTreeMap::new();

@@ -49,7 +49,7 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     until("an alert", async || world.sentry.alerts() == 1).await;
     let event = world.sentry.events().remove(0);
     assert!(text(&event).contains("show it: wm-analyzer dead show gone -Q bulk"), "{}", text(&event));
-    world.run(&["status"]).await.exited_with(0).stderr_contains(&["wm-analyzer dead ls --kind gone -Q bulk"]);
+    world.run(&["status"]).await.exited_with(0).stderr_contains(&["wm-analyzer dead ls kind:gone -Q bulk"]);
     for (args, undo) in [
         (&["queue", "drain"][..], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "pause", "--reason", "why"], "Undo: wm-analyzer queue resume -Q bulk"),
@@ -63,7 +63,8 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     let world = world.with("queue.name", "analysis");
     world.run(&["dead", "show", "gone", "-Q", "bulk"]).await.exited_with(0);
     world.run(&["dead", "show", "gone"]).await.exited_with(3);
-    let discarded = world.run(&["dead", "discard", "gone", "-Q", "bulk", "--yes"]).await.exited_with(0);
+    let discarded =
+        world.run(&["dead", "discard", "gone", "-Q", "bulk", "--now", "--yes"]).await.exited_with(0);
     discarded.stderr_contains(&["undo with wm-analyzer enqueue FILE -Q bulk"]);
 }
 

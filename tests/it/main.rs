@@ -36,6 +36,7 @@ mod grants;
 mod help;
 mod hosts;
 mod memory;
+mod operators;
 mod outages;
 mod payloads;
 mod poison;

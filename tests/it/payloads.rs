@@ -1,11 +1,11 @@
 //! What producers may push by mistake: each becomes a dead letter that says what it was, and keeps nobody waiting.
 
 use sha2::{Digest, Sha256};
-use wm_analyzer::queue::{Content, DeadLetter, RawPayload};
+use wm_analyzer::queue::{Content, RawPayload, StoredJob};
 
 use crate::harness::{World, job_by_uuid, until};
 
-fn raw(letter: &DeadLetter) -> &RawPayload {
+fn raw(letter: &StoredJob) -> &RawPayload {
     match &letter.content {
         Content::Raw(raw) => raw,
         Content::Job(job) => panic!("a job: {job:?}"),

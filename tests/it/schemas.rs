@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 use wm_analyzer::job::Job;
-use wm_analyzer::queue::DeadFilter;
+use wm_analyzer::queue::Selection;
 use wm_testbed::body::Body;
 use wm_testbed::pages;
 use wm_testbed::peers::{is_available, run};
@@ -120,7 +120,7 @@ async fn reports_and_events_of_a_real_worker_hold_to_their_schemas() {
         cases.push(case(&report, "report", broken, false));
     }
     until("the payload that is no job is buried", async || {
-        !world.queue.operator.dead(&DeadFilter::default(), 1).await.unwrap().is_empty()
+        !world.queue.operator.dead(&Selection::default(), 1).await.unwrap().is_empty()
     })
     .await;
     let event = schema(&world, "event").await;

@@ -169,7 +169,7 @@ async fn a_job_whose_addresses_hold_secrets_is_reproduced_and_replayed_by_its_id
     world.run(&diff).await.exited_with(0);
     let _worker = world.worker();
     world.until_event(&gone.id, "done").await;
-    let copies = world.run(&["dead", "discard", "plain", "--yes"]).await.exited_with(0);
+    let copies = world.run(&["dead", "discard", "plain", "--now", "--yes"]).await.exited_with(0);
     assert!(copies.stdout.contains("\"body_url\""), "{copies:?}");
 }
 
@@ -190,10 +190,10 @@ async fn json_for_programs_steers_no_terminal_and_keeps_its_value() {
         only_visible(&text);
         only_visible(&json);
         let letter = json.json();
-        let letter = letter.get(0).unwrap_or(&letter);
+        let letter = letter.pointer("/jobs/0").unwrap_or(&letter);
         assert_eq!(letter["raw"]["head"], hostile);
     }
-    let copy = world.run(&["dead", "discard", &id, "--yes"]).await.exited_with(0);
+    let copy = world.run(&["dead", "discard", &id, "--now", "--yes"]).await.exited_with(0);
     only_visible(&copy);
     assert_eq!(copy.json()["raw"]["head"], hostile);
 }

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Adopted, Adopter, Config, Content, DeadFilter, Error, ForeignList, ListState};
+use wm_analyzer::queue::{Adopted, Adopter, Config, Content, Error, ForeignList, ListState, Selection};
 use wm_testbed::roles::Roles;
 
 use crate::pool::cluster;
@@ -65,7 +65,7 @@ async fn each_list_is_taken_from_its_older_end_and_every_payload_is_judged() {
     for job in &jobs {
         assert_eq!(claimed(&queue, "w").await.job, *job);
     }
-    let letter = queue.operator.dead(&DeadFilter::default(), 9).await.unwrap().remove(0);
+    let letter = queue.operator.dead(&Selection::default(), 9).await.unwrap().remove(0);
     assert_eq!(letter.reason.unwrap().kind, FailureKind::Decode);
     assert!(matches!(letter.content, Content::Raw(raw) if raw.head == foreign.as_bytes()));
     assert_eq!(world.counter("adopted").await, 7);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
-use wm_analyzer::queue::{Config, HostWaiters, Settled, StartPermit};
+use wm_analyzer::queue::{Actor, Config, HostWaiters, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -73,7 +73,7 @@ async fn a_job_that_nobody_wants_any_more_leaves_its_line() {
     let waiting: Vec<String> =
         world.ask("ZRANGE", &[&key(&format!("host_waiters:{}", host(1))), "0", "-1"]).await;
     let id = wm_analyzer::job::JobId::parse(&waiting[0]).unwrap();
-    assert!(queue.operator.cancel(&id).await.unwrap());
+    assert!(queue.operator.cancel(&id, Actor::default()).await.unwrap());
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", id.as_str()]).await;
     queue.worker.upkeep().await.unwrap();
     assert_eq!(queue.status().await.unwrap().ceilings.hosts_full, 0);

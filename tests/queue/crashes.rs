@@ -52,7 +52,7 @@ async fn a_second_crash_alone_buries_as_crash_loop_with_its_evidence() {
     }
     assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Empty));
-    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
+    let letter = queue.operator.stored_job(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason.unwrap().kind, FailureKind::CrashLoop);
 
     let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{JobId, LimitsRequest};
-use wm_analyzer::queue::{DeadFilter, DeadLetter, Error, Replayed};
+use wm_analyzer::queue::{
+    Actor, DiscardTo, Discards, Error, ReplayOptions, Replayed, Selected, Selection, StoredJob,
+};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -16,7 +17,7 @@ async fn buried(queue: &Roles, kind: FailureKind, host: &str) -> JobId {
     job.id
 }
 
-async fn found(queue: &Roles, filter: DeadFilter) -> Vec<JobId> {
+async fn found(queue: &Roles, filter: Selection) -> Vec<JobId> {
     let mut ids: Vec<_> =
         queue.operator.dead(&filter, 1000).await.unwrap().into_iter().map(|l| l.id).collect();
     ids.sort();
@@ -30,10 +31,10 @@ async fn letters_are_found_by_kind_host_time_and_id() {
     let a = buried(&queue, FailureKind::Gone, "a.test").await;
     let b = buried(&queue, FailureKind::Gone, "b.test").await;
     let c = buried(&queue, FailureKind::WallExceeded, "b.test").await;
-    let by = |kinds: &[FailureKind], hosts: &[&str]| DeadFilter {
+    let by = |kinds: &[FailureKind], hosts: &[&str]| Selection {
         kinds: kinds.to_vec(),
         hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
-        ..DeadFilter::default()
+        ..Selection::default()
     };
     let sorted = |ids: &[&JobId]| {
         let mut ids: Vec<JobId> = ids.iter().map(|id| (*id).clone()).collect();
@@ -48,10 +49,10 @@ async fn letters_are_found_by_kind_host_time_and_id() {
     );
     assert_eq!(found(&queue, by(&[FailureKind::Gone], &["b.test"])).await, [b]);
     assert_eq!(found(&queue, by(&[FailureKind::Tls], &[])).await, []);
-    let ids = DeadFilter { ids: vec![a.clone(), JobId::generate()], ..by(&[], &[]) };
+    let ids = Selection { ids: vec![a.clone(), JobId::generate()], ..by(&[], &[]) };
     assert_eq!(found(&queue, ids).await, [a]);
-    let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
-    assert_eq!(found(&queue, DeadFilter { since: Some(later), ..by(&[], &[]) }).await, []);
+    let later = world.now_ms().await + 60_000;
+    assert_eq!(found(&queue, Selection { since_ms: Some(later), ..by(&[], &[]) }).await, []);
     assert_eq!(queue.operator.dead(&by(&[], &[]), 2).await.unwrap().len(), 2);
     world.check_invariants().await;
 }
@@ -66,7 +67,7 @@ async fn hundreds_of_letters_are_read_page_by_page() {
     for _ in 0..3 {
         queue.worker.ingest().await.unwrap();
     }
-    let letters = queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap();
+    let letters = queue.operator.dead(&Selection::default(), 1000).await.unwrap();
     assert_eq!(letters.len(), 230);
     let replayed = queue.operator.replay(&[letters[0].id.clone()]).await.unwrap();
     assert_eq!(replayed[0].1, Replayed::Undecodable);
@@ -109,7 +110,7 @@ async fn dead_letters_are_trimmed_oldest_first_and_counted_by_the_cap_they_were_
     }
     let size: u64 = world.field(&ids[0], "size").await.unwrap().parse().unwrap();
     let left = async |queue: &Roles| {
-        let left = found(queue, DeadFilter::default()).await;
+        let left = found(queue, Selection::default()).await;
         ids.iter().map(|id| left.contains(id)).collect::<Vec<_>>()
     };
 
@@ -141,7 +142,7 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     let id = buried(&queue, FailureKind::MemoryExceeded, "a.test").await;
     let ids = std::slice::from_ref(&id);
     let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
-    assert_eq!(queue.operator.replay_granting(ids, granted).await.unwrap()[0].1, Replayed::Replayed);
+    assert_eq!(replayed_with(&queue, &id, granted).await, Replayed::Replayed);
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, granted);
     assert!(delivery.job.limits.is_empty(), "the payload stays the producer's word");
@@ -152,7 +153,7 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
 
     let wall_alone = LimitsRequest { wall_ms: Some(60_000), heap_bytes: None };
-    assert_eq!(queue.operator.replay_granting(ids, wall_alone).await.unwrap()[0].1, Replayed::Replayed);
+    assert_eq!(replayed_with(&queue, &id, wall_alone).await, Replayed::Replayed);
     let delivery = claimed(&queue, "w").await;
     assert_eq!(delivery.granted, wall_alone, "nothing is left of the grant before");
     let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
@@ -161,9 +162,29 @@ async fn what_a_replay_grants_is_delivered_until_the_job_is_replayed_again() {
     world.check_invariants().await;
 }
 
+/// Replays a letter, whenever it died, with these limits.
+async fn replayed_with(queue: &Roles, id: &JobId, granted: LimitsRequest) -> Replayed {
+    let letter = queue.operator.stored_job(id).await.unwrap();
+    let (selected, options) =
+        (Selected { id: id.clone(), died_ms: 0 }, ReplayOptions { granted, edited: None });
+    queue.operator.replay_selected(&selected, letter.as_ref(), options, Actor::default()).await.unwrap()
+}
+
+/// Replays a letter as it was listed.
+async fn replayed_as(queue: &Roles, letter: &StoredJob) -> Replayed {
+    let (selected, options) = (Selected::of(letter), ReplayOptions::default());
+    queue.operator.replay_selected(&selected, Some(letter), options, Actor::default()).await.unwrap()
+}
+
+/// Deletes letters as they were listed.
+async fn discarded(queue: &Roles, letters: &[StoredJob]) -> Discards {
+    let selected: Vec<Selected> = letters.iter().map(Selected::of).collect();
+    queue.operator.discard_selected(&selected, DiscardTo::Nowhere, Actor::default()).await
+}
+
 /// All letters, as an operator lists them.
-async fn listed(queue: &Roles) -> Vec<DeadLetter> {
-    queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap()
+async fn listed(queue: &Roles) -> Vec<StoredJob> {
+    queue.operator.dead(&Selection::default(), 1000).await.unwrap()
 }
 
 #[tokio::test]
@@ -177,16 +198,15 @@ async fn a_letter_that_died_anew_since_it_was_listed_is_neither_replayed_nor_dis
     until("the server's clock has gone on", async || world.now_ms().await > first[0].died_ms).await;
     let _ = queue.worker.settle(delivery, death(FailureKind::WallExceeded, "a.test")).await.unwrap();
 
-    let granted = LimitsRequest::default();
-    assert_eq!(queue.operator.replay_letter(&first[0], granted).await.unwrap(), Replayed::DiedAnew);
-    let discards = queue.operator.discard_letters(&first).await;
+    assert_eq!(replayed_as(&queue, &first[0]).await, Replayed::DiedAnew);
+    let discards = discarded(&queue, &first).await;
     assert_eq!((discards.discarded, &discards.missing[..]), (0, &[][..]));
     assert_eq!(discards.died_anew, std::slice::from_ref(&id));
     assert_eq!(world.check_invariants().await[id.as_str()], "dead");
 
     let second = listed(&queue).await;
-    assert_eq!(queue.operator.replay_letter(&second[0], granted).await.unwrap(), Replayed::Replayed);
-    let discards = queue.operator.discard_letters(&second).await;
+    assert_eq!(replayed_as(&queue, &second[0]).await, Replayed::Replayed);
+    let discards = discarded(&queue, &second).await;
     assert_eq!((discards.discarded, discards.missing), (0, vec![id.clone()]), "it is live");
     assert_eq!(world.check_invariants().await[id.as_str()], "ready");
 }
@@ -205,17 +225,17 @@ async fn letters_are_replayed_and_discarded_while_redis_is_full() {
     assert!(refused().await);
 
     let granted = LimitsRequest { wall_ms: Some(30_000), heap_bytes: Some(512 << 20) };
-    assert_eq!(queue.operator.replay_letter(&letters[0], granted).await.unwrap(), Replayed::Replayed);
+    assert_eq!(replayed_with(&queue, &letters[0].id, granted).await, Replayed::Replayed);
     let by_id = queue.operator.replay(std::slice::from_ref(&letters[1].id)).await.unwrap();
     assert_eq!(by_id[0].1, Replayed::Replayed);
-    let discards = queue.operator.discard_letters(&letters[2..3]).await;
+    let discards = discarded(&queue, &letters[2..3]).await;
     assert_eq!(discards.discarded, 1, "{discards:?}");
     assert_eq!(queue.operator.discard(std::slice::from_ref(&letters[3].id)).await.unwrap(), 1);
 
     assert!(refused().await, "it was full all the time");
     world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
     let states = world.check_invariants().await;
-    let state = |letter: &DeadLetter| states.get(letter.id.as_str()).map(String::as_str);
+    let state = |letter: &StoredJob| states.get(letter.id.as_str()).map(String::as_str);
     assert_eq!(letters.iter().map(state).collect::<Vec<_>>(), [Some("ready"), Some("ready"), None, None]);
     assert_eq!(claimed(&queue, "w").await.job.id, letters[0].id, "in the order in which they were replayed");
     assert_eq!(claimed(&queue, "w").await.job.id, letters[1].id);

@@ -6,7 +6,7 @@ use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId, OlderVersion};
-use wm_analyzer::queue::{Admission, Claim, ReleaseKind, Replayed};
+use wm_analyzer::queue::{Actor, Admission, Claim, ReleaseKind, Replayed};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -89,7 +89,7 @@ async fn a_cancelled_job_is_followed_by_nothing() {
     let queue = world.queue().await;
     let job = both();
     admitted(&queue, &job).await;
-    assert!(queue.operator.cancel(&job.id).await.unwrap());
+    assert!(queue.operator.cancel(&job.id, Actor::default()).await.unwrap());
     let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };

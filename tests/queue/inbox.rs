@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use wm_analyzer::job::JobId;
 use wm_analyzer::job::failure::FailureKind;
-use wm_analyzer::queue::{Claim, Content, DeadFilter, RawPayload};
+use wm_analyzer::queue::{Claim, Content, RawPayload, Selection};
 
 use crate::world::*;
 
 async fn raw_letter(world: &World) -> RawPayload {
-    let letters = world.queue().await.operator.dead(&DeadFilter::default(), 10).await.unwrap();
+    let letters = world.queue().await.operator.dead(&Selection::default(), 10).await.unwrap();
     assert_eq!(letters.len(), 1, "buried once");
     assert_eq!(letters[0].reason.as_ref().unwrap().kind, FailureKind::Decode);
     match &letters[0].content {
@@ -234,7 +234,7 @@ async fn a_stored_payload_that_this_build_cannot_read_is_buried_at_its_claim() {
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{}", job.id)), "payload", of_a_newer_build]).await;
     let Claim::Buried(buried) = queue.worker.claim(&worker("w")).await.unwrap() else { panic!("buried") };
     assert_eq!((&buried.id, buried.reason.kind), (&job.id, FailureKind::UnsupportedVersion));
-    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
+    let letter = queue.operator.stored_job(&job.id).await.unwrap().unwrap();
     let Content::Raw(raw) = letter.content else { panic!("raw") };
     assert_eq!(raw.head, of_a_newer_build.as_bytes());
     let next: JobId = claimed(&queue, "w").await.job.id;

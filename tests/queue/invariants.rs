@@ -58,13 +58,13 @@ impl Stock {
     /// someone's hands, who stands in a line is scheduled and knows it; the dead are counted. Answers all states.
     pub fn check(&self) -> BTreeMap<String, String> {
         let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for place in ["ready", "scheduled", "lease", "exclusive", "dead"] {
+        for place in ["ready", "scheduled", "lease", "exclusive", "dead", "trash"] {
             let state = if place == "lease" { "in_flight" } else { place };
             for (id, _) in self.pairs(place) {
                 places.entry(id).or_default().push(state);
             }
         }
-        let (mut states, mut lined, mut dead_bytes) = (BTreeMap::new(), 0, 0);
+        let (mut states, mut lined, mut dead_bytes, mut trash_bytes) = (BTreeMap::new(), 0, 0, 0);
         for id in self.names("job:") {
             let job = self.fields(&format!("job:{id}"));
             let state = *job.get("state").expect("a state");
@@ -74,6 +74,8 @@ impl Stock {
                 dead_bytes += job["size"].parse::<u64>().unwrap();
                 let letters = self.fields(&format!("dead:kind:{}", job["kind"]));
                 assert!(letters.contains_key(id), "{id}: {}", job["kind"]);
+            } else if state == "trash" {
+                trash_bytes += job["size"].parse::<u64>().unwrap();
             } else {
                 assert_eq!(self.text(&format!("unique:{}", job["unique"])), Some(id), "its lock");
             }
@@ -81,10 +83,21 @@ impl Stock {
             states.insert(id.to_owned(), state.to_owned());
         }
         assert!(places.is_empty(), "places without a job: {places:?}");
-        let live = states.values().filter(|state| *state != "dead").count();
+        let live = states.values().filter(|state| !["dead", "trash"].contains(&state.as_str())).count();
         self.check_counted(&states, live);
         assert_eq!(self.names("unique:").count(), live, "locks");
-        assert_eq!(self.fields("meta").get("dead_bytes").map_or(0, |text| text.parse().unwrap()), dead_bytes);
+        for (field, bytes) in [("dead_bytes", dead_bytes), ("trash_bytes", trash_bytes)] {
+            let counted = self.fields("meta").get(field).map_or(0, |text| text.parse().unwrap());
+            assert_eq!(counted, bytes, "{field}");
+        }
+        // A letter of a build that counted no groups is in none.
+        let grouped = |id: &str| self.fields(&format!("job:{id}")).contains_key("group");
+        let letters = states.iter().filter(|(id, state)| *state == "dead" && grouped(id)).count();
+        let counted = self.names("dead_group:").map(|name| {
+            let group = self.fields(&format!("dead_group:{name}"));
+            group.get("dead").map_or(0, |text| text.parse::<usize>().unwrap())
+        });
+        assert_eq!(counted.sum::<usize>(), letters, "letters in groups");
         self.check_hosts(&states, lined);
         states
     }

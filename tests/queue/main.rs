@@ -9,6 +9,7 @@ mod acl;
 mod admission;
 mod adopting;
 mod breaker;
+mod bulk;
 mod ceilings;
 mod clients;
 mod concurrent;

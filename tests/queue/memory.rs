@@ -12,7 +12,7 @@ use wm_analyzer::job::report::{Changes, Report, TextChanges};
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::Verdict;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Admission, Claim, Config, DeadFilter, Delivery, NoRoom, ReportsWhenFull};
+use wm_analyzer::queue::{Admission, Claim, Config, Delivery, NoRoom, ReportsWhenFull, Selection};
 use wm_analyzer::queue::{Setting, Settled, StartPermit};
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
@@ -158,7 +158,7 @@ async fn bytes_counted_by_purpose_are_what_the_keys_take_up() {
         world.push(format!("nonsense {n}")).await;
     }
     while queue.worker.ingest().await.unwrap().more {}
-    let letters = queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap();
+    let letters = queue.operator.dead(&Selection::default(), 1000).await.unwrap();
     let ids: Vec<JobId> = letters.into_iter().rev().map(|letter| letter.id).collect();
     assert_eq!(ids.len(), 700);
     queue.operator.replay(&ids[..100]).await.unwrap();

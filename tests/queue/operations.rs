@@ -6,8 +6,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Admission, DeadFilter, DeadLetter, HostName, HostResumed, Looked, OutageReport, PauseName, ReleaseKind,
-    Resumed, Setting, Settled, StartPermit, Upkeep,
+    Actor, Admission, AuditEntry, DiscardTo, HostName, HostResumed, Looked, OperationId, OutageReport,
+    PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed, Resumed, Selected, Selection, Setting,
+    Settled, StartPermit, StoredJob, Upkeep,
 };
 use wm_testbed::roles::Roles;
 
@@ -81,14 +82,40 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
 /// Looks, pauses and resumes, and leaves one dead letter of those three.
 pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     queue.preflight().await.unwrap();
-    let dead = queue.operator.dead(&DeadFilter::default(), 10).await.unwrap();
-    let is_job = |letter: &&DeadLetter| letter.reason.as_ref().unwrap().kind == FailureKind::Gone;
+    let dead = queue.operator.dead(&Selection::default(), 10).await.unwrap();
+    let is_job = |letter: &&StoredJob| letter.reason.as_ref().unwrap().kind == FailureKind::Gone;
     let jobs: Vec<_> = dead.iter().filter(is_job).map(|letter| letter.id.clone()).collect();
     assert_eq!((dead.len(), jobs.len()), (3, 2));
-    assert!(queue.operator.dead_letter(&jobs[0]).await.unwrap().is_some());
-    assert!(queue.operator.job(&jobs[0]).await.unwrap().is_some());
+    assert!(queue.operator.stored_job(&jobs[0]).await.unwrap().is_some());
+    let (operation, entry) =
+        (OperationId::fresh("replay"), AuditEntry { what: "replay".into(), ..AuditEntry::default() });
+    let selected: Vec<Selected> = dead.iter().map(Selected::of).collect();
+    queue.operator.begin_operation(&operation, &entry, "", &selected).await.unwrap();
+    queue.operator.audit(&entry).await.unwrap();
+    assert_eq!(queue.audit_rows(1).await.unwrap().0[0].what, "replay");
+    let actor = Actor { by: "me", operation: Some(&operation) };
+    let one = &selected[..1];
+    assert_eq!(queue.operator.discard_selected(one, DiscardTo::Trash, actor).await.discarded, 1);
+    assert!(queue.operator.restore(&one[0].id, actor).await.unwrap());
+    for _ in 0..2 {
+        let (selected, letter) = (
+            Selected { id: jobs[0].clone(), died_ms: 0 },
+            queue.operator.stored_job(&jobs[0]).await.unwrap(),
+        );
+        let options = ReplayOptions::default();
+        let replayed =
+            queue.operator.replay_selected(&selected, letter.as_ref(), options, actor).await.unwrap();
+        assert_eq!(replayed, Replayed::Replayed);
+        assert_eq!(
+            queue.operator.undo_replay(&jobs[0], &operation, "me").await.unwrap(),
+            ReplayUndone::Undone
+        );
+    }
+    assert_eq!(queue.operation(&operation).await.unwrap().unwrap().jobs.len(), 3);
+    assert_eq!(queue.outcomes(&operation, &jobs[..1]).await.unwrap()[0].as_ref().unwrap().as_str(), "undone");
+    assert_eq!(queue.groups().await.unwrap().0.iter().map(|group| group.dead).sum::<u64>(), 3);
     let _ = queue.operator.replay(&jobs[..1]).await.unwrap();
-    assert!(queue.operator.cancel(&jobs[0]).await.unwrap());
+    assert!(queue.operator.cancel(&jobs[0], Actor::default()).await.unwrap());
     assert_eq!(queue.operator.discard(&jobs[1..]).await.unwrap(), 1);
     queue.producer.push(&[b"{}".to_vec()]).await.unwrap();
     queue.operator.pause(&PauseName::default(), "me", "a look").await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Admission, CLAIM_MOST, Claim, DeadFilter, Orphans, Settled, StartPermit};
+use wm_analyzer::queue::{Actor, Admission, CLAIM_MOST, Claim, Orphans, Selection, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::start::{in_line, inside};
@@ -115,7 +115,7 @@ async fn a_retry_that_is_filed_again_waits_out_its_delay_and_a_cancelled_one_doe
         let verdict = retry(Duration::from_secs(600));
         assert_eq!(queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap(), Settled::Settled);
     }
-    queue.operator.cancel(&ids[1]).await.unwrap();
+    queue.operator.cancel(&ids[1], Actor::default()).await.unwrap();
     let _: u64 = world.ask("DEL", key("scheduled")).await;
     assert_eq!(mend(&queue).await.refiled, 2);
     let states = world.check_invariants().await;
@@ -234,7 +234,7 @@ async fn dead_letters_whose_index_was_deleted_are_listed_again() {
         refiled += queue.worker.upkeep().await.unwrap().orphans.refiled;
     }
     assert_eq!(refiled, 30);
-    let letters = queue.operator.dead(&DeadFilter::default(), 100).await.unwrap();
+    let letters = queue.operator.dead(&Selection::default(), 100).await.unwrap();
     assert_eq!(letters.into_iter().map(|letter| letter.id).collect::<BTreeSet<_>>(), dead);
     assert_eq!(counted().await, bytes);
     world.check_invariants().await;

@@ -7,7 +7,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Claim, Delivery, Settled, StartPermit};
+use wm_analyzer::queue::{Actor, Claim, Delivery, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use crate::world::*;
@@ -137,7 +137,7 @@ async fn nothing_that_was_merely_beside_a_killer_is_blamed_by_id_or_by_content()
         [(ids[1].to_string(), "dead".to_owned())]
     );
     assert_eq!(suspects(&world).await.len(), 1, "the killer's content stays known");
-    let letter = queue.operator.dead_letter(&ids[1]).await.unwrap().unwrap().reason.unwrap();
+    let letter = queue.operator.stored_job(&ids[1]).await.unwrap().unwrap().reason.unwrap();
     assert_eq!((letter.kind, letter.counts.crashes), (FailureKind::CrashLoop, 2));
     let fresh = inside(&queue, "w", &good).await;
     assert!(!fresh.is_exclusive());
@@ -353,7 +353,7 @@ async fn nobody_waits_for_a_host_who_is_cancelled_or_too_late() {
     let queue = world.queue().await;
     let _held = inside(&queue, "w", &somewhere("slow.test")).await;
     let [cancelled, expired] = [in_line(&queue, "slow.test").await, in_line(&queue, "slow.test").await];
-    assert!(queue.operator.cancel(&cancelled).await.unwrap());
+    assert!(queue.operator.cancel(&cancelled, Actor::default()).await.unwrap());
     let _: u64 = world.ask("HSET", &[&key(&format!("job:{expired}")), "expires_ms", "1"]).await;
     let _: u64 = world.ask("ZADD", &[&key("scheduled"), "XX", "1", expired.as_str()]).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 2);

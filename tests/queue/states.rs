@@ -12,8 +12,8 @@ use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{
-    Claim, Heap, PauseName, Presence, REPORT_MAX_BYTES, ReleaseKind, Replayed, Resumed, RunningJob, Settled,
-    StartPermit,
+    Actor, Claim, Heap, PauseName, Presence, REPORT_MAX_BYTES, ReleaseKind, Replayed, Resumed, RunningJob,
+    Settled, StartPermit,
 };
 use wm_testbed::roles::Roles;
 
@@ -250,7 +250,7 @@ async fn leased_to_dead_keeps_the_evidence_and_gives_the_lock_back() {
     let Verdict::DeadLetter(reason) = verdict.clone() else { unreachable!() };
     let _ = queue.worker.settle(claimed(&queue, "w").await, verdict).await.unwrap();
     assert_eq!(world.check_invariants().await[job.id.as_str()], "dead");
-    let letter = queue.operator.dead_letter(&job.id).await.unwrap().unwrap();
+    let letter = queue.operator.stored_job(&job.id).await.unwrap().unwrap();
     assert_eq!(letter.reason, Some(*reason));
     assert_eq!(world.counter("dead:memory_exceeded").await, 1);
     let admitted = queue.producer.enqueue(&[twin(&job)]).await.unwrap();
@@ -397,22 +397,22 @@ async fn a_cancelled_job_is_skipped_at_its_claim_and_named_by_the_beat_while_it_
     let world = World::new().await;
     let queue = world.queue().await;
     let waiting = enqueued(&queue).await;
-    assert!(queue.operator.cancel(&waiting.id).await.unwrap());
+    assert!(queue.operator.cancel(&waiting.id, Actor::default()).await.unwrap());
     let Claim::NotNeeded(delivery, skip) = queue.worker.claim(&worker("w")).await.unwrap() else {
         panic!("foregone")
     };
     assert_eq!(skip.reason, SkipReason::Cancelled);
     let _ = queue.worker.settle(*delivery, Verdict::Skip(skip)).await.unwrap();
-    assert!(!queue.operator.cancel(&waiting.id).await.unwrap(), "gone");
+    assert!(!queue.operator.cancel(&waiting.id, Actor::default()).await.unwrap(), "gone");
 
     let running = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
-    assert!(queue.operator.cancel(&running.id).await.unwrap());
+    assert!(queue.operator.cancel(&running.id, Actor::default()).await.unwrap());
     let heartbeat = queue.worker.heartbeat(&info("w"), &[delivery.lease()]).await.unwrap();
     assert_eq!((heartbeat.cancelled, heartbeat.lost), (vec![running.id.clone()], vec![]));
 
     let _ = queue.worker.settle(delivery, retry(Duration::from_secs(3600))).await.unwrap();
-    assert!(queue.operator.cancel(&running.id).await.unwrap());
+    assert!(queue.operator.cancel(&running.id, Actor::default()).await.unwrap());
     assert_eq!(queue.worker.upkeep().await.unwrap().promoted, 1, "no need to wait for its time");
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::NotNeeded(..)));
 }
@@ -423,7 +423,7 @@ async fn who_replays_what_was_cancelled_before_it_died_wants_it_again() {
     let queue = world.queue().await;
     let job = enqueued(&queue).await;
     let delivery = claimed(&queue, "w").await;
-    assert!(queue.operator.cancel(&job.id).await.unwrap());
+    assert!(queue.operator.cancel(&job.id, Actor::default()).await.unwrap());
     let _ = queue.worker.settle(delivery, death(FailureKind::Gone, "a.test")).await.unwrap();
     let _ = queue.operator.replay(std::slice::from_ref(&job.id)).await.unwrap();
     assert_eq!(claimed(&queue, "w").await.job.id, job.id, "to work on, not to be skipped");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId, Priority};
 use wm_analyzer::queue::{
-    Claim, DeadFilter, OutageReport, PauseName, Replayed, Resumed, Settled, StartPermit,
+    Claim, OutageReport, PauseName, Replayed, Resumed, Selection, Settled, StartPermit,
 };
 use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
@@ -103,7 +103,7 @@ async fn a_queue_that_0_1_0_filled_is_worked_off() {
     assert!(matches!(queue.operator.resume(None, "operator").await.unwrap(), Resumed::Resumed(_)));
 
     // Dead letters are read and put back; what is no job stays what it is.
-    let letters = queue.operator.dead(&DeadFilter::default(), 10).await.unwrap();
+    let letters = queue.operator.dead(&Selection::default(), 10).await.unwrap();
     let ids: Vec<JobId> = letters.iter().map(|letter| letter.id.clone()).collect();
     let replayed: HashMap<_, _> = queue.operator.replay(&ids).await.unwrap().into_iter().collect();
     let of = |kind: FailureKind| {

@@ -23,7 +23,7 @@ use crate::api::{Api, CaptureWindow, ListedVersion, VersionChunk};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::{Job, JobId, OlderVersion, Priority, VersionRef};
 use crate::policy::backoff;
-use crate::queue::{Admission, Error, ProducerHandle};
+use crate::queue::{Admission, AuditEntry, Error, ProducerHandle};
 
 /// How often a line is written where no bar can be drawn.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
@@ -55,6 +55,8 @@ pub struct BackfillOptions {
     pub dry_run: bool,
     /// Skip the confirmation.
     pub yes: bool,
+    /// Why, for the audit.
+    pub reason: String,
 }
 
 /// Why the walk ended before its end.
@@ -94,6 +96,13 @@ pub async fn run(
     let confirmed = options.dry_run || options.yes || cursor.finished;
     if let Err(exit) = render::confirm("Enqueue them?", confirmed) {
         return Ok(exit);
+    }
+    if !options.dry_run && !cursor.finished {
+        let CaptureWindow { since, until } = cursor.span();
+        let (what, by) = ("backfill".to_owned(), render::operator());
+        let entry =
+            AuditEntry { what, by, selection: format!("{since} until {until}"), ..AuditEntry::default() };
+        queue.audit(&AuditEntry { why: options.reason.clone(), ..entry }).await?;
     }
     let run = BackfillRun { queue, api, options };
     let ended = tokio::select! {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use wm_analyzer::config::{Config, ConfigSources, LoadedConfig};
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, JobId, VersionRef};
-use wm_analyzer::queue::{DeadFilter, DeadLetter, Event};
+use wm_analyzer::queue::{Event, Selection, StoredJob};
 use wm_testbed::body::Body;
 use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 use wm_testbed::pages;
@@ -253,12 +253,12 @@ impl World {
     }
 
     /// The dead letters, newest first.
-    pub(crate) async fn dead(&self) -> Vec<DeadLetter> {
-        self.queue.operator.dead(&DeadFilter::default(), 1000).await.unwrap()
+    pub(crate) async fn dead(&self) -> Vec<StoredJob> {
+        self.queue.operator.dead(&Selection::default(), 1000).await.unwrap()
     }
 
     /// Waits until there are so many dead letters.
-    pub(crate) async fn until_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+    pub(crate) async fn until_dead_letters(&self, count: usize) -> Vec<StoredJob> {
         until(&format!("{count} dead letters"), async || self.dead().await.len() >= count).await;
         let dead = self.dead().await;
         assert_eq!(dead.len(), count, "{dead:?}");

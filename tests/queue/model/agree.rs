@@ -12,18 +12,19 @@ use crate::world::key;
 
 /// What may be left when every job is gone: memories, each with an end or a cap.
 #[rustfmt::skip]
-const STAYS: [&str; 18] = [
-    "audit", "claim:", "done:", "done_segments", "ended:", "events", "meta", "proven_hosts", "report:", "results", "seq", "settled:", "stats:",
+const STAYS: [&str; 19] = [
+    "audit", "claim:", "dead_group", "done:", "done_segments", "ended:", "events", "meta", "proven_hosts", "report:", "results", "seq", "settled:", "stats:",
     "suspect:", "suspects", "wake", "worker:", "workers",
 ];
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
-const FIELDS: [&str; 33] = [
+const FIELDS: [&str; 37] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
     "deliveries", "failures", "ambiguous_exits", "crashes", "fetch_crashes", "postponements", "postponed_ms",
     "releases", "replays",
     "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "entered", "priority_offset",
     "suspect", "waits_for_host", "run_at_ms", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
+    "group", "operation", "log", "log_cut",
 ];
 
 impl Case<'_> {

@@ -8,7 +8,7 @@ use wm_analyzer::job::page::PagePair;
 use wm_analyzer::job::skip::{Skip, SkipReason};
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_analyzer::queue::{Claim, Config, Delivery, PauseName, ReleaseKind, Settled, StartPermit};
+use wm_analyzer::queue::{Actor, Claim, Config, Delivery, PauseName, ReleaseKind, Settled, StartPermit};
 use wm_testbed::roles::Roles;
 
 use super::Op;
@@ -138,7 +138,10 @@ impl<'w> Case<'w> {
             }
             Op::Cancel(which) => {
                 if let Some(id) = pick(self.model.in_state(|_| true), which) {
-                    assert_eq!(self.queues[0].operator.cancel(&id).await.unwrap(), self.model.cancel(&id));
+                    assert_eq!(
+                        self.queues[0].operator.cancel(&id, Actor::default()).await.unwrap(),
+                        self.model.cancel(&id)
+                    );
                 }
             }
             Op::Replay(which) => {

@@ -13,7 +13,6 @@ use crate::error::Error;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use crate::settings::AUDIT_MAX;
-use wm_job::JobId;
 
 pub(crate) type Fields = BTreeMap<String, String>;
 
@@ -151,16 +150,6 @@ impl OperatorHandle {
             "unknown" => Ok(Resumed::Unknown(pauses)),
             other => Err(reply.unexpected(other)),
         }
-    }
-
-    /// Cancels a job, in flight or waiting. A waiting job is settled as a skip when it is claimed, one in
-    /// flight when its worker's next heartbeat returns it. False when no such job is live.
-    ///
-    /// # Errors
-    /// Those of Redis.
-    pub async fn cancel(&self, id: &JobId) -> Result<bool, Error> {
-        let call = self.call(&scripts::CANCEL).key(self.inner.keys.job(id)).arg(id.as_str());
-        Ok(call.reply().await?.text()? == "marked")
     }
 }
 

@@ -23,13 +23,13 @@ pub enum Purpose {
     Jobs,
     /// Reports and how jobs ended, with their index.
     Reports,
-    /// Dead letters, with their indexes.
+    /// Dead letters and the trash, with their indexes.
     Dead,
     /// Pairs remembered as analysed.
     Done,
     /// Contents that a worker vanished with.
     Suspects,
-    /// Events, counters, operators' actions, settings.
+    /// Events, counters, groups of dead letters, operators' actions, settings.
     History,
 }
 
@@ -55,6 +55,8 @@ pub struct Memory {
     pub reports_bytes: u64,
     /// Dead letters.
     pub dead_bytes: u64,
+    /// Discarded letters that can be restored; they give way to dead letters.
+    pub trash_bytes: u64,
     /// Marks of analysed pairs.
     pub done_bytes: u64,
     /// Suspects.
@@ -88,7 +90,7 @@ impl Memory {
             Purpose::Inbox => self.inbox_bytes,
             Purpose::Jobs => self.jobs_bytes,
             Purpose::Reports => self.reports_bytes,
-            Purpose::Dead => self.dead_bytes,
+            Purpose::Dead => self.dead_bytes + self.trash_bytes,
             Purpose::Done => self.done_bytes,
             Purpose::Suspects => self.suspects_bytes,
             Purpose::History => self.history_bytes,
@@ -122,7 +124,7 @@ pub(crate) fn cap(setting: u64, max: u64, share: f64) -> u64 {
 }
 
 /// Fields of `meta` that [`take`] reads.
-const COUNTED: [&str; 10] = [
+const COUNTED: [&str; 13] = [
     "jobs_bytes",
     "reports_bytes",
     "dead_bytes",
@@ -133,6 +135,9 @@ const COUNTED: [&str; 10] = [
     "dead_max_bytes",
     "done_max_count",
     "suspects_max_count",
+    "trash_bytes",
+    "groups_bytes",
+    "operations_bytes",
 ];
 
 /// Adds the commands that read a queue's memory.
@@ -159,9 +164,10 @@ pub(crate) fn take(replies: &mut Replies, keys: &Keys, max: u64, own: &Config) -
         jobs_bytes: jobs + bytes(0),
         reports_bytes: reports + bytes(1),
         dead_bytes: dead + bytes(2),
+        trash_bytes: bytes(10),
         done_bytes: done + bytes(3),
         suspects_bytes: suspects + bytes(4),
-        history_bytes: history,
+        history_bytes: history + bytes(11) + bytes(12),
         done_count: bytes(5),
         done_max_count: setting(8, own.done_max_count),
         results_count: replies.next(),
@@ -180,9 +186,9 @@ fn sampled(keys: &Keys) -> [Vec<String>; 7] {
         vec![keys.inbox()],
         vec![keys.ready(), keys.scheduled(), keys.lease(), keys.exclusive(), keys.waiting()],
         vec![keys.results()],
-        vec![keys.dead()],
+        vec![keys.dead(), keys.trash()],
         vec![keys.done_segments()],
         vec![keys.suspects()],
-        vec![keys.events(), keys.audit(), keys.meta(), keys.workers()],
+        vec![keys.events(), keys.audit(), keys.meta(), keys.workers(), keys.dead_groups(), keys.operations()],
     ]
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::Queue;
 use crate::error::Error;
+use crate::inspect::jobs::LogEntry;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use wm_job::JobId;
@@ -26,6 +27,21 @@ pub struct Ended {
     /// When it was stored, in milliseconds since 1970 by the clock of Redis; 0 where that is not known.
     #[serde(default)]
     pub at_ms: u64,
+    /// The worker that ended it.
+    #[serde(default)]
+    pub worker: String,
+    /// When it was admitted; 0 where that is not known.
+    #[serde(default)]
+    pub enqueued_ms: u64,
+    /// When its last delivery began.
+    #[serde(default)]
+    pub claimed_ms: u64,
+    /// Its history before that, oldest first.
+    #[serde(default)]
+    pub log: Vec<LogEntry>,
+    /// Older entries that are not kept.
+    #[serde(default)]
+    pub log_cut: u64,
 }
 
 /// What [`OperatorHandle::free_results`] deleted.
@@ -57,6 +73,14 @@ impl Queue {
     /// Those of Redis.
     pub async fn ended(&self, id: &JobId) -> Result<Option<Ended>, Error> {
         Ok(self.ended_of(&[(id.to_string(), 0)]).await?.pop())
+    }
+
+    /// How those of `ids` ended that have ended, as far as it is remembered.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn ended_among(&self, ids: &[JobId]) -> Result<Vec<Ended>, Error> {
+        self.ended_of(&ids.iter().map(|id| (id.to_string(), 0)).collect::<Vec<_>>()).await
     }
 
     /// The results kept, oldest first: `limit` of them, and how many there are.

@@ -12,7 +12,7 @@ use crate::evidence::{Buried, RAW_HEAD_BYTES};
 use crate::intake::admission::{Admission, AdmitReply, BATCH, Candidate};
 use crate::intake::identity::Identity;
 use crate::lease::result::death_report;
-use crate::lease::truncate::truncate_reason;
+use crate::lease::truncate::{group_sentence, truncate_reason};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use wm_job::counts::DeliveryCounts;
@@ -159,6 +159,8 @@ impl WorkerHandle {
                 .arg(&head.bytes[..])
                 .arg(&known.pair)
                 .arg(death_report(&own, &reason))
+                .arg(group_sentence(&reason.failure.detail))
+                .arg(&reason.build)
                 .reply()
                 .await?;
             match reply.text()?.as_str() {

@@ -13,7 +13,7 @@ use crate::lease::delivery::Delivery;
 use crate::lease::result::{Ending, death_report, ended};
 use crate::lease::settled::{Settled, settled};
 use crate::lease::slot::{SettleCall, SlotCall};
-use crate::lease::truncate::{shorten_reason, truncate_reason};
+use crate::lease::truncate::{group_sentence, shorten_reason, truncate_reason};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 use crate::settings::REDIS_SINK;
@@ -160,6 +160,7 @@ impl WorkerHandle {
             .arg(millis(after))
             .arg(&[failure.kind.as_str(), &last, &delivery.job.pair(), counted])
             .arg(priority_offset(delivery.job.priority))
+            .arg(group_sentence(&failure.detail))
             .reply()
             .await?;
         settled(&mut reply)
@@ -197,6 +198,8 @@ impl WorkerHandle {
             Some(raw) => call.arg(&raw.head[..]).arg(raw.length).arg(&raw.hash),
             None => call.arg(&["", "", ""]),
         };
+        let host = reason.host().unwrap_or_default();
+        let call = call.arg(&[host.as_str(), &group_sentence(&reason.failure.detail), &reason.build]);
         settled(&mut call.reply().await?)
     }
 

@@ -116,6 +116,14 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
+/// Longest sentence of a group of dead letters, and of an entry of a job's history, in characters.
+const SENTENCE_MAX_CHARS: usize = 200;
+
+/// A failure in a sentence, on one line.
+pub(crate) fn group_sentence(detail: &str) -> String {
+    detail.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SENTENCE_MAX_CHARS).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

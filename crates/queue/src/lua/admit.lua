@@ -31,7 +31,8 @@ local function check_admission(job, unique, done, pair, raw)
   -- At maxmemory itself a producer's call is refused by Redis, at its first write.
   if short_of_memory and (raw == '' and not full_up or raw ~= '' and ready >= TRICKLE) then return 'no_memory' end
   if keeps_results and raw ~= '' and #raw < RESULT_BYTES then return 'no_memory' end
-  if redis.call('EXISTS', job) == 1 then return 'same_id' end
+  local state = redis.call('HGET', job, 'state')
+  if state and state ~= 'trash' then return 'same_id' end
   if done ~= '' and is_done(done, pair) then return 'already_done' end
   local holder = live_holder(unique)
   if holder then return 'duplicate', holder end
@@ -54,6 +55,10 @@ for i = 0, jobs - 1 do
   -- call writes nothing then.
   if raw ~= '' and not stops then redis.call('LPOP', INBOX) end
   if admission == 'admitted' then
+    if redis.call('HGET', job, 'state') == 'trash' then
+      remove_from_trash(id)
+      redis.call('UNLINK', job)
+    end
     insert_job(id, unique, arg(a + 3), redis.call('INCR', SEQ) + tonumber(arg(a + 4)), arg(a + 6), arg(a + 5),
       arg(a + 9), arg(a + 10))
     backlog, ready, wake_needed = backlog + 1, ready + 1, true

@@ -2,7 +2,8 @@
 -- KEYS     1 job:<id>, 2 unique:<sha256>, 3 dead:kind:<kind>
 -- ARGV     1 id, 2 token, 3 kind, 4 reason (JSON), 5 the same in at most 1 KiB, 6 pair, 7 what ended (JSON), 8 the
 --          death as a report (JSON), 9 first bytes of an unreadable payload ('' otherwise), 10 its full length,
---          11 its hash, prefixed with the algorithm
+--          11 its hash, prefixed with the algorithm, 12 host that the failure concerns, 13 its sentence,
+--          14 this build
 -- Returns  settled | superseded
 -- Why      The lock is released in the same step, so the pair can be enqueued again as soon as the cause is
 --          fixed. The follow-up job is admitted now, whatever this one died of, and only now: a replay covers
@@ -20,7 +21,8 @@ if raw ~= '' then
   redis.call('HSET', job, 'raw', raw, 'raw_length', arg(10), 'raw_hash', arg(11))
   redis.call('HDEL', job, 'payload')
 end
-bury(id, job, kind, lean and arg(5) or arg(4))
+log_delivery(job, 'dead', kind)
+bury(id, job, kind, lean and arg(5) or arg(4), arg(12), arg(13), arg(14))
 release_unique_lock(key(2), id)
 store_result(id, pair, arg(7), arg(8), false)
 emit_event('buried', id, pair, kind)

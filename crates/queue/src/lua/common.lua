@@ -618,18 +618,102 @@ local function forget_result(id)
   return freed
 end
 
+-- Dead letters are counted in groups, a kind of failure at a host. A group is a HASH, `dead_group:<kind> <host>`:
+--   `dead` (letters now), `total`, `first_ms`, `last_ms`, `last_id`, `sentence` (of the last one), `build`; deaths of
+--   ten minutes and of an hour (`m<number>`, `h<number>`); `replayed`, and how these ended: `re:done`, `re:skipped`,
+--   `re:dead`. All of it is a hint: pcall.
+-- One table, because a script has at most 200 locals.
+local GROUPS = {
+  -- ZSET of the groups by their last death.
+  index = PREFIX .. 'dead_groups',
+  -- Groups that are told apart, 6 KiB each at most; the hosts of further ones are counted together, as `*`.
+  most = 500, kept_ms = 8 * 86400000,
+  -- Buckets and how many of them are kept: the last three hours, and eight days.
+  buckets = { m = { ms = 600000, kept = 19 }, h = { ms = 3600000, kept = 192 } },
+}
+function GROUPS.key(name) return PREFIX .. 'dead_group:' .. name end
+function GROUPS.name(kind, host)
+  local name = kind .. ' ' .. ((host or '') == '' and '-' or host)
+  if score_of(GROUPS.index, name) then return name end
+  return (tonumber(redis.pcall('ZCARD', GROUPS.index)) or 0) < GROUPS.most and name or kind .. ' *'
+end
+function GROUPS.add(name, field, by) redis.pcall('HINCRBY', GROUPS.key(name), field, by) end
+-- Counts a death in its group.
+function GROUPS.record_death(name, id, sentence, build)
+  local group = GROUPS.key(name)
+  local before = bytes_of(group)
+  GROUPS.add(name, 'total', 1)
+  redis.pcall('HSETNX', group, 'first_ms', int(NOW_MS))
+  redis.pcall('HSET', group, 'last_ms', int(NOW_MS), 'last_id', id, 'sentence', sentence, 'build', build)
+  for letter, bucket in pairs(GROUPS.buckets) do
+    local newest = math.floor(NOW_MS / bucket.ms)
+    if redis.pcall('HINCRBY', group, letter .. int(newest), 1) == 1 then
+      local fields = redis.pcall('HKEYS', group)
+      for _, field in ipairs(fields.err and {} or fields) do
+        local number = tonumber(string.match(field, '^' .. letter .. '(%d+)$') or newest)
+        if number <= newest - bucket.kept then redis.pcall('HDEL', group, field) end
+      end
+    end
+  end
+  redis.pcall('PEXPIRE', group, GROUPS.kept_ms)
+  redis.pcall('ZADD', GROUPS.index, NOW_MS, name)
+  account('groups', 0, bytes_of(group) - before)
+end
+
+-- What an operator's bulk action did: `operation_jobs:<id>` is a HASH of job ids, each with what became of it. Only
+-- while it exists: its life is bounded, and a job may outlive it.
+local OPERATIONS = {}
+function OPERATIONS.jobs_key(operation) return PREFIX .. 'operation_jobs:' .. operation end
+function OPERATIONS.record(operation, id, what)
+  if (operation or '') == '' then return end
+  local jobs = OPERATIONS.jobs_key(operation)
+  if redis.pcall('HEXISTS', jobs, id) == 1 then redis.pcall('HSET', jobs, id, what) end
+end
+
+-- How a job that was replayed has ended: in the group that it was replayed from, and in its operation.
+local function record_replay(id, operation, group, replayed, state, why)
+  if group and replayed then GROUPS.add(group, 're:' .. state, 1) end
+  OPERATIONS.record(operation, id, why == '' and state or state .. ':' .. why)
+end
+
+-- A job's history: a line of JSON for each delivery that did not end it and for what people did with it, in `log`;
+-- the oldest are forgotten beyond 4 KB, and counted in `log_cut`. 300 bytes of a sentence at most.
+local LOG_MAX_BYTES, LOG_WHY_MAX_BYTES = 4000, 300
+local function log_line(job, entry)
+  entry.at_ms = NOW_MS
+  entry.why = entry.why and string.gsub(string.sub(entry.why, 1, LOG_WHY_MAX_BYTES), '[\128-\255]*$', '') or nil
+  local log = redis.pcall('HGET', job, 'log')
+  log = (type(log) == 'string' and log or '') .. cjson.encode(entry) .. '\n'
+  local cut = 0
+  while #log > LOG_MAX_BYTES do
+    log = string.sub(log, string.find(log, '\n', 1, true) + 1)
+    cut = cut + 1
+  end
+  redis.pcall('HSET', job, 'log', log)
+  if cut > 0 then redis.pcall('HINCRBY', job, 'log_cut', cut) end
+end
+-- The end of a delivery: at which worker it was, and for how long.
+local function log_delivery(job, what, why)
+  local fields = redis.call('HMGET', job, 'worker', 'claimed_ms')
+  log_line(job, { what = what, why = why, worker = fields[1] or nil, took_ms = NOW_MS - tonumber(fields[2] or NOW_MS) })
+end
+
 -- Makes a job a dead letter. The caller has removed it from the set it was in.
-local function bury(id, job, kind, reason)
-  local counted = redis.call('HGET', job, 'bytes')
-  redis.call('HDEL', job, 'next', 'next_unique', 'bytes')
-  redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW_MS), 'kind', kind, 'reason', reason)
+local function bury(id, job, kind, reason, host, sentence, build)
+  local known = redis.call('HMGET', job, 'bytes', 'operation', 'group', 'replays')
+  record_replay(id, known[2], known[3], known[4], 'dead', kind)
+  local group = GROUPS.name(kind, host)
+  redis.call('HDEL', job, 'next', 'next_unique', 'bytes', 'operation')
+  redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW_MS), 'kind', kind, 'reason', reason, 'group', group)
   local size = bytes_of(job)
   redis.call('HSET', job, 'size', int(size))
   redis.call('ZADD', DEAD, NOW_MS, id)
   redis.call('ZADD', kind_key(kind), NOW_MS, id)
   redis.pcall('HINCRBY', META, 'dead_bytes:' .. kind, int(size))
   account('dead', 1, size)
-  if counted then account('jobs', -1, -counted) end
+  if known[1] then account('jobs', -1, -known[1]) end
+  GROUPS.record_death(group, id, sentence or '', build or '')
+  GROUPS.add(group, 'dead', 1)
   increment('dead')
   increment('dead:' .. kind)
 end
@@ -637,10 +721,33 @@ end
 -- Removes a job from the dead letters. The caller passes the kind and size that it read from the job.
 local function remove_dead_letter(id, kind, size)
   redis.call('EXISTS', kind_key(kind or '')) -- reads a derived key before the first write
+  local group = redis.pcall('HGET', job_key(id), 'group')
   redis.call('ZREM', DEAD, id)
   redis.call('ZREM', kind_key(kind or ''), id)
   redis.pcall('HINCRBY', META, 'dead_bytes:' .. (kind or ''), -tonumber(size or 0))
   account('dead', -1, -tonumber(size or 0))
+  if type(group) == 'string' then GROUPS.add(group, 'dead', -1) end
+end
+-- Puts a job back among the dead letters, as it died.
+local function return_dead_letter(id, job, died_ms, kind)
+  redis.call('HSET', job, 'state', 'dead')
+  local size = bytes_of(job)
+  redis.call('HSET', job, 'size', int(size))
+  redis.call('ZADD', DEAD, died_ms, id)
+  redis.call('ZADD', kind_key(kind), died_ms, id)
+  redis.pcall('HINCRBY', META, 'dead_bytes:' .. kind, int(size))
+  account('dead', 1, size)
+  local group = redis.pcall('HGET', job, 'group')
+  if type(group) == 'string' then GROUPS.add(group, 'dead', 1) end
+end
+
+-- Discarded letters, kept for a day in the budget of the dead letters, where they give way first: `trash`, a ZSET by
+-- the time they were discarded. META counts them in `trash_bytes`.
+local TRASH = PREFIX .. 'trash'
+local function remove_from_trash(id)
+  local size = tonumber(redis.call('HGET', job_key(id), 'size') or 0)
+  redis.call('ZREM', TRASH, id) -- allowed at maxmemory, and so is every later write
+  account('trash', -1, -size)
 end
 
 -- Suspect contents, each with the build that it crashed; SUSPECTS, by time, bounds their number.

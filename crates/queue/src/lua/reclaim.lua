@@ -61,7 +61,7 @@ local function crash_reason(fields)
     or string.format('its worker vanished %d times while it fetched this job, the last time with nothing else',
       fields.fetch_crashes)
   return cjson.encode({ kind = 'crash_loop', stage = 'queue', counts = counts, worker = fields.worker or '',
-    build = fields.build or build, failure = { kind = 'crash_loop', detail = detail } })
+    build = fields.build or build, failure = { kind = 'crash_loop', detail = detail } }), detail
 end
 
 -- Counts the crash, and returns whether it buries the job. Only changes `fields`.
@@ -74,8 +74,9 @@ local function count_crash(fields)
 end
 
 local function bury_crashed(fields, pair, unique_lock)
-  local id, reason = fields.id, crash_reason(fields)
-  bury(id, fields.job, 'crash_loop', reason)
+  local id, reason, sentence = fields.id, crash_reason(fields)
+  log_delivery(fields.job, 'vanished', 'crash_loop')
+  bury(id, fields.job, 'crash_loop', reason, string.match(fields.hosts or '', '([^%s~]%S*)%s*$'), sentence, fields.build or build)
   release_unique_lock(unique_lock, id)
   local ended = cjson.encode({ id = id, pair = pair, state = 'dead', why = 'crash_loop' })
   local note = string.format('{"id":"%s","state":"dead","schema_version":1,"analysis_version":1,"dead":{"kind":"crash_loop"}}', id)
@@ -113,6 +114,7 @@ for _, id in ipairs(expired) do
       replies[#replies + 1] = pair
       replies[#replies + 1] = reason
     else
+      log_delivery(job, 'vanished', fields.was_in_child and 'in a child' or 'while fetching')
       make_waiting(id, job)
       recount_job(job, unique_lock)
       waiting_count = waiting_count + 1

@@ -60,6 +60,11 @@ for i = 2, #ARGV - 3 do
       redis.call('ZADD', kind_key(fields[5] or ''), fields[4] or NOW_MS, id)
       refiled = refiled + 1
     end
+  elseif fields[1] == 'trash' then
+    if not redis.call('ZSCORE', TRASH, id) then
+      redis.call('ZADD', TRASH, NOW_MS, id)
+      refiled = refiled + 1
+    end
   elseif INDEX_OF[fields[1] or ''] and fields[2] and not is_filed(id) then
     refile_live(id, job, PREFIX .. 'unique:' .. (fields[3] or ''), fields)
   end

@@ -2,7 +2,7 @@
 -- KEYS     1 job:<the payload's own id, or the spare one>, 2 job:<spare id>, 3 dead:kind:<kind>
 -- ARGV     1 its own id, 2 spare id, 3 kind, 4 reason (JSON), 5 the payload's first bytes, 6 its full length, 7 its
 --          hash, prefixed with the algorithm, 8 bytes given to recognise it, 9 pair ('' unknown), 10 the death as
---          a report (JSON)
+--          a report (JSON), 11 its sentence, 12 this build
 -- Returns  buried, id | moved (another payload is at the head by now)
 -- Why      The evidence is stored and the payload removed in one step, or it would be buried twice or lost. It
 --          keeps its own id, by which its producer looks for it, unless a job has that id.
@@ -26,7 +26,7 @@ if oldest then
   increment('evicted')
 end
 redis.call('HSET', job, 'raw', head, 'raw_length', int(length), 'raw_hash', arg(7), 'enqueued_ms', int(NOW_MS))
-bury(id, job, kind, reason)
+bury(id, job, kind, reason, '', arg(11), arg(12))
 if not full then
   store_result(id, pair, cjson.encode({ id = id, pair = pair, state = 'dead', why = kind }), report, false)
 end

@@ -14,6 +14,7 @@ if ended ~= 'ended' then return { ended } end
 
 redis.call('HINCRBY', job, 'deliveries', -1)
 if arg(4) == 'counted' then redis.call('HINCRBY', job, 'releases', 1) end
+log_delivery(job, 'released', arg(4))
 make_waiting(id, job)
 recount_job(job, unique)
 increment('released')

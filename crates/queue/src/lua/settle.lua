@@ -21,10 +21,18 @@ local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
 local entering, successes, read_token = {}, {}, nil
 
+-- What is kept of the deliveries of a job that has ended, behind how it ended.
+local function with_history(ended, fields)
+  local log = fields[8] and string.gsub(fields[8], '\n', ',') or ''
+  return string.format('%s,"worker":%s,"enqueued_ms":%s,"claimed_ms":%s,"log_cut":%s,"log":[%s]}', string.sub(ended, 1, -2),
+    cjson.encode(fields[10] or ''), fields[11] or '0', fields[2] or '0', fields[9] or '0', string.sub(log, 1, -2))
+end
+
 for i = 0, settled_count - 1 do
   local job, unique, a = key(i * 2 + 1), key(i * 2 + 2), 1 + i * PER_JOB
   local id, token = arg(a + 1), arg(a + 2)
-  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'next', 'hosts', 'entered', 'content', 'bytes')
+  local fields = redis.call('HMGET', job, 'token', 'claimed_ms', 'next', 'hosts', 'entered', 'content', 'bytes', 'log', 'log_cut',
+    'worker', 'enqueued_ms', 'operation', 'group', 'replays')
   if fields[1] == token then
     replies[#replies + 1] = 'settled'
     lease_ids[#lease_ids + 1] = id
@@ -35,7 +43,8 @@ for i = 0, settled_count - 1 do
     end
     if fields[5] == token and not cancelled then successes[#successes + 1] = plan_success(fields[4]) end
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
-      ended = arg(a + 6), report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
+      ended = with_history(arg(a + 6), fields), operation = fields[12], group = fields[13], replays = fields[14],
+      report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
     if token ~= read_token then redis.call('EXISTS', settled_key(token)) end
@@ -96,6 +105,7 @@ for _, e in ipairs(settled_jobs) do
   local added = store_result(e.id, e.pair, e.ended, lean and e.summary or e.report, e.state == 'done')
   room = room - math.max(0, added)
   if e.mark then mark_done(e.mark, e.posted) end
+  record_replay(e.id, e.operation, e.group, e.replays, e.state, e.why)
   if e.state == 'done' then
     if lean then add('summarised') end
   else

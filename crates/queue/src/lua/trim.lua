@@ -32,6 +32,26 @@ local function evict_letter(id)
   if fields[3] == 'dead' then redis.call('UNLINK', job_key(id)) end
 end
 
+-- The trash gives way first: to its age, to the budget of the dead letters, and to a Redis that fills up.
+local TRASH_MS = 86400000
+local over_budget = meta('trash_bytes') + meta('dead_bytes') - byte_cap('dead_max_bytes', memory, DEAD_SHARE)
+local short_of_memory = memory and memory.used > memory.max * EVICT_BELOW
+for _ = 1, limit do
+  local oldest = redis.call('ZRANGE', TRASH, 0, 0, 'WITHSCORES')
+  if not oldest[1] or not (tonumber(oldest[2]) < NOW_MS - TRASH_MS or over_budget > 0 or short_of_memory) then break end
+  over_budget = over_budget - tonumber(redis.call('HGET', job_key(oldest[1]), 'size') or 0)
+  local is_trash = redis.call('HGET', job_key(oldest[1]), 'state') == 'trash'
+  remove_from_trash(oldest[1])
+  if is_trash then redis.call('UNLINK', job_key(oldest[1])) end
+end
+if redis.call('ZCARD', TRASH) == 0 then redis.call('HDEL', META, 'trash_bytes', 'trash_count') end -- ends any drift
+-- Groups of which nothing is known any more.
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', GROUPS.index, '-inf', NOW_MS - GROUPS.kept_ms, 'LIMIT', 0, limit)) do
+  redis.call('ZREM', GROUPS.index, name)
+  account('groups', 0, -bytes_of(GROUPS.key(name)))
+  redis.call('UNLINK', GROUPS.key(name))
+end
+
 local count_max, age_max = setting('dead_max_count'), setting('dead_max_age')
 local bytes_max = byte_cap('dead_max_bytes', memory, DEAD_SHARE)
 for _ = 1, limit do

@@ -6,7 +6,7 @@
 //! | field | present | meaning |
 //! |---|---|---|
 //! | `payload` | always (unless undecodable) | the job in its canonical form |
-//! | `state` | always | ready, scheduled, in_flight, exclusive, dead |
+//! | `state` | always | ready, scheduled, in_flight, exclusive, dead, trash |
 //! | `score` | always | its place in `ready`, kept through release, waiting for a host and exclusive runs |
 //! | `priority_offset` | scheduled after a failure or a postponement | it gets a new place, so far behind the newest job |
 //! | `enqueued_ms`, `expires_ms`, `unique` | always | time of admission, time of expiry, the lock it holds |
@@ -26,7 +26,10 @@
 //! | `postponed_ms` | after a postponement | total delay of those counted |
 //! | `granted_wall_ms` `granted_heap_bytes` | after a replay that raised them | the limits it runs under |
 //! | `cancel` | once cancelled | when it was cancelled |
-//! | `died_ms` `kind` `reason` `size` | dead | the evidence, and its size in bytes |
+//! | `died_ms` `kind` `reason` `size` | dead, and once replayed until it dies again | the evidence, and its size in bytes |
+//! | `group` | once dead | the group that its last death is counted in |
+//! | `operation` | replayed in a bulk action, until it ends | that action, which records how it ends |
+//! | `log` `log_cut` | once a delivery did not end it | its history, a JSON line for each entry; entries not kept |
 //! | `raw` `raw_length` `raw_hash` | dead, undecodable | its first 2 KiB, full length and hash |
 
 use crate::config::QueueName;
@@ -91,10 +94,13 @@ impl Keys {
     }
 
     /// The other keys that exist once per queue, and the type of each.
-    pub(crate) fn others(&self) -> [(String, KeyType); 10] {
+    pub(crate) fn others(&self) -> [(String, KeyType); 13] {
         [
             (self.workers(), KeyType::Zset),
             (self.audit(), KeyType::Stream),
+            (self.trash(), KeyType::Zset),
+            (self.dead_groups(), KeyType::Zset),
+            (self.operations(), KeyType::Zset),
             (self.waiting_hosts(), KeyType::Zset),
             (self.host_breakers(), KeyType::Hash),
             (self.key("failed_hosts"), KeyType::Zset),
@@ -144,6 +150,36 @@ impl Keys {
     /// ZSET of the dead letters of one kind, by the time they were buried (ms).
     pub(crate) fn dead_kind(&self, kind: FailureKind) -> String {
         self.key(&format!("dead:kind:{kind}"))
+    }
+
+    /// ZSET of the discarded letters that can be restored, by the time they were discarded (ms).
+    pub(crate) fn trash(&self) -> String {
+        self.key("trash")
+    }
+
+    /// ZSET of the groups of dead letters, `<kind> <host>`, by their last death (ms).
+    pub(crate) fn dead_groups(&self) -> String {
+        self.key("dead_groups")
+    }
+
+    /// HASH of one group: its counts, its first and last death. Its fields are listed in `common.lua`.
+    pub(crate) fn dead_group(&self, name: &str) -> String {
+        self.key(&format!("dead_group:{name}"))
+    }
+
+    /// ZSET of operators' bulk actions by the time they began (ms).
+    pub(crate) fn operations(&self) -> String {
+        self.key("operations")
+    }
+
+    /// HASH of one of them: what, by, selection, why, jobs, at_ms.
+    pub(crate) fn operation(&self, id: &str) -> String {
+        self.key(&format!("operation:{id}"))
+    }
+
+    /// HASH of its job ids, each with what became of it.
+    pub(crate) fn operation_jobs(&self, id: &str) -> String {
+        self.key(&format!("operation_jobs:{id}"))
     }
 
     /// HASH of the pauses in force, by name.

@@ -61,7 +61,11 @@ scripts! {
     RECLAIM = "reclaim";
     TRIM = "trim";
     REPLAY = "replay";
+    UNDO_REPLAY = "undo_replay";
     DISCARD = "discard";
+    RESTORE = "restore";
+    OPERATION = "operation";
+    AUDIT = "audit";
     CANCEL = "cancel";
     OUTAGE = "outage";
     IS_DONE = "is_done";

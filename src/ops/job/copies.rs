@@ -15,10 +15,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
-use crate::job::Job;
 use crate::job::redact::{page_address, scrub};
+use crate::job::{Job, JobId};
 use crate::ops::render;
-use crate::queue::{Content, DeadLetter, RawPayload};
+use crate::queue::{Content, RawPayload, StoredJob};
 
 /// Copies that are written to a file, and synced, before their letters are deleted.
 const FILE_BATCH: usize = 20;
@@ -26,23 +26,41 @@ const FILE_BATCH: usize = 20;
 const PIPE_LOOKS_EVERY: Duration = Duration::from_millis(2);
 
 /// One letter, as `-o json` shows it.
-pub(super) fn as_json(letter: &DeadLetter) -> Value {
+pub(super) fn as_json(letter: &StoredJob) -> Value {
     let (job, raw) = match &letter.content {
         Content::Job(job) => (Some(shown_job(job)), None),
         Content::Raw(raw) => (None, Some(shown_raw(raw))),
     };
-    json!({
-        "id": letter.id, "died_ms": letter.died_ms, "replays": letter.replays,
-        "host": letter.host(), "reason": letter.reason, "job": job, "raw": raw,
-    })
+    let mut shown = json!({
+        "id": letter.id, "state": letter.state, "since_ms": letter.since_ms(), "enqueued_ms": letter.enqueued_ms,
+        "deliveries": letter.deliveries, "replays": letter.replays, "host": letter.host(), "kind": letter.kind(),
+        "build": letter.build(), "reason": letter.reason, "job": job, "raw": raw,
+    });
+    let optional = [
+        ("died_ms", letter.reason.as_ref().map(|_| json!(letter.died_ms))),
+        ("due_ms", letter.due_ms.map(Value::from)),
+        ("worker", letter.worker.clone().map(Value::from)),
+        ("waits_for_host", letter.waits_for_host.clone().map(Value::from)),
+        ("last_failure", letter.last_failure.as_ref().map(|failure| json!(failure))),
+        ("operation", letter.operation.clone().map(Value::from)),
+        ("cancelled", letter.is_cancelled.then_some(Value::from(true))),
+        ("log", (!letter.log.is_empty()).then(|| json!(letter.log))),
+        ("log_cut", (letter.log_cut > 0).then(|| json!(letter.log_cut))),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            shown[name] = value;
+        }
+    }
+    shown
 }
 
 /// What keeps a letter, in one line: the payload of a job, as `enqueue` takes it, and of what is no job all
 /// that is left of it.
-fn copy_of(letter: &DeadLetter) -> String {
-    let copy = match &letter.content {
+fn copy_of(id: &JobId, content: &Content) -> String {
+    let copy = match content {
         Content::Job(job) => return render::json_line(job),
-        Content::Raw(raw) => json!({ "id": letter.id, "raw": raw_json(raw) }),
+        Content::Raw(raw) => json!({ "id": id, "raw": raw_json(raw) }),
     };
     render::json_line(&copy)
 }
@@ -116,13 +134,32 @@ impl CopyOutput {
         }
     }
 
+    /// Writes a line for each job, which stays where it is.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(super) fn write_all(&mut self, jobs: &[StoredJob]) -> io::Result<()> {
+        let lines: String = jobs.iter().map(|job| copy_of(&job.id, &job.content) + "\n").collect();
+        self.output.write_all(lines.as_bytes())
+    }
+
+    /// Returns when a file has what was written.
+    ///
+    /// # Errors
+    /// Those of the operating system.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match self.kind {
+            OutputKind::File => self.output.sync_data(),
+            OutputKind::Pipe | OutputKind::Other => Ok(()),
+        }
+    }
+
     /// Writes a line for each letter, and returns when these copies are safe.
     ///
     /// # Errors
     /// Those of the operating system: none of these letters may be deleted then.
-    pub(super) async fn write(&mut self, letters: &[DeadLetter]) -> io::Result<()> {
-        let lines: String = letters.iter().map(|letter| copy_of(letter) + "\n").collect();
-        self.output.write_all(lines.as_bytes())?;
+    pub(super) async fn write(&mut self, letters: &[StoredJob]) -> io::Result<()> {
+        self.write_all(letters)?;
         match self.kind {
             OutputKind::File => self.output.sync_data(),
             OutputKind::Pipe => self.until_read().await,
@@ -179,9 +216,7 @@ mod tests {
         let shown = shown_job(&job);
         assert!(!shown.to_string().contains("s3cr3t"), "{shown}");
         assert_eq!(shown["to"]["body_url"], "https://***@a.test/x?sig=***&page=2");
-        let letter =
-            |content| DeadLetter { id: job.id.clone(), died_ms: 0, reason: None, content, replays: 0 };
-        let copy = copy_of(&letter(Content::Job(Box::new(job.clone()))));
+        let copy = copy_of(&job.id, &Content::Job(Box::new(job.clone())));
         assert_eq!(Job::decode(copy.as_bytes()).unwrap(), job);
 
         for head in [&b"{\"u\":\"http://u:s3cr3t@a.test/?s3cr3t"[..], b"\xff https://a.test/?sig=s3cr3t"] {
@@ -191,7 +226,7 @@ mod tests {
                 shown["head"].as_str().unwrap().contains("a.test/?") && !shown.to_string().contains("s3cr3t")
             );
             assert!(
-                copy_of(&letter(Content::Raw(raw.clone()))).contains(&raw_json(&raw)["hash"].to_string())
+                copy_of(&job.id, &Content::Raw(raw.clone())).contains(&raw_json(&raw)["hash"].to_string())
             );
         }
     }

@@ -1,0 +1,277 @@
+//! Two in the morning: a bad deploy, jobs that die of three reasons on three hosts, and a person with a terminal.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::process::Command;
+use wm_analyzer::job::{Job, JobId};
+use wm_testbed::body::Body;
+use wm_testbed::site::Resource;
+
+use crate::harness::{CommandOutput, World, env_var_name, until};
+
+fn page() -> Body {
+    Body::html(&b"<!DOCTYPE html><p>here</p>"[..])
+}
+
+/// So many jobs whose older body is gone.
+async fn bury_gone(world: &World, count: usize) -> Vec<Job> {
+    let jobs: Vec<Job> =
+        (0..count).map(|n| world.bodies(&format!("gone-{n}"), Resource::Status(404), page())).collect();
+    world.send(&jobs).await;
+    world.until_dead_letters(count).await;
+    jobs
+}
+
+fn bring_back(world: &World, ids: impl IntoIterator<Item = usize>) {
+    for n in ids {
+        world.site.put(&format!("/gone-{n}/from"), page());
+    }
+}
+
+/// The command of this line of what was printed, as arguments.
+fn command_after(said: &str, label: &str) -> Vec<String> {
+    let line =
+        said.lines().find_map(|line| line.split_once(label)).unwrap_or_else(|| panic!("{label}: {said}"));
+    let command = line.1.trim().strip_prefix("wm-analyzer ").unwrap_or_else(|| panic!("{line:?}"));
+    command.split(' ').map(str::to_owned).collect()
+}
+
+async fn typed(world: &World, args: &[String], more: &[&str]) -> CommandOutput {
+    let args: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    world.run(&args).await
+}
+
+#[tokio::test]
+async fn groups_lead_to_canaries_and_canaries_that_live_lead_to_the_rest() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 12).await;
+    let groups = world.run(&["dead", "groups"]).await.exited_with(0);
+    let groups = groups.stdout_contains(&["gone", "127.0.0.1", "12"]);
+    let groups = groups.stderr_contains(&["1 of 1 groups: 12 of 12 dead letters"]);
+    bring_back(&world, 0..12);
+
+    // Each command is taken from what the one before printed.
+    let canaries = command_after(&groups.stderr, "try:");
+    let replay = typed(&world, &canaries, &["--yes", "--watch", "--reason", "the archive is back"]).await;
+    let replay = replay.exited_with(0).stderr_contains(&[
+        "replay 12 dead letters",
+        "5 canaries first",
+        "the build that buried 12 of them still runs",
+        "canaries  done 5",
+        "replayed 12 of 12 as replay-",
+        "gone 127.0.0.1  done 12",
+    ]);
+    let audit = command_after(&replay.stderr, "what became of them:");
+    typed(&world, &audit, &[]).await.exited_with(0).stdout_contains(&["12  done", "the archive is back"]);
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.exited_with(0).json();
+    let row = &rows["rows"][0];
+    assert_eq!((&row["what"], &row["count"]), (&"replay".into(), &12.into()));
+    assert_eq!(row["selection"], "kind:gone host:127.0.0.1");
+    assert!(row["by"].as_str().unwrap().contains('@') && !row["by"].as_str().unwrap().contains("unknown"));
+    let groups = world.run(&["dead", "groups", "-o", "json"]).await.exited_with(0).json();
+    assert_eq!(groups["groups"][0]["replays"]["done"], 12);
+    assert_eq!(groups["groups"][0]["dead"], 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_canary_that_dies_of_the_same_again_stops_the_replay() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 8).await;
+    let replay = world.run(&["dead", "replay", "kind:gone", "--canary", "2", "--yes"]).await.exited_with(5);
+    let replay =
+        replay.stderr_contains(&["died of gone again", "6 not come to", "dead replay --resume replay-"]);
+    assert_eq!(world.dead().await.len(), 8, "two died again, six were not touched");
+    assert_eq!(world.dead().await.iter().filter(|letter| letter.replays > 0).count(), 2);
+
+    // The cause is mended, and it goes on with those that it did not come to.
+    bring_back(&world, 0..8);
+    let resume = command_after(&replay.stderr, "go on with the rest:");
+    let resumed = typed(&world, &resume, &["--yes"]).await.exited_with(0);
+    resumed.stderr_contains(&["6 dead letters of 8 were not come to", "replayed 6 of 6"]);
+    until("the six are done", async || {
+        world.events().await.iter().filter(|event| event.what == "done").count() == 6
+    })
+    .await;
+    assert_eq!(world.dead().await.len(), 2);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_replay_put_back_and_what_still_waits_can_be_taken_back() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 4).await;
+    worker.stop().await;
+    let replay = world.run(&["dead", "replay", "--yes"]).await.exited_with(0);
+    let replay = replay.stderr_contains(&[
+        "replay 4 dead letters",
+        "everything: ALL dead letters",
+        "no worker lives",
+        "replayed 4 of 4",
+    ]);
+    assert_eq!(world.dead().await.len(), 0);
+    let shown = world.run(&["job", "show", "gone-0"]).await.exited_with(0);
+    shown.stdout_contains(&["ready", "replayed by", "replayed it"]);
+    let undo = command_after(&replay.stderr, "undo what still waits:");
+    typed(&world, &undo, &["--yes"]).await.exited_with(0).stderr_contains(&["4 are dead letters again"]);
+    let letters = world.dead().await;
+    assert_eq!((letters.len(), letters.iter().map(|letter| letter.replays).max()), (4, Some(0)));
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.json();
+    assert_eq!(rows["rows"][0]["what"], "undo replay");
+}
+
+#[tokio::test]
+async fn limits_and_fields_are_mended_as_the_letters_are_replayed() {
+    let world = World::new().await;
+    let worker = world.worker();
+    let good = world.pair("good", 4_000);
+    let mut job = world.bodies("moved", Resource::Status(404), page());
+    job.traceparent = None;
+    world.send(&[job.clone()]).await;
+    world.until_dead_letters(1).await;
+    let wm_analyzer::job::VersionRef::Inline(at) = good.from.given().unwrap() else { panic!("whole") };
+    let field = format!("from.body_url={}", at.body_url);
+    let bad = world.run(&["dead", "replay", "moved", "--edit", "to=null", "--yes"]).await.exited_with(2);
+    bad.stderr_contains(&["moved: ", "nothing changed"]);
+    let replay = ["dead", "replay", "moved", "--edit", &field, "--set", "wall=9s", "--watch", "--yes"];
+    world.run(&replay).await.exited_with(0).stderr_contains(&["under wall 9s, with 1 edit", "done 1"]);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_that_is_killed_is_gone_on_with_and_nothing_is_lost_or_doubled() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 60).await;
+    bring_back(&world, 0..60);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wm-analyzer"));
+    command.env_clear().env(env_var_name("queue.url"), world.redis.url()).kill_on_drop(true);
+    command.args(["dead", "replay", "kind:gone", "--rate", "20/s", "--yes"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut replay = command.spawn().unwrap();
+    until("it is in the middle", async || world.dead().await.len() < 50).await;
+    replay.kill().await.unwrap();
+    let left = world.dead().await.len();
+    assert!(left > 0, "it was killed before its end");
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.json();
+    let operation = rows["rows"][0]["operation"].as_str().unwrap().to_owned();
+    let resumed = world.run(&["dead", "replay", "--resume", &operation, "--yes"]).await.exited_with(0);
+    resumed.stderr_contains(&["of 60 were not come to"]);
+    until("all are done", async || {
+        world.events().await.iter().filter(|event| event.what == "done").count() == 60
+    })
+    .await;
+    for n in 0..60 {
+        let id = JobId::parse(&format!("gone-{n}")).unwrap();
+        assert_eq!(world.job_events(&id).await, ["buried", "replayed", "done"], "{id}");
+    }
+    let shown = world.run(&["audit", "show", &operation, "-o", "json"]).await.exited_with(0).json();
+    assert_eq!(shown["counts"], serde_json::json!({ "done": 60 }));
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_discarded_can_be_restored_within_a_day_and_its_copy_is_printed_on_request() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 3).await;
+    worker.stop().await;
+    let discard = world.run(&["dead", "discard", "gone-0", "gone-1", "--yes"]).await.exited_with(0);
+    assert_eq!(discard.stdout, "", "nothing is printed unless it is asked for");
+    assert_eq!(world.dead().await.len(), 1);
+    world.run(&["job", "ls", "state:trash"]).await.exited_with(0).stderr_contains(&["2 of 2 jobs"]);
+    world.run(&["job", "show", "gone-0"]).await.exited_with(0).stdout_contains(&["trash", "discarded by"]);
+    let restore = command_after(&discard.stderr, "Undo within 24 h:");
+    typed(&world, &restore, &["--yes"]).await.exited_with(0).stderr_contains(&["restored 2 of 2"]);
+    assert_eq!(world.dead().await.len(), 3);
+    let copied = world.run(&["dead", "discard", "gone-2", "--copy", "--yes"]).await.exited_with(0);
+    assert_eq!(copied.stdout.lines().count(), 1);
+    let emptied = world.run(&["dead", "discard", "state:trash", "--now", "--yes"]).await.exited_with(0);
+    assert_eq!((emptied.stdout.lines().count(), world.keys("job:*").await.len()), (1, 2));
+}
+
+#[tokio::test]
+async fn waiting_jobs_of_one_host_are_listed_exported_and_cancelled() {
+    let world = World::new().await;
+    let here: Vec<Job> = (0..3).map(|n| world.pair(&format!("here-{n}"), 4_000)).collect();
+    let mut there = world.pair("there", 4_000);
+    let wm_analyzer::job::VersionRef::Inline(to) = &mut there.to else { panic!("whole") };
+    to.body_url.set_host(Some("127.0.0.2")).unwrap();
+    world.send(&here).await;
+    world.send(&[there]).await;
+    world.queue.worker.ingest().await.unwrap();
+    let listed = world.run(&["job", "ls", "state:waiting", "host:127.0.0.1"]).await.exited_with(0);
+    listed.stdout_contains(&["here-0", "ready"]).stderr_contains(&["3 of 3 jobs"]);
+    let lines = world.run(&["job", "ls", "-o", "ndjson"]).await.exited_with(0).stdout;
+    let ids: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
+    assert_eq!(ids, ["here-0", "here-1", "here-2", "there"]);
+    let exported = world.run(&["job", "export", "host:127.0.0.1"]).await.exited_with(0);
+    assert_eq!(exported.stdout.lines().count(), 3, "{exported:?}");
+    let dry = world.run(&["job", "cancel", "host:127.0.0.1", "--dry-run"]).await.exited_with(0);
+    dry.stderr_contains(&["cancel 3 jobs", "by host   127.0.0.1 3", "nothing changed"]);
+    world
+        .run(&["job", "cancel", "host:127.0.0.1", "--yes"])
+        .await
+        .exited_with(0)
+        .stderr_contains(&["cancelled 3 of 3"]);
+    let _worker = world.worker();
+    for job in &here {
+        world.until_event(&job.id, "skipped").await;
+    }
+    let ended = world.run(&["job", "show", "here-0"]).await.exited_with(0);
+    ended.stdout_contains(&["skipped", "cancelled", "cancelled by"]);
+    let counts: BTreeMap<String, u64> =
+        serde_json::from_value(world.run(&["status", "-o", "json"]).await.json()["last_hour"].clone())
+            .unwrap();
+    assert_eq!(counts["cancelled"], 3);
+}
+
+#[tokio::test]
+async fn every_write_of_every_command_is_in_the_audit_with_who_and_why() {
+    let world = World::new().await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), world.pair("one", 4_000).encode()).unwrap();
+    drop(File::open(file.path()).unwrap());
+    world.run(&["enqueue", file.path().to_str().unwrap()]).await.exited_with(0);
+    world.run(&["queue", "pause", "--reason", "a look"]).await.exited_with(0);
+    world.run(&["queue", "resume"]).await.exited_with(0);
+    world.run(&["queue", "pause", "slow.test", "--reason", "they asked"]).await.exited_with(0);
+    world.run(&["queue", "resume", "slow.test"]).await.exited_with(0);
+    world.run(&["queue", "set", "backlog_max=5000"]).await.exited_with(0);
+    world.run(&["queue", "cancel", "one"]).await.exited_with(0);
+    let worker = world.worker();
+    world.until_event(&JobId::parse("one").unwrap(), "skipped").await;
+    worker.stop().await;
+    world.run(&["results", "free", "--yes"]).await.exited_with(0);
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.exited_with(0).json();
+    let what: Vec<&str> =
+        rows["rows"].as_array().unwrap().iter().rev().map(|row| row["what"].as_str().unwrap()).collect();
+    let wanted = [
+        "enqueue",
+        "pause default",
+        "resume default",
+        "pause host slow.test",
+        "resume host slow.test",
+        "set",
+        "cancel",
+        "free results",
+    ];
+    assert_eq!(what, wanted);
+    for row in rows["rows"].as_array().unwrap() {
+        let by = row["by"].as_str().unwrap();
+        assert!(by.contains('@') && !by.starts_with("unknown"), "{row}");
+    }
+    world
+        .run(&["audit", "ls"])
+        .await
+        .exited_with(0)
+        .stdout_contains(&["WHO", "they asked"])
+        .stderr_contains(&["8 of 8"]);
+}
