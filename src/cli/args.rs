@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand};
 use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand};
 use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
-use super::queue_args::{QueueCommand, ReportCommand, ResultsCommand};
+use super::queue_args::{QuarantineCommand, QueueCommand, ReportCommand, ResultsCommand};
 use super::values::{limits, sha256, timestamp};
 use crate::config::Config;
 use crate::config::assemble::VERSION;
@@ -92,6 +92,9 @@ pub enum Command {
     /// Pause, resume or drain the queue; cancel jobs; change settings.
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Hosts whose jobs are held because their pages keep killing children.
+    #[command(subcommand)]
+    Quarantine(QuarantineCommand),
     /// List or show results, or free the oldest.
     #[command(subcommand)]
     Results(ResultsCommand),

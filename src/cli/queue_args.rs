@@ -79,6 +79,33 @@ pub enum QueueCommand {
     Settings,
 }
 
+/// `quarantine ...`
+#[derive(Debug, Subcommand)]
+pub enum QuarantineCommand {
+    /// List the hosts whose jobs are held because their pages keep killing children.
+    #[command(after_help = "Examples:\n  wm-analyzer quarantine ls\n  wm-analyzer quarantine ls -o json")]
+    Ls,
+    /// Let the jobs of a host go on.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer quarantine lift web.example.gov\n  wm-analyzer quarantine lift 192.0.2.7"
+    )]
+    Lift {
+        /// The host, as `quarantine ls` names it.
+        #[arg(value_parser = HostName::parse)]
+        host: HostName,
+    },
+}
+
+impl QuarantineCommand {
+    /// As `ops` takes it.
+    pub fn action(self) -> ops::quarantine::QuarantineAction {
+        match self {
+            Self::Ls => ops::quarantine::QuarantineAction::Ls,
+            Self::Lift { host } => ops::quarantine::QuarantineAction::Lift(host),
+        }
+    }
+}
+
 /// `results ...`
 #[derive(Debug, Subcommand)]
 pub enum ResultsCommand {

@@ -111,6 +111,9 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let queue = operator(&config).await?;
             ops::queue::run(&queue, args.action(), json).await.map_err(queue_failure)
         }
+        Command::Quarantine(args) => {
+            ops::quarantine::run(&operator(&config).await?, args.action(), json).await.map_err(queue_failure)
+        }
         Command::Results(args) => {
             let queue = operator(&config).await?;
             ops::results::run(&queue, args.action(), json).await.map_err(queue_failure)

@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod enqueue;
 pub mod job;
 pub mod progress;
+pub mod quarantine;
 pub mod queue;
 pub mod render;
 pub mod report;

@@ -16,9 +16,10 @@ const RETURNS: [&str; 4] = ["retried", "postponed", "reclaimed", "released"];
 const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
-const ALLOWED_KEYS: [&str; 27] = [
+const ALLOWED_KEYS: [&str; 28] = [
     "alert_leader",
     "audit",
+    "child_kills",
     "claim",
     "dead",
     "dead_group",

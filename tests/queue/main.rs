@@ -28,6 +28,7 @@ mod operations;
 mod orphans;
 mod outage_reports;
 mod pool;
+mod quarantine;
 mod redis_failures;
 mod start;
 mod states;

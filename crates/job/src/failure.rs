@@ -205,6 +205,12 @@ impl FailureKind {
         }
     }
 
+    /// True where the page killed the child that analysed it, or would have.
+    pub fn kills_child(self) -> bool {
+        let refused_by_child = matches!(self, Self::DecompressionBomb | Self::HashMismatch);
+        self.stage() == Stage::Analyse && self.blame() == Blame::Job && !refused_by_child
+    }
+
     /// The stage that this kind of failure occurs in.
     pub fn stage(self) -> Stage {
         match self {

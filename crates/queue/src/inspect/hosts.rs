@@ -100,7 +100,7 @@ pub struct RestingHost {
     pub waiting: u64,
     /// Failures in a row, and the kind of the last one; 0 where only an operator made it rest.
     pub failures: u64,
-    /// The kind of the last failure.
+    /// The kind of the last failure; `quarantine` where its pages kill children, which are what is counted then.
     pub kind: String,
     /// The operator's rest, where there is one.
     pub by_hand: Option<RestByHand>,
@@ -146,6 +146,7 @@ impl fmt::Display for RestingHost {
         }
         match failures {
             0 => Ok(()),
+            kills if self.is_held() => write!(f, ", held: its pages killed {kills} children"),
             _ => write!(f, ", after {failures} failures in a row ({kind})"),
         }
     }
@@ -160,7 +161,15 @@ fn rounded(time: Duration) -> String {
     }
 }
 
+/// The kind of a breaker that opened because the pages of a host kill children, as in `common.lua`.
+const QUARANTINE: &str = "quarantine";
+
 impl RestingHost {
+    /// True where it is held because its pages kill children.
+    pub fn is_held(&self) -> bool {
+        self.kind == QUARANTINE
+    }
+
     /// How long it still rests; None while it is probed.
     pub fn left(&self) -> Option<Duration> {
         (self.left_ms > 0).then_some(Duration::from_millis(self.left_ms))
@@ -199,11 +208,33 @@ impl Queue {
             hosts[at].left_ms = hosts[at].left_ms.max(rest.until_ms - now);
             hosts[at].by_hand = Some(rest);
         }
-        let most_waited_for = self.most_waited_for(hosts, unreadable).await?;
+        let mut most_waited_for = self.with_waiters(hosts, unreadable).await?;
+        most_waited_for.truncate(SHOWN_MAX);
         Ok(RestingHosts { breakers, by_hand: by_hand_count, most_waited_for })
     }
 
-    async fn most_waited_for(
+    /// The hosts that are held because their pages kill children, those with the most waiters first: of the hundred
+    /// that rest longest.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn held_hosts(&self) -> Result<Vec<RestingHost>, Error> {
+        let mut reads = Reads::default();
+        let last = (LOOK_MAX - 1).to_string();
+        reads.add_plain("TIME");
+        reads.add(&["ZREVRANGE"], &self.inner.keys.resting_hosts(), &["0", &last, "WITHSCORES"]);
+        let mut replies = self.read(reads).await?;
+        let (seconds, micros): (u64, u64) = replies.next();
+        let open: Vec<(String, u64)> = replies.next();
+        let now = seconds * 1000 + micros / 1000;
+        let hosts = open.into_iter().map(|(host, until)| resting(host, until, now)).collect();
+        let mut hosts = self.with_waiters(hosts, &mut Vec::new()).await?;
+        hosts.retain(RestingHost::is_held);
+        Ok(hosts)
+    }
+
+    /// The same with their waiters and failures, those with the most waiters first.
+    async fn with_waiters(
         &self,
         mut hosts: Vec<RestingHost>,
         unreadable: &mut Vec<UnreadableKey>,
@@ -224,7 +255,6 @@ impl Queue {
         }
         unreadable.append(&mut replies.unreadable);
         hosts.sort_by(|a, b| (b.waiting, b.left_ms, &a.host).cmp(&(a.waiting, a.left_ms, &b.host)));
-        hosts.truncate(SHOWN_MAX);
         Ok(hosts)
     }
 }

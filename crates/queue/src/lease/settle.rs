@@ -200,6 +200,7 @@ impl WorkerHandle {
         };
         let host = reason.host().unwrap_or_default();
         let call = call.arg(&[host.as_str(), &group_sentence(&reason.failure.detail), &reason.build]);
+        let call = call.arg(if reason.kind.kills_child() { host.as_str() } else { "" });
         settled(&mut call.reply().await?)
     }
 

@@ -3,7 +3,7 @@
 -- ARGV     1 id, 2 token, 3 kind, 4 reason (JSON), 5 the same in at most 1 KiB, 6 pair, 7 what ended (JSON), 8 the
 --          death as a report (JSON), 9 first bytes of an unreadable payload ('' otherwise), 10 its full length,
 --          11 its hash, prefixed with the algorithm, 12 host that the failure concerns, 13 its sentence,
---          14 this build
+--          14 this build, 15 the host, where it killed its child there ('' otherwise)
 -- Returns  settled | superseded
 -- Why      The lock is released in the same step, so the pair can be enqueued again as soon as the cause is
 --          fixed. The follow-up job is admitted now, whatever this one died of, and only now: a replay covers
@@ -14,6 +14,7 @@ local job, memory = key(1), read_memory()
 local lean = is_full() or (memory and memory.used + #arg(4) > memory.max * LEAN_SHARE)
 local follow_up = follow_up_of(id, job)
 read_result_keys(id, pair) -- reads derived keys before the first write
+if arg(15) ~= '' and redis.call('HGET', job, 'token') == token then QUARANTINE.record_kill(arg(15)) end
 local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 

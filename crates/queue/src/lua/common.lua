@@ -321,6 +321,55 @@ local function has_new(hosts)
   return false
 end
 
+-- Hosts whose pages keep killing children. `child_kills` is a HASH of hosts (JSON): `since_ms`, when its ten minutes
+-- began, `kills`, and `others`: jobs that were in a child and ended otherwise since then. From the tenth kill on, while
+-- these are more than half, the host is held: its breaker is open, its jobs wait for it, and one at a time tries again
+-- at growing intervals, until one lives. All of it is a hint: pcall.
+local QUARANTINE = {
+  kills = PREFIX .. 'child_kills', window_ms = 600000, from = 10,
+  -- Hosts that are counted, 100 bytes each: a wildcard name makes hosts for free.
+  most = 1000,
+  first_rest_ms = 60000, longest_rest_ms = 1800000,
+}
+function QUARANTINE.known(host)
+  local known = json_of(QUARANTINE.kills, host)
+  local is_old = (tonumber(known.since_ms) or 0) <= NOW_MS - QUARANTINE.window_ms
+  return is_old and { since_ms = NOW_MS, kills = 0, others = 0 } or known
+end
+-- Counts a kill, before the delivery ends: whoever waits for the host must not be woken for a host that is held now.
+function QUARANTINE.record_kill(host)
+  local known = QUARANTINE.known(host)
+  known.kills = known.kills + 1
+  redis.pcall('HDEL', QUARANTINE.kills, host) -- allowed at maxmemory, and so is every later write
+  if (tonumber(redis.pcall('HLEN', QUARANTINE.kills)) or 0) >= QUARANTINE.most then
+    local any = redis.pcall('HRANDFIELD', QUARANTINE.kills)
+    if type(any) == 'string' then redis.pcall('HDEL', QUARANTINE.kills, any) end
+  end
+  redis.pcall('HSET', QUARANTINE.kills, host, cjson.encode(known))
+  local breaker, ends, rest_ms = json_of(HOSTS.breakers, host), score_of(HOSTS.resting, host), nil
+  if ends and ends <= NOW_MS and breaker.kind == 'quarantine' then
+    rest_ms = math.min((tonumber(breaker.rest_ms) or 0) * 2, QUARANTINE.longest_rest_ms)
+  elseif not ends and known.kills >= QUARANTINE.from and known.kills > known.others then
+    rest_ms = QUARANTINE.first_rest_ms
+  end
+  if not rest_ms then return end
+  breaker = { failures = known.kills, kind = 'quarantine', rest_ms = rest_ms }
+  redis.pcall('HSET', HOSTS.breakers, host, cjson.encode(breaker))
+  redis.pcall('ZADD', HOSTS.failed, NOW_MS, host)
+  redis.pcall('ZADD', HOSTS.resting, int(NOW_MS + rest_ms), host)
+  rest_ends[host] = math.max(NOW_MS + rest_ms, end_by_hand(host) or 0)
+end
+-- Counts a job that was in a child and did not kill it, at each of its hosts that is counted.
+function QUARANTINE.record_other(hosts)
+  for host in string.gmatch(hosts or '', '%S+') do
+    if redis.pcall('HEXISTS', QUARANTINE.kills, host) == 1 then
+      local known = QUARANTINE.known(host)
+      known.others = known.others + 1
+      redis.pcall('HSET', QUARANTINE.kills, host, cjson.encode(known))
+    end
+  end
+end
+
 -- Start permits. host:<host> is an index of `lease`: start.lua adds a job to it, every script that ends a
 -- lease removes it. So a permit lasts as long as its lease and needs no renewal. A job that finds its host
 -- full is `scheduled` like any job that waits; host_waiters:<host> only orders these jobs, and one is woken

@@ -44,6 +44,7 @@ for i = 0, settled_count - 1 do
     if fields[5] == token and not cancelled then successes[#successes + 1] = plan_success(fields[4]) end
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
       ended = with_history(arg(a + 6), fields), operation = fields[12], group = fields[13], replays = fields[14],
+      visited = fields[5] == token and not cancelled and fields[4],
       report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
@@ -98,6 +99,7 @@ for _, suspect in ipairs(suspects_to_clear) do remove_suspect(suspect) end
 leave_hosts(handovers)
 for _, plans in ipairs(successes) do record_success(plans) end
 enter_children()
+local kills_are_counted = redis.pcall('EXISTS', QUARANTINE.kills) == 1
 local function add(field) increments[field] = (increments[field] or 0) + 1 end
 for _, e in ipairs(settled_jobs) do
   if lock_holder then end_exclusive(e.id, e.claimed_ms) end
@@ -106,6 +108,7 @@ for _, e in ipairs(settled_jobs) do
   room = room - math.max(0, added)
   if e.mark then mark_done(e.mark, e.posted) end
   record_replay(e.id, e.operation, e.group, e.replays, e.state, e.why)
+  if kills_are_counted and e.visited then QUARANTINE.record_other(e.visited) end
   if e.state == 'done' then
     if lean then add('summarised') end
   else

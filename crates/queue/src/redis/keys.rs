@@ -94,7 +94,7 @@ impl Keys {
     }
 
     /// The other keys that exist once per queue, and the type of each.
-    pub(crate) fn others(&self) -> [(String, KeyType); 13] {
+    pub(crate) fn others(&self) -> [(String, KeyType); 14] {
         [
             (self.workers(), KeyType::Zset),
             (self.audit(), KeyType::Stream),
@@ -103,6 +103,7 @@ impl Keys {
             (self.operations(), KeyType::Zset),
             (self.waiting_hosts(), KeyType::Zset),
             (self.host_breakers(), KeyType::Hash),
+            (self.key("child_kills"), KeyType::Hash),
             (self.key("failed_hosts"), KeyType::Zset),
             (self.resting_hosts(), KeyType::Zset),
             (self.host_rests(), KeyType::Hash),
@@ -272,7 +273,8 @@ impl Keys {
         self.key("waiting_hosts")
     }
 
-    /// HASH of hosts that failed since their last success (JSON); `failed_hosts` is a ZSET of these by their last
+    /// HASH of hosts that failed since their last success (JSON), `child_kills` one of those whose pages killed
+    /// children; `failed_hosts` is a ZSET of these by their last
     /// failure, `proven_hosts` one of hosts by their last success.
     pub(crate) fn host_breakers(&self) -> String {
         self.key("host_breakers")

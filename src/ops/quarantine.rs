@@ -1,0 +1,66 @@
+//! `quarantine ls | lift`: hosts whose jobs are held because their pages keep killing children.
+
+use serde_json::json;
+
+use super::Exit;
+use super::render::{self, sanitize};
+use crate::queue::{Error, HostName, HostResumed, OperatorHandle};
+
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+
+/// A subcommand of `quarantine`.
+#[derive(Debug, Clone)]
+pub enum QuarantineAction {
+    /// List the hosts.
+    Ls,
+    /// Let the jobs of one go on.
+    Lift(HostName),
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn run(queue: &OperatorHandle, action: QuarantineAction, json: bool) -> Result<Exit, Error> {
+    match action {
+        QuarantineAction::Ls => ls(queue, json).await,
+        QuarantineAction::Lift(host) => lift(queue, &host, json).await,
+    }
+}
+
+async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
+    let hosts = queue.held_hosts().await?;
+    if json {
+        render::json(&json!({ "schema_version": SCHEMA_VERSION, "hosts": hosts }));
+    } else if hosts.is_empty() {
+        render::note("no host is held");
+    }
+    if !json {
+        for held in &hosts {
+            render::line(sanitize(&held.to_string(), 300));
+        }
+        if let Some(first) = hosts.first() {
+            let host = sanitize(&first.host, 100);
+            render::note(format!("\nlook:  {}", queue.command(&format!("dead ls host:{host} --limit 5"))));
+            render::note(format!("lift:  {}", queue.command(&format!("quarantine lift {host}"))));
+        }
+    }
+    Ok(if hosts.is_empty() { Exit::NothingMatched } else { Exit::Ok })
+}
+
+async fn lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exit, Error> {
+    let lifted = match queue.resume_host(host, &render::operator()).await? {
+        HostResumed::Resumed(_) => true,
+        HostResumed::NotResting => false,
+    };
+    if json {
+        render::json(&json!({ "schema_version": SCHEMA_VERSION, "host": host.as_str(), "lifted": lifted }));
+    } else if lifted {
+        let undo = queue.command(&format!("queue pause {host} --for 15m"));
+        render::note(format!("the jobs of {host} go on; ten more kills hold it again. Undo: {undo}"));
+    } else {
+        render::error(format!("{host} is not held; nothing changed"));
+    }
+    Ok(if lifted { Exit::Ok } else { Exit::NothingMatched })
+}
