@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use uuid::Uuid;
-use wm_analyzer::job::failure::{FailureKind, Stage};
-use wm_analyzer::telemetry::sentry::{AlertCounts, Alerts, AlertsGuard, Config, DeadLetterAlert, OutageKind};
+use wm_analyzer::telemetry::sentry::{
+    Alert, AlertCounts, Alerts, AlertsGuard, Config, Delivery, Monitor, OutageKind, Severity,
+};
 use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -27,26 +28,26 @@ fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, Ale
         environment: "test".to_owned(),
         window,
         shutdown,
+        check_ins: true,
     };
     Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
 }
 
-fn letter(kind: FailureKind, n: u32) -> DeadLetterAlert {
-    DeadLetterAlert {
-        queue: "analysis".to_owned(),
-        job_id: format!("j-{n}"),
-        from: Some(Uuid::from_u128(1)),
-        to: Some(Uuid::from_u128(2)),
-        host: Some("www.example.test".to_owned()),
-        kind,
-        stage: kind.stage(),
-        detail: format!("letter {n}"),
-        limit: Some("wall 10s".to_owned()),
-        command: format!("wm-analyzer dead show j-{n}"),
-        replayed: false,
-        traceparent: None,
+fn alert(title: &str) -> Alert {
+    Alert {
+        id: Uuid::new_v4(),
+        severity: Severity::Error,
+        fingerprint: vec!["dead-letter".to_owned(), "gone".to_owned(), "fetch".to_owned()],
+        lines: vec![title.to_owned(), "404".to_owned()],
+        commands: vec![("show it", "wm-analyzer dead show j-7".to_owned())],
+        tags: vec![("queue", "analysis".to_owned()), ("host", "www.example.test".to_owned())],
+        job: vec![("id", "j-7".to_owned())],
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        count: 12,
     }
 }
+
+const FAILED: Delivery = Delivery::Failed { retry_after: Duration::ZERO };
 
 fn counts_of(events: &[Value]) -> Vec<u64> {
     events.iter().map(|event| event["extra"]["count"].as_u64().expect("a count")).collect()
@@ -57,28 +58,28 @@ fn text(event: &Value) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
+async fn an_alert_is_one_event_and_whoever_sent_it_hears_that_it_arrived() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    alerts.dead_letter(&letter(FailureKind::WallExceeded, 7));
-    sentry.wait_until("it is told", |i| i.events().len() == 1).await;
-    assert_eq!(guard.close(), AlertCounts { sent: 1, ..AlertCounts::default() });
+    let sent = alert("12 dead letters");
+    assert_eq!(alerts.deliver(sent.clone()).await, Delivery::Accepted);
+    assert_eq!(guard.close(), AlertCounts { sent: 1, suppressed: 11, ..AlertCounts::default() });
 
     assert_eq!(sentry.violations(), Vec::<String>::new());
     assert_eq!(sentry.items().len(), 1, "nothing but the event: {:?}", sentry.items());
     let event = &sentry.events()[0];
-    assert_eq!(event["fingerprint"], serde_json::json!(["dead-letter", "wall_exceeded", "analyse"]));
-    let want = serde_json::json!({"queue":"analysis", "kind":"wall_exceeded", "stage":"analyse",
-        "replayed":"false", "host":"www.example.test"});
-    assert_eq!(event["tags"], want);
+    assert_eq!(
+        event["event_id"],
+        sent.id.simple().to_string(),
+        "so that it is one event when it is sent again"
+    );
+    assert_eq!(event["fingerprint"], serde_json::json!(["dead-letter", "gone", "fetch"]));
+    assert_eq!(event["tags"], serde_json::json!({"queue": "analysis", "host": "www.example.test"}));
     assert_eq!((&event["release"], &event["environment"]), (&"wm-analyzer@1.2.3+abc".into(), &"test".into()));
-    let whole = "dead letter: wall_exceeded in analyse at www.example.test\n\
-        from 00000000-0000-0000-0000-000000000001 to 00000000-0000-0000-0000-000000000002\n\
-        letter 7\n\
-        limit hit: wall 10s\n\
-        show it: wm-analyzer dead show j-7";
-    assert_eq!(text(event), whole);
+    assert_eq!(text(event), "12 dead letters\n404\nshow it: wm-analyzer dead show j-7");
     assert_eq!(event["contexts"]["job"]["id"], "j-7");
+    assert_eq!(event["contexts"]["trace"]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+    assert_eq!(counts_of(&sentry.events()), [12]);
     for absent in ["user", "request", "breadcrumbs", "exception", "threads", "level"] {
         assert_eq!(event[absent], Value::Null, "{absent}");
     }
@@ -88,14 +89,15 @@ async fn a_dead_letter_is_one_event_that_says_what_its_reader_needs() {
 async fn hostile_text_and_secrets_do_not_leave_the_house() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    let mut bad = letter(FailureKind::Connect, 1);
-    bad.detail =
+    let mut bad = alert("dead letter");
+    let hostile =
         format!("http://u:s3cr3t@a.test/?token=s3cr3t {}\n\u{1b}[2J password=s3cr3t", "x".repeat(100_000));
-    bad.host = Some("a\n\u{202e}.test".repeat(100));
-    bad.limit = Some("redis://:s3cr3t@h/0".to_owned());
-    bad.command = "wm-analyzer dead show token:1".to_owned();
-    (bad.from, bad.to) = (None, None);
-    alerts.dead_letter(&bad);
+    bad.lines.extend(vec![hostile; 8]);
+    bad.tags = vec![("host", "a\n\u{202e}.test".repeat(100)), ("kind", "redis://:s3cr3t@h/0".to_owned())];
+    bad.job = vec![("limit", "redis://:s3cr3t@h/0".to_owned())];
+    bad.commands = vec![("show it", "wm-analyzer dead show token:1".to_owned())];
+    bad.traceparent = Some("s3cr3t".to_owned());
+    assert_eq!(alerts.deliver(bad).await, Delivery::Accepted);
     alerts.report_outage(OutageKind::Redis, "redis://:s3cr3t@cache:6379/0: refused\u{7}");
     sentry.wait_until("both are told", |i| i.events().len() == 2).await;
     drop(guard);
@@ -105,7 +107,7 @@ async fn hostile_text_and_secrets_do_not_leave_the_house() {
     assert!(!raw.contains("s3cr3t"), "{raw}");
     assert!(!raw.contains("\\u001b") && !raw.contains('\u{202e}') && !raw.contains("\\u0007"), "{raw}");
     assert!(raw.contains("redis://***@cache:6379/0: refused"), "{raw}");
-    assert!(raw.contains("from unknown to unknown") && raw.contains("dead show token:1"), "{raw}");
+    assert!(raw.contains("dead show token:1"), "the command is whole: {raw}");
     for event in sentry.events() {
         assert!(text(&event).len() < 8192);
         let tags = event["tags"].as_object().unwrap();
@@ -114,25 +116,23 @@ async fn hostile_text_and_secrets_do_not_leave_the_house() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
+async fn a_flood_of_failures_is_one_event_and_no_count_is_lost() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
     let began = Instant::now();
-    alerts.dead_letter(&letter(FailureKind::MemoryExceeded, 0));
+    alerts.report_outage(OutageKind::Redis, "failure 0");
     sentry.wait_until("the first is told", |i| i.events().len() == 1).await;
     for n in 1..5000 {
-        alerts.dead_letter(&letter(FailureKind::MemoryExceeded, n));
+        alerts.report_outage(OutageKind::Redis, &format!("failure {n}"));
     }
-    let windows = began.elapsed().as_millis() / SHORT.as_millis() + 1;
+    alerts.resolve_outage(OutageKind::Redis);
     sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 5000).await;
     assert!(began.elapsed() >= SHORT, "the second event did not wait for its window");
     let events = sentry.events();
-    assert!((2..=windows + 1).contains(&(events.len() as u128)), "{} events", events.len());
     let last = text(events.last().unwrap());
-    let told = format!("stands for {} dead letters", counts_of(&events).last().unwrap());
-    assert!(last.contains(&told) && last.contains("letter 4999"), "{last}");
+    assert!(last.contains("stands for 4999 failures") && last.contains("failure 4999"), "{last}");
     let counts = guard.close();
-    assert_eq!((counts.sent, counts.suppressed), (events.len() as u64, 4999));
+    assert_eq!((events.len(), counts.sent, counts.suppressed), (2, 2, 4998));
     assert_eq!((counts.failed, counts.pending), (0, 0));
 }
 
@@ -140,47 +140,49 @@ async fn a_flood_is_one_event_per_window_and_no_count_is_lost() {
 async fn another_kind_does_not_wait_for_the_window_of_this_one() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    for kind in [FailureKind::WallExceeded, FailureKind::MemoryExceeded, FailureKind::Gone] {
-        alerts.dead_letter(&letter(kind, 1));
+    for kind in [OutageKind::Api, OutageKind::Spawn, OutageKind::Task] {
+        alerts.report_outage(kind, "down");
     }
-    // The same kind at another stage is another fingerprint.
-    alerts.dead_letter(&DeadLetterAlert { stage: Stage::Deliver, ..letter(FailureKind::Gone, 2) });
-    sentry.wait_until("four are told", |i| i.events().len() == 4).await;
+    sentry.wait_until("three are told", |i| i.events().len() == 3).await;
     drop(guard);
-    assert_eq!(sentry.requests(), 4);
+    assert_eq!(sentry.requests(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_end_of_the_process_tells_what_still_waits() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), LONG);
-    alerts.dead_letter(&letter(FailureKind::Gone, 0));
+    alerts.report_outage(OutageKind::Api, "503");
     sentry.wait_until("the first is told", |i| i.events().len() == 1).await;
-    for n in 1..500 {
-        alerts.dead_letter(&letter(FailureKind::Gone, n));
+    for _ in 1..500 {
         alerts.report_outage(OutageKind::Api, "503");
+        alerts.report_outage(OutageKind::Redis, "refused");
     }
+    alerts.resolve_outage(OutageKind::Redis);
     let counts = guard.close();
     assert_eq!((counts.pending, counts.failed), (0, 0));
     let events = sentry.events();
-    let of = |what: &str| -> Vec<u64> {
-        let those: Vec<_> = events.iter().filter(|e| e["fingerprint"][0] == what).cloned().collect();
-        counts_of(&those)
+    let of = |what: &str| -> u64 {
+        let those: Vec<_> = events.iter().filter(|e| e["fingerprint"][1] == what).cloned().collect();
+        counts_of(&those).iter().sum()
     };
-    assert_eq!(of("dead-letter"), [1, 499]);
-    assert_eq!(of("outage").iter().sum::<u64>(), 499);
-    assert!(of("outage").len() <= 2, "{:?}", of("outage"));
+    assert_eq!((of("api"), of("redis")), (500, 499));
+    let last = events.iter().rfind(|event| event["fingerprint"][1] == "redis").unwrap();
+    assert!(text(last).starts_with("resolved: Redis answers again"), "{events:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     let sentry = FakeSentry::start(ResponseMode::Hang).await.unwrap();
     let (alerts, guard) = started_with(&sentry.dsn(), SHORT, SHUTDOWN);
-    alerts.dead_letter(&letter(FailureKind::Gone, 0));
+    let delivery = tokio::spawn({
+        let alerts = alerts.clone();
+        async move { alerts.deliver(alert("it hangs")).await }
+    });
     sentry.wait_until("it hangs", |i| i.requests() == 1).await;
     let began = Instant::now();
-    for n in 1..1000 {
-        alerts.dead_letter(&letter(FailureKind::Gone, n));
+    for _ in 0..1000 {
+        alerts.report_outage(OutageKind::Api, "503");
     }
     assert!(began.elapsed() < SHUTDOWN, "noting took {:?}", began.elapsed());
     let began = Instant::now();
@@ -188,6 +190,7 @@ async fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
     let took = began.elapsed();
     assert!((SHUTDOWN..SHUTDOWN * 3).contains(&took), "the end took {took:?}");
     assert_eq!((counts.sent, counts.pending), (0, 1000));
+    drop(delivery);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -195,10 +198,11 @@ async fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
     for mode in [ResponseMode::Status(503), ResponseMode::Status(403)] {
         let sentry = FakeSentry::start(mode).await.unwrap();
         let (alerts, guard) = started(&sentry.dsn(), SHORT);
-        for n in 0..10 {
-            alerts.dead_letter(&letter(FailureKind::Gone, n));
+        for _ in 0..10 {
+            alerts.report_outage(OutageKind::Api, "503");
         }
-        sentry.wait_until("it was refused", |_| alerts.counts().failed >= 1).await;
+        assert_eq!(alerts.deliver(alert("refused")).await, FAILED);
+        sentry.wait_until("it was refused", |_| alerts.counts().failed >= 2).await;
         assert_eq!((alerts.counts().sent, alerts.counts().pending), (0, 10));
         sentry.set(ResponseMode::Accept);
         sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 10).await;
@@ -207,7 +211,8 @@ async fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
 
     let closed = FakeSentry::start(ResponseMode::Accept).await.unwrap().dsn();
     let (alerts, guard) = started(&closed, LONG);
-    alerts.dead_letter(&letter(FailureKind::Gone, 0));
+    alerts.report_outage(OutageKind::Api, "503");
+    assert_eq!(alerts.deliver(alert("nobody is there")).await, FAILED);
     assert_eq!(guard.close().pending, 1);
 }
 
@@ -215,13 +220,15 @@ async fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
 async fn a_rate_limit_is_kept_and_its_counts_are_told_after_it() {
     let sentry = FakeSentry::start(ResponseMode::RateLimit(1)).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn(), SHORT);
-    alerts.dead_letter(&letter(FailureKind::Gone, 0));
+    alerts.report_outage(OutageKind::Api, "503");
     sentry.wait_until("it is limited", |_| alerts.counts().failed == 1).await;
     let began = Instant::now();
+    let limited = alerts.deliver(alert("too soon")).await;
+    assert!(matches!(limited, Delivery::Failed { retry_after } if !retry_after.is_zero()), "{limited:?}");
     sentry.set(ResponseMode::Accept);
-    for n in 1..10 {
-        alerts.dead_letter(&letter(FailureKind::Gone, n));
-        alerts.dead_letter(&letter(FailureKind::Refused, n));
+    for _ in 1..10 {
+        alerts.report_outage(OutageKind::Api, "503");
+        alerts.report_outage(OutageKind::Spawn, "no memory");
     }
     sentry.wait_until("all are told", |i| counts_of(&i.events()).iter().sum::<u64>() == 19).await;
     // The answer was booked a moment before this clock began.
@@ -257,8 +264,33 @@ async fn an_outage_is_one_event_per_window_and_one_word_when_it_is_over() {
 async fn an_ingest_without_tls_behind_an_https_dsn_is_a_failure_and_no_panic() {
     let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
     let (alerts, guard) = started(&sentry.dsn().replace("http:", "https:"), LONG);
-    alerts.dead_letter(&letter(FailureKind::Gone, 0));
+    alerts.report_outage(OutageKind::Api, "503");
     sentry.wait_until("it failed", |_| alerts.counts().failed == 1).await;
     drop(guard);
     assert_eq!(sentry.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_check_in_makes_its_monitor_and_neither_waits_nor_holds_up_an_event() {
+    let sentry = FakeSentry::start(ResponseMode::RateLimit(3600)).await.unwrap();
+    let (alerts, guard) = started(&sentry.dsn(), LONG);
+    alerts.check_in(Monitor::Progress, "bulk");
+    sentry.wait_until("it is limited", |i| i.requests() == 1).await;
+    sentry.set(ResponseMode::Accept);
+    alerts.check_in(Monitor::Upkeep, "analysis");
+    sentry.wait_until("the next one is taken", |i| i.items().len() == 1).await;
+    assert_eq!(
+        alerts.deliver(alert("dead letter")).await,
+        Delivery::Accepted,
+        "a limit on check-ins is its own"
+    );
+    assert_eq!(guard.close(), AlertCounts { sent: 1, suppressed: 11, ..AlertCounts::default() });
+    assert_eq!(sentry.violations(), Vec::<String>::new());
+    let item = &sentry.items()[0];
+    assert_eq!(item.kind, "check_in");
+    assert_eq!(item.payload["monitor_slug"], "wm-upkeep-analysis");
+    assert_eq!((&item.payload["status"], &item.payload["environment"]), (&"ok".into(), &"test".into()));
+    let want = serde_json::json!({"schedule": {"type": "interval", "value": 1, "unit": "minute"},
+        "checkin_margin": 2, "max_runtime": 1, "failure_issue_threshold": 1, "recovery_threshold": 1});
+    assert_eq!(item.payload["monitor_config"], want);
 }

@@ -13,7 +13,7 @@ use super::generate;
 use super::monitor_args::SentryCommand;
 use super::process_args::ConfigCommand;
 use crate::api::Api;
-use crate::config::assemble::{AssembleError, WorkerParts, build, executable};
+use crate::config::assemble::{AssembleError, WorkerParts, build, executable, release};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::{Job, JobId};
@@ -215,7 +215,7 @@ async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure
     let phases = Phases::default();
     let following = phases.clone().follow_signals().map_err(failure)?;
     let signals = tokio::spawn(following);
-    let (alerts, guard) = Alerts::start(&config.sentry, &build()).map_err(config_failure)?;
+    let (alerts, guard) = Alerts::start(&config.sentry, &release()).map_err(config_failure)?;
     let slots = config.slots().map_err(config_failure)?;
     config.raise_open_files(slots).map_err(config_failure)?;
     let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;

@@ -39,6 +39,14 @@ pub const VERSION: &str = env!("WM_VERSION");
 /// The commit that this build was made from, or `unknown`.
 const COMMIT: &str = env!("WM_COMMIT");
 
+/// This build as Sentry's releases name it: with the commit, where the build named it.
+pub fn release() -> String {
+    match COMMIT {
+        "" | "unknown" => build(),
+        commit => format!("{}+{}", build(), commit.chars().take(12).collect::<String>()),
+    }
+}
+
 impl Config {
     /// The sizes that admission reckons with, and where the memory limit was read.
     pub fn sizes(&self) -> (MemoryBudget, &'static str) {

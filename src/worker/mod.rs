@@ -7,7 +7,10 @@
 //! Invariant: a delivery ends in exactly one way: settled, released, or lost. If a task panics, its lease
 //! expires.
 
+mod alert_words;
+mod alerting;
 mod background;
+mod check_ins;
 mod circuit_breakers;
 mod claiming;
 mod in_flight;
@@ -36,6 +39,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use self::background::{Background, TaskExit};
+use self::check_ins::CheckIns;
 use self::circuit_breakers::CircuitBreakers;
 use self::in_flight::{InFlight, StopReason};
 use self::observe::Observer;
@@ -132,6 +136,9 @@ struct Shared {
     looker: LookerRole,
     claim_ahead: Mutex<ClaimAhead>,
     load_limit: Mutex<LoadLimit>,
+    /// Held while this worker reports for all.
+    reporting: tokio::sync::Mutex<()>,
+    check_ins: CheckIns,
 }
 
 impl Worker {
@@ -156,11 +163,14 @@ impl Worker {
             looker: LookerRole::default(),
             claim_ahead: Mutex::new(ClaimAhead::new(limits)),
             load_limit: Mutex::new(LoadLimit::new(limits.slots)),
+            reporting: tokio::sync::Mutex::default(),
+            check_ins: CheckIns::default(),
         });
         let mut background = Background::default();
         background.start("heartbeat", in_flight::heartbeat(Arc::clone(&shared)));
         background.start("ingest", upkeep::ingest(Arc::clone(&shared)));
         background.start("upkeep", upkeep::look_after_queue(Arc::clone(&shared)));
+        background.start("alerting", alerting::report_for_all(Arc::clone(&shared)));
         background.start("load", load::keep_to_the_machine(Arc::clone(&shared)));
 
         let ended = shared.work(&mut background).await;
@@ -176,6 +186,13 @@ impl Worker {
             warn!("could not deregister: this worker is listed until its entry expires");
         }
         shared.worker.pool.shutdown().await;
+        let alerts = shared.worker.alerts.clone();
+        if alerts.is_enabled() {
+            let reporting = alerting::report_due(Arc::clone(&shared), true);
+            if timeout(alerts.begin_shutdown(), reporting).await.is_err() {
+                warn!("Sentry or Redis does not answer: what was to be reported is left to the next worker");
+            }
+        }
         ended
     }
 }

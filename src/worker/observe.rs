@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ use super::outages::SharedOutages;
 use super::redis_state::RedisState;
 use super::shutdown::Phase;
 use super::starvation::Starvation;
-use super::summary::{Detail, SettledSummary, Subject, limit_hit};
+use super::summary::{Detail, SettledSummary, Subject};
 use super::threshold::ThresholdAlarm;
 use crate::job::JobId;
 use crate::job::duration::millis;
@@ -35,7 +36,7 @@ use crate::queue::{Buried, Evicted, NEARLY_FULL, Presence, Purpose, Server, Stat
 use crate::sandbox::Pool;
 use crate::telemetry::metrics::{DeliveryOutcome, Metrics, QueueDepths};
 use crate::telemetry::sanitize;
-use crate::telemetry::sentry::{Alerts, DeadLetterAlert, OutageKind};
+use crate::telemetry::sentry::{Alerts, OutageKind};
 
 /// The longest piece of hostile text in a log line or an alert, in bytes.
 const DETAIL_BYTES: usize = 500;
@@ -45,6 +46,8 @@ pub(super) struct Observer {
     metrics: Arc<Metrics>,
     alerts: Alerts,
     outages: SharedOutages,
+    /// Something was buried or shared that one worker is to report for all.
+    to_report: Notify,
     pool: Pool,
     queue: WorkerHandle,
     info: Presence,
@@ -76,6 +79,7 @@ impl Observer {
             metrics: Arc::clone(&worker.metrics),
             alerts: worker.alerts.clone(),
             outages: SharedOutages::new(worker.alerts.clone(), worker.queue.clone(), worker.id.clone()),
+            to_report: Notify::new(),
             pool: worker.pool.clone(),
             queue: worker.queue.clone(),
             info: Presence {
@@ -146,7 +150,7 @@ impl Observer {
             Detail::Done { approximate, priority, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall_seconds(*child);
-                self.alerts.resolve_outage(OutageKind::Killed);
+                self.outages.ends(OutageKind::Killed);
                 if self.starvation.job_finished() {
                     self.outages.ends(OutageKind::Starved);
                     info!("children get CPU time again");
@@ -184,10 +188,9 @@ impl Observer {
     /// Reports a job that was dead-lettered without running: undecodable, or its worker kept disappearing.
     pub(super) fn buried(&self, buried: &Buried) {
         let mut ends = buried.pair.split("..").map(|uuid| Uuid::parse_str(uuid).ok());
-        let replayed = buried.reason.counts.replays > 0;
         let (from, to) = (ends.next().flatten(), ends.next().flatten());
         self.metrics.job(DeliveryOutcome::Dead);
-        let subject = Subject { job: buried.id.clone(), from, to, replayed, traceparent: None };
+        let subject = Subject { job: buried.id.clone(), from, to };
         self.dead(&subject, &buried.reason);
     }
 
@@ -195,20 +198,7 @@ impl Observer {
         self.metrics.dead(reason.kind);
         let job = &subject.job;
         let detail = sanitize(&reason.failure.detail, DETAIL_BYTES);
-        self.alerts.dead_letter(&DeadLetterAlert {
-            queue: self.queue.name().to_owned(),
-            job_id: job.to_string(),
-            from: subject.from,
-            to: subject.to,
-            traceparent: subject.traceparent.clone(),
-            host: reason.host(),
-            kind: reason.kind,
-            stage: reason.stage,
-            detail: detail.clone(),
-            limit: limit_hit(reason),
-            command: self.queue.command(&format!("dead show {job}")),
-            replayed: subject.replayed,
-        });
+        self.to_report.notify_one();
         match self.buried_lines.pass(reason.kind.as_str()) {
             Some(suppressed) => {
                 let pair = subject.pair();
@@ -234,13 +224,20 @@ impl Observer {
     /// A child died of an unclear cause and the job is run once more: an operator should check the limits.
     fn doubt(&self, failure: &Failure) {
         if failure.kind == FailureKind::KilledFromOutside {
-            self.alerts.report_outage(OutageKind::Killed, &sanitize(&failure.detail, DETAIL_BYTES));
+            self.outages.begins(OutageKind::Killed, sanitize(&failure.detail, DETAIL_BYTES));
         }
     }
 
-    /// Shares the outages this worker sees with the others, and alerts if this worker is the alert leader.
+    /// Shares the outages this worker sees with the others, of which one reports them.
     pub(super) async fn sync_outages(&self) {
-        self.outages.sync_outages(self.redis.answers()).await;
+        if self.outages.sync_outages(self.redis.answers()).await {
+            self.to_report.notify_one();
+        }
+    }
+
+    /// Waits until something was buried or shared that one worker is to report for all.
+    pub(super) async fn something_to_report(&self) {
+        self.to_report.notified().await;
     }
 
     /// A dependency failed: no job is claimed until a probe succeeds. One worker sends one alert per outage,
@@ -299,8 +296,7 @@ impl Observer {
     /// Redis is reachable but has lost the queue's data.
     pub(super) fn forgotten(&self) {
         const LOST: &str = "Redis has lost this queue: what waited there is gone (appendonly yes keeps it)";
-        self.redis_reported.store(true, Ordering::Relaxed);
-        self.alerts.report_outage(OutageKind::Redis, LOST);
+        self.outages.happened(OutageKind::QueueLost, LOST.to_owned());
         error!("{LOST}");
     }
 

@@ -21,15 +21,11 @@ pub(super) struct Subject {
     pub(super) job: JobId,
     pub(super) from: Option<Uuid>,
     pub(super) to: Option<Uuid>,
-    pub(super) replayed: bool,
-    pub(super) traceparent: Option<String>,
 }
 
 impl Subject {
-    fn of(job: &Job, replays: u32) -> Self {
-        let from = job.from.given().map(VersionRef::uuid);
-        let (job, to, traceparent) = (job.id.clone(), Some(job.to.uuid()), job.traceparent.clone());
-        Self { job, from, to, replayed: replays > 0, traceparent }
+    fn of(job: &Job) -> Self {
+        Self { job: job.id.clone(), from: job.from.given().map(VersionRef::uuid), to: Some(job.to.uuid()) }
     }
 
     /// The pair in the form `<from>..<to>`.
@@ -76,7 +72,7 @@ impl SettledSummary {
             Verdict::DeadLetter(reason) => Detail::Dead(reason.clone()),
         };
         Self {
-            subject: Subject::of(&delivery.job, delivery.counts.replays),
+            subject: Subject::of(&delivery.job),
             waited: delivery.age,
             timings,
             fetched_bytes,

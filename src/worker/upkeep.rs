@@ -56,6 +56,11 @@ impl LookerRole {
         self.is_looker.send_if_modified(|now| std::mem::replace(now, is_looker) != is_looker);
     }
 
+    /// True while this worker is the looker.
+    pub(super) fn is_looker(&self) -> bool {
+        *self.is_looker.borrow()
+    }
+
     /// True once this worker has seen the queue, or made it.
     pub(super) fn knows_queue(&self) -> bool {
         self.saw_queue.load(Ordering::Relaxed)
@@ -236,6 +241,7 @@ async fn look(shared: &Shared, growth: &mut Growth, others: &mut OthersLooks) ->
         Err(e) => return Err(e),
     }
     shared.observer.look(&status);
+    shared.check_in(&status).await;
     let empty = status.inbox + status.backlog() + status.in_flight == 0;
     // What was buried since this look's eviction is evicted by the next one.
     let settled = status.dead_filled() <= 1.0 && !upkeep.orphans_suspected;

@@ -17,7 +17,7 @@ const ENDS: [&str; 3] = ["done", "skipped", "buried"];
 /// What may be left in Redis when nothing is live: what became of jobs, and what workers say of themselves and, for a
 /// lease, of an outage.
 const ALLOWED_KEYS: [&str; 28] = [
-    "alert_leader",
+    "alerts",
     "audit",
     "child_kills",
     "claim",

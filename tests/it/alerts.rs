@@ -1,12 +1,18 @@
 //! What an alert's reader gets: one clear alert instead of a flood, with all that is needed and no secret.
 
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
 use rustix::process::Signal;
 use serde_json::Value;
 use wm_analyzer::job::Job;
+use wm_testbed::fake_sentry::ResponseMode;
+use wm_testbed::peers::{is_available, run};
 use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 
-use crate::harness::{World, job, job_by_uuid, until};
+use crate::harness::{GatedSite, Worker, World, job, job_by_uuid, key, until};
 
 fn text(event: &Value) -> &str {
     event["message"].as_str().unwrap()
@@ -68,29 +74,162 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     discarded.stderr_contains(&["undo with wm-analyzer enqueue FILE -Q bulk"]);
 }
 
+/// Ends workers at once and waits until they have left.
+async fn leave(mut workers: Vec<Worker>) {
+    workers.iter().for_each(|worker| worker.signal(Signal::TERM));
+    for worker in &mut workers {
+        assert_eq!(worker.wait_for_exit().await.code(), Some(0));
+    }
+}
+
+fn count(event: &Value) -> u64 {
+    event["extra"]["count"].as_u64().unwrap()
+}
+
 #[tokio::test]
-async fn thirty_dead_letters_of_a_kind_are_one_alert_at_once_and_one_that_stands_for_the_rest() {
+async fn thirty_dead_letters_of_a_kind_at_two_workers_are_one_alert_at_once_and_one_that_stands_for_the_rest()
+{
     let world = World::new().await;
-    let jobs: Vec<Job> = (0..30).map(|n| job_by_uuid(&format!("burst-{n}"))).collect();
-    let mut worker = world.worker();
-    worker.until_logged("working").await;
+    let workers = vec![world.worker(), world.worker()];
+    world.send(&[job_by_uuid("first")]).await;
+    until("an alert", async || world.sentry.alerts() == 1).await;
+    let jobs: Vec<Job> = (0..29).map(|n| job_by_uuid(&format!("burst-{n}"))).collect();
     world.send(&jobs).await;
     world.until_dead_letters(30).await;
-    until("an alert", async || world.sentry.alerts() == 1).await;
-    until("metrics know", async || worker.metric("alerts_suppressed_total").await == 29.0).await;
+    until("metrics know", async || workers[0].metric("alerts_pending").await == 29.0).await;
     assert_eq!(world.sentry.alerts(), 1, "the others wait for the end of the window");
 
-    worker.signal(Signal::TERM);
-    assert_eq!(worker.wait_for_exit().await.code(), Some(0));
+    leave(workers).await;
     let events = world.sentry.events();
-    let counts: Vec<u64> = events.iter().map(|event| event["extra"]["count"].as_u64().unwrap()).collect();
-    assert_eq!((counts.len(), counts.iter().sum::<u64>()), (2, 30), "{counts:?}");
-    assert!(
-        text(&events[1]).contains(&format!("stands for {} dead letters", counts[1])),
-        "{}",
-        text(&events[1])
-    );
-    assert_eq!(worker.log_lines("stopped")[0]["alerts_pending"], 0);
+    assert_eq!(events.iter().map(count).collect::<Vec<_>>(), [1, 29]);
+    let last = text(&events[1]);
+    for needle in [
+        "29 dead letters: bad_reference in resolve",
+        "stands for 29 dead letters of the last",
+        "list them: wm-analyzer dead ls kind:bad_reference since:30m",
+        "replay them: wm-analyzer dead replay kind:bad_reference since:30m",
+    ] {
+        assert!(last.contains(needle), "{needle:?} is not in:\n{last}");
+    }
+}
+
+#[tokio::test]
+async fn when_the_worker_that_reports_is_killed_another_one_reports_the_same_event() {
+    let world = World::new().await.with("sentry.check_ins", "false");
+    world.sentry.set(ResponseMode::Hang);
+    let mut workers = vec![world.worker(), world.worker()];
+    for worker in &workers {
+        worker.until_logged("working").await;
+    }
+    world.send(&[job_by_uuid("first")]).await;
+    until("Sentry has been asked", async || world.sentry.requests() == 1).await;
+    let by: String = world.redis_cmd("HGET", &[key("alerts:claimed"), "by".to_owned()]).await;
+    let status = world.queue.status().await.unwrap();
+    let reporter = status.workers.iter().find(|worker| worker.info.id.as_str() == by).unwrap().info.pid;
+    let killed = workers.iter().position(|worker| worker.pid() == reporter).unwrap();
+    let mut reporter = workers.remove(killed);
+    reporter.signal(Signal::KILL);
+    reporter.wait_for_exit().await;
+    world.send(&[job_by_uuid("second")]).await;
+    world.until_dead_letters(2).await;
+    world.sentry.set(ResponseMode::Accept);
+    until("the other one reports", async || world.sentry.alerts() == 1).await;
+    leave(workers).await;
+    let events = world.sentry.events();
+    let told: u64 = events.iter().map(count).sum();
+    // The entry of a killed worker lives on for a minute: the other one is not the last, and leaves the second to it.
+    assert_eq!((events.len() as u64, told), (told, told), "{events:#?}");
+    let sent = world.sentry.raw().matches(events[0]["event_id"].as_str().unwrap()).count();
+    assert_eq!(sent, 2, "by the dead one and by the living, as one event");
+}
+
+#[tokio::test]
+async fn a_worker_leaves_by_the_deadline_of_its_alerts_though_sentry_hangs_and_leaves_them_to_the_next() {
+    const DEADLINE: Duration = Duration::from_secs(4);
+    let world = World::new().await.with("sentry.shutdown", "4s").with("sentry.check_ins", "false");
+    world.sentry.set(ResponseMode::Hang);
+    let worker = world.worker();
+    worker.until_logged("working").await;
+    world.send(&[job_by_uuid("unknown")]).await;
+    until("Sentry has been asked", async || world.sentry.requests() == 1).await;
+    let start = Instant::now();
+    leave(vec![worker]).await;
+    assert!(start.elapsed() < 2 * DEADLINE, "it took {:?}", start.elapsed());
+    assert_eq!(world.sentry.alerts(), 0);
+    world.sentry.set(ResponseMode::Accept);
+    let next = world.worker();
+    until("the next one reports it", async || world.sentry.alerts() == 1).await;
+    leave(vec![next]).await;
+    assert_eq!(world.sentry.events().iter().map(count).collect::<Vec<_>>(), [1]);
+}
+
+#[tokio::test]
+async fn a_flood_at_four_workers_is_a_few_alerts_whose_counts_add_up() {
+    flood(600).await;
+}
+
+#[tokio::test]
+#[ignore = "minutes of it: the same with ten thousand jobs"]
+async fn a_flood_of_ten_thousand_jobs_at_four_workers_is_a_few_alerts_whose_counts_add_up() {
+    flood(10_000).await;
+}
+
+/// Three tenths of the jobs die, of three kinds.
+async fn flood(jobs: usize) {
+    let world = World::with_default_settings().await;
+    let workers: Vec<Worker> = (0..4).map(|_| world.worker()).collect();
+    let gone = world.site.put("/gone", Resource::Status(404));
+    let mut dead = BTreeMap::new();
+    let mut payloads = Vec::new();
+    for n in 0..jobs {
+        let kind = match n % 10 {
+            0 => Some("gone"),
+            1 => Some("bad_reference"),
+            2 => Some("decode"),
+            _ => None,
+        };
+        *dead.entry(kind.unwrap_or("none")).or_insert(0) += 1;
+        payloads.push(match kind {
+            Some("gone") => job(&format!("gone-{n}"), gone.clone(), gone.clone()).encode(),
+            Some("bad_reference") => job_by_uuid(&format!("unknown-{n}")).encode(),
+            Some(_) => format!("no job {n}").into_bytes(),
+            None => world.pair(&format!("pair-{n}"), 300).encode(),
+        });
+    }
+    dead.remove("none");
+    for batch in payloads.chunks(500) {
+        world.push(&batch.iter().map(|payload| &payload[..]).collect::<Vec<_>>()).await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60 + jobs as u64 / 10);
+    loop {
+        let status = world.queue.status().await.unwrap();
+        if status.inbox + status.backlog() + status.in_flight == 0 {
+            assert_eq!(status.dead, dead.values().sum::<u64>());
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    leave(workers).await;
+
+    let events = world.sentry.events();
+    let texts: Vec<_> = events.iter().map(text).collect();
+    assert!(events.len() <= 8, "{jobs} jobs, {} events:\n{}", events.len(), texts.join("\n\n"));
+    assert_eq!(events.iter().map(count).sum::<u64>(), dead.values().sum::<u64>());
+    let mut reported = BTreeMap::new();
+    for event in &events {
+        let kinds: Vec<(&str, u64)> = match event["fingerprint"][0].as_str().unwrap() {
+            "dead-letter" => vec![(event["fingerprint"][1].as_str().unwrap(), count(event))],
+            _ => {
+                let lines = text(event).lines().filter_map(|line| line.split_once(" × "));
+                lines.map(|(n, kind)| (kind.split(' ').next().unwrap(), n.parse().unwrap())).collect()
+            }
+        };
+        kinds.into_iter().for_each(|(kind, count)| *reported.entry(kind).or_insert(0) += count);
+    }
+    assert_eq!(reported, dead, "by kind");
+    let storm = |words: &str| texts.iter().filter(|text| text.starts_with(words)).count();
+    assert_eq!((storm("dead letter storm: "), storm("dead letter storm over")), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -249,4 +388,80 @@ async fn a_backlog_at_its_ceiling_is_one_alert_nothing_is_let_in_and_it_ends_whe
     let all = outage_alerts(&world, "backlog");
     assert_eq!(all.len(), 2, "{all:#?}");
     assert!(text(&all[1]).starts_with("resolved: there is room in the backlog again"), "{}", text(&all[1]));
+}
+
+#[tokio::test]
+async fn upkeep_and_progress_are_checked_in_at_once_and_of_a_queue_that_stands_still_only_upkeep() {
+    const MONITORS: [&str; 2] = ["wm-upkeep-analysis", "wm-progress-analysis"];
+    let world = World::with_default_settings().await;
+    let workers = vec![world.worker(), world.worker()];
+    until("both monitors were checked in", async || world.sentry.check_ins().len() >= 2).await;
+    assert_eq!(world.sentry.check_ins(), MONITORS, "by one of two workers");
+    leave(workers).await;
+
+    // What is sent waits, and nobody settles it: the worker that has it stands still.
+    let world = World::with_default_settings().await.with("fetch.in_flight_max", "1");
+    let gate = GatedSite::closed().await;
+    world.send(&[job("held", gate.url("/a"), world.page()), world.pair("waits", 4_000)]).await;
+    until("both are there", async || world.queue.status().await.unwrap().inbox == 2).await;
+    let worker = world.worker();
+    until("upkeep was checked in", async || !world.sentry.check_ins().is_empty()).await;
+    gate.until_requested(1).await;
+    leave(vec![worker]).await;
+    assert_eq!(world.sentry.check_ins(), MONITORS[..1]);
+}
+
+/// What Sentry's own normaliser finds wrong with events: a list for each that is not as Sentry wants it.
+const NORMALISER: &str = r#"
+import json, sys
+from sentry_relay.processing import StoreNormalizer
+wrong = []
+for event in json.load(sys.stdin):
+    normal = StoreNormalizer().normalize_event(dict(event))
+    kept = [normal.get("level"), normal.get("fingerprint"), normal.get("logentry", {}).get("formatted")]
+    sent = [event.get("level", "error"), event["fingerprint"], event["message"]]
+    if normal.get("errors") or kept != sent or normal.get("_meta"):
+        wrong.append([normal.get("errors"), normal.get("_meta"), kept, sent])
+print(json.dumps(wrong))
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentrys_own_normaliser_takes_every_kind_of_event_as_it_is() {
+    let world = World::new().await.with("sentry.window", "1s").with("queue.dead_max_count", "100");
+    let mut world = world.with("queue.lease", "5s");
+    let titles =
+        |world: &World| world.sentry.events().iter().map(|event| text(event).to_owned()).collect::<Vec<_>>();
+    let until_told = async |world: &World, title: &str| {
+        until(title, async || titles(world).iter().any(|told| told.starts_with(title))).await;
+    };
+    let worker = world.worker();
+    worker.until_logged("working").await;
+    let mut gone = world.bodies("gone", Resource::Status(404), Resource::Status(404));
+    gone.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    world.send(&[gone]).await;
+    until_told(&world, "dead letter: gone in fetch at 127.0.0.1").await;
+    world.send(&(0..90).map(|n| job_by_uuid(&format!("unknown-{n}"))).collect::<Vec<_>>()).await;
+    until_told(&world, "dead letter storm: ").await;
+    until_told(&world, "outage: the dead letters near their cap").await;
+    until_told(&world, "dead letter storm over").await;
+    let group = key("alerts:group:outage:dead_letters");
+    world.redis_cmd::<()>("HSET", &[&group, "remind_ms", "1"]).await;
+    world.redis_cmd::<()>("ZADD", &[&key("alerts:due"), "1", "outage:dead_letters"]).await;
+    until_told(&world, "outage goes on: the dead letters near their cap").await;
+    world.run(&["dead", "discard", "--yes"]).await.exited_with(0);
+    until_told(&world, "resolved: there is room for dead letters again").await;
+    world.redis.kill();
+    until_told(&world, "outage: Redis is down").await;
+    tokio::task::block_in_place(|| world.redis.restart()).unwrap();
+    until_told(&world, "queue lost: Redis has lost this queue").await;
+    until_told(&world, "resolved: Redis answers again").await;
+    worker.stop().await;
+
+    assert_eq!(world.sentry.violations(), Vec::<String>::new());
+    if !is_available("python3", &["-c", "import sentry_relay"]) {
+        return;
+    }
+    let events = serde_json::to_string(&world.sentry.events()).unwrap();
+    let wrong = run(Command::new("python3").args(["-c", NORMALISER]), &events);
+    assert_eq!(wrong.trim(), "[]");
 }

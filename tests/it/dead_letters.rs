@@ -129,6 +129,7 @@ async fn a_job_that_dies_again_after_a_replay_says_so() {
     let worker = world.worker();
     world.send(&[job_by_uuid("again")]).await;
     world.until_dead_letters(1).await;
+    until("its death is reported", async || world.sentry.alerts() == 1).await;
     world
         .run(&["dead", "replay", "again", "--yes"])
         .await

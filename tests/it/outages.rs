@@ -105,6 +105,17 @@ async fn a_redis_that_comes_back_empty_has_lost_its_jobs_and_is_worked_for_all_t
     assert_eq!(world.job_events(&held.id).await, [""; 0], "what Redis forgot is not written into it");
     assert!(worker.is_running());
     worker.stop().await;
+    let lost = ["outage", "queue_lost"];
+    let events: Vec<_> = world
+        .sentry
+        .events()
+        .into_iter()
+        .filter(|event| event["fingerprint"] == serde_json::json!(lost))
+        .collect();
+    assert_eq!(events.len(), 1, "{:#?}", world.sentry.events());
+    assert_eq!(events[0]["level"], serde_json::Value::Null, "an error");
+    let text = events[0]["message"].as_str().unwrap();
+    assert!(text.starts_with("queue lost: Redis has lost this queue"), "{text}");
 }
 
 #[tokio::test]

@@ -6,9 +6,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Actor, Admission, AuditEntry, DiscardTo, HostName, HostResumed, Looked, OperationId, OutageReport,
-    PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed, Resumed, Selected, Selection, Setting,
-    Settled, StartPermit, StoredJob, Upkeep,
+    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, HostName, HostResumed, Looked, OperationId,
+    OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed, Resumed, Selected,
+    Selection, Setting, Settled, StartPermit, StoredJob, Upkeep,
 };
 use wm_testbed::roles::Roles;
 
@@ -57,9 +57,22 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     queue.worker.upkeep().await.unwrap();
     world.expire(&lost.id).await;
     assert_eq!(queue.worker.upkeep().await.unwrap().reclaimed, 1);
-    for sight in [OutageReport::Ongoing, OutageReport::Over] {
-        let _ = queue.worker.outage("api", &worker("w"), sight, true).await.unwrap();
+    let ongoing = OutageReport::Ongoing { detail: "503", reported: false };
+    for (what, report) in
+        [("api", ongoing), ("api", OutageReport::Over), ("queue_lost", OutageReport::Once { detail: "lost" })]
+    {
+        queue.worker.outage(what, &worker("w"), report).await.unwrap();
     }
+    let claim = AlertClaim { window: Duration::ZERO, lease: Duration::from_secs(10), leaving: false };
+    let mut alerts = 0;
+    until("two groups, an outage, its end and a loss are reported", async || {
+        if let Some(alert) = queue.worker.claim_alert(&worker("w"), claim).await.unwrap().alert {
+            queue.worker.settle_alert(alert.event, true, Duration::ZERO).await.unwrap();
+            alerts += 1;
+        }
+        alerts == 5
+    })
+    .await;
     queue.worker.wait(Duration::from_millis(20)).await;
     queue.worker.wait_for_inbox(Duration::from_millis(20)).await;
     assert!(!queue.worker.is_done(&somewhere("a.test")).await.unwrap());

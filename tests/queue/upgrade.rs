@@ -58,7 +58,8 @@ async fn fill(world: &mut World) {
     let _ = queue.producer.enqueue(&jobs).await.unwrap();
     world.push(job().encode()).await;
     let _ = queue.worker.heartbeat(&info("w1"), &[]).await.unwrap();
-    let _ = queue.worker.outage("api", &worker("w1"), OutageReport::Ongoing, true).await.unwrap();
+    let ongoing = OutageReport::Ongoing { detail: "503", reported: true };
+    queue.worker.outage("api", &worker("w1"), ongoing).await.unwrap();
     queue.operator.pause(&PauseName::default(), "operator", "upgrade").await.unwrap();
 }
 

@@ -36,8 +36,13 @@ use tokio::sync::OnceCell;
 pub use self::config::{Config, DEFAULT_NAME, QueueName, ReportsWhenFull};
 pub use self::error::Error;
 pub use self::evidence::{Buried, RawPayload};
-pub use self::fleet::outage_reports::{AlertLeader, OutageReport};
+pub use self::fleet::alerts::{
+    AlertClaim, AlertState, AlertSubject, ClaimedAlert, LetterCounts, LetterGroup, SharedAlert, SharedOutage,
+    Storm,
+};
+pub use self::fleet::outage_reports::OutageReport;
 pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob};
+pub use self::fleet::progress::SettledLately;
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;
 pub use self::inspect::acts::{Actor, DiscardTo, Discards, ReplayOptions, ReplayUndone, Replayed};

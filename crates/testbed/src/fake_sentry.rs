@@ -108,6 +108,12 @@ impl FakeSentry {
         self.items().into_iter().filter(|item| item.kind == "event").map(|item| item.payload).collect()
     }
 
+    /// The monitors that were checked in, in their order.
+    pub fn check_ins(&self) -> Vec<String> {
+        let check_ins = self.items().into_iter().filter(|item| item.kind == "check_in");
+        check_ins.map(|item| item.payload["monitor_slug"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
     /// The fingerprints of those events; empty for an event without its own.
     pub fn fingerprints(&self) -> Vec<Vec<String>> {
         let fingerprint = |event: &Value| {
@@ -197,8 +203,7 @@ impl ReceivedEnvelopes {
 /// (Format: develop.sentry.dev, "Envelopes".)
 fn parse_envelope(body: &[u8]) -> Result<Vec<EnvelopeItem>, String> {
     let (header, mut rest) = parse_line(body)?;
-    let event_id =
-        header["event_id"].as_str().ok_or("no event_id in the envelope's header")?.replace('-', "");
+    let event_id = header["event_id"].as_str().map(|id| id.replace('-', ""));
     let mut items = Vec::new();
     while !rest.is_empty() {
         let (header, after) = parse_line(rest)?;
@@ -213,9 +218,9 @@ fn parse_envelope(body: &[u8]) -> Result<Vec<EnvelopeItem>, String> {
         let payload: Value =
             serde_json::from_slice(payload).map_err(|e| format!("a payload that is no JSON: {e}"))?;
         if kind == "event"
-            && payload["event_id"].as_str().map(|id| id.replace('-', "")) != Some(event_id.clone())
+            && (event_id.is_none() || payload["event_id"].as_str().map(|id| id.replace('-', "")) != event_id)
         {
-            return Err("an event with another id than its envelope".to_owned());
+            return Err("an event with another id than its envelope, or an envelope without one".to_owned());
         }
         items.push(EnvelopeItem { kind, payload });
     }

@@ -39,6 +39,9 @@ pub(super) fn edited(job: &Job, edits: &[Edit]) -> Result<Job, String> {
     for Edit { path, value } in edits {
         let mut place = &mut payload;
         for name in path {
+            if place.is_null() {
+                *place = Value::Object(serde_json::Map::new());
+            }
             let Value::Object(fields) = place else {
                 return Err(format!("{} has no field {name:?}", path[..path.len() - 1].join(".")));
             };

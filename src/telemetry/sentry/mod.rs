@@ -1,12 +1,13 @@
-//! Alerts: one Sentry event per dead letter and per outage, throttled, scrubbed, and never blocking a job.
+//! Alerts: Sentry events, scrubbed, and never blocking a job.
 //!
-//! Callers only count under a short lock; a separate thread sends. Nothing here blocks, fails or slows a job:
-//! while Sentry hangs, refuses or rate-limits, counts are pending in the throttle, whose memory is bounded by
-//! its keys.
+//! Two kinds. What only this process can report, as Redis is away, is noted under a short lock and sent by a separate
+//! thread, at most one event per kind of outage and window. What is reported of the whole queue is agreed on in Redis;
+//! the worker that has claimed it gives the event to the same thread ([`Alerts::deliver`]) and hears whether Sentry
+//! accepted it. Nothing here blocks, fails or slows a job: while Sentry hangs, refuses or rate-limits, counts are
+//! pending here or in Redis, and both are bounded.
 //!
-//! Invariant: per fingerprint at most one event is sent per window, and an event includes the number of
-//! occurrences it represents; what was not reported by the end is returned by [`AlertsGuard::close`], so no
-//! count is lost silently.
+//! Invariant: an event includes the number of occurrences it represents; what was not reported by the end is returned
+//! by [`AlertsGuard::close`], so no count is lost silently.
 //!
 //! # Why
 //! The SDK is used for the DSN, the event and the envelope, and for nothing that acts on its own.
@@ -20,25 +21,31 @@
 //! - Its option builder panics on a malformed DSN. The DSN is parsed here, blank is off, and no error repeats
 //!   it.
 
+mod check_in;
 mod dsn;
 mod event;
+mod outages;
 mod sender;
 mod state;
 mod test_event;
-mod throttle;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+pub use self::check_in::Monitor;
 pub use self::dsn::{Dsn, DsnError};
-use self::event::AlertSample;
-pub use self::event::DeadLetterAlert;
+pub use self::event::{Alert, Severity};
+use self::outages::{OutageEvent, OutageEventKind};
+pub use self::sender::Delivery;
+use self::sender::{DeliveryRequest, Payload};
 pub use self::state::AlertCounts;
-use self::state::{AlertKey, SharedAlerts};
+use self::state::SharedAlerts;
 pub use self::test_event::TestEvent;
 use crate::job::duration;
 use crate::job::text::innermost_cause;
@@ -58,6 +65,8 @@ pub struct Config {
     /// How long the shutdown may wait for unreported alerts.
     #[serde(with = "duration")]
     pub shutdown: Duration,
+    /// Whether cron monitors are checked in.
+    pub check_ins: bool,
 }
 
 /// Why alerts cannot be started; never repeats the DSN.
@@ -101,6 +110,8 @@ pub enum OutageKind {
     Suspects,
     /// A critical task of a worker ended: the worker shuts down.
     Task,
+    /// Redis answers and has forgotten the queue: what waited there is gone.
+    QueueLost,
 }
 
 impl OutageKind {
@@ -111,7 +122,13 @@ impl OutageKind {
         self.into()
     }
 
-    fn failing_text(self) -> &'static str {
+    /// The kind with this label; another build may know more.
+    pub fn of(label: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == label)
+    }
+
+    /// What is said while it lasts.
+    pub fn failing_text(self) -> &'static str {
         match self {
             Self::Redis => "Redis is down",
             Self::Api => "the db app's API is down",
@@ -126,10 +143,12 @@ impl OutageKind {
             Self::Hosts => "a host fails time after time, and rests",
             Self::Suspects => "the suspects near their cap, where the oldest are forgotten",
             Self::Task => "a worker has lost one of its tasks and leaves",
+            Self::QueueLost => "Redis has lost this queue",
         }
     }
 
-    fn recovered_text(self) -> &'static str {
+    /// What is said once it is over, in front of "again".
+    pub fn recovered_text(self) -> &'static str {
         match self {
             Self::Redis => "Redis answers",
             Self::Api => "the db app's API answers",
@@ -144,13 +163,26 @@ impl OutageKind {
             Self::Hosts => "no host rests after failures",
             Self::Suspects => "there is room for suspects",
             Self::Task => "the worker has all its tasks",
+            Self::QueueLost => "the queue is there",
         }
     }
 }
 
-/// Handle to note alerts. Cheap to clone; all clones share one throttle.
+/// Events that wait for the sender: a worker reports one at a time, so more are its check-ins.
+const REQUESTS: usize = 8;
+
+/// Handle to report alerts. Cheap to clone; all clones share one sender.
 #[derive(Debug, Clone)]
-pub struct Alerts(Option<Arc<SharedAlerts>>);
+pub struct Alerts(Option<Arc<Running>>);
+
+#[derive(Debug)]
+struct Running {
+    shared: Arc<SharedAlerts>,
+    requests: mpsc::Sender<DeliveryRequest>,
+    window: Duration,
+    deadline: Duration,
+    check_ins: bool,
+}
 
 impl Alerts {
     /// Disabled alerts: everything noted is discarded.
@@ -167,6 +199,7 @@ impl Alerts {
         let sender = sender::Sender::new(dsn.to_sdk(), release, &config.environment)?;
         let shared = Arc::new(SharedAlerts::new(config.window));
         let stop = CancellationToken::new();
+        let (requests, requested) = mpsc::channel(REQUESTS);
         // The thread sends twice: when it is ready, and when it has ended.
         let (say, ended) = sync_channel(2);
         let (theirs, stopping) = (Arc::clone(&shared), stop.clone());
@@ -174,35 +207,84 @@ impl Alerts {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let started = runtime.map(|runtime| {
                 say.send(Ok(())).unwrap_or_default();
-                runtime.block_on(sender::run(sender, &theirs, stopping));
+                runtime.block_on(sender::run(sender, &theirs, requested, stopping));
             });
             say.send(started).unwrap_or_default();
         })?;
         ended.recv().unwrap_or_else(|gone| Err(std::io::Error::other(gone)))?;
-        let running = RunningSender { shared: Arc::clone(&shared), stop, ended, deadline: config.shutdown };
-        Ok((Self(Some(shared)), AlertsGuard(Some(running))))
+        let (window, deadline) = (config.window, config.shutdown);
+        let guard = RunningSender { shared: Arc::clone(&shared), stop, ended, deadline };
+        let running = Running { shared, requests, window, deadline, check_ins: config.check_ins };
+        Ok((Self(Some(Arc::new(running))), AlertsGuard(Some(guard))))
     }
 
-    /// Notes a dead-lettered job.
-    pub fn dead_letter(&self, alert: &DeadLetterAlert) {
-        if let Some(shared) = &self.0 {
-            let key = AlertKey::DeadLetter(alert.kind, alert.stage);
-            shared.note(key, AlertSample::from_dead_letter(alert), 1);
+    /// Sends an event of the whole queue; waits for Sentry's answer, never longer than a request may take.
+    pub async fn deliver(&self, alert: Alert) -> Delivery {
+        self.request(Payload::Alert(Box::new(alert))).await
+    }
+
+    async fn request(&self, envelope: Payload) -> Delivery {
+        const GONE: Delivery = Delivery::Failed { retry_after: Duration::ZERO };
+        let Some(running) = &self.0 else { return GONE };
+        let (ended, end) = oneshot::channel();
+        match running.requests.send(DeliveryRequest { envelope, ended }).await {
+            Ok(()) => end.await.unwrap_or(GONE),
+            Err(_) => GONE,
         }
+    }
+
+    /// Whether cron monitors are checked in.
+    pub fn checks_in(&self) -> bool {
+        self.0.as_ref().is_some_and(|running| running.check_ins)
+    }
+
+    /// Checks in at a monitor of `queue`, without waiting; lost where the sender is behind or limited.
+    pub fn check_in(&self, monitor: Monitor, queue: &str) {
+        if let Some(running) = self.0.as_ref().filter(|running| running.check_ins) {
+            let envelope = Payload::CheckIn { monitor, queue: queue.to_owned() };
+            let (ended, _) = oneshot::channel();
+            let _ = running.requests.try_send(DeliveryRequest { envelope, ended });
+        }
+    }
+
+    /// Records how many dead letters of the queue no event has reported yet.
+    pub fn set_queue_pending(&self, letters: u64) {
+        if let Some(running) = &self.0 {
+            running.shared.set_queue_pending(letters);
+        }
+    }
+
+    /// The time in which a group is reported once.
+    pub fn window(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |running| running.window)
+    }
+
+    /// Begins the time that the end of the process may wait for alerts; half of it is for what is reported of the whole
+    /// queue, the rest is [`AlertsGuard::close`]'s.
+    pub fn begin_shutdown(&self) -> Duration {
+        let Some(Running { shared, deadline, .. }) = self.0.as_deref() else { return Duration::ZERO };
+        shared.leaves_by(*deadline).saturating_duration_since(Instant::now()) / 2
     }
 
     /// Notes one failure of an outage; to be called for every failure.
     pub fn report_outage(&self, what: OutageKind, detail: &str) {
-        if let Some(shared) = &self.0 {
-            shared.record_failure(what, detail);
+        if let Some(running) = &self.0 {
+            running.shared.record_failure(what, detail);
         }
     }
 
     /// Notes the end of an outage; reported once, after the window of the outage's own event. Cheap if there
     /// is no outage.
     pub fn resolve_outage(&self, what: OutageKind) {
-        if let Some(shared) = &self.0 {
-            shared.record_recovery(what);
+        if let Some(running) = &self.0 {
+            running.shared.record_recovery(what);
+        }
+    }
+
+    /// Forgets an outage that this process reported or would have reported: all workers together do it now.
+    pub fn forget_outage(&self, what: OutageKind) {
+        if let Some(running) = &self.0 {
+            running.shared.forget(what);
         }
     }
 
@@ -213,12 +295,45 @@ impl Alerts {
 
     /// Whether Sentry accepted an event of the ongoing outage.
     pub fn reported(&self, what: OutageKind) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.reported(what))
+        self.0.as_ref().is_some_and(|running| running.shared.reported(what))
     }
 
     /// Totals so far; all zero if alerts are off.
     pub fn counts(&self) -> AlertCounts {
-        self.0.as_ref().map_or_else(AlertCounts::default, |shared| shared.counts())
+        self.0.as_ref().map_or_else(AlertCounts::default, |running| running.shared.counts())
+    }
+}
+
+impl OutageEvent {
+    /// The event in words.
+    fn to_alert(&self) -> Alert {
+        let (what, seconds) = (self.what.as_str(), self.lasted.as_secs());
+        let severity = match self.kind {
+            OutageEventKind::Begins | OutageEventKind::Lasts => Severity::Error,
+            OutageEventKind::Over => Severity::Info,
+        };
+        let head = match self.kind {
+            OutageEventKind::Begins => format!("outage: {} for {seconds} s", self.what.failing_text()),
+            OutageEventKind::Lasts => format!("outage goes on: {} for {seconds} s", self.what.failing_text()),
+            OutageEventKind::Over => {
+                format!("resolved: {} again after {seconds} s", self.what.recovered_text())
+            }
+        };
+        let mut lines = vec![head, self.detail.clone()];
+        if self.count > 1 {
+            lines.push(format!("stands for {} failures", self.count));
+        }
+        Alert {
+            id: Uuid::new_v4(),
+            severity,
+            fingerprint: vec!["outage".to_owned(), what.to_owned()],
+            lines,
+            commands: vec![("look closer", "wm-analyzer doctor".to_owned())],
+            tags: vec![("outage", what.to_owned())],
+            job: Vec::new(),
+            traceparent: None,
+            count: self.count,
+        }
     }
 }
 
@@ -248,7 +363,8 @@ impl AlertsGuard {
         let Some(running) = self.0.take() else { return AlertCounts::default() };
         running.stop.cancel();
         // A late sender is abandoned, not joined: it ends with the process.
-        let _ = running.ended.recv_timeout(running.deadline);
+        let leaves_by = running.shared.leaves_by(running.deadline);
+        let _ = running.ended.recv_timeout(leaves_by.saturating_duration_since(Instant::now()));
         running.shared.counts()
     }
 }
@@ -268,13 +384,15 @@ mod tests {
     fn config(dsn: &str) -> Option<Config> {
         let (window, shutdown) = (Duration::from_secs(60), Duration::from_millis(50));
         let dsn = Some(dsn.parse().ok()?);
-        Some(Config { dsn, environment: "test".to_owned(), window, shutdown })
+        Some(Config { dsn, environment: "test".to_owned(), window, shutdown, check_ins: true })
     }
 
     #[test]
     fn a_blank_dsn_is_off_and_costs_nothing() {
         for dsn in ["", "  ", "\\n"] {
-            let section = format!("dsn = \"{dsn}\"\nenvironment = \"\"\nwindow = \"60s\"\nshutdown = \"1s\"");
+            let section = format!(
+                "dsn = \"{dsn}\"\nenvironment = \"\"\nwindow = \"60s\"\nshutdown = \"1s\"\ncheck_ins = true"
+            );
             let (alerts, guard) = Alerts::start(&toml::from_str(&section).unwrap(), "r").unwrap();
             alerts.report_outage(OutageKind::Redis, "down");
             alerts.resolve_outage(OutageKind::Redis);

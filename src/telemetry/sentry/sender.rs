@@ -1,8 +1,9 @@
-//! Sends the batches that the throttle releases: one envelope per event, with timeouts, in a separate thread.
+//! Sends what is due of this process's outages, and what the worker reports for the whole queue: one envelope per event,
+//! with timeouts, in a separate thread.
 //!
 //! It does not decide what is reported, and determines for each envelope whether Sentry accepted it.
 //!
-//! Invariant: what was not accepted is returned to the throttle; no request outlives its timeout, and at most
+//! Invariant: of what was not accepted its owner is told; no request outlives its timeout, and at most
 //! [`MAX_CONCURRENT_DELIVERIES`] run at once.
 //!
 //! # Why
@@ -11,20 +12,22 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use ::sentry::protocol::{Envelope, Event};
+use ::sentry::protocol::Envelope;
 use ::sentry::types::Dsn;
 use ::sentry::{Client, ClientOptions};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Response, StatusCode};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::event::{self, AlertSample};
-use super::state::{AlertKey, SharedAlerts};
-use super::throttle::AlertBatch;
+use super::check_in::Monitor;
+use super::event::{self, Alert};
+use super::outages::OutageEvent;
+use super::state::SharedAlerts;
 use crate::job::duration::retry_after;
 use crate::job::text::innermost_cause;
 
@@ -32,7 +35,7 @@ use crate::job::text::innermost_cause;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit on a whole request: an event has a few kilobytes, so a slower server is hanging.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Concurrent deliveries: dead letters of one minute rarely have more fingerprints than this.
+/// Concurrent deliveries: the outages of one process at one time are fewer.
 const MAX_CONCURRENT_DELIVERIES: usize = 8;
 /// Wait after a 429 without a time, and the upper bound for one with a time.
 const RATE_LIMIT_DEFAULT_AND_MAX: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
@@ -48,11 +51,54 @@ pub(super) struct Sender {
     /// Completes events (id, release, environment, host name, contexts). Has no transport and is bound to no
     /// hub.
     client: Client,
+    environment: String,
+}
+
+/// How the delivery of an event ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Sentry has it.
+    Accepted,
+    /// It has to be sent again, after this time at the earliest.
+    Failed {
+        /// What Sentry's rate limit asks for; zero without one.
+        retry_after: Duration,
+    },
+}
+
+/// An envelope to send, and who is told how its delivery ended.
+#[derive(Debug)]
+pub(super) struct DeliveryRequest {
+    pub(super) envelope: Payload,
+    pub(super) ended: oneshot::Sender<Delivery>,
+}
+
+/// What an envelope has in it.
+#[derive(Debug)]
+pub(super) enum Payload {
+    Alert(Box<Alert>),
+    CheckIn { monitor: Monitor, queue: String },
+}
+
+impl Payload {
+    /// How many occurrences an event stands for; `None` for a check-in, which is no event.
+    fn count(&self) -> Option<u64> {
+        match self {
+            Self::Alert(alert) => Some(alert.count),
+            Self::CheckIn { .. } => None,
+        }
+    }
+}
+
+/// Who owns a delivery.
+enum Owner {
+    Outage(OutageEvent),
+    Caller(DeliveryRequest),
 }
 
 /// How one delivery ended.
 struct DeliveryResult {
-    batch: AlertBatch<AlertKey, AlertSample>,
+    owner: Owner,
     response: IngestResponse,
 }
 
@@ -83,26 +129,40 @@ impl Sender {
             .send_default_pii(false);
         let client = Client::from(options);
         let auth = dsn.to_auth(Some(&client.options().user_agent)).to_string();
-        Ok(Self { http: http.build()?, url: dsn.envelope_api_url().to_string(), auth, client })
+        let (url, environment) = (dsn.envelope_api_url().to_string(), environment.to_owned());
+        Ok(Self { http: http.build()?, url, auth, client, environment })
     }
 
-    /// The request for one batch; `None` if the event cannot be serialized.
-    fn request(&self, batch: &AlertBatch<AlertKey, AlertSample>) -> Option<reqwest::RequestBuilder> {
-        self.post(event::build(&batch.latest, batch.count, batch.since.elapsed().as_secs()))
+    /// The request for one owner's envelope; `None` if it cannot be serialized.
+    fn request(&self, owner: &Owner) -> Option<reqwest::RequestBuilder> {
+        match owner {
+            Owner::Outage(outage) => self.alert_request(&outage.to_alert()),
+            Owner::Caller(DeliveryRequest { envelope: Payload::Alert(alert), .. }) => {
+                self.alert_request(alert)
+            }
+            Owner::Caller(DeliveryRequest { envelope: Payload::CheckIn { monitor, queue }, .. }) => {
+                let mut envelope = Envelope::new();
+                envelope.add_item(monitor.check_in(queue, &self.environment));
+                self.post(&envelope)
+            }
+        }
     }
 
-    /// The request for one event; `None` if it cannot be serialized.
-    pub(super) fn post(&self, event: Event<'static>) -> Option<reqwest::RequestBuilder> {
-        let envelope = Envelope::from(self.client.prepare_event(event, None)?);
+    /// The request for one alert; `None` if it cannot be serialized.
+    pub(super) fn alert_request(&self, alert: &Alert) -> Option<reqwest::RequestBuilder> {
+        self.post(&Envelope::from(self.client.prepare_event(event::build(alert), None)?))
+    }
+
+    fn post(&self, envelope: &Envelope) -> Option<reqwest::RequestBuilder> {
         let mut body = Vec::new();
         envelope.to_writer(&mut body).ok()?;
         let request = self.http.post(&self.url).header("X-Sentry-Auth", &self.auth);
         Some(request.header("Content-Type", "application/x-sentry-envelope").body(body))
     }
 
-    /// Starts the delivery of one batch.
-    fn send(&self, batch: AlertBatch<AlertKey, AlertSample>, deliveries: &mut JoinSet<DeliveryResult>) {
-        let request = self.request(&batch);
+    /// Starts one delivery.
+    fn send(&self, owner: Owner, deliveries: &mut JoinSet<DeliveryResult>) {
+        let request = self.request(&owner);
         deliveries.spawn(async move {
             let response = match request {
                 None => IngestResponse::Failed("the event cannot be serialized".to_owned()),
@@ -111,7 +171,7 @@ impl Sender {
                     Err(e) => IngestResponse::Failed(innermost_cause(&e.without_url())),
                 },
             };
-            DeliveryResult { batch, response }
+            DeliveryResult { owner, response }
         });
     }
 }
@@ -144,32 +204,42 @@ fn rate_limit_duration(headers: &HeaderMap) -> Duration {
     wait.unwrap_or(RATE_LIMIT_DEFAULT_AND_MAX.0).clamp(Duration::from_secs(1), RATE_LIMIT_DEFAULT_AND_MAX.1)
 }
 
-/// Sends what is due until `stop`, then once everything pending; ends when the last response is in. The
-/// duration is not limited here: the caller abandons the sender at its deadline.
-pub(super) async fn run(sender: Sender, shared: &SharedAlerts, stop: CancellationToken) {
+/// Sends what is due and what is requested until `stop`, then once everything pending; ends when the last response is
+/// in. The duration is not limited here: the caller abandons the sender at its deadline.
+pub(super) async fn run(
+    sender: Sender,
+    shared: &SharedAlerts,
+    mut requests: mpsc::Receiver<DeliveryRequest>,
+    stop: CancellationToken,
+) {
     let mut deliveries = JoinSet::new();
-    let mut rate_limited_until = Instant::now();
+    let mut limited_until = Instant::now();
     while !stop.is_cancelled() {
-        let pause = send_due(&sender, shared, &mut deliveries, rate_limited_until);
+        let pause = send_due(&sender, shared, &mut deliveries, limited_until);
         tokio::select! {
             () = stop.cancelled() => {}
             () = shared.noted.notified() => {}
             () = sleep(pause) => {}
-            Some(Ok(result)) = deliveries.join_next() => rate_limited_until = rate_limited_until.max(record_result(result, shared)),
+            Some(request) = requests.recv() => match limited_until.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => sender.send(Owner::Caller(request), &mut deliveries),
+                retry_after => request.end(Delivery::Failed { retry_after }),
+            },
+            Some(Ok(result)) = deliveries.join_next() => limited_until = limited_until.max(record_result(result, shared)),
         }
     }
-    let last = if rate_limited_until > Instant::now() { Vec::new() } else { shared.take_all() };
-    for batch in last {
-        if deliveries.len() >= MAX_CONCURRENT_DELIVERIES
-            && let Some(Ok(result)) = deliveries.join_next().await
-        {
-            record_result(result, shared);
+    // The end of an outage follows its beginning, so each answer may make another event due; after a failure none is.
+    let failed_before = shared.counts().failed;
+    loop {
+        let refused = limited_until > Instant::now() || shared.counts().failed > failed_before;
+        let may_send = !refused && deliveries.len() < MAX_CONCURRENT_DELIVERIES;
+        if let Some(event) = may_send.then(|| shared.take_any(Instant::now())).flatten() {
+            sender.send(Owner::Outage(event), &mut deliveries);
+            continue;
         }
-        sender.send(batch, &mut deliveries);
-    }
-    while let Some(result) = deliveries.join_next().await {
-        if let Ok(result) = result {
-            record_result(result, shared);
+        match deliveries.join_next().await {
+            Some(Ok(result)) => limited_until = limited_until.max(record_result(result, shared)),
+            Some(Err(_)) => {} // it panicked: what it stood for stays pending
+            None => break,
         }
     }
 }
@@ -179,15 +249,15 @@ fn send_due(
     sender: &Sender,
     shared: &SharedAlerts,
     deliveries: &mut JoinSet<DeliveryResult>,
-    rate_limited_until: Instant,
+    limited_until: Instant,
 ) -> Duration {
     let now = Instant::now();
-    if rate_limited_until > now {
-        return rate_limited_until - now;
+    if limited_until > now {
+        return limited_until - now;
     }
     while deliveries.len() < MAX_CONCURRENT_DELIVERIES {
         match shared.take_due(now) {
-            Ok(batch) => sender.send(batch, deliveries),
+            Ok(event) => sender.send(Owner::Outage(event), deliveries),
             Err(pause) => return pause.unwrap_or(IDLE),
         }
     }
@@ -196,10 +266,10 @@ fn send_due(
 
 /// Records how a delivery ended; returns until when Sentry asked us to wait.
 fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
-    let DeliveryResult { batch, response } = result;
-    let (why, quiet) = match response {
+    let DeliveryResult { owner, response } = result;
+    let (why, retry_after) = match response {
         IngestResponse::Accepted => {
-            shared.record_delivered(&batch);
+            owner.end(shared, Delivery::Accepted);
             return Instant::now();
         }
         IngestResponse::Failed(why) => (why, Duration::ZERO),
@@ -207,9 +277,42 @@ fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
             (format!("Sentry's rate limit asks us to wait {} s", time.as_secs()), time)
         }
     };
-    tracing::warn!(why, stands_for = batch.count, "an alert was not delivered; retrying later");
-    shared.record_failed(batch);
-    Instant::now() + quiet
+    let Some(stands_for) = owner.count() else {
+        // The next one follows within the minute, and a limit on check-ins is none on events.
+        tracing::debug!(why, "a check-in was not delivered");
+        return Instant::now();
+    };
+    tracing::warn!(why, stands_for, "an alert was not delivered; retrying later");
+    owner.end(shared, Delivery::Failed { retry_after });
+    Instant::now() + retry_after
+}
+
+impl Owner {
+    fn count(&self) -> Option<u64> {
+        match self {
+            Self::Outage(event) => Some(event.count),
+            Self::Caller(request) => request.envelope.count(),
+        }
+    }
+
+    fn end(self, shared: &SharedAlerts, delivery: Delivery) {
+        let accepted = delivery == Delivery::Accepted;
+        match self {
+            Self::Outage(event) => shared.record_outage_event(&event, accepted),
+            Self::Caller(request) => {
+                if let Some(count) = request.envelope.count() {
+                    shared.record_delivery(count, accepted);
+                }
+                request.end(delivery);
+            }
+        }
+    }
+}
+
+impl DeliveryRequest {
+    fn end(self, delivery: Delivery) {
+        let _ = self.ended.send(delivery); // whoever gave up waiting sends it again
+    }
 }
 
 #[cfg(test)]

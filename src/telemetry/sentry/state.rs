@@ -1,9 +1,8 @@
-//! State shared by callers and the sender: the throttle, the ongoing outages and the counters, behind one
-//! short lock.
+//! State shared by callers and the sender: the outages of this process and the counters, behind one short lock.
 //!
 //! It sends nothing and formats nothing.
 //!
-//! Invariant: every noted occurrence is in a sent event, in flight, or pending in the throttle.
+//! Invariant: every noted occurrence is in a sent event, in flight, or pending.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::OutageKind;
-use super::event::{AlertSample, OutageReport, sanitize_detail};
-use super::throttle::{AlertBatch, AlertThrottle};
-use crate::job::failure::{FailureKind, Stage};
+use super::event::sanitize_detail;
+use super::outages::{LocalOutages, OutageEvent};
 
 /// Totals of alert events and occurrences.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -24,15 +22,8 @@ pub struct AlertCounts {
     pub suppressed: u64,
     /// Failed deliveries; their occurrences are reported later.
     pub failed: u64,
-    /// Occurrences that no event has reported yet.
+    /// Occurrences that no event has reported yet: those of this process, and the queue's dead letters.
     pub pending: u64,
-}
-
-/// The fingerprint of an alert; there are few of them, which bounds the throttle's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum AlertKey {
-    DeadLetter(FailureKind, Stage),
-    Outage(OutageKind),
 }
 
 #[derive(Debug)]
@@ -45,112 +36,88 @@ pub(super) struct SharedAlerts {
 
 #[derive(Debug)]
 struct AlertState {
-    throttle: AlertThrottle<AlertKey, AlertSample>,
-    outages: [Option<OutageState>; OutageKind::ALL.len()],
+    outages: LocalOutages,
     counts: AlertCounts,
-    /// Occurrences in events that are being delivered.
-    in_flight: u64,
-}
-
-#[derive(Debug)]
-struct OutageState {
-    since: Instant,
-    /// Description of its latest failure.
-    detail: String,
-    /// Whether Sentry has accepted an event of it.
-    reported: bool,
+    /// When the process ends, whatever was not sent by then.
+    leaves_by: Option<Instant>,
 }
 
 impl SharedAlerts {
-    /// Empty state; one batch per key and `window`.
+    /// Empty state; one event per kind of outage and `window`.
     pub(super) fn new(window: Duration) -> Self {
-        let state = AlertState {
-            throttle: AlertThrottle::new(window),
-            outages: Default::default(),
-            counts: AlertCounts::default(),
-            in_flight: 0,
-        };
+        let (outages, counts) = (LocalOutages::new(window), AlertCounts::default());
+        let state = AlertState { outages, counts, leaves_by: None };
         Self { state: Mutex::new(state), noted: Notify::new() }
-    }
-
-    /// Notes `count` occurrences and wakes the sender.
-    pub(super) fn note(&self, key: AlertKey, sample: AlertSample, count: u64) {
-        self.note_in(&mut self.state.lock(), key, sample, count);
-    }
-
-    fn note_in(&self, state: &mut AlertState, key: AlertKey, sample: AlertSample, count: u64) {
-        if !state.throttle.note(key, sample, count, Instant::now()) {
-            state.counts.suppressed += count;
-        }
-        self.noted.notify_one();
     }
 
     /// Notes one failure of an outage; the first one starts it.
     pub(super) fn record_failure(&self, what: OutageKind, detail: &str) {
         let detail = sanitize_detail(detail);
-        let mut state = self.state.lock();
-        let begins = || OutageState { since: Instant::now(), detail: String::new(), reported: false };
-        let outage = state.outages[what as usize].get_or_insert_with(begins);
-        outage.detail.clone_from(&detail);
-        let seconds = outage.since.elapsed().as_secs();
-        let report = OutageReport { what, detail, seconds, resolved: false };
-        self.note_in(&mut state, AlertKey::Outage(what), AlertSample::Outage(report), 1);
+        self.state.lock().outages.failed(what, detail, Instant::now());
+        self.noted.notify_one();
     }
 
     /// Ends an outage, if there is one.
     pub(super) fn record_recovery(&self, what: OutageKind) {
-        let mut state = self.state.lock();
-        let Some(OutageState { since, detail, .. }) = state.outages[what as usize].take() else { return };
-        let report = OutageReport { what, detail, seconds: since.elapsed().as_secs(), resolved: true };
-        self.note_in(&mut state, AlertKey::Outage(what), AlertSample::Outage(report), 0);
+        self.state.lock().outages.ended(what, Instant::now());
+        self.noted.notify_one();
+    }
+
+    /// Forgets an outage that is reported by all workers together.
+    pub(super) fn forget(&self, what: OutageKind) {
+        self.state.lock().outages.forget(what);
     }
 
     /// Whether Sentry accepted an event of the ongoing outage.
     pub(super) fn reported(&self, what: OutageKind) -> bool {
-        self.state.lock().outages[what as usize].as_ref().is_some_and(|outage| outage.reported)
+        self.state.lock().outages.reported(what)
     }
 
-    /// Takes one batch that is due, or returns how long until one is.
-    pub(super) fn take_due(
-        &self,
-        now: Instant,
-    ) -> Result<AlertBatch<AlertKey, AlertSample>, Option<Duration>> {
-        let mut state = self.state.lock();
-        let batch = state.throttle.due(now).ok_or_else(|| state.throttle.next_due_in(now))?;
-        state.in_flight += batch.count;
-        Ok(batch)
+    /// Takes one event that is due, or returns how long until one is.
+    pub(super) fn take_due(&self, now: Instant) -> Result<OutageEvent, Option<Duration>> {
+        let outages = &mut self.state.lock().outages;
+        outages.take_due(now, false).ok_or_else(|| outages.next_due_in(now))
     }
 
-    pub(super) fn take_all(&self) -> Vec<AlertBatch<AlertKey, AlertSample>> {
-        let mut state = self.state.lock();
-        let all = state.throttle.drain();
-        state.in_flight += all.iter().map(|batch| batch.count).sum::<u64>();
-        all
+    /// Takes one event, whatever its window.
+    pub(super) fn take_any(&self, now: Instant) -> Option<OutageEvent> {
+        self.state.lock().outages.take_due(now, true)
     }
 
-    /// Records a delivery that Sentry accepted.
-    pub(super) fn record_delivered(&self, batch: &AlertBatch<AlertKey, AlertSample>) {
+    /// Records how the delivery of an outage's event ended.
+    pub(super) fn record_outage_event(&self, event: &OutageEvent, accepted: bool) {
         let mut state = self.state.lock();
-        state.in_flight -= batch.count;
-        state.counts.sent += 1;
-        // The resolved event of one outage may arrive during the next one, which it does not report.
-        if let AlertSample::Outage(OutageReport { what, resolved: false, .. }) = batch.latest
-            && let Some(outage) = &mut state.outages[what as usize]
-        {
-            outage.reported = true;
+        match accepted {
+            true => state.outages.delivered(event, Instant::now()),
+            false => state.outages.not_delivered(event, Instant::now()),
+        }
+        drop(state);
+        self.record_delivery(event.count, accepted);
+    }
+
+    /// Counts one delivery of an event that stands for `count` occurrences.
+    pub(super) fn record_delivery(&self, count: u64, accepted: bool) {
+        let counts = &mut self.state.lock().counts;
+        if accepted {
+            counts.sent += 1;
+            counts.suppressed += count.saturating_sub(1);
+        } else {
+            counts.failed += 1;
         }
     }
 
-    /// Records a failed delivery; its occurrences are pending again.
-    pub(super) fn record_failed(&self, batch: AlertBatch<AlertKey, AlertSample>) {
-        let mut state = self.state.lock();
-        state.in_flight -= batch.count;
-        state.counts.failed += 1;
-        state.throttle.put_back(batch);
+    /// Records how many dead letters of the queue no event has reported yet.
+    pub(super) fn set_queue_pending(&self, letters: u64) {
+        self.state.lock().counts.pending = letters;
+    }
+
+    /// The end of `deadline`, counted from the first call.
+    pub(super) fn leaves_by(&self, deadline: Duration) -> Instant {
+        *self.state.lock().leaves_by.get_or_insert_with(|| Instant::now() + deadline)
     }
 
     pub(super) fn counts(&self) -> AlertCounts {
         let state = self.state.lock();
-        AlertCounts { pending: state.throttle.pending() + state.in_flight, ..state.counts }
+        AlertCounts { pending: state.counts.pending + state.outages.pending(), ..state.counts }
     }
 }

@@ -1,11 +1,10 @@
 //! One event on request, and what Sentry answered to it: whether alerts would arrive is only known by sending one.
 
 use reqwest::Response;
-use sentry::Level;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::event::{self, sanitize_detail};
+use super::event::{Alert, Severity, sanitize_detail};
 use super::sender::Sender;
 use super::{Config, Error};
 use crate::job::text::innermost_cause;
@@ -32,9 +31,19 @@ impl TestEvent {
         let Some(dsn) = &config.dsn else { return Ok(None) };
         let sender = Sender::new(dsn.to_sdk(), release, &config.environment)?;
         let text = format!("test: {by} asked whether alerts of wm-analyzer arrive, and they do");
-        let event = event::event(Level::Info, &["test"], text);
-        let id = event.event_id;
-        let refusal = match sender.post(event) {
+        let alert = Alert {
+            id: Uuid::new_v4(),
+            severity: Severity::Info,
+            fingerprint: vec!["test".to_owned()],
+            lines: vec![text],
+            commands: Vec::new(),
+            tags: Vec::new(),
+            job: Vec::new(),
+            traceparent: None,
+            count: 1,
+        };
+        let id = alert.id;
+        let refusal = match sender.alert_request(&alert) {
             None => Some("the event cannot be serialized".to_owned()),
             Some(request) => match request.send().await {
                 Ok(response) if response.status().is_success() => None,

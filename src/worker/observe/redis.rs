@@ -15,7 +15,7 @@ const REFUSAL_HOLDS: Duration = Duration::from_secs(10);
 
 impl Observer {
     /// A call to Redis failed. Where it is unreachable each worker logs and alerts once per change, because without
-    /// Redis there is no alert leader; where it answers and refuses, the state of its health is reported.
+    /// Redis nobody reports for all; where it answers and refuses, the state of its health is reported.
     pub(in crate::worker) fn redis_failed(&self, error: &queue::Error) {
         let why = sanitize(&error.to_string(), DETAIL_BYTES);
         match error {

@@ -12,8 +12,8 @@ use crate::world::key;
 
 /// What may be left when every job is gone: memories, each with an end or a cap.
 #[rustfmt::skip]
-const STAYS: [&str; 20] = [
-    "audit", "child_kills", "claim:", "dead_group", "done:", "done_segments", "ended:", "events", "meta", "proven_hosts", "report:", "results", "seq", "settled:", "stats:",
+const STAYS: [&str; 21] = [
+    "alerts", "audit", "child_kills", "claim:", "dead_group", "done:", "done_segments", "ended:", "events", "meta", "proven_hosts", "report:", "results", "seq", "settled:", "stats:",
     "suspect:", "suspects", "wake", "worker:", "workers",
 ];
 /// What a job may have, as `keys.rs` says.

@@ -1,8 +1,8 @@
-//! Elects the alert leader: of the workers that see the same outage, one reports it, once per outage.
+//! Outages that several workers see: each shares what it sees, and one of them reports it, once per outage.
 //!
-//! Invariant: an alert leader that stops renewing its entry for one lease without having reported is
-//! replaced. So an alert is not lost with its worker, and workers that join later in the same outage do not
-//! report it again.
+//! Invariant: an outage begins when the first worker sees it and is over when no worker does any more, whether they
+//! said so or died. What is reported of it is claimed as any alert ([`WorkerHandle::claim_alert`]): its beginning,
+//! that it lasts, and its end, in this order.
 
 use crate::error::Error;
 use crate::ids::WorkerId;
@@ -11,52 +11,43 @@ use crate::role::WorkerHandle;
 
 /// A worker's view of an outage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutageReport {
+pub enum OutageReport<'a> {
     /// It lasts; repeat with each heartbeat.
-    Ongoing,
+    Ongoing {
+        /// What failed, for the alert.
+        detail: &'a str,
+        /// This worker has reported it by itself, while Redis was away.
+        reported: bool,
+    },
+    /// It happened at one moment and has no end.
+    Once {
+        /// What happened, for the alert.
+        detail: &'a str,
+    },
     /// It is over for this worker.
     Over,
 }
 
-/// Which worker is to report an outage.
-#[must_use]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AlertLeader {
-    /// The calling worker is to report it.
-    Us,
-    /// Another worker is to, and has not reported it yet.
-    Another,
-    /// No worker: it is already reported, or over.
-    Nobody,
-}
-
 impl WorkerHandle {
-    /// Records whether `worker` sees an outage of `what`, and whether its own alert was delivered; returns
-    /// the alert leader. `what` is a constant, so that the number of keys is bounded.
+    /// Records what `worker` sees of an outage. `what` is a constant, so that the number of keys is bounded.
     ///
     /// # Errors
-    /// Those of Redis; then no leader is elected.
+    /// Those of Redis; then the others do not know of it.
     pub async fn outage(
         &self,
         what: &'static str,
         worker: &WorkerId,
-        sight: OutageReport,
-        reported: bool,
-    ) -> Result<AlertLeader, Error> {
-        let mut reply = self
-            .call(&scripts::OUTAGE)
-            .key(self.inner.keys.outage(what))
-            .key(self.inner.keys.alert_leader(what))
-            .arg(worker.as_str())
-            .arg(u8::from(sight == OutageReport::Ongoing))
-            .arg(u8::from(reported))
-            .reply()
-            .await?;
-        match reply.text()?.as_str() {
-            "us" => Ok(AlertLeader::Us),
-            "another" => Ok(AlertLeader::Another),
-            "nobody" => Ok(AlertLeader::Nobody),
-            other => Err(reply.unexpected(other)),
-        }
+        report: OutageReport<'_>,
+    ) -> Result<(), Error> {
+        let (ongoing, reported, detail, once) = match report {
+            OutageReport::Ongoing { detail, reported } => (true, reported, detail, false),
+            OutageReport::Once { detail } => (true, false, detail, true),
+            OutageReport::Over => (false, false, "", false),
+        };
+        let keys = &self.inner.keys;
+        let call = self.call(&scripts::OUTAGE);
+        let call = call.key(keys.outage(what)).key(keys.alert_outage(what)).key(keys.alerts_due());
+        let call = call.arg(worker.as_str()).arg(u8::from(ongoing)).arg(u8::from(reported));
+        call.arg(what).arg(detail).arg(u8::from(once)).reply().await.map(drop)
     }
 }

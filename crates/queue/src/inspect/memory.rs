@@ -186,9 +186,17 @@ fn sampled(keys: &Keys) -> [Vec<String>; 7] {
         vec![keys.inbox()],
         vec![keys.ready(), keys.scheduled(), keys.lease(), keys.exclusive(), keys.waiting()],
         vec![keys.results()],
-        vec![keys.dead(), keys.trash()],
+        vec![keys.dead()],
         vec![keys.done_segments()],
         vec![keys.suspects()],
-        vec![keys.events(), keys.audit(), keys.meta(), keys.workers(), keys.dead_groups(), keys.operations()],
+        vec![
+            keys.events(),
+            keys.audit(),
+            keys.meta(),
+            keys.workers(),
+            keys.dead_groups(),
+            keys.operations(),
+            keys.trash(),
+        ],
     ]
 }

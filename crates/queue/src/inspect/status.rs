@@ -29,7 +29,7 @@ use wm_job::failure::FailureKind;
 pub const NEARLY_FULL: f64 = 0.8;
 
 /// Length of a bucket of counters; the same as in `lua/common.lua`.
-const BUCKET_MS: u64 = 300_000;
+pub(crate) const BUCKET_MS: u64 = 300_000;
 /// Buckets of an hour, and of a day.
 const HOUR_BUCKETS: u64 = 12;
 const DAY_BUCKETS: u64 = 288;

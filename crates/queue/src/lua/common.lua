@@ -747,6 +747,64 @@ local function log_delivery(job, what, why)
   log_line(job, { what = what, why = why, worker = fields[1] or nil, took_ms = NOW_MS - tonumber(fields[2] or NOW_MS) })
 end
 
+-- What no alert has reported yet. A letter is counted in the call that buries it, so that no worker that dies takes a
+-- count with it; claim_alert.lua gives it to one worker, which reports it for all. Only counted, so by pcall.
+--   alerts                   HASH: `letters` buried, `pending` of them that no accepted event stands for, what
+--                            claim_alert.lua needs to know their rate
+--   alerts:due               ZSET of the groups by the time from which they may be reported
+--   alerts:group:<group>     HASH of a group `letter:<kind>:<stage>` or `outage:<what>`
+--   alerts:reported:<group>  STRING, lives for the window in which the group is not reported again
+-- One table, because a script has at most 200 locals.
+local ALERTS = {
+  state = PREFIX .. 'alerts', due = PREFIX .. 'alerts:due',
+  -- Hosts that are counted by name in a group; a wildcard name makes them for free. An event names five.
+  hosts_most = 50,
+  -- The longest evidence kept as a group's example: an event shows 2 KiB of it.
+  reason_most = 4096,
+  -- When what was reported is reported again for the first time.
+  remind_ms = 3600000,
+  -- What no worker has reported for a week is forgotten: nobody has configured alerts.
+  keep_ms = 7 * 86400000,
+}
+function ALERTS.group(group) return PREFIX .. 'alerts:group:' .. group end
+function ALERTS.reported(group) return PREFIX .. 'alerts:reported:' .. group end
+
+-- The earliest time at which a group may be reported.
+function ALERTS.earliest(group)
+  local left = redis.pcall('PTTL', ALERTS.reported(group))
+  return NOW_MS + (type(left) == 'number' and math.max(0, left) or 0)
+end
+
+function ALERTS.count_letter(id, job, kind, reason)
+  local ok, why = pcall(cjson.decode, reason)
+  why = ok and type(why) == 'table' and why or {}
+  local failure = type(why.failure) == 'table' and why.failure or {}
+  local last_body = type(why.bodies) == 'table' and why.bodies[#why.bodies] or {}
+  local host = type(failure.host) == 'string' and failure.host
+    or type(last_body.url) == 'string' and string.match(last_body.url, '^%w+://([^/:?#]+)')
+  local group = 'letter:' .. kind .. ':' .. (type(why.stage) == 'string' and why.stage or '')
+  local pending = ALERTS.group(group)
+  if redis.pcall('HINCRBY', pending, 'count', 1) == 1 then
+    local payload = redis.pcall('HGET', job, 'payload')
+    local trace = type(payload) == 'string' and string.match(payload, '"traceparent":"([%x%-]+)"')
+    redis.pcall('HSET', pending, 'first', id, 'first_ms', int(NOW_MS), 'trace', trace or '', 'pair',
+      type(payload) == 'string' and pair_of(payload) or '', 'reason', #reason <= ALERTS.reason_most and reason or '')
+    redis.pcall('PEXPIRE', pending, ALERTS.keep_ms)
+    redis.pcall('ZADD', ALERTS.due, 'NX', ALERTS.earliest(group), group)
+  end
+  redis.pcall('HSET', pending, 'last', id, 'last_ms', int(NOW_MS))
+  if type(host) == 'string' then
+    local field = 'host:' .. host
+    local named = redis.pcall('HEXISTS', pending, field) == 1
+      or (tonumber(redis.pcall('HGET', pending, 'hosts') or 0) or 0) < ALERTS.hosts_most
+    if redis.pcall('HINCRBY', pending, named and field or 'elsewhere', 1) == 1 and named then
+      redis.pcall('HINCRBY', pending, 'hosts', 1)
+    end
+  end
+  redis.pcall('HINCRBY', ALERTS.state, 'letters', 1)
+  redis.pcall('HINCRBY', ALERTS.state, 'pending', 1)
+end
+
 -- Makes a job a dead letter. The caller has removed it from the set it was in.
 local function bury(id, job, kind, reason, host, sentence, build)
   local known = redis.call('HMGET', job, 'bytes', 'operation', 'group', 'replays')
@@ -765,6 +823,7 @@ local function bury(id, job, kind, reason, host, sentence, build)
   GROUPS.add(group, 'dead', 1)
   increment('dead')
   increment('dead:' .. kind)
+  ALERTS.count_letter(id, job, kind, reason)
 end
 
 -- Removes a job from the dead letters. The caller passes the kind and size that it read from the job.

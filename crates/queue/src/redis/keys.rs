@@ -94,7 +94,7 @@ impl Keys {
     }
 
     /// The other keys that exist once per queue, and the type of each.
-    pub(crate) fn others(&self) -> [(String, KeyType); 14] {
+    pub(crate) fn others(&self) -> [(String, KeyType); 17] {
         [
             (self.workers(), KeyType::Zset),
             (self.audit(), KeyType::Stream),
@@ -110,6 +110,9 @@ impl Keys {
             (self.key("proven_hosts"), KeyType::Zset),
             (self.looker(), KeyType::String),
             (self.glance(), KeyType::String),
+            (self.alerts(), KeyType::Hash),
+            (self.alerts_due(), KeyType::Zset),
+            (self.alerts_claimed(), KeyType::Hash),
         ]
     }
 
@@ -310,9 +313,24 @@ impl Keys {
         self.key(&format!("outage:{what}"))
     }
 
-    /// STRING with the alert leader of an outage, `*` once it has reported it; lives for a lease.
-    pub(crate) fn alert_leader(&self, what: &str) -> String {
-        self.key(&format!("alert_leader:{what}"))
+    /// HASH of the counts of letters that no alert has reported yet.
+    pub(crate) fn alerts(&self) -> String {
+        self.key("alerts")
+    }
+
+    /// ZSET of what is to be reported by the time from which it may be (ms).
+    pub(crate) fn alerts_due(&self) -> String {
+        self.key("alerts:due")
+    }
+
+    /// HASH of the one alert event that a worker is reporting.
+    pub(crate) fn alerts_claimed(&self) -> String {
+        self.key("alerts:claimed")
+    }
+
+    /// HASH of an outage that some worker sees: since when, what it says, how often it was reported.
+    pub(crate) fn alert_outage(&self, what: &str) -> String {
+        self.key(&format!("alerts:group:outage:{what}"))
     }
 
     /// STRING with the token and the job ids of a worker's last claim; lives for a lease.

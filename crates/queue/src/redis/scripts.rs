@@ -68,6 +68,8 @@ scripts! {
     AUDIT = "audit";
     CANCEL = "cancel";
     OUTAGE = "outage";
+    CLAIM_ALERT = "claim_alert";
+    SETTLE_ALERT = "settle_alert";
     IS_DONE = "is_done";
     PAUSE = "pause";
     RESUME = "resume";
