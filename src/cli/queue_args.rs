@@ -1,27 +1,33 @@
 //! `queue ...`, `results ...` and `report ...`: what changes a whole queue, how jobs ended, and what was found.
 
+use std::time::Duration;
+
 use clap::Subcommand;
 use uuid::Uuid;
 
-use super::values::{pair, rest_time, setting};
+use super::values::{pair, pause_time, setting};
 use crate::job::JobId;
 use crate::ops;
 use crate::queue::{DEFAULT_PAUSE, HostName, PauseName, Setting};
 
+/// How long a host rests by hand where no time is given: most hosts ask for minutes.
+const HOST_RESTS: Duration = Duration::from_secs(15 * 60);
+
 /// `queue ...`
 #[derive(Debug, Subcommand)]
 pub enum QueueCommand {
-    /// Stop all workers from claiming jobs until this pause is lifted; with a host, from visiting that host for a time.
+    /// Stop all workers from claiming jobs until this pause is lifted or over; with a host, from visiting that host.
     #[command(after_help = "Examples:
   wm-analyzer queue pause --reason 'bad deploy'
+  wm-analyzer queue pause --for 30m --name s3 --reason 'S3 is moved'
   wm-analyzer queue pause web.example.gov --for 15m --reason 'they asked'")]
     Pause {
         /// Host that nothing visits meanwhile, as in addresses, without port. Its jobs wait.
         #[arg(value_parser = HostName::parse, conflicts_with = "name")]
         host: Option<HostName>,
-        /// How long the host rests, at most 30 days.
-        #[arg(long = "for", value_name = "TIME", default_value = "15m", value_parser = rest_time, requires = "host")]
-        time: std::time::Duration,
+        /// How long, at most 30 days: a host rests for 15m without it, the queue until the pause is lifted.
+        #[arg(long = "for", value_name = "TIME", value_parser = pause_time)]
+        time: Option<Duration>,
         /// Name of the pause, by which it is lifted.
         #[arg(long, value_parser = PauseName::parse, default_value = DEFAULT_PAUSE)]
         name: PauseName,
@@ -151,10 +157,11 @@ impl QueueCommand {
     pub fn action(self) -> ops::queue::QueueAction {
         match self {
             Self::Pause { host: Some(host), time, name: _, reason } => {
+                let time = time.unwrap_or(HOST_RESTS);
                 ops::queue::QueueAction::RestHost { host, time, reason: reason.unwrap_or_default() }
             }
-            Self::Pause { host: None, time: _, name, reason } => {
-                ops::queue::QueueAction::Pause { name, reason: reason.unwrap_or_default() }
+            Self::Pause { host: None, time, name, reason } => {
+                ops::queue::QueueAction::Pause { name, time, reason: reason.unwrap_or_default() }
             }
             Self::Resume { what } => ops::queue::QueueAction::Resume { what },
             Self::Drain { name, reason, timeout } => ops::queue::QueueAction::Drain { name, reason, timeout },

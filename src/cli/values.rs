@@ -47,14 +47,15 @@ pub(super) fn wall_ms(text: &str) -> Result<u64, String> {
     }
 }
 
-/// The longest that a host rests by hand: what lasts longer is for the producer to stop.
-const REST_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// The longest that a host rests by hand, and that a pause lasts that ends by itself: what is to last longer is for the
+/// producer to stop, or for a person to lift.
+const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
-/// Reads `15m`, the rest of a host.
-pub(super) fn rest_time(text: &str) -> Result<Duration, String> {
+/// Reads `15m`, the rest of a host or the time of a pause.
+pub(super) fn pause_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text).map_err(|e| e.to_string())? {
-        Duration::ZERO => Err("a host does not rest in no time".to_owned()),
-        time if time > REST_MAX => Err("a host rests for at most 30 days".to_owned()),
+        Duration::ZERO => Err("there is no pause of no time".to_owned()),
+        time if time > PAUSE_MAX => Err("at most 30 days".to_owned()),
         time => Ok(time),
     }
 }

@@ -258,6 +258,7 @@ mod tests {
             by: "ana@host".to_owned(),
             reason: "S3 | 5xx".to_owned(),
             since_ms,
+            until_ms: None,
         };
         let mut status = Status { at_ms: 10_000_000, oldest_ready_ms: Some(5_000_000), ..Status::default() };
         status.pauses = vec![pause(9_200_000)];

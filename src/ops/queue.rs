@@ -25,6 +25,8 @@ pub enum QueueAction {
     Pause {
         /// Name of the pause, by which it is lifted.
         name: PauseName,
+        /// For how long; `None` until it is lifted.
+        time: Option<Duration>,
         /// Reason, stored with the pause.
         reason: String,
     },
@@ -71,34 +73,44 @@ pub enum QueueAction {
 /// Those of the queue.
 pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Result<Exit, Error> {
     match action {
-        QueueAction::Pause { name, reason } => pause(queue, &name, &reason, json).await,
+        QueueAction::Pause { name, time, reason } => pause(queue, &name, time, &reason, json).await,
         QueueAction::Resume { what } => hosts::resume_either(queue, what.as_deref(), json).await,
         QueueAction::RestHost { host, time, reason } => hosts::rest(queue, &host, time, &reason, json).await,
-        QueueAction::Drain { name, reason, timeout } => match pause(queue, &name, &reason, false).await? {
-            Exit::Ok => drain(queue, &name, timeout, json).await,
-            not_paused => Ok(not_paused),
-        },
+        QueueAction::Drain { name, reason, timeout } => {
+            match pause(queue, &name, None, &reason, false).await? {
+                Exit::Ok => drain(queue, &name, timeout, json).await,
+                not_paused => Ok(not_paused),
+            }
+        }
         QueueAction::Cancel { ids } => cancel(queue, &ids, json).await,
         QueueAction::Set { values } => set(queue, &values, json).await,
         QueueAction::Settings => settings(queue, json).await,
     }
 }
 
-async fn pause(queue: &OperatorHandle, name: &PauseName, reason: &str, json: bool) -> Result<Exit, Error> {
-    if !queue.pause(name, &render::operator(), reason).await? {
+async fn pause(
+    queue: &OperatorHandle,
+    name: &PauseName,
+    time: Option<Duration>,
+    reason: &str,
+    json: bool,
+) -> Result<Exit, Error> {
+    if !queue.pause(name, time, &render::operator(), reason).await? {
         render::error("there are 20 pauses in force already: lift one first (status lists them)");
         return Ok(Exit::Failed);
     }
     let status = queue.status().await?;
     if json {
         render::json(&serde_json::json!({
-            "paused": true, "name": name.as_str(), "in_flight": status.in_flight, "ready": status.ready
+            "paused": true, "name": name.as_str(), "for_ms": time.map(millis),
+            "in_flight": status.in_flight, "ready": status.ready
         }));
     } else {
         render::note(format!(
-            "paused {}{} ({}): {} in flight finish, {} ready wait. Undo: {}",
+            "paused {}{}{} ({}): {} in flight finish, {} ready wait. Undo: {}",
             queue.name(),
             named(name, " as "),
+            time.map_or_else(String::new, |time| format!(" for {}", humantime::format_duration(time))),
             sanitize(reason, 200),
             status.in_flight,
             status.ready,
@@ -122,7 +134,7 @@ async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) ->
         return Ok(exit);
     }
     match (&lifted, exit) {
-        (Some(Paused { name, by, reason, since_ms: _ }), _) => {
+        (Some(Paused { name, by, reason, since_ms: _, until_ms: _ }), _) => {
             let [name, by, reason] =
                 [(name, 40), (by, 100), (reason, 200)].map(|(text, most)| sanitize(text, most));
             let (done, flag) = match (name.as_str(), others.is_empty()) {
@@ -156,8 +168,14 @@ fn named(name: &PauseName, before: &str) -> String {
     }
 }
 
+/// `, ends in 12m 0s`; nothing for a pause that lasts until it is lifted.
+pub(super) fn ends_in(pause: &Paused, now_ms: u64) -> String {
+    let left = |until_ms: u64| Duration::from_millis(until_ms.saturating_sub(now_ms));
+    pause.until_ms.map_or_else(String::new, |end| format!(", ends in {}", render::format_duration(left(end))))
+}
+
 fn describe(pause: &Paused) -> String {
-    let Paused { name, by, reason, since_ms: _ } = pause;
+    let Paused { name, by, reason, since_ms: _, until_ms: _ } = pause;
     format!("{} (by {}: {})", sanitize(name, 40), sanitize(by, 100), sanitize(reason, 200))
 }
 

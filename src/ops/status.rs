@@ -57,11 +57,11 @@ fn print_status(queue: &Queue, status: &Status) {
         (true, false) => styled(GOOD, "running"),
     };
     render::line(format!("{}  {state}", styled(BOLD, queue.name())));
-    for Paused { name, by, reason, since_ms } in &status.pauses {
-        let since = render::elapsed_since(*since_ms);
+    for pause @ Paused { name, by, reason, since_ms, until_ms: _ } in &status.pauses {
+        let (since, ends) = (render::elapsed_since(*since_ms), super::queue::ends_in(pause, status.at_ms));
         let [name, by, reason] =
             [(name, 40), (by, 60), (reason, 100)].map(|(text, most)| sanitize(text, most));
-        render::line(styled(WARN, format!("paused  {since} ago as {name} by {by}: {reason}")));
+        render::line(styled(WARN, format!("paused  {since} ago as {name} by {by}{ends}: {reason}")));
     }
     let oldest = status.oldest_waiting().map_or_else(|| "-".to_owned(), render::format_duration);
     let row = [

@@ -234,6 +234,24 @@ async fn waiting_jobs_of_one_host_are_listed_exported_and_cancelled() {
 }
 
 #[tokio::test]
+async fn a_pause_with_a_time_says_when_it_ends_and_ends_by_itself() {
+    let world = World::new().await;
+    let pause = ["queue", "pause", "--for", "30m", "--name", "move", "--reason", "S3 is moved"];
+    world.run(&pause).await.exited_with(0).stderr_contains(&["as move for 30m", "queue resume move"]);
+    world.run(&["status"]).await.stdout_contains(&["as move by", ", ends in 29m "]);
+    world.run(&["queue", "resume"]).await.exited_with(0);
+    let _worker = world.worker();
+    world.run(&["queue", "pause", "--for", "1s", "--reason", "a look"]).await.exited_with(0);
+    let job = world.pair("waits", 4_000);
+    world.send(std::slice::from_ref(&job)).await;
+    world.until_event(&job.id, "done").await;
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.json();
+    let row = &rows["rows"][0];
+    assert_eq!((&row["what"], &row["why"]), (&"resume default".into(), &"its time was over".into()));
+    world.run(&["queue", "pause", "--for", "0s", "--reason", "a look"]).await.exited_with(2);
+}
+
+#[tokio::test]
 async fn every_write_of_every_command_is_in_the_audit_with_who_and_why() {
     let world = World::new().await;
     let file = tempfile::NamedTempFile::new().unwrap();

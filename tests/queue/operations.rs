@@ -131,7 +131,7 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     assert!(queue.operator.cancel(&jobs[0], Actor::default()).await.unwrap());
     assert_eq!(queue.operator.discard(&jobs[1..]).await.unwrap(), 1);
     queue.producer.push(&[b"{}".to_vec()]).await.unwrap();
-    queue.operator.pause(&PauseName::default(), "me", "a look").await.unwrap();
+    queue.operator.pause(&PauseName::default(), None, "me", "a look").await.unwrap();
     assert_eq!(queue.drained_by(&PauseName::default()).await.unwrap(), (true, 0));
     assert!(matches!(queue.operator.resume(None, "me").await.unwrap(), Resumed::Resumed(_)));
     let host = HostName::parse("slow.test").unwrap();

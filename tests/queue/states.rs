@@ -330,7 +330,7 @@ async fn a_paused_queue_hands_out_nothing_and_says_who_and_why() {
     let queue = world.queue().await;
     enqueued(&queue).await;
     let default = PauseName::default();
-    assert!(queue.operator.pause(&default, "ada", "deploy of the db app").await.unwrap());
+    assert!(queue.operator.pause(&default, None, "ada", "deploy of the db app").await.unwrap());
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused));
     let paused = queue.status().await.unwrap().paused.unwrap();
     assert_eq!((paused.by.as_str(), paused.reason.as_str()), ("ada", "deploy of the db app"));
@@ -349,8 +349,8 @@ async fn one_pause_is_lifted_by_its_name_and_never_another_ones() {
     let queue = world.queue().await;
     enqueued(&queue).await;
     let [deploy, incident] = ["deploy", "incident"].map(|name| PauseName::parse(name).unwrap());
-    assert!(queue.operator.pause(&deploy, "ada", "a new build").await.unwrap());
-    assert!(queue.operator.pause(&incident, "bob", "the archive is down").await.unwrap());
+    assert!(queue.operator.pause(&deploy, None, "ada", "a new build").await.unwrap());
+    assert!(queue.operator.pause(&incident, None, "bob", "the archive is down").await.unwrap());
     let Resumed::Several(both) = queue.operator.resume(None, "ada").await.unwrap() else { panic!() };
     assert_eq!(both.iter().map(|pause| pause.by.as_str()).collect::<Vec<_>>(), ["ada", "bob"]);
     let unknown = PauseName::parse("other").unwrap();
@@ -359,6 +359,31 @@ async fn one_pause_is_lifted_by_its_name_and_never_another_ones() {
     assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused), "by the other one");
     assert!(matches!(queue.operator.resume(None, "bob").await.unwrap(), Resumed::Resumed(_)));
     let _ = claimed(&queue, "w").await;
+}
+
+#[tokio::test]
+async fn a_pause_whose_time_is_over_is_lifted_by_upkeep_and_no_other_one() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    enqueued(&queue).await;
+    let [brief, long, endless] = ["brief", "long", "endless"].map(|name| PauseName::parse(name).unwrap());
+    let hour = Duration::from_secs(3600);
+    assert!(queue.operator.pause(&endless, None, "ada", "until I am back").await.unwrap());
+    assert!(queue.operator.pause(&long, Some(hour), "ada", "a move").await.unwrap());
+    assert!(queue.operator.pause(&brief, Some(Duration::from_millis(1)), "bob", "a look").await.unwrap());
+    let names = async || -> Vec<String> {
+        queue.worker.upkeep().await.unwrap();
+        queue.status().await.unwrap().pauses.into_iter().map(|pause| pause.name).collect()
+    };
+    until("the brief one is over", async || names().await == ["endless", "long"]).await;
+    let row = &queue.audit_rows(1).await.unwrap().0[0];
+    assert_eq!((&*row.what, &*row.by, &*row.why), ("resume brief", "bob", "its time was over"));
+    let pauses = queue.status().await.unwrap().pauses;
+    let until_ms: Vec<_> =
+        pauses.iter().map(|pause| pause.until_ms.map(|end| end - pause.since_ms)).collect();
+    assert_eq!(until_ms, [None, Some(3_600_000)]);
+    assert!(matches!(queue.worker.claim(&worker("w")).await.unwrap(), Claim::Paused));
+    world.check_invariants().await;
 }
 
 #[tokio::test]

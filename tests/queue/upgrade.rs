@@ -60,7 +60,7 @@ async fn fill(world: &mut World) {
     let _ = queue.worker.heartbeat(&info("w1"), &[]).await.unwrap();
     let ongoing = OutageReport::Ongoing { detail: "503", reported: true };
     queue.worker.outage("api", &worker("w1"), ongoing).await.unwrap();
-    queue.operator.pause(&PauseName::default(), "operator", "upgrade").await.unwrap();
+    queue.operator.pause(&PauseName::default(), None, "operator", "upgrade").await.unwrap();
 }
 
 async fn claimed_job(queue: &Roles) -> wm_analyzer::queue::Delivery {

@@ -158,7 +158,7 @@ impl<'w> Case<'w> {
             }
             Op::Pause => {
                 self.model.paused = true;
-                self.queues[0].operator.pause(&PauseName::default(), "ada", "to see").await.unwrap();
+                self.queues[0].operator.pause(&PauseName::default(), None, "ada", "to see").await.unwrap();
             }
             Op::Resume => {
                 self.model.woken |= self.model.paused;

@@ -4,6 +4,7 @@
 //! work on a full Redis.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use redis::Pipeline;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use crate::error::Error;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use crate::settings::AUDIT_MAX;
+use wm_job::duration::millis;
 
 pub(crate) type Fields = BTreeMap<String, String>;
 
@@ -69,6 +71,9 @@ pub struct Paused {
     /// Since when, in milliseconds since 1970 by the clock of Redis.
     #[serde(default)]
     pub since_ms: u64,
+    /// When it ends by itself, in milliseconds since 1970 by the clock of Redis; `None` until it is lifted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }
 
 /// The result of lifting a pause.
@@ -117,15 +122,22 @@ impl Queue {
 }
 
 impl OperatorHandle {
-    /// Stops all claims until this pause is lifted. Jobs in flight continue. False when there are too many
-    /// pauses already.
+    /// Stops all claims until this pause is lifted, or, given a time, for as long: then the looker lifts it. Jobs in
+    /// flight continue. False when there are too many pauses already.
     ///
     /// # Errors
     /// Those of Redis.
-    pub async fn pause(&self, name: &PauseName, by: &str, reason: &str) -> Result<bool, Error> {
+    pub async fn pause(
+        &self,
+        name: &PauseName,
+        time: Option<Duration>,
+        by: &str,
+        reason: &str,
+    ) -> Result<bool, Error> {
         let reason: String = reason.chars().take(REASON_MAX_CHARS).collect();
         let call = self.call(&scripts::PAUSE).key(self.inner.keys.audit());
         let call = call.arg(&[name.as_str(), by, &reason]).arg(PAUSES_MAX).arg(AUDIT_MAX);
+        let call = call.arg(time.map_or_else(String::new, |time| millis(time).to_string()));
         Ok(call.reply().await?.text()? == "paused")
     }
 
@@ -158,12 +170,17 @@ pub(crate) fn pauses_of(fields: Fields) -> Vec<Paused> {
     if let Some(since) = fields.get("since_ms") {
         let text = |name: &str| fields.get(name).cloned().unwrap_or_default();
         let (name, since_ms) = (DEFAULT_PAUSE.to_owned(), since.parse().unwrap_or(0));
-        return vec![Paused { name, by: text("by"), reason: text("reason"), since_ms }];
+        return vec![Paused { name, by: text("by"), reason: text("reason"), since_ms, until_ms: None }];
     }
     let one = |(name, value): (String, String)| {
         let read = serde_json::from_str(&value);
-        let unknown =
-            || Paused { name: String::new(), by: String::new(), reason: value.clone(), since_ms: 0 };
+        let unknown = || Paused {
+            name: String::new(),
+            by: String::new(),
+            reason: value.clone(),
+            since_ms: 0,
+            until_ms: None,
+        };
         Paused { name, ..read.unwrap_or_else(|_| unknown()) }
     };
     let mut pauses: Vec<_> = fields.into_iter().map(one).collect();

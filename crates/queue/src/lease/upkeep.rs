@@ -14,6 +14,7 @@ use crate::ids::WorkerId;
 use crate::lease::orphans::{Orphans, Search};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
+use crate::settings::AUDIT_MAX;
 use wm_job::JobId;
 use wm_job::duration::millis;
 use wm_job::failure::FailureKind;
@@ -188,10 +189,12 @@ impl WorkerHandle {
                 .call(&scripts::RECLAIM)
                 .key(self.inner.keys.dead_kind(FailureKind::CrashLoop))
                 .key(self.inner.keys.looker())
+                .key(self.inner.keys.audit())
                 .arg(RECLAIM_BATCH)
                 .arg(BUILD)
                 .arg(worker)
                 .arg(millis(LOOKER_TTL))
+                .arg(AUDIT_MAX)
                 .reply()
                 .await?;
             upkeep.grace_period = match reply.text()?.as_str() {

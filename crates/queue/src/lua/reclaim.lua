@@ -1,7 +1,8 @@
 -- Reclaims expired leases, whose workers vanished: counts a crash, and requeues or buries the job. Says first
--- whether the caller is the worker that looks after the queue.
--- KEYS     1 dead:kind:crash_loop, 2 looker
--- ARGV     1 most leases, 2 this build, 3 worker ('' looks all the same), 4 life of its turn as looker in ms
+-- whether the caller is the worker that looks after the queue, and lifts the pauses whose time is over.
+-- KEYS     1 dead:kind:crash_loop, 2 looker, 3 audit
+-- ARGV     1 most leases, 2 this build, 3 worker ('' looks all the same), 4 life of its turn as looker in ms,
+--          5 audit entries kept
 -- Returns  another (another worker looks after the queue) | grace_period|reclaimed, number of leases, 1 when a
 --          scheduled job is due, then per buried job: id, pair, reason (JSON)
 -- Why      A first crash proves nothing. A job that was in a child goes to exclusive and runs with nothing else in
@@ -12,8 +13,8 @@
 --          No mass blame: when upkeep did not run (an outage, a clock jump, another server), it was heartbeats that
 --          were missing, not workers; so for a grace period of one lease no job is blamed.
 --          One worker at a time looks after the queue, or the cost of a fleet would grow with its square.
--- Bound    as many as requested (Rust requests 100); after the clock went back, shortens at most 500 leases. At
---          maxmemory: 2 KiB for each job that is buried.
+-- Bound    as many as requested (Rust requests 100); after the clock went back, shortens at most 500 leases; 20 pauses. At
+--          maxmemory: 2 KiB for each job that is buried, and 1 KiB for each pause that is lifted.
 local crashes_max, limit, build, worker = setting('crashes_max'), arg(1), arg(2), arg(3)
 if worker ~= '' then
   local looker = redis.call('GET', key(2))
@@ -29,6 +30,16 @@ if time_gap then grace_until = NOW_MS + LEASE_MS end
 
 redis.call('HDEL', META, 'tick_ms') -- allowed at maxmemory, and so is every later write
 redis.call('HSET', META, 'tick_ms', int(NOW_MS), 'run_id', run_id, 'grace_until_ms', int(grace_until))
+-- A pause whose time is over ends here, in the name of who ordered it: where nobody looks, nobody claims.
+local paused = redis.pcall('HKEYS', PAUSED)
+for _, name in ipairs(paused.err and {} or paused) do
+  local pause = json_of(PAUSED, name)
+  if (tonumber(pause.until_ms) or NOW_MS + 1) <= NOW_MS then
+    redis.call('HDEL', PAUSED, name)
+    redis.pcall('XADD', key(3), 'MAXLEN', '~', arg(5), '*', 'what', 'resume ' .. name, 'by', tostring(pause.by or ''),
+      'why', 'its time was over')
+  end
+end
 -- A wake-up that its worker did not live to use is replaced here.
 if redis.call('EXISTS', READY, EXCLUSIVE) > 0 then wake() end
 if time_gap and NOW_MS < last_tick_ms then
