@@ -3,18 +3,72 @@
 use clap::{Args, Subcommand};
 
 use super::schema::Schema;
+use crate::ops::workers::{AskOptions, Which};
 
 /// `worker ...`
 #[derive(Debug, Subcommand)]
 pub enum WorkerCommand {
-    /// Send TSTP to the worker in this container, so that it claims no more jobs: for preStop hooks.
-    #[command(after_help = "Examples:\n  wm-analyzer worker quiet --self\n  \
+    /// List the workers of the queue: where they run, what they do, which are silent.
+    #[command(after_help = "Examples:\n  wm-analyzer worker ls\n  wm-analyzer worker ls -o json")]
+    Ls,
+    /// Let workers claim no more jobs: by id from anywhere, or with --self the one in this container.
+    #[command(after_help = "Examples:\n  wm-analyzer worker quiet analyzer-5b9f --reason 'a bad disk'\n  \
         wm-analyzer worker quiet --self && wm-analyzer health --live")]
-    Quiet {
-        /// The one worker of this binary that this process can see.
-        #[arg(long = "self", required = true)]
-        own: bool,
-    },
+    Quiet(QuietArgs),
+    /// Let workers finish by their drain deadline, hand back the rest and exit.
+    #[command(after_help = "Examples:\n  wm-analyzer worker stop analyzer-5b9f --reason 'a bad disk'\n  \
+        wm-analyzer worker stop --all --dry-run")]
+    Stop(StopArgs),
+}
+
+/// Arguments of `worker quiet`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["own", "ids", "all"]))]
+pub struct QuietArgs {
+    /// Send TSTP to the one worker of this binary that this process can see, without Redis: for preStop hooks.
+    #[arg(long = "self")]
+    pub own: bool,
+    /// Which others, and how.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Arguments of `worker stop`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["ids", "all"]))]
+pub struct StopArgs {
+    /// Which, and how.
+    #[command(flatten)]
+    pub ask: AskArgs,
+}
+
+/// Workers that are asked through Redis.
+#[derive(Debug, Args)]
+pub struct AskArgs {
+    /// Ids of workers, or how they alone begin; `worker ls` lists them.
+    #[arg(value_name = "ID", num_args = 1..=1000)]
+    pub ids: Vec<String>,
+    /// All workers of the queue.
+    #[arg(long)]
+    pub all: bool,
+    /// Print what would be asked of whom, and ask nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask for confirmation; required when stdin is not a terminal.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Reason, for the audit.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub reason: String,
+}
+
+impl AskArgs {
+    /// As `ops` takes it.
+    pub fn options(self) -> (Which, AskOptions) {
+        let Self { ids, all, dry_run, yes, reason } = self;
+        let which = if all { Which::All } else { Which::Named(ids) };
+        (which, AskOptions { dry_run, yes, reason })
+    }
 }
 
 /// Arguments of `health`.

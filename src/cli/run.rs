@@ -11,14 +11,14 @@ use tokio_util::sync::CancellationToken;
 use super::args::{Cli, Command, OutputFormat};
 use super::generate;
 use super::monitor_args::SentryCommand;
-use super::process_args::ConfigCommand;
+use super::process_args::{ConfigCommand, WorkerCommand};
 use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable, release};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::{Job, JobId};
 use crate::ops::{self, Exit, render};
-use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle};
+use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle, WorkerRequest};
 use crate::results::ResultStore;
 use crate::sandbox::Limits;
 use crate::telemetry::logs;
@@ -134,7 +134,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
         Command::Audit(args) => {
             ops::audit::run(&operator(&config).await?, args.action(), output).await.map_err(queue_failure)
         }
-        Command::Worker(_) => Ok(ops::worker::quiet()),
+        Command::Worker(args) => worker(&config, args, output).await,
         Command::Health(args) => health(&config, args.path()).await,
         Command::Doctor => Ok(doctor(&config, json).await),
         Command::Check(args) => {
@@ -206,6 +206,20 @@ async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit,
     let exit = ops::diff::run(options, &pipeline, &pool).await;
     pool.shutdown().await;
     Ok(exit)
+}
+
+async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Result<Exit, CommandFailure> {
+    let (request, args) = match args {
+        WorkerCommand::Ls => {
+            return ops::workers::ls(&operator(config).await?, output).await.map_err(queue_failure);
+        }
+        WorkerCommand::Quiet(args) if args.own => return Ok(ops::worker::quiet()),
+        WorkerCommand::Quiet(args) => (WorkerRequest::Quiet, args.ask),
+        WorkerCommand::Stop(args) => (WorkerRequest::Stop, args.ask),
+    };
+    let ((which, options), queue) = (args.options(), operator(config).await?);
+    let asked = ops::workers::ask(&queue, request, &which, &options, output.is_json());
+    asked.await.map_err(queue_failure)
 }
 
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.

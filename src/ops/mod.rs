@@ -21,6 +21,7 @@ pub mod selection;
 pub mod sentry_test;
 pub mod status;
 pub mod worker;
+pub mod workers;
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,16 +11,17 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::Shared;
 use super::redis_backoff::RedisBackoff;
+use super::shutdown::Phase;
 use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
 use crate::policy::claim_ahead::JobCounts;
-use crate::queue::{self, Delivery, Heap, LeaseRef, Presence};
+use crate::queue::{self, Delivery, Heap, LeaseRef, Presence, WorkerRequest};
 use crate::sandbox::{HeapUse, Meter};
 
 /// Why a running job is stopped.
@@ -265,6 +266,17 @@ impl InFlight {
     }
 }
 
+/// Does what an operator asks through Redis, as a signal would have it done; asked anew with each heartbeat.
+fn obey(shared: &Shared, request: WorkerRequest) {
+    let phase = match request {
+        WorkerRequest::Quiet => Phase::Quiet,
+        WorkerRequest::Stop => Phase::Draining,
+    };
+    if shared.phases().advance(phase) {
+        info!(%request, "an operator asked for it");
+    }
+}
+
 /// Renews all leases in one command, as long as the worker runs, and stops jobs that were lost or cancelled.
 pub(super) async fn heartbeat(shared: Arc<Shared>) {
     let mut backoff = RedisBackoff::default();
@@ -281,6 +293,9 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
             Ok(heartbeat) => {
                 backoff.reset();
                 shared.observer.redis_up();
+                if let Some(request) = heartbeat.asked {
+                    obey(&shared, request);
+                }
                 heartbeat.lost.iter().for_each(|id| shared.in_flight.stop(id, StopReason::LeaseLost));
                 heartbeat.cancelled.iter().for_each(|id| shared.in_flight.stop(id, StopReason::Cancelled));
             }

@@ -56,3 +56,4 @@ mod settings;
 mod skips;
 mod stopping;
 mod truth;
+mod workers;

@@ -8,7 +8,7 @@ use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
     Actor, Admission, AlertClaim, AuditEntry, DiscardTo, HostName, HostResumed, Looked, OperationId,
     OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed, Resumed, Selected,
-    Selection, Setting, Settled, StartPermit, StoredJob, Upkeep,
+    Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
 };
 use wm_testbed::roles::Roles;
 
@@ -134,6 +134,13 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     queue.operator.pause(&PauseName::default(), None, "me", "a look").await.unwrap();
     assert_eq!(queue.drained_by(&PauseName::default()).await.unwrap(), (true, 0));
     assert!(matches!(queue.operator.resume(None, "me").await.unwrap(), Resumed::Resumed(_)));
+    let _ = queue.worker.heartbeat(&info("w"), &[]).await.unwrap();
+    assert!(queue.operator.ask_worker(&worker("w"), WorkerRequest::Stop, "me", "a look").await.unwrap());
+    assert_eq!(queue.operator.fleet().await.unwrap().0[0].asked, Some(WorkerRequest::Stop));
+    let told = queue.worker.heartbeat(&info("w"), &[]).await.unwrap();
+    assert_eq!(told.asked, Some(WorkerRequest::Stop));
+    queue.worker.leave(&worker("w")).await.unwrap();
+    assert!(!queue.operator.ask_worker(&worker("w"), WorkerRequest::Stop, "me", "").await.unwrap());
     let host = HostName::parse("slow.test").unwrap();
     assert!(queue.operator.rest_host(&host, Duration::from_secs(900), "me", "a look").await.unwrap());
     assert!(matches!(queue.operator.resume_host(&host, "me").await.unwrap(), HostResumed::Resumed(Some(_))));

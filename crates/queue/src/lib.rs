@@ -41,7 +41,7 @@ pub use self::fleet::alerts::{
     Storm,
 };
 pub use self::fleet::outage_reports::OutageReport;
-pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob};
+pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob, WorkerRequest};
 pub use self::fleet::progress::SettledLately;
 pub use self::ids::LeaseRef;
 pub use self::ids::WorkerId;

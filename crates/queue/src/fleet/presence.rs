@@ -111,13 +111,28 @@ impl RunningJob {
     }
 }
 
-/// The leases that a heartbeat found lost or cancelled.
+/// What an operator asks of a worker; it hears so with its next heartbeat.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr, strum::EnumString, strum::Display,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum WorkerRequest {
+    /// Claim nothing more, and go on running.
+    Quiet,
+    /// Finish by the drain deadline, and exit.
+    Stop,
+}
+
+/// The leases that a heartbeat found lost or cancelled, and what an operator asks.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
     /// Jobs whose lease was lost: stop them, they can no longer be settled.
     pub lost: Vec<JobId>,
     /// Cancelled jobs: stop them and settle them as skipped (`cancelled`).
     pub cancelled: Vec<JobId>,
+    /// What an operator asks of this worker, for as long as it lives.
+    pub asked: Option<WorkerRequest>,
 }
 
 impl WorkerHandle {
@@ -200,6 +215,8 @@ impl WorkerHandle {
             .arg(serde_json::to_string(&listed).unwrap_or_default())
             .reply()
             .await?;
+        // What a newer build asks is for a newer worker.
+        heartbeat.asked = reply.text()?.parse().ok();
         while let Some(id) = reply.next() {
             let id = JobId::parse(&id).map_err(|e| reply.unexpected(&e))?;
             match reply.text()?.as_str() {

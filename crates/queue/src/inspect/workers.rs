@@ -6,14 +6,19 @@ use serde::Serialize;
 
 use crate::Queue;
 use crate::error::Error;
-use crate::fleet::presence::{Presence, RunningJob};
+use crate::fleet::presence::{Presence, RunningJob, WorkerRequest};
 use crate::ids::WorkerId;
-use crate::inspect::control::Fields;
+use crate::inspect::control::{Fields, REASON_MAX_CHARS};
 use crate::inspect::parts::{Reads, UnreadableKey};
+use crate::redis::scripts;
+use crate::role::OperatorHandle;
+use crate::settings::AUDIT_MAX;
 use wm_job::JobId;
 
 /// Most workers listed in a status.
 pub(crate) const WORKERS_MAX: usize = 500;
+/// Most workers listed at all: more than one Redis serves; at 32 KiB for each entry this is 160 MB, read in pages.
+const FLEET_MAX: usize = 5_000;
 /// Heartbeats after which a worker is silent.
 const SILENT_HEARTBEATS: u64 = 2;
 /// Interval of a worker that does not say its own, in milliseconds.
@@ -33,10 +38,52 @@ pub struct WorkerStatus {
     pub heartbeat_age_ms: u64,
     /// True when two heartbeats are missing: it is dead, stopped, or cut off.
     pub silent: bool,
+    /// What an operator asked of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<WorkerRequest>,
     /// Of a silent worker, where its jobs are now: `still leased to it`, `in flight at <worker>`, the state that they
     /// wait in, or `ended`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub taken_over: BTreeMap<String, String>,
+}
+
+impl OperatorHandle {
+    /// The workers that have an entry, those that were heard last first, and how many there are. At most 5,000 are
+    /// read.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn fleet(&self) -> Result<(Vec<WorkerStatus>, u64), Error> {
+        let now = self.server_time_ms().await?;
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZCARD").arg(self.inner.keys.workers());
+        pipe.cmd("ZREVRANGE").arg(self.inner.keys.workers()).arg(0).arg(FLEET_MAX - 1);
+        let (total, ids): (u64, Vec<String>) = self.ask(&pipe).await?;
+        let (mut fleet, mut unreadable) = (Vec::new(), Vec::new());
+        for ids in ids.chunks(WORKERS_MAX) {
+            fleet.append(&mut self.workers(now, ids, &mut unreadable).await?);
+        }
+        Ok((fleet, total))
+    }
+
+    /// Asks a worker to claim nothing more, or to stop; it hears so with its next heartbeat. False when it has no
+    /// entry. Audited; works on a full Redis.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn ask_worker(
+        &self,
+        worker: &WorkerId,
+        request: WorkerRequest,
+        by: &str,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        let reason: String = reason.chars().take(REASON_MAX_CHARS).collect();
+        let keys = &self.inner.keys;
+        let call = self.call(&scripts::ASK_WORKER).key(keys.worker(worker.as_str())).key(keys.audit());
+        let call = call.arg(&[worker.as_str(), request.into(), by, &reason]).arg(AUDIT_MAX);
+        Ok(call.reply().await?.text()? == "asked")
+    }
 }
 
 impl Queue {
@@ -105,7 +152,9 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
     };
     let silent = heartbeat_age_ms > SILENT_HEARTBEATS * heartbeat_every_ms;
     let [fetching, analysing] = ["fetching", "analysing"].map(|name| text(name).parse().unwrap_or(0));
-    Some(WorkerStatus { info, fetching, analysing, heartbeat_age_ms, silent, taken_over: BTreeMap::new() })
+    let asked = text("asked").parse().ok();
+    let taken_over = BTreeMap::new();
+    Some(WorkerStatus { info, fetching, analysing, heartbeat_age_ms, silent, asked, taken_over })
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 -- KEYS     1 workers, 2 worker:<id>
 -- ARGV     1 worker, 2 life of its entry in ms, 3 number of leases, then id and token of each; then the
 --          entry's fields and values, alternating
--- Returns  per lease that is lost or whose job was cancelled: id, lost|cancelled
+-- Returns  what an operator asks of it (quiet, stop, '' nothing); then per lease that is lost or whose job was cancelled: id, lost|cancelled
 -- Why      One round trip renews all leases at the same moment. The worker's own entry is a hint: its failure (a key
 --          of another type) never keeps a lease from its renewal.
 -- Bound    as many leases as are given (Rust gives at most 500). At maxmemory: one entry, at most 32 KiB.
 local worker, entry_ttl_ms, leases = arg(1), arg(2), tonumber(arg(3))
 local replies = {}
+local asked = redis.pcall('HGET', key(2), 'asked')
+replies[1] = type(asked) == 'string' and asked or ''
 
 -- The first write is one that Redis allows at maxmemory, so heartbeats work on a full Redis.
 local known = redis.call('PEXPIRE', key(2), entry_ttl_ms) == 1

@@ -338,7 +338,7 @@ impl Keys {
         self.key(&format!("claim:{worker}"))
     }
 
-    /// HASH of one worker's status entry.
+    /// HASH of one worker's status entry; `asked` is what an operator asks of it: quiet, stop.
     pub(crate) fn worker(&self, id: &str) -> String {
         self.key(&format!("worker:{id}"))
     }

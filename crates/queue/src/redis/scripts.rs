@@ -71,6 +71,7 @@ scripts! {
     CLAIM_ALERT = "claim_alert";
     SETTLE_ALERT = "settle_alert";
     IS_DONE = "is_done";
+    ASK_WORKER = "ask_worker";
     PAUSE = "pause";
     RESUME = "resume";
     SET = "set";
