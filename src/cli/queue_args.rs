@@ -1,5 +1,6 @@
 //! `queue ...`, `results ...` and `report ...`: what changes a whole queue, how jobs ended, and what was found.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -79,6 +80,20 @@ pub enum QueueCommand {
         /// Store all settings as this process is configured, for a deploy.
         #[arg(long, conflicts_with = "values")]
         from_config: bool,
+    },
+    /// Show what holds for the whole queue: pauses, hosts that rest, sizes, memory, settings.
+    #[command(after_help = "Examples:\n  wm-analyzer queue show\n  wm-analyzer queue show -Q bulk -o json")]
+    Show,
+    /// Print all waiting work as JSON lines, for `queue import`; changes nothing. Pause the queue first.
+    #[command(after_help = "Examples:\n  wm-analyzer queue export > waiting.ndjson\n  \
+        wm-analyzer queue export -Q bulk | gzip > bulk.ndjson.gz")]
+    Export,
+    /// Take in what `queue export` printed, with ids and counts; what is here already is left alone.
+    #[command(after_help = "Examples:\n  wm-analyzer queue import waiting.ndjson\n  \
+        wm-analyzer queue import - -Q bulk -o json")]
+    Import {
+        /// The file; `-` is standard input.
+        file: PathBuf,
     },
     /// Show the settings in force.
     #[command(after_help = "Examples:\n  wm-analyzer queue settings\n  wm-analyzer queue settings -o json")]
@@ -168,6 +183,9 @@ impl QueueCommand {
             Self::Cancel { ids } => ops::queue::QueueAction::Cancel { ids },
             Self::Set { values, from_config: _ } => ops::queue::QueueAction::Set { values },
             Self::Settings => ops::queue::QueueAction::Settings,
+            Self::Show => ops::queue::QueueAction::Show,
+            Self::Export => ops::queue::QueueAction::Export,
+            Self::Import { file } => ops::queue::QueueAction::Import { file },
         }
     }
 }

@@ -12,6 +12,7 @@ use super::args::{Cli, Command, OutputFormat};
 use super::generate;
 use super::monitor_args::SentryCommand;
 use super::process_args::{ConfigCommand, WorkerCommand};
+use super::queue_args::QueueCommand;
 use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable, release};
 use crate::config::{Config, ConfigSources, LoadedConfig};
@@ -107,10 +108,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             refuse_unknown(&queue).await?;
             ops::status::run(&queue, json).await.map_err(queue_failure)
         }
-        Command::Queue(args) => {
-            let queue = operator(&config).await?;
-            ops::queue::run(&queue, args.action(), json).await.map_err(queue_failure)
-        }
+        Command::Queue(args) => queue_command(&config, args, json).await,
         Command::Quarantine(args) => {
             ops::quarantine::run(&operator(&config).await?, args.action(), json).await.map_err(queue_failure)
         }
@@ -206,6 +204,16 @@ async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit,
     let exit = ops::diff::run(options, &pipeline, &pool).await;
     pool.shutdown().await;
     Ok(exit)
+}
+
+async fn queue_command(config: &Config, args: QueueCommand, json: bool) -> Result<Exit, CommandFailure> {
+    // What is imported may be the first that a queue gets.
+    let queue = if matches!(args, QueueCommand::Import { .. }) {
+        OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?
+    } else {
+        operator(config).await?
+    };
+    ops::queue::run(&queue, args.action(), json).await.map_err(queue_failure)
 }
 
 async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Result<Exit, CommandFailure> {

@@ -20,6 +20,7 @@ pub mod results;
 pub mod selection;
 pub mod sentry_test;
 pub mod status;
+pub mod transfer;
 pub mod worker;
 pub mod workers;
 

@@ -1,17 +1,21 @@
-//! `queue pause | resume | drain | cancel | set | settings`: what changes a whole queue, and jobs that are no longer
-//! wanted.
+//! `queue pause | resume | drain | cancel | set | settings | show | export | import`: what holds for a whole queue and
+//! changes it, and jobs that are no longer wanted.
 
 mod hosts;
+mod show;
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Exit;
 use super::render::{self, sanitize};
+use super::{Exit, transfer};
 use crate::job::JobId;
 use crate::job::duration::millis;
 use crate::queue::{
     Actor, AuditEntry, DEFAULT_PAUSE, Error, HostName, OperatorHandle, PauseName, Paused, Resumed, Setting,
-    SettingChange,
+    SettingChange, SettingValue,
 };
 
 /// Polling interval of `queue drain`.
@@ -65,6 +69,15 @@ pub enum QueueAction {
     },
     /// Show the settings in force.
     Settings,
+    /// Show what holds for the whole queue.
+    Show,
+    /// Print all waiting work.
+    Export,
+    /// Take in what was exported.
+    Import {
+        /// Of which file; `-` is standard input.
+        file: PathBuf,
+    },
 }
 
 /// Runs the subcommand.
@@ -85,7 +98,24 @@ pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Res
         QueueAction::Cancel { ids } => cancel(queue, &ids, json).await,
         QueueAction::Set { values } => set(queue, &values, json).await,
         QueueAction::Settings => settings(queue, json).await,
+        QueueAction::Show => show::run(queue, json).await,
+        QueueAction::Export => transfer::export(queue).await,
+        QueueAction::Import { file } => match open(&file) {
+            Ok(lines) => transfer::import(queue, lines, json).await,
+            Err(what) => {
+                render::error(what);
+                Ok(Exit::Failed)
+            }
+        },
     }
+}
+
+fn open(file: &Path) -> Result<Box<dyn BufRead>, String> {
+    if file == Path::new("-") {
+        return Ok(Box::new(std::io::stdin().lock()));
+    }
+    let opened = File::open(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    Ok(Box::new(BufReader::new(opened)))
 }
 
 async fn pause(
@@ -282,6 +312,11 @@ async fn settings(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
         render::json(&settings);
         return Ok(Exit::Ok);
     }
+    render::line(settings_table(&settings));
+    Ok(Exit::Ok)
+}
+
+fn settings_table(settings: &[SettingValue]) -> String {
     let rows = settings.iter().map(|one| {
         let note = match (&one.configured, one.stored) {
             (Some(configured), _) => format!("this configuration: {configured}"),
@@ -290,6 +325,5 @@ async fn settings(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
         };
         vec![one.setting.as_str().to_owned(), one.value.clone(), note]
     });
-    render::line(render::table(&["SETTING", "VALUE", ""], &[], rows));
-    Ok(Exit::Ok)
+    render::table(&["SETTING", "VALUE", ""], &[], rows)
 }

@@ -55,5 +55,6 @@ mod sentry_test;
 mod settings;
 mod skips;
 mod stopping;
+mod transfer;
 mod truth;
 mod workers;

@@ -32,5 +32,6 @@ mod quarantine;
 mod redis_failures;
 mod start;
 mod states;
+mod transfer;
 mod upgrade;
 mod world;

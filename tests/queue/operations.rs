@@ -6,9 +6,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, HostName, HostResumed, Looked, OperationId,
-    OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed, Resumed, Selected,
-    Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
+    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, ExportPage, HostName, HostResumed, ImportOutcome, Imported,
+    Looked, OperationId, OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed,
+    Resumed, Selected, Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
 };
 use wm_testbed::roles::Roles;
 
@@ -141,6 +141,11 @@ pub async fn all_that_an_operator_does(world: &World, queue: &Roles) {
     assert_eq!(told.asked, Some(WorkerRequest::Stop));
     queue.worker.leave(&worker("w")).await.unwrap();
     assert!(!queue.operator.ask_worker(&worker("w"), WorkerRequest::Stop, "me", "").await.unwrap());
+    let page = queue.operator.export().next().await.unwrap();
+    assert!(matches!(page, Some(ExportPage::Inbox(payloads)) if payloads == [b"{}".to_vec()]));
+    let place = queue.operator.newest_place().await.unwrap();
+    let imported = queue.operator.import("one", place, &[(1, b"{}".to_vec())], &[]).await.unwrap();
+    assert_eq!(imported, Imported::Each(vec![ImportOutcome::Imported]));
     let host = HostName::parse("slow.test").unwrap();
     assert!(queue.operator.rest_host(&host, Duration::from_secs(900), "me", "a look").await.unwrap());
     assert!(matches!(queue.operator.resume_host(&host, "me").await.unwrap(), HostResumed::Resumed(Some(_))));

@@ -58,6 +58,9 @@ pub use self::inspect::operations::{JobOutcome, OPERATION_JOBS_MAX, Operation, O
 pub use self::inspect::results::{Ended, Freed};
 pub use self::inspect::selection::{JobState, ReplayCount, Selection};
 pub use self::inspect::status::{NEARLY_FULL, Status, UnreadableKey, WorkerStatus};
+pub use self::inspect::transfer::{
+    ExportPage, ExportPages, ExportedJob, ImportOutcome, Imported, TRANSFER_BATCH,
+};
 pub use self::intake::admission::Admission;
 pub use self::intake::adopt::{Adopted, Adopter, ListState};
 pub use self::intake::foreign_list::ForeignList;

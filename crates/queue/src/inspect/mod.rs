@@ -14,4 +14,5 @@ pub(crate) mod parts;
 pub(crate) mod results;
 pub(crate) mod selection;
 pub(crate) mod status;
+pub(crate) mod transfer;
 pub(crate) mod workers;

@@ -298,6 +298,11 @@ impl Keys {
         self.key(&format!("host_waiters:{host}"))
     }
 
+    /// STRING with the number of the last payload of an export that was put into the inbox; lives for a week.
+    pub(crate) fn imported(&self, export: &str) -> String {
+        self.key(&format!("imported:{export}"))
+    }
+
     /// STRING with the report (JSON) on the pair `<from>..<to>`.
     pub(crate) fn report(&self, pair: &str) -> String {
         self.key(&format!("report:{pair}"))

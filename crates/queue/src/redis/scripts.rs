@@ -72,6 +72,7 @@ scripts! {
     SETTLE_ALERT = "settle_alert";
     IS_DONE = "is_done";
     ASK_WORKER = "ask_worker";
+    IMPORT = "import";
     PAUSE = "pause";
     RESUME = "resume";
     SET = "set";
