@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
 use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand};
-use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand};
+use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand, StatusArgs};
 use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
 use super::queue_args::{QuarantineCommand, QueueCommand, ReportCommand, ResultsCommand};
 use super::values::{limits, sha256, timestamp};
@@ -85,10 +85,10 @@ pub enum Command {
             wm-analyzer backfill --since 2018-10-01 --rate 20/s --dry-run"
     )]
     Backfill(BackfillArgs),
-    /// Show waiting, in-flight and dead jobs, workers and ceilings.
+    /// Show on one screen how much waits, how fast it ends, what holds it up and why jobs die.
     #[command(after_help = "Exit code: 0 all is well, 1 somebody should look.\n\nExamples:\n  \
-        wm-analyzer status\n  wm-analyzer status -Q bulk -o json")]
-    Status,
+        wm-analyzer status --watch\n  wm-analyzer status -Q bulk -o json")]
+    Status(StatusArgs),
     /// Pause, resume or drain the queue; cancel jobs; change settings.
     #[command(subcommand)]
     Queue(QueueCommand),

@@ -1,4 +1,4 @@
-//! `check`, `sentry ...`, `completions` and `man`: for monitoring systems, and for whoever installs the program.
+//! `status`, `check`, `sentry ...`, `completions` and `man`: for monitoring systems, and for whoever installs the program.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,6 +6,23 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::ops::check::{CheckFormat, CheckOptions};
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Show it again every 2 s, or so often, until Ctrl-C. Of -o, text or ndjson.
+    #[arg(long, value_name = "EVERY", num_args = 0..=1, require_equals = true, default_missing_value = "2s",
+        value_parser = watch_interval)]
+    pub watch: Option<Duration>,
+}
+
+/// Reads `2s`. One look reads some 400 keys: more often than once a second would be a load of its own.
+fn watch_interval(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text).map_err(|e| e.to_string())? {
+        every if every < Duration::from_secs(1) => Err("once a second at most".to_owned()),
+        every => Ok(every),
+    }
+}
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]

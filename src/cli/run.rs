@@ -103,10 +103,13 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
             ops::backfill::run(&queue, &api, &args.options(), json).await.map_err(queue_failure)
         }
-        Command::Status => {
-            let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
-            refuse_unknown(&queue).await?;
-            ops::status::run(&queue, json).await.map_err(queue_failure)
+        Command::Status(args) => {
+            let connecting = async {
+                let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+                refuse_unknown(&queue).await.map(|()| queue)
+            };
+            let options = ops::status::StatusOptions { watch: args.watch, output };
+            ops::status::run(config.queue.name.as_str(), connecting, options, queue_failure).await
         }
         Command::Queue(args) => queue_command(&config, args, json).await,
         Command::Quarantine(args) => {

@@ -26,7 +26,7 @@ const MAX_LINE_BYTES: usize = 128 * 1024;
 /// One line of an export.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "snake_case", deny_unknown_fields)]
-enum Line {
+enum ExportLine {
     /// The first one.
     Export { schema_version: u32, export: Uuid, queue: String, at_ms: u64, newest_place: u64 },
     /// A payload of the inbox; in base64 where it is not UTF-8.
@@ -60,7 +60,7 @@ pub async fn export(queue: &OperatorHandle) -> Result<Exit, Error> {
         render::note(format!("{} jobs are in flight, and are not exported", status.in_flight));
     }
     let newest_place = queue.newest_place().await?;
-    print(&Line::Export {
+    print(&ExportLine::Export {
         schema_version: SCHEMA_VERSION,
         export: Uuid::new_v4(),
         queue: queue.name().to_owned(),
@@ -78,23 +78,25 @@ pub async fn export(queue: &OperatorHandle) -> Result<Exit, Error> {
             }
             ExportPage::Jobs(page) => {
                 jobs += page.len() as u64;
-                page.into_iter().for_each(|job| print(&Line::Job(job)));
+                page.into_iter().for_each(|job| print(&ExportLine::Job(job)));
             }
         }
     }
-    print(&Line::End { payloads, jobs });
+    print(&ExportLine::End { payloads, jobs });
     render::note(format!("exported {jobs} jobs and {payloads} payloads of the inbox; nothing changed"));
     Ok(Exit::Ok)
 }
 
-fn print(line: &Line) {
+fn print(line: &ExportLine) {
     render::line(render::json_line(line));
 }
 
-fn inbox_line(number: u64, payload: Vec<u8>) -> Line {
+fn inbox_line(number: u64, payload: Vec<u8>) -> ExportLine {
     match String::from_utf8(payload) {
-        Ok(payload) => Line::Inbox { number, payload: Some(payload), payload_base64: None },
-        Err(e) => Line::Inbox { number, payload: None, payload_base64: Some(BASE64.encode(e.as_bytes())) },
+        Ok(payload) => ExportLine::Inbox { number, payload: Some(payload), payload_base64: None },
+        Err(e) => {
+            ExportLine::Inbox { number, payload: None, payload_base64: Some(BASE64.encode(e.as_bytes())) }
+        }
     }
 }
 
@@ -153,28 +155,28 @@ pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: b
             }
         };
         match (line, &mut batch) {
-            (Line::Export { export, newest_place, .. }, None) => {
+            (ExportLine::Export { export, newest_place, .. }, None) => {
                 let (export, payloads, jobs) = (export.simple().to_string(), Vec::new(), Vec::new());
                 batch = Some(Batch { export, newest_place, payloads, jobs });
             }
-            (Line::Export { .. }, Some(_)) => counts.refuse(number, "a second first line"),
-            (Line::Inbox { .. } | Line::Job(_) | Line::End { .. }, None) => {
+            (ExportLine::Export { .. }, Some(_)) => counts.refuse(number, "a second first line"),
+            (ExportLine::Inbox { .. } | ExportLine::Job(_) | ExportLine::End { .. }, None) => {
                 render::error(format!(
                     "line {number}: the first line of an export is missing; nothing changed"
                 ));
                 return Ok(Exit::Usage);
             }
-            (Line::Inbox { number: at, payload, payload_base64 }, Some(batch)) => {
+            (ExportLine::Inbox { number: at, payload, payload_base64 }, Some(batch)) => {
                 match payload_of(payload, payload_base64) {
                     Ok(payload) => batch.payloads.push((at, payload)),
                     Err(why) => counts.refuse(number, &why),
                 }
             }
-            (Line::Job(job), Some(batch)) => match job.check() {
+            (ExportLine::Job(job), Some(batch)) => match job.check() {
                 Ok(()) => batch.jobs.push(job),
                 Err(why) => counts.refuse(number, &format!("{}: {why}", job.id)),
             },
-            (Line::End { .. }, Some(_)) => counts.complete = true,
+            (ExportLine::End { .. }, Some(_)) => counts.complete = true,
         }
         if let Some(batch) = &mut batch
             && batch.payloads.len() + batch.jobs.len() == TRANSFER_BATCH
@@ -209,9 +211,9 @@ fn next_line(lines: &mut dyn BufRead) -> Option<Result<String, String>> {
     }
 }
 
-fn parse(text: &str) -> Result<Line, String> {
+fn parse(text: &str) -> Result<ExportLine, String> {
     match serde_json::from_str(text) {
-        Ok(Line::Export { schema_version, .. }) if schema_version != SCHEMA_VERSION => {
+        Ok(ExportLine::Export { schema_version, .. }) if schema_version != SCHEMA_VERSION => {
             Err(format!("schema_version {schema_version}: this build reads {SCHEMA_VERSION}"))
         }
         Ok(line) => Ok(line),

@@ -70,6 +70,7 @@ mod tests {
             by: "me".into(),
             reason: "a look".into(),
             since_ms: 1,
+            until_ms: None,
         });
         assert!(gets_on(&Status { paused, ..waiting }, false), "on purpose");
     }

@@ -55,7 +55,11 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     until("an alert", async || world.sentry.alerts() == 1).await;
     let event = world.sentry.events().remove(0);
     assert!(text(&event).contains("show it: wm-analyzer dead show gone -Q bulk"), "{}", text(&event));
-    world.run(&["status"]).await.exited_with(0).stderr_contains(&["wm-analyzer dead ls kind:gone -Q bulk"]);
+    world
+        .run(&["status"])
+        .await
+        .exited_with(0)
+        .stdout_contains(&["dead ls kind:gone host:127.0.0.1 -Q bulk"]);
     for (args, undo) in [
         (&["queue", "drain"][..], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "pause", "--reason", "why"], "Undo: wm-analyzer queue resume -Q bulk"),

@@ -76,7 +76,11 @@ async fn a_host_is_paused_and_resumed_by_hand_and_only_its_jobs_wait() {
     })
     .await;
     let status = world.run(&["status"]).await.exited_with(0);
-    status.stdout_contains(&["running", "host    127.0.0.3 rests 10 min more, 3 wait", "they asked us to"]);
+    status.stdout_contains(&[
+        "running",
+        "host    127.0.0.3  0 of 64 in flight, 3 wait, rests 10 min more",
+        "they asked us to",
+    ]);
     assert_eq!(gate.requests(), 0);
     let resumed = world.run(&["queue", "resume", OTHER_HOST]).await.exited_with(0);
     resumed.stderr_contains(&["127.0.0.3 is visited again", "they asked us to"]);

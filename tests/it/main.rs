@@ -54,6 +54,7 @@ mod secrets;
 mod sentry_test;
 mod settings;
 mod skips;
+mod status;
 mod stopping;
 mod transfer;
 mod truth;

@@ -128,7 +128,7 @@ async fn status_is_one_screen_that_says_what_to_do_next() {
         "of 2 slots busy",
         "done 1",
     ]);
-    shown.stderr_contains(&["1 of 1 dead are decode: wm-analyzer dead ls kind:decode"]);
+    shown.stdout_contains(&["dead    decode  1 (+1 in 1h)", "wm-analyzer dead ls kind:decode"]);
     let json: Value = world.run(&["status", "-o", "json"]).await.exited_with(0).json();
     assert_eq!((&json["dead"], &json["dead_by_kind"]["decode"]), (&1.into(), &1.into()));
     assert_eq!(json["workers"][0]["pid"], worker.pid());

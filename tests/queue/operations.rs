@@ -6,9 +6,9 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, ExportPage, HostName, HostResumed, ImportOutcome, Imported,
-    Looked, OperationId, OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone, Replayed,
-    Resumed, Selected, Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
+    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, ExportPage, HostName, HostResumed, ImportOutcome,
+    Imported, Looked, OperationId, OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone,
+    Replayed, Resumed, Selected, Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
 };
 use wm_testbed::roles::Roles;
 

@@ -51,10 +51,12 @@ pub use self::inspect::ceilings::{Ceilings, HostWaiters};
 pub use self::inspect::control::{DEFAULT_PAUSE, PauseName, Paused, Resumed};
 pub use self::inspect::events::Event;
 pub use self::inspect::groups::{Group, ReplayOutcomes, TREND_POINTS, Window};
+pub use self::inspect::host_loads::HostLoad;
 pub use self::inspect::hosts::{HostName, HostResumed, RestByHand, RestingHost, RestingHosts};
 pub use self::inspect::jobs::{Content, JobPages, LogEntry, StoredJob};
 pub use self::inspect::memory::{Memory, Purpose};
 pub use self::inspect::operations::{JobOutcome, OPERATION_JOBS_MAX, Operation, OperationId, Selected};
+pub use self::inspect::rates::Rates;
 pub use self::inspect::results::{Ended, Freed};
 pub use self::inspect::selection::{JobState, ReplayCount, Selection};
 pub use self::inspect::status::{NEARLY_FULL, Status, UnreadableKey, WorkerStatus};
@@ -118,6 +120,14 @@ struct Inner {
     start_calls: Batcher<StartCall>,
 }
 
+/// As [`Queue::command`], for a queue that is not open.
+pub fn command(queue: &str, words: &str) -> String {
+    match queue {
+        DEFAULT_NAME => format!("wm-analyzer {words}"),
+        name => format!("wm-analyzer {words} -Q {name}"),
+    }
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Queue").field("prefix", &self.inner.keys.prefix()).finish_non_exhaustive()
@@ -161,10 +171,7 @@ impl Queue {
 
     /// A `wm-analyzer` command line for this queue; adds `-Q <name>` unless the queue has the default name.
     pub fn command(&self, words: &str) -> String {
-        match self.name() {
-            DEFAULT_NAME => format!("wm-analyzer {words}"),
-            name => format!("wm-analyzer {words} -Q {name}"),
-        }
+        command(self.name(), words)
     }
 
     /// True when lists of another job system are emptied into the inbox: these cannot be waited for.

@@ -7,7 +7,7 @@ mod bulk;
 mod copies;
 mod discard;
 mod edit;
-mod groups;
+pub(super) mod groups;
 mod list;
 mod replay;
 mod replay_result;

@@ -23,7 +23,7 @@ use wm_testbed::redis::{PrivateRedis, RedisOptions};
 use wm_testbed::roles::Roles;
 use wm_testbed::site::{Resource, Site};
 
-pub(crate) use self::process::{CommandOutput, Worker, run};
+pub(crate) use self::process::{CommandOutput, Worker, run, start};
 pub(crate) use wm_testbed::gated_site::GatedSite;
 pub(crate) use wm_testbed::processes::is_alive;
 pub(crate) use wm_testbed::wait::until;
@@ -141,6 +141,11 @@ impl World {
     /// A command, run to its end with nothing on its standard input.
     pub(crate) async fn run(&self, args: &[&str]) -> CommandOutput {
         run(args, &self.settings, b"").await
+    }
+
+    /// A command that runs until it is told to end.
+    pub(crate) fn start(&self, args: &[&str]) -> tokio::process::Child {
+        start(args, &self.settings)
     }
 
     /// A command that is given something to read.

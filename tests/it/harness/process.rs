@@ -171,6 +171,13 @@ impl CommandOutput {
     }
 }
 
+/// Starts a command whose standard output is read while it runs; dropped, it is killed.
+pub(crate) fn start(args: &[&str], environment: &BTreeMap<String, String>) -> Child {
+    let mut command = binary(environment);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
 /// Runs a command to its end.
 pub(crate) async fn run(
     args: &[&str],

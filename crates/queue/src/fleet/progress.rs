@@ -1,7 +1,8 @@
 //! Whether jobs are settled, from the counters of the last minutes: two commands, whatever the size of the queue.
 
 use crate::error::Error;
-use crate::inspect::status::{BUCKET_MS, Status};
+use crate::inspect::rates::BUCKET_MS;
+use crate::inspect::status::Status;
 use crate::role::WorkerHandle;
 
 /// The counters of what ended a job.

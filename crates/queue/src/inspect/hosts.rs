@@ -136,19 +136,11 @@ impl RestingHosts {
     }
 }
 
-/// `web.example.gov rests 4m, 302 wait, after 5 failures in a row (upstream)`.
+/// `web.example.gov rests 4 min more, 302 wait, after 5 failures in a row (upstream)`.
 impl fmt::Display for RestingHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, waiting, failures, kind, .. } = self;
-        match self.left() {
-            Some(left) => write!(f, "{host} rests {} more, {waiting} wait", rounded(left))?,
-            None => write!(f, "{host} is probed, {waiting} wait")?,
-        }
-        match failures {
-            0 => Ok(()),
-            kills if self.is_held() => write!(f, ", held: its pages killed {kills} children"),
-            _ => write!(f, ", after {failures} failures in a row ({kind})"),
-        }
+        write!(f, "{} {}, {} wait", self.host, self.state(), self.waiting)?;
+        self.cause().map_or(Ok(()), |cause| write!(f, ", {cause}"))
     }
 }
 
@@ -168,6 +160,21 @@ impl RestingHost {
     /// True where it is held because its pages kill children.
     pub fn is_held(&self) -> bool {
         self.kind == QUARANTINE
+    }
+
+    /// `rests 4 min more`, or `is probed`.
+    pub fn state(&self) -> String {
+        self.left().map_or_else(|| "is probed".to_owned(), |left| format!("rests {} more", rounded(left)))
+    }
+
+    /// `after 5 failures in a row (upstream)`; None where only an operator made it rest.
+    pub fn cause(&self) -> Option<String> {
+        let Self { failures, kind, .. } = self;
+        match failures {
+            0 => None,
+            kills if self.is_held() => Some(format!("held: its pages killed {kills} children")),
+            _ => Some(format!("after {failures} failures in a row ({kind})")),
+        }
     }
 
     /// How long it still rests; None while it is probed.

@@ -11,10 +11,12 @@ use crate::Queue;
 use crate::error::Error;
 use crate::inspect::ceilings::Ceilings;
 use crate::inspect::control::{Fields, Paused, pauses_of};
+use crate::inspect::host_loads::HostLoad;
 use crate::inspect::hosts::RestingHosts;
 use crate::inspect::memory::{self, Memory};
 pub use crate::inspect::parts::UnreadableKey;
 use crate::inspect::parts::{Reads, Replies};
+use crate::inspect::rates::Rates;
 use crate::inspect::workers::WORKERS_MAX;
 pub use crate::inspect::workers::WorkerStatus;
 use crate::redis::keys::Keys;
@@ -28,11 +30,6 @@ use wm_job::failure::FailureKind;
 /// Share of a cap at which to warn, before the oldest is evicted.
 pub const NEARLY_FULL: f64 = 0.8;
 
-/// Length of a bucket of counters; the same as in `lua/common.lua`.
-pub(crate) const BUCKET_MS: u64 = 300_000;
-/// Buckets of an hour, and of a day.
-const HOUR_BUCKETS: u64 = 12;
-const DAY_BUCKETS: u64 = 288;
 /// Waiting jobs looked at for the oldest one that still waits.
 const OLDEST_LOOK: usize = 10;
 /// How long a published status counts.
@@ -96,6 +93,13 @@ pub struct Status {
     pub last_hour: BTreeMap<String, u64>,
     /// The same of the last 24 hours.
     pub last_day: BTreeMap<String, u64>,
+    /// How fast jobs come in and end.
+    pub rates: Rates,
+    /// Of the scheduled jobs, those that wait for a host. Unknown, and 0, in a glance, which has no `rates` and no `hosts`
+    /// either.
+    pub waiting_for_hosts: u64,
+    /// The ten hosts that hold up most jobs, most first.
+    pub hosts: Vec<HostLoad>,
     /// Workers whose status entry has not expired.
     #[serde(skip_deserializing)]
     pub workers: Vec<WorkerStatus>,
@@ -115,21 +119,9 @@ impl Queue {
         if let Some(server) = &mut status.server {
             server.write = self.write_health().await?;
         }
-        let mut reads = Reads::default();
-        let newest = now / BUCKET_MS;
-        for bucket in (newest.saturating_sub(DAY_BUCKETS - 1))..=newest {
-            reads.add(&["HGETALL"], &self.inner.keys.stats(bucket), &[]);
-        }
-        let mut replies = self.read(reads).await?;
-        for bucket in (newest.saturating_sub(DAY_BUCKETS - 1))..=newest {
-            for (name, count) in replies.next::<BTreeMap<String, u64>>() {
-                if newest - bucket < HOUR_BUCKETS {
-                    *status.last_hour.entry(name.clone()).or_default() += count;
-                }
-                *status.last_day.entry(name).or_default() += count;
-            }
-        }
-        status.unreadable.append(&mut replies.unreadable);
+        let counters = self.counters(now, &mut status.unreadable).await?;
+        status.rates = counters.rates(now, status.inbox + status.backlog() + status.in_flight);
+        (status.last_hour, status.last_day) = (counters.last_hour, counters.last_day);
         status.workers = self.workers(now, &workers, &mut status.unreadable).await?;
         for worker in status.workers.iter().filter(|worker| !worker.silent) {
             status.fetching += worker.fetching;
@@ -138,6 +130,9 @@ impl Queue {
         if let Some(server) = &mut status.server {
             server.write = self.write_health().await?;
         }
+        status.waiting_for_hosts = self.waiting_for_hosts(&mut status.unreadable).await?;
+        let Status { ceilings, resting, workers, unreadable, .. } = &mut status;
+        status.hosts = self.host_loads(ceilings, resting, workers, unreadable).await?;
         if let Some(seen) = self.last_glance().await? {
             status.memory.full_in_ms = seen.memory.full_in_ms;
         }

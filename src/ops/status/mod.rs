@@ -1,0 +1,262 @@
+//! `status`: how much waits, how fast it ends, what holds it up and why jobs die, on one screen, with the next command
+//! where one suggests itself.
+//!
+//! Invariant: a Redis that is slow or frozen never holds it up. What was not read in time is taken from the last look of
+//! the worker that looks after the queue, or is unknown, and either is said.
+
+mod layout;
+mod screen;
+mod sections;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::layout::Line;
+use super::render::{self, sanitize};
+use super::{Exit, Output};
+use crate::queue::{Error, Group, Queue, Status};
+
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+/// Time for all reads together: with the end of the process it is 2 s, after which a person wonders.
+const DEADLINE: Duration = Duration::from_millis(1_800);
+/// Groups of dead letters in JSON; `dead groups` has all.
+const GROUPS_MAX: usize = 10;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct StatusOptions {
+    /// Show it again and again, so often.
+    pub watch: Option<Duration>,
+    /// How it is printed.
+    pub output: Output,
+}
+
+/// What is known of the queue, by its age.
+#[derive(Debug, Clone)]
+enum Numbers {
+    /// Read just now.
+    Current(Box<Status>),
+    /// The looker's last look: without workers, counters, rates and hosts.
+    Glance(Box<Status>),
+    /// What this command showed last.
+    Previous(Box<Status>),
+    /// Nothing.
+    Unknown,
+}
+
+/// One look at the queue.
+#[derive(Debug, Clone)]
+struct Look {
+    queue: String,
+    numbers: Numbers,
+    /// The groups of dead letters, those with most first; `None` where they were not read.
+    groups: Option<Vec<Group>>,
+    /// Why not all of it was read.
+    late: Option<String>,
+    /// The local time, in milliseconds since 1970.
+    now_ms: u64,
+}
+
+impl Numbers {
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Current(status) | Self::Glance(status) | Self::Previous(status) => Some(status),
+            Self::Unknown => None,
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        matches!(self, Self::Current(_))
+    }
+
+    /// What is not known, as JSON names it.
+    fn unknown(&self) -> &'static [&'static str] {
+        match self {
+            Self::Current(_) | Self::Previous(_) => &[],
+            Self::Glance(_) => {
+                &["workers", "fetching", "analysing", "last_hour", "last_day", "rates", "hosts"]
+            }
+            Self::Unknown => &["status"],
+        }
+    }
+}
+
+impl Look {
+    fn nothing(queue: &str, late: String) -> Self {
+        let queue = queue.to_owned();
+        Self { queue, numbers: Numbers::Unknown, groups: None, late: Some(late), now_ms: now_ms() }
+    }
+
+    /// Time since the numbers were read, by the clocks of Redis and of this machine; 0 where they are current.
+    fn age(&self) -> Duration {
+        let at_ms = self.numbers.status().filter(|_| !self.numbers.is_current()).map(|status| status.at_ms);
+        Duration::from_millis(at_ms.map_or(0, |at_ms| self.now_ms.saturating_sub(at_ms)))
+    }
+
+    /// Why work waits although it should run. Only current numbers tell.
+    fn stalled(&self) -> Option<String> {
+        self.numbers.status().filter(|_| self.numbers.is_current()).and_then(Status::stalled)
+    }
+
+    fn exit(&self) -> Exit {
+        let sound = |status: &Status| status.problems().is_empty() && status.unreadable.is_empty();
+        let well =
+            self.late.is_none() && self.stalled().is_none() && self.numbers.status().is_some_and(sound);
+        if well { Exit::Ok } else { Exit::Failed }
+    }
+
+    fn to_json(&self) -> Value {
+        let status = self.numbers.status();
+        let mut value = status.map_or_else(|| json!({}), |s| serde_json::to_value(s).unwrap_or_default());
+        value["schema_version"] = SCHEMA_VERSION.into();
+        value["queue"] = self.queue.as_str().into();
+        value["stalled"] = self.stalled().into();
+        value["problems"] = status.map(Status::problems).into();
+        let groups = self.groups.as_ref().map(|groups| &groups[..groups.len().min(GROUPS_MAX)]);
+        value["groups"] = json!(groups);
+        let unknown = self.numbers.unknown().iter().chain(self.groups.is_none().then_some(&"groups"));
+        value["partial"] = json!(self.late.as_ref().map(|why| json!({
+            "why": why, "age_ms": u64::try_from(self.age().as_millis()).ok(), "unknown": unknown.collect::<Vec<_>>(),
+        })));
+        value
+    }
+}
+
+/// Shows it. `connecting` opens the queue. Ends with [`Exit::Failed`] when somebody should look: jobs wait and nothing
+/// works on them, Redis is not well, or it did not answer in time.
+///
+/// # Errors
+/// Those of `connecting`, and those of the queue as `failed` tells them.
+pub async fn run<F>(
+    name: &str,
+    connecting: impl Future<Output = Result<Queue, F>>,
+    options: StatusOptions,
+    failed: impl Fn(Error) -> F,
+) -> Result<Exit, F> {
+    let Some(every) = options.watch else {
+        let look = match timeout_at(Instant::now() + DEADLINE, connected(connecting)).await {
+            Ok(Ok((queue, began))) => look(&queue, began + DEADLINE).await.map_err(failed)?,
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => Look::nothing(name, too_late()),
+        };
+        match options.output.is_json() {
+            true => render::json(&look.to_json()),
+            false => print(screen::lines(&look, layout::terminal_width())),
+        }
+        return Ok(look.exit());
+    };
+    if options.output == Output::Json {
+        render::error("--watch shows it again and again: take -o ndjson, an object a line");
+        return Ok(Exit::Usage);
+    }
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    tokio::select! {
+        result = watch(name, connecting, every, options.output, failed) => result,
+        _ = &mut interrupted => Ok(Exit::Ok),
+    }
+}
+
+/// The queue, and when this began: connecting and reading share one deadline.
+async fn connected<F>(connecting: impl Future<Output = Result<Queue, F>>) -> Result<(Queue, Instant), F> {
+    let began = Instant::now();
+    Ok((connecting.await?, began))
+}
+
+/// Shows it until it is interrupted. A Redis that goes away meanwhile is waited for.
+async fn watch<F>(
+    name: &str,
+    connecting: impl Future<Output = Result<Queue, F>>,
+    every: Duration,
+    output: Output,
+    failed: impl Fn(Error) -> F,
+) -> Result<Exit, F> {
+    let mut connecting = pin!(connecting);
+    let queue = loop {
+        match timeout_at(Instant::now() + DEADLINE, &mut connecting).await {
+            Ok(queue) => break queue?,
+            Err(_) => redraw(&Look::nothing(name, too_late()), output),
+        }
+    };
+    let mut shown: Option<Look> = None;
+    loop {
+        let seen = match look(&queue, Instant::now() + DEADLINE).await {
+            Ok(seen) => seen,
+            Err(error @ Error::Unavailable(_)) => Look::nothing(name, sanitize(&error.to_string(), 200)),
+            Err(error) => return Err(failed(error)),
+        };
+        let seen = match (seen.numbers, shown.take()) {
+            // What this command saw itself is more than what a glance has.
+            (Numbers::Glance(_) | Numbers::Unknown, Some(Look { numbers, groups, .. })) => {
+                Look { numbers: previous(numbers), groups: seen.groups.or(groups), ..seen }
+            }
+            (numbers, _) => Look { numbers, ..seen },
+        };
+        redraw(&seen, output);
+        shown = Some(seen);
+        sleep(every).await;
+    }
+}
+
+fn previous(numbers: Numbers) -> Numbers {
+    match numbers {
+        Numbers::Current(status) => Numbers::Previous(status),
+        older @ (Numbers::Glance(_) | Numbers::Previous(_) | Numbers::Unknown) => older,
+    }
+}
+
+/// Reads what can be read until then.
+async fn look(queue: &Queue, until: Instant) -> Result<Look, Error> {
+    let (status, glance, groups) = tokio::join!(
+        timeout_at(until, queue.status()),
+        timeout_at(until, queue.last_glance()),
+        timeout_at(until, queue.groups()),
+    );
+    let groups = groups.ok().and_then(Result::ok).map(|(groups, _)| groups);
+    let numbers = match (status, glance) {
+        (Ok(status), _) => Numbers::Current(Box::new(status?)),
+        (Err(_), Ok(Ok(Some(glance)))) => Numbers::Glance(Box::new(glance)),
+        (Err(_), Ok(Ok(None) | Err(_)) | Err(_)) => Numbers::Unknown,
+    };
+    let late = (!numbers.is_current() || groups.is_none()).then(too_late);
+    Ok(Look { queue: queue.name().to_owned(), numbers, groups, late, now_ms: now_ms() })
+}
+
+fn too_late() -> String {
+    format!("Redis did not answer within {:.1} s", DEADLINE.as_secs_f64())
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}
+
+fn print(lines: Vec<Line>) {
+    for line in lines {
+        match line {
+            Line::Data(text) => render::line(text),
+            Line::Talk(text) => render::note(text),
+        }
+    }
+}
+
+/// The screen in place of the one before, as far as the terminal is high; or an object on a line.
+fn redraw(look: &Look, output: Output) {
+    if output.is_json() {
+        return render::line(render::json_line(&look.to_json()));
+    }
+    let lines = screen::lines(look, layout::terminal_width());
+    let height = terminal_size::terminal_size().map_or(usize::MAX, |(_, rows)| usize::from(rows.0));
+    let text = |line| match line {
+        Line::Data(text) | Line::Talk(text) => text,
+    };
+    let lines: Vec<String> = lines.into_iter().map(text).take(height.saturating_sub(1)).collect();
+    // Home, and clear what is below: one write, so that nothing flickers. Without a terminal the codes are left out.
+    render::text(format!("\x1b[H\x1b[2J{}\n", lines.join("\n")));
+}
+
+#[cfg(test)]
+mod snapshots;
