@@ -18,7 +18,7 @@ use crate::config::assemble::{AssembleError, WorkerParts, build, executable, rel
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::{Job, JobId};
-use crate::ops::{self, Exit, render};
+use crate::ops::{self, Exit, Output, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle, WorkerRequest};
 use crate::results::ResultStore;
 use crate::sandbox::Limits;
@@ -103,14 +103,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
             ops::backfill::run(&queue, &api, &args.options(), json).await.map_err(queue_failure)
         }
-        Command::Status(args) => {
-            let connecting = async {
-                let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
-                refuse_unknown(&queue).await.map(|()| queue)
-            };
-            let options = ops::status::StatusOptions { watch: args.watch, output };
-            ops::status::run(config.queue.name.as_str(), connecting, options, queue_failure).await
-        }
+        Command::Status(args) => status(&config, args.watch, output).await,
         Command::Queue(args) => queue_command(&config, args, json).await,
         Command::Quarantine(args) => {
             ops::quarantine::run(&operator(&config).await?, args.action(), json).await.map_err(queue_failure)
@@ -180,6 +173,17 @@ async fn operator(config: &Config) -> Result<OperatorHandle, CommandFailure> {
     let queue = OperatorHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
     refuse_unknown(&queue).await?;
     Ok(queue)
+}
+
+async fn status(config: &Config, watch: Option<Duration>, output: Output) -> Result<Exit, CommandFailure> {
+    let connecting = async {
+        let queue = Queue::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
+        refuse_unknown(&queue).await.map(|()| queue)
+    };
+    // A handshake that times out, and the look whether the server answers without TLS.
+    let tls = config.queue.url.is_tls().then(|| 2 * config.queue.connect_timeout);
+    let options = ops::status::StatusOptions { watch, output, tls };
+    ops::status::run(config.queue.name.as_str(), connecting, options, queue_failure).await
 }
 
 /// Refuses a queue that nobody has ever used, unless it has the default name: its name was mistyped.

@@ -233,7 +233,9 @@ async fn flood(jobs: usize) {
     }
     assert_eq!(reported, dead, "by kind");
     let storm = |words: &str| texts.iter().filter(|text| text.starts_with(words)).count();
-    assert_eq!((storm("dead letter storm: "), storm("dead letter storm over")), (1, 1));
+    // Where all of them died between two looks, each kind is an event.
+    let storms = [storm("dead letter storm: "), storm("dead letter storm over")];
+    assert!(storms == [1, 1] || storms == [0, 0], "{storms:?}: {texts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

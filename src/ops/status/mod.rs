@@ -34,6 +34,8 @@ pub struct StatusOptions {
     pub watch: Option<Duration>,
     /// How it is printed.
     pub output: Output,
+    /// Time for connecting beyond that for reading: over TLS a connection that fails is only then told why.
+    pub tls: Option<Duration>,
 }
 
 /// What is known of the queue, by its age.
@@ -139,8 +141,9 @@ pub async fn run<F>(
     failed: impl Fn(Error) -> F,
 ) -> Result<Exit, F> {
     let Some(every) = options.watch else {
-        let look = match timeout_at(Instant::now() + DEADLINE, connected(connecting)).await {
-            Ok(Ok((queue, began))) => look(&queue, began + DEADLINE).await.map_err(failed)?,
+        let patience = DEADLINE + options.tls.unwrap_or_default();
+        let look = match timeout_at(Instant::now() + patience, connected(connecting)).await {
+            Ok(Ok((queue, began))) => look(&queue, began + patience).await.map_err(failed)?,
             Ok(Err(failure)) => return Err(failure),
             Err(_) => Look::nothing(name, too_late()),
         };

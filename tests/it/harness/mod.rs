@@ -225,10 +225,16 @@ impl World {
 
     /// Stops the child that a worker has, or will have, at work.
     pub(crate) async fn stop_next_child(&self, worker: &Worker) -> StoppedChild {
+        // Before that it has children that try its isolation.
+        worker.until_logged("working").await;
         let slots = config(&self.settings).slots().unwrap() as usize;
-        let child = || worker.descendants().into_iter().nth(slots);
-        until("it has a child", async || child().is_some()).await;
-        let child = StoppedChild { pid: child().expect("it is at work for long") };
+        let mut child = None;
+        until("it has a child", async || {
+            child = worker.descendants().into_iter().nth(slots);
+            child.is_some()
+        })
+        .await;
+        let child = StoppedChild { pid: child.expect("it was found") };
         child.signal(Signal::STOP);
         child
     }

@@ -99,6 +99,11 @@ impl Serialize for RedisAddress {
 }
 
 impl RedisAddress {
+    /// True where the connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.tls_port().is_some()
+    }
+
     /// The address with the certificates of `queue.tls_ca`, which is read here; an empty path is none.
     ///
     /// # Errors
