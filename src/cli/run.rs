@@ -136,7 +136,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             Ok(ops::check::run(config.queue.name.as_str(), connecting, &args.options(json)).await)
         }
         Command::Sentry(SentryCommand::Test) => {
-            Ok(ops::sentry_test::run(&config.sentry, &build(), json).await)
+            Ok(ops::sentry_test::run(&config.sentry, &release(), json).await)
         }
         // Answered before anything was loaded or connected.
         Command::Config(_) | Command::Completions(_) | Command::Man(_) => Ok(Exit::Ok),

@@ -67,6 +67,8 @@ impl EnqueueCounts {
 /// Those of the queue; what was sent before stays sent, and a repeat answers `duplicate`.
 pub async fn run(queue: &ProducerHandle, options: &EnqueueOptions, json: bool) -> Result<Exit, Error> {
     let mut count = EnqueueCounts::default();
+    // What ended before is the end of another run under the same id.
+    let began_ms = if options.wait.is_some() { queue.server_time_ms().await? } else { 0 };
     let mut batch = Vec::with_capacity(BATCH);
     let mut lines = match open_input(options) {
         Ok(lines) => lines,
@@ -100,7 +102,7 @@ pub async fn run(queue: &ProducerHandle, options: &EnqueueOptions, json: bool) -
         queue.audit(&AuditEntry { what, by, selection, count: jobs, ..AuditEntry::default() }).await?;
     }
     let open = match options.wait {
-        Some(wait) => until_ended(queue, &mut count, wait).await?,
+        Some(wait) => until_ended(queue, &mut count, began_ms, wait).await?,
         None => 0,
     };
     let exit = print_counts(&count, options.dry_run, json);
@@ -118,11 +120,12 @@ pub async fn run(queue: &ProducerHandle, options: &EnqueueOptions, json: bool) -
 async fn until_ended(
     queue: &ProducerHandle,
     count: &mut EnqueueCounts,
+    began_ms: u64,
     wait: Duration,
 ) -> Result<usize, Error> {
     let deadline = Instant::now() + wait;
     loop {
-        count.ended = queue.ended_among(&count.ids).await?;
+        count.ended = queue.ended_since(&count.ids, began_ms).await?;
         let open = count.ids.len() - count.ended.len();
         if open == 0 || Instant::now() > deadline {
             return Ok(open);

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::Exit;
 use super::render::{self, sanitize};
+use crate::job::text::{host_filter, shell_word};
 use crate::queue::{Error, HostName, HostResumed, OperatorHandle};
 
 /// Version of the JSON.
@@ -41,23 +42,29 @@ async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
             render::line(sanitize(&held.to_string(), 300));
         }
         if let Some(first) = hosts.first() {
-            let host = sanitize(&first.host, 100);
-            render::note(format!("\nlook:  {}", queue.command(&format!("dead ls host:{host} --limit 5"))));
-            render::note(format!("lift:  {}", queue.command(&format!("quarantine lift {host}"))));
+            let host = sanitize(&first.host, 300);
+            if let Some(filter) = host_filter(&host) {
+                render::note(format!("\nlook:  {}", queue.command(&format!("dead ls {filter} --limit 5"))));
+            }
+            let lift = format!("quarantine lift {}", shell_word(&host));
+            render::note(format!("lift:  {}", queue.command(&lift)));
         }
     }
     Ok(if hosts.is_empty() { Exit::NothingMatched } else { Exit::Ok })
 }
 
 async fn lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exit, Error> {
-    let lifted = match queue.resume_host(host, &render::operator()).await? {
-        HostResumed::Resumed(_) => true,
-        HostResumed::NotResting => false,
-    };
+    // A rest that somebody ordered, or a breaker that failures opened, is not for this command.
+    let is_held = queue.held_hosts().await?.iter().any(|held| held.host == host.as_str());
+    let lifted = is_held
+        && match queue.resume_host(host, &render::operator()).await? {
+            HostResumed::Resumed(_) => true,
+            HostResumed::NotResting => false,
+        };
     if json {
         render::json(&json!({ "schema_version": SCHEMA_VERSION, "host": host.as_str(), "lifted": lifted }));
     } else if lifted {
-        let undo = queue.command(&format!("queue pause {host} --for 15m"));
+        let undo = queue.command(&format!("queue pause {} --for 15m", shell_word(host.as_str())));
         render::note(format!("the jobs of {host} go on; ten more kills hold it again. Undo: {undo}"));
     } else {
         render::error(format!("{host} is not held; nothing changed"));

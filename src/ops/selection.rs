@@ -56,7 +56,7 @@ pub fn parse(words: &[String], now_ms: u64) -> Result<Selection, String> {
 }
 
 fn add(selection: &mut Selection, word: Word, value: &str, now_ms: u64) -> Result<(), String> {
-    if value.trim().is_empty() {
+    if value.split(',').all(|value| value.trim().is_empty()) {
         return Err(format!("{}: needs a value", <&str>::from(word)));
     }
     let values = value.split(',').filter(|value| !value.is_empty());
@@ -229,6 +229,7 @@ mod tests {
             ("priority:urgent", "low, normal, high"),
             ("replayed:often", "no, yes, 3"),
             ("host:", "host: needs a value"),
+            ("kind:,", "kind: needs a value"),
             ("hsot:a/b", "did you mean host:?"),
         ] {
             let error = read(&[word]).unwrap_err();

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::job::text::host_filter;
 use crate::queue::{
     AlertState, AlertSubject, LetterCounts, LetterGroup, Queue, SharedAlert, SharedOutage, Storm,
 };
@@ -87,7 +88,8 @@ fn filter_of(group: &LetterGroup) -> String {
     let since = since(group.counts.since);
     match &group.counts.hosts[..] {
         [(host, _)] if group.counts.elsewhere == 0 => {
-            format!("kind:{} host:{host} since:{since}", group.kind)
+            let host = host_filter(host).map_or(String::new(), |filter| format!(" {filter}"));
+            format!("kind:{}{host} since:{since}", group.kind)
         }
         _ => format!("kind:{} since:{since}", group.kind),
     }

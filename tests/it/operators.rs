@@ -389,3 +389,49 @@ async fn enqueue_waits_for_its_jobs_and_says_how_they_ended() {
     let dead = world.run(&["enqueue", path, "--wait"]).await.exited_with(1);
     dead.stdout_contains(&["worse  dead  gone"]);
 }
+
+#[tokio::test]
+async fn canaries_that_nobody_judged_are_followed_by_others_when_a_replay_is_gone_on_with() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 8).await;
+    worker.stop().await;
+    let replay = ["dead", "replay", "kind:gone", "--canary", "2", "--canary-wait", "1s", "--yes"];
+    let replay = world.run(&replay).await.exited_with(5);
+    let replay = replay.stderr_contains(&["2 canaries have not ended after 1s", "6 not come to"]);
+    let worker = world.worker();
+    world.until_dead_letters(8).await;
+    let resume = command_after(&replay.stderr, "go on with the rest:");
+    let resumed = typed(&world, &resume, &["--yes"]).await.exited_with(5);
+    resumed.stderr_contains(&["2 canaries first", "died of gone again", "4 not come to"]);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn canaries_that_a_full_backlog_keeps_out_prove_nothing() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 4).await;
+    worker.stop().await;
+    world.send(&[world.pair("waits", 4_000)]).await;
+    world.queue.worker.ingest().await.unwrap();
+    world.run(&["queue", "set", "backlog_max=1"]).await.exited_with(0);
+    let replay = world.run(&["dead", "replay", "kind:gone", "--canary", "2", "--yes"]).await.exited_with(5);
+    replay.stderr_contains(&["no canary was replayed and ended", "2 kept out by a full backlog"]);
+    assert_eq!(world.dead().await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_word_without_a_value_selects_nothing_and_a_rest_by_hand_is_no_quarantine() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 1).await;
+    worker.stop().await;
+    for args in [["dead", "discard", "kind:,", "--yes"], ["dead", "replay", "host:,", "--yes"]] {
+        world.run(&args).await.exited_with(2).stderr_contains(&["needs a value"]);
+    }
+    assert_eq!(world.dead().await.len(), 1);
+    world.run(&["queue", "pause", "a.test", "--for", "1h", "--reason", "they asked"]).await.exited_with(0);
+    world.run(&["quarantine", "lift", "a.test"]).await.exited_with(3).stderr_contains(&["not held"]);
+    world.run(&["queue", "resume", "a.test"]).await.exited_with(0).stderr_contains(&["they asked"]);
+}

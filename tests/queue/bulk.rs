@@ -295,3 +295,61 @@ async fn the_oldest_operations_forget_their_jobs_first() {
     assert!(kept <= 100, "{kept}");
     assert_eq!(queue.audit_rows(1000).await.unwrap().1, 102, "the audit has them all");
 }
+
+#[tokio::test]
+async fn an_edited_replay_that_is_undone_has_its_own_payload_again() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let id = buried(&queue, FailureKind::Gone, "a.test").await;
+    let (operation, letters) = begun(&queue).await;
+    let before = letters[0].job().unwrap().clone();
+    let edited = wm_analyzer::job::Job { again: true, ..before.clone() };
+    let options = ReplayOptions { granted: LimitsRequest::default(), edited: Some(&edited) };
+    let actor = Actor { by: "ana@bastion", operation: Some(&operation) };
+    let replayed =
+        queue.operator.replay_selected(&Selected::of(&letters[0]), Some(&letters[0]), options, actor).await;
+    assert_eq!(replayed.unwrap(), Replayed::Replayed);
+    assert!(queue.operator.stored_job(&id).await.unwrap().unwrap().job().unwrap().again);
+    let undone = queue.operator.undo_replay(&id, &operation, "ana@bastion").await.unwrap();
+    assert_eq!(undone, ReplayUndone::Undone);
+    assert_eq!(queue.operator.stored_job(&id).await.unwrap().unwrap().job(), Some(&before));
+    world.check_invariants().await;
+}
+
+#[tokio::test]
+async fn a_second_attempt_at_a_replay_does_not_hide_what_the_first_one_did() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    buried(&queue, FailureKind::Gone, "a.test").await;
+    let (operation, letters) = begun(&queue).await;
+    assert_eq!(replayed(&queue, &letters[0], &operation).await, Replayed::Replayed);
+    assert_eq!(replayed(&queue, &letters[0], &operation).await, Replayed::Missing);
+    assert_eq!(outcomes(&queue, &operation).await, [("replayed".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_group_that_has_expired_does_not_come_back_when_its_letters_go() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let id = buried(&queue, FailureKind::Gone, "a.test").await;
+    let _: u64 = world.ask("DEL", &[&key("dead_group:gone a.test")]).await;
+    let _: u64 = world.ask("DEL", &[&key("dead_groups")]).await;
+    assert_eq!(queue.operator.discard(std::slice::from_ref(&id)).await.unwrap(), 1);
+    assert_eq!(world.ask::<u64>("EXISTS", &[&key("dead_group:gone a.test")]).await, 0);
+}
+
+#[tokio::test]
+async fn a_producers_call_stays_out_of_a_full_redis_also_where_its_id_is_in_the_trash() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let id = buried(&queue, FailureKind::Gone, "a.test").await;
+    let letter = queue.operator.stored_job(&id).await.unwrap().unwrap();
+    let discards =
+        queue.operator.discard_selected(&[Selected::of(&letter)], DiscardTo::Trash, Actor::default()).await;
+    assert_eq!(discards.discarded, 1);
+    world.ask::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
+    let refused = queue.producer.enqueue(&[letter.job().unwrap().clone(), job()]).await;
+    assert!(matches!(refused, Err(wm_analyzer::queue::Error::Full(_))), "{refused:?}");
+    world.ask::<()>("CONFIG", &["SET", "maxmemory", "0"]).await;
+    assert_eq!(world.check_invariants().await[id.as_str()], "trash");
+}

@@ -123,3 +123,25 @@ async fn an_operator_lifts_it_and_kills_are_counted_also_while_redis_is_full() {
     assert_eq!(held_hosts(&queue).await, ["bad.test"], "an eleventh");
     assert!(matches!(queue.worker.claim_many(&crate::world::worker("w"), 1).await.unwrap()[0], Claim::Empty));
 }
+
+#[tokio::test]
+async fn a_probe_of_a_held_host_that_fails_otherwise_leaves_it_held() {
+    let mut world = World::new().await;
+    world.config.host_failures_max = 5;
+    let queue = world.queue().await;
+    for _ in 0..10 {
+        kill(&queue, "bad.test").await;
+    }
+    let _: u64 = world.ask("ZADD", &[&key("resting_hosts"), "1", "bad.test"]).await;
+    enqueued(&queue).await;
+    let held = claimed(&queue, "w").await;
+    let permit = queue.worker.start(&held.lease(), &somewhere("bad.test")).await.unwrap();
+    assert_eq!(permit, StartPermit::Granted);
+    let mut failure = crate::world::failure();
+    failure.host = Some("bad.test".into());
+    let after = Duration::from_secs(60);
+    let verdict = wm_analyzer::job::verdict::Verdict::Retry { after, failure };
+    assert_eq!(queue.worker.settle(held, verdict).await.unwrap(), Settled::Waits);
+    assert_eq!(held_hosts(&queue).await, ["bad.test"]);
+    world.check_invariants().await;
+}

@@ -31,6 +31,20 @@ pub fn floor_char_boundary(text: &str, at: usize) -> usize {
     (0..=at.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)
 }
 
+/// A word of a command that is printed to be pasted: in single quotes where a shell would read anything into it.
+pub fn shell_word(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._:/@%+=-".contains(&b);
+    match !word.is_empty() && word.bytes().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// `host:<host>` as a word of a filter in a command; `None` for a host that the filter would read as several.
+pub fn host_filter(host: &str) -> Option<String> {
+    (!host.contains(',')).then(|| shell_word(&format!("host:{host}")))
+}
+
 /// A media type without its parameters, in lower case.
 pub fn essence(media_type: &str) -> String {
     media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
@@ -63,6 +77,25 @@ pub fn innermost_cause(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_of_a_command_is_one_word_to_a_shell() {
+        for word in ["kind:timeout", "web.example.gov", "2001-02-03T04:05:06Z"] {
+            assert_eq!(shell_word(word), word);
+        }
+        for hostile in ["$(reboot).test", "a;b", "a b", "`x`", "it's", "[::1]", "", "é"] {
+            let quoted = shell_word(hostile);
+            let echo = format!("printf %s {quoted}");
+            let said = std::process::Command::new("sh").args(["-c", &echo]).output().unwrap();
+            assert_eq!(said.stdout, hostile.as_bytes(), "{quoted}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_a_filter_would_read_as_two_is_not_named() {
+        assert_eq!(host_filter("a.test").as_deref(), Some("host:a.test"));
+        assert_eq!(host_filter("a.test,b.test"), None);
+    }
 
     #[test]
     fn a_cut_is_marked_and_falls_between_characters() {

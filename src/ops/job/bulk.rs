@@ -36,6 +36,8 @@ pub(super) struct Frozen {
     /// How many each build buried.
     pub(super) builds: BTreeMap<String, usize>,
     sample: Vec<String>,
+    /// Nothing was left out by the selection.
+    takes_all: bool,
     /// Ids given that are no such jobs.
     pub(super) unknown: Vec<JobId>,
 }
@@ -95,7 +97,8 @@ pub(super) async fn freeze(
         Ok(selection) => selection,
         Err(what) => return Ok(Err(what)),
     };
-    let mut frozen = Frozen { unknown: unknown_ids(queue, &selection).await?, ..Frozen::default() };
+    let (unknown, takes_all) = (unknown_ids(queue, &selection).await?, selection.takes_all());
+    let mut frozen = Frozen { unknown, takes_all, ..Frozen::default() };
     for id in &frozen.unknown {
         name_unknown(id, what);
     }
@@ -160,7 +163,7 @@ pub(super) fn print_plan(
         bulk.rate,
         render::format_duration(seconds),
     ));
-    let all = if filter.words.is_empty() { format!(": ALL {}s", name.noun) } else { String::new() };
+    let all = if frozen.takes_all { format!(": ALL {}s", name.noun) } else { String::new() };
     render::note(format!("  selected  {}{all}", filter.typed()));
     render::note(format!("  by kind   {}", most_first(&frozen.kinds)));
     render::note(format!("  by host   {}", most_first(&frozen.hosts)));

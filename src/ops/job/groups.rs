@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::job::text::host_filter;
 use crate::ops::Exit;
 use crate::ops::render::{self, sanitize};
 use crate::ops::selection::ago;
@@ -53,7 +54,10 @@ pub(in crate::ops) fn words_of(group: &Group) -> String {
     let kind = group.kind.map_or(String::new(), |kind| format!("kind:{kind}"));
     match group.host.as_str() {
         "-" | "*" => kind,
-        host => format!("{kind} host:{}", sanitize(host, 100)),
+        host => match host_filter(&sanitize(host, 300)) {
+            Some(filter) => format!("{kind} {filter}"),
+            None => kind,
+        },
     }
 }
 
@@ -97,6 +101,28 @@ fn replayed(outcomes: ReplayOutcomes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_printed_to_be_pasted_is_one_command_whatever_the_host_is_called() {
+        let group = |host: &str| Group {
+            kind: crate::job::failure::FailureKind::parse("dns"),
+            host: host.to_owned(),
+            dead: 1,
+            total: 1,
+            deaths: std::collections::BTreeMap::new(),
+            trend: [0; 6],
+            first_ms: 0,
+            last_ms: 0,
+            last_id: String::new(),
+            sentence: String::new(),
+            build: String::new(),
+            replays: ReplayOutcomes::default(),
+        };
+        assert_eq!(words_of(&group("a.test")), "kind:dns host:a.test");
+        assert_eq!(words_of(&group("$(reboot).test")), "kind:dns 'host:$(reboot).test'");
+        assert_eq!(words_of(&group("a.test,b.test")), "kind:dns");
+        assert_eq!(words_of(&group("*")), "kind:dns");
+    }
 
     #[test]
     fn a_trend_is_drawn_against_its_highest_point_and_one_is_more_than_none() {

@@ -32,8 +32,10 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Options {
     canary: usize,
+    canary_wait: Duration,
     granted: LimitsRequest,
     edits: Vec<Edit>,
+    rate: f64,
 }
 
 /// One replay, under way.
@@ -42,7 +44,6 @@ struct Run<'a> {
     operation: OperationId,
     by: String,
     options: Options,
-    rate: f64,
     result: ReplayResult,
 }
 
@@ -67,7 +68,13 @@ pub(super) async fn run(
         render::note("no dead letters match: nothing to do");
         return Ok(Exit::NothingMatched);
     }
-    let options = Options { canary: *canary, granted: *granted, edits: edits.clone() };
+    let options = Options {
+        canary: *canary,
+        canary_wait: *canary_wait,
+        granted: *granted,
+        edits: edits.clone(),
+        rate: bulk.rate,
+    };
     print_plan(queue, &frozen, filter, bulk, NAME, &how(&options));
     print_warnings(queue, &frozen, &options).await?;
     if let Some(exit) = stop_before(bulk, &format!("replay {}?", NAME.nouns(frozen.jobs.len()))) {
@@ -86,8 +93,8 @@ pub(super) async fn run(
     let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
     let stored_options = serde_json::to_string(&options).unwrap_or_default();
     queue.begin_operation(&operation, &entry, &stored_options, &frozen.jobs).await?;
-    let run = Run::new(queue, operation, entry.by, options, bulk.rate, &frozen);
-    run.carry_out(&frozen, *canary_wait, *watch, json).await
+    let run = Run::new(queue, operation, entry.by, options, &frozen);
+    run.carry_out(&frozen, *watch, json).await
 }
 
 /// Goes on with the letters of a replay that were not come to.
@@ -105,25 +112,36 @@ pub(super) async fn resume(
         render::note(format!("{id} came to each of its {all}: nothing to do"));
         return Ok(Exit::NothingMatched);
     }
-    let recorded = operation.jobs.len() as u64;
-    if operation.entry.count.is_some_and(|count| count > recorded) {
+    let recorded = operation.jobs.len();
+    if operation.entry.count.is_some_and(|count| count > recorded as u64) {
         render::note("it was interrupted while its letters were recorded: these are all that it recorded");
     }
-    render::note(format!("resume {id}: {} of {recorded} were not come to", NAME.nouns(left.len())));
+    let Ok(mut options) = serde_json::from_str::<Options>(&operation.options) else {
+        render::error(format!("{id} was begun by another build, whose options this one cannot read"));
+        return Ok(Exit::Failed);
+    };
+    // Once more than the canaries were come to, these had lived; before that nobody has judged them: others are tried.
+    if recorded - left.len() > options.canary {
+        options.canary = 0;
+    }
+    options.rate = options.rate.min(bulk.rate);
+    options.canary_wait = options.canary_wait.max(canary_wait);
+    render::note(format!(
+        "resume {id}: {} of {recorded} were not come to{}",
+        NAME.nouns(left.len()),
+        how(&options)
+    ));
     if let Some(exit) = stop_before(bulk, &format!("replay {}?", NAME.nouns(left.len()))) {
         return Ok(exit);
     }
     let frozen = Frozen::again(queue, left).await?;
-    let mut options: Options = serde_json::from_str(&operation.options).unwrap_or_default();
-    // Canaries that were replayed before the interruption are not asked again.
-    options.canary = options.canary.saturating_sub(operation.jobs.len() - frozen.jobs.len());
-    let run = Run::new(queue, id.clone(), render::operator(), options, bulk.rate, &frozen);
-    run.carry_out(&frozen, canary_wait, false, json).await
+    let run = Run::new(queue, id.clone(), render::operator(), options, &frozen);
+    run.carry_out(&frozen, false, json).await
 }
 
 /// ` under wall 1m, heap 1.0 MiB, with 2 edits, 5 canaries first`.
 fn how(options: &Options) -> String {
-    let Options { canary, granted, edits } = options;
+    let Options { canary, granted, edits, canary_wait: _, rate: _ } = options;
     let wall =
         granted.wall_ms.map(|ms| format!("wall {}", render::format_duration(Duration::from_millis(ms))));
     let heap = granted.heap_bytes.map(|heap| format!("heap {}", render::format_bytes(heap)));
@@ -178,7 +196,6 @@ impl<'a> Run<'a> {
         operation: OperationId,
         by: String,
         options: Options,
-        rate: f64,
         frozen: &Frozen,
     ) -> Self {
         let result = ReplayResult {
@@ -188,33 +205,28 @@ impl<'a> Run<'a> {
             unknown: frozen.unknown.clone(),
             ..ReplayResult::default()
         };
-        Self { queue, operation, by, options, rate, result }
+        Self { queue, operation, by, options, result }
     }
 
-    async fn carry_out(
-        mut self,
-        frozen: &Frozen,
-        canary_wait: Duration,
-        watch: bool,
-        json: bool,
-    ) -> Result<Exit, Error> {
+    async fn carry_out(mut self, frozen: &Frozen, watch: bool, json: bool) -> Result<Exit, Error> {
         let mut interrupted = pin!(tokio::signal::ctrl_c());
         let mut stopped = tokio::select! {
             biased;
             _ = &mut interrupted => Err(ReplayStop::Interrupted),
-            done = self.replay_all(frozen, canary_wait) => done,
+            done = self.replay_all(frozen) => done,
         };
         if watch && stopped.is_ok() {
             let ids: Vec<JobId> = frozen.jobs.iter().map(|job| job.id.clone()).collect();
             tokio::select! {
                 biased;
                 _ = &mut interrupted => stopped = Err(ReplayStop::Interrupted),
-                ended = self.until_ended(&ids, None) => drop(ended?),
+                ended = self.until_ended(&ids, None) => {
+                    stopped = ended.map(drop).map_err(ReplayStop::Watching);
+                }
             }
         }
-        if !matches!(stopped, Err(ReplayStop::Redis(..))) {
-            self.learn_outcomes(frozen).await?;
-        }
+        // What was done is said even where Redis does not tell any more what became of it.
+        let _ = self.learn_outcomes(frozen).await;
         let (exit, said, error) = self.result.conclusion(stopped);
         self.result.stopped.clone_from(&said);
         if json {
@@ -233,17 +245,17 @@ impl<'a> Run<'a> {
     }
 
     /// Canaries first, then the rest.
-    async fn replay_all(&mut self, frozen: &Frozen, canary_wait: Duration) -> Result<(), ReplayStop> {
+    async fn replay_all(&mut self, frozen: &Frozen) -> Result<(), ReplayStop> {
         let (canaries, rest) = frozen.jobs.split_at(self.options.canary.min(frozen.jobs.len()));
         if !canaries.is_empty() {
             self.replay(canaries).await?;
-            self.judge_canaries(canaries, frozen, canary_wait).await?;
+            self.judge_canaries(canaries, frozen).await?;
         }
         self.replay(rest).await
     }
 
     async fn replay(&mut self, jobs: &[Selected]) -> Result<(), ReplayStop> {
-        let mut steps = Steps::new(jobs, self.rate);
+        let mut steps = Steps::new(jobs, self.options.rate);
         let (mut come_to, total) = (0, jobs.len() as u64);
         let progress = Progress::new(total, "{bar:40} {pos}/{len} {msg}", PROGRESS_INTERVAL);
         while let Some(step) = steps.next().await {
@@ -277,12 +289,8 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until the canaries have ended; stops where one died of what it had died of before.
-    async fn judge_canaries(
-        &self,
-        canaries: &[Selected],
-        frozen: &Frozen,
-        wait: Duration,
-    ) -> Result<(), ReplayStop> {
+    async fn judge_canaries(&self, canaries: &[Selected], frozen: &Frozen) -> Result<(), ReplayStop> {
+        let wait = self.options.canary_wait;
         let ids: Vec<JobId> = canaries.iter().map(|canary| canary.id.clone()).collect();
         let redis = |error| ReplayStop::Redis(ids[0].clone(), error);
         let before = |id: &JobId| format!("dead:{}", frozen.group(id).split(' ').next().unwrap_or_default());
@@ -299,7 +307,14 @@ impl<'a> Run<'a> {
             if open == 0 {
                 let mut counts = BTreeMap::new();
                 outcomes.iter().for_each(|(_, outcome)| *counts.entry(outcome.clone()).or_default() += 1);
-                render::note(format!("canaries  {}", super::most_first(&counts)));
+                let counts = super::most_first(&counts);
+                // One that could not be replayed, or is forgotten, tells nothing.
+                let tells =
+                    |outcome: &str| ["done", "skipped", "dead"].iter().any(|end| outcome.starts_with(end));
+                if !outcomes.iter().any(|(_, outcome)| tells(outcome)) {
+                    return Err(ReplayStop::CanariesUntested(counts));
+                }
+                render::note(format!("canaries  {counts}"));
                 return Ok(());
             }
             if Instant::now() > deadline {

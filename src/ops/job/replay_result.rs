@@ -48,6 +48,10 @@ pub(super) enum ReplayStop {
     CanaryDied(JobId, String),
     /// These canaries had not ended in time.
     CanaryOpen(usize, Duration),
+    /// None of the canaries was replayed and ended; what became of them.
+    CanariesUntested(String),
+    /// Redis failed while the end of what was replayed was waited for.
+    Watching(Error),
     /// The operator stopped it.
     Interrupted,
 }
@@ -70,6 +74,13 @@ impl ReplayResult {
             Err(ReplayStop::CanaryOpen(open, wait)) => {
                 let wait = humantime::format_duration(wait);
                 (Exit::PartlyDone, Some(format!("{open} canaries have not ended after {wait}")), None)
+            }
+            Err(ReplayStop::CanariesUntested(outcomes)) => {
+                (Exit::PartlyDone, Some(format!("no canary was replayed and ended: {outcomes}")), None)
+            }
+            Err(ReplayStop::Watching(error)) => {
+                let said = "Redis failed while the end of what was replayed was waited for".to_owned();
+                (Exit::Failed, Some(said), Some(error))
             }
             Err(ReplayStop::Interrupted) => (Exit::Interrupted, Some("interrupted".to_owned()), None),
             Err(ReplayStop::Redis(id, error)) => {

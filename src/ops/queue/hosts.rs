@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::Exit;
 use super::super::render::{self, sanitize};
 use crate::job::duration::millis;
+use crate::job::text::shell_word;
 use crate::queue::{Error, HostName, HostResumed, OperatorHandle, PauseName};
 
 /// Makes a host rest.
@@ -23,7 +24,7 @@ pub(super) async fn rest(
         render::json(&serde_json::json!({ "host": host.as_str(), "rests_ms": millis(time) }));
         return Ok(Exit::Ok);
     }
-    let undo = queue.command(&format!("queue resume {host}"));
+    let undo = queue.command(&format!("queue resume {}", shell_word(host.as_str())));
     let time = humantime::format_duration(time);
     render::note(format!(
         "{host} rests for {time}: what is in flight there finishes, its other jobs wait. Undo: {undo}"
@@ -65,7 +66,7 @@ pub(super) async fn resume_either(
                 || "it rested after failures".to_owned(),
                 |rest| format!("paused by {}: {}", sanitize(&rest.by, 100), sanitize(&rest.reason, 200)),
             );
-            let undo = queue.command(&format!("queue pause {host} --for 15m"));
+            let undo = queue.command(&format!("queue pause {} --for 15m", shell_word(host.as_str())));
             render::note(format!("{host} is visited again ({rest}). Undo: {undo}"));
             Ok(Exit::Ok)
         }

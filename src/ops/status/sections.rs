@@ -8,6 +8,7 @@ use anstyle::Style;
 use super::Look;
 use super::layout::{Layout, Segment, plain, shortened};
 use super::screen::more;
+use crate::job::text::{host_filter, shell_word};
 use crate::ops::job::groups::{trend, words_of};
 use crate::ops::render::{self, BAD, WARN, sanitize};
 use crate::queue::{self, Group, HostLoad, Presence, RunningJob, Status, WorkerStatus};
@@ -169,11 +170,14 @@ fn host(out: &mut Layout, status: &Status, load: &HostLoad, command: &dyn Fn(&st
     let first = format!("{}  {}", name(out, &host), facts.next().unwrap_or_default());
     let items: Vec<Segment> = std::iter::once(first).chain(facts).map(|text| (style, text)).collect();
     let by_hand = by_hand.is_some();
+    let word = shell_word(&host);
+    // Where a filter cannot name it, an id is better than another host.
+    let filter = host_filter(&host).unwrap_or_else(|| "ID...".to_owned());
     let next = match (resting, load.hangs()) {
-        (Some(_), _) if by_hand => format!("queue resume {host}"),
-        (Some(_), _) => format!("job cancel host:{host}"),
-        (None, true) => format!("queue pause {host} --for 15m"),
-        (None, false) => format!("job ls state:live host:{host}"),
+        (Some(_), _) if by_hand => format!("queue resume {word}"),
+        (Some(_), _) => format!("job cancel {filter}"),
+        (None, true) => format!("queue pause {word} --for 15m"),
+        (None, false) => format!("job ls state:live {filter}"),
     };
     out.all_items_with_command("host", &items, ", ", &command(&next));
 }

@@ -220,7 +220,8 @@ pub(super) async fn run(
             () = stop.cancelled() => {}
             () = shared.noted.notified() => {}
             () = sleep(pause) => {}
-            Some(request) = requests.recv() => match limited_until.saturating_duration_since(Instant::now()) {
+            // A limit on errors is none on check-ins.
+            Some(request) = requests.recv() => match request.held_back(limited_until) {
                 Duration::ZERO => sender.send(Owner::Caller(request), &mut deliveries),
                 retry_after => request.end(Delivery::Failed { retry_after }),
             },
@@ -310,6 +311,14 @@ impl Owner {
 }
 
 impl DeliveryRequest {
+    /// How long Sentry still asks for no more of these.
+    fn held_back(&self, limited_until: Instant) -> Duration {
+        match self.envelope.count() {
+            Some(_) => limited_until.saturating_duration_since(Instant::now()),
+            None => Duration::ZERO,
+        }
+    }
+
     fn end(self, delivery: Delivery) {
         let _ = self.ended.send(delivery); // whoever gave up waiting sends it again
     }

@@ -18,13 +18,13 @@ const STAYS: [&str; 21] = [
 ];
 /// What a job may have, as `keys.rs` says.
 #[rustfmt::skip]
-const FIELDS: [&str; 37] = [
+const FIELDS: [&str; 38] = [
     "payload", "state", "score", "enqueued_ms", "expires_ms", "unique",
     "deliveries", "failures", "ambiguous_exits", "crashes", "fetch_crashes", "postponements", "postponed_ms",
     "releases", "replays",
     "token", "worker", "claimed_ms", "bytes", "content", "build", "hosts", "entered", "priority_offset",
     "suspect", "waits_for_host", "run_at_ms", "last_failure", "cancel", "died_ms", "kind", "reason", "size",
-    "group", "operation", "log", "log_cut",
+    "group", "operation", "log", "log_cut", "unedited",
 ];
 
 impl Case<'_> {

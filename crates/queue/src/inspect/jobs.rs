@@ -333,16 +333,6 @@ impl OperatorHandle {
         let rows: Vec<Vec<Option<Vec<u8>>>> = pipe.query_async(&mut connection).await?;
         Ok(ids.iter().zip(rows).filter_map(|(id, row)| stored_job(id, row)).collect())
     }
-
-    /// The time of Redis in milliseconds since 1970: the clock of [`StoredJob::died_ms`].
-    ///
-    /// # Errors
-    /// Those of Redis.
-    pub async fn server_time_ms(&self) -> Result<u64, Error> {
-        let mut connection = self.connection().await?;
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        Ok(seconds * 1000 + micros / 1000)
-    }
 }
 
 /// Reads the fields of a job; `None` when there is no such job.

@@ -75,12 +75,35 @@ impl Queue {
         Ok(self.ended_of(&[(id.to_string(), 0)]).await?.pop())
     }
 
-    /// How those of `ids` ended that have ended, as far as it is remembered.
+    /// How those of `ids` ended that have ended since a time of Redis in milliseconds, as far as it is remembered.
     ///
     /// # Errors
     /// Those of Redis.
-    pub async fn ended_among(&self, ids: &[JobId]) -> Result<Vec<Ended>, Error> {
-        self.ended_of(&ids.iter().map(|id| (id.to_string(), 0)).collect::<Vec<_>>()).await
+    pub async fn ended_since(&self, ids: &[JobId], since_ms: u64) -> Result<Vec<Ended>, Error> {
+        let mut ended = Vec::new();
+        for page in ids.chunks(100) {
+            let mut pipe = redis::pipe();
+            pipe.cmd("ZMSCORE").arg(self.inner.keys.results());
+            for id in page {
+                pipe.arg(id.as_str());
+            }
+            let (times,): (Vec<Option<u64>>,) = self.ask(&pipe).await?;
+            let times = page.iter().zip(times).filter_map(|(id, at_ms)| Some((id.to_string(), at_ms?)));
+            let recent: Vec<_> = times.filter(|(_, at_ms)| *at_ms >= since_ms).collect();
+            ended.extend(self.ended_of(&recent).await?);
+        }
+        Ok(ended)
+    }
+
+    /// The time of Redis in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn server_time_ms(&self) -> Result<u64, Error> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME");
+        let ((seconds, micros),): ((u64, u64),) = self.ask(&pipe).await?;
+        Ok(seconds * 1000 + micros / 1000)
     }
 
     /// The results kept, oldest first: `limit` of them, and how many there are.

@@ -55,12 +55,12 @@ for i = 0, jobs - 1 do
   -- call writes nothing then.
   if raw ~= '' and not stops then redis.call('LPOP', INBOX) end
   if admission == 'admitted' then
+    local place = redis.call('INCR', SEQ) + tonumber(arg(a + 4))
     if redis.call('HGET', job, 'state') == 'trash' then
       remove_from_trash(id)
       redis.call('UNLINK', job)
     end
-    insert_job(id, unique, arg(a + 3), redis.call('INCR', SEQ) + tonumber(arg(a + 4)), arg(a + 6), arg(a + 5),
-      arg(a + 9), arg(a + 10))
+    insert_job(id, unique, arg(a + 3), place, arg(a + 6), arg(a + 5), arg(a + 9), arg(a + 10))
     backlog, ready, wake_needed = backlog + 1, ready + 1, true
   elseif stops then
     if raw == '' then emit_event('refused', id, pair, admission) end

@@ -14,7 +14,12 @@ local job, memory = key(1), read_memory()
 local lean = is_full() or (memory and memory.used + #arg(4) > memory.max * LEAN_SHARE)
 local follow_up = follow_up_of(id, job)
 read_result_keys(id, pair) -- reads derived keys before the first write
-if arg(15) ~= '' and redis.call('HGET', job, 'token') == token then QUARANTINE.record_kill(arg(15)) end
+if arg(15) ~= '' and redis.call('HGET', job, 'token') == token then
+  -- Reads what `end_delivery` reads, before the first write.
+  redis.call('SCARD', host_permits_key(arg(15)))
+  redis.call('ZCARD', host_waiters_key(arg(15)))
+  QUARANTINE.record_kill(arg(15))
+end
 local ended = end_delivery(id, job, token)
 if ended ~= 'ended' then return { ended } end
 

@@ -192,13 +192,24 @@ local function insert_job(id, unique, payload, score, expires, run_at, follow_up
   increment('admitted')
 end
 
+-- Discarded letters, kept for a day in the budget of the dead letters, where they give way first: `trash`, a ZSET by
+-- the time they were discarded. META counts them in `trash_bytes`.
+local TRASH = PREFIX .. 'trash'
+local function remove_from_trash(id)
+  local size = tonumber(redis.call('HGET', job_key(id), 'size') or 0)
+  redis.call('ZREM', TRASH, id) -- allowed at maxmemory, and so is every later write
+  account('trash', -1, -size)
+end
+
 -- The job to admit once this one has ended, or nil. Only reads: call it before the first write.
 local function follow_up_of(id, job)
   local fields = redis.call('HMGET', job, 'next', 'next_unique', 'score', 'expires_ms')
   if not fields[1] then return nil end
   local follow_up = { id = id .. '.earliest', payload = fields[1], unique = PREFIX .. 'unique:' .. fields[2],
     score = fields[3] or 0, expires = fields[4] or '' }
-  follow_up.refused_as = redis.call('EXISTS', job_key(follow_up.id)) == 1 and 'same_id'
+  local state = redis.call('HGET', job_key(follow_up.id), 'state')
+  follow_up.refused_as = state and state ~= 'trash' and 'same_id'
+  follow_up.is_in_trash = state == 'trash'
   live_holder(follow_up.unique) -- reads every key that `admit_follow_up` uses before the first write
   return follow_up
 end
@@ -214,6 +225,10 @@ local function admit_follow_up(follow_up, pair)
     local its_pair = 'earliest' .. (string.match(pair, '%.%..*') or '..')
     emit_event('duplicate', follow_up.id, its_pair, holder or follow_up.refused_as)
     return
+  end
+  if follow_up.is_in_trash then
+    remove_from_trash(follow_up.id)
+    redis.call('UNLINK', job_key(follow_up.id))
   end
   insert_job(follow_up.id, follow_up.unique, follow_up.payload, tonumber(follow_up.score), follow_up.expires, '')
   wake()
@@ -347,8 +362,9 @@ function QUARANTINE.record_kill(host)
   end
   redis.pcall('HSET', QUARANTINE.kills, host, cjson.encode(known))
   local breaker, ends, rest_ms = json_of(HOSTS.breakers, host), score_of(HOSTS.resting, host), nil
-  if ends and ends <= NOW_MS and breaker.kind == 'quarantine' then
-    rest_ms = math.min((tonumber(breaker.rest_ms) or 0) * 2, QUARANTINE.longest_rest_ms)
+  if ends and ends <= NOW_MS then -- a probe
+    rest_ms = math.max((tonumber(breaker.rest_ms) or 0) * 2, QUARANTINE.first_rest_ms)
+    rest_ms = math.min(rest_ms, QUARANTINE.longest_rest_ms)
   elseif not ends and known.kills >= QUARANTINE.from and known.kills > known.others then
     rest_ms = QUARANTINE.first_rest_ms
   end
@@ -686,12 +702,15 @@ function GROUPS.name(kind, host)
   if score_of(GROUPS.index, name) then return name end
   return (tonumber(redis.pcall('ZCARD', GROUPS.index)) or 0) < GROUPS.most and name or kind .. ' *'
 end
-function GROUPS.add(name, field, by) redis.pcall('HINCRBY', GROUPS.key(name), field, by) end
+-- Only in a group that is still counted: one that has expired does not come back without its index and its end.
+function GROUPS.add(name, field, by)
+  if redis.pcall('EXISTS', GROUPS.key(name)) == 1 then redis.pcall('HINCRBY', GROUPS.key(name), field, by) end
+end
 -- Counts a death in its group.
 function GROUPS.record_death(name, id, sentence, build)
   local group = GROUPS.key(name)
   local before = bytes_of(group)
-  GROUPS.add(name, 'total', 1)
+  redis.pcall('HINCRBY', group, 'total', 1)
   redis.pcall('HSETNX', group, 'first_ms', int(NOW_MS))
   redis.pcall('HSET', group, 'last_ms', int(NOW_MS), 'last_id', id, 'sentence', sentence, 'build', build)
   for letter, bucket in pairs(GROUPS.buckets) do
@@ -704,7 +723,7 @@ function GROUPS.record_death(name, id, sentence, build)
       end
     end
   end
-  redis.pcall('PEXPIRE', group, GROUPS.kept_ms)
+  redis.pcall('PEXPIRE', group, int(GROUPS.kept_ms + 86400000)) -- upkeep forgets it, and counts that, before
   redis.pcall('ZADD', GROUPS.index, NOW_MS, name)
   account('groups', 0, bytes_of(group) - before)
 end
@@ -716,7 +735,11 @@ function OPERATIONS.jobs_key(operation) return PREFIX .. 'operation_jobs:' .. op
 function OPERATIONS.record(operation, id, what)
   if (operation or '') == '' then return end
   local jobs = OPERATIONS.jobs_key(operation)
-  if redis.pcall('HEXISTS', jobs, id) == 1 then redis.pcall('HSET', jobs, id, what) end
+  local known = redis.pcall('HGET', jobs, id)
+  if type(known) ~= 'string' then return end
+  -- Who comes to a job a second time, and finds it no more where it was, knows less than what is recorded.
+  if what == 'missing' and string.sub(known, 1, 9) ~= 'selected:' then return end
+  redis.pcall('HSET', jobs, id, what)
 end
 
 -- How a job that was replayed has ended: in the group that it was replayed from, and in its operation.
@@ -744,7 +767,7 @@ end
 -- The end of a delivery: at which worker it was, and for how long.
 local function log_delivery(job, what, why)
   local fields = redis.call('HMGET', job, 'worker', 'claimed_ms')
-  log_line(job, { what = what, why = why, worker = fields[1] or nil, took_ms = NOW_MS - tonumber(fields[2] or NOW_MS) })
+  log_line(job, { what = what, why = why, worker = fields[1] or nil, took_ms = math.max(0, NOW_MS - tonumber(fields[2] or NOW_MS)) })
 end
 
 -- What no alert has reported yet. A letter is counted in the call that buries it, so that no worker that dies takes a
@@ -810,7 +833,7 @@ local function bury(id, job, kind, reason, host, sentence, build)
   local known = redis.call('HMGET', job, 'bytes', 'operation', 'group', 'replays')
   record_replay(id, known[2], known[3], known[4], 'dead', kind)
   local group = GROUPS.name(kind, host)
-  redis.call('HDEL', job, 'next', 'next_unique', 'bytes', 'operation')
+  redis.call('HDEL', job, 'next', 'next_unique', 'bytes', 'operation', 'unedited')
   redis.call('HSET', job, 'state', 'dead', 'died_ms', int(NOW_MS), 'kind', kind, 'reason', reason, 'group', group)
   local size = bytes_of(job)
   redis.call('HSET', job, 'size', int(size))
@@ -847,15 +870,6 @@ local function return_dead_letter(id, job, died_ms, kind)
   account('dead', 1, size)
   local group = redis.pcall('HGET', job, 'group')
   if type(group) == 'string' then GROUPS.add(group, 'dead', 1) end
-end
-
--- Discarded letters, kept for a day in the budget of the dead letters, where they give way first: `trash`, a ZSET by
--- the time they were discarded. META counts them in `trash_bytes`.
-local TRASH = PREFIX .. 'trash'
-local function remove_from_trash(id)
-  local size = tonumber(redis.call('HGET', job_key(id), 'size') or 0)
-  redis.call('ZREM', TRASH, id) -- allowed at maxmemory, and so is every later write
-  account('trash', -1, -size)
 end
 
 -- Suspect contents, each with the build that it crashed; SUSPECTS, by time, bounds their number.

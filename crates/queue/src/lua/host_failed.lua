@@ -42,7 +42,9 @@ if not is_repeated then
     rest_ms = setting('host_rest')
     ends = NOW_MS + math.max(rest_ms, asked_ms)
   end
-  breaker = { failures = failures, jobs = jobs, kind = kind, rest_ms = rest_ms }
+  -- A host that is held stays so until a page of it lives.
+  local is_held = ends and breaker.kind == 'quarantine'
+  breaker = { failures = failures, jobs = jobs, kind = is_held and 'quarantine' or kind, rest_ms = rest_ms }
   rest_ends[host] = ends and math.max(ends, end_by_hand(host) or 0) or rest_end(host) or false
 end
 

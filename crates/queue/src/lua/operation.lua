@@ -9,12 +9,13 @@
 -- Bound    as many jobs as given (Rust gives at most 500), and the operations kept. At maxmemory: 100 bytes a job.
 local id, what, by, jobs, life = arg(1), arg(2), arg(3), tonumber(arg(6)), arg(10)
 if what == '' and redis.call('EXISTS', key(3)) == 0 then return { 'unknown' } end
-local others = redis.call('ZREVRANGE', key(2), 0, -1)
+local others, counts = redis.call('ZREVRANGE', key(2), 0, -1), {}
+for i, other in ipairs(others) do counts[i] = redis.call('HLEN', OPERATIONS.jobs_key(other)) end
 redis.call('ZREM', key(2), id) -- allowed at maxmemory, and so is every later write
 if what ~= '' then
   local kept = jobs
   for place, other in ipairs(others) do
-    kept = kept + redis.call('HLEN', OPERATIONS.jobs_key(other))
+    kept = kept + counts[place]
     if kept > tonumber(arg(9)) or place >= tonumber(arg(8)) then redis.call('UNLINK', OPERATIONS.jobs_key(other)) end
     if place >= tonumber(arg(8)) then
       redis.call('UNLINK', PREFIX .. 'operation:' .. other)

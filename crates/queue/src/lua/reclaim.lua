@@ -87,7 +87,7 @@ end
 local function bury_crashed(fields, pair, unique_lock)
   local id, reason, sentence = fields.id, crash_reason(fields)
   log_delivery(fields.job, 'vanished', 'crash_loop')
-  bury(id, fields.job, 'crash_loop', reason, string.match(fields.hosts or '', '([^%s~]%S*)%s*$'), sentence, fields.build or build)
+  bury(id, fields.job, 'crash_loop', reason, string.match(fields.hosts or '', '^([^%s~]%S*)'), sentence, fields.build or build)
   release_unique_lock(unique_lock, id)
   local ended = cjson.encode({ id = id, pair = pair, state = 'dead', why = 'crash_loop' })
   local note = string.format('{"id":"%s","state":"dead","schema_version":1,"analysis_version":1,"dead":{"kind":"crash_loop"}}', id)

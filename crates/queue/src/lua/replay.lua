@@ -10,7 +10,7 @@
 --          are stored beside the payload, which stays as the producer sent it; they apply until the job is
 --          settled or replayed again. A letter that was replayed and died anew since the caller read it is
 --          another death, which the caller has not seen: it stays. What is known of its death stays in the hash until it
---          dies again, for undo_replay.lua. What became of it is recorded in its operation in the same step: a replay
+--          dies again, and the payload as it was before an edit, for undo_replay.lua. What became of it is recorded in its operation in the same step: a replay
 --          that is interrupted goes on where it was.
 -- Bound    one letter.
 local id, job, operation = arg(1), key(1), arg(8)
@@ -38,7 +38,8 @@ redis.call('HDEL', job, 'size', 'failures', 'ambiguous_exits', 'postponements', 
 if arg(5) ~= '' then redis.call('HSET', job, 'granted_wall_ms', arg(5)) end
 if arg(6) ~= '' then redis.call('HSET', job, 'granted_heap_bytes', arg(6)) end
 if operation ~= '' then redis.call('HSET', job, 'operation', operation) end
-if arg(10) ~= '' then redis.call('HSET', job, 'payload', arg(10)) end
+redis.call('HDEL', job, 'unedited')
+if arg(10) ~= '' then redis.call('HSET', job, 'payload', arg(10), 'unedited', fields[2]) end
 redis.call('HSET', job, 'score', int(score), 'crashes', math.min(tonumber(fields[6] or 0), 1))
 redis.call('HINCRBY', job, 'replays', 1)
 redis.call('SET', unique, id, 'PX', UNIQUE_MS)

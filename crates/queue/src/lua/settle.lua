@@ -21,7 +21,7 @@ local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
 local entering, successes, read_token = {}, {}, nil
 
--- What is kept of the deliveries of a job that has ended, behind how it ended.
+-- What is kept of the deliveries of a job that has ended, behind how it ended, while there is room.
 local function with_history(ended, fields)
   local log = fields[8] and string.gsub(fields[8], '\n', ',') or ''
   return string.format('%s,"worker":%s,"enqueued_ms":%s,"claimed_ms":%s,"log_cut":%s,"log":[%s]}', string.sub(ended, 1, -2),
@@ -43,7 +43,7 @@ for i = 0, settled_count - 1 do
     end
     if fields[5] == token and not cancelled then successes[#successes + 1] = plan_success(fields[4]) end
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
-      ended = with_history(arg(a + 6), fields), operation = fields[12], group = fields[13], replays = fields[14],
+      ended = arg(a + 6), fields = fields, operation = fields[12], group = fields[13], replays = fields[14],
       visited = fields[5] == token and not cancelled and fields[4],
       report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
       claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
@@ -104,7 +104,8 @@ local function add(field) increments[field] = (increments[field] or 0) + 1 end
 for _, e in ipairs(settled_jobs) do
   if lock_holder then end_exclusive(e.id, e.claimed_ms) end
   local lean = #e.report > room
-  local added = store_result(e.id, e.pair, e.ended, lean and e.summary or e.report, e.state == 'done')
+  local ended = lean and e.ended or with_history(e.ended, e.fields)
+  local added = store_result(e.id, e.pair, ended, lean and e.summary or e.report, e.state == 'done')
   room = room - math.max(0, added)
   if e.mark then mark_done(e.mark, e.posted) end
   record_replay(e.id, e.operation, e.group, e.replays, e.state, e.why)

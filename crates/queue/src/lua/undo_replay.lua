@@ -6,13 +6,15 @@
 --          together, or the job would be both dead and ready, or neither.
 -- Bound    one job.
 local id, job = arg(1), key(1)
-local fields = redis.call('HMGET', job, 'state', 'operation', 'reason', 'died_ms', 'kind', 'unique', 'bytes', 'waits_for_host', 'group')
+local fields = redis.call('HMGET', job, 'state', 'operation', 'reason', 'died_ms', 'kind', 'unique', 'bytes', 'waits_for_host', 'group',
+  'unedited')
 local index = INDEX_OF[fields[1] or '']
 if not index or fields[2] ~= arg(2) or not fields[3] then return { 'missing' } end
 if fields[1] == 'in_flight' then return { 'in_flight' } end
 local unique = PREFIX .. 'unique:' .. (fields[6] or '')
 redis.call('EXISTS', unique, kind_key(fields[5]), OPERATIONS.jobs_key(arg(2))) -- reads derived keys before the first write
-if fields[8] then redis.call('EXISTS', host_waiters_key(fields[8])) end
+redis.call('ZCARD', WAITING_HOSTS)
+if fields[8] then redis.call('ZCARD', host_waiters_key(fields[8])) end
 redis.call('ZREM', index, id) -- allowed at maxmemory, and so is every later write
 redis.pcall('ZREM', WAITING, id)
 if fields[8] then
@@ -20,7 +22,8 @@ if fields[8] then
   count_host_waiters(fields[8])
 end
 release_unique_lock(unique, id)
-redis.call('HDEL', job, 'operation', 'bytes', 'waits_for_host', 'run_at_ms', 'cancel')
+if fields[10] then redis.call('HSET', job, 'payload', fields[10]) end
+redis.call('HDEL', job, 'operation', 'bytes', 'waits_for_host', 'run_at_ms', 'cancel', 'unedited')
 redis.call('HINCRBY', job, 'replays', -1)
 log_line(job, { what = 'replay undone', by = arg(4), operation = arg(2) })
 account('jobs', -1, -tonumber(fields[7] or 0))

@@ -29,6 +29,7 @@
 //! | `died_ms` `kind` `reason` `size` | dead, and once replayed until it dies again | the evidence, and its size in bytes |
 //! | `group` | once dead | the group that its last death is counted in |
 //! | `operation` | replayed in a bulk action, until it ends | that action, which records how it ends |
+//! | `unedited` | replayed with another payload, until it dies again | its payload before |
 //! | `log` `log_cut` | once a delivery did not end it | its history, a JSON line for each entry; entries not kept |
 //! | `raw` `raw_length` `raw_hash` | dead, undecodable | its first 2 KiB, full length and hash |
 
