@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The commit, by whoever builds where git is not at hand (a container's build).
+/// The commit, set by the build where git is missing (a container's build).
 const COMMIT: &str = "WM_GIT_COMMIT";
 /// Its date, as `2026-11-20`.
 const DATE: &str = "WM_GIT_DATE";

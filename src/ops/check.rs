@@ -30,11 +30,11 @@ pub struct CheckOptions {
     pub max_ready: Option<u64>,
     /// Number of workers that are alive.
     pub min_workers: u64,
-    /// How it is told.
+    /// The output format.
     pub format: CheckFormat,
 }
 
-/// How the answer is told.
+/// The output format of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
     /// One line with performance data, as plugins of Nagios, Icinga and others.
@@ -75,7 +75,7 @@ struct CheckFinding {
     message: String,
 }
 
-/// The numbers that are told beside the state.
+/// The numbers that are printed beside the state.
 #[derive(Debug, Default, Serialize)]
 struct CheckNumbers {
     ready: u64,
@@ -107,7 +107,7 @@ pub async fn run(
     state.exit()
 }
 
-/// The status, or in a sentence why there is none.
+/// The status, or a sentence that says why it is missing.
 async fn read(connecting: impl Future<Output = Result<Queue, Error>>) -> Result<Status, String> {
     let queue = connecting.await.map_err(|e| e.to_string())?;
     if queue.name() != DEFAULT_NAME && !queue.exists().await.map_err(|e| e.to_string())? {
@@ -153,7 +153,7 @@ fn judge(status: &Status, limits: &CheckOptions) -> Vec<CheckFinding> {
         ));
     }
     match status.pauses.first() {
-        // While it is paused jobs get old, as whoever paused it meant them to.
+        // While it is paused jobs get old, as the pause intends.
         Some(pause) => {
             let lasts = Duration::from_millis(status.at_ms.saturating_sub(pause.since_ms));
             if lasts > max_age {

@@ -1,5 +1,5 @@
 //! `worker ls | quiet | stop`: the workers of the queue, wherever they run. A worker hears what it is asked through
-//! Redis, with its next heartbeat; the worker beside us is told by a signal instead (`worker`).
+//! Redis, with its next heartbeat; the worker in the same container gets a signal instead (`worker`).
 
 use serde_json::json;
 

@@ -82,7 +82,7 @@ impl Shared {
         let Some(alert) = claimed.alert else { return Reported::Nothing };
         let delivery = alerts.deliver(alert_words::of(&alert, queue)).await;
         let retry_after = retry_after(delivery, alerts);
-        // Repeated by whoever claims it next, where this fails: Sentry takes one event of an id.
+        // Repeated by the worker that claims it next, where this fails: Sentry takes one event of an id.
         let settled = queue.settle_alert(alert.event, delivery == Delivery::Accepted, retry_after).await;
         if let Err(e) = settled {
             warn!(error = %e, event = %alert.event, "Redis was not told that an alert was sent: it may be sent again");

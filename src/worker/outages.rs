@@ -79,7 +79,7 @@ impl SharedOutages {
 
     /// Shares what is seen if Redis `answers`, and otherwise reports it. True if something was shared.
     pub(super) async fn sync_outages(&self, answers: bool) -> bool {
-        // Nobody reports what is shared where alerts are off, and nothing needs to know it.
+        // Where alerts are off no worker reports what is shared.
         if !self.alerts.is_enabled() {
             return false;
         }

@@ -405,7 +405,7 @@ async fn upkeep_and_progress_are_checked_in_at_once_and_of_a_queue_that_stands_s
     assert_eq!(world.sentry.check_ins(), MONITORS, "by one of two workers");
     leave(workers).await;
 
-    // What is sent waits, and nobody settles it: the worker that has it stands still.
+    // What is sent waits and is not settled: the worker that has it stands still.
     let world = World::with_default_settings().await.with("fetch.in_flight_max", "1");
     let gate = GatedSite::closed().await;
     world.send(&[job("held", gate.url("/a"), world.page()), world.pair("waits", 4_000)]).await;

@@ -1,4 +1,4 @@
-//! `check`: what a monitoring system is told, and by which exit code.
+//! `check`: what a monitoring system reads, and by which exit code.
 
 use std::process::Command;
 

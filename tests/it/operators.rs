@@ -341,7 +341,7 @@ async fn a_bad_night_is_found_contained_mended_and_on_record_within_eight_comman
         world.run(&["status"]).await.stdout.contains("queue pause 127.0.0.2 --for")
     })
     .await;
-    // 2: the host that hangs costs nobody anything any more.
+    // 2: the host that hangs costs the other jobs nothing any more.
     let pause = ["queue", "pause", "127.0.0.2", "--for", "15m", "--reason", "it hangs"];
     world.run(&pause).await.exited_with(0).stderr_contains(&["Undo: wm-analyzer queue resume 127.0.0.2"]);
     // 3: why do jobs die?

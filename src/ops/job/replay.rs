@@ -120,7 +120,7 @@ pub(super) async fn resume(
         render::error(format!("{id} was begun by another build, whose options this one cannot read"));
         return Ok(Exit::Failed);
     };
-    // Once more than the canaries were come to, these had lived; before that nobody has judged them: others are tried.
+    // Once more than the canaries were come to, these had lived; before that they were not judged: others are tried.
     if recorded - left.len() > options.canary {
         options.canary = 0;
     }

@@ -169,7 +169,7 @@ impl LocalOutages {
 }
 
 impl KindState {
-    /// How long until the next event may be taken; `None` if there is none.
+    /// How long until the next event may be taken; `None` without one.
     fn due_in(&self, window: Duration, now: Instant, at_once: bool) -> Option<Duration> {
         let outage = self.outage.as_ref().filter(|_| self.in_flight.is_none())?;
         let remind_in = outage.remind_at.map(|at| at.saturating_duration_since(now)).unwrap_or_default();

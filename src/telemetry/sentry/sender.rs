@@ -3,7 +3,7 @@
 //!
 //! It does not decide what is reported, and determines for each envelope whether Sentry accepted it.
 //!
-//! Invariant: of what was not accepted its owner is told; no request outlives its timeout, and at most
+//! Invariant: the owner of what was not accepted learns it; no request outlives its timeout, and at most
 //! [`MAX_CONCURRENT_DELIVERIES`] run at once.
 //!
 //! # Why
@@ -66,7 +66,7 @@ pub enum Delivery {
     },
 }
 
-/// An envelope to send, and who is told how its delivery ended.
+/// An envelope to send, and the channel for how its delivery ended.
 #[derive(Debug)]
 pub(super) struct DeliveryRequest {
     pub(super) envelope: Payload,
@@ -220,7 +220,7 @@ pub(super) async fn run(
             () = stop.cancelled() => {}
             () = shared.noted.notified() => {}
             () = sleep(pause) => {}
-            // A limit on errors is none on check-ins.
+            // A limit on errors does not apply to check-ins.
             Some(request) = requests.recv() => match request.held_back(limited_until) {
                 Duration::ZERO => sender.send(Owner::Caller(request), &mut deliveries),
                 retry_after => request.end(Delivery::Failed { retry_after }),
@@ -279,7 +279,7 @@ fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
         }
     };
     let Some(stands_for) = owner.count() else {
-        // The next one follows within the minute, and a limit on check-ins is none on events.
+        // The next one follows within the minute, and a limit on check-ins does not apply to events.
         tracing::debug!(why, "a check-in was not delivered");
         return Instant::now();
     };
@@ -320,7 +320,7 @@ impl DeliveryRequest {
     }
 
     fn end(self, delivery: Delivery) {
-        let _ = self.ended.send(delivery); // whoever gave up waiting sends it again
+        let _ = self.ended.send(delivery); // a caller that gave up waiting sends it again
     }
 }
 

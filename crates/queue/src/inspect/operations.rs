@@ -156,7 +156,7 @@ impl Operation {
 }
 
 impl OperatorHandle {
-    /// Begins an operation on `jobs` and records it for the audit; `options` are for whoever goes on with it.
+    /// Begins an operation on `jobs` and records it for the audit; `options` are for the command that resumes it.
     ///
     /// # Errors
     /// Those of Redis; nothing has been acted on.

@@ -2,7 +2,7 @@
 -- KEYS     1 alerts, 2 alerts:due, 3 alerts:claimed, 4 workers
 -- ARGV     1 worker, 2 id for a new event, 3 window in ms, 4 lease of the claim in ms, 5 1 when the caller has left the
 --          queue: then, if no worker is left, nothing waits for its window
--- Returns  pending letters, then the fields and values of the claimed event, alternating; nothing more when there is none
+-- Returns  pending letters, then the fields and values of the claimed event, alternating; nothing more without an event
 -- Why      Of all workers one reports. What it claims stays in `alerts:claimed` until Sentry has accepted it: when the
 --          worker dies the claim's lease ends, and another worker reports the same under the same event id, which
 --          Sentry takes once. One event at a time: there are few, and two workers never report halves of one group.
@@ -75,7 +75,7 @@ for _, group in ipairs(candidates) do
     if kind then
       chosen = { what = kind, group = group }
     else
-      later[group] = math.min(remind_ms, NOW_MS + LEASE_MS) -- by when nobody may see it any more
+      later[group] = math.min(remind_ms, NOW_MS + LEASE_MS) -- by when no worker may see it any more
     end
   end
 end

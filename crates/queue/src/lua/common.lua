@@ -351,7 +351,7 @@ function QUARANTINE.known(host)
   local is_old = (tonumber(known.since_ms) or 0) <= NOW_MS - QUARANTINE.window_ms
   return is_old and { since_ms = NOW_MS, kills = 0, others = 0 } or known
 end
--- Counts a kill, before the delivery ends: whoever waits for the host must not be woken for a host that is held now.
+-- Counts a kill, before the delivery ends: jobs that wait for the host must not be woken for a host that is held now.
 function QUARANTINE.record_kill(host)
   local known = QUARANTINE.known(host)
   known.kills = known.kills + 1
@@ -691,7 +691,7 @@ end
 local GROUPS = {
   -- ZSET of the groups by their last death.
   index = PREFIX .. 'dead_groups',
-  -- Groups that are told apart, 6 KiB each at most; the hosts of further ones are counted together, as `*`.
+  -- Groups that are counted separately, 6 KiB each at most; the hosts of further ones are counted together, as `*`.
   most = 500, kept_ms = 8 * 86400000,
   -- Buckets and how many of them are kept: the last three hours, and eight days.
   buckets = { m = { ms = 600000, kept = 19 }, h = { ms = 3600000, kept = 192 } },
@@ -786,7 +786,7 @@ local ALERTS = {
   reason_most = 4096,
   -- When what was reported is reported again for the first time.
   remind_ms = 3600000,
-  -- What no worker has reported for a week is forgotten: nobody has configured alerts.
+  -- What no worker has reported for a week is forgotten: alerts are not configured.
   keep_ms = 7 * 86400000,
 }
 function ALERTS.group(group) return PREFIX .. 'alerts:group:' .. group end

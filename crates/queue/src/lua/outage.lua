@@ -19,7 +19,7 @@ if not ongoing then
   return {}
 end
 if seen_ms and NOW_MS - seen_ms > 2 * LEASE_MS then
-  redis.call('DEL', key(2)) -- of an outage that nobody saw the end of
+  redis.call('DEL', key(2)) -- of an outage whose end no worker saw
   seen_ms = nil
 end
 redis.call('ZADD', key(1), NOW_MS + LEASE_MS, worker)

@@ -30,7 +30,7 @@ if time_gap then grace_until = NOW_MS + LEASE_MS end
 
 redis.call('HDEL', META, 'tick_ms') -- allowed at maxmemory, and so is every later write
 redis.call('HSET', META, 'tick_ms', int(NOW_MS), 'run_id', run_id, 'grace_until_ms', int(grace_until))
--- A pause whose time is over ends here, in the name of who ordered it: where nobody looks, nobody claims.
+-- A pause whose time is over ends here, in the name of who ordered it: without a looker no worker claims.
 local paused = redis.pcall('HKEYS', PAUSED)
 for _, name in ipairs(paused.err and {} or paused) do
   local pause = json_of(PAUSED, name)
