@@ -85,9 +85,10 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     let heavy = world.heavy("heavy");
     // Stopped, it ends by nothing but a kill.
     let child = world.stop_in_child(&worker, &heavy).await.pid;
-    until("it is shown in its child", async || {
+    // A child's heap is sampled after its stage has begun: an earlier look shows the stage without it.
+    until("it is shown in its child with its heap", async || {
         let shown = in_flight_jobs(&world).await;
-        shown.iter().any(|job| job["id"] == "heavy" && job["stage"] == "analyse")
+        shown.iter().any(|job| job["id"] == "heavy" && job["stage"] == "analyse" && job["heap"].is_object())
     })
     .await;
     assert_eq!(in_flight_jobs(&world).await[0]["limit_ms"], WALL.as_millis() as u64);
