@@ -59,8 +59,12 @@ fn edited(page: &str, every: usize) -> String {
 }
 
 fn run(from: &str, to: &str) -> (Duration, Option<AnalysisResult>) {
-    let page =
-        |text| PageInput { bytes: str::as_bytes(text), content_type: None, status: None, html_like: true };
+    let page = |text| PageInput {
+        bytes: str::as_bytes(text),
+        content_type: None,
+        status: None,
+        markup: Some(wm_analysis::sniff::Markup::Html),
+    };
     let start = Instant::now();
     let options = AnalysisOptions { soft_deadline: start + BUDGET, max_result_bytes: 0 };
     let found = analyse(page(from), page(to), &options, |_| {}).ok();

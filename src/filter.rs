@@ -18,34 +18,10 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::job::media_type::MediaType;
 use crate::job::page::{PagePair, Version};
 use crate::job::skip::{Skip, SkipReason};
-use crate::job::text::{essence, quote};
-
-/// Synonyms of media types, each with the name that the tables below use.
-///
-/// Source: `MEDIA_TYPE_SYNONYMS` of web-monitoring-db, by which it has canonicalised at import since 2020;
-/// older rows and other producers still use the left side.
-const SYNONYMS: [(&str, &str); 18] = [
-    ("application/html", "text/html"),
-    ("application/xhtml", "application/xhtml+xml"),
-    ("application/xml+html", "application/xhtml+xml"),
-    ("application/xml+xhtml", "application/xhtml+xml"),
-    ("text/xhtml", "application/xhtml+xml"),
-    ("text/xhtml+xml", "application/xhtml+xml"),
-    ("text/xml+html", "application/xhtml+xml"),
-    ("text/xml+xhtml", "application/xhtml+xml"),
-    ("application/x-pdf", "application/pdf"),
-    ("application/javascript", "text/javascript"),
-    ("application/x-javascript", "text/javascript"),
-    ("text/x-javascript", "text/javascript"),
-    ("text/x-json", "application/json"),
-    ("text/json", "application/json"),
-    ("application/font-woff", "font/woff"),
-    ("application/x-font-woff", "font/woff"),
-    ("image/jpg", "image/jpeg"),
-    ("application/xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
-];
+use crate::job::text::quote;
 
 /// Media types of pages, besides `text/*`. Source: `ALLOWED_MEDIA` of `AnalyzeChangeJob`.
 const ALLOWED_MEDIA: [&str; 2] = ["text/html", "application/xhtml+xml"];
@@ -154,10 +130,11 @@ fn check_declared_type(version: &Version, config: &Config) -> Result<(), Skip> {
 }
 
 fn check_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
-    let canonical = canonical_media_type(declared);
-    let listed = |list: &[String]| list.iter().any(|entry| self::canonical_media_type(entry) == canonical);
+    let declared_type = MediaType::parse(declared);
+    let canonical = declared_type.canonical();
+    let listed = |list: &[String]| list.iter().any(|entry| MediaType::parse(entry).canonical() == canonical);
     let (also_allowed, also_denied) = config.rules.additions();
-    let among = |lists: [&[&str]; 2]| lists.iter().any(|list| list.contains(&canonical.as_str()));
+    let among = |lists: [&[&str]; 2]| lists.iter().any(|list| list.contains(&canonical));
     let denied = among([&DENIED_MEDIA, also_denied]) || listed(&config.extra_denied_media_types);
     let allowed = among([&ALLOWED_MEDIA, also_allowed])
         || canonical.starts_with("text/")
@@ -167,15 +144,6 @@ fn check_media_type(declared: &str, config: &Config) -> Result<(), Skip> {
     }
     let detail = format!("the declared media type {} is not that of a page", quote(declared));
     Err(Skip::new(SkipReason::MediaType, detail))
-}
-
-/// A media type without parameters, in lower case, with synonyms replaced.
-fn canonical_media_type(declared: &str) -> String {
-    let essence = essence(declared);
-    match SYNONYMS.iter().find(|(synonym, _)| *synonym == essence) {
-        Some((_, name)) => (*name).to_owned(),
-        None => essence,
-    }
 }
 
 fn check_extension(address: &str, config: &Config) -> Result<(), Skip> {

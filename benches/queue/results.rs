@@ -125,6 +125,7 @@ fn report(job: &Job, bytes: usize, summary: AnalysisSummary) -> Report {
             declared: Some("text/html; charset=utf-8".to_owned()),
             sniffed: None,
             encoding: None,
+            notes: Vec::new(),
         }
     };
     let mut report = Report::of_pair(from, job.to.uuid());

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use wm_analysis::child;
-use wm_analysis::sniff::{self, ContentFamily};
+use wm_analysis::sniff::{self, ContentFamily, Markup, SniffInput, SniffedPair};
 use wm_analysis::{AnalysisOptions, AnalysisResult, PageInput, Whole, analyse};
 use wm_job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
 use wm_job::skip::SkipReason;
@@ -127,29 +127,38 @@ fn page_of_links(texts: &str) -> String {
 
 /// Bytes are taken for the same thing whatever stands on the other side; binary bytes never for text.
 pub fn sniff(bytes: &[u8]) {
-    let found = sniff::classify(bytes);
+    let found = sniff::classify(bytes, None);
     let binary = |byte: &u8| matches!(byte, 0x00..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F);
-    let wide = matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [b'<', 0, ..] | [0, b'<', ..]);
+    // UTF-16, and padding.
+    let wide =
+        matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..]) || bytes.iter().take(1445).any(|b| *b == 0);
     if matches!(found.family, ContentFamily::Text | ContentFamily::Json | ContentFamily::Empty) && !wide {
         assert!(!bytes.iter().take(1445).any(binary), "{found:?}");
     }
     for declared in [None, Some("text/html"), Some("application/json"), Some("image/png; charset=x")] {
-        match sniff::filter_by_content(bytes, bytes, [declared; 2]) {
-            Ok(both) => assert!(both.iter().all(|side| side.family == found.family), "{both:?}, {found:?}"),
+        let body = SniffInput { bytes, declared, ..SniffInput::default() };
+        let page = SniffInput { bytes: PAGE, ..SniffInput::default() };
+        match sniff::filter_by_content([body; 2]) {
+            Ok(both) => {
+                assert!(both.sniffed.iter().all(|side| side.family == found.family), "{both:?}, {found:?}")
+            }
             Err(skip) => {
                 assert_eq!((skip.reason, found.family), (SkipReason::Content, ContentFamily::Binary));
             }
         }
-        let there = sniff::filter_by_content(bytes, PAGE, [declared, None]).map_err(|skip| skip.reason);
-        let back = sniff::filter_by_content(PAGE, bytes, [None, declared]).map_err(|skip| skip.reason);
-        assert_eq!(there, back.map(|[page, other]| [other, page]));
+        let judged = |pair| sniff::filter_by_content(pair).map_err(|skip| skip.reason);
+        let turned = |pair: SniffedPair| {
+            let ([old, new], markup) = (pair.sniffed, pair.markup);
+            SniffedPair { sniffed: [new, old], markup: markup.map(|[old, new]| [new, old]) }
+        };
+        assert_eq!(judged([body, page]), judged([page, body]).map(turned));
     }
 }
 
 /// The steps of a diff put together are both texts, whether there was time or not.
 pub fn diff(bytes: &[u8]) {
     let Some((deadline, from, to)) = parse_pair(bytes) else { return };
-    let Ok(found) = analysed(deadline, &from, &to, false) else { return };
+    let Ok(found) = analysed(deadline, &from, &to, None) else { return };
     let steps = whole(&found).html_source_dmp.expect("it is always made").diff;
     assert!(rebuild_texts(&steps) == [from, to], "the steps do not rebuild both texts");
 }
@@ -169,9 +178,9 @@ fn far_deadline() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<AnalysisResult, ()> {
+fn analysed(deadline: Instant, from: &str, to: &str, markup: Option<Markup>) -> Result<AnalysisResult, ()> {
     let content_type = Some("text/html; charset=utf-8");
-    let page = |text| PageInput { bytes: str::as_bytes(text), content_type, status: Some(200), html_like };
+    let page = |text| PageInput { bytes: str::as_bytes(text), content_type, status: Some(200), markup };
     let options = AnalysisOptions { soft_deadline: deadline, max_result_bytes: usize::MAX };
     analyse(page(from), page(to), &options, |_| {}).map_err(|skip| {
         assert_eq!(skip.reason, SkipReason::Undecodable);
@@ -181,11 +190,11 @@ fn analysed(deadline: Instant, from: &str, to: &str, html_like: bool) -> Result<
 /// Each page compared with itself, where nothing may have changed; and then both.
 fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Option<[AnalysisResult; 3]> {
     let alone = |page: &str| {
-        let found = analysed(deadline, page, page, true).ok()?;
+        let found = analysed(deadline, page, page, Some(Markup::Html)).ok()?;
         assert!(found.priority == 0.0, "{:?}", found.numbers);
         Some(found)
     };
-    Some([alone(from)?, alone(to)?, analysed(deadline, from, to, true).ok()?])
+    Some([alone(from)?, alone(to)?, analysed(deadline, from, to, Some(Markup::Html)).ok()?])
 }
 
 /// Both texts, put together from steps; none of those is empty, and no two neighbours are of one kind.

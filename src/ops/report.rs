@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Exit;
 use super::changes::{self, ChangesView};
-use super::render::{self, BOLD, sanitize, styled};
+use super::render::{self, BOLD, WARN, sanitize, styled};
 use crate::job::report::Report;
 use crate::queue::{Error, OperatorHandle};
 use crate::results::{ResultKey, ResultStore};
@@ -112,10 +112,31 @@ async fn whole(store: Option<&ResultStore>, report: &Report) -> Exit {
 pub(super) fn print(report: &Report, all: bool) {
     let about = if report.approximate { "  (approximate)" } else { "" };
     render::line(styled(BOLD, format!("analysed  priority {:.4}{about}", report.annotation.priority)));
+    for line in body_lines(report) {
+        render::line(line);
+    }
     let width = terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
     for line in changes::lines(report, ChangesView { width, all }) {
         render::line(line);
     }
+}
+
+/// What is unusual about how the bodies were read, and their kinds where these differ.
+fn body_lines(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let [from, to] = &report.bodies[..]
+        && let (Some(old), Some(new)) = (&from.sniffed, &to.sniffed)
+        && old != new
+    {
+        let kinds = format!("from is {}, to is {}", sanitize(old, 100), sanitize(new, 100));
+        lines.push(format!("{}  {kinds}", styled(WARN, "kinds")));
+    }
+    for body in &report.bodies {
+        for note in &body.notes {
+            lines.push(format!("{}   {} {}", styled(WARN, "note"), body.side, note.sentence()));
+        }
+    }
+    lines
 }
 
 /// Refuses to write a whole result to a terminal: it holds what pages contain, unescaped.

@@ -272,9 +272,9 @@ fn add_reply(reply: AnalysisReply, report: &mut Report, measured: ChildUsage) ->
             report.measured = Some(measured);
             Ok(())
         }
-        AnalysisReply::Skipped { reason, detail, side } => {
+        AnalysisReply::Skipped { reason, detail, side, sniffed } => {
             let measured = Some(Box::new(measured));
-            Err(Skip { reason: reason.into(), detail, side, measured }.into())
+            Err(Skip { reason: reason.into(), detail, side, sniffed, measured }.into())
         }
         AnalysisReply::Failed { kind, detail, side } => {
             let failure = Failure::new(kind.into(), detail).on(side);
@@ -308,6 +308,7 @@ pub(crate) fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
             declared: version.media_type.clone().or_else(|| body.content_type.clone()),
             sniffed: None,
             encoding: None,
+            notes: Vec::new(),
         })
         .collect()
 }

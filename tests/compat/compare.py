@@ -310,10 +310,12 @@ def main():
     every = list(pairs_in(chosen.directory) if chosen.directory else (Pair(*made) for made in pages.pairs()))
     known, bodies = explained(), Bodies()
     counts, unexplained, used = collections.Counter(), [], set()
-    edits = collections.Counter()
+    edits, archived = collections.Counter(), []
     for pair in every:
         theirs = within(PEER_SECONDS, ask_peer, pair)
         ours = ask_ours(chosen.binary, bodies, pair)
+        if pair.name.startswith("archived-"):
+            archived.append((pair.name, in_short(ours), in_short(theirs)))
         found = collections.defaultdict(list)
         for row, what in disagreements(pair, theirs, ours):
             found[row].append(what)
@@ -332,7 +334,17 @@ def main():
                 unexplained.append(f"{pair.name} {pair.digest} {row}: {'; '.join(what)}")
             if chosen.verbose:
                 print(f"{pair.name} {pair.digest} {row}: {'; '.join(what)}\n    {known.get(key, 'NOT EXPLAINED')}")
+    for name, ours, theirs in archived:
+        print(f"{name:<34}{ours:<40} theirs: {theirs}")
     return tell(every, counts, edits, unexplained, stale(known, used, every))
+
+
+def in_short(answer):
+    """Changes of each diff, or why there is none."""
+    if "refused" in answer:
+        return f"refused: {' '.join(answer['refused'].split())}"[:38]
+    changed = {name: sum(1 for step in steps if step[0]) for name, steps in answer["diffs"].items()}
+    return f"text {changed['html_text_dmp']}, source {changed['html_source_dmp']}, links {changed['links_json']}"
 
 
 def stale(known, used, every):

@@ -3,8 +3,10 @@
 A pair is (name, older body, newer body, their two Content-Types).
 """
 
+import gzip
 import pathlib
 import random
+import zlib
 
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "fixtures"
 EDITED = 60
@@ -20,6 +22,7 @@ def pairs():
     yield from by_hand()
     yield from in_encodings()
     yield from refused()
+    yield from as_archived()
     for seed in range(EDITED):
         yield (f"edited-{seed:02}", *(side.encode() for side in edited(seed)), ("text/html; charset=utf-8",) * 2)
 
@@ -98,6 +101,42 @@ def refused():
         ("json", b'{"error": "gone", "pages": [1, 2, 3]}', "application/json"),
     ]:
         yield (f"refused-{name}", page, other, ("text/html", content_type))
+
+
+def as_archived():
+    """What archives and servers do to a page on its way: one pair for each class of what is read with more care here."""
+    old, new = ("<!doctype html><title>x</title><h1>Rule</h1><p>Comments close on %s May.</p><a href=/d>Docket</a>" % day
+                for day in ("4", "5"))
+    russian = "<p>\u0421\u0442\u0440\u0430\u043d\u0438\u0446\u0430 \u043e \u043f\u043e\u0433\u043e\u0434\u0435</p>" * 20
+    japanese = ["<p>\u610f\u898b\u306f%s\u65e5\u307e\u3067</p>" % day for day in "45"]
+    xhtml = ["<html xmlns='http://www.w3.org/1999/xhtml'><head><title/><script src='x'/></head><body>%s</body></html>"
+             % body.split("</title>")[1].replace("href=/d", "href='/d'") for body in (old, new)]
+    text = ("text/html; charset=utf-8",) * 2
+    a, b = old.encode(), new.encode()
+    for name, before, after, types in [
+        ("gzip-without-label", gzip.compress(a, mtime=0), gzip.compress(b, mtime=0), text),
+        ("zlib-without-label", zlib.compress(a), b, text),
+        ("gzip-cut-short", gzip.compress(a, mtime=0)[:-8], b, text),
+        ("stray-byte", russian.encode(), russian.encode() + b"\x96 2018", HTML),
+        ("cut-inside-a-character", russian.encode(), (russian + "\u044f").encode()[:-1], HTML),
+        ("iso-2022-jp", *(side.encode("iso2022_jp") for side in japanese), HTML),
+        ("utf-16-without-mark", *(side.encode("utf-16-le") for side in (old, new)), HTML),
+        ("late-meta", *(b"<link rel=x href=y>" * 200 + b"<meta charset=koi8-r>" + (russian + side).encode("koi8_r")
+                        for side in "45"), HTML),
+        ("charset-in-a-description", *(b"<meta name=description content='charset=koi8-r'>" + (russian + side).encode()
+                                       for side in "45"), HTML),
+        ("nul-padding", a + bytes(900) + b"<p>4", a + bytes(900) + b"<p>5", text),
+        ("text-with-an-example", b"Save it.\n", b"Save it.\n<html><body>x\n", ("text/plain",) * 2),
+        ("json-with-nan", b'{"a": 1}', b'{"a": NaN}', ("application/json",) * 2),
+        ("page-vanished", a, b"404 page not found\n", ("text/html", "text/plain; charset=utf-8")),
+        ("page-became-pdf", a, read("incident/from"), ("text/html", "application/pdf")),
+        ("pdf-behind-a-notice", a, b"<br />\n<b>Notice</b>: x\n" + read("incident/from"), HTML),
+        ("xhtml-empty-elements", *(side.encode() for side in xhtml), ("application/xhtml+xml",) * 2),
+        ("links-in-svg", b"<p>x<svg><a href=/a>Map</a></svg>", b"<p>x<svg><a href=/b>Map</a></svg>", text),
+        ("two-content-types", *((russian + side).encode("cp1251") for side in "45"),
+         ("text/html; charset=windows-1251, text/html",) * 2),
+    ]:
+        yield (f"archived-{name}", before, after, types)
 
 
 def edited(seed):

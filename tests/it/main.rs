@@ -38,6 +38,7 @@ mod hosts;
 mod memory;
 mod operators;
 mod outages;
+mod page_cases;
 mod payloads;
 mod poison;
 mod probes;

@@ -5,12 +5,6 @@
 //! as JSON and, if asked for, the whole result, compressed. All code that looks inside a hostile body runs here; none
 //! of it opens a file or socket, starts a thread or writes anywhere.
 //!
-//! # Why
-//! An archive often stores a body decompressed and still repeats the `Content-Encoding` it was captured
-//! with. So the header is only a claim: bytes with the captured hash are the body, whatever is claimed;
-//! bytes from which the decoder produces no output were not encoded; and if the decoder fails half-way, the
-//! bytes are the body if they are text as they are. Otherwise the body is broken: a hash mismatch if a hash
-//! is known, undecodable if not.
 
 use std::time::Instant;
 
@@ -19,11 +13,11 @@ use wm_job::analysis_request::{
 };
 use wm_job::page::Side;
 use wm_job::skip::{Skip, SkipReason};
-use wm_job::text::{clip, quote, sha256_hex};
+use wm_job::text::clip;
 
-use crate::decompress::{self, DecompressError};
-use crate::sniff::{self, ContentFamily, Sniffed};
-use crate::{AnalysisOptions, MAX_PAGE_BYTES, PageInput, PageNumbers, Whole, analyse};
+use crate::body::{self, BodyError, UnpackedBody};
+use crate::sniff::{self, Markup, SniffInput, Sniffed};
+use crate::{AnalysisOptions, MAX_PAGE_BYTES, PageInput, PageNumbers, Reading, Whole, analyse};
 
 /// Executes an [`AnalysisRequest`] on two bodies; returns an [`AnalysisReply`] as JSON, and the whole result.
 ///
@@ -52,22 +46,23 @@ fn analyse_bodies(
 ) -> Result<(AnalysisSummary, Vec<u8>), AnalysisReply> {
     phase("decompress");
     let cap = usize::try_from(request.max_decoded_bytes).unwrap_or(usize::MAX).min(MAX_PAGE_BYTES);
-    let from = decode_body(&request.from, Side::From, from, cap)?;
-    let to = decode_body(&request.to, Side::To, to, cap)?;
+    let from = unpack(&request.from, Side::From, from, cap)?;
+    let to = unpack(&request.to, Side::To, to, cap)?;
 
     phase("sniff");
-    let declared = [request.from.declared(), request.to.declared()];
-    let [old, new] = sniff::filter_by_content(&from, &to, declared).map_err(skipped)?;
+    let inputs = [sniff_input(&request.from, &from), sniff_input(&request.to, &to)];
+    let pair = sniff::filter_by_content(inputs).map_err(skipped)?;
 
     let max_result_bytes = usize::try_from(request.max_result_bytes).unwrap_or(usize::MAX);
     let options = AnalysisOptions { soft_deadline, max_result_bytes };
-    let pages = [page(&request.from, &from, old), page(&request.to, &to, new)];
+    let pages = [0, 1].map(|i| page(inputs[i], pair.markup.map(|markup| markup[i])));
     let result = analyse(pages[0], pages[1], &options, phase).map_err(skipped)?;
-    let [old_encoding, new_encoding] = result.encodings;
-    let decoded = |bytes: &[u8], sniffed: Sniffed, encoding| DecodedBody {
-        bytes: bytes.len() as u64,
+    let [old_reading, new_reading] = result.readings;
+    let decoded = |body: &UnpackedBody, sniffed: Sniffed, reading: Reading| DecodedBody {
+        bytes: body.bytes.len() as u64,
         sniffed: sniffed.media_type.to_owned(),
-        encoding,
+        encoding: reading.encoding,
+        notes: body.notes.iter().copied().chain(reading.notes).collect(),
     };
     let PageNumbers { text, source, links } = result.numbers;
     let (whole, result_too_large) = match result.whole {
@@ -83,19 +78,32 @@ fn analyse_bodies(
         changes: result.changes,
         approximate: result.approximate,
         missing: result.missing,
-        bodies: [decoded(&from, old, old_encoding), decoded(&to, new, new_encoding)],
+        bodies: [decoded(&from, pair.sniffed[0], old_reading), decoded(&to, pair.sniffed[1], new_reading)],
         result_too_large,
     };
     Ok((summary, whole))
 }
 
-fn page<'b>(body: &'b BodyInput, bytes: &'b [u8], sniffed: Sniffed) -> PageInput<'b> {
-    PageInput {
-        bytes,
-        content_type: body.charset_source(),
-        status: body.status,
-        html_like: sniffed.html_like,
+fn unpack(input: &BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<UnpackedBody, AnalysisReply> {
+    body::unpack(input, wire, cap).map_err(|error| match error {
+        BodyError::Bomb(detail) => failed(ChildFailure::DecompressionBomb, side, &detail),
+        BodyError::HashMismatch(detail) => failed(ChildFailure::HashMismatch, side, &detail),
+        BodyError::Damaged(detail) => skipped(Skip::new(SkipReason::Undecodable, detail).on(side)),
+    })
+}
+
+fn sniff_input<'b>(input: &'b BodyInput, body: &'b UnpackedBody) -> SniffInput<'b> {
+    SniffInput {
+        bytes: &body.bytes,
+        declared: input.declared(),
+        content_type: input.charset_source(),
+        status: input.status,
     }
+}
+
+fn page(input: SniffInput<'_>, markup: Option<Markup>) -> PageInput<'_> {
+    let SniffInput { bytes, content_type, status, .. } = input;
+    PageInput { bytes, content_type, status, markup }
 }
 
 /// Length in characters at which a sentence about hostile text is cut: within what a reply may hold.
@@ -117,59 +125,26 @@ fn skipped(skip: Skip) -> AnalysisReply {
         | SkipReason::Expired
         | SkipReason::Cancelled => ChildSkip::Content,
     };
-    AnalysisReply::Skipped { reason, detail: clip(&skip.detail, DETAIL_MAX_CHARS), side: skip.side }
+    AnalysisReply::Skipped {
+        reason,
+        detail: clip(&skip.detail, DETAIL_MAX_CHARS),
+        side: skip.side,
+        sniffed: skip.sniffed,
+    }
 }
 
 fn failed(kind: ChildFailure, side: Side, detail: &str) -> AnalysisReply {
     AnalysisReply::Failed { kind, detail: clip(detail, DETAIL_MAX_CHARS), side }
 }
 
-/// Determines the body from the declared encoding, the expected hash and the bytes.
-fn decode_body(body: &BodyInput, side: Side, wire: Vec<u8>, cap: usize) -> Result<Vec<u8>, AnalysisReply> {
-    let bomb = |why: &str| failed(ChildFailure::DecompressionBomb, side, why);
-    let expected = body.body_hash.as_deref().map(|hash| hash.trim().to_ascii_lowercase());
-    let is_body = |bytes: &[u8]| expected.as_deref().is_none_or(|expected| expected == sha256_hex(bytes));
-    let known = expected.is_some() && is_body(&wire);
-
-    let encodings = decompress::encodings_of(body.content_encoding.as_deref());
-    let undone = if known { Ok(None) } else { decompress::decompress(&wire, &encodings, cap) };
-    let bytes = match undone {
-        Ok(None) => wire,
-        Ok(Some(bytes)) => bytes,
-        Err(DecompressError::Bomb(why)) => return Err(bomb(&why)),
-        Err(DecompressError::Broken(_))
-            if expected.is_none() && sniff::classify(&wire).family != ContentFamily::Binary =>
-        {
-            wire
-        }
-        Err(DecompressError::Broken(why)) => return Err(broken_encoding(body, side, &why)),
-    };
-    if bytes.len() > cap {
-        return Err(bomb(&format!("{} bytes; {cap} at most", bytes.len())));
-    }
-    if !known && !is_body(&bytes) {
-        let captured = expected.as_deref().unwrap_or_default();
-        let detail = format!("SHA-256 is {}, captured was {captured}", sha256_hex(&bytes));
-        return Err(failed(ChildFailure::HashMismatch, side, &detail));
-    }
-    Ok(bytes)
-}
-
-/// Reply for a body that the decoder failed on half-way.
-fn broken_encoding(body: &BodyInput, side: Side, why: &str) -> AnalysisReply {
-    let claimed = quote(body.content_encoding.as_deref().unwrap_or_default());
-    let detail = format!("the content encoding ({claimed}) is damaged {why}");
-    if body.body_hash.is_some() {
-        failed(ChildFailure::HashMismatch, side, &detail)
-    } else {
-        skipped(Skip::new(SkipReason::Undecodable, detail).on(side))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::time::Duration;
+
+    use wm_job::report::BodyNote;
+    use wm_job::skip::SniffedTypes;
+    use wm_job::text::sha256_hex;
 
     use super::*;
 
@@ -231,9 +206,15 @@ mod tests {
         for declared in ["application/pdf", "text/html", "text/html; charset=iso-8859-1"] {
             let from = BodyInput { content_type: Some(declared.to_owned()), ..side() };
             let detail = format!("from is application/pdf (declared {declared})");
+            let sniffed = SniffedTypes { from: "application/pdf".to_owned(), to: "text/html".to_owned() };
             assert_eq!(
                 answer_about(from, pdf),
-                AnalysisReply::Skipped { reason: ChildSkip::Content, detail, side: Some(Side::From) }
+                AnalysisReply::Skipped {
+                    reason: ChildSkip::Content,
+                    detail,
+                    side: Some(Side::From),
+                    sniffed: Some(sniffed),
+                }
             );
         }
     }
@@ -263,14 +244,89 @@ mod tests {
         assert_eq!(failed(answer_about(gzipped(hash()), &gzip(b"<p>other"))), mismatch);
         assert_eq!(failed(answer_about(gzipped(hash()), b"<p>other")), mismatch);
         assert_eq!(failed(answer_about(BodyInput { body_hash: hash(), ..side() }, b"<p>other")), mismatch);
-        // A truncated body.
-        let cut = &gzip(PAGE)[..60];
-        assert_eq!(failed(answer_about(gzipped(hash()), cut)), mismatch);
+        // A body whose middle is damaged.
+        let numbers: String = (0..3_000).map(|n| format!("<p>{n}")).collect();
+        let mut damaged = gzip(numbers.as_bytes());
+        let middle = damaged.len() / 2;
+        damaged[middle..middle + 20].fill(0xFF);
+        assert_eq!(failed(answer_about(gzipped(hash()), &damaged)), mismatch);
         let undecodable = Some((ChildSkip::Undecodable, Some(Side::From)));
-        assert_eq!(skipped(answer_about(gzipped(None), cut)), undecodable);
+        assert_eq!(skipped(answer_about(gzipped(None), &damaged)), undecodable);
         // Text that brotli decodes partially.
         let brotli = BodyInput { content_encoding: Some("br".to_owned()), ..side() };
         assert!(reported(answer_about(brotli, PAGE)));
+    }
+
+    #[test]
+    fn a_missing_label_is_a_claim_too() {
+        let notes_on = |from, body: &[u8]| match answer_about(from, body) {
+            AnalysisReply::Analysed(summary) => {
+                assert_eq!(summary.bodies[0].bytes, PAGE.len() as u64);
+                Ok(summary.bodies[0].notes.clone())
+            }
+            other @ (AnalysisReply::Skipped { .. } | AnalysisReply::Failed { .. }) => Err(other),
+        };
+        let labelled = |label: &str| BodyInput { content_encoding: Some(label.to_owned()), ..side() };
+        let hashed = |input| BodyInput { body_hash: Some(sha256_hex(PAGE)), ..input };
+        let zlib = |bytes: &[u8]| {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let deflate = |bytes: &[u8]| {
+            let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::best());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = ruzstd::encoding::compress_to_vec(PAGE, ruzstd::encoding::CompressionLevel::Fastest);
+        // One stored block and an empty last one.
+        let header = ((PAGE.len() as u32 - 1) << 4) | (1 << 20);
+        let brotli = [&header.to_le_bytes()[..3], PAGE, &[3]].concat();
+        let undeclared = Ok(vec![BodyNote::UndeclaredCompression]);
+        for body in [gzip(PAGE), zlib(PAGE), zstd, gzip(&gzip(PAGE)), deflate(PAGE)] {
+            for label in ["", " ", "none", "identity", "br", "utf-8"] {
+                assert_eq!(notes_on(labelled(label), &body), undeclared, "{label} {body:02x?}");
+            }
+            assert_eq!(notes_on(hashed(side()), &body), undeclared);
+        }
+        assert_eq!(notes_on(hashed(side()), &brotli), undeclared);
+        assert_eq!(notes_on(labelled("gzip"), &gzip(&gzip(PAGE))), undeclared, "one of two layers");
+        assert_eq!(notes_on(labelled("gzip"), &zlib(PAGE)), undeclared, "another one");
+        // Another body than the captured one, an archive of what is no text, and a bomb without a label.
+        let other = BodyInput { body_hash: Some(sha256_hex(b"other")), ..side() };
+        assert!(matches!(notes_on(other, &gzip(PAGE)), Err(AnalysisReply::Failed { .. })));
+        for body in [gzip(b"%PDF-1.4\n%\xe2\xe3\n1 0 obj"), gzip(&vec![b'x'; 1_000_001])] {
+            let AnalysisReply::Skipped { reason, detail, .. } = answer_about(side(), &body) else {
+                panic!("not skipped")
+            };
+            assert_eq!(reason, ChildSkip::Content);
+            assert!(detail.contains("application/gzip"), "{detail}");
+        }
+    }
+
+    #[test]
+    fn what_came_out_of_a_stream_without_its_end_is_the_body() {
+        let cut = gzip(PAGE)[..gzip(PAGE).len() - 8].to_vec();
+        let notes_on = |from, body: &[u8]| match answer_about(from, body) {
+            AnalysisReply::Analysed(summary) => summary.bodies[0].notes.clone(),
+            other @ (AnalysisReply::Skipped { .. } | AnalysisReply::Failed { .. }) => panic!("{other:?}"),
+        };
+        assert_eq!(notes_on(gzipped(None), &cut), [BodyNote::CutShort]);
+        assert_eq!(notes_on(gzipped(Some(sha256_hex(PAGE))), &cut), [BodyNote::CutShort]);
+        let both = [BodyNote::UndeclaredCompression, BodyNote::CutShort];
+        assert_eq!(notes_on(side(), &cut), both);
+        // A damaged checksum: the captured hash decides.
+        let mut damaged = gzip(PAGE);
+        let checksum = damaged.len() - 8;
+        damaged[checksum] ^= 1;
+        assert_eq!(notes_on(gzipped(Some(sha256_hex(PAGE))), &damaged), []);
+        let AnalysisReply::Failed { kind, detail, .. } =
+            answer_about(gzipped(Some(sha256_hex(b"other"))), &cut)
+        else {
+            panic!("not failed")
+        };
+        assert_eq!(kind, ChildFailure::HashMismatch);
+        assert!(detail.contains("lacks its end"), "{detail}");
     }
 
     #[test]

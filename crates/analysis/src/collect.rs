@@ -75,6 +75,8 @@ struct OpenLink {
     text: String,
     href: String,
     fallback_text: String,
+    /// How many elements around it are muted: only those inside it take text from it.
+    muted_around: u32,
 }
 
 impl Collector {
@@ -84,7 +86,7 @@ impl Collector {
         self.link_text(text);
     }
 
-    /// From here to the matching [`Collector::unmute`], text is not added to links.
+    /// From here to the matching [`Collector::unmute`], text is not added to the links that are open now.
     pub(super) fn mute(&mut self) {
         self.muted += 1;
     }
@@ -94,9 +96,9 @@ impl Collector {
         self.muted = self.muted.saturating_sub(1);
     }
 
-    /// Ends all [`Collector::mute`]s.
-    pub(super) fn unmute_all(&mut self) {
-        self.muted = 0;
+    /// Ends all [`Collector::mute`]s within the innermost link.
+    pub(super) fn unmute_link(&mut self) {
+        self.muted = self.open.last().map_or(0, |link| link.muted_around);
     }
 
     /// Opens a link; `fallback_text` is used if it has no text.
@@ -105,6 +107,7 @@ impl Collector {
             text: String::new(),
             href: href.to_owned(),
             fallback_text: fallback_text.to_owned(),
+            muted_around: self.muted,
         });
     }
 
@@ -125,10 +128,10 @@ impl Collector {
 
     /// Adds text, or the label of an image, to the open links.
     pub(super) fn link_text(&mut self, text: &str) {
-        if self.muted > 0 {
-            return;
-        }
         for link in self.open.iter_mut().rev().take(MAX_OPEN_LINKS) {
+            if self.muted > link.muted_around {
+                continue;
+            }
             let room = MAX_LINK_BYTES.saturating_sub(link.text.len());
             link.text.push_str(&text[..floor_char_boundary(text, room)]);
         }

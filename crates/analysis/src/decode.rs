@@ -1,7 +1,7 @@
 //! Decodes bytes to text: determines the character encoding and checks that the result is text.
 //!
-//! The encoding comes from, in this order: byte order mark, `Content-Type`, `<meta>` or XML prolog, validity
-//! as UTF-8, detection. Content encodings are not handled here.
+//! The encoding comes from, in this order: byte order mark or UTF-16 units, `Content-Type`, `<meta>` or XML prolog,
+//! the share of well-formed UTF-8, detection. Content encodings are not handled here.
 //!
 //! Invariant: the text contains no NUL, and its shares of control characters and of
 //! U+FFFD are within the limits.
@@ -9,21 +9,30 @@
 //! # Why
 //! Detection never rejects input: a PDF or an ELF file decodes as windows-1252 with hardly any U+FFFD. So the
 //! share of control characters is checked too: 12 to 38 % on real binaries, none on 564 real pages. Checking
-//! whether the *whole* body is valid UTF-8 before guessing fixes the ten of those pages that the old service
-//! misread because their first umlaut was beyond its detection window.
+//! the *whole* body for UTF-8 before guessing fixes the ten of those pages that the old service misread because
+//! their first umlaut was beyond its detection window. One stray byte, or a page that was cut inside a character, does
+//! not make a page that is UTF-8 otherwise another one: sequences that are well-formed by chance are rare.
+
+mod pair;
 
 use std::borrow::Cow;
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use memchr::memmem;
 
+use wm_job::media_type::MediaType;
+use wm_job::report::BodyNote;
 use wm_job::skip::{Skip, SkipReason};
 
-/// Number of bytes searched for a `<meta>` or prolog: as in web-monitoring-diff, twice the standard's number.
-const PRESCAN_BYTES: usize = 2048;
+use super::{prescan, utf16};
+
+pub(super) use self::pair::decode_pair;
+
 /// Number of bytes the detector reads.
 const DETECT_BYTES: usize = 64 * 1024;
+/// How many well-formed UTF-8 sequences outweigh one malformed: in text of other encodings there are fewer than errors.
+const SEQUENCES_PER_ERROR: usize = 4;
 /// Largest allowed share of control characters, in percent.
 const MAX_CONTROL_PERCENT: usize = 5;
 /// Largest allowed share of undecodable characters, in percent, as in web-monitoring-diff.
@@ -36,112 +45,122 @@ pub(super) struct DecodedText<'a> {
     pub(super) text: Cow<'a, str>,
     /// Name of the encoding, e.g. `windows-1252`.
     pub(super) encoding: &'static str,
+    /// What a reader should know about the choice of the encoding.
+    pub(super) note: Option<BodyNote>,
 }
 
-/// Decodes a body to text.
-///
-/// # Errors
-/// [`SkipReason::Undecodable`] if the result is not text.
-pub(super) fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<DecodedText<'a>, Skip> {
-    let encoding = choose_encoding(bytes, content_type);
-    let (text, _) = encoding.decode_with_bom_removal(bytes);
-    let text = check_is_text(text, encoding)?;
-    Ok(DecodedText { text, encoding: encoding.name() })
+/// A chosen encoding, and what speaks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Charset {
+    encoding: &'static Encoding,
+    evidence: Evidence,
+}
+
+/// What speaks for an encoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Evidence {
+    /// A byte order mark, the units of UTF-16, a header or the document itself.
+    Declared,
+    /// Nothing but ASCII, which reads alike in nearly every encoding.
+    Ascii,
+    /// Well-formed UTF-8, or so much of it that the errors are strays.
+    WellFormed,
+    /// A statistical guess.
+    Detected,
+}
+
+/// The encoding that a `Content-Type` declares.
+pub(super) fn header_encoding(content_type: Option<&str>) -> Option<&'static Encoding> {
+    let charset = MediaType::parse(content_type?).charset?;
+    prescan::encoding_for_label(charset.as_bytes())
 }
 
 /// Selects the encoding from the first source that names one.
-fn choose_encoding(bytes: &[u8], content_type: Option<&str>) -> &'static Encoding {
-    if let Some((encoding, _)) = Encoding::for_bom(bytes) {
-        return encoding;
+fn choose_charset(bytes: &[u8], content_type: Option<&str>) -> Charset {
+    let header = header_encoding(content_type);
+    if bytes.starts_with(b"\xEF\xBB\xBF") {
+        return Charset { encoding: UTF_8, evidence: Evidence::Declared };
     }
-    content_type
-        .and_then(charset_of)
-        .or_else(|| declared_encoding(&bytes[..bytes.len().min(PRESCAN_BYTES)]))
-        .or_else(|| std::str::from_utf8(bytes).is_ok().then_some(UTF_8))
-        .unwrap_or_else(|| detect(bytes))
-}
-
-/// Reads the `charset` of a `Content-Type`: the last one, as in the old service.
-fn charset_of(content_type: &str) -> Option<&'static Encoding> {
-    let lower = content_type.to_ascii_lowercase();
-    let (_, value) = lower.rsplit_once("charset=")?;
-    encoding_for_label(value.as_bytes())
-}
-
-/// Reads the encoding that the document declares.
-fn declared_encoding(head: &[u8]) -> Option<&'static Encoding> {
-    match head {
-        [b'<', 0, b'?' | b'!' | b'h' | b'H', 0, ..] => return Some(UTF_16LE),
-        [0, b'<', 0, b'?' | b'!' | b'h' | b'H', ..] => return Some(UTF_16BE),
-        _ => {}
+    let is_utf16 = |encoding: &&'static Encoding| *encoding == UTF_16LE || *encoding == UTF_16BE;
+    // A header that names UTF-16 has been weighed by the units.
+    let declared = utf16::encoding_of(bytes, header)
+        .or(header.filter(|header| !is_utf16(header)))
+        .or_else(|| prescan::declared_encoding(bytes));
+    match declared {
+        Some(encoding) => Charset { encoding, evidence: Evidence::Declared },
+        None => guess(bytes),
     }
-    let lower = head.to_ascii_lowercase();
-    let inside = meta_charset(&lower).or_else(|| prolog_encoding(&lower))?;
-    // Corrections from the standard: if the declaration was readable as ASCII, the document cannot be UTF-16.
-    Some(match inside {
-        utf16 if utf16 == UTF_16LE || utf16 == UTF_16BE => UTF_8,
-        user if user == X_USER_DEFINED => WINDOWS_1252,
-        other => other,
-    })
 }
 
-/// Finds the encoding in `<meta charset=x>` or in
-/// `<meta http-equiv=content-type content="text/html; charset=x">`, outside comments.
-fn meta_charset(mut head: &[u8]) -> Option<&'static Encoding> {
-    while let Some(at) = memchr::memchr(b'<', head) {
-        head = &head[at..];
-        if head.starts_with(b"<!--") {
-            head = &head[2 + memmem::find(&head[2..], b"-->")?..];
-        } else if head.starts_with(b"<meta") {
-            let tag = &head[..memchr::memchr(b'>', head).unwrap_or(head.len())];
-            if let Some(found) = attribute(tag, b"charset").and_then(encoding_for_label) {
-                return Some(found);
-            }
+/// The encoding of a body that nothing declares.
+fn guess(bytes: &[u8]) -> Charset {
+    if bytes.is_ascii() {
+        return match memmem::find(bytes, b"\x1B$") {
+            Some(escape) => Charset { encoding: detect(&[&bytes[escape..]]), evidence: Evidence::Detected },
+            None => Charset { encoding: UTF_8, evidence: Evidence::Ascii },
+        };
+    }
+    let counts = Utf8Counts::of(bytes);
+    if counts.sequences > 0 && counts.sequences >= SEQUENCES_PER_ERROR * counts.errors {
+        return Charset { encoding: UTF_8, evidence: Evidence::WellFormed };
+    }
+    Charset { encoding: detect(&[bytes]), evidence: Evidence::Detected }
+}
+
+/// How much of a body is UTF-8.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Utf8Counts {
+    /// Well-formed sequences of several bytes.
+    sequences: usize,
+    /// Malformed ones; not one that the end of the body cut.
+    errors: usize,
+}
+
+impl Utf8Counts {
+    fn of(bytes: &[u8]) -> Self {
+        let mut counts = Self { sequences: 0, errors: 0 };
+        for chunk in bytes.utf8_chunks() {
+            counts.sequences += chunk.valid().bytes().filter(|byte| *byte >= 0xC0).count();
+            counts.errors += usize::from(!chunk.invalid().is_empty());
         }
-        head = &head[1..];
+        let is_cut = std::str::from_utf8(&bytes[bytes.len().saturating_sub(3)..])
+            .err()
+            .is_some_and(|error| error.error_len().is_none());
+        counts.errors -= usize::from(is_cut && counts.errors > 0);
+        counts
     }
-    None
 }
 
-/// Finds `<?xml version="1.0" encoding="x"?>`.
-fn prolog_encoding(head: &[u8]) -> Option<&'static Encoding> {
-    let at = memmem::find(head, b"<?xml")?;
-    let prolog = &head[at..];
-    attribute(&prolog[..memchr::memchr(b'>', prolog)?], b"encoding").and_then(encoding_for_label)
-}
-
-/// Returns the text after `name`, optional white space and `=`.
-fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    memmem::find_iter(tag, name).find_map(|at| {
-        let rest = tag[at + name.len()..].trim_ascii_start().strip_prefix(b"=")?;
-        Some(rest.trim_ascii_start())
-    })
-}
-
-/// Parses an encoding label at the start of `value`, with or without quotes.
-fn encoding_for_label(value: &[u8]) -> Option<&'static Encoding> {
-    let value = value.trim_ascii_start();
-    let value = value.strip_prefix(b"\"").or_else(|| value.strip_prefix(b"'")).unwrap_or(value);
-    let ends = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'"' | b'\'' | b';' | b',' | b'>' | b'/');
-    let label = &value[..value.iter().position(ends).unwrap_or(value.len())];
-    if label.eq_ignore_ascii_case(b"iso-8559-1") {
-        return Some(WINDOWS_1252); // frequent typo on government pages
+/// Statistical detection as a last resort, over bodies that are in one encoding, each from near its first non-ASCII
+/// character.
+fn detect(bodies: &[&[u8]]) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
+    for (index, bytes) in bodies.iter().enumerate() {
+        let first = bytes.iter().position(|b| !b.is_ascii()).unwrap_or_default();
+        // Some preceding text helps to recognise the language.
+        let rest = &bytes[first.saturating_sub(1024)..];
+        let is_last = index + 1 == bodies.len() && rest.len() <= DETECT_BYTES;
+        detector.feed(&rest[..rest.len().min(DETECT_BYTES)], is_last);
     }
-    Encoding::for_label_no_replacement(label)
-}
-
-/// Statistical detection as a last resort, starting near the first non-ASCII character.
-fn detect(bytes: &[u8]) -> &'static Encoding {
-    let first = bytes.iter().position(|b| !b.is_ascii()).unwrap_or_default();
-    // Some preceding text helps to recognise the language.
-    let rest = &bytes[first.saturating_sub(1024)..];
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
-    detector.feed(&rest[..rest.len().min(DETECT_BYTES)], rest.len() <= DETECT_BYTES);
     detector.guess(None, Utf8Detection::Allow)
 }
 
-/// Checks the shares of control and undecodable characters, and replaces NUL with U+FFFD.
+/// Decodes a body in an encoding.
+///
+/// # Errors
+/// [`SkipReason::Undecodable`] if the result is not text.
+fn decode_as<'a>(bytes: &'a [u8], encoding: &'static Encoding) -> Result<Cow<'a, str>, Skip> {
+    let (text, _) = encoding.decode_with_bom_removal(bytes);
+    check_is_text(text, encoding)
+}
+
+/// Checks the shares of control and undecodable characters. A single NUL becomes U+FFFD; runs of NUL are padding,
+/// which browsers drop, and are no part of the text.
 fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<Cow<'a, str>, Skip> {
+    let text = match memmem::find(text.as_bytes(), b"\0\0") {
+        Some(_) => Cow::Owned(without_nul_runs(&text)),
+        None => text,
+    };
     let (mut chars, mut controls, mut replaced, mut nuls) = (0_usize, 0_usize, 0_usize, 0_usize);
     for c in text.chars() {
         chars += 1;
@@ -166,9 +185,27 @@ fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<
     Ok(if nuls > 0 { Cow::Owned(text.replace('\0', "\u{FFFD}")) } else { text })
 }
 
+/// The text without its runs of two or more NULs.
+fn without_nul_runs(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = memmem::find(rest.as_bytes(), b"\0\0") {
+        kept.push_str(&rest[..at]);
+        rest = rest[at..].trim_start_matches('\0');
+    }
+    kept.push_str(rest);
+    kept
+}
+
 #[cfg(test)]
 mod tests {
+    use encoding_rs::WINDOWS_1252;
+
     use super::*;
+
+    fn decode<'a>(bytes: &'a [u8], content_type: Option<&str>) -> Result<DecodedText<'a>, Skip> {
+        decode_pair([bytes, bytes], [content_type; 2]).map(|[first, _]| first)
+    }
 
     #[test]
     fn the_first_source_that_names_an_encoding_decides() {
@@ -191,10 +228,10 @@ mod tests {
             (b"<meta charset=iso-8859-2>\xB1", None, "ISO-8859-2", "<meta charset=iso-8859-2>ą"),
             (b"<META CHARSET = 'KOI8-R'>\xC1", None, "KOI8-R", "<META CHARSET = 'KOI8-R'>а"),
             (
-                b"<meta http-equiv=x content='text/html; charset=windows-1251'>\xE0",
+                b"<meta http-equiv=content-type content='text/html; charset=windows-1251'>\xE0",
                 None,
                 "windows-1251",
-                "<meta http-equiv=x content='text/html; charset=windows-1251'>а",
+                "<meta http-equiv=content-type content='text/html; charset=windows-1251'>а",
             ),
             (
                 b"<!-- <meta charset=koi8-r> -->caf\xC3\xA9",
@@ -251,7 +288,9 @@ mod tests {
 
     #[test]
     fn the_bounds_are_where_they_are_said_to_be() {
-        let with = |bad: &str, count: usize| format!("{}{}", bad.repeat(count), "x".repeat(100 - count));
+        let with = |bad: &str, count: usize| {
+            format!("{}{}", format!("{bad}x").repeat(count), "x".repeat(100 - 2 * count))
+        };
         for (bad, most) in [("\u{1}", 5), ("\u{85}", 5), ("\0", 5), ("\u{7f}", 5), ("\u{FFFD}", 25)] {
             assert!(decode(with(bad, most).as_bytes(), None).is_ok(), "{most} of {bad:?}");
             let skip = decode(with(bad, most + 1).as_bytes(), None).unwrap_err();
@@ -261,6 +300,39 @@ mod tests {
         for fine in ["\t\r\n\u{c}", "\u{1b}"] {
             assert!(decode(fine.repeat(50).as_bytes(), None).is_ok());
         }
+    }
+
+    #[test]
+    fn one_bad_byte_does_not_decide() {
+        let page = "<p>Страница о погоде в городе, каждый день</p>".repeat(3);
+        let stray = [page.as_bytes(), b"\x96 2018"].concat();
+        let decoded = decode(&stray, None).unwrap();
+        assert_eq!((decoded.encoding, &*decoded.text), ("UTF-8", format!("{page}\u{FFFD} 2018").as_str()));
+        let cut = &page.as_bytes()[..page.rfind('ь').unwrap() + 1];
+        let decoded = decode(cut, None).unwrap();
+        assert_eq!(decoded.encoding, "UTF-8");
+        assert!(decoded.text.ends_with("\u{FFFD}") && decoded.text.matches('\u{FFFD}').count() == 1);
+        // As many errors as sequences: no UTF-8.
+        assert_eq!(decode(b"caf\xE9 \xC3\xA9 \xE9t\xE9 no\xEBl", None).unwrap().encoding, "windows-1252");
+        // A character at the end that may be cut, and nothing else that speaks for UTF-8.
+        assert_eq!(decode(b"a caf\xE9", None).unwrap().text, "a caf\u{e9}");
+    }
+
+    #[test]
+    fn undeclared_iso_2022_jp_is_not_taken_for_ascii() {
+        let page = "<p>6月4日の天気</p>";
+        let (bytes, ..) = encoding_rs::ISO_2022_JP.encode(page);
+        let decoded = decode(&bytes, None).unwrap();
+        assert_eq!((decoded.encoding, &*decoded.text), ("ISO-2022-JP", page));
+        assert_eq!(decode(b"price \x1B$ 5", None).unwrap().encoding, "UTF-8");
+    }
+
+    #[test]
+    fn padding_of_nuls_is_dropped_and_no_evidence_against_text() {
+        let padded = [b"<p>a page".as_slice(), &[0; 4000], b" with padding", &[0; 3]].concat();
+        assert_eq!(decode(&padded, None).unwrap().text, "<p>a page with padding");
+        let scattered = "a\0b".repeat(40);
+        assert_eq!(decode(scattered.as_bytes(), None).unwrap_err().reason, SkipReason::Undecodable);
     }
 
     #[test]

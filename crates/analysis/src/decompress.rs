@@ -7,16 +7,23 @@
 //! This is the first code that processes a hostile body, so it runs in the child only. Decoders written in
 //! safe Rust are used instead of the C ones. A window is memory too: brotli's large windows are refused, and
 //! zstd's are limited to the 8 MiB that web browsers allow (RFC 9659).
+//!
+//! A stream that lacks its end is told from a damaged one by what the decoder asked for: more than there was, or not.
 
-use std::io::{ErrorKind, Read};
+mod undeclared;
+
+use std::io::{BufRead, ErrorKind, Read};
 
 use brotli_decompressor::{BrotliDecoderParameter, Decompressor};
-use flate2::bufread::{DeflateDecoder, GzDecoder, ZlibDecoder};
+use flate2::bufread::GzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder, StreamingDecoder};
+
+pub(super) use self::undeclared::undo_undeclared;
 
 /// Maximum number of stacked encodings; no server uses more on purpose.
-const MAX_LAYERS: usize = 3;
+pub(super) const MAX_LAYERS: usize = 3;
 /// Maximum number of gzip members or zstd frames; each needs a new decoder.
 const MAX_MEMBERS: usize = 1000;
 /// Maximum window size of zstd, as set by RFC 9659 for the web.
@@ -37,13 +44,29 @@ pub(super) enum ContentEncoding {
     Zstd,
 }
 
-/// Reason why a body could not be decompressed.
+/// What a body was behind its content encodings.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum DecompressError {
-    /// The output exceeds the limit, or there are too many stacked encodings or members.
-    Bomb(String),
-    /// The stream is truncated or damaged, after some output.
-    Broken(String),
+pub(super) enum Decompressed {
+    /// It is not encoded: a decoder produced nothing from it.
+    NotEncoded,
+    /// All of it.
+    Whole(Vec<u8>),
+    /// The stream lacks its end; this came out before.
+    CutShort(Vec<u8>),
+    /// The stream is damaged; this came out before, and why.
+    Damaged(Vec<u8>, String),
+}
+
+/// A body that exceeds the limit, or has too many stacked encodings or members; and which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Bomb(pub(super) String);
+
+/// Why a stream ended before its end.
+enum StreamError {
+    Bomb(Bomb),
+    /// It asks for more bytes than there are.
+    CutShort,
+    Damaged(String),
 }
 
 /// Parses a `Content-Encoding` header, in the order in which the encodings were applied. Names that are not a
@@ -62,99 +85,191 @@ pub(super) fn encodings_of(label: Option<&str>) -> Vec<ContentEncoding> {
         .collect()
 }
 
-/// Decodes all encodings, the last one first; `None` if the body is not actually encoded.
+/// Decodes all encodings, the last one first.
+///
+/// # Errors
+/// [`Bomb`].
 pub(super) fn decompress(
     body: &[u8],
     encodings: &[ContentEncoding],
     cap: usize,
-) -> Result<Option<Vec<u8>>, DecompressError> {
+) -> Result<Decompressed, Bomb> {
     if encodings.len() > MAX_LAYERS {
-        return Err(DecompressError::Bomb(format!(
-            "{} content encodings; {MAX_LAYERS} at most",
-            encodings.len()
-        )));
+        return Err(Bomb(format!("{} content encodings; {MAX_LAYERS} at most", encodings.len())));
     }
     let mut decoded: Option<Vec<u8>> = None;
+    let mut is_cut = false;
     for encoding in encodings.iter().rev() {
-        let layer = decompress_one(decoded.as_deref().unwrap_or(body), *encoding, cap)?;
-        decoded = layer.or(decoded);
+        match decompress_one(decoded.as_deref().unwrap_or(body), *encoding, cap)? {
+            Decompressed::NotEncoded => {}
+            Decompressed::Whole(bytes) => decoded = Some(bytes),
+            Decompressed::CutShort(bytes) => {
+                is_cut = true;
+                decoded = Some(bytes);
+            }
+            damaged @ Decompressed::Damaged(..) => return Ok(damaged),
+        }
     }
-    Ok(decoded)
+    Ok(match decoded {
+        None => Decompressed::NotEncoded,
+        Some(bytes) if is_cut => Decompressed::CutShort(bytes),
+        Some(bytes) => Decompressed::Whole(bytes),
+    })
 }
 
-/// Decodes one encoding; `None` if the decoder produced no output, which means the body
-/// is not encoded this way.
-fn decompress_one(
-    body: &[u8],
-    encoding: ContentEncoding,
-    cap: usize,
-) -> Result<Option<Vec<u8>>, DecompressError> {
+/// Decodes one encoding.
+fn decompress_one(body: &[u8], encoding: ContentEncoding, cap: usize) -> Result<Decompressed, Bomb> {
     let mut out = CappedOutput { bytes: Vec::new(), cap };
     let decoded = match encoding {
         ContentEncoding::Gzip => gunzip(body, &mut out),
         ContentEncoding::Deflate => inflate(body, &mut out),
         ContentEncoding::Brotli => {
-            let mut decoder = Decompressor::new(body, CHUNK_BYTES);
+            let mut source = Source::new(body);
+            let mut decoder = Decompressor::new(&mut source, CHUNK_BYTES);
             decoder.set_parameter(BrotliDecoderParameter::BROTLI_DECODER_PARAM_LARGE_WINDOW, 0);
-            out.read_to_end(decoder)
+            let read = out.read_to_end(decoder);
+            source.judge(read)
         }
         ContentEncoding::Zstd => unzstd(body, &mut out),
     };
     match decoded {
-        Err(DecompressError::Broken(_)) if out.bytes.is_empty() => Ok(None),
-        Err(error) => Err(error),
-        Ok(()) => Ok(Some(out.bytes)),
+        Err(StreamError::Bomb(bomb)) => Err(bomb),
+        Err(StreamError::CutShort | StreamError::Damaged(_)) if out.bytes.is_empty() => {
+            Ok(Decompressed::NotEncoded)
+        }
+        Err(StreamError::CutShort) => Ok(Decompressed::CutShort(out.bytes)),
+        Err(StreamError::Damaged(why)) => {
+            let why = format!("after {} bytes: {why}", out.bytes.len());
+            Ok(Decompressed::Damaged(out.bytes, why))
+        }
+        Ok(()) => Ok(Decompressed::Whole(out.bytes)),
     }
 }
 
 /// Decodes all members; trailing data that is not a member is ignored, as in gzip.
-fn gunzip(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
+fn gunzip(body: &[u8], out: &mut CappedOutput) -> Result<(), StreamError> {
     let mut rest = body;
     for member in 0.. {
         if member > 0 && !rest.starts_with(&[0x1F, 0x8B]) {
             break;
         }
         check_member_count(member, "gzip members")?;
-        let mut decoder = GzDecoder::new(rest);
-        out.read_to_end(&mut decoder)?;
-        rest = decoder.into_inner();
+        let mut decoder = GzDecoder::new(Source::new(rest));
+        let read = out.read_to_end(&mut decoder);
+        let source = decoder.into_inner();
+        rest = source.rest;
+        source.judge(read)?;
     }
     Ok(())
 }
 
-fn inflate(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
-    match out.read_to_end(ZlibDecoder::new(body)) {
-        Err(DecompressError::Broken(_)) if out.bytes.is_empty() => out.read_to_end(DeflateDecoder::new(body)),
+/// Decodes zlib or, where that yields nothing, raw deflate.
+fn inflate(body: &[u8], out: &mut CappedOutput) -> Result<(), StreamError> {
+    match inflate_as(Decompress::new(true), body, out) {
+        Err(StreamError::CutShort | StreamError::Damaged(_)) if out.bytes.is_empty() => {
+            inflate_as(Decompress::new(false), body, out)
+        }
         other => other,
     }
 }
 
+fn inflate_as(mut decoder: Decompress, body: &[u8], out: &mut CappedOutput) -> Result<(), StreamError> {
+    let mut step = vec![0; CHUNK_BYTES];
+    loop {
+        // Neither exceeds the length of a slice.
+        let (read, written) = (decoder.total_in() as usize, decoder.total_out() as usize);
+        let status = decoder.decompress(&body[read..], &mut step, FlushDecompress::None);
+        let produced = decoder.total_out() as usize - written;
+        out.push(&step[..produced])?;
+        match status {
+            Ok(Status::StreamEnd) => return Ok(()),
+            Ok(Status::Ok | Status::BufError) => {
+                if produced == 0 && decoder.total_in() as usize == read {
+                    return Err(StreamError::CutShort);
+                }
+            }
+            Err(error) => return Err(StreamError::Damaged(error.to_string())),
+        }
+    }
+}
+
 /// Decodes all frames; trailing data that is not a frame is ignored.
-fn unzstd(body: &[u8], out: &mut CappedOutput) -> Result<(), DecompressError> {
-    let mut rest = body;
+fn unzstd(body: &[u8], out: &mut CappedOutput) -> Result<(), StreamError> {
+    let mut source = Source::new(body);
     for frame in 0.. {
         check_member_count(frame, "zstd frames")?;
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(MAX_ZSTD_WINDOW_BYTES);
-        match StreamingDecoder::new_with_decoder(&mut rest, decoder) {
-            Ok(decoder) => out.read_to_end(decoder)?,
+        match StreamingDecoder::new_with_decoder(&mut source, decoder) {
+            Ok(mut stream) => {
+                let read = out.read_to_end(&mut stream);
+                let mut decoder = stream.into_frame_decoder();
+                let judged = source.judge(read);
+                if let Err(StreamError::CutShort) = judged {
+                    // The decoder keeps a window back until the frame ends.
+                    let _ = decoder.decode_blocks(ZSTD_LAST_BLOCK, BlockDecodingStrategy::UptoBlocks(1));
+                    out.push(&decoder.collect().unwrap_or_default())?;
+                }
+                judged?;
+            }
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
             })) => {
-                rest = rest.get(length as usize..).unwrap_or_default();
+                source.rest = source.rest.get(length as usize..).unwrap_or_default();
             }
             Err(_) if frame > 0 => break,
-            Err(error) => return Err(DecompressError::Broken(error.to_string())),
+            Err(error) => return Err(StreamError::Damaged(error.to_string())),
         }
     }
     Ok(())
 }
 
-fn check_member_count(members: usize, what: &str) -> Result<(), DecompressError> {
+/// An empty last block and a checksum, which the decoder does not verify.
+const ZSTD_LAST_BLOCK: &[u8] = b"\x01\0\0\0\0\0\0";
+
+fn check_member_count(members: usize, what: &str) -> Result<(), StreamError> {
     if members < MAX_MEMBERS {
         Ok(())
     } else {
-        Err(DecompressError::Bomb(format!("more than {MAX_MEMBERS} {what}")))
+        Err(StreamError::Bomb(Bomb(format!("more than {MAX_MEMBERS} {what}"))))
+    }
+}
+
+/// The bytes of a stream that are left, and whether a decoder asked for more.
+struct Source<'b> {
+    rest: &'b [u8],
+    is_exhausted: bool,
+}
+
+impl<'b> Source<'b> {
+    fn new(rest: &'b [u8]) -> Self {
+        Self { rest, is_exhausted: false }
+    }
+
+    /// Tells a stream that lacks its end from a damaged one.
+    fn judge(&self, read: Result<(), StreamError>) -> Result<(), StreamError> {
+        match read {
+            Err(StreamError::Damaged(_)) if self.is_exhausted => Err(StreamError::CutShort),
+            other => other,
+        }
+    }
+}
+
+impl Read for Source<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.is_exhausted |= self.rest.is_empty() && !out.is_empty();
+        self.rest.read(out)
+    }
+}
+
+impl BufRead for Source<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.is_exhausted |= self.rest.is_empty();
+        Ok(self.rest)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.rest.consume(count);
     }
 }
 
@@ -165,26 +280,24 @@ struct CappedOutput {
 }
 
 impl CappedOutput {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
+        if self.bytes.len() + bytes.len() > self.cap {
+            let bomb = Bomb(format!("decompresses to more than {} bytes", self.cap));
+            return Err(StreamError::Bomb(bomb));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
     /// Reads from a decoder until its end, or until the output would exceed the limit.
-    fn read_to_end(&mut self, mut decoder: impl Read) -> Result<(), DecompressError> {
+    fn read_to_end(&mut self, mut decoder: impl Read) -> Result<(), StreamError> {
         let mut step = vec![0; CHUNK_BYTES];
         loop {
             match decoder.read(&mut step) {
                 Ok(0) => return Ok(()),
-                Ok(count) if self.bytes.len() + count > self.cap => {
-                    return Err(DecompressError::Bomb(format!(
-                        "decompresses to more than {} bytes",
-                        self.cap
-                    )));
-                }
-                Ok(count) => self.bytes.extend_from_slice(&step[..count]),
+                Ok(count) => self.push(&step[..count])?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(DecompressError::Broken(format!(
-                        "after {} bytes: {error}",
-                        self.bytes.len()
-                    )));
-                }
+                Err(error) => return Err(StreamError::Damaged(error.to_string())),
             }
         }
     }
@@ -230,8 +343,13 @@ mod tests {
         compress_to_vec(bytes, CompressionLevel::Fastest)
     }
 
-    fn decompressed(body: &[u8], label: &str) -> Result<Option<Vec<u8>>, DecompressError> {
-        decompress(body, &encodings_of(Some(label)), 10_000)
+    /// All that came out; `None` if the body is not encoded.
+    fn decompressed(body: &[u8], label: &str) -> Result<Option<Vec<u8>>, Bomb> {
+        Ok(match decompress(body, &encodings_of(Some(label)), 10_000)? {
+            Decompressed::NotEncoded => None,
+            Decompressed::Whole(bytes) => Some(bytes),
+            other @ (Decompressed::CutShort(_) | Decompressed::Damaged(..)) => panic!("{other:?}"),
+        })
     }
 
     #[test]
@@ -267,15 +385,50 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_breaks_off_is_broken() {
-        for (body, label) in [(gzip(PAGE), "gzip"), (zlib(PAGE), "deflate"), (brotli(PAGE), "br")] {
-            let cut = &body[..body.len() - 12];
-            assert!(
-                matches!(decompressed(cut, label), Err(DecompressError::Broken(_))),
-                "{label}: {:?}",
-                decompressed(cut, label)
-            );
+    fn what_lacks_only_its_end_comes_out_and_what_is_damaged_is_broken() {
+        let page = PAGE.repeat(40);
+        let mut flushed = GzEncoder::new(Vec::new(), Compression::fast());
+        flushed.write_all(&page).unwrap();
+        flushed.flush().unwrap();
+        let flushed = flushed.get_ref().clone();
+        let without = |bytes: Vec<u8>, end: usize| bytes[..bytes.len() - end].to_vec();
+        for (body, label) in [
+            (without(gzip(&page), 8), "gzip"),
+            (without(gzip(&page), 3), "gzip"),
+            (flushed.clone(), "gzip"),
+            (gzip(&flushed), "gzip, gzip"),
+            (without(zlib(&page), 4), "deflate"),
+            (without(zlib(&page), 1), "deflate"),
+            (without(zstd(&page), 4), "zstd"),
+        ] {
+            let found = decompress(&body, &encodings_of(Some(label)), 10_000);
+            assert_eq!(found, Ok(Decompressed::CutShort(page.clone())), "{label}");
         }
+        // A part of the content is missing, too.
+        let noise: Vec<u8> = (0..9_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for (body, label) in [
+            (gzip(&noise), "gzip"),
+            (zlib(&noise), "deflate"),
+            (deflate(&noise), "deflate"),
+            (brotli(&noise), "br"),
+        ] {
+            let cut = &body[..body.len() / 2];
+            let Ok(Decompressed::CutShort(out)) = decompress(cut, &encodings_of(Some(label)), 10_000) else {
+                panic!("{label} is not cut short")
+            };
+            assert!(!out.is_empty() && noise.starts_with(&out), "{label}: {}", out.len());
+        }
+        let mut damaged = gzip(&page);
+        let checksum = damaged.len() - 8;
+        damaged[checksum] ^= 1;
+        let found = decompress(&damaged, &encodings_of(Some("gzip")), 10_000);
+        assert!(matches!(&found, Ok(Decompressed::Damaged(out, _)) if *out == page), "{found:?}");
+        let text: Vec<u8> = (0..3_000_u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        let mut damaged = zlib(&text);
+        let middle = damaged.len() / 2;
+        damaged[middle..middle + 20].fill(0xFF);
+        let found = decompress(&damaged, &encodings_of(Some("deflate")), 100_000);
+        assert!(matches!(found, Ok(Decompressed::Damaged(..))), "{found:?}");
     }
 
     #[test]
@@ -294,7 +447,7 @@ mod tests {
         ];
         for (body, label) in table {
             let size = body.len();
-            assert!(matches!(decompressed(&body, label), Err(DecompressError::Bomb(_))), "{label} of {size}");
+            assert!(matches!(decompressed(&body, label), Err(Bomb(_))), "{label} of {size}");
         }
         let fits = vec![b'x'; 10_000];
         assert_eq!(decompressed(&gzip(&fits), "gzip").unwrap(), Some(fits));

@@ -12,6 +12,7 @@
 //! after the other, smallest first, so that the memory of one is free again before the next starts.
 
 mod arena;
+mod body;
 mod change;
 pub mod child;
 mod cleanup;
@@ -23,12 +24,15 @@ mod hunks;
 mod linear;
 mod links;
 mod metadata;
+mod prescan;
 mod score;
 pub mod sniff;
 mod text;
 mod tokens;
 mod tree;
+mod utf16;
 mod whole;
+mod xml;
 
 use std::time::{Duration, Instant};
 
@@ -36,20 +40,20 @@ use wm_job::analysis_request::DiffNumbers;
 use wm_job::hunk::{SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
 use wm_job::page::Side;
 use wm_job::report::{
-    Changes, DiffName, LINK_HREF_MAX_BYTES, LINK_TEXT_MAX_BYTES, LinkChange, LinkChanges, MAX_LINK_CHANGES,
-    MissingDiff, PageLink, TextChanges,
+    BodyNote, Changes, DiffName, LINK_HREF_MAX_BYTES, LINK_TEXT_MAX_BYTES, LinkChange, LinkChanges,
+    MAX_LINK_CHANGES, MissingDiff, PageLink, TextChanges,
 };
 use wm_job::skip::{Skip, SkipReason};
 use wm_job::text::floor_char_boundary;
 use wm_job::whole_result::{ChangedLink, Link, LinkOp, Op};
 
-use self::decode::DecodedText;
 use self::diff::EditScript;
 use self::hunks::HunkBuilder;
 use self::links::{LinkRef, LinkStep, Links};
 use self::score::DiffStatsBuilder;
 pub use self::score::PageNumbers;
-use self::text::PageContent;
+use self::sniff::Markup;
+use self::text::{PageContent, PairContent};
 pub use self::whole::Whole;
 use self::whole::WholeWriter;
 
@@ -80,8 +84,8 @@ pub struct PageInput<'a> {
     pub content_type: Option<&'a str>,
     /// HTTP status of the capture.
     pub status: Option<u16>,
-    /// Whether visible text and links can be extracted from it.
-    pub html_like: bool,
+    /// How visible text and links are read from it; `None` if it is no page.
+    pub markup: Option<Markup>,
 }
 
 /// Bounds of one analysis.
@@ -106,10 +110,19 @@ pub struct AnalysisResult {
     pub approximate: bool,
     /// Diffs that do not apply to this pair of pages.
     pub missing: Vec<MissingDiff>,
-    /// Character encodings that were used, older page first.
-    pub encodings: [String; 2],
+    /// How the pages were read, older one first.
+    pub readings: [Reading; 2],
     /// Every step of the diffs, if asked for.
     pub whole: Whole,
+}
+
+/// How a page was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// Character encoding, e.g. `windows-1252`.
+    pub encoding: String,
+    /// What is unusual about it.
+    pub notes: Vec<BodyNote>,
 }
 
 /// Compares two pages. `phase` is called with the name of each phase as it begins, for monitoring.
@@ -123,17 +136,24 @@ pub fn analyse(
     phase: fn(&'static str),
 ) -> Result<AnalysisResult, Skip> {
     phase("decode");
-    let old = decoded(from, Side::From)?;
-    let new = decoded(to, Side::To)?;
-    let encodings = [old.encoding.to_owned(), new.encoding.to_owned()];
+    check_size(from, Side::From)?;
+    check_size(to, Side::To)?;
+    let [old, new] = decode::decode_pair([from.bytes, to.bytes], [from.content_type, to.content_type])?;
+    let mut readings = [&old, &new]
+        .map(|text| Reading { encoding: text.encoding.to_owned(), notes: text.note.into_iter().collect() });
 
     let budget = options.soft_deadline.saturating_duration_since(Instant::now());
     let search_deadline = options.soft_deadline - budget / FINISHING_SHARE;
     let mut findings = Findings::new(options, search_deadline);
     let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
-    if from.html_like && to.html_like {
+    if let (Some(old_markup), Some(new_markup)) = (from.markup, to.markup) {
         phase("text");
-        let ([old, new], simplified) = text::read_pair(&old.text, &new.text, search_deadline);
+        let pages = [(&*old.text, old_markup), (&*new.text, new_markup)];
+        let PairContent { pages: [old, new], simplified, not_well_formed } =
+            text::read_pair(pages, search_deadline);
+        for (reading, not_well_formed) in readings.iter_mut().zip(not_well_formed) {
+            reading.notes.extend(not_well_formed.then_some(BodyNote::NotWellFormed));
+        }
         findings.approximate = simplified;
         error_page |= findings.compare_content(old, new, phase);
     } else {
@@ -157,17 +177,17 @@ pub fn analyse(
         changes: findings.changes,
         approximate: findings.approximate,
         missing: findings.missing,
-        encodings,
+        readings,
         whole: findings.whole.finish(),
     })
 }
 
-fn decoded(page: PageInput<'_>, side: Side) -> Result<DecodedText<'_>, Skip> {
+fn check_size(page: PageInput<'_>, side: Side) -> Result<(), Skip> {
     if page.bytes.len() > MAX_PAGE_BYTES {
         let detail = format!("{} bytes; {MAX_PAGE_BYTES} at most", page.bytes.len());
         return Err(Skip::new(SkipReason::Undecodable, detail).on(side));
     }
-    decode::decode(page.bytes, page.content_type).map_err(|skip| skip.on(side))
+    Ok(())
 }
 
 /// Results accumulated so far.

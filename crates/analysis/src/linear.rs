@@ -193,8 +193,8 @@ impl TagReader<'_> {
     /// Closes the current link, as the start of the next link does, and ends mutes left open within it.
     fn end_link(&mut self) {
         if self.collector.in_link() {
+            self.collector.unmute_link();
             self.collector.close_link();
-            self.collector.unmute_all();
         }
     }
 

@@ -15,12 +15,16 @@
 mod html;
 mod magic;
 
+use wm_job::media_type::MediaType;
 use wm_job::page::Side;
-use wm_job::skip::{Skip, SkipReason};
-use wm_job::text::essence;
+use wm_job::skip::{Skip, SkipReason, SniffedTypes};
+
+use super::decode::header_encoding;
 
 /// Number of bytes that are examined; magic numbers, prologs and first tags all lie within it.
 const HEAD_BYTES: usize = 8 * 1024;
+/// Largest plain text that is compared with a page: what a server says in place of one is short.
+const MAX_NOTICE_BYTES: usize = 8 * 1024;
 
 /// Kind of content, as far as it matters for a diff.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,6 +47,17 @@ pub enum ContentFamily {
     Binary,
 }
 
+/// How visible text and links are read from a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Markup {
+    /// As browsers read HTML.
+    Html,
+    /// As XML, if it is well-formed.
+    Xhtml,
+    /// All of it is visible text.
+    PlainText,
+}
+
 /// Classification of one body by its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sniffed {
@@ -50,29 +65,35 @@ pub struct Sniffed {
     pub family: ContentFamily,
     /// Detected media type, e.g. `application/pdf`.
     pub media_type: &'static str,
-    /// True if visible text and links can be extracted from it.
-    pub html_like: bool,
+    /// It does not begin with markup: a tag further on makes it HTML.
+    incidental: bool,
+}
+
+/// A body to classify, and what is said of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SniffInput<'a> {
+    /// The body, with its content encodings decoded.
+    pub bytes: &'a [u8],
+    /// The declared media type.
+    pub declared: Option<&'a str>,
+    /// The `Content-Type` whose charset counts.
+    pub content_type: Option<&'a str>,
+    /// HTTP status of the capture.
+    pub status: Option<u16>,
+}
+
+/// Two bodies that can be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SniffedPair {
+    /// What each body is, older first.
+    pub sniffed: [Sniffed; 2],
+    /// How both are read; `None` if only their sources can be compared.
+    pub markup: Option<[Markup; 2]>,
 }
 
 impl Sniffed {
-    fn new(family: ContentFamily, media_type: &'static str) -> Self {
-        Self { family, media_type, html_like: matches!(family, ContentFamily::Html | ContentFamily::Empty) }
-    }
-
-    /// Refines the classification with the declared media type. Plain text and generic XML count as
-    /// HTML if declared as HTML; plain text also if nothing specific is declared, because an error page
-    /// is often a bare sentence.
-    fn declared_as(mut self, declared: Option<&str>) -> Self {
-        let html_declared = declared.is_some_and(|d| HTML_TYPES.contains(&essence(d).as_str()));
-        self.html_like = match self.family {
-            ContentFamily::Html | ContentFamily::Empty => true,
-            ContentFamily::Text => {
-                html_declared || declared.is_none_or(|d| GENERIC_TYPES.contains(&essence(d).as_str()))
-            }
-            ContentFamily::Xml => html_declared,
-            ContentFamily::Feed | ContentFamily::Svg | ContentFamily::Json | ContentFamily::Binary => false,
-        };
-        self
+    const fn new(family: ContentFamily, media_type: &'static str) -> Self {
+        Self { family, media_type, incidental: false }
     }
 }
 
@@ -94,12 +115,24 @@ const HTML_TYPES: [&str; 10] = [
 const GENERIC_TYPES: [&str; 4] =
     ["", "application/octet-stream", "binary/octet-stream", "application/x-download"];
 
-/// Classifies a body by its bytes alone.
-pub fn classify(bytes: &[u8]) -> Sniffed {
+/// Whether a media type names text that is no page.
+fn is_other_text(canonical: &str) -> bool {
+    let is_text = canonical.starts_with("text/")
+        || canonical.ends_with("+json")
+        || canonical.ends_with("+xml")
+        || canonical == "application/json";
+    is_text && !HTML_TYPES.contains(&canonical)
+}
+
+/// Classifies a body by its bytes; of the `Content-Type` only the charset is used, for UTF-16.
+pub fn classify(bytes: &[u8], content_type: Option<&str>) -> Sniffed {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-    let text = html::to_ascii_compatible(head);
+    let text = html::to_ascii_compatible(head, header_encoding(content_type));
     if let Some(media_type) = magic::document_type(&text) {
         return Sniffed::new(ContentFamily::Binary, media_type);
+    }
+    if magic::is_pdf_behind_markup(&text, bytes) {
+        return Sniffed::new(ContentFamily::Binary, magic::PDF);
     }
     if let Some(found) = html::sniff_markup(&text) {
         return found;
@@ -118,39 +151,100 @@ pub fn classify(bytes: &[u8]) -> Sniffed {
 /// # Errors
 /// [`SkipReason::Content`] if a body is not text, [`SkipReason::UnlikeContent`] if the two are different
 /// kinds of text. The detail names the detected and declared types, of both sides if both matter.
-pub fn filter_by_content(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result<[Sniffed; 2], Skip> {
-    let mut found = [classify(from).declared_as(declared[0]), classify(to).declared_as(declared[1])];
+pub fn filter_by_content(pair: [SniffInput<'_>; 2]) -> Result<SniffedPair, Skip> {
+    let sniffed = pair.map(|body| classify(body.bytes, body.content_type));
     let sides = [Side::From, Side::To];
     let describe =
-        |i: usize| format!("{} is {} ({})", sides[i], found[i].media_type, declared_text(declared[i]));
-
-    let binary = found.map(|sniffed| sniffed.family == ContentFamily::Binary);
-    match binary {
-        [true, true] => {
-            return Err(Skip::new(SkipReason::Content, format!("{}, {}", describe(0), describe(1))));
-        }
-        [true, false] => return Err(Skip::new(SkipReason::Content, describe(0)).on(Side::From)),
-        [false, true] => return Err(Skip::new(SkipReason::Content, describe(1)).on(Side::To)),
+        |i: usize| format!("{} is {} ({})", sides[i], sniffed[i].media_type, declared_text(pair[i].declared));
+    let both = || format!("{}, {}", describe(0), describe(1));
+    let skip = |reason, detail: String| {
+        let [from, to] = sniffed.map(|sniffed| sniffed.media_type.to_owned());
+        Skip { sniffed: Some(SniffedTypes { from, to }), ..Skip::new(reason, detail) }
+    };
+    match sniffed.map(|sniffed| sniffed.family == ContentFamily::Binary) {
+        [true, true] => return Err(skip(SkipReason::Content, both())),
+        [true, false] => return Err(skip(SkipReason::Content, describe(0)).on(Side::From)),
+        [false, true] => return Err(skip(SkipReason::Content, describe(1)).on(Side::To)),
         [false, false] => {}
     }
-    // An empty body matches any kind: a page may become empty, and so may a feed.
-    let empty = found.map(|sniffed| sniffed.family == ContentFamily::Empty);
-    match empty {
-        [true, false] => found[0].html_like = found[1].html_like,
-        [false, true] => found[1].html_like = found[0].html_like,
-        [true, true] => {}
-        [false, false] => {
-            let html_like = found[0].html_like && found[1].html_like;
-            if !html_like && found[0].family != found[1].family {
-                return Err(Skip::new(
-                    SkipReason::UnlikeContent,
-                    format!("{}, {}", describe(0), describe(1)),
-                ));
-            }
-            found = found.map(|sniffed| Sniffed { html_like, ..sniffed });
-        }
+    match markup_of_pair(pair, sniffed) {
+        Some(markup) => Ok(SniffedPair { sniffed, markup }),
+        None => Err(skip(SkipReason::UnlikeContent, both())),
     }
-    Ok(found)
+}
+
+/// How two bodies of text are read; `None` if they are not of the same kind.
+fn markup_of_pair(pair: [SniffInput<'_>; 2], sniffed: [Sniffed; 2]) -> Option<Option<[Markup; 2]>> {
+    let types = pair.map(|body| body.declared.map(MediaType::parse));
+    let markup = [0, 1].map(|i| markup_of(sniffed[i], types[i].as_ref()));
+    // An empty body matches any kind: a page may become empty, and so may a feed.
+    match [0, 1].map(|i| sniffed[i].family == ContentFamily::Empty) {
+        [true, false] => return Some(markup[1].map(|markup| [markup; 2])),
+        [false, true] => return Some(markup[0].map(|markup| [markup; 2])),
+        [true, true] => return Some(Some([Markup::Html; 2])),
+        [false, false] => {}
+    }
+    // What both sides declare counts for more than a tag in the middle of one, or JSON that does not parse.
+    let agreed = match &types {
+        [Some(old), Some(new)] => old.canonical() == new.canonical() && is_other_text(old.canonical()),
+        [_, _] => false,
+    };
+    let both_begin_as_html =
+        sniffed.iter().all(|body| body.family == ContentFamily::Html && !body.incidental);
+    if agreed && !both_begin_as_html {
+        return Some(None);
+    }
+    match markup {
+        [Some(old), Some(new)] => return Some(Some([old, new])),
+        [Some(old), None] if is_page(sniffed[0]) && is_notice(pair[1], sniffed[1]) => {
+            return Some(Some([old, Markup::PlainText]));
+        }
+        [None, Some(new)] if is_page(sniffed[1]) && is_notice(pair[0], sniffed[0]) => {
+            return Some(Some([Markup::PlainText, new]));
+        }
+        [_, _] => {}
+    }
+    (sniffed[0].family == sniffed[1].family).then_some(None)
+}
+
+fn is_page(sniffed: Sniffed) -> bool {
+    sniffed.family == ContentFamily::Html
+}
+
+/// Whether a body may be what a server says in place of a page that is gone: a short plain text, or with an error
+/// status a short text of any kind.
+fn is_notice(body: SniffInput<'_>, sniffed: Sniffed) -> bool {
+    let is_error = body.status.is_some_and(|status| status >= 400);
+    let kind = match sniffed.family {
+        ContentFamily::Text => true,
+        ContentFamily::Json | ContentFamily::Xml => is_error,
+        ContentFamily::Empty
+        | ContentFamily::Html
+        | ContentFamily::Feed
+        | ContentFamily::Svg
+        | ContentFamily::Binary => false,
+    };
+    kind && body.bytes.len() <= MAX_NOTICE_BYTES
+}
+
+/// How one body is read as a page; `None` if it is none. Plain text and generic XML count as HTML if declared as HTML;
+/// plain text also if nothing specific is declared, because an error page is often a bare sentence.
+fn markup_of(sniffed: Sniffed, declared: Option<&MediaType>) -> Option<Markup> {
+    const XHTML: &str = "application/xhtml+xml";
+    let declared = declared.filter(|declared| !GENERIC_TYPES.contains(&&*declared.essence));
+    let html_declared = declared.is_some_and(|declared| HTML_TYPES.contains(&&*declared.essence));
+    // A browser chooses its parser by the declared type; a doctype of XHTML means nothing in a `text/html` page.
+    let is_xhtml = match declared {
+        Some(declared) => matches!(declared.canonical(), XHTML | "application/xml" | "text/xml"),
+        None => sniffed.media_type == XHTML,
+    };
+    let html = if is_xhtml { Markup::Xhtml } else { Markup::Html };
+    match sniffed.family {
+        ContentFamily::Html | ContentFamily::Empty => Some(html),
+        ContentFamily::Text => (html_declared || declared.is_none()).then_some(Markup::Html),
+        ContentFamily::Xml => html_declared.then_some(html),
+        ContentFamily::Feed | ContentFamily::Svg | ContentFamily::Json | ContentFamily::Binary => None,
+    }
 }
 
 /// The declared media type as a clause for the detail.
@@ -161,6 +255,19 @@ fn declared_text(declared: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn classify(bytes: &[u8]) -> Sniffed {
+        super::classify(bytes, None)
+    }
+
+    fn is_html(bytes: &[u8]) -> bool {
+        classify(bytes).family == ContentFamily::Html
+    }
+
+    fn filter(from: &[u8], to: &[u8], declared: [Option<&str>; 2]) -> Result<SniffedPair, Skip> {
+        let input = |bytes, declared| SniffInput { bytes, declared, ..SniffInput::default() };
+        filter_by_content([input(from, declared[0]), input(to, declared[1])])
+    }
 
     const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
     const PDF: &[u8] = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n";
@@ -213,15 +320,11 @@ mod tests {
         ];
         for page in pages {
             let found = classify(page);
-            assert!(
-                found.html_like,
-                "{:?} is {found:?}",
-                String::from_utf8_lossy(&page[..page.len().min(40)])
-            );
-            assert_eq!(found.media_type, "text/html");
+            let seen = String::from_utf8_lossy(&page[..page.len().min(40)]);
+            assert_eq!((found.family, found.media_type), (ContentFamily::Html, "text/html"), "{seen:?}");
         }
         for page in [utf16le("<html><p>x", true), utf16le("<!doctype html>", false), utf16be("<html>")] {
-            assert!(classify(&page).html_like, "{page:?}");
+            assert!(is_html(&page), "{page:?}");
         }
     }
 
@@ -249,7 +352,6 @@ mod tests {
         for (text, family, media_type) in table {
             let found = classify(text.as_bytes());
             assert_eq!((found.family, found.media_type), (family, media_type), "{text}");
-            assert_eq!(found.html_like, family == ContentFamily::Html, "{text}");
         }
     }
 
@@ -329,13 +431,13 @@ mod tests {
     #[test]
     fn a_binary_on_either_side_skips_and_is_named_with_what_was_declared() {
         let html = b"<html>".as_slice();
-        let skip = filter_by_content(PDF, html, [Some("text/html; charset=iso-8859-1"), None]).unwrap_err();
+        let skip = filter(PDF, html, [Some("text/html; charset=iso-8859-1"), None]).unwrap_err();
         assert_eq!(skip.reason, SkipReason::Content);
         assert_eq!(skip.side, Some(Side::From));
         assert_eq!(skip.detail, "from is application/pdf (declared text/html; charset=iso-8859-1)");
-        let skip = filter_by_content(html, PNG, [None, None]).unwrap_err();
+        let skip = filter(html, PNG, [None, None]).unwrap_err();
         assert_eq!((skip.side, skip.detail.as_str()), (Some(Side::To), "to is image/png (nothing declared)"));
-        let skip = filter_by_content(PDF, PNG, [None, Some("text/html")]).unwrap_err();
+        let skip = filter(PDF, PNG, [None, Some("text/html")]).unwrap_err();
         assert_eq!(skip.side, None);
         assert_eq!(
             skip.detail,
@@ -344,39 +446,162 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_became_a_document_says_so_in_a_field() {
+        let skip = filter(b"<html>", PDF, [None, None]).unwrap_err();
+        let SniffedTypes { from, to } = skip.sniffed.unwrap();
+        assert_eq!((from.as_str(), to.as_str()), ("text/html", "application/pdf"));
+    }
+
+    #[test]
     fn pairs_are_judged_by_both_sides() {
         const HTML: Option<&str> = Some("Text/HTML; charset=utf-8");
         const PLAIN: Option<&str> = Some("text/plain");
-        // from, to, declared media types; Some(html_like), or None for a skip with UnlikeContent
-        type PairCase = (&'static str, &'static str, [Option<&'static str>; 2], Option<bool>);
-        let table: [PairCase; 16] = [
-            ("<p>x", "<html>y", [None, None], Some(true)),
-            ("<p>x", "{\"a\":1}", [HTML, HTML], None),
-            ("{\"a\":1}", "[2]", [None, HTML], Some(false)),
-            ("<rss>", "<feed>", [None, None], Some(false)),
-            ("<svg/>", "<svg>", [None, None], Some(false)),
-            ("<p>x", "<?xml version=\"1.0\"?><a/>", [None, None], None),
-            ("<p>x", "<?xml version=\"1.0\"?><a/>", [None, Some("application/xml")], Some(true)),
-            ("<p>x", "Service unavailable", [HTML, HTML], Some(true)),
-            ("<p>x", "Service unavailable", [HTML, None], Some(true)),
-            ("<p>x", "Service unavailable", [HTML, PLAIN], None),
-            ("one", "two", [PLAIN, PLAIN], Some(false)),
-            ("one", "two", [HTML, PLAIN], Some(false)),
-            ("", "<p>x", [None, PLAIN], Some(true)),
-            ("<p>x", " \n", [None, PLAIN], Some(true)),
-            ("", "{}", [None, None], Some(false)),
-            ("", "", [PLAIN, PLAIN], Some(true)),
+        const XHTML: Option<&str> = Some("application/xhtml+xml");
+        const JSON: Option<&str> = Some("application/json");
+        const PAGES: Option<Option<[Markup; 2]>> = Some(Some([Markup::Html; 2]));
+        const SOURCES: Option<Option<[Markup; 2]>> = Some(None);
+        const UNLIKE: Option<Option<[Markup; 2]>> = None;
+        let with_notice = Some(Some([Markup::Html, Markup::PlainText]));
+        let long_text = "a line of text\n".repeat(1000);
+        // from, to, declared media types, how they are compared
+        type PairCase<'a> = (&'a str, &'a str, [Option<&'static str>; 2], Option<Option<[Markup; 2]>>);
+        let table: [PairCase<'_>; 38] = [
+            ("<p>x", "<html>y", [None, None], PAGES),
+            ("<p>x", "{\"a\":1}", [HTML, HTML], UNLIKE),
+            ("{\"a\":1}", "[2]", [None, HTML], SOURCES),
+            ("<rss>", "<feed>", [None, None], SOURCES),
+            ("<svg/>", "<svg>", [None, None], SOURCES),
+            ("<p>x", "<?xml version=\"1.0\"?><a/>", [None, None], UNLIKE),
+            (
+                "<p>x",
+                "<?xml version=\"1.0\"?><a/>",
+                [None, Some("application/xml")],
+                Some(Some([Markup::Html, Markup::Xhtml])),
+            ),
+            ("<p>x", "Service unavailable", [HTML, HTML], PAGES),
+            ("<p>x", "Service unavailable", [HTML, None], PAGES),
+            ("one", "two", [PLAIN, PLAIN], SOURCES),
+            ("one", "two", [HTML, PLAIN], SOURCES),
+            ("", "<p>x", [None, PLAIN], PAGES),
+            ("<p>x", " \n", [None, PLAIN], PAGES),
+            ("", "{}", [None, None], SOURCES),
+            ("", "", [PLAIN, PLAIN], PAGES),
+            // A page that vanished.
+            ("<p>x", "404 page not found", [HTML, PLAIN], with_notice),
+            ("<p>x", "404 page not found", [None, Some("text/plain; charset=utf-8")], with_notice),
+            ("Not found", "<p>x", [PLAIN, HTML], Some(Some([Markup::PlainText, Markup::Html]))),
+            ("<p>x", "1 < 2 and <3", [HTML, Some("text/x-notice")], with_notice),
+            ("<p>x", &long_text, [HTML, PLAIN], UNLIKE),
+            ("<rss>", "404 page not found", [None, PLAIN], UNLIKE),
+            // What both sides declare.
+            ("a tag", "a tag, as <html> is", [PLAIN, PLAIN], SOURCES),
+            ("a <body> tag", "a <html> tag", [PLAIN, PLAIN], SOURCES),
+            ("{\"a\":1}", "{\"a\":NaN}", [JSON, JSON], SOURCES),
+            ("{\"a\":1}", "{\"a\":NaN}", [JSON, Some("text/json; charset=utf-8")], SOURCES),
+            ("{\"a\":1}", "{\"a\":", [Some("application/ld+json"); 2], SOURCES),
+            ("var a", "[1]", [Some("text/javascript"), Some("application/javascript")], SOURCES),
+            ("a,b", "<b>,c", [Some("text/csv"); 2], SOURCES),
+            ("<rss>", "<!-- x --><rss>", [Some("application/rss+xml"); 2], SOURCES),
+            ("<svg>", "<g>", [Some("image/svg+xml"); 2], SOURCES),
+            ("<html>", "<html>", [PLAIN, PLAIN], PAGES),
+            ("{\"a\":1}", "{\"a\":NaN}", [None, None], UNLIKE),
+            ("{\"a\":1}", "no", [JSON, PLAIN], UNLIKE),
+            // XHTML, as served or by its bytes.
+            ("<html>", "<html>", [XHTML, XHTML], Some(Some([Markup::Xhtml; 2]))),
+            ("<p>x", "<html>", [HTML, XHTML], Some(Some([Markup::Html, Markup::Xhtml]))),
+            (
+                "<?xml version=\"1.0\"?><html>",
+                "<html>",
+                [None, None],
+                Some(Some([Markup::Xhtml, Markup::Html])),
+            ),
+            ("<?xml version=\"1.0\"?><html>", "<html>", [HTML, HTML], PAGES),
+            ("<html>", "gone", [Some("application/xhtml+xml, text/html"), XHTML], PAGES),
         ];
         for (from, to, declared, expected) in table {
-            match filter_by_content(from.as_bytes(), to.as_bytes(), declared) {
-                Ok(found) => {
-                    assert_eq!(found.map(|sniffed| Some(sniffed.html_like)), [expected; 2], "{from} / {to}");
-                }
-                Err(skip) => {
-                    assert_eq!(skip.reason, SkipReason::UnlikeContent, "{from} / {to}: {skip:?}");
-                    assert_eq!(None, expected, "{from} / {to}: {skip:?}");
-                }
+            let judged = filter(from.as_bytes(), to.as_bytes(), declared);
+            if let Err(skip) = &judged {
+                assert_eq!(skip.reason, SkipReason::UnlikeContent, "{from} / {to}: {skip:?}");
+            }
+            assert_eq!(judged.ok().map(|pair| pair.markup), expected, "{from:.60} / {to:.60} {declared:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_status_makes_short_json_or_xml_a_notice() {
+        let page = SniffInput { bytes: b"<p>x", ..SniffInput::default() };
+        for notice in ["{\"error\":\"gone\"}", "<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code></Error>"]
+        {
+            for (status, compared) in
+                [(Some(404), true), (Some(503), true), (Some(200), false), (None, false)]
+            {
+                let notice = SniffInput { bytes: notice.as_bytes(), status, ..SniffInput::default() };
+                assert_eq!(filter_by_content([page, notice]).is_ok(), compared, "{status:?}");
+                assert_eq!(filter_by_content([notice, page]).is_ok(), compared, "{status:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_pdf_is_one_behind_whatever_a_server_wrote_before_it() {
+        let pdf = "\n%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\n".as_bytes();
+        for before in [
+            "<br />\n<b>Notice</b>:  Undefined index in <b>/var/www/x.php</b> on line <b>3</b><br />",
+            "<!-- generated -->",
+            "<?xml version='1.0'?>",
+            "Warning: x",
+            "<p>x</p>\r\n<p>y</p>\r",
+        ] {
+            for pdf in [
+                pdf,
+                &PDF.iter().copied().fold(b"\n".to_vec(), |mut all, b| {
+                    all.push(b);
+                    all
+                }),
+            ] {
+                let found = classify(&[before.as_bytes(), pdf].concat());
+                assert_eq!(found.media_type, "application/pdf", "{before}");
+            }
+        }
+        let ascii =
+            b"<b>Notice</b>: x\n%PDF-1.4\n1 0 obj\nstream\n9jqo^Blb</D-Bl>eB1\nendstream\nendobj\n%%EOF\n";
+        assert_eq!(classify(ascii).media_type, "application/pdf");
+        // Pages about PDF.
+        for page in [
+            "<p>It begins with</p><pre>\n%PDF-1.4\n1 0 obj\nendobj\n</pre>",
+            "<p>It begins with</p><pre>\n%PDF-1.4\n</pre>",
+            "<!doctype html><p>caf\u{e9}<pre>\n%PDF-1.7\n3 0 obj</pre>",
+        ] {
+            assert!(is_html(page.as_bytes()), "{page}");
+        }
+    }
+
+    #[test]
+    fn padding_of_nuls_is_no_evidence_of_a_binary() {
+        for (body, family) in [
+            ([b"A page of text".as_slice(), &[0; 900], b" and more"].concat(), ContentFamily::Text),
+            ([b"<p>x".as_slice(), &[0; 900]].concat(), ContentFamily::Html),
+            ([&[0; 900], b"<p>x".as_slice()].concat(), ContentFamily::Html),
+            (vec![0; 900], ContentFamily::Binary),
+            ([b"one\0of these".as_slice()].concat(), ContentFamily::Binary),
+            ([b"text".as_slice(), &[0; 9], b"\x01"].concat(), ContentFamily::Binary),
+        ] {
+            assert_eq!(classify(&body).family, family, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn utf16_is_sniffed_as_it_is_decoded() {
+        for (text, family) in [
+            ("<h1>x</h1>", ContentFamily::Html),
+            ("\r\n<meta charset=utf-16>", ContentFamily::Html),
+            ("{\"list\": [1, 2, 3]}", ContentFamily::Json),
+            ("Only a few words of text", ContentFamily::Text),
+        ] {
+            assert_eq!(classify(&utf16le(text, false)).family, family, "{text}");
+        }
+        let short = utf16le("a\u{e9}", false);
+        let declared = super::classify(&short, Some("text/plain; charset=utf-16le"));
+        assert_eq!((classify(&short).family, declared.family), (ContentFamily::Binary, ContentFamily::Text));
     }
 }

@@ -10,7 +10,7 @@ use wm_job::report::MetadataChange;
 const HTML: Option<&str> = Some("text/html; charset=utf-8");
 
 fn page(bytes: &[u8]) -> PageInput<'_> {
-    PageInput { bytes, content_type: HTML, status: Some(200), html_like: true }
+    PageInput { bytes, content_type: HTML, status: Some(200), markup: Some(Markup::Html) }
 }
 
 fn analysed_within(from: &str, to: &str, budget: Duration) -> AnalysisResult {
@@ -163,7 +163,7 @@ fn identical_and_empty_pages_have_no_changes() {
 fn what_is_not_html_has_only_a_source_diff_and_says_so() {
     let options =
         AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
-    let json = |bytes| PageInput { html_like: false, ..page(bytes) };
+    let json = |bytes| PageInput { markup: None, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
     assert!(found.changes.html_text_dmp.is_none() && found.numbers.text.is_none());
     assert_eq!(found.numbers.source.unwrap().count, 2);
@@ -227,7 +227,7 @@ fn text_in_any_encoding_is_compared_as_text() {
         let other = PageInput { content_type: None, ..page(bytes) };
         let found = analyse(page(utf8.as_bytes()), other, &options, |_| {}).unwrap();
         assert_eq!(found.numbers.text.unwrap().count, 0, "{encoding}");
-        assert_eq!(found.encodings, ["UTF-8", encoding]);
+        assert_eq!(found.readings.map(|reading| reading.encoding), ["UTF-8", encoding]);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Extracts visible text, links and metadata from a pair of pages.
 //!
-//! A page is parsed into a tree, as in browsers, unless that takes too long for its length; then both pages
-//! of the pair are read tag by tag.
+//! A page of HTML is parsed into a tree, as in browsers, unless that takes too long for its length; then both pages
+//! of the pair are read tag by tag. XHTML is read as XML, unless it is not well-formed; plain text is visible as it is.
 //!
-//! Invariant: both pages of a pair are read by the same reader, so that every
+//! Invariant: both pages of a pair that are HTML are read by the same reader, so that every
 //! difference comes from the pages.
 
 use std::time::Instant;
@@ -11,7 +11,8 @@ use std::time::Instant;
 use super::collect::Collector;
 use super::links::Links;
 use super::metadata::PageMetadata;
-use super::{linear, tree};
+use super::sniff::Markup;
+use super::{linear, tree, xml};
 
 /// Maximum number of attributes per tag: html5ever compares each with all previous
 /// ones. Real pages have dozens.
@@ -31,8 +32,38 @@ pub(super) struct PageContent {
     pub(super) metadata: PageMetadata,
 }
 
-/// Reads both pages; the flag is true if they were read without a tree or links are missing.
-pub(super) fn read_pair(from: &str, to: &str, deadline: Instant) -> ([PageContent; 2], bool) {
+/// What is compared of a pair.
+#[derive(Debug)]
+pub(super) struct PairContent {
+    /// The pages, older one first.
+    pub(super) pages: [PageContent; 2],
+    /// They were read without a tree, or links are missing.
+    pub(super) simplified: bool,
+    /// Which of them are XHTML that is not well-formed, and were read as HTML.
+    pub(super) not_well_formed: [bool; 2],
+}
+
+/// Reads both pages.
+pub(super) fn read_pair(pages: [(&str, Markup); 2], deadline: Instant) -> PairContent {
+    let not_html = pages.map(|(page, markup)| match markup {
+        Markup::Html => None,
+        Markup::Xhtml if has_overloaded_tag(page) => None,
+        Markup::Xhtml => xml::read(page).ok(),
+        Markup::PlainText => Some(plain_text(page)),
+    });
+    let not_well_formed = [0, 1].map(|i| pages[i].1 == Markup::Xhtml && not_html[i].is_none());
+    let (collected, without_tree) = read_html(pages.map(|(page, _)| page), not_html, deadline);
+    let any_full = collected.iter().any(|collector| collector.links.is_full());
+    PairContent { pages: collected.map(page_content), simplified: without_tree || any_full, not_well_formed }
+}
+
+/// Reads those pages that have not been read as something else, both by the same reader; the flag is true if that
+/// was the one without a tree.
+fn read_html(
+    pages: [&str; 2],
+    [old, new]: [Option<Collector>; 2],
+    deadline: Instant,
+) -> ([Collector; 2], bool) {
     let by_tree = |html: &str| {
         let left = deadline.saturating_duration_since(Instant::now());
         let mut collector = Collector::default();
@@ -40,18 +71,36 @@ pub(super) fn read_pair(from: &str, to: &str, deadline: Instant) -> ([PageConten
         let read = fits && tree::read(html, Instant::now() + left / TREE_SHARE, &mut collector).is_ok();
         read.then_some(collector)
     };
-    if let Some(from) = by_tree(from)
-        && let Some(to) = by_tree(to)
-    {
-        let any_full = from.links.is_full() || to.links.is_full();
-        return ([page_content(from), page_content(to)], any_full);
-    }
     let by_tag = |html: &str| {
         let mut collector = Collector::default();
         linear::read(html, &mut collector);
-        page_content(collector)
+        collector
     };
-    ([by_tag(from), by_tag(to)], true)
+    match (old, new) {
+        (Some(old), Some(new)) => ([old, new], false),
+        (Some(old), None) => match by_tree(pages[1]) {
+            Some(new) => ([old, new], false),
+            None => ([old, by_tag(pages[1])], true),
+        },
+        (None, Some(new)) => match by_tree(pages[0]) {
+            Some(old) => ([old, new], false),
+            None => ([by_tag(pages[0]), new], true),
+        },
+        (None, None) => {
+            if let Some(old) = by_tree(pages[0])
+                && let Some(new) = by_tree(pages[1])
+            {
+                return ([old, new], false);
+            }
+            (pages.map(by_tag), true)
+        }
+    }
+}
+
+fn plain_text(page: &str) -> Collector {
+    let mut collector = Collector::default();
+    collector.visible.push(page, false);
+    collector
 }
 
 fn page_content(collector: Collector) -> PageContent {

@@ -15,8 +15,11 @@ use super::bounded;
 use super::failure::FailureKind;
 use super::hunk::STEP_MAX_BYTES;
 use super::page::Side;
-use super::report::{Annotation, Changes, LinksNumbers, MissingDiff, Report, SourceNumbers, TextNumbers};
-use super::skip::SkipReason;
+use super::report::{
+    Annotation, BodyNote, Changes, LinksNumbers, MAX_BODY_NOTES, MissingDiff, Report, SourceNumbers,
+    TextNumbers,
+};
+use super::skip::{SkipReason, SniffedTypes};
 
 /// The request to a child; the two bodies are sent separately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +81,9 @@ pub enum AnalysisReply {
         detail: String,
         /// The version that caused it, if only one did.
         side: Option<Side>,
+        /// What the two bodies are, if that is why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sniffed: Option<SniffedTypes>,
     },
     /// The bytes cannot be analysed.
     Failed {
@@ -213,6 +219,10 @@ pub struct DecodedBody {
     /// Character encoding used to decode it, e.g. `utf-8`.
     #[serde(deserialize_with = "bounded::string::<_, 40>")]
     pub encoding: String,
+    /// What is unusual about how it was read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "bounded::list::<_, _, MAX_BODY_NOTES>")]
+    pub notes: Vec<BodyNote>,
 }
 
 impl AnalysisSummary {
@@ -246,6 +256,7 @@ impl AnalysisSummary {
             facts.decoded_bytes = Some(decoded.bytes);
             facts.sniffed = Some(decoded.sniffed);
             facts.encoding = Some(decoded.encoding);
+            facts.notes = decoded.notes;
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod failure;
 pub mod hunk;
 pub mod invisible;
 pub mod measured;
+pub mod media_type;
 pub mod outcome;
 pub mod page;
 pub mod redact;

@@ -18,7 +18,7 @@ use super::stored_result::StoredResult;
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// Incremented when the same pair would be analysed differently; part of a pair's key in `done`.
-pub const ANALYSIS_VERSION: u32 = 1;
+pub const ANALYSIS_VERSION: u32 = 2;
 
 /// Which of the three diffs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr, strum::Display)]
@@ -222,6 +222,48 @@ pub struct LinksNumbers {
     pub links_diff_ratio: f64,
 }
 
+/// What a reader of a diff should know about how a body was read.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::Display,
+    strum::VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum BodyNote {
+    /// It was compressed, and no `Content-Encoding` said so, or a wrong one.
+    UndeclaredCompression,
+    /// Its compressed stream lacks its end; what came out of it was compared.
+    CutShort,
+    /// The guess at its character encoding did not suit the other capture of the page; an encoding that suits both
+    /// was used.
+    CharsetOfBoth,
+    /// It is XHTML that is not well-formed, so it was read as HTML.
+    NotWellFormed,
+}
+
+/// Most notes on one body: each once.
+pub const MAX_BODY_NOTES: usize = <BodyNote as strum::VariantArray>::VARIANTS.len();
+
+impl BodyNote {
+    /// The note as a sentence for a person.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::UndeclaredCompression => "was compressed, though its Content-Encoding does not say so",
+            Self::CutShort => "was cut short: its compressed stream lacks its end",
+            Self::CharsetOfBoth => "was read in the character encoding that suits both captures",
+            Self::NotWellFormed => "is XHTML that is not well-formed, so it was read as HTML",
+        }
+    }
+}
+
 /// Metadata of one body, as received and as decoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BodyFacts {
@@ -246,6 +288,9 @@ pub struct BodyFacts {
     /// Character encoding used to decode it, e.g. `utf-8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<String>,
+    /// What is unusual about how it was read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<BodyNote>,
 }
 
 /// Wall-clock time of one job by stage, in milliseconds.

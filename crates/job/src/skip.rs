@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bounded;
 use super::measured::ChildUsage;
 use super::page::Side;
 use super::redact::scrub;
@@ -82,6 +83,18 @@ impl SkipReason {
     }
 }
 
+/// The media types that the bytes of a pair show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SniffedTypes {
+    /// Of the older version.
+    #[serde(deserialize_with = "bounded::string::<_, 127>")]
+    pub from: String,
+    /// Of the newer version.
+    #[serde(deserialize_with = "bounded::string::<_, 127>")]
+    pub to: String,
+}
+
 /// A skip with its details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip {
@@ -93,6 +106,9 @@ pub struct Skip {
     /// The version that caused it, if only one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub side: Option<Side>,
+    /// What the bytes of the two bodies are, where that is why: `text/html` that became `application/pdf`, say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sniffed: Option<SniffedTypes>,
     /// Resource usage of the child that detected it, if one ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<Box<ChildUsage>>,
@@ -101,7 +117,7 @@ pub struct Skip {
 impl Skip {
     /// A skip with a reason and a sentence, scrubbed of secrets, all other fields empty.
     pub fn new(reason: SkipReason, detail: impl AsRef<str>) -> Self {
-        Self { reason, detail: scrub(detail.as_ref()), side: None, measured: None }
+        Self { reason, detail: scrub(detail.as_ref()), side: None, sniffed: None, measured: None }
     }
 
     /// Sets the version that caused it.

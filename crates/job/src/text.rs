@@ -45,11 +45,6 @@ pub fn host_filter(host: &str) -> Option<String> {
     (!host.contains(',')).then(|| shell_word(&format!("host:{host}")))
 }
 
-/// A media type without its parameters, in lower case.
-pub fn essence(media_type: &str) -> String {
-    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 /// SHA-256 in lower-case hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

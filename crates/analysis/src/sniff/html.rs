@@ -6,11 +6,12 @@
 
 use std::borrow::Cow;
 
-use encoding_rs::{UTF_16BE, UTF_16LE};
+use encoding_rs::Encoding;
 use memchr::memmem::find;
 use serde::de::IgnoredAny;
 
 use super::{ContentFamily, HEAD_BYTES, Sniffed};
+use crate::utf16;
 
 /// Elements that make a document HTML if they are its first tag.
 const ELEMENTS: &str = "\
@@ -25,14 +26,11 @@ const ELEMENTS: &str = "\
 
 /// Converts the head of a body to ASCII-compatible bytes: strips a byte order
 /// mark, transcodes UTF-16 to UTF-8.
-pub(super) fn to_ascii_compatible(head: &[u8]) -> Cow<'_, [u8]> {
-    let utf16 = match head {
-        [0xEF, 0xBB, 0xBF, rest @ ..] => return Cow::Borrowed(rest),
-        [0xFF, 0xFE, ..] | [b'<', 0, _, 0, ..] => UTF_16LE,
-        [0xFE, 0xFF, ..] | [0, b'<', 0, ..] => UTF_16BE,
-        _ => return Cow::Borrowed(head),
-    };
-    Cow::Owned(utf16.decode_with_bom_removal(head).0.into_owned().into_bytes())
+pub(super) fn to_ascii_compatible<'h>(head: &'h [u8], declared: Option<&'static Encoding>) -> Cow<'h, [u8]> {
+    match utf16::encoding_of(head, declared) {
+        Some(utf16) => Cow::Owned(utf16.decode_with_bom_removal(head).0.into_owned().into_bytes()),
+        None => Cow::Borrowed(head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head)),
+    }
 }
 
 /// Classifies markup by its first tag; `None` if the text does not begin with markup.
@@ -101,7 +99,10 @@ pub(super) fn sniff_plain_text(text: &[u8], whole: &[u8]) -> Sniffed {
     let page = tags
         .map(|(at, _)| first_tag(&text[at..]))
         .any(|name| matches!(name.as_deref(), Some("html" | "head" | "body")));
-    if page { sniffed_html(false) } else { Sniffed::new(ContentFamily::Text, "text/plain") }
+    match page {
+        true => Sniffed { incidental: true, ..sniffed_html(false) },
+        false => Sniffed::new(ContentFamily::Text, "text/plain"),
+    }
 }
 
 /// Whether the text is a JSON object or array; a truncated one (`cut`) only has to be valid up to its end.

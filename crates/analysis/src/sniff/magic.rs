@@ -1,8 +1,8 @@
 //! Recognises content that is not text.
 //!
-//! Documents that may be plain ASCII (PDF, PostScript, RTF) are recognised by their first line. Everything
-//! else needs a binary byte, as defined by the WHATWG standard, in its first 1445 bytes; `infer` is only used
-//! to name its type.
+//! Documents that may be plain ASCII (PDF, PostScript, RTF) are recognised by their first line, a PDF also behind what a
+//! server wrote before it. Everything else needs a binary byte, as defined by the WHATWG standard, in its first 1445
+//! bytes; `infer` is only used to name its type.
 
 use memchr::memmem::find;
 
@@ -13,11 +13,14 @@ const RESOURCE_HEADER_BYTES: usize = 1445;
 /// PDF readers accept the header anywhere in the first KiB (PDF Reference 1.4, H.3.4.1).
 const PDF_HEADER_BYTES: usize = 1024;
 
+/// Media type of PDF.
+pub(super) const PDF: &str = "application/pdf";
+
 /// Media type of a document that begins with a textual signature.
 pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     let text = trim_blank(text);
     if is_pdf_header(text) {
-        Some("application/pdf")
+        Some(PDF)
     } else if text.starts_with(b"%!PS") {
         Some("application/postscript")
     } else if text.starts_with(b"{\\rtf") {
@@ -27,19 +30,55 @@ pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// What follows a PDF that a page quotes. Text in a PDF may have any tag by chance, but rarely these.
+const QUOTE_ENDS: [&[u8]; 7] = [b"</pre", b"</code", b"</textarea", b"</div", b"</p>", b"</body", b"</html"];
+
+/// Whether a PDF follows markup, such as a notice of the script that sent it. A page that quotes a PDF goes on with
+/// markup behind it, and is text.
+pub(super) fn is_pdf_behind_markup(text: &[u8], body: &[u8]) -> bool {
+    let Some(pdf) = hidden_pdf(text) else { return false };
+    let is_text = match std::str::from_utf8(pdf) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    } && !pdf.iter().any(|&b| is_binary_byte(b));
+    let is_quoted = || {
+        let quoted = find(body, b"%PDF-").map_or(body, |at| &body[at..]);
+        QUOTE_ENDS.iter().any(|end| find(quoted, end).is_some())
+    };
+    find(pdf, b" obj").is_some() && !(is_text && is_quoted())
+}
+
+/// The PDF that begins at a line within the first KiB.
+fn hidden_pdf(text: &[u8]) -> Option<&[u8]> {
+    let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
+    let mut lines = memchr::memchr2_iter(b'\n', b'\r', hidden).map(|at| &text[at + 1..]);
+    lines.find(|line| is_pdf_header(line))
+}
+
 /// Media type of a body that has a binary byte in its head, or a PDF header after some junk lines.
 pub(super) fn binary_type(head: &[u8], text: &[u8]) -> Option<&'static str> {
-    let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
-    let mut lines = memchr::memchr2_iter(b'\n', b'\r', hidden);
-    if lines.any(|at| is_pdf_header(&text[at + 1..])) {
-        return Some("application/pdf");
+    if hidden_pdf(text).is_some() {
+        return Some(PDF);
     }
     let window = &text[..text.len().min(RESOURCE_HEADER_BYTES)];
     if !window.iter().any(|&b| is_binary_byte(b)) {
         return None;
     }
     let named = infer::get(head).map(|kind| kind.mime_type()).filter(|name| !name.starts_with("text/"));
+    if named.is_none() && is_padded_text(window) {
+        return None;
+    }
     Some(named.unwrap_or("application/octet-stream"))
+}
+
+/// Whether all binary bytes are runs of two or more NULs: padding, which browsers drop.
+fn is_padded_text(window: &[u8]) -> bool {
+    let mut runs = window.chunk_by(|a, b| (*a == 0) == (*b == 0));
+    let is_text_or_padding = |run: &[u8]| match run {
+        [0, 0, ..] => true,
+        text => !text.iter().any(|&b| is_binary_byte(b)),
+    };
+    window.iter().any(|b| *b != 0) && runs.all(is_text_or_padding)
 }
 
 /// Recognises `%PDF-1.4` up to the end of its line. Prose may begin like that too; then

@@ -156,6 +156,7 @@ mod tests {
             declared: None,
             sniffed: None,
             encoding: None,
+            notes: Vec::new(),
         }
     }
 
