@@ -26,8 +26,8 @@ pub(super) enum GiveUpReason {
     /// The text exceeds the limit derived from the page size: the parser repeats
     /// elements and their attributes.
     Text,
-    /// The deadline has passed.
-    Time,
+    /// Building the tree takes more steps than allowed.
+    Work,
 }
 
 /// Index of a node in its [`Arena`].
@@ -61,8 +61,8 @@ pub(super) struct Arena {
     title: NodeId,
     /// First reason to give up on the page, if any.
     pub(super) give_up_reason: Option<GiveUpReason>,
-    /// Number of steps since the last check of the deadline.
-    pub(super) work: u32,
+    /// Number of steps up the tree so far.
+    pub(super) work: u64,
 }
 
 impl Arena {
@@ -195,7 +195,7 @@ impl Arena {
             depth += 1;
             ancestor = self.nodes[ancestor as usize].parent;
         }
-        self.work = self.work.saturating_add(depth);
+        self.work += u64::from(depth);
         if depth > MAX_DEPTH {
             self.give_up(GiveUpReason::Depth);
         }

@@ -149,8 +149,7 @@ pub fn analyse(
     if let (Some(old_markup), Some(new_markup)) = (from.markup, to.markup) {
         phase("text");
         let pages = [(&*old.text, old_markup), (&*new.text, new_markup)];
-        let PairContent { pages: [old, new], simplified, not_well_formed } =
-            text::read_pair(pages, search_deadline);
+        let PairContent { pages: [old, new], simplified, not_well_formed } = text::read_pair(pages);
         for (reading, not_well_formed) in readings.iter_mut().zip(not_well_formed) {
             reading.notes.extend(not_well_formed.then_some(BodyNote::NotWellFormed));
         }
