@@ -161,17 +161,13 @@ fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<
         Some(_) => Cow::Owned(without_nul_runs(&text)),
         None => text,
     };
-    let (mut chars, mut controls, mut replaced, mut nuls) = (0_usize, 0_usize, 0_usize, 0_usize);
-    for c in text.chars() {
-        chars += 1;
-        match c {
-            '\u{FFFD}' => replaced += 1,
-            '\0' => nuls += 1,
-            '\t' | '\n' | '\u{c}' | '\r' | '\u{1b}' => {}
-            _ if c.is_control() => controls += 1,
-            _ => {}
-        }
-    }
+    let bytes = text.as_bytes();
+    let (chars, nuls) = (text.chars().count(), memchr::memchr_iter(0, bytes).count());
+    let is_ascii_control = |b: &&u8| matches!(b, 0x01..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F | 0x7F);
+    // U+0080 to U+009F begin with this byte.
+    let others = memchr::memchr_iter(0xC2, bytes).filter(|at| matches!(bytes.get(at + 1), Some(0x80..=0x9F)));
+    let controls = bytes.iter().filter(is_ascii_control).count() + others.count();
+    let replaced = memmem::find_iter(bytes, "\u{FFFD}").count();
     for (count, bound, what) in [
         (controls + nuls, MAX_CONTROL_PERCENT, "control characters"),
         (replaced + nuls, MAX_REPLACED_PERCENT, "undecodable"),
