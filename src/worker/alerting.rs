@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::Shared;
 use super::alert_words;
-use crate::queue::AlertClaim;
+use crate::queue::{AlertClaim, AlertOutcome};
 use crate::telemetry::sentry::{Alerts, Delivery};
 
 /// How long a claim lasts: a request to Sentry takes 5 s at most.
@@ -83,7 +83,11 @@ impl Shared {
         let delivery = alerts.deliver(alert_words::of(&alert, queue)).await;
         let retry_after = retry_after(delivery, alerts);
         // Repeated by the worker that claims it next, where this fails: Sentry takes one event of an id.
-        let settled = queue.settle_alert(alert.event, delivery == Delivery::Accepted, retry_after).await;
+        let outcome = match delivery {
+            Delivery::Accepted => AlertOutcome::Accepted,
+            Delivery::Failed { .. } => AlertOutcome::Failed(retry_after),
+        };
+        let settled = queue.settle_alert(alert.event, outcome).await;
         if let Err(e) = settled {
             warn!(error = %e, event = %alert.event, "Redis was not told that an alert was sent: it may be sent again");
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{JobId, LimitsRequest};
 use wm_analyzer::queue::{
-    Actor, AuditEntry, DiscardTo, JobState, OperationId, ReleaseKind, ReplayOptions, ReplayUndone, Replayed,
-    Selected, Selection, StoredJob,
+    Actor, AuditEntry, DiscardTo, Error, JobState, OperationId, ReleaseKind, ReplayOptions, ReplayUndone,
+    Replayed, Selected, Selection, StoredJob,
 };
 use wm_testbed::roles::Roles;
 use wm_testbed::wait::until;
@@ -276,24 +276,101 @@ async fn a_history_that_is_too_long_loses_its_oldest_entries_and_says_how_many()
     assert!(stored.log_cut > 0);
 }
 
+/// An operation on a job that does not exist, which is come to at once where `to_its_end`.
+async fn small_operation(queue: &Roles, to_its_end: bool) -> Result<OperationId, Error> {
+    let (operation, id) = (OperationId::fresh("cancel"), JobId::generate());
+    let selected = [Selected { id: id.clone(), died_ms: 0 }];
+    queue.operator.begin_operation(&operation, &entry("cancel"), "", &selected).await?;
+    if to_its_end {
+        assert!(!queue.operator.cancel(&id, Actor { by: "ana", operation: Some(&operation) }).await?);
+    }
+    Ok(operation)
+}
+
 #[tokio::test]
-async fn the_oldest_operations_forget_their_jobs_first() {
+async fn the_oldest_operations_that_are_through_forget_their_jobs_first() {
     let world = World::new().await;
     let queue = world.queue().await;
+    for _ in 0..2 {
+        buried(&queue, FailureKind::Gone, "a.test").await;
+    }
+    let (running, letters) = begun(&queue).await;
+    assert_eq!(replayed(&queue, &letters[0], &running).await, Replayed::Replayed);
     let mut operations = Vec::new();
-    for n in 0..102 {
-        let operation = OperationId::fresh("cancel");
-        let selected = [Selected { id: JobId::parse(&format!("job-{n}")).unwrap(), died_ms: 0 }];
-        queue.operator.begin_operation(&operation, &entry("cancel"), "", &selected).await.unwrap();
+    for _ in 0..102 {
+        operations.push(small_operation(&queue, true).await.unwrap());
         let now = world.now_ms().await;
         until("the clock has gone on", async || world.now_ms().await > now).await;
-        operations.push(operation);
     }
     assert_eq!(queue.operation(&operations[0]).await.unwrap(), None);
     assert!(queue.operation(&operations[101]).await.unwrap().is_some());
     let kept: u64 = world.ask("ZCARD", &[&key("operations")]).await;
     assert!(kept <= 100, "{kept}");
-    assert_eq!(queue.audit_rows(1000).await.unwrap().1, 102, "the audit has them all");
+    assert_eq!(queue.audit_rows(1000).await.unwrap().1, 103, "the audit has them all");
+    let left = queue.operation(&running).await.unwrap().expect("it is not through").left();
+    assert_eq!(left, [Selected::of(&letters[1])], "and is gone on with");
+}
+
+#[tokio::test]
+async fn an_operation_for_which_others_would_have_to_break_off_is_refused_and_told_the_way_out() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let oldest = small_operation(&queue, false).await.unwrap();
+    let now = world.now_ms().await;
+    until("the clock has gone on", async || world.now_ms().await > now).await;
+    for _ in 0..99 {
+        small_operation(&queue, false).await.unwrap();
+    }
+    let refused = small_operation(&queue, false).await.unwrap_err();
+    assert!(matches!(&refused, Error::TooManyOperations { jobs: 100, .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&format!("wm-analyzer audit show {oldest}")), "{refused}");
+    assert_eq!(queue.audit_rows(1000).await.unwrap().1, 100, "nothing was begun");
+
+    let _: u64 = world.ask("ZADD", &[&key("operations"), "XX", "1", oldest.as_str()]).await;
+    let many = small_operation(&queue, false).await.unwrap();
+    assert_eq!(queue.operation(&oldest).await.unwrap(), None, "after half a day it gives way");
+
+    let most = [(key(&format!("operation:{many}")), "jobs", "200000")];
+    for (operation, field, jobs) in &most {
+        let _: u64 = world.ask("HSET", &[operation, *field, *jobs]).await;
+    }
+    let others: Vec<String> = world.ask("ZRANGE", &[&key("operations"), "0", "-2"]).await;
+    let _: u64 = world.ask("ZREM", &[&[key("operations")], &others[..]].concat()).await;
+    let refused = small_operation(&queue, false).await.unwrap_err();
+    assert!(matches!(&refused, Error::TooManyOperations { jobs: 200_000, .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_operations_take_up_is_what_they_take_up_now() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let bytes = async || queue.status().await.unwrap().memory.history_bytes;
+    let before = bytes().await;
+    let selected: Vec<_> = (0..3_000).map(|_| Selected { id: JobId::generate(), died_ms: 1 }).collect();
+    let operation = OperationId::fresh("replay");
+    queue.operator.begin_operation(&operation, &entry("replay"), "", &selected).await.unwrap();
+    assert!(bytes().await > before + 100_000);
+    let _: u64 = world.ask("PEXPIRE", &[&key(&format!("operation_jobs:{operation}")), "1"]).await;
+    until("its jobs are forgotten", async || bytes().await < before + 10_000).await;
+}
+
+#[tokio::test]
+async fn a_selection_and_a_reason_are_stored_without_the_secrets_in_them() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let said = "text:https://ana:geheim@a.test/p?token=geheim";
+    let entry = AuditEntry { selection: said.to_owned(), why: said.to_owned(), ..entry("cancel") };
+    let selected = [Selected { id: JobId::generate(), died_ms: 0 }];
+    let operation = OperationId::fresh("cancel");
+    queue.operator.begin_operation(&operation, &entry, "", &selected).await.unwrap();
+    queue.operator.audit(&entry).await.unwrap();
+    let mut stored = queue.audit_rows(10).await.unwrap().0;
+    stored.push(queue.operation(&operation).await.unwrap().unwrap().entry);
+    assert_eq!(stored.len(), 3);
+    for AuditEntry { selection, why, .. } in stored {
+        assert!(!selection.contains("geheim") && selection.contains("a.test/p"), "{selection}");
+        assert_eq!(why, selection);
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod host_queue;
 mod hosts;
 mod inbox;
 mod invariants;
+mod listing;
 mod memory;
 mod model;
 mod operations;

@@ -6,9 +6,10 @@ use wm_analyzer::job::Job;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::verdict::{PostponeReason, Verdict};
 use wm_analyzer::queue::{
-    Actor, Admission, AlertClaim, AuditEntry, DiscardTo, ExportPage, HostName, HostResumed, ImportOutcome,
-    Imported, Looked, OperationId, OutageReport, PauseName, ReleaseKind, ReplayOptions, ReplayUndone,
-    Replayed, Resumed, Selected, Selection, Setting, Settled, StartPermit, StoredJob, Upkeep, WorkerRequest,
+    Actor, Admission, AlertClaim, AlertOutcome, AuditEntry, DiscardTo, ExportPage, HostName, HostResumed,
+    ImportOutcome, Imported, Looked, OperationId, OutageReport, PauseName, ReleaseKind, ReplayOptions,
+    ReplayUndone, Replayed, Resumed, Selected, Selection, Setting, Settled, StartPermit, StoredJob, Upkeep,
+    WorkerRequest,
 };
 use wm_testbed::roles::Roles;
 
@@ -67,7 +68,7 @@ pub async fn all_that_a_worker_does(world: &World, queue: &Roles) {
     let mut alerts = 0;
     until("two groups, an outage, its end and a loss are reported", async || {
         if let Some(alert) = queue.worker.claim_alert(&worker("w"), claim).await.unwrap().alert {
-            queue.worker.settle_alert(alert.event, true, Duration::ZERO).await.unwrap();
+            queue.worker.settle_alert(alert.event, AlertOutcome::Accepted).await.unwrap();
             alerts += 1;
         }
         alerts == 5

@@ -6,7 +6,9 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId};
-use wm_analyzer::queue::{Actor, Admission, CLAIM_MOST, Claim, Orphans, Selection, Settled, StartPermit};
+use wm_analyzer::queue::{
+    Actor, Admission, CLAIM_MOST, Claim, DiscardTo, Orphans, Selected, Selection, Settled, StartPermit,
+};
 use wm_testbed::roles::Roles;
 
 use crate::start::{in_line, inside};
@@ -297,4 +299,38 @@ async fn with_nothing_wrong_no_key_is_ever_searched() {
     let _: u64 = world.ask("DEL", key("ready")).await;
     mend(&queue).await;
     assert!(scans(&world).await, "it is seen where it happens");
+}
+
+#[tokio::test]
+async fn letters_whose_trash_was_deleted_by_hand_are_found_counted_and_deleted_in_their_time() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    let _ = queue.worker.upkeep().await.unwrap();
+    for _ in 0..3 {
+        enqueued(&queue).await;
+        let held = claimed(&queue, "w").await;
+        assert_eq!(
+            queue.worker.settle(held, death(FailureKind::Gone, "a.test")).await.unwrap(),
+            Settled::Settled
+        );
+    }
+    let letters = queue.operator.dead(&Selection::default(), 10).await.unwrap();
+    let selected: Vec<_> = letters[..2].iter().map(Selected::of).collect();
+    let discards = queue.operator.discard_selected(&selected, DiscardTo::Trash, Actor::default()).await;
+    assert_eq!(discards.discarded, 2);
+    let _: u64 = world.ask("DEL", key("trash")).await;
+    assert_eq!(queue.orphans().await.unwrap(), 2);
+    assert_eq!(mend(&queue).await.refiled, 2);
+    let states = world.check_invariants().await;
+    assert_eq!(states.values().filter(|state| *state == "trash").count(), 2);
+
+    let now = world.now_ms().await.to_string();
+    let _: u64 = world.ask("ZADD", &[&key("trash"), &now, "ghost"]).await;
+    assert_eq!(mend(&queue).await.removed, 1);
+    world.check_invariants().await;
+    for letter in &selected {
+        let _: u64 = world.ask("ZADD", &[&key("trash"), "XX", "1", letter.id.as_str()]).await;
+    }
+    let _ = queue.worker.upkeep().await.unwrap();
+    assert_eq!(world.check_invariants().await.len(), 1, "their day is over");
 }

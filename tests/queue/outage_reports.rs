@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::queue::{
-    AlertClaim, AlertState, AlertSubject, Config, LetterGroup, OutageReport, SharedAlert, Storm,
+    AlertClaim, AlertOutcome, AlertState, AlertSubject, Config, LetterGroup, OutageReport, SharedAlert, Storm,
 };
 use wm_testbed::roles::Roles;
 
@@ -28,7 +28,7 @@ async fn claim(queue: &Roles, name: &str) -> Option<SharedAlert> {
 /// Claims, and settles as accepted.
 async fn reported(queue: &Roles, name: &str, claim: AlertClaim) -> Option<AlertSubject> {
     let alert = claim_with(queue, name, claim).await?;
-    queue.worker.settle_alert(alert.event, true, Duration::ZERO).await.unwrap();
+    queue.worker.settle_alert(alert.event, AlertOutcome::Accepted).await.unwrap();
     Some(alert.subject)
 }
 
@@ -165,7 +165,7 @@ async fn letters_of_a_group_are_claimed_once_in_a_window_with_their_counts_hosts
     buries(&queue, FailureKind::Refused, "b.test", 1).await;
     let claimed = claim(&queue, "a").await.unwrap();
     assert_eq!(claim(&queue, "b").await, None, "one reports at a time");
-    queue.worker.settle_alert(claimed.event, true, Duration::ZERO).await.unwrap();
+    queue.worker.settle_alert(claimed.event, AlertOutcome::Accepted).await.unwrap();
     let groups = [letters(claimed.subject), letters(reported(&queue, "b", claims(WINDOW)).await.unwrap())];
     let gone = groups.iter().find(|group| group.kind == "gone").unwrap();
     assert_eq!((gone.stage.as_str(), gone.counts.count), ("fetch", 4));
@@ -198,8 +198,8 @@ async fn what_a_dead_worker_has_claimed_is_claimed_by_another_as_the_same_event(
     })
     .await;
     assert_eq!(taken.unwrap(), dies, "nothing is added, or Sentry would not know it again");
-    queue.worker.settle_alert(dies.event, true, Duration::ZERO).await.unwrap();
-    queue.worker.settle_alert(dies.event, true, Duration::ZERO).await.unwrap();
+    queue.worker.settle_alert(dies.event, AlertOutcome::Accepted).await.unwrap();
+    queue.worker.settle_alert(dies.event, AlertOutcome::Accepted).await.unwrap();
     let found = queue.worker.claim_alert(&worker("lives"), claims(WINDOW)).await.unwrap();
     assert_eq!((found.pending, found.alert), (1, None), "settled once");
 }
@@ -210,7 +210,7 @@ async fn what_sentry_refused_is_claimed_again_after_a_while_by_anybody() {
     let queue = world.queue().await;
     buries(&queue, FailureKind::Gone, "a.test", 1).await;
     let refused = claim(&queue, "a").await.unwrap();
-    queue.worker.settle_alert(refused.event, false, Duration::from_millis(200)).await.unwrap();
+    queue.worker.settle_alert(refused.event, AlertOutcome::Failed(Duration::from_millis(200))).await.unwrap();
     assert_eq!(claim(&queue, "b").await, None);
     until("it may be tried again", async || claim(&queue, "b").await.as_ref() == Some(&refused)).await;
 }
@@ -264,4 +264,80 @@ async fn a_full_redis_lets_workers_agree() {
         subjects.push(subject);
     }
     assert_eq!(subjects.len(), 2, "{subjects:?}");
+}
+
+#[tokio::test]
+async fn letters_of_a_group_that_nobody_reported_for_a_week_are_pending_no_more() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    buries(&queue, FailureKind::Gone, "a.test", 2).await;
+    buries(&queue, FailureKind::Refused, "a.test", 1).await;
+    let hour = AlertClaim { lease: Duration::from_secs(3600), ..claims(WINDOW) };
+    let held = claim_with(&queue, "a", hour).await.unwrap();
+    let pending = async || queue.worker.claim_alert(&worker("b"), hour).await.unwrap().pending;
+    assert_eq!(pending().await, 3, "claimed, and in a group");
+    for group in ["gone:fetch", "refused:fetch"] {
+        let _: u64 = world.ask("PEXPIRE", &[&key(&format!("alerts:group:letter:{group}")), "1"]).await;
+    }
+    let claimed = if letters(held.subject.clone()).kind == "gone" { 2 } else { 1 };
+    until("the other group has expired", async || pending().await == claimed).await;
+    queue.worker.settle_alert(held.event, AlertOutcome::Accepted).await.unwrap();
+    assert_eq!(pending().await, 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_has_gone_back_delays_no_alert_for_longer_than_a_window() {
+    let world = World::new().await;
+    let config = Config { lease: Duration::from_millis(300), ..world.config.clone() };
+    let queue = Roles::connect(&config).await.unwrap();
+    let window = claims(Duration::from_millis(200));
+    let day_ahead = (world.now_ms().await + 86_400_000).to_string();
+    buries(&queue, FailureKind::Gone, "a.test", 1).await;
+    // As the times stand once the clock has gone back by a day.
+    let _: u64 = world.ask("ZADD", &[&key("alerts:due"), "XX", &day_ahead, "letter:gone:fetch"]).await;
+    let mut claimed = None;
+    until("it is claimed", async || {
+        claimed = claim_with(&queue, "dies", window).await;
+        claimed.is_some()
+    })
+    .await;
+    for field in ["until_ms", "set_ms"] {
+        let _: u64 = world.ask("HSET", &[&key("alerts:claimed"), field, &day_ahead]).await;
+    }
+    let again = claim_with(&queue, "lives", window).await;
+    assert_eq!(again, claimed, "a claim of the time before holds nobody back");
+    queue.worker.settle_alert(again.unwrap().event, AlertOutcome::Accepted).await.unwrap();
+    let reported_key = key("alerts:reported:letter:gone:fetch");
+    let _: () = world.ask("SET", &[&reported_key, "200", "PX", "86400000"]).await;
+    buries(&queue, FailureKind::Gone, "a.test", 1).await;
+    until("the next one comes after a window", async || reported(&queue, "a", window).await.is_some()).await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_refused_is_counted_whoever_sends_it_and_given_up_lets_the_next_one_through() {
+    let world = World::new().await;
+    let queue = world.queue().await;
+    buries(&queue, FailureKind::Gone, "a.test", 2).await;
+    buries(&queue, FailureKind::Refused, "a.test", 1).await;
+    let first = claim(&queue, "a").await.unwrap();
+    let settle = async |outcome| queue.worker.settle_alert(first.event, outcome).await.unwrap();
+    for (name, outcome, refusals) in [
+        ("b", AlertOutcome::Refused(Duration::ZERO), 1),
+        ("c", AlertOutcome::Failed(Duration::ZERO), 1),
+        ("d", AlertOutcome::Refused(Duration::ZERO), 2),
+        ("e", AlertOutcome::Rejected(Duration::ZERO, 403), 0),
+    ] {
+        settle(outcome).await;
+        let again = claim(&queue, name).await.unwrap();
+        assert_eq!((again.event, again.refusals), (first.event, refusals), "{outcome:?}");
+    }
+    let rejected = async || queue.status().await.unwrap().alerts_rejected;
+    assert_eq!(rejected().await.unwrap().status, 403);
+    settle(AlertOutcome::GivenUp).await;
+    let next = claim(&queue, "a").await.unwrap();
+    assert_ne!(next.event, first.event);
+    assert!(rejected().await.is_some(), "nothing was accepted yet");
+    queue.worker.settle_alert(next.event, AlertOutcome::Accepted).await.unwrap();
+    assert_eq!(rejected().await, None);
+    assert_eq!(queue.worker.claim_alert(&worker("a"), claims(WINDOW)).await.unwrap().pending, 0);
 }

@@ -35,6 +35,24 @@ pub enum Error {
     /// Redis may evict keys, and so lose jobs; holds its `maxmemory-policy`.
     #[error("Redis has maxmemory-policy {0}, which loses jobs: set it to noeviction")]
     Evicts(String),
+    /// An operation would make those forget their jobs that have not come to all of them; nothing was done.
+    #[error(
+        "no room for another operation: those that have not come to all of their jobs have {jobs} (at most {jobs_max}, in \
+         {operations_max} operations). Nothing changed. Go on with the oldest: {command}; or select fewer jobs; what is \
+         older than {hours} h gives way by itself"
+    )]
+    TooManyOperations {
+        /// Jobs of those that are not through.
+        jobs: u64,
+        /// Most jobs of all operations together.
+        jobs_max: usize,
+        /// Most operations.
+        operations_max: u64,
+        /// What to type to go on with the oldest of them.
+        command: String,
+        /// Age in hours from which they give way.
+        hours: u64,
+    },
     /// The queue's address, name or certificates are invalid.
     #[error("{0}")]
     Config(String),
@@ -56,6 +74,7 @@ impl Error {
             Self::Refused(_)
             | Self::NewerSchema { .. }
             | Self::Evicts(_)
+            | Self::TooManyOperations { .. }
             | Self::Config(_)
             | Self::Reply { .. } => false,
         }

@@ -37,8 +37,8 @@ pub use self::config::{Config, DEFAULT_NAME, QueueName, ReportsWhenFull};
 pub use self::error::Error;
 pub use self::evidence::{Buried, RawPayload};
 pub use self::fleet::alerts::{
-    AlertClaim, AlertState, AlertSubject, ClaimedAlert, LetterCounts, LetterGroup, SharedAlert, SharedOutage,
-    Storm,
+    AlertClaim, AlertOutcome, AlertState, AlertSubject, AlertsRejected, ClaimedAlert, LetterCounts,
+    LetterGroup, SharedAlert, SharedOutage, Storm,
 };
 pub use self::fleet::outage_reports::OutageReport;
 pub use self::fleet::presence::{Heap, Heartbeat, Presence, RunningJob, WorkerRequest};

@@ -4,11 +4,12 @@ use std::io;
 
 use super::bulk::{ActionName, Frozen, SCHEMA_VERSION, Steps, freeze, print_plan, stop_before, stored};
 use super::copies::CopyOutput;
+use super::undo::not_kept;
 use super::{BulkOptions, Filter, audit_entry, usage_error};
 use crate::job::JobId;
 use crate::ops::Exit;
 use crate::ops::render;
-use crate::queue::{Actor, DiscardTo, Error, JobOutcome, OperationId, OperatorHandle, Selected};
+use crate::queue::{Actor, DiscardTo, Error, JobOutcome, Operation, OperationId, OperatorHandle, Selected};
 use serde::Serialize;
 
 /// Share of `maxmemory` above which a letter that is discarded is deleted: the trash would make no room.
@@ -226,8 +227,8 @@ pub(super) async fn restore_all(
     bulk: &BulkOptions,
     json: bool,
 ) -> Result<Exit, Error> {
-    let Some(operation) = queue.operation(id).await? else {
-        render::error(format!("no operation {id}: {} lists them", queue.command("audit ls")));
+    let Some(operation) = queue.operation(id).await?.filter(Operation::keeps_jobs) else {
+        render::error(not_kept(queue, id));
         return Ok(Exit::NothingMatched);
     };
     let discarded = |(id, outcome): (&String, &JobOutcome)| {

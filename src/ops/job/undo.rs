@@ -15,16 +15,27 @@ const REPLAY: &str = "replay";
 /// The operation, where it is a replay; says so where it is not.
 pub(super) async fn replay_of(queue: &OperatorHandle, id: &OperationId) -> Result<Option<Operation>, Error> {
     match queue.operation(id).await? {
+        Some(operation) if !operation.keeps_jobs() => {
+            render::error(format!(
+                "{id}: its jobs are not kept any more (the newest operations keep theirs)"
+            ));
+            Ok(None)
+        }
         Some(operation) if operation.entry.what == REPLAY => Ok(Some(operation)),
         Some(operation) => {
             render::error(format!("{id} is no replay but a {}", sanitize(&operation.entry.what, 40)));
             Ok(None)
         }
         None => {
-            render::error(format!("no operation {id}: {} lists them", queue.command("audit ls")));
+            render::error(not_kept(queue, id));
             Ok(None)
         }
     }
+}
+
+/// What is said of an operation that the queue does not know.
+pub(super) fn not_kept(queue: &OperatorHandle, id: &OperationId) -> String {
+    format!("no operation {id}, or its jobs are not kept any more: {} lists them", queue.command("audit ls"))
 }
 
 /// Puts what a replay put back, and what still waits, among the dead letters again.

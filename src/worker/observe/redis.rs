@@ -33,6 +33,7 @@ impl Observer {
             queue::Error::Unavailable(_)
             | queue::Error::NewerSchema { .. }
             | queue::Error::Evicts(_)
+            | queue::Error::TooManyOperations { .. }
             | queue::Error::Config(_) => {}
         }
         self.metrics.redis_up(false);

@@ -12,12 +12,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use wm_job::duration::millis;
 use wm_job::verdict::DeadLetterReason;
 
+use crate::Queue;
 use crate::error::Error;
 use crate::ids::WorkerId;
+use crate::inspect::parts::{Reads, UnreadableKey};
 use crate::redis::scripts;
 use crate::role::WorkerHandle;
 
@@ -46,6 +49,8 @@ pub struct ClaimedAlert {
 pub struct SharedAlert {
     /// Id of the event; the same for every worker that reports it.
     pub event: Uuid,
+    /// How often it was refused, by whichever worker sent it.
+    pub refusals: u32,
     /// What it is about.
     pub subject: AlertSubject,
 }
@@ -132,6 +137,47 @@ pub enum AlertState {
     Over,
 }
 
+/// How the delivery of a claimed event ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertOutcome {
+    /// It was accepted.
+    Accepted,
+    /// It is refused however it is sent: nobody tries again.
+    GivenUp,
+    /// The other end is away or busy: anybody tries again after this time.
+    Failed(Duration),
+    /// This event was refused: anybody tries again after this time, and it is counted.
+    Refused(Duration),
+    /// All that is sent is refused, with this HTTP status: anybody tries again after this time.
+    Rejected(Duration, u16),
+}
+
+/// Since when, and with which HTTP status, everything that is reported is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlertsRejected {
+    /// When a worker noticed it first, in milliseconds since 1970 by the clock of Redis.
+    pub since_ms: u64,
+    /// The status.
+    pub status: u16,
+}
+
+impl Queue {
+    /// Whether everything that is reported is refused.
+    pub(crate) async fn alerts_rejected(
+        &self,
+        unreadable: &mut Vec<UnreadableKey>,
+    ) -> Result<Option<AlertsRejected>, Error> {
+        let mut reads = Reads::default();
+        reads.add(&["HMGET"], &self.inner.keys.alerts(), &["rejected_ms", "rejected_status"]);
+        let mut replies = self.read(reads).await?;
+        let fields: Vec<Option<u64>> = replies.next();
+        unreadable.append(&mut replies.unreadable);
+        let mut fields = fields.into_iter().flatten();
+        let (since_ms, status) = (fields.next(), fields.next().and_then(|status| u16::try_from(status).ok()));
+        Ok(since_ms.zip(status).map(|(since_ms, status)| AlertsRejected { since_ms, status }))
+    }
+}
+
 impl WorkerHandle {
     /// Claims what is to be reported now.
     ///
@@ -164,19 +210,21 @@ impl WorkerHandle {
         Ok(ClaimedAlert { pending, alert })
     }
 
-    /// Removes a claimed event that was accepted; otherwise lets any worker claim it again after `retry_after`.
+    /// Removes a claimed event that was accepted or given up; otherwise lets any worker claim it again later.
     ///
     /// # Errors
     /// Those of Redis; the event is then claimed again when its lease has ended.
-    pub async fn settle_alert(
-        &self,
-        event: Uuid,
-        accepted: bool,
-        retry_after: Duration,
-    ) -> Result<(), Error> {
+    pub async fn settle_alert(&self, event: Uuid, outcome: AlertOutcome) -> Result<(), Error> {
+        let (label, retry_after, status) = match outcome {
+            AlertOutcome::Accepted => ("accepted", Duration::ZERO, String::new()),
+            AlertOutcome::GivenUp => ("given_up", Duration::ZERO, String::new()),
+            AlertOutcome::Failed(after) => ("failed", after, String::new()),
+            AlertOutcome::Refused(after) => ("refused", after, String::new()),
+            AlertOutcome::Rejected(after, status) => ("rejected", after, status.to_string()),
+        };
         let keys = &self.inner.keys;
         let call = self.call(&scripts::SETTLE_ALERT).key(keys.alerts()).key(keys.alerts_claimed());
-        let call = call.arg(event.to_string()).arg(u8::from(accepted)).arg(millis(retry_after));
+        let call = call.arg(event.to_string()).arg(label).arg(millis(retry_after)).arg(status);
         call.reply().await.map(drop)
     }
 }
@@ -256,6 +304,7 @@ impl AlertFields {
             _ => return Err(what),
         };
         let event = self.text("event").parse().map_err(|_| self.text("event"))?;
-        Ok(SharedAlert { event, subject })
+        let refusals = u32::try_from(self.number("refusals")).unwrap_or(u32::MAX);
+        Ok(SharedAlert { event, refusals, subject })
     }
 }

@@ -2,6 +2,7 @@
 
 use redis::streams::StreamRangeReply;
 use serde::Serialize;
+use wm_job::redact::scrub;
 
 use crate::Queue;
 use crate::error::Error;
@@ -52,6 +53,13 @@ impl AuditEntry {
             operation,
         }
     }
+
+    /// The reason and the selection as they are stored: without secrets, because a person pastes addresses into both,
+    /// and every operator reads them.
+    pub(crate) fn stored_texts(&self) -> [String; 2] {
+        [(&self.why, REASON_MAX_CHARS), (&self.selection, SELECTION_MAX_CHARS)]
+            .map(|(text, most)| scrub(text).chars().take(most).collect())
+    }
 }
 
 impl OperatorHandle {
@@ -76,9 +84,8 @@ impl ProducerHandle {
 
 impl Queue {
     async fn record_act(&self, entry: &AuditEntry) -> Result<(), Error> {
-        let AuditEntry { at_ms: _, what, by, selection, count, why, operation } = entry;
-        let [why, selection] = [(why, REASON_MAX_CHARS), (selection, SELECTION_MAX_CHARS)]
-            .map(|(text, most)| text.chars().take(most).collect::<String>());
+        let AuditEntry { at_ms: _, what, by, selection: _, count, why: _, operation } = entry;
+        let [why, selection] = entry.stored_texts();
         let call = self.call(&scripts::AUDIT).key(self.inner.keys.audit()).arg(&[what, by, &why, &selection]);
         let operation = operation.as_ref().map_or("", OperationId::as_str);
         let count = count.map_or_else(String::new, |count| count.to_string());

@@ -13,6 +13,7 @@ use wm_job::{Job, JobId, VersionRef};
 
 use crate::error::Error;
 use crate::evidence::RawPayload;
+use crate::inspect::index_pages::{Direction, IndexPages, ReadIds};
 use crate::inspect::selection::{JobState, Selection};
 use crate::redis::keys::Keys;
 use crate::role::OperatorHandle;
@@ -95,7 +96,7 @@ pub struct StoredJob {
     pub enqueued_ms: u64,
     /// When it was claimed last; 0 where it never was.
     pub claimed_ms: u64,
-    /// When it is due, while it is scheduled.
+    /// When it is due, while it is scheduled; `None` where it waits for its host, which has a time of its own.
     pub due_ms: Option<u64>,
     /// The worker that had it last.
     pub worker: Option<String>,
@@ -182,7 +183,10 @@ fn host_of(version: &Version) -> Option<String> {
     version.body_url.host_str().map(str::to_owned)
 }
 
-/// Selected jobs, a page at a time: dead letters newest first, the others oldest first.
+/// Selected jobs, a page at a time: dead letters newest first, the others oldest first, in their states' order.
+///
+/// A job that stays where it is while the pages are read is listed once. One that moves on meanwhile is listed once,
+/// where it was found first (see [`ReadIds`] for the bound), or not at all if it moves back or ends.
 #[derive(Debug)]
 pub struct JobPages<'q> {
     queue: &'q OperatorHandle,
@@ -191,15 +195,9 @@ pub struct JobPages<'q> {
     named: Option<Vec<JobId>>,
     /// States that have not been read to their end; the last one is next.
     states: Vec<JobState>,
-    /// Where the index of the last one is read on.
-    place: Place,
-}
-
-/// A place in an index: the score read last, and how many entries with that score were read.
-#[derive(Debug, Default)]
-struct Place {
-    score: Option<String>,
-    read: usize,
+    /// The index of the last one, once it is being read.
+    index: Option<IndexPages>,
+    seen: ReadIds,
 }
 
 impl JobPages<'_> {
@@ -227,41 +225,29 @@ impl JobPages<'_> {
 
     /// The next ids of the index of a state; moves on to the next state at its end.
     async fn next_ids(&mut self, state: JobState) -> Result<Vec<JobId>, Error> {
-        let newest_first = matches!(state, JobState::Dead | JobState::Trash);
-        let by_death = state == JobState::Dead;
-        let bound = |limit: Option<u64>, open: &str| {
-            limit.filter(|_| by_death).map_or_else(|| open.to_owned(), |ms| ms.to_string())
-        };
-        let [mut low, mut high] =
-            [bound(self.selection.since_ms, "-inf"), bound(self.selection.until_ms, "+inf")];
-        if let Some(score) = self.place.score.clone() {
-            *if newest_first { &mut high } else { &mut low } = score;
-        }
-        let (command, from, to) =
-            if newest_first { ("ZREVRANGEBYSCORE", high, low) } else { ("ZRANGEBYSCORE", low, high) };
-        let mut connection = self.queue.connection().await?;
-        let found: Vec<(String, String)> = redis::cmd(command)
-            .arg(&[index_of(&self.queue.inner.keys, state).as_str(), &from, &to, "WITHSCORES", "LIMIT"])
-            .arg(self.place.read)
-            .arg(PAGE)
-            .query_async(&mut connection)
-            .await?;
-        match found.last() {
-            None => {
-                self.states.pop();
-                self.place = Place::default();
+        let pages = self.index.get_or_insert_with(|| {
+            let index = index_of(&self.queue.inner.keys, state);
+            match state {
+                // Its index is by the time of its death.
+                JobState::Dead => IndexPages::of(index, Direction::Down)
+                    .within(self.selection.since_ms, self.selection.until_ms),
+                JobState::Trash => IndexPages::of(index, Direction::Down),
+                JobState::Ready | JobState::Scheduled | JobState::Exclusive | JobState::InFlight => {
+                    IndexPages::of(index, Direction::Up)
+                }
             }
-            Some((_, last)) => {
-                let same = found.iter().filter(|(_, score)| score == last).count();
-                let before = if self.place.score.as_ref() == Some(last) { self.place.read } else { 0 };
-                self.place = Place { score: Some(last.clone()), read: before + same };
-            }
+        });
+        let page = pages.next(self.queue, PAGE).await?;
+        if page.is_empty() {
+            self.states.pop();
+            self.index = None;
         }
-        Ok(found.iter().filter_map(|(id, _)| JobId::parse(id).ok()).collect())
+        Ok(page.into_iter().map(|(id, _)| id).filter(|id| self.seen.is_first(id)).collect())
     }
 }
 
-fn index_of(keys: &Keys, state: JobState) -> String {
+/// The index of a state.
+pub(crate) fn index_of(keys: &Keys, state: JobState) -> String {
     match state {
         JobState::Ready => keys.ready(),
         JobState::Scheduled => keys.scheduled(),
@@ -284,7 +270,14 @@ impl OperatorHandle {
         };
         states.reverse();
         let named = Some(named).filter(|named| !named.is_empty());
-        JobPages { queue: self, selection: selection.clone(), named, states, place: Place::default() }
+        JobPages {
+            queue: self,
+            selection: selection.clone(),
+            named,
+            states,
+            index: None,
+            seen: ReadIds::default(),
+        }
     }
 
     /// The first `limit` jobs that `selection` takes.
@@ -359,7 +352,8 @@ fn stored_job(id: &JobId, row: Vec<Option<Vec<u8>>>) -> Option<StoredJob> {
     let deliveries = text(field()).parse().unwrap_or(0);
     let last_failure = serde_json::from_slice(&field().unwrap_or_default()).ok();
     let waits_for_host = some(text(field()));
-    let due_ms = Some(number(field())).filter(|_| state == JobState::Scheduled);
+    let waits_for_its_time = state == JobState::Scheduled && waits_for_host.is_none();
+    let due_ms = Some(number(field())).filter(|_| waits_for_its_time);
     let operation = some(text(field()));
     let log = text(field()).lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let (log_cut, is_cancelled) = (number(field()), field().is_some());

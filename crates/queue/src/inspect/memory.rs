@@ -124,7 +124,7 @@ pub(crate) fn cap(setting: u64, max: u64, share: f64) -> u64 {
 }
 
 /// Fields of `meta` that [`take`] reads.
-const COUNTED: [&str; 13] = [
+const COUNTED: [&str; 12] = [
     "jobs_bytes",
     "reports_bytes",
     "dead_bytes",
@@ -137,7 +137,6 @@ const COUNTED: [&str; 13] = [
     "suspects_max_count",
     "trash_bytes",
     "groups_bytes",
-    "operations_bytes",
 ];
 
 /// Adds the commands that read a queue's memory.
@@ -167,7 +166,7 @@ pub(crate) fn take(replies: &mut Replies, keys: &Keys, max: u64, own: &Config) -
         trash_bytes: bytes(10),
         done_bytes: done + bytes(3),
         suspects_bytes: suspects + bytes(4),
-        history_bytes: history + bytes(11) + bytes(12),
+        history_bytes: history + bytes(11),
         done_count: bytes(5),
         done_max_count: setting(8, own.done_max_count),
         results_count: replies.next(),

@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod groups;
 pub(crate) mod host_loads;
 pub(crate) mod hosts;
+pub(crate) mod index_pages;
 pub(crate) mod jobs;
 pub(crate) mod memory;
 pub(crate) mod operations;

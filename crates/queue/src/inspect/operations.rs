@@ -14,8 +14,9 @@ use wm_job::duration::millis;
 use crate::Queue;
 use crate::error::Error;
 use crate::inspect::audit::AuditEntry;
-use crate::inspect::control::{Fields, REASON_MAX_CHARS};
+use crate::inspect::control::Fields;
 use crate::inspect::jobs::StoredJob;
+use crate::inspect::parts::{Reads, UnreadableKey};
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
 use crate::settings::AUDIT_MAX;
@@ -29,6 +30,9 @@ pub const OPERATION_JOBS_MAX: usize = 100_000;
 const JOBS_KEPT: usize = 2 * OPERATION_JOBS_MAX;
 /// Most operations that are remembered: what people did in a bad night.
 const KEPT: u64 = 100;
+/// How long an operation that has not come to all of its jobs is kept against younger ones, counted from the last job
+/// that was recorded: what broke off in the night is gone on with in the morning.
+const OPEN_LIFE: Duration = Duration::from_secs(12 * 3600);
 /// How long an operation is remembered after it has begun: as long as the results of its jobs.
 const LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Jobs recorded in one call.
@@ -145,6 +149,11 @@ impl Operation {
         counts
     }
 
+    /// False once its jobs have given way to those of younger operations.
+    pub fn keeps_jobs(&self) -> bool {
+        !self.jobs.is_empty() || self.entry.count == Some(0)
+    }
+
     /// The jobs that were not come to.
     pub fn left(&self) -> Vec<Selected> {
         let left = self.jobs.iter().filter_map(|(id, outcome)| match outcome {
@@ -159,7 +168,7 @@ impl OperatorHandle {
     /// Begins an operation on `jobs` and records it for the audit; `options` are for the command that resumes it.
     ///
     /// # Errors
-    /// Those of Redis; nothing has been acted on.
+    /// [`Error::TooManyOperations`], and those of Redis; nothing has been acted on.
     pub async fn begin_operation(
         &self,
         id: &OperationId,
@@ -167,8 +176,8 @@ impl OperatorHandle {
         options: &str,
         jobs: &[Selected],
     ) -> Result<(), Error> {
-        let AuditEntry { what, by, why, selection, .. } = entry;
-        let why: String = why.chars().take(REASON_MAX_CHARS).collect();
+        let AuditEntry { what, by, .. } = entry;
+        let [why, selection] = entry.stored_texts();
         let (keys, mut what) = (&self.inner.keys, what.as_str());
         let mut batches = jobs.chunks(RECORD_BATCH);
         let mut batch = batches.next().unwrap_or_default();
@@ -179,19 +188,24 @@ impl OperatorHandle {
                 .key(keys.operations())
                 .key(keys.operation(id.as_str()))
                 .key(keys.operation_jobs(id.as_str()))
-                .arg(&[id.as_str(), what, by, selection, &why])
+                .arg(&[id.as_str(), what, by, &selection, &why])
                 .arg(jobs.len())
                 .arg(AUDIT_MAX)
                 .arg(KEPT)
                 .arg(JOBS_KEPT)
                 .arg(millis(LIFE))
-                .arg(options);
+                .arg(options)
+                .arg(millis(OPEN_LIFE));
             for Selected { id, died_ms } in batch {
                 call = call.arg(id.as_str()).arg(format!("selected:{died_ms}"));
             }
             let mut reply = call.reply().await?;
             match reply.text()?.as_str() {
                 "begun" | "added" => {}
+                "busy" => {
+                    let (oldest, jobs) = (reply.text()?, reply.number()?);
+                    return Err(self.no_room(&oldest, jobs));
+                }
                 other => return Err(reply.unexpected(other)),
             }
             what = "";
@@ -203,7 +217,34 @@ impl OperatorHandle {
     }
 }
 
+impl OperatorHandle {
+    /// The error of an operation that has no room beside those that are not through, and how to make some.
+    fn no_room(&self, oldest: &str, jobs: u64) -> Error {
+        let what = if oldest.starts_with("replay-") { "dead replay --resume" } else { "audit show" };
+        let (command, hours) = (self.command(&format!("{what} {oldest}")), OPEN_LIFE.as_secs() / 3600);
+        Error::TooManyOperations { jobs, jobs_max: JOBS_KEPT, operations_max: KEPT, command, hours }
+    }
+}
+
 impl Queue {
+    /// Bytes of what the operations know of their jobs. Asked and not counted: each job changes it, and they expire.
+    pub(crate) async fn operations_bytes(&self, unreadable: &mut Vec<UnreadableKey>) -> Result<u64, Error> {
+        let keys = &self.inner.keys;
+        let mut reads = Reads::default();
+        reads.add(&["ZREVRANGE"], &keys.operations(), &["0", &(KEPT - 1).to_string()]);
+        let mut replies = self.read(reads).await?;
+        let ids: Vec<String> = replies.next();
+        unreadable.append(&mut replies.unreadable);
+        let mut reads = Reads::default();
+        for key in ids.iter().flat_map(|id| [keys.operation(id), keys.operation_jobs(id)]) {
+            reads.add(&["MEMORY", "USAGE"], &key, &[]);
+        }
+        let mut replies = self.read(reads).await?;
+        let bytes = ids.iter().map(|_| replies.next::<u64>() + replies.next::<u64>()).sum();
+        unreadable.append(&mut replies.unreadable);
+        Ok(bytes)
+    }
+
     /// What became of `ids` in an operation, in the same order; `None` for those that are not its own.
     ///
     /// # Errors

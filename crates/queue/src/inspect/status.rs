@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Queue;
 use crate::error::Error;
+use crate::fleet::alerts::AlertsRejected;
 use crate::inspect::ceilings::Ceilings;
 use crate::inspect::control::{Fields, Paused, pauses_of};
 use crate::inspect::host_loads::HostLoad;
@@ -87,6 +88,8 @@ pub struct Status {
     pub looker: Option<String>,
     /// What the queue's keys take up.
     pub memory: Memory,
+    /// Since when Sentry has refused all alerts.
+    pub alerts_rejected: Option<AlertsRejected>,
     /// The server; None where its `INFO` cannot be read.
     pub server: Option<Server>,
     /// Counters of the last hour: `admitted`, `done`, `skipped`, `skipped:<reason>`, `dead:<kind>`, ...
@@ -189,9 +192,11 @@ impl Queue {
             memory: Memory {
                 reports_evict: text(6).unwrap_or(&own_policy) == "evict",
                 dead_bytes: memory.dead_bytes + dead_indexes_bytes,
+                history_bytes: memory.history_bytes + self.operations_bytes(&mut unreadable).await?,
                 ..memory
             },
             server,
+            alerts_rejected: self.alerts_rejected(&mut unreadable).await?,
             unreadable,
             wrong_types: self.wrong_types().await?,
             ..Status::default()

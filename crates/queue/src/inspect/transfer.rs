@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::inspect::control::Fields;
+use crate::inspect::index_pages::{Direction, IndexPages};
+use crate::inspect::jobs::index_of;
 use crate::inspect::selection::JobState;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
@@ -125,7 +127,8 @@ pub struct ExportPages<'q> {
     queue: &'q OperatorHandle,
     states: std::slice::Iter<'static, JobState>,
     /// The index that is read; `None` is the inbox.
-    state: Option<JobState>,
+    state: Option<(JobState, IndexPages)>,
+    /// Payloads of the inbox that were read.
     offset: usize,
 }
 
@@ -222,10 +225,20 @@ impl ExportPages<'_> {
     /// Those of Redis.
     pub async fn next(&mut self) -> Result<Option<ExportPage>, Error> {
         loop {
-            let range = (self.offset, self.offset + TRANSFER_BATCH - 1);
-            let page = match self.state {
-                None => ExportPage::Inbox(self.payloads(range).await?),
-                Some(state) => ExportPage::Jobs(self.jobs(state, range).await?),
+            let page = match &mut self.state {
+                None => {
+                    let range = (self.offset, self.offset + TRANSFER_BATCH - 1);
+                    ExportPage::Inbox(self.payloads(range).await?)
+                }
+                Some((state, index)) => {
+                    let members = index.next(self.queue, TRANSFER_BATCH).await?;
+                    let (state, at_end) = (*state, members.is_empty());
+                    let jobs = self.jobs(state, members).await?;
+                    if jobs.is_empty() && !at_end {
+                        continue; // entries without jobs
+                    }
+                    ExportPage::Jobs(jobs)
+                }
             };
             self.offset += TRANSFER_BATCH;
             match &page {
@@ -233,8 +246,9 @@ impl ExportPages<'_> {
                 ExportPage::Jobs(jobs) if !jobs.is_empty() => return Ok(Some(page)),
                 ExportPage::Inbox(_) | ExportPage::Jobs(_) => {}
             }
-            let Some(next) = self.states.next() else { return Ok(None) };
-            (self.state, self.offset) = (Some(*next), 0);
+            let Some(&next) = self.states.next() else { return Ok(None) };
+            let index = index_of(&self.queue.inner.keys, next);
+            self.state = Some((next, IndexPages::of(index, Direction::Up)));
         }
     }
 
@@ -245,18 +259,8 @@ impl ExportPages<'_> {
         Ok(payloads)
     }
 
-    async fn jobs(&self, state: JobState, (from, to): (usize, usize)) -> Result<Vec<ExportedJob>, Error> {
+    async fn jobs(&self, state: JobState, members: Vec<(JobId, String)>) -> Result<Vec<ExportedJob>, Error> {
         let keys = &self.queue.inner.keys;
-        let index = match state {
-            JobState::Scheduled => keys.scheduled(),
-            JobState::Exclusive => keys.exclusive(),
-            JobState::Ready | JobState::InFlight | JobState::Dead | JobState::Trash => keys.ready(),
-        };
-        let mut pipe = redis::pipe();
-        pipe.cmd("ZRANGE").arg(index).arg(from).arg(to).arg("WITHSCORES");
-        let (members,): (Vec<(String, String)>,) = self.queue.ask(&pipe).await?;
-        let members: Vec<(JobId, String)> =
-            members.into_iter().filter_map(|(id, place)| Some((JobId::parse(&id).ok()?, place))).collect();
         if members.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,7 +1,7 @@
 //! Finds jobs that stand in no index, and index entries without a job; files them again.
 //!
-//! The two part only by a hand (`DEL` of an index) or a server that lost writes. Upkeep compares a counter of live
-//! jobs with the sizes of the indexes, and looks only while these disagree, at most 1,000 keys per call.
+//! The two part only by a hand (`DEL` of an index) or a server that lost writes. Upkeep compares counters of jobs and
+//! letters with the sizes of the indexes, and looks only while these disagree, at most 1,000 keys per call.
 //!
 //! Invariant: the counter is believed to be wrong, and counted anew, only after a whole search that found nothing.
 
@@ -43,7 +43,7 @@ pub(crate) struct Search {
 }
 
 impl Queue {
-    /// By how many the counter of live jobs and the indexes disagree, at one moment.
+    /// By how many the counters of jobs and letters and the indexes disagree, at one moment.
     ///
     /// # Errors
     /// Those of Redis.
@@ -70,8 +70,15 @@ impl WorkerHandle {
         }
         let keys = &self.inner.keys;
         // The search ends when those agree that are counted, so they come last.
-        let indexes =
-            [keys.waiting(), keys.dead(), keys.ready(), keys.scheduled(), keys.exclusive(), keys.lease()];
+        let indexes = [
+            keys.waiting(),
+            keys.trash(),
+            keys.dead(),
+            keys.ready(),
+            keys.scheduled(),
+            keys.exclusive(),
+            keys.lease(),
+        ];
         let job_prefix = format!("{}job:", keys.prefix());
         let mut command = match search.place {
             0 => redis::cmd("SCAN"),

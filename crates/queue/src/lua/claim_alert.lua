@@ -2,12 +2,15 @@
 -- KEYS     1 alerts, 2 alerts:due, 3 alerts:claimed, 4 workers
 -- ARGV     1 worker, 2 id for a new event, 3 window in ms, 4 lease of the claim in ms, 5 1 when the caller has left the
 --          queue: then, if no worker is left, nothing waits for its window
--- Returns  pending letters, then the fields and values of the claimed event, alternating; nothing more without an event
+-- Returns  letters that no accepted event stands for, then the fields and values of the claimed event, alternating;
+--          nothing more without an event
 -- Why      Of all workers one reports. What it claims stays in `alerts:claimed` until Sentry has accepted it: when the
 --          worker dies the claim's lease ends, and another worker reports the same under the same event id, which
 --          Sentry takes once. One event at a time: there are few, and two workers never report halves of one group.
 --          Above STORM letters per window one event stands for all groups, and one more once there are fewer than half
---          as many for a whole window: by then a person needs the counts and not each kind by itself.
+--          as many for a whole window: by then a person needs the counts and not each kind by itself. Letters are pending
+--          while their group or the claimed event has them: a group that nobody reported for a week takes its count
+--          along. A clock that goes back leaves times far ahead: none counts for longer than it would from now on.
 -- Bound    at most 100 groups, one for each kind and stage; hosts as in one group. At maxmemory: 32 KiB.
 local worker, event, window, lease = arg(1), arg(2), math.max(1, tonumber(arg(3))), tonumber(arg(4))
 local state, due, claimed = key(1), key(2), key(3)
@@ -23,25 +26,34 @@ local function remind_at(since)
   return NOW_MS + REMIND_AFTER[#REMIND_AFTER]
 end
 
-local fields = redis.call('HMGET', state, 'pending', 'letters', 'mark_ms', 'mark', 'storm_ms', 'storm_remind_ms')
-local pending = { int(math.max(0, tonumber(fields[1] or 0))) }
+local fields = redis.call('HMGET', state, 'letters', 'mark_ms', 'mark', 'storm_ms', 'storm_remind_ms')
+local held = redis.call('HMGET', claimed, 'by', 'until_ms', 'event', 'count', 'set_ms')
+local letters_pending = tonumber(held[4] or 0)
+for _, group in ipairs(redis.call('ZRANGE', due, 0, LOOK_MOST - 1)) do
+  if string.sub(group, 1, 7) == 'letter:' then
+    letters_pending = letters_pending + tonumber(redis.call('HGET', ALERTS.group(group), 'count') or 0)
+  end
+end
+local pending = { int(letters_pending) }
 local function reply()
   local all = redis.call('HGETALL', claimed)
   table.insert(all, 1, pending[1])
   return all
 end
 
-local held = redis.call('HMGET', claimed, 'by', 'until_ms', 'event')
 if held[3] then
-  if held[1] ~= worker and tonumber(held[2] or 0) > NOW_MS then return pending end
+  local is_held = tonumber(held[2] or 0) > NOW_MS and tonumber(held[5] or 0) <= NOW_MS
+  if held[1] ~= worker and is_held then return pending end
   redis.call('PEXPIRE', claimed, ALERTS.keep_ms) -- allowed at maxmemory, and so is every later write
-  redis.call('HSET', claimed, 'by', worker, 'until_ms', int(NOW_MS + lease))
+  redis.call('HSET', claimed, 'by', worker, 'until_ms', int(NOW_MS + lease), 'set_ms', int(NOW_MS))
   return reply()
 end
 
 local leaves = arg(5) == '1' and redis.call('ZCARD', key(4)) == 0
-local letters, mark_ms, mark = tonumber(fields[2] or 0), tonumber(fields[3] or 0), tonumber(fields[4] or 0)
-local storm_ms, storm_remind_ms = tonumber(fields[5] or nil), tonumber(fields[6] or 0)
+local letters, mark_ms, mark = tonumber(fields[1] or 0), tonumber(fields[2] or 0), tonumber(fields[3] or 0)
+local longest_ms = REMIND_AFTER[#REMIND_AFTER]
+local storm_ms, storm_remind_ms = tonumber(fields[4] or nil), math.min(tonumber(fields[5] or 0), NOW_MS + longest_ms)
+storm_ms = storm_ms and math.min(storm_ms, NOW_MS)
 local passed = NOW_MS - mark_ms
 local counted = passed >= window or passed < 0 -- the window in which the rate is counted has passed
 local rate = (letters - mark) * window / math.max(passed, window)
@@ -57,6 +69,10 @@ end
 -- Reads all before the first write.
 local candidates = redis.call('ZRANGEBYSCORE', due, '-inf', (leaves or what) and '+inf' or NOW_MS, 'LIMIT', 0, LOOK_MOST)
 local storm, later, gone, chosen = {}, {}, {}, nil
+local farthest = NOW_MS + math.max(window, LEASE_MS)
+for _, group in ipairs(redis.call('ZRANGEBYSCORE', due, '(' .. int(farthest), '+inf', 'LIMIT', 0, LOOK_MOST)) do
+  later[group] = farthest
+end
 for _, group in ipairs(candidates) do
   local is_letter = string.sub(group, 1, 7) == 'letter:'
   redis.call('EXISTS', ALERTS.reported(group))
@@ -70,6 +86,7 @@ for _, group in ipairs(candidates) do
     end
   elseif not what and not chosen then
     local remind_ms = tonumber(redis.call('HGET', ALERTS.group(group), 'remind_ms') or nil)
+    remind_ms = remind_ms and math.min(remind_ms, NOW_MS + longest_ms)
     local seen = redis.call('ZCOUNT', PREFIX .. group, NOW_MS, '+inf') > 0
     local kind = not remind_ms and 'outage' or not seen and 'over' or NOW_MS >= remind_ms and 'outage_lasts'
     if kind then
@@ -138,8 +155,8 @@ elseif chosen then
   end
 end
 if not what then return pending end
-if chosen then redis.call('SET', ALERTS.reported(chosen.group), worker, 'PX', int(window)) end
+if chosen then redis.call('SET', ALERTS.reported(chosen.group), int(window), 'PX', int(window)) end
 redis.call('HSET', claimed, 'what', what, 'group', chosen and chosen.group or '', 'event', event, 'by', worker,
-  'until_ms', int(NOW_MS + lease), 'now_ms', int(NOW_MS))
+  'until_ms', int(NOW_MS + lease), 'now_ms', int(NOW_MS), 'set_ms', int(NOW_MS))
 redis.call('PEXPIRE', claimed, ALERTS.keep_ms)
 return reply()

@@ -728,18 +728,23 @@ function GROUPS.record_death(name, id, sentence, build)
   account('groups', 0, bytes_of(group) - before)
 end
 
--- What an operator's bulk action did: `operation_jobs:<id>` is a HASH of job ids, each with what became of it. Only
--- while it exists: its life is bounded, and a job may outlive it.
+-- What an operator's bulk action did: `operation_jobs:<id>` is a HASH of job ids, each with what became of it; `left` of
+-- `operation:<id>` is how many were not come to. Only while these exist: their life is bounded, and a job may outlive it.
 local OPERATIONS = {}
+function OPERATIONS.key(operation) return PREFIX .. 'operation:' .. operation end
 function OPERATIONS.jobs_key(operation) return PREFIX .. 'operation_jobs:' .. operation end
 function OPERATIONS.record(operation, id, what)
   if (operation or '') == '' then return end
   local jobs = OPERATIONS.jobs_key(operation)
   local known = redis.pcall('HGET', jobs, id)
   if type(known) ~= 'string' then return end
+  local is_first = string.sub(known, 1, 9) == 'selected:'
   -- Who comes to a job a second time, and finds it no more where it was, knows less than what is recorded.
-  if what == 'missing' and string.sub(known, 1, 9) ~= 'selected:' then return end
+  if what == 'missing' and not is_first then return end
   redis.pcall('HSET', jobs, id, what)
+  if is_first and redis.pcall('HEXISTS', OPERATIONS.key(operation), 'left') == 1 then
+    redis.pcall('HINCRBY', OPERATIONS.key(operation), 'left', -1)
+  end
 end
 
 -- How a job that was replayed has ended: in the group that it was replayed from, and in its operation.
@@ -772,11 +777,10 @@ end
 
 -- What no alert has reported yet. A letter is counted in the call that buries it, so that no worker that dies takes a
 -- count with it; claim_alert.lua gives it to one worker, which reports it for all. Only counted, so by pcall.
---   alerts                   HASH: `letters` buried, `pending` of them that no accepted event stands for, what
---                            claim_alert.lua needs to know their rate
+--   alerts                   HASH: `letters` buried, what claim_alert.lua needs to know their rate
 --   alerts:due               ZSET of the groups by the time from which they may be reported
 --   alerts:group:<group>     HASH of a group `letter:<kind>:<stage>` or `outage:<what>`
---   alerts:reported:<group>  STRING, lives for the window in which the group is not reported again
+--   alerts:reported:<group>  STRING, the window in ms in which the group is not reported again, and lives for it
 -- One table, because a script has at most 200 locals.
 local ALERTS = {
   state = PREFIX .. 'alerts', due = PREFIX .. 'alerts:due',
@@ -792,10 +796,11 @@ local ALERTS = {
 function ALERTS.group(group) return PREFIX .. 'alerts:group:' .. group end
 function ALERTS.reported(group) return PREFIX .. 'alerts:reported:' .. group end
 
--- The earliest time at which a group may be reported.
+-- The earliest time at which a group may be reported. After a clock that has gone back a key lives longer than it was to.
 function ALERTS.earliest(group)
   local left = redis.pcall('PTTL', ALERTS.reported(group))
-  return NOW_MS + (type(left) == 'number' and math.max(0, left) or 0)
+  local window = tonumber(redis.pcall('GET', ALERTS.reported(group)) or nil) or math.huge
+  return NOW_MS + (type(left) == 'number' and math.min(math.max(0, left), window) or 0)
 end
 
 function ALERTS.count_letter(id, job, kind, reason)
@@ -825,7 +830,6 @@ function ALERTS.count_letter(id, job, kind, reason)
     end
   end
   redis.pcall('HINCRBY', ALERTS.state, 'letters', 1)
-  redis.pcall('HINCRBY', ALERTS.state, 'pending', 1)
 end
 
 -- Makes a job a dead letter. The caller has removed it from the set it was in.

@@ -5,7 +5,8 @@
 --          their bytes
 -- Why      Index and hash can part only by a hand (DEL of an index) or a server's loss. A job in no index would
 --          never run, its lock would hold its pair for a month. A job in flight loses its token and its start
---          permits: its old delivery can no longer settle. A scheduled job keeps its time.
+--          permits: its old delivery can no longer settle. A scheduled job keeps its time. What is in no index is still
+--          counted, so nothing is counted here; what disagrees after a search is counted anew (orphans.lua).
 -- Bound    as many as given (Rust gives at most 1,000).
 local refiled, removed, duplicates, live, live_bytes = 0, 0, 0, 0, 0
 local function is_filed(id)

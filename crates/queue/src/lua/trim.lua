@@ -3,7 +3,7 @@
 -- ARGV     1 most of each to evict now, 2 kinds of dead letters, separated by spaces, 3 life of a worker's entry in ms
 -- Returns  dead letters evicted by age, by count, by bytes; results evicted by age, by bytes; done marks
 --          forgotten by age, by count; suspects by age, by count; 1 when there may be more to evict; jobs and
---          letters as counted, and as they stand in the indexes
+--          letters, also those in the trash, as counted, and as they stand in the indexes
 -- Why      What is evicted, its index and its count change together, and every eviction is counted; those by
 --          age separately, because they are expected. Beyond the caps on all letters the kind with the most
 --          goes first, so one kind cannot evict the others. Reports are evicted only where they are copies
@@ -44,7 +44,9 @@ for _ = 1, limit do
   remove_from_trash(oldest[1])
   if is_trash then redis.call('UNLINK', job_key(oldest[1])) end
 end
-if redis.call('ZCARD', TRASH) == 0 then redis.call('HDEL', META, 'trash_bytes', 'trash_count') end -- ends any drift
+-- Ends any drift, unless letters of the trash have lost their index: the counters find them.
+local trash = redis.call('ZCARD', TRASH)
+if trash == 0 and meta('trash_count') <= 0 then redis.call('HDEL', META, 'trash_bytes', 'trash_count') end
 -- Groups of which nothing is known any more.
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', GROUPS.index, '-inf', NOW_MS - GROUPS.kept_ms, 'LIMIT', 0, limit)) do
   redis.call('ZREM', GROUPS.index, name)
@@ -125,16 +127,16 @@ if evicted.suspect_count > 0 then increment('suspects_forgotten', evicted.suspec
 local live = redis.call('ZCARD', READY) + redis.call('ZCARD', SCHEDULED) + redis.call('ZCARD', LEASE) + redis.call('ZCARD', EXCLUSIVE)
 local dead = redis.call('ZCARD', DEAD)
 -- Counted anew where nobody has counted: the first time, and once a search for orphans has ended.
-for field, count in pairs({ jobs_count = live, dead_count = dead }) do
+for field, count in pairs({ jobs_count = live, dead_count = dead, trash_count = trash }) do
   if not redis.call('HGET', META, field) then
     redis.call('HDEL', META, field) -- allowed at maxmemory, and so is every later write
     redis.call('HSET', META, field, count)
   end
 end
-local counted = meta('jobs_count') + meta('dead_count')
+local counted = meta('jobs_count') + meta('dead_count') + meta('trash_count')
 if live == 0 and meta('jobs_count') == 0 then redis.call('HDEL', META, 'jobs_bytes') end -- ends any drift
 local letters, results = evicted.age + evicted.count + evicted.bytes, evicted.result_age + evicted.result_bytes
 return { int(evicted.age), int(evicted.count), int(evicted.bytes), int(evicted.result_age), int(evicted.result_bytes),
   int(evicted.done_age), int(evicted.done_count), int(evicted.suspect_age), int(evicted.suspect_count),
   (letters >= limit or results >= limit or evicted.done_age + evicted.done_count > 0) and '1' or '0',
-  int(counted), int(live + dead) }
+  int(counted), int(live + dead + trash) }

@@ -82,6 +82,7 @@ scripts! {
     SCHEMA = "schema";
     DRAINED = "drained";
     PUBLISH = "publish";
+    PAGE = "page";
 }
 
 /// One call of one script, with the queue's fixed keys and limits filled in.
