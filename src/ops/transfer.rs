@@ -107,15 +107,49 @@ struct ImportCounts {
     imported: u64,
     known: u64,
     duplicate: u64,
+    /// Their ids lie in the trash here: left alone, and the first of them.
+    in_trash: u64,
+    trash: Vec<String>,
     refused: u64,
     refusals: Vec<String>,
-    /// The last line was there.
+    /// Payloads and jobs that the last line counts, once it was read, and lines that were there for them.
+    counted: Option<u64>,
+    lines: u64,
+    /// The last line was there, and nothing between it and the first one is missing.
     complete: bool,
     /// It ended early, because there is no room.
     stopped: bool,
 }
 
 impl ImportCounts {
+    /// What is wrong with the file as a whole; None where all of it was there.
+    fn cut(&self) -> Option<String> {
+        match self.counted {
+            None => Some(
+                "the last line of the export is missing: it was cut off, there may have been more".to_owned(),
+            ),
+            Some(counted) if counted != self.lines => Some(format!(
+                "the last line of the export counts {counted} payloads and jobs, and {} lines are there: some are missing, \
+                 or are none of it",
+                self.lines
+            )),
+            Some(_) => None,
+        }
+    }
+
+    /// A line that belongs to the export; one that does not is refused.
+    fn accept(&mut self, number: usize, read: Result<String, String>) -> Option<ExportLine> {
+        if self.counted.is_some() {
+            self.refuse(number, "behind the last line");
+            return None;
+        }
+        let line = read.and_then(|text| parse(&text));
+        if !matches!(line, Ok(ExportLine::Export { .. } | ExportLine::End { .. })) {
+            self.lines += 1;
+        }
+        line.map_err(|why| self.refuse(number, &why)).ok()
+    }
+
     fn refuse(&mut self, number: usize, why: &str) {
         self.refused += 1;
         if self.refusals.len() < MAX_SHOWN {
@@ -136,6 +170,8 @@ struct Batch {
 enum Stopped {
     Full,
     NoMemory,
+    /// The file could not be read to its end.
+    Unreadable(String),
 }
 
 /// Takes in what `queue export` printed.
@@ -145,15 +181,17 @@ enum Stopped {
 pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: bool) -> Result<Exit, Error> {
     let (mut counts, mut number) = (ImportCounts { schema_version: SCHEMA_VERSION, ..Default::default() }, 0);
     let (mut batch, mut stopped) = (None::<Batch>, None);
-    while let Some(read) = next_line(lines.as_mut()) {
+    loop {
         number += 1;
-        let line = match read.and_then(|text| parse(&text)) {
-            Ok(line) => line,
-            Err(why) => {
-                counts.refuse(number, &why);
-                continue;
+        let read = match next_line(lines.as_mut()) {
+            Ok(Some(read)) => read,
+            Ok(None) => break,
+            Err(e) => {
+                stopped = Some(Stopped::Unreadable(format!("line {number}: cannot be read: {e}")));
+                break;
             }
         };
+        let Some(line) = counts.accept(number, read) else { continue };
         match (line, &mut batch) {
             (ExportLine::Export { export, newest_place, .. }, None) => {
                 let (export, payloads, jobs) = (export.simple().to_string(), Vec::new(), Vec::new());
@@ -176,7 +214,9 @@ pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: b
                 Ok(()) => batch.jobs.push(job),
                 Err(why) => counts.refuse(number, &format!("{}: {why}", job.id)),
             },
-            (ExportLine::End { .. }, Some(_)) => counts.complete = true,
+            (ExportLine::End { payloads, jobs }, Some(_)) => {
+                counts.counted = Some(payloads.saturating_add(jobs))
+            }
         }
         if let Some(batch) = &mut batch
             && batch.payloads.len() + batch.jobs.len() == TRANSFER_BATCH
@@ -187,8 +227,9 @@ pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: b
             }
         }
     }
-    if let (Some(batch), None) = (&mut batch, &stopped) {
-        stopped = send(queue, batch, &mut counts).await?;
+    // What was read before the file could not be read any further is taken in.
+    if let (Some(batch), None | Some(Stopped::Unreadable(_))) = (&mut batch, &stopped) {
+        stopped = send(queue, batch, &mut counts).await?.or(stopped);
     }
     if counts.imported > 0 {
         let selection = batch.map_or_else(String::new, |batch| format!("export {}", batch.export));
@@ -196,19 +237,22 @@ pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: b
         queue.audit(&AuditEntry { what, by, selection, count, ..AuditEntry::default() }).await?;
     }
     counts.stopped = stopped.is_some();
+    counts.complete = counts.cut().is_none();
     Ok(report(queue, &counts, stopped.as_ref(), json))
 }
 
-/// The next line; the error is a sentence.
-fn next_line(lines: &mut dyn BufRead) -> Option<Result<String, String>> {
+/// The next line, or a sentence with why it is none; `None` at the end. One that is too long is passed over as a whole.
+fn next_line(mut lines: &mut dyn BufRead) -> std::io::Result<Option<Result<String, String>>> {
     let mut text = Vec::new();
-    let mut most = std::io::Read::take(lines, MAX_LINE_BYTES as u64 + 1);
-    match most.read_until(b'\n', &mut text) {
-        Ok(0) => None,
-        Ok(read) if read > MAX_LINE_BYTES => Some(Err(format!("longer than {MAX_LINE_BYTES} bytes"))),
-        Ok(_) => Some(String::from_utf8(text).map_err(|e| e.to_string())),
-        Err(_) => None,
+    let read = std::io::Read::take(&mut lines, MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut text)?;
+    if read == 0 {
+        return Ok(None);
     }
+    if read > MAX_LINE_BYTES && !text.ends_with(b"\n") {
+        lines.skip_until(b'\n')?;
+        return Ok(Some(Err(format!("longer than {MAX_LINE_BYTES} bytes"))));
+    }
+    Ok(Some(String::from_utf8(text).map_err(|e| e.to_string())))
 }
 
 fn parse(text: &str) -> Result<ExportLine, String> {
@@ -242,11 +286,19 @@ async fn send(
         Imported::Full => return Ok(Some(Stopped::Full)),
         Imported::NoMemory => return Ok(Some(Stopped::NoMemory)),
         Imported::Each(outcomes) => {
-            for outcome in outcomes {
+            // Payloads have no id here, and come first.
+            let ids = payloads.iter().map(|_| None).chain(jobs.iter().map(|job| Some(&job.id)));
+            for (outcome, id) in outcomes.into_iter().zip(ids) {
                 match outcome {
                     ImportOutcome::Imported => counts.imported += 1,
                     ImportOutcome::Known => counts.known += 1,
                     ImportOutcome::Duplicate => counts.duplicate += 1,
+                    ImportOutcome::InTrash => {
+                        counts.in_trash += 1;
+                        counts
+                            .trash
+                            .extend(id.filter(|_| counts.trash.len() < MAX_SHOWN).map(ToString::to_string));
+                    }
                 }
             }
         }
@@ -255,13 +307,21 @@ async fn send(
 }
 
 fn report(queue: &OperatorHandle, counts: &ImportCounts, stopped: Option<&Stopped>, json: bool) -> Exit {
-    let ImportCounts { imported, known, duplicate, refused, refusals, complete, .. } = counts;
+    let ImportCounts { imported, known, duplicate, in_trash, trash, refused, refusals, .. } = counts;
     if json {
         render::json(counts);
     } else {
         refusals.iter().for_each(render::error);
         if *refused > refusals.len() as u64 {
             render::error(format!("and {} lines more", refused - refusals.len() as u64));
+        }
+        if *in_trash > 0 {
+            render::error(format!(
+                "{in_trash} lie in the trash here and were left alone, the first: {}. Take them out, or delete them and \
+                 import again: {}",
+                trash.join(" "),
+                queue.command("dead restore ID, dead discard --now ID")
+            ));
         }
         render::note(format!(
             "imported {imported} into {}; {known} were known, {duplicate} are of pairs that other jobs hold, {refused} lines \
@@ -280,12 +340,16 @@ fn report(queue: &OperatorHandle, counts: &ImportCounts, stopped: Option<&Stoppe
             render::error("Redis is near maxmemory: run it again later, it goes on where it stopped");
             return Exit::RedisFull;
         }
+        Some(Stopped::Unreadable(why)) => render::error(why),
         None => {}
     }
-    if !complete {
-        render::error("the last line of the export is missing: it was cut off, there may have been more");
-    }
-    match (*complete && *refused == 0, imported + known + duplicate) {
+    // What could not be read may have been all there.
+    let cut = counts.cut().filter(|_| stopped.is_none());
+    cut.iter().for_each(render::error);
+    match (
+        stopped.is_none() && cut.is_none() && *refused == 0 && *in_trash == 0,
+        imported + known + duplicate,
+    ) {
         (true, _) => Exit::Ok,
         (false, 0) => Exit::Usage,
         (false, _) => Exit::PartlyDone,

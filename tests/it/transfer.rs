@@ -73,7 +73,48 @@ async fn lines_that_cannot_be_read_are_named_and_left_out_and_the_others_come_in
     let import = ["queue", "import", file.path().to_str().unwrap(), "-Q", "other"];
     let refused = world.run(&import).await.exited_with(2);
     refused.stderr_contains(&["line 2: not a line", "line 3: two: score", "imported 0", "2 lines"]);
+    let whole: Vec<&str> = exported.lines().collect();
+    let long = format!("{{\"line\":\"job\",\"id\":\"{}\"}}", "x".repeat(400_000));
+    for (lines, told) in [
+        (vec![whole[0], whole[1], whole[3]], vec!["counts 2 payloads and jobs, and 1 lines are there"]),
+        (
+            vec![whole[0], whole[1], &long, whole[2], whole[3]],
+            vec!["line 3: longer than 131072 bytes", "1 lines"],
+        ),
+        (vec![whole[0], whole[1], whole[2], whole[3], whole[2]], vec!["line 5: behind the last line"]),
+    ] {
+        let file = file_of(&lines.join("\n"));
+        let import = ["queue", "import", file.path().to_str().unwrap(), "-Q", "other"];
+        world.run(&import).await.exited_with(5).stderr_contains(&told);
+    }
+    for (field, value) in [("deliveries", "1.5"), ("crashes", "-1"), ("score", "1e300"), ("log", "no json")] {
+        let mut row: Value = serde_json::from_str(whole[1]).unwrap();
+        row["fields"][field] = value.into();
+        let file = file_of(&[whole[0], &row.to_string(), whole[2], whole[3]].join("\n"));
+        let import = ["queue", "import", file.path().to_str().unwrap(), "-Q", "another"];
+        let refused = world.run(&import).await.exited_with(5);
+        refused.stderr_contains(&[&format!("line 2: one: {field}")]);
+    }
     let headless = file_of(torn[3]);
     let headless = ["queue", "import", headless.path().to_str().unwrap(), "-Q", "other"];
     world.run(&headless).await.exited_with(2).stderr_contains(&["line 1: the first line"]);
+}
+
+#[tokio::test]
+async fn a_job_whose_id_lies_in_the_trash_is_named_and_an_import_that_cannot_read_on_says_so() {
+    let world = World::new().await;
+    world.send(&[world.pair("binned", 4_000), world.pair("fine", 4_000)]).await;
+    world.queue.worker.ingest().await.unwrap();
+    let file = file_of(&world.run(&["queue", "export"]).await.exited_with(0).stdout);
+    let import = ["queue", "import", file.path().to_str().unwrap(), "-Q", "other"];
+    world.run(&import).await.exited_with(0);
+    let letter =
+        world.redis_cmd::<u64>("HSET", &["wm:{other}:job:binned", "state", "trash"].map(str::to_owned)).await;
+    assert_eq!(letter, 0, "as a letter that was discarded");
+    let again = world.run(&import).await.exited_with(5);
+    again.stderr_contains(&["1 lie in the trash here", "the first: binned.", "dead restore", "1 were known"]);
+
+    let directory = tempfile::tempdir().unwrap();
+    let import = ["queue", "import", directory.path().to_str().unwrap(), "-Q", "other"];
+    world.run(&import).await.exited_with(2).stderr_contains(&["line 1: cannot be read", "directory"]);
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::inspect::control::Fields;
 use crate::inspect::index_pages::{Direction, IndexPages};
-use crate::inspect::jobs::index_of;
+use crate::inspect::jobs::{LogEntry, index_of};
 use crate::inspect::selection::JobState;
 use crate::redis::scripts;
 use crate::role::OperatorHandle;
@@ -51,6 +51,10 @@ const FIELDS: [&str; 24] = [
     "suspect",
     "log",
 ];
+/// Longest history of a job, as `log_line` in `common.lua` keeps it.
+const LOG_MAX_BYTES: usize = 4000;
+/// Largest number that scripts count with exactly.
+const NUMBER_MAX: u64 = 1 << 53;
 /// Those that are text; the others are numbers.
 const TEXTS: [&str; 8] =
     ["payload", "unique", "next", "next_unique", "last_failure", "cancel", "suspect", "log"];
@@ -75,7 +79,10 @@ impl ExportedJob {
     /// # Errors
     /// A sentence with what is wrong.
     pub fn check(&self) -> Result<(), String> {
-        let number = |text: &str| text.parse::<f64>().is_ok_and(f64::is_finite);
+        // As Redis writes them: what is no number would fail the script that counts on with it, long after the import.
+        let number = |text: &str| {
+            text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok_and(|n| n <= NUMBER_MAX)
+        };
         let waits = [JobState::Ready, JobState::Scheduled, JobState::Exclusive];
         if !waits.iter().any(|state| state.as_str() == self.state) {
             return Err(format!("state {:?} is not one that waits", self.state));
@@ -102,6 +109,12 @@ impl ExportedJob {
             }
         }
         self.field("unique")?;
+        let log = self.fields.get("log").map_or("", String::as_str);
+        if log.len() > LOG_MAX_BYTES
+            || log.lines().any(|line| serde_json::from_str::<LogEntry>(line).is_err())
+        {
+            return Err(format!("log is not a history of at most {LOG_MAX_BYTES} bytes"));
+        }
         let job = Job::restore(self.field("payload")?.as_bytes()).map_err(|failure| failure.to_string())?;
         if job.id == self.id { Ok(()) } else { Err(format!("its payload is of {}", job.id)) }
     }
@@ -140,6 +153,8 @@ pub enum ImportOutcome {
     Imported,
     /// It was here already, alive or ended.
     Known,
+    /// A letter with its id was discarded here, and can be restored.
+    InTrash,
     /// Another job holds the lock of its pair.
     Duplicate,
 }

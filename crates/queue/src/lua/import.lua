@@ -5,7 +5,8 @@
 --          of each; then the number of jobs, then per job: id, state, its place there, number of its fields, then fields
 --          and values, alternating
 -- Returns  full | no_memory (nothing was taken in) | taken, then per payload and per job: imported | known (its id is
---          alive or has ended here, its number was imported) | duplicate (another job holds its lock)
+--          alive or has ended here, its number was imported) | in_trash (a letter of this id was discarded here) |
+--          duplicate (another job holds its lock)
 -- Why      An interrupted import is run again: a job is known by its id, a payload of the inbox, which has none, by its
 --          number, the highest of which is kept. `seq` does not fall behind the places of what comes in, or newer jobs
 --          would overtake it.
@@ -33,7 +34,9 @@ at = at + 1
 for i = 0, jobs - 1 do
   local id, job, unique, fields = arg(at), key(2 + i * 2), key(3 + i * 2), tonumber(arg(at + 3))
   local holder = live_holder(unique)
-  if redis.call('EXISTS', job, ended_key(id)) > 0 or taken[job] then
+  if redis.call('HGET', job, 'state') == 'trash' then
+    replies[#replies + 1] = 'in_trash'
+  elseif redis.call('EXISTS', job, ended_key(id)) > 0 or taken[job] then
     replies[#replies + 1] = 'known'
   elseif holder or taken[unique] then
     replies[#replies + 1] = 'duplicate'
