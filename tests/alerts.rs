@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use uuid::Uuid;
 use wm_analyzer::telemetry::sentry::{
-    Alert, AlertCounts, Alerts, AlertsGuard, Config, Delivery, Monitor, OutageKind, Severity,
+    Alert, AlertCounts, AlertSource, Alerts, AlertsGuard, Config, Delivery, Monitor, OutageKind, Severity,
 };
 use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
 
@@ -30,7 +30,9 @@ fn started_with(dsn: &str, window: Duration, shutdown: Duration) -> (Alerts, Ale
         shutdown,
         check_ins: true,
     };
-    Alerts::start(&config, "wm-analyzer@1.2.3+abc").expect("a good DSN")
+    let source =
+        AlertSource { queue: "bulk".to_owned(), look_closer: "wm-analyzer doctor -Q bulk".to_owned() };
+    Alerts::start(&config, "wm-analyzer@1.2.3+abc", source).expect("a good DSN")
 }
 
 fn alert(title: &str) -> Alert {
@@ -195,13 +197,14 @@ async fn a_sentry_that_hangs_holds_up_neither_jobs_nor_the_end() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_sentry_that_refuses_or_is_away_is_told_everything_when_it_is_back() {
-    for mode in [ResponseMode::Status(503), ResponseMode::Status(403)] {
+    const REFUSED: Delivery = Delivery::Refused { status: 403 };
+    for (mode, ended) in [(ResponseMode::Status(503), FAILED), (ResponseMode::Status(403), REFUSED)] {
         let sentry = FakeSentry::start(mode).await.unwrap();
         let (alerts, guard) = started(&sentry.dsn(), SHORT);
         for _ in 0..10 {
             alerts.report_outage(OutageKind::Api, "503");
         }
-        assert_eq!(alerts.deliver(alert("refused")).await, FAILED);
+        assert_eq!(alerts.deliver(alert("refused")).await, ended);
         sentry.wait_until("it was refused", |_| alerts.counts().failed >= 2).await;
         assert_eq!((alerts.counts().sent, alerts.counts().pending), (0, 10));
         sentry.set(ResponseMode::Accept);
@@ -293,4 +296,37 @@ async fn a_check_in_makes_its_monitor_and_neither_waits_nor_holds_up_an_event() 
     let want = serde_json::json!({"schedule": {"type": "interval", "value": 1, "unit": "minute"},
         "checkin_margin": 2, "max_runtime": 1, "failure_issue_threshold": 1, "recovery_threshold": 1});
     assert_eq!(item.payload["monitor_config"], want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_process_reports_by_itself_names_its_queue_in_tag_and_command() {
+    let sentry = FakeSentry::start(ResponseMode::Accept).await.unwrap();
+    let (alerts, guard) = started(&sentry.dsn(), SHORT);
+    alerts.report_outage(OutageKind::Redis, "connection refused");
+    sentry.wait_until("it is told", |sentry| sentry.alerts() == 1).await;
+    let event = sentry.events().remove(0);
+    assert_eq!(event["tags"]["queue"], "bulk", "{event}");
+    assert!(text(&event).contains("look closer: wm-analyzer doctor -Q bulk"), "{event}");
+    drop(guard);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_outage_whose_detail_is_refused_is_told_without_it_and_one_that_is_always_refused_is_given_up() {
+    let sentry = FakeSentry::start(ResponseMode::Refuse("<script>", 400)).await.unwrap();
+    let (alerts, guard) = started(&sentry.dsn(), SHORT);
+    alerts.report_outage(OutageKind::Api, "503 <script>");
+    sentry.wait_until("it is told", |sentry| sentry.alerts() == 1).await;
+    assert_eq!((alerts.counts().failed, alerts.counts().given_up), (3, 0));
+    sentry.set(ResponseMode::Status(413));
+    alerts.report_outage(OutageKind::Spawn, "no memory");
+    sentry.wait_until("it is given up", |_| alerts.counts().given_up == 1).await;
+    assert_eq!((alerts.counts().failed, alerts.counts().pending, alerts.counts().rejected), (9, 0, false));
+    sentry.set(ResponseMode::Status(401));
+    alerts.report_outage(OutageKind::Redis, "away");
+    sentry.wait_until("all are rejected", |_| alerts.counts().rejected).await;
+    assert_eq!((alerts.counts().pending, alerts.counts().given_up), (1, 1), "it is kept");
+    sentry.set(ResponseMode::Accept);
+    sentry.wait_until("it is told", |sentry| sentry.alerts() == 2).await;
+    assert!(!alerts.counts().rejected);
+    drop(guard);
 }

@@ -23,7 +23,7 @@ use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle, Wo
 use crate::results::ResultStore;
 use crate::sandbox::Limits;
 use crate::telemetry::logs;
-use crate::telemetry::sentry::Alerts;
+use crate::telemetry::sentry::{AlertSource, Alerts};
 use crate::web::health::{self, Probe, Probes};
 use crate::web::pulse::Pulse;
 use crate::worker::shutdown::{Phase, Phases};
@@ -237,6 +237,12 @@ async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Re
     asked.await.map_err(queue_failure)
 }
 
+/// What the alerts of this process say of its queue.
+fn alert_source(config: &Config) -> AlertSource {
+    let queue = config.queue.name.as_str();
+    AlertSource { queue: queue.to_owned(), look_closer: queue::command(queue, "doctor") }
+}
+
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
 async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure> {
     logs::init(&config.log).map_err(config_failure)?;
@@ -244,7 +250,8 @@ async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure
     let phases = Phases::default();
     let following = phases.clone().follow_signals().map_err(failure)?;
     let signals = tokio::spawn(following);
-    let (alerts, guard) = Alerts::start(&config.sentry, &release()).map_err(config_failure)?;
+    let (alerts, guard) =
+        Alerts::start(&config.sentry, &release(), alert_source(config)).map_err(config_failure)?;
     let slots = config.slots().map_err(config_failure)?;
     config.raise_open_files(slots).map_err(config_failure)?;
     let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;

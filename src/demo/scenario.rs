@@ -20,7 +20,7 @@ use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
-use crate::telemetry::sentry::{Alerts, AlertsGuard};
+use crate::telemetry::sentry::{AlertSource, Alerts, AlertsGuard};
 use crate::worker::shutdown::{Phase, Phases};
 use crate::worker::{Worker, WorkerExit};
 use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
@@ -104,7 +104,7 @@ impl DemoEnvironment {
         let config = demo_config(&redis.url(), &sentry.dsn())?;
         // A second initialisation, in tests, is no reason not to run.
         let _ = logs::init(&config.log);
-        let (alerts, guard) = Alerts::start(&config.sentry, &build())?;
+        let (alerts, guard) = Alerts::start(&config.sentry, &build(), AlertSource::default())?;
         let producer = ProducerHandle::connect(&config.queue, config.sink()).await?;
         let queue = WorkerHandle::connect(&config.queue, config.sink()).await?;
         let phases = Phases::default();

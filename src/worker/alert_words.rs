@@ -36,6 +36,24 @@ pub(super) fn of(alert: &SharedAlert, queue: &Queue) -> Alert {
     }
 }
 
+/// What is sent in place of an event that is refused in every form: words of ours alone.
+pub(super) fn bare(alert: &Alert, queue: &Queue) -> Alert {
+    Alert {
+        id: alert.id,
+        severity: alert.severity,
+        fingerprint: vec!["alert-refused".to_owned()],
+        lines: vec![format!("an alert that stands for {} could not be sent: it is refused", alert.count)],
+        commands: vec![
+            ("see what is dead", queue.command("dead groups")),
+            ("look closer", queue.command("doctor")),
+        ],
+        tags: vec![("queue", queue.name().to_owned())],
+        job: Vec::new(),
+        traceparent: None,
+        count: alert.count,
+    }
+}
+
 fn letters(group: &LetterGroup, queue: &Queue, mut alert: Alert) -> Alert {
     let LetterGroup { kind, stage, counts, reason, pair, traceparent } = group;
     let at = match &counts.hosts[..] {

@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 use super::Shared;
 use super::alert_words;
 use crate::queue::{AlertClaim, AlertOutcome};
-use crate::telemetry::sentry::{Alerts, Delivery};
+use crate::telemetry::sentry::Delivery;
 
 /// How long a claim lasts: a request to Sentry takes 5 s at most.
 const CLAIM_LEASE: Duration = Duration::from_secs(10);
@@ -61,8 +61,8 @@ impl Shared {
         for _ in 0..ROUND_MAX {
             match self.report_one(leaving).await {
                 Reported::Nothing => break,
-                Reported::Accepted => {}
-                Reported::Failed(wait) => return wait,
+                Reported::Settled => {}
+                Reported::Later(wait) => return wait,
             }
         }
         Duration::ZERO
@@ -80,35 +80,107 @@ impl Shared {
         };
         alerts.set_queue_pending(claimed.pending);
         let Some(alert) = claimed.alert else { return Reported::Nothing };
-        let delivery = alerts.deliver(alert_words::of(&alert, queue)).await;
-        let retry_after = retry_after(delivery, alerts);
-        // Repeated by the worker that claims it next, where this fails: Sentry takes one event of an id.
-        let outcome = match delivery {
-            Delivery::Accepted => AlertOutcome::Accepted,
-            Delivery::Failed { .. } => AlertOutcome::Failed(retry_after),
+        let form = Form::after(alert.refusals);
+        let event = alert_words::of(&alert, queue);
+        let sent = match form {
+            Form::Whole => event.clone(),
+            Form::Reduced => event.clone().reduced(),
+            Form::Bare => alert_words::bare(&event, queue),
         };
-        let settled = queue.settle_alert(alert.event, outcome).await;
-        if let Err(e) = settled {
+        let delivery = alerts.deliver(sent).await;
+        let outcome = outcome(delivery, form, alerts.counts().rejected, alerts.window() / RETRY_IN_WINDOW);
+        match (form, outcome) {
+            (_, AlertOutcome::GivenUp) => alerts.give_up(&event, delivery.status()),
+            (Form::Bare, AlertOutcome::Accepted) => alerts.give_up(&event, None),
+            (_, AlertOutcome::Rejected(_, status)) => alerts.reject(status),
+            (_, AlertOutcome::Accepted | AlertOutcome::Failed(_) | AlertOutcome::Refused(_)) => {}
+        }
+        // Repeated by the worker that claims it next, where this fails: Sentry takes one event of an id.
+        if let Err(e) = queue.settle_alert(alert.event, outcome).await {
             warn!(error = %e, event = %alert.event, "Redis was not told that an alert was sent: it may be sent again");
         }
-        match delivery {
-            Delivery::Accepted => Reported::Accepted,
-            Delivery::Failed { retry_after } => Reported::Failed(retry_after),
+        match (outcome, delivery) {
+            (AlertOutcome::Accepted | AlertOutcome::GivenUp, _) => Reported::Settled,
+            (_, Delivery::Failed { retry_after }) => Reported::Later(retry_after),
+            (_, Delivery::Accepted | Delivery::Refused { .. }) => Reported::Later(Duration::ZERO),
         }
     }
 }
 
 enum Reported {
     Nothing,
-    Accepted,
-    Failed(Duration),
+    Settled,
+    /// Not accepted: tried again after this time at the earliest.
+    Later(Duration),
 }
 
-fn retry_after(delivery: Delivery, alerts: &Alerts) -> Duration {
+/// How often an event is sent in one form before it is sent in the next one: a proxy may refuse one that it passes a
+/// moment later.
+const TRIES_PER_FORM: u32 = 3;
+
+/// How much of an event is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Whole,
+    /// Without what comes from jobs and pages.
+    Reduced,
+    /// A sentence of ours that says that there is one which is refused. Who refuses this refuses all.
+    Bare,
+}
+
+impl Form {
+    fn after(refusals: u32) -> Self {
+        match refusals / TRIES_PER_FORM {
+            0 => Self::Whole,
+            1 => Self::Reduced,
+            _more => Self::Bare,
+        }
+    }
+}
+
+/// What a delivery means for its event, which is tried again after a part of the window.
+///
+/// # Why
+/// An event that is refused for what is in it would hold back all others for ever. One that is refused for our
+/// credentials is as good as any other, and is kept; whole, once it is known that `all_rejected` are.
+fn outcome(delivery: Delivery, form: Form, all_rejected: bool, retry: Duration) -> AlertOutcome {
+    let retry = retry.min(RETRY_MAX);
     match delivery {
-        Delivery::Accepted => Duration::ZERO,
-        Delivery::Failed { retry_after } => {
-            (alerts.window() / RETRY_IN_WINDOW).max(retry_after).min(RETRY_MAX)
+        Delivery::Accepted => AlertOutcome::Accepted,
+        Delivery::Failed { retry_after } => AlertOutcome::Failed(retry.max(retry_after).min(RETRY_MAX)),
+        Delivery::Refused { status } => match (form, Delivery::is_of_credentials(status)) {
+            (_, true) if all_rejected => AlertOutcome::Rejected(retry, status),
+            (Form::Whole | Form::Reduced, _) => AlertOutcome::Refused(retry),
+            (Form::Bare, true) => AlertOutcome::Rejected(retry, status),
+            (Form::Bare, false) => AlertOutcome::GivenUp,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_gets_shorter_and_is_given_up_and_what_is_not_its_fault_is_kept() {
+        const RETRY: Duration = Duration::from_secs(15);
+        let refused = |status, form| outcome(Delivery::Refused { status }, form, false, RETRY);
+        assert_eq!([0, 2, 3, 5, 6, 99].map(Form::after), {
+            use Form::{Bare, Reduced, Whole};
+            [Whole, Whole, Reduced, Reduced, Bare, Bare]
+        });
+        for status in [400, 401, 403, 413, 301] {
+            for form in [Form::Whole, Form::Reduced] {
+                assert_eq!(refused(status, form), AlertOutcome::Refused(RETRY));
+            }
+        }
+        assert_eq!(refused(413, Form::Bare), AlertOutcome::GivenUp);
+        assert_eq!(refused(403, Form::Bare), AlertOutcome::Rejected(RETRY, 403));
+        let known = outcome(Delivery::Refused { status: 403 }, Form::Whole, true, RETRY);
+        assert_eq!(known, AlertOutcome::Rejected(RETRY, 403), "it stays whole until the DSN is mended");
+        let busy = Delivery::Failed { retry_after: Duration::from_secs(3600) };
+        for form in [Form::Whole, Form::Reduced, Form::Bare] {
+            assert_eq!(outcome(busy, form, true, RETRY), AlertOutcome::Failed(RETRY_MAX));
         }
     }
 }

@@ -471,3 +471,58 @@ async fn sentrys_own_normaliser_takes_every_kind_of_event_as_it_is() {
     let wrong = run(Command::new("python3").args(["-c", NORMALISER]), &events);
     assert_eq!(wrong.trim(), "[]");
 }
+
+#[tokio::test]
+async fn an_event_that_is_refused_is_sent_shorter_is_given_up_at_last_and_holds_back_no_other() {
+    let world = World::new().await.with("sentry.window", "1s");
+    let gone = |id: &str| world.bodies(id, Resource::Status(404), Resource::Status(404));
+    // The context of the example is in the whole event alone.
+    world.sentry.set(ResponseMode::Refuse("\"show\":", 413));
+    let worker = world.worker();
+    world.send(&[gone("large")]).await;
+    until("it is told without its evidence", async || world.sentry.alerts() == 1).await;
+    let event = world.sentry.events().remove(0);
+    assert!(text(&event).contains("dead letter: gone in fetch at 127.0.0.1"), "{event}");
+    assert!(text(&event).contains("replay them: wm-analyzer dead replay"), "{event}");
+    assert_eq!((&event["tags"]["kind"], &event["contexts"]["job"]), (&"gone".into(), &Value::Null));
+
+    world.sentry.set(ResponseMode::Refuse("gone in fetch", 400));
+    world.send(&[gone("poison")]).await;
+    until("it is refused", async || {
+        let refusals = [key("alerts:claimed"), "refusals".to_owned()];
+        world.redis_cmd::<Option<u32>>("HGET", &refusals).await.is_some()
+    })
+    .await;
+    world.send(&[job_by_uuid("behind")]).await;
+    until("the one behind it is told", async || {
+        world.sentry.fingerprints().iter().any(|parts| parts.contains(&"bad_reference".to_owned()))
+    })
+    .await;
+    assert_eq!(world.sentry.fingerprints()[1], ["alert-refused"]);
+    let line = worker.until_logged("an alert was given up: it is refused however it is sent").await;
+    assert_eq!(line["level"], "WARN", "{line}");
+    until("it is counted", async || worker.metric("alerts_given_up_total").await == 1.0).await;
+    until("nothing is pending", async || worker.metric("alerts_pending").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_sentry_that_rejects_all_loses_no_alert_and_is_told_by_one_log_line_and_by_status() {
+    let world = World::new().await.with("sentry.window", "1s");
+    world.sentry.set(ResponseMode::Status(403));
+    let worker = world.worker();
+    world.send(&[job_by_uuid("kept")]).await;
+    let line = worker.until_logged("Sentry rejects all alerts: wm-analyzer sentry test tells why").await;
+    assert_eq!(line["level"], "ERROR", "{line}");
+    let told = ["Sentry rejects all alerts (HTTP 403", "wm-analyzer sentry test"];
+    until("status says so", async || {
+        let status = world.run(&["status"]).await;
+        told.iter().all(|text| format!("{}{}", status.stdout, status.stderr).contains(text))
+    })
+    .await;
+    until("metrics say so", async || worker.metric("alerts_rejected").await == 1.0).await;
+    world.sentry.set(ResponseMode::Accept);
+    until("it is told", async || world.sentry.alerts() == 1).await;
+    assert_eq!(world.sentry.fingerprints()[0][0], "dead-letter");
+    until("status is calm", async || world.queue.status().await.unwrap().alerts_rejected.is_none()).await;
+    assert_eq!(worker.metric("alerts_given_up_total").await, 0.0);
+}

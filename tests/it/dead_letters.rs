@@ -18,7 +18,7 @@ use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 use wm_testbed::tcp_proxy::{TcpProxy, Upstream};
 
-use crate::harness::{TIMEOUT, World, env_var_name, job_by_uuid, run, until};
+use crate::harness::{TIMEOUT, World, env_var_name, job_by_uuid, key, run, until};
 
 /// Three jobs at a site that has lost their bodies, and two payloads that are no jobs; all of them dead.
 async fn bury_five(world: &World) -> Vec<Job> {
@@ -463,4 +463,22 @@ async fn show_says_all_that_is_known_and_its_command_gives_the_same_ending() {
     let args: Vec<String> = command.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     world.run(&args).await.exited_with(11).stdout_contains(&["poison: hash_mismatch"]);
+}
+
+#[tokio::test]
+async fn a_replay_whose_jobs_are_not_kept_any_more_is_not_called_one_without_letters() {
+    let world = World::new().await;
+    let worker = world.worker();
+    world.send(&[job_by_uuid("gone")]).await;
+    world.until_dead_letters(1).await;
+    worker.stop().await;
+    let replayed = world.run(&["dead", "replay", "gone", "--yes", "-o", "json"]).await.exited_with(0).json();
+    let operation = replayed["operation"].as_str().unwrap();
+    let _: u64 = world.redis_cmd("DEL", &[key(&format!("operation_jobs:{operation}"))]).await;
+    for step in ["--resume", "--undo"] {
+        let told = world.run(&["dead", "replay", step, operation, "--yes"]).await.exited_with(3);
+        told.stderr_contains(&["its jobs are not kept any more"]);
+    }
+    let unknown = world.run(&["dead", "replay", "--resume", "replay-0badc0de", "--yes"]).await.exited_with(3);
+    unknown.stderr_contains(&["no operation replay-0badc0de, or its jobs are not kept any more"]);
 }

@@ -37,6 +37,8 @@ pub enum ResponseMode {
     RateLimit(u64),
     /// Another status.
     Status(u16),
+    /// Another status to an envelope with this text; others are accepted.
+    Refuse(&'static str, u16),
 }
 
 /// One item of an envelope.
@@ -155,6 +157,10 @@ impl Respond for Mutex<ReceivedEnvelopes> {
             _ if !addressed => Response::new(400, &[json], *b"{}").then_close(),
             ResponseMode::Accept => Response::new(200, &[json], *b"{}"),
             ResponseMode::Status(status) => Response::new(status, &[json], *b"{}"),
+            ResponseMode::Refuse(text, status) if contains(&request.body, text) => {
+                Response::new(status, &[json], *b"{}")
+            }
+            ResponseMode::Refuse(..) => Response::new(200, &[json], *b"{}"),
             ResponseMode::RateLimit(seconds) => {
                 Response::new(429, &[json, ("retry-after", &seconds.to_string())], *b"{}")
             }
@@ -182,7 +188,7 @@ impl ReceivedEnvelopes {
         }
         match parse_envelope(&request.body) {
             Err(fault) => self.violation(fault),
-            Ok(items) if self.mode == ResponseMode::Accept && addressed => {
+            Ok(items) if self.accepts(&request.body) && addressed => {
                 self.alerts += items.iter().filter(|item| item.kind == "event").count() as u64;
                 let room = MAX_KEPT.saturating_sub(self.items.len());
                 self.items.extend(items.into_iter().take(room));
@@ -192,11 +198,23 @@ impl ReceivedEnvelopes {
         addressed
     }
 
+    fn accepts(&self, body: &[u8]) -> bool {
+        match self.mode {
+            ResponseMode::Accept => true,
+            ResponseMode::Refuse(text, _) => !contains(body, text),
+            ResponseMode::Hang | ResponseMode::RateLimit(_) | ResponseMode::Status(_) => false,
+        }
+    }
+
     fn violation(&mut self, fault: String) {
         if self.violations.len() < MAX_KEPT {
             self.violations.push(fault);
         }
     }
+}
+
+fn contains(body: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(body).contains(text)
 }
 
 /// Reads an envelope: a header line, then items of a header line with the payload's length, and the payload.

@@ -7,7 +7,8 @@ use time::OffsetDateTime;
 use super::layout::{Layout, Line, Segment, plain};
 use super::{Look, Numbers, sections};
 use crate::ops::render::{self, BAD, BOLD, GOOD, WARN, sanitize};
-use crate::queue::{self, Ceilings, NEARLY_FULL, Paused, Purpose, Status, UnreadableKey};
+use crate::ops::selection::ago;
+use crate::queue::{self, AlertsRejected, Ceilings, NEARLY_FULL, Paused, Purpose, Status, UnreadableKey};
 
 /// Cells of the bar.
 const BAR_CELLS: u64 = 10;
@@ -207,6 +208,11 @@ fn hints(out: &mut Layout, look: &Look, status: &Status) {
     }
     if look.groups.is_none() && look.numbers.is_current() {
         out.talk(BAD, "the groups of dead letters are unknown: they were not read in time");
+    }
+    if let Some(AlertsRejected { since_ms, status: code }) = status.alerts_rejected {
+        let since = ago(status.at_ms, since_ms);
+        let next = command("sentry test");
+        out.talk(BAD, &format!("Sentry rejects all alerts (HTTP {code}, first {since}): {next}"));
     }
     if status.dead_filled() >= NEARLY_FULL || status.evicted_last_day() > 0 {
         out.talk(

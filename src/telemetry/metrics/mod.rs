@@ -80,8 +80,9 @@ pub struct Metrics {
     breakers: Gauges,
     isolation: Family<[(&'static str, String); 1], Gauge>,
     last_success: SecondsGauge,
-    alerts: [Counter; 3],
+    alerts: [Counter; 4],
     alerts_pending: Gauge,
+    alerts_rejected: Gauge,
 }
 
 impl Metrics {
@@ -145,9 +146,10 @@ impl Metrics {
             breakers: registered(own, "breaker_open", Gauges::default()),
             isolation: registered(own, "isolation", Family::default()),
             last_success: registered(own, "last_success_timestamp_seconds", SecondsGauge::default()),
-            alerts: ["alerts_sent", "alerts_suppressed", "alerts_failed"]
+            alerts: ["alerts_sent", "alerts_suppressed", "alerts_failed", "alerts_given_up"]
                 .map(|name| registered(own, name, Counter::default())),
             alerts_pending: registered(own, "alerts_pending", Gauge::default()),
+            alerts_rejected: registered(own, "alerts_rejected", Gauge::default()),
             registry,
         })
     }
@@ -302,10 +304,12 @@ impl Metrics {
     /// Sets the alert counters to the totals of [`Alerts::counts`](super::sentry::Alerts::counts), not
     /// increments.
     pub fn alerts(&self, counts: AlertCounts) {
-        for (counter, total) in self.alerts.iter().zip([counts.sent, counts.suppressed, counts.failed]) {
+        let totals = [counts.sent, counts.suppressed, counts.failed, counts.given_up];
+        for (counter, total) in self.alerts.iter().zip(totals) {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
         self.alerts_pending.set(saturating_i64(counts.pending));
+        self.alerts_rejected.set(counts.rejected.into());
     }
 }
 
@@ -390,7 +394,14 @@ mod tests {
         metrics.redis_up(true);
         metrics.breaker("api", true);
         metrics.isolation("seccomp", true);
-        metrics.alerts(AlertCounts { sent: 2, suppressed: 9, failed: 1, pending: 3 });
+        metrics.alerts(AlertCounts {
+            sent: 2,
+            suppressed: 9,
+            failed: 1,
+            given_up: 4,
+            rejected: true,
+            pending: 3,
+        });
     }
 
     #[test]
@@ -450,7 +461,9 @@ mod tests {
             r#"alerts_sent_total{queue="analysis"} 2"#,
             r#"alerts_suppressed_total{queue="analysis"} 9"#,
             r#"alerts_failed_total{queue="analysis"} 1"#,
+            r#"alerts_given_up_total{queue="analysis"} 4"#,
             r#"alerts_pending{queue="analysis"} 3"#,
+            r#"alerts_rejected{queue="analysis"} 1"#,
         ];
         for sample in samples {
             assert!(text.contains(&format!("\n{PREFIX}_{sample}\n")), "no {sample}\n{text}");

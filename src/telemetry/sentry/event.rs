@@ -70,6 +70,16 @@ pub struct Alert {
     pub count: u64,
 }
 
+impl Alert {
+    /// The same without what comes from jobs and pages: its title, counts, commands and tags.
+    #[must_use]
+    pub fn reduced(mut self) -> Self {
+        self.lines.truncate(1);
+        self.lines.push("without its evidence, with which it was refused".to_owned());
+        Self { job: Vec::new(), traceparent: None, ..self }
+    }
+}
+
 /// The event for `alert`.
 pub(super) fn build(alert: &Alert) -> Event<'static> {
     let commands = alert.commands.iter();

@@ -24,6 +24,7 @@
 mod check_in;
 mod dsn;
 mod event;
+mod outage_words;
 mod outages;
 mod sender;
 mod state;
@@ -36,12 +37,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub use self::check_in::Monitor;
 pub use self::dsn::{Dsn, DsnError};
 pub use self::event::{Alert, Severity};
-use self::outages::{OutageEvent, OutageEventKind};
+pub use self::outage_words::AlertSource;
 pub use self::sender::Delivery;
 use self::sender::{DeliveryRequest, Payload};
 pub use self::state::AlertCounts;
@@ -194,9 +194,9 @@ impl Alerts {
     ///
     /// # Errors
     /// A malformed DSN (a configuration error), or no client or thread to send with.
-    pub fn start(config: &Config, release: &str) -> Result<(Self, AlertsGuard), Error> {
+    pub fn start(config: &Config, release: &str, source: AlertSource) -> Result<(Self, AlertsGuard), Error> {
         let Some(dsn) = &config.dsn else { return Ok((Self::off(), AlertsGuard(None))) };
-        let sender = sender::Sender::new(dsn.to_sdk(), release, &config.environment)?;
+        let sender = sender::Sender::new(dsn.to_sdk(), release, &config.environment, source)?;
         let shared = Arc::new(SharedAlerts::new(config.window));
         let stop = CancellationToken::new();
         let (requests, requested) = mpsc::channel(REQUESTS);
@@ -254,6 +254,23 @@ impl Alerts {
         }
     }
 
+    /// Notes that an event was given up, and says so.
+    pub fn give_up(&self, alert: &Alert, status: Option<u16>) {
+        if let Some(running) = &self.0 {
+            let Alert { id, fingerprint, count, .. } = alert;
+            let fingerprint = fingerprint.join(" ");
+            tracing::warn!(event = %id, fingerprint, stands_for = count, status, "an alert was given up: it is refused however it is sent");
+            running.shared.record_given_up();
+        }
+    }
+
+    /// Notes that Sentry rejects all that is sent, which is said once until it accepts something.
+    pub fn reject(&self, status: u16) {
+        if let Some(running) = &self.0 {
+            running.shared.reject(status);
+        }
+    }
+
     /// The time in which a group is reported once.
     pub fn window(&self) -> Duration {
         self.0.as_ref().map_or(Duration::ZERO, |running| running.window)
@@ -301,39 +318,6 @@ impl Alerts {
     /// Totals so far; all zero if alerts are off.
     pub fn counts(&self) -> AlertCounts {
         self.0.as_ref().map_or_else(AlertCounts::default, |running| running.shared.counts())
-    }
-}
-
-impl OutageEvent {
-    /// The event in words.
-    fn to_alert(&self) -> Alert {
-        let (what, seconds) = (self.what.as_str(), self.lasted.as_secs());
-        let severity = match self.kind {
-            OutageEventKind::Begins | OutageEventKind::Lasts => Severity::Error,
-            OutageEventKind::Over => Severity::Info,
-        };
-        let head = match self.kind {
-            OutageEventKind::Begins => format!("outage: {} for {seconds} s", self.what.failing_text()),
-            OutageEventKind::Lasts => format!("outage goes on: {} for {seconds} s", self.what.failing_text()),
-            OutageEventKind::Over => {
-                format!("resolved: {} again after {seconds} s", self.what.recovered_text())
-            }
-        };
-        let mut lines = vec![head, self.detail.clone()];
-        if self.count > 1 {
-            lines.push(format!("stands for {} failures", self.count));
-        }
-        Alert {
-            id: Uuid::new_v4(),
-            severity,
-            fingerprint: vec!["outage".to_owned(), what.to_owned()],
-            lines,
-            commands: vec![("look closer", "wm-analyzer doctor".to_owned())],
-            tags: vec![("outage", what.to_owned())],
-            job: Vec::new(),
-            traceparent: None,
-            count: self.count,
-        }
     }
 }
 
@@ -393,7 +377,8 @@ mod tests {
             let section = format!(
                 "dsn = \"{dsn}\"\nenvironment = \"\"\nwindow = \"60s\"\nshutdown = \"1s\"\ncheck_ins = true"
             );
-            let (alerts, guard) = Alerts::start(&toml::from_str(&section).unwrap(), "r").unwrap();
+            let (alerts, guard) =
+                Alerts::start(&toml::from_str(&section).unwrap(), "r", AlertSource::default()).unwrap();
             alerts.report_outage(OutageKind::Redis, "down");
             alerts.resolve_outage(OutageKind::Redis);
             assert_eq!((alerts.counts(), guard.close()), (AlertCounts::default(), AlertCounts::default()));
@@ -407,7 +392,7 @@ mod tests {
             scheme in "(http|https|ftp)?", key in "[a-z%@:\\PC]{0,4}", host in r"(a\.test|\[::1\]|1\.1|ü|\PC{0,3})", rest in "[/0-9?#:\\PC]{0,6}",
         ) {
             let Some(config) = config(&format!("{scheme}://{key}@{host}{rest}")) else { return Ok(()) };
-            let Ok((alerts, _guard)) = Alerts::start(&config, "r") else { return Ok(()) };
+            let Ok((alerts, _guard)) = Alerts::start(&config, "r", AlertSource::default()) else { return Ok(()) };
             prop_assert_eq!(alerts.counts(), AlertCounts::default());
         }
     }

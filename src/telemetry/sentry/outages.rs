@@ -19,6 +19,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// first event acts within the hour, or has decided not to; after that it only must not be forgotten.
 const REMIND_AFTER: [Duration; 3] = [HOUR, HOUR.saturating_mul(4), HOUR.saturating_mul(24)];
 
+/// How often an event is sent in one form before it is sent in a shorter one: a proxy may refuse one that it passes a
+/// moment later.
+const TRIES_PER_FORM: u32 = 3;
+
 /// The outages of this process, by kind.
 #[derive(Debug)]
 pub(super) struct LocalOutages {
@@ -33,6 +37,8 @@ struct KindState {
     last_taken: Option<Instant>,
     /// Failures in the event that is being delivered, if one is.
     in_flight: Option<u64>,
+    /// How often in a row Sentry has refused its event.
+    refusals: u32,
 }
 
 #[derive(Debug)]
@@ -62,6 +68,8 @@ pub(super) struct OutageEvent {
     pub(super) what: OutageKind,
     pub(super) kind: OutageEventKind,
     pub(super) detail: String,
+    /// It was refused with its detail, and is sent without.
+    pub(super) is_reduced: bool,
     /// How long the outage lasts, or lasted.
     pub(super) lasted: Duration,
     /// Failures that it stands for.
@@ -122,6 +130,7 @@ impl LocalOutages {
                 what: *what,
                 kind,
                 detail: outage.detail.clone(),
+                is_reduced: state.refusals >= TRIES_PER_FORM,
                 lasted: outage.over.filter(|_| kind == OutageEventKind::Over).unwrap_or(now) - outage.since,
                 count,
                 since: outage.since,
@@ -139,7 +148,7 @@ impl LocalOutages {
     /// Records that Sentry accepted an event.
     pub(super) fn delivered(&mut self, event: &OutageEvent, now: Instant) {
         let state = &mut self.kinds[event.what as usize];
-        state.in_flight = None;
+        (state.in_flight, state.refusals) = (None, 0);
         let Some(outage) = state.outage.as_mut().filter(|outage| outage.since == event.since) else { return };
         match event.kind {
             OutageEventKind::Begins | OutageEventKind::Lasts => {
@@ -159,6 +168,19 @@ impl LocalOutages {
             // The end was not reported, and it has begun again: it goes on.
             (outage.since, outage.remind_at) = (event.since, Some(remind_at(event.since, now)));
         }
+    }
+
+    /// Records that Sentry refused an event; true once it was refused often enough in each form. Then it counts as
+    /// delivered, or is tried anew where `of_all` are refused.
+    pub(super) fn refused(&mut self, event: &OutageEvent, of_all: bool, now: Instant) -> bool {
+        let refusals = self.kinds[event.what as usize].refusals + 1;
+        let tries_are_over = refusals >= 2 * TRIES_PER_FORM;
+        match tries_are_over && !of_all {
+            true => self.delivered(event, now),
+            false => self.not_delivered(event, now),
+        }
+        self.kinds[event.what as usize].refusals = if tries_are_over { 0 } else { refusals };
+        tries_are_over
     }
 
     /// Failures that no accepted event stands for.
@@ -231,6 +253,24 @@ mod tests {
         outages.ended(WHAT, start + HOUR * 80);
         assert_eq!(taken(&mut outages, start + HOUR * 81), Some((OutageEventKind::Over, 7)));
         assert_eq!((taken(&mut outages, start + HOUR * 999), outages.pending()), (None, 0));
+    }
+
+    #[test]
+    fn an_event_that_is_refused_is_sent_without_its_detail_and_then_given_up_unless_all_are_refused() {
+        let start = Instant::now();
+        let mut outages = LocalOutages::new(WINDOW);
+        outages.failed(WHAT, "down".to_owned(), start);
+        for of_all in [true, false] {
+            for refusals in 0..6 {
+                let event = outages.take_due(start, true).unwrap();
+                assert_eq!((event.count, event.is_reduced), (1, refusals >= 3));
+                assert_eq!(outages.refused(&event, of_all, start), refusals == 5);
+            }
+        }
+        assert_eq!((outages.take_due(start, true), outages.pending()), (None, 0));
+        outages.ended(WHAT, start + WINDOW);
+        let over = outages.take_due(start + WINDOW, false).unwrap();
+        assert_eq!((over.kind, over.is_reduced), (OutageEventKind::Over, false), "its end is another event");
     }
 
     #[test]

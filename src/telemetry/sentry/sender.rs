@@ -23,11 +23,11 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
 use super::check_in::Monitor;
 use super::event::{self, Alert};
 use super::outages::OutageEvent;
 use super::state::SharedAlerts;
+use super::{AlertSource, Error};
 use crate::job::duration::retry_after;
 use crate::job::text::innermost_cause;
 
@@ -52,6 +52,7 @@ pub(super) struct Sender {
     /// hub.
     client: Client,
     environment: String,
+    source: AlertSource,
 }
 
 /// How the delivery of an event ended.
@@ -64,6 +65,26 @@ pub enum Delivery {
         /// What Sentry's rate limit asks for; zero without one.
         retry_after: Duration,
     },
+    /// Sentry, or what is in front of it, does not take this event, or none of ours.
+    Refused {
+        /// The HTTP status: no 5xx and neither 408 nor 429.
+        status: u16,
+    },
+}
+
+impl Delivery {
+    /// The status by which an event was refused.
+    pub fn status(self) -> Option<u16> {
+        match self {
+            Self::Refused { status } => Some(status),
+            Self::Accepted | Self::Failed { .. } => None,
+        }
+    }
+
+    /// True for a status that speaks of our credentials, and so of every event.
+    pub fn is_of_credentials(status: u16) -> bool {
+        status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN
+    }
 }
 
 /// An envelope to send, and the channel for how its delivery ended.
@@ -106,10 +127,16 @@ enum IngestResponse {
     Accepted,
     Failed(String),
     RateLimited(Duration),
+    Refused(StatusCode),
 }
 
 impl Sender {
-    pub(super) fn new(dsn: Dsn, release: &str, environment: &str) -> Result<Self, Error> {
+    pub(super) fn new(
+        dsn: Dsn,
+        release: &str,
+        environment: &str,
+        source: AlertSource,
+    ) -> Result<Self, Error> {
         // The first installation wins; ring is the only provider in this program.
         rustls::crypto::ring::default_provider().install_default().unwrap_or_default();
         let mut http = reqwest::Client::builder()
@@ -130,13 +157,13 @@ impl Sender {
         let client = Client::from(options);
         let auth = dsn.to_auth(Some(&client.options().user_agent)).to_string();
         let (url, environment) = (dsn.envelope_api_url().to_string(), environment.to_owned());
-        Ok(Self { http: http.build()?, url, auth, client, environment })
+        Ok(Self { http: http.build()?, url, auth, client, environment, source })
     }
 
     /// The request for one owner's envelope; `None` if it cannot be serialized.
     fn request(&self, owner: &Owner) -> Option<reqwest::RequestBuilder> {
         match owner {
-            Owner::Outage(outage) => self.alert_request(&outage.to_alert()),
+            Owner::Outage(outage) => self.alert_request(&outage.to_alert(&self.source)),
             Owner::Caller(DeliveryRequest { envelope: Payload::Alert(alert), .. }) => {
                 self.alert_request(alert)
             }
@@ -182,8 +209,10 @@ fn classify(response: &Response) -> IngestResponse {
         IngestResponse::Accepted
     } else if status == StatusCode::TOO_MANY_REQUESTS {
         IngestResponse::RateLimited(rate_limit_duration(response.headers()))
-    } else {
+    } else if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
         IngestResponse::Failed(format!("Sentry answered {status}"))
+    } else {
+        IngestResponse::Refused(status)
     }
 }
 
@@ -277,6 +306,17 @@ fn record_result(result: DeliveryResult, shared: &SharedAlerts) -> Instant {
         IngestResponse::RateLimited(time) => {
             (format!("Sentry's rate limit asks us to wait {} s", time.as_secs()), time)
         }
+        IngestResponse::Refused(status) => {
+            match owner.count() {
+                // Said once, by who found that all are rejected.
+                Some(stands_for) if !shared.is_rejected() => {
+                    tracing::warn!(%status, stands_for, "an alert was refused");
+                }
+                Some(_) | None => {}
+            }
+            owner.end(shared, Delivery::Refused { status: status.as_u16() });
+            return Instant::now();
+        }
     };
     let Some(stands_for) = owner.count() else {
         // The next one follows within the minute, and a limit on check-ins does not apply to events.
@@ -297,12 +337,11 @@ impl Owner {
     }
 
     fn end(self, shared: &SharedAlerts, delivery: Delivery) {
-        let accepted = delivery == Delivery::Accepted;
         match self {
-            Self::Outage(event) => shared.record_outage_event(&event, accepted),
+            Self::Outage(event) => shared.record_outage_event(&event, delivery),
             Self::Caller(request) => {
                 if let Some(count) = request.envelope.count() {
-                    shared.record_delivery(count, accepted);
+                    shared.record_delivery(count, delivery == Delivery::Accepted);
                 }
                 request.end(delivery);
             }

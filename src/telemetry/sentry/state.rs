@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::OutageKind;
 use super::event::sanitize_detail;
 use super::outages::{LocalOutages, OutageEvent};
+use super::sender::Delivery;
 
 /// Totals of alert events and occurrences.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub struct AlertCounts {
     pub suppressed: u64,
     /// Failed deliveries; their occurrences are reported later.
     pub failed: u64,
+    /// Events that Sentry refused however they were sent.
+    pub given_up: u64,
+    /// Sentry rejects all that is sent: the DSN is not its own any more.
+    pub rejected: bool,
     /// Occurrences that no event has reported yet: those of this process, and the queue's dead letters.
     pub pending: u64,
 }
@@ -85,20 +90,53 @@ impl SharedAlerts {
     }
 
     /// Records how the delivery of an outage's event ended.
-    pub(super) fn record_outage_event(&self, event: &OutageEvent, accepted: bool) {
-        let mut state = self.state.lock();
-        match accepted {
-            true => state.outages.delivered(event, Instant::now()),
-            false => state.outages.not_delivered(event, Instant::now()),
+    pub(super) fn record_outage_event(&self, event: &OutageEvent, delivery: Delivery) {
+        let now = Instant::now();
+        self.record_delivery(event.count, delivery == Delivery::Accepted);
+        match delivery {
+            Delivery::Accepted => self.state.lock().outages.delivered(event, now),
+            Delivery::Failed { .. } => self.state.lock().outages.not_delivered(event, now),
+            Delivery::Refused { status } => {
+                let of_all = Delivery::is_of_credentials(status);
+                let tries_are_over = self.state.lock().outages.refused(event, of_all, now);
+                match (tries_are_over, of_all) {
+                    (false, _) => {}
+                    (true, true) => self.reject(status),
+                    (true, false) => {
+                        tracing::warn!(
+                            outage = event.what.as_str(),
+                            status,
+                            "an alert was given up: it is refused however it is sent"
+                        );
+                        self.record_given_up();
+                    }
+                }
+            }
         }
-        drop(state);
-        self.record_delivery(event.count, accepted);
+    }
+
+    /// Counts an event that nobody sends again.
+    pub(super) fn record_given_up(&self) {
+        self.state.lock().counts.given_up += 1;
+    }
+
+    /// Notes that Sentry rejects all that is sent, and says so where it was not known.
+    pub(super) fn reject(&self, status: u16) {
+        if !std::mem::replace(&mut self.state.lock().counts.rejected, true) {
+            tracing::error!(status, "Sentry rejects all alerts: wm-analyzer sentry test tells why");
+        }
+    }
+
+    /// Whether Sentry rejects all that is sent.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.state.lock().counts.rejected
     }
 
     /// Counts one delivery of an event that stands for `count` occurrences.
     pub(super) fn record_delivery(&self, count: u64, accepted: bool) {
         let counts = &mut self.state.lock().counts;
         if accepted {
+            counts.rejected = false;
             counts.sent += 1;
             counts.suppressed += count.saturating_sub(1);
         } else {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::event::{Alert, Severity, sanitize_detail};
 use super::sender::Sender;
-use super::{Config, Error};
+use super::{AlertSource, Config, Error};
 use crate::job::text::innermost_cause;
 
 /// How much of a refusal is read; Sentry's are a few hundred bytes.
@@ -29,7 +29,7 @@ impl TestEvent {
     /// When there is no client to send with.
     pub async fn send(config: &Config, release: &str, by: &str) -> Result<Option<Self>, Error> {
         let Some(dsn) = &config.dsn else { return Ok(None) };
-        let sender = Sender::new(dsn.to_sdk(), release, &config.environment)?;
+        let sender = Sender::new(dsn.to_sdk(), release, &config.environment, AlertSource::default())?;
         let text = format!("test: {by} asked whether alerts of wm-analyzer arrive, and they do");
         let alert = Alert {
             id: Uuid::new_v4(),
