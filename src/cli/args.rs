@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 
-use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand};
+use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand, JobDiffArgs};
 use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand, StatusArgs};
 use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
 use super::queue_args::{QuarantineCommand, QueueCommand, ReportCommand, ResultsCommand};
@@ -64,7 +64,7 @@ pub enum Command {
     /// Compare two files or URLs, or the pair of a job, with the worker's filter, sandbox and analysis.
     #[command(
         after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExamples:\n  wm-analyzer diff old.html new.html\n  \
-            wm-analyzer diff --job import-4711 --limits wall=30s,heap=512MiB"
+            wm-analyzer diff old.html https://web.example.gov/ --limits wall=30s -v"
     )]
     Diff(DiffArgs),
     /// Run a worker: process jobs until TERM or INT.
@@ -155,7 +155,7 @@ pub struct DiffArgs {
     /// Newer version: a file or an http(s) URL.
     #[arg(required_unless_present = "job")]
     pub to: Option<String>,
-    /// Job that is dead or waits, whose pair is compared; read from Redis, and left as it is.
+    /// Job whose pair is compared; the same as `job diff ID`.
     #[arg(long, value_name = "ID", value_parser = JobId::parse, conflicts_with_all = ["from", "to", "from_hash", "to_hash"])]
     pub job: Option<JobId>,
     /// Limits for this pair, e.g. wall=2s,heap=64MiB; at most sandbox.max_wall and sandbox.max_heap.
@@ -242,6 +242,13 @@ pub struct BackfillArgs {
     /// How.
     #[command(flatten)]
     pub bulk: BulkArgs,
+}
+
+impl From<JobDiffArgs> for DiffArgs {
+    fn from(JobDiffArgs { id, limits, all, verbose }: JobDiffArgs) -> Self {
+        let (from, to, from_hash, to_hash) = (None, None, None, None);
+        Self { from, to, job: Some(id), limits, from_hash, to_hash, all, whole: false, verbose }
+    }
 }
 
 impl DiffArgs {

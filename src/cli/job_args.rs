@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::values::{heap_bytes, limits, per_second, wall_ms};
 use crate::config::Config;
-use crate::job::LimitsRequest;
+use crate::job::{JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::audit::AuditAction;
 use crate::ops::job::{BulkOptions, DiscardPlan, Edit, Filter, JobAction, ReplayPlan};
@@ -179,6 +179,37 @@ pub enum DeadCommand {
 /// `job ...`
 #[derive(Debug, Subcommand)]
 pub enum JobCommand {
+    /// Compare the pair of a job here, as the worker does; the job is left as it is.
+    #[command(
+        after_help = "Exit code: 0 analysed, 10 skipped, 11 poison.\n\nExamples:\n  wm-analyzer job diff bad-deploy-17\n  \
+            wm-analyzer job diff bad-deploy-17 --limits wall=30s,heap=512MiB"
+    )]
+    Diff(JobDiffArgs),
+    /// What needs nothing but the queue.
+    #[command(flatten)]
+    Queued(Box<QueuedJobCommand>),
+}
+
+/// Arguments of `job diff`; the others of `diff` are about pairs that are typed.
+#[derive(Debug, Args)]
+pub struct JobDiffArgs {
+    /// The job id.
+    #[arg(value_parser = JobId::parse)]
+    pub id: JobId,
+    /// Limits for this pair, e.g. wall=2s,heap=64MiB; at most sandbox.max_wall and sandbox.max_heap.
+    #[arg(long, value_name = "KEY=VALUE,...", value_parser = limits, default_value = "")]
+    pub limits: LimitsRequest,
+    /// Show all that the report has: every hunk, of the source too, and long texts whole.
+    #[arg(long)]
+    pub all: bool,
+    /// Also print CPU time, heap and timings.
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// The rest of `job ...`
+#[derive(Debug, Subcommand)]
+pub enum QueuedJobCommand {
     /// List jobs: those in flight, waiting and dead, or in the states that are named.
     #[command(
         visible_alias = "list",
@@ -334,7 +365,7 @@ impl DeadCommand {
     }
 }
 
-impl JobCommand {
+impl QueuedJobCommand {
     /// As `ops` takes it.
     ///
     /// # Errors

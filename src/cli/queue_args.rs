@@ -94,6 +94,9 @@ pub enum QueueCommand {
     Import {
         /// The file; `-` is standard input.
         file: PathBuf,
+        /// Read and check all lines, and take in nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show the settings in force.
     #[command(after_help = "Examples:\n  wm-analyzer queue settings\n  wm-analyzer queue settings -o json")]
@@ -185,7 +188,7 @@ impl QueueCommand {
             Self::Settings => ops::queue::QueueAction::Settings,
             Self::Show => ops::queue::QueueAction::Show,
             Self::Export => ops::queue::QueueAction::Export,
-            Self::Import { file } => ops::queue::QueueAction::Import { file },
+            Self::Import { file, dry_run } => ops::queue::QueueAction::Import { file, dry_run },
         }
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::args::{Cli, Command, OutputFormat};
+use super::args::{Cli, Command, DiffArgs, OutputFormat};
 use super::generate;
+use super::job_args::JobCommand;
 use super::monitor_args::SentryCommand;
 use super::process_args::{ConfigCommand, WorkerCommand};
 use super::queue_args::QueueCommand;
@@ -17,6 +18,7 @@ use crate::api::Api;
 use crate::config::assemble::{AssembleError, WorkerParts, build, executable, release};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
+use crate::job::text::shell_word;
 use crate::job::{Job, JobId};
 use crate::ops::{self, Exit, Output, render};
 use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle, WorkerRequest};
@@ -28,6 +30,9 @@ use crate::web::health::{self, Probe, Probes};
 use crate::web::pulse::Pulse;
 use crate::worker::shutdown::{Phase, Phases};
 use crate::worker::{RedisState, Worker};
+
+/// Version of the JSON of `config check` and `config show`.
+const CONFIG_SCHEMA_VERSION: u32 = 1;
 
 /// Runs the command.
 pub fn run(cli: Cli) -> Exit {
@@ -44,12 +49,16 @@ pub fn run(cli: Cli) -> Exit {
         Command::Work(_) | Command::Config(ConfigCommand::Check) => LoadedConfig::load_for_work,
         _ => LoadedConfig::load,
     };
-    let loaded = match load(&sources(&cli)) {
+    let mut loaded = match load(&sources(&cli)) {
         Ok(loaded) => loaded,
         Err(errors) => return print_config_errors(&errors, cli.output),
     };
     if let Command::Config(what) = &cli.command {
         return show_config(what, &loaded, cli.output);
+    }
+    // What a worker prints is read elsewhere, where its files need not be.
+    if !matches!(cli.command, Command::Work(_)) {
+        loaded.config.queue.command_flags = command_flags(&cli, &loaded.config);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -59,6 +68,15 @@ pub fn run(cli: Cli) -> Exit {
     // A name lookup that hangs in the C library must not hold up the end.
     runtime.shutdown_timeout(Duration::from_millis(500));
     exit
+}
+
+/// ` -c production.toml --redis redis://cache:6379`, as this command was told. Of an address with credentials these are `***`,
+/// which whoever repeats the command replaces.
+fn command_flags(cli: &Cli, config: &Config) -> String {
+    let flag = |flag: &str, value: String| format!(" {flag} {}", shell_word(&value));
+    let files = cli.config.iter().map(|file| flag("-c", file.display().to_string()));
+    let redis = cli.redis.is_some().then(|| flag("--redis", config.queue.url.to_string()));
+    files.chain(redis).collect()
 }
 
 fn sources(cli: &Cli) -> ConfigSources {
@@ -84,13 +102,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
     let output = ops::Output::from(cli.output);
     let json = output.is_json();
     match cli.command {
-        Command::Diff(args) => {
-            let job = match &args.job {
-                Some(id) => Some(stored_job(id, &config).await?),
-                None => None,
-            };
-            diff(&args.options(job, &config, json), &config).await
-        }
+        Command::Diff(args) => diff(args, &config, json).await,
         Command::Work(args) => work(&config, args.until_empty).await,
         Command::Demo(args) => Ok(demo::scenario::run(args.pairs, json).await),
         Command::Enqueue(args) => {
@@ -117,7 +129,8 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
             let store = ResultStore::open(&config.results).map_err(config_failure)?;
             ops::report::show(&queue, store.as_ref(), &args.options(json)).await.map_err(queue_failure)
         }
-        Command::Job(args) => {
+        Command::Job(JobCommand::Diff(args)) => diff(args.into(), &config, json).await,
+        Command::Job(JobCommand::Queued(args)) => {
             let action = args.action(&config).map_err(|what| (Exit::Usage, what))?;
             ops::job::run(&operator(&config).await?, action, output).await.map_err(queue_failure)
         }
@@ -147,11 +160,11 @@ fn show_config(what: &ConfigCommand, loaded: &LoadedConfig, output: OutputFormat
     match (what, output) {
         (ConfigCommand::Check, OutputFormat::Text) => render::note("the configuration is sound"),
         (ConfigCommand::Check, OutputFormat::Json | OutputFormat::Ndjson) => {
-            render::json(&serde_json::json!({ "errors": [] }))
+            render::json(CONFIG_SCHEMA_VERSION, &serde_json::json!({ "errors": [] }))
         }
         (ConfigCommand::Show { origin }, OutputFormat::Text) => render::text(loaded.show(*origin)),
         (ConfigCommand::Show { .. }, OutputFormat::Json | OutputFormat::Ndjson) => {
-            render::json(&loaded.to_json())
+            render::json(CONFIG_SCHEMA_VERSION, &loaded.to_json())
         }
         (ConfigCommand::Schema { of }, _) => render::text(of.text()),
     }
@@ -162,7 +175,7 @@ fn print_config_errors(errors: &[String], output: OutputFormat) -> Exit {
     match output {
         OutputFormat::Text => errors.iter().for_each(render::error),
         OutputFormat::Json | OutputFormat::Ndjson => {
-            render::json(&serde_json::json!({ "errors": errors }));
+            render::json(CONFIG_SCHEMA_VERSION, &serde_json::json!({ "errors": errors }));
         }
     }
     Exit::Config
@@ -183,7 +196,7 @@ async fn status(config: &Config, watch: Option<Duration>, output: Output) -> Res
     // A handshake that times out, and the look whether the server answers without TLS.
     let tls = config.queue.url.is_tls().then(|| 2 * config.queue.connect_timeout);
     let options = ops::status::StatusOptions { watch, output, tls };
-    ops::status::run(config.queue.name.as_str(), connecting, options, queue_failure).await
+    ops::status::run(&config.queue, connecting, options, queue_failure).await
 }
 
 /// Refuses a queue that nobody has ever used, unless it has the default name: its name was mistyped.
@@ -204,11 +217,16 @@ async fn stored_job(id: &JobId, config: &Config) -> Result<Job, CommandFailure> 
     })
 }
 
-async fn diff(options: &ops::diff::DiffOptions, config: &Config) -> Result<Exit, CommandFailure> {
+async fn diff(args: DiffArgs, config: &Config, json: bool) -> Result<Exit, CommandFailure> {
+    let job = match &args.job {
+        Some(id) => Some(stored_job(id, config).await?),
+        None => None,
+    };
+    let options = args.options(job, config, json);
     let mut pipeline = config.pipeline_for_diff().map_err(failure)?;
     pipeline.max_result_bytes = if options.whole { config.sandbox.reply.as_u64() } else { 0 };
     let pool = config.pool(1, executable()).await.map_err(failure)?;
-    let exit = ops::diff::run(options, &pipeline, &pool).await;
+    let exit = ops::diff::run(&options, &pipeline, &pool).await;
     pool.shutdown().await;
     Ok(exit)
 }
@@ -240,7 +258,7 @@ async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Re
 /// What the alerts of this process say of its queue.
 fn alert_source(config: &Config) -> AlertSource {
     let queue = config.queue.name.as_str();
-    AlertSource { queue: queue.to_owned(), look_closer: queue::command(queue, "doctor") }
+    AlertSource { queue: queue.to_owned(), look_closer: queue::command(queue, &config.queue.command_flags, "doctor") }
 }
 
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::cases::{Case, CaseOutcome};
 use crate::job::Job;
 use crate::job::failure::FailureKind;
-use crate::ops::render::{self, BOLD, sanitize, styled};
+use crate::ops::render::{self, BOLD, Column, sanitize, styled};
 use crate::queue::Event;
 
 /// The good class's place in the cases.
@@ -174,7 +174,8 @@ impl DemoResults {
                 became.iter().map(|(what, count)| format!("{what} × {count}")).collect::<Vec<_>>().join(", ");
             vec![mark, sanitize(case.title, 80), became]
         });
-        render::table(&["", "WHAT WAS SENT", "WHAT BECAME OF IT"], &[], rows)
+        let columns = [Column::Word(""), Column::Cut("WHAT WAS SENT"), Column::Cut("WHAT BECAME OF IT")];
+        render::table(&columns, rows)
     }
 
     fn outcomes_of(&self, class: usize) -> BTreeMap<String, u64> {

@@ -38,6 +38,9 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 /// Events read in one step.
 const EVENTS_BATCH: usize = 500;
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+
 /// What kept the demo from its end.
 type DemoError = Box<dyn std::error::Error>;
 
@@ -46,7 +49,7 @@ pub async fn run(pairs: u32, json: bool) -> Exit {
     let problems = match run_jobs(pairs as usize).await {
         Ok(results) => {
             if json {
-                render::json(&results.to_json());
+                render::json(SCHEMA_VERSION, &results.to_json());
             } else {
                 render::line(results.to_table());
                 render::line(results.to_summary());

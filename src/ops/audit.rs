@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::render::{self, BOLD, DIM, sanitize, styled};
+use super::render::{self, BOLD, Column, DIM, sanitize, styled};
 use super::selection::ago;
 use super::{Exit, Output};
 use crate::queue::{AuditEntry, Error, JobOutcome, OperationId, OperatorHandle};
@@ -36,15 +36,20 @@ async fn ls(queue: &OperatorHandle, limit: usize, output: Output) -> Result<Exit
     let (rows, total) = queue.audit_rows(limit).await?;
     let exit = if rows.is_empty() { Exit::NothingMatched } else { Exit::Ok };
     match output {
-        Output::Json => {
-            render::json(&json!({ "schema_version": SCHEMA_VERSION, "total": total, "rows": rows }))
-        }
+        Output::Json => render::json(SCHEMA_VERSION, &json!({ "total": total, "rows": rows })),
         Output::Ndjson => rows.iter().for_each(|row| render::line(render::json_line(row))),
         Output::Text if rows.is_empty() => render::note("nothing was done to this queue yet"),
         Output::Text => {
             let now_ms = queue.server_time_ms().await?;
-            let header = ["WHEN", "WHO", "WHAT", "JOBS", "SELECTION", "WHY"];
-            render::line(render::table(&header, &[3], rows.iter().map(|entry| row(entry, now_ms))));
+            let columns = [
+                Column::Word("WHEN"),
+                Column::Shortened("WHO"),
+                Column::Word("WHAT"),
+                Column::Number("JOBS"),
+                Column::Cut("SELECTION"),
+                Column::Cut("WHY"),
+            ];
+            render::line(render::table(&columns, rows.iter().map(|entry| row(entry, now_ms))));
             render::note(format!("\n{} of {total} rows, newest first", rows.len()));
         }
     }
@@ -53,25 +58,31 @@ async fn ls(queue: &OperatorHandle, limit: usize, output: Output) -> Result<Exit
 
 fn row(entry: &AuditEntry, now_ms: u64) -> Vec<String> {
     let AuditEntry { at_ms, what, by, selection, count, why, operation } = entry;
-    let what = operation.as_ref().map_or_else(|| sanitize(what, 60), |id| sanitize(id.as_str(), 40));
+    let what = operation.as_ref().map_or_else(|| sanitize(what, 40), |id| sanitize(id.as_str(), 40));
     vec![
         ago(now_ms, *at_ms),
-        sanitize(by, 40),
+        sanitize(by, 100),
         what,
         count.map_or_else(|| "-".to_owned(), |count| count.to_string()),
-        if selection.is_empty() { "-".to_owned() } else { sanitize(selection, 60) },
-        if why.is_empty() { "-".to_owned() } else { sanitize(why, 60) },
+        if selection.is_empty() { "-".to_owned() } else { sanitize(selection, 200) },
+        if why.is_empty() { "-".to_owned() } else { sanitize(why, 200) },
     ]
+}
+
+/// Says that the queue does not know an operation, or no more what it did to which jobs.
+pub(super) fn no_operation(queue: &OperatorHandle, id: &OperationId) {
+    render::error(format!("no operation {id}, or its jobs are not kept any more"));
+    render::command("see:", &queue.command("audit ls"));
 }
 
 async fn show(queue: &OperatorHandle, id: &OperationId, json: bool) -> Result<Exit, Error> {
     let Some(operation) = queue.operation(id).await? else {
-        render::error(format!("no operation {id}: {} lists them", queue.command("audit ls")));
+        no_operation(queue, id);
         return Ok(Exit::NothingMatched);
     };
     if json {
         let counts = operation.counts();
-        render::json(&json!({ "schema_version": SCHEMA_VERSION, "operation": operation, "counts": counts }));
+        render::json(SCHEMA_VERSION, &json!({ "operation": operation, "counts": counts }));
         return Ok(Exit::Ok);
     }
     let AuditEntry { at_ms, what, by, selection, count, why, operation: _ } = &operation.entry;
@@ -83,9 +94,10 @@ async fn show(queue: &OperatorHandle, id: &OperationId, json: bool) -> Result<Ex
         sanitize(by, 60),
         ago(now_ms, *at_ms)
     ));
-    render::line(format!("selected  {} ({} jobs)", sanitize(selection, 300), count.unwrap_or(0)));
+    let (count, noun) = (count.unwrap_or(0), if *count == Some(1) { "job" } else { "jobs" });
+    render::field("selected", &format!("{} ({count} {noun})", sanitize(selection, 300)));
     if !why.is_empty() {
-        render::line(format!("why       {}", sanitize(why, 300)));
+        render::field("why", &sanitize(why, 300));
     }
     for (outcome, count) in operation.counts() {
         let outcome = match outcome {
@@ -105,10 +117,8 @@ async fn show(queue: &OperatorHandle, id: &OperationId, json: bool) -> Result<Ex
         render::note("its jobs are not kept any more");
     }
     if operation.jobs.values().any(|outcome| matches!(outcome, JobOutcome::Selected(_))) && what == "replay" {
-        render::note(format!(
-            "go on with the rest:  {}",
-            queue.command(&format!("dead replay --resume {id}"))
-        ));
+        let resume = format!("dead replay --resume {id}");
+        render::command("go on with the rest: ", &queue.command(&resume));
     }
     Ok(Exit::Ok)
 }

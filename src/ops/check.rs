@@ -14,6 +14,8 @@ use super::Exit;
 use super::render::{self, format_duration, sanitize};
 use crate::queue::{DEFAULT_NAME, Error, Queue, Status, WriteHealth};
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 /// A plugin of Nagios is killed after 10 s by default, and then says nothing.
 const DEADLINE: Duration = Duration::from_secs(8);
 /// What is shown of one finding: with a few of them it is still one line.
@@ -99,9 +101,12 @@ pub async fn run(
     let state = findings.iter().map(|finding| finding.state).max().unwrap_or(CheckState::Ok);
     match options.format {
         CheckFormat::Nagios => render::line(nagios(name, state, &findings, numbers.as_ref(), options)),
-        CheckFormat::Json => render::json(&serde_json::json!({
-            "schema_version": 1, "queue": name, "state": state, "findings": findings, "numbers": numbers,
-        })),
+        CheckFormat::Json => render::json(
+            SCHEMA_VERSION,
+            &serde_json::json!({
+                "queue": name, "state": state, "findings": findings, "numbers": numbers,
+            }),
+        ),
         CheckFormat::Prometheus => render::text(prometheus(name, state, numbers.as_ref())),
     }
     state.exit()

@@ -1,4 +1,4 @@
-//! `diff A B`, `diff --job ID`: one pair through the same filter, sandbox and analysis as in the worker.
+//! `diff A B`, `job diff ID`: one pair through the same filter, sandbox and analysis as in the worker.
 //!
 //! It is what a dead letter's reproduction command runs, so it must not be kinder than the worker.
 
@@ -22,6 +22,11 @@ use crate::job::report::Report;
 use crate::job::{Job, LimitsRequest};
 use crate::pipeline::{Analysed, Pipeline};
 use crate::sandbox::{Limits, Pool};
+
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+/// Blanks before the second line of a sentence.
+const INDENT: usize = 7;
 
 /// What to compare and how to tell.
 pub struct DiffOptions {
@@ -95,7 +100,7 @@ pub async fn run(options: &DiffOptions, pipeline: &Pipeline, pool: &Pool) -> Exi
 /// Prints the outcome; its exit code.
 fn conclude(outcome: &Outcome, options: &DiffOptions) -> Exit {
     if options.json {
-        render::json(&as_json(outcome));
+        render::json(SCHEMA_VERSION, &as_json(outcome));
     } else {
         print_outcome(outcome, options);
     }
@@ -178,22 +183,16 @@ fn print_outcome(outcome: &Outcome, options: &DiffOptions) {
     match outcome {
         Outcome::Reported(report) => print_report(report, options),
         Outcome::Skipped(skip) => {
-            render::line(format!(
-                "{}  {}",
-                styled(WARN, format!("skipped: {}", skip.reason)),
-                sanitize(&skip.detail, 500)
-            ));
+            let what = styled(WARN, format!("skipped: {}", skip.reason));
+            render::sentence(&format!("{what}  {}", sanitize(&skip.detail, 500)), INDENT);
             if options.verbose {
                 print_child_usage(skip.measured.as_deref());
             }
         }
         Outcome::Failed(failure) => {
             let word = if failure.kind.blame() == Blame::Job { "poison" } else { "failed" };
-            render::line(format!(
-                "{}  {}",
-                styled(BAD, format!("{word}: {}", failure.kind)),
-                sanitize(&failure.detail, 500)
-            ));
+            let what = styled(BAD, format!("{word}: {}", failure.kind));
+            render::sentence(&format!("{what}  {}", sanitize(&failure.detail, 500)), INDENT);
             print_child_usage(failure.measured.as_deref());
         }
     }
@@ -208,8 +207,8 @@ fn print_report(report: &Report, options: &DiffOptions) {
 
 fn print_child_usage(measured: Option<&ChildUsage>) {
     let Some(measured) = measured else { return };
-    render::line(styled(DIM, format!("child  {}", render::format_measured(measured))));
+    render::sentence(&styled(DIM, format!("child  {}", render::format_measured(measured))), INDENT);
     if let Some(words) = &measured.stderr {
-        render::line(styled(DIM, format!("stderr {}", sanitize(words, 2500))));
+        render::sentence(&styled(DIM, format!("stderr {}", sanitize(words, 2500))), INDENT);
     }
 }

@@ -13,6 +13,8 @@ use crate::queue::{Error, NEARLY_FULL, Queue, Server, UnreadableKey, WriteHealth
 use crate::results::ResultStore;
 use crate::sandbox::Limits;
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 /// The oldest Redis that every script was tested on.
 const MIN_REDIS_VERSION: (u32, u32) = (7, 0);
 /// A clock this far off makes people misread times, though no deadline depends on it.
@@ -65,7 +67,7 @@ pub async fn run(input: &DoctorInput, json: bool) -> Exit {
     findings.extend(results_store(&input.results).await);
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
-        render::json(&serde_json::json!({ "worst": worst, "findings": findings }));
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "worst": worst, "findings": findings }));
     } else {
         findings.iter().for_each(print_finding);
     }
@@ -78,7 +80,9 @@ fn print_finding(finding: &Finding) {
         Level::Warn => styled(WARN, "warn"),
         Level::Fail => styled(BAD, "FAIL"),
     };
-    render::line(format!("{word}  {:<10} {}", finding.check, sanitize(&finding.message, 500)));
+    const INDENT: usize = 17;
+    let text = format!("{word}  {:<10} {}", finding.check, sanitize(&finding.message, 500));
+    render::sentence(&text, INDENT);
 }
 
 fn finding(level: Level, check: &'static str, message: impl Into<String>) -> Finding {

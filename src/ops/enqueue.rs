@@ -11,6 +11,8 @@ use crate::job::failure::Failure;
 use crate::job::{Job, JobId, MAX_PAYLOAD_BYTES};
 use crate::queue::{Admission, AuditEntry, Ended, Error, ProducerHandle};
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 /// Jobs sent in one command.
 const BATCH: usize = 200;
 /// Refused lines that are shown one by one.
@@ -208,7 +210,7 @@ async fn send(
 
 fn print_counts(count: &EnqueueCounts, dry_run: bool, json: bool) -> Exit {
     if json {
-        render::json(count);
+        render::json(SCHEMA_VERSION, count);
     } else {
         count.refusals.iter().for_each(render::error);
         let hidden = count.refused.saturating_sub(count.refusals.len() as u64);

@@ -33,7 +33,7 @@ pub async fn run(queue: &OperatorHandle, action: QuarantineAction, json: bool) -
 async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
     let hosts = queue.held_hosts().await?;
     if json {
-        render::json(&json!({ "schema_version": SCHEMA_VERSION, "hosts": hosts }));
+        render::json(SCHEMA_VERSION, &json!({ "hosts": hosts }));
     } else if hosts.is_empty() {
         render::note("no host is held");
     }
@@ -44,10 +44,10 @@ async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
         if let Some(first) = hosts.first() {
             let host = sanitize(&first.host, 300);
             if let Some(filter) = host_filter(&host) {
-                render::note(format!("\nlook:  {}", queue.command(&format!("dead ls {filter} --limit 5"))));
+                render::command("look: ", &queue.command(&format!("dead ls {filter} --limit 5")));
             }
             let lift = format!("quarantine lift {}", shell_word(&host));
-            render::note(format!("lift:  {}", queue.command(&lift)));
+            render::command("lift: ", &queue.command(&lift));
         }
     }
     Ok(if hosts.is_empty() { Exit::NothingMatched } else { Exit::Ok })
@@ -62,10 +62,11 @@ async fn lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exi
             HostResumed::NotResting => false,
         };
     if json {
-        render::json(&json!({ "schema_version": SCHEMA_VERSION, "host": host.as_str(), "lifted": lifted }));
+        render::json(SCHEMA_VERSION, &json!({ "host": host.as_str(), "lifted": lifted }));
     } else if lifted {
-        let undo = queue.command(&format!("queue pause {} --for 15m", shell_word(host.as_str())));
-        render::note(format!("the jobs of {host} go on; ten more kills hold it again. Undo: {undo}"));
+        render::note(format!("the jobs of {host} go on; ten more kills hold it again"));
+        let undo = format!("queue pause {} --for 15m", shell_word(host.as_str()));
+        render::command("Undo:", &queue.command(&undo));
     } else {
         render::error(format!("{host} is not held; nothing changed"));
     }

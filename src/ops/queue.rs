@@ -9,7 +9,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::render::{self, sanitize};
+use super::job::stopped_by_redis;
+use super::render::{self, Column, sanitize};
 use super::{Exit, transfer};
 use crate::job::JobId;
 use crate::job::duration::millis;
@@ -18,6 +19,8 @@ use crate::queue::{
     SettingChange, SettingValue,
 };
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 /// Polling interval of `queue drain`.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a drain that waits says so.
@@ -77,6 +80,8 @@ pub enum QueueAction {
     Import {
         /// Of which file; `-` is standard input.
         file: PathBuf,
+        /// Read and check, take in nothing.
+        dry_run: bool,
     },
 }
 
@@ -100,8 +105,8 @@ pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Res
         QueueAction::Settings => settings(queue, json).await,
         QueueAction::Show => show::run(queue, json).await,
         QueueAction::Export => transfer::export(queue).await,
-        QueueAction::Import { file } => match open(&file) {
-            Ok(lines) => transfer::import(queue, lines, json).await,
+        QueueAction::Import { file, dry_run } => match open(&file) {
+            Ok(lines) => transfer::import(queue, lines, dry_run, json).await,
             Err(what) => {
                 render::error(what);
                 Ok(Exit::Failed)
@@ -131,21 +136,24 @@ async fn pause(
     }
     let status = queue.status().await?;
     if json {
-        render::json(&serde_json::json!({
-            "paused": true, "name": name.as_str(), "for_ms": time.map(millis),
-            "in_flight": status.in_flight, "ready": status.ready
-        }));
+        render::json(
+            SCHEMA_VERSION,
+            &serde_json::json!({
+                "paused": true, "name": name.as_str(), "for_ms": time.map(millis),
+                "in_flight": status.in_flight, "ready": status.ready
+            }),
+        );
     } else {
         render::note(format!(
-            "paused {}{}{} ({}): {} in flight finish, {} ready wait. Undo: {}",
+            "paused {}{}{} ({}): {} in flight finish, {} ready wait",
             queue.name(),
             named(name, " as "),
             time.map_or_else(String::new, |time| format!(" for {}", humantime::format_duration(time))),
             sanitize(reason, 200),
             status.in_flight,
             status.ready,
-            queue.command(&format!("queue resume{}", named(name, " ")))
         ));
+        render::command("Undo:", &queue.command(&format!("queue resume{}", named(name, " "))));
     }
     Ok(Exit::Ok)
 }
@@ -158,9 +166,12 @@ async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) ->
         Resumed::Unknown(pauses) => (Exit::NothingMatched, None, pauses),
     };
     if json {
-        render::json(&serde_json::json!({
-            "paused": !others.is_empty(), "previous_pause": lifted, "pauses": others
-        }));
+        render::json(
+            SCHEMA_VERSION,
+            &serde_json::json!({
+                "paused": !others.is_empty(), "previous_pause": lifted, "pauses": others
+            }),
+        );
         return Ok(exit);
     }
     match (&lifted, exit) {
@@ -177,8 +188,8 @@ async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) ->
                     (format!("lifted the pause {name} of {}", queue.name()), format!(" --name {name}"))
                 }
             };
-            let undo = queue.command(&format!("queue pause{flag} --reason ..."));
-            render::note(format!("{done} (paused by {by}: {reason}). Undo: {undo}"));
+            render::note(format!("{done} (paused by {by}: {reason})"));
+            render::command("Undo:", &queue.command(&format!("queue pause{flag} --reason ...")));
         }
         (None, Exit::Ok) => render::note(format!("{} was not paused: nothing changed", queue.name())),
         (None, Exit::NothingMatched) => render::error("no pause has this name; nothing changed"),
@@ -228,11 +239,12 @@ async fn drain(
         }
         if in_flight == 0 {
             if json {
-                render::json(&serde_json::json!({ "drained": true, "waited_ms": millis(start.elapsed()) }));
+                let waited_ms = millis(start.elapsed());
+                render::json(SCHEMA_VERSION, &serde_json::json!({ "drained": true, "waited_ms": waited_ms }));
             } else {
-                let undo = queue.command(&format!("queue resume{}", named(name, " ")));
                 let waited = render::format_duration(start.elapsed());
-                render::note(format!("drained after {waited}: nothing runs. Undo: {undo}"));
+                render::note(format!("drained after {waited}: nothing runs"));
+                render::command("Undo:", &queue.command(&format!("queue resume{}", named(name, " "))));
             }
             return Ok(Exit::Ok);
         }
@@ -253,19 +265,25 @@ async fn drain(
 
 async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exit, Error> {
     let (mut cancelled, mut unknown, by) = (Vec::new(), Vec::new(), render::operator());
+    let mut failed = None;
     for id in ids {
-        match queue.cancel(id, Actor { by: &by, operation: None }).await? {
-            true => cancelled.push(id),
-            false => unknown.push(id),
+        match queue.cancel(id, Actor { by: &by, operation: None }).await {
+            Ok(true) => cancelled.push(id),
+            Ok(false) => unknown.push(id),
+            Err(error) => {
+                failed = Some((id, error));
+                break;
+            }
         }
     }
+    let mut audited = Ok(());
     if !cancelled.is_empty() {
         let names: Vec<&str> = cancelled.iter().map(|id: &&JobId| id.as_str()).collect();
         let (what, selection, count) = ("cancel".to_owned(), names.join(" "), Some(names.len() as u64));
-        queue.audit(&AuditEntry { what, by, selection, count, ..AuditEntry::default() }).await?;
+        audited = queue.audit(&AuditEntry { what, by, selection, count, ..AuditEntry::default() }).await;
     }
     if json {
-        render::json(&serde_json::json!({ "cancelled": cancelled, "not_found": unknown }));
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "cancelled": cancelled, "not_found": unknown }));
     } else {
         for id in &unknown {
             render::note(format!("{id} is not in {}, or not alive any more", queue.name()));
@@ -277,7 +295,16 @@ async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exi
             ids.len()
         ));
     }
-    Ok(if cancelled.is_empty() { Exit::NothingMatched } else { Exit::Ok })
+    if let Some((id, error)) = failed {
+        render::error(stopped_by_redis(id, "cancelled", ids.len() - cancelled.len() - unknown.len()));
+        return Err(error);
+    }
+    audited?;
+    Ok(match (cancelled.is_empty(), unknown.is_empty()) {
+        (true, _) => Exit::NothingMatched,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::PartlyDone,
+    })
 }
 
 async fn set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -> Result<Exit, Error> {
@@ -289,16 +316,16 @@ async fn set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -
     let changed: Vec<&SettingChange> =
         changes.iter().filter(|change| change.before.as_ref() != Some(&change.value)).collect();
     if json {
-        render::json(&serde_json::json!({ "set": changed }));
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "set": changed }));
         return Ok(Exit::Ok);
     }
     for SettingChange { setting, before, value } in &changed {
         let name = setting.as_str();
-        let undo = before
-            .as_ref()
-            .map(|before| format!(". Undo: {}", queue.command(&format!("queue set {name}={before:?}"))));
-        let before = before.as_deref().unwrap_or("not stored");
-        render::note(format!("{name} is {value} now (was {before}){}", undo.unwrap_or_default()));
+        let was = before.as_deref().unwrap_or("not stored");
+        render::note(format!("{name} is {value} now (was {was})"));
+        if let Some(before) = before {
+            render::command("Undo:", &queue.command(&format!("queue set {name}={before:?}")));
+        }
     }
     if changed.is_empty() {
         render::note("nothing changed: these values were in force already");
@@ -309,7 +336,7 @@ async fn set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -
 async fn settings(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
     let settings = queue.settings().await?;
     if json {
-        render::json(&settings);
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "settings": settings }));
         return Ok(Exit::Ok);
     }
     render::line(settings_table(&settings));
@@ -325,5 +352,5 @@ fn settings_table(settings: &[SettingValue]) -> String {
         };
         vec![one.setting.as_str().to_owned(), one.value.clone(), note]
     });
-    render::table(&["SETTING", "VALUE", ""], &[], rows)
+    render::table(&[Column::Word("SETTING"), Column::Cut("VALUE"), Column::Cut("")], rows)
 }

@@ -4,6 +4,7 @@
 //! move the cursor nor pretend to be one of our lines.
 
 mod escape;
+pub(super) mod width;
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+pub use self::width::Column;
 use super::Exit;
 use crate::job::measured::ChildUsage;
 pub use crate::telemetry::sanitize;
@@ -40,39 +42,116 @@ pub fn line(text: impl std::fmt::Display) {
     println!("{text}");
 }
 
-/// One line of talk.
+/// A fact by its name, on as many lines as it takes.
+pub(crate) fn field(name: &str, value: &str) {
+    const NAME: usize = 10;
+    sentence(&format!("{} {value}", styled(DIM, format!("{name:<NAME$}"))), NAME + 1);
+}
+
+/// A sentence of data, broken where the terminal's lines end, with `indent` blanks before what follows.
+pub(crate) fn sentence(text: &str, indent: usize) {
+    width::wrapped(text, sentence_width(), indent).iter().for_each(line);
+}
+
+/// Where nobody is known to read it on a terminal, a sentence stays on one line, as logs and pipes want it.
+fn sentence_width() -> usize {
+    width::known_width().unwrap_or(usize::MAX)
+}
+
+/// A sentence of talk, broken where the terminal's lines end.
 pub fn note(text: impl std::fmt::Display) {
-    eprintln!("{text}");
+    for line in text.to_string().split('\n') {
+        let indent = line.len() - line.trim_start().len() + 2;
+        width::wrapped(line, sentence_width(), indent).iter().for_each(|line| eprintln!("{line}"));
+    }
+}
+
+/// Columns of the name of a part of a plan.
+const PLANNED: usize = 9;
+
+/// A part of a plan by its name, broken where the terminal's lines end.
+pub(crate) fn planned(name: &str, text: impl std::fmt::Display) {
+    let text = format!("  {name:<PLANNED$} {text}");
+    width::wrapped(&text, sentence_width(), PLANNED + 3).iter().for_each(|line| eprintln!("{line}"));
+}
+
+/// The same on one line, cut at its end.
+pub(crate) fn planned_line(name: &str, text: &str) {
+    let line = width::cut(&format!("  {name:<PLANNED$} {text}"), sentence_width());
+    eprintln!("{}", styled(DIM, line.trim_end()));
+}
+
+/// A command to copy, behind what it is for. It is never cut or broken: where both do not fit a line it has its own.
+pub fn command(label: &str, command: &str) {
+    let line = format!("{label} {command}");
+    match width::columns(&line) <= sentence_width() {
+        true => eprintln!("{line}"),
+        false => eprintln!("{}\n  {command}", label.trim_end()),
+    }
 }
 
 /// What went wrong, in talk.
 pub fn error(text: impl std::fmt::Display) {
-    eprintln!("{}: {text}", styled(BAD, "error"));
+    note(format!("{}: {text}", styled(BAD, "error")));
 }
 
-/// One object for programs; what could steer the terminal of a person is escaped.
-pub fn json(value: &impl Serialize) {
+/// An object for programs, with the version of its form.
+#[derive(Serialize)]
+struct Document<'a, T> {
+    schema_version: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
+/// One object for programs, a struct or a map; what could steer the terminal of a person is escaped.
+pub fn json(schema_version: u32, value: &impl Serialize) {
+    stored_json(&Document { schema_version, value });
+}
+
+/// The same in one line, without its end.
+pub(crate) fn json_document_line(schema_version: u32, value: &impl Serialize) -> String {
+    json_line(&Document { schema_version, value })
+}
+
+/// A document as it is stored, which bears its version where it has one.
+pub(crate) fn stored_json(value: &impl Serialize) {
     match escape::pretty(value) {
         Ok(text) => println!("{text}"),
         Err(e) => error(format!("the result cannot be written as JSON: {e}")),
     }
 }
 
-/// One object for programs as a line without its end, escaped like [`json`].
+/// One of many objects for programs as a line without its end, escaped like [`json`].
 pub(crate) fn json_line(value: &impl Serialize) -> String {
     // Fails only for maps with keys that are not strings, which no caller has.
     escape::compact(value).unwrap_or_default()
 }
 
-/// A table without lines; columns named in `right` are aligned to the right.
-pub fn table(header: &[&str], right: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+/// A table without lines, no wider than the terminal.
+pub fn table(columns: &[Column<'_>], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    table_within(width::terminal_width(), columns, rows)
+}
+
+fn table_within(most: usize, columns: &[Column<'_>], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let heading = columns.iter().map(|column| column.heading().to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(rows).collect();
+    let widest = |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| width::columns(cell)).max();
+    let widths: Vec<usize> = (0..columns.len()).map(|at| widest(at).unwrap_or(0)).collect();
+    let widths = width::fitted(columns, &widths, most);
+    let shown = |row: &Vec<String>| -> Vec<String> {
+        let cells = columns.iter().zip(&widths).zip(row);
+        cells.filter_map(|((column, width), cell)| Some(column.fitted(cell, (*width)?))).collect()
+    };
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header.iter().copied());
-    for row in rows {
+    table.load_style(NOTHING);
+    let mut rows = rows.iter().map(shown);
+    table.set_header(rows.next().unwrap_or_default());
+    rows.for_each(|row| {
         table.add_row(row);
-    }
-    for column in right {
-        if let Some(column) = table.column_mut(*column) {
+    });
+    let left = columns.iter().zip(&widths).filter(|(_, width)| width.is_some());
+    for (at, (column, _)) in left.enumerate() {
+        if let (Column::Number(_), Some(column)) = (column, table.column_mut(at)) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
@@ -103,8 +182,17 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), Exit> {
     Err(Exit::Ok)
 }
 
+/// True where a test compares whole outputs: what differs between two runs and two machines is then one value, so that
+/// tables are as wide in each.
+fn is_snapshot() -> bool {
+    cfg!(feature = "test-hooks") && std::env::var_os("WM_TEST_SNAPSHOT").is_some()
+}
+
 /// A duration as people say it: `412ms`, `4m 12s`, `3h 5m`, `2d 1h`.
 pub(crate) fn format_duration(time: Duration) -> String {
+    if is_snapshot() {
+        return "4m 12s".to_owned();
+    }
     let seconds = time.as_secs();
     match seconds {
         0 => format!("{}ms", time.as_millis()),
@@ -123,6 +211,9 @@ pub(crate) fn elapsed_since(ms: u64) -> String {
 
 /// Bytes as people say them.
 pub(crate) fn format_bytes(count: u64) -> String {
+    if is_snapshot() {
+        return "1.2 MiB".to_owned();
+    }
     bytesize::ByteSize::b(count).to_string()
 }
 
@@ -152,6 +243,9 @@ pub(crate) fn format_measured(measured: &ChildUsage) -> String {
 
 /// Who does this, for the record: who became root, or the user as the operating system names them, and the machine.
 pub fn operator() -> String {
+    if is_snapshot() {
+        return "op@bastion".to_owned();
+    }
     let user = std::env::var("SUDO_USER").ok().filter(|user| !user.is_empty());
     let user = user.or_else(|| whoami::username().ok());
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
@@ -178,7 +272,29 @@ mod tests {
 
     #[test]
     fn a_table_has_no_lines_and_no_trailing_blanks() {
-        let text = table(&["KIND", "N"], &[1], [vec!["timeout".to_owned(), "21".to_owned()]]);
+        let columns = [Column::Word("KIND"), Column::Number("N")];
+        let text = table_within(80, &columns, [["timeout", "21"].map(str::to_owned).to_vec()]);
         assert_eq!(text, " KIND      N\n timeout  21");
+    }
+
+    #[test]
+    fn a_table_is_as_wide_as_it_may_be_and_no_wider() {
+        let columns =
+            [Column::Shortened("ID"), Column::Extra("BUILD"), Column::Number("N"), Column::Cut("DETAIL")];
+        let row = ["import-2026-11-01-4711", "wm-analyzer@0.1", "7", "404 Not Found, 漢字"];
+        let table = |width| table_within(width, &columns, [row.map(str::to_owned).to_vec()]);
+        assert_eq!(
+            table(66),
+            " ID                      BUILD            N  DETAIL\n import-2026-11-01-4711  wm-analyzer@0.1  7  \
+             404 Not Found, 漢字"
+        );
+        assert_eq!(
+            table(44),
+            " ID                   N  DETAIL\n import-20…1-01-4711  7  404 Not Found, 漢字"
+        );
+        for width in 20..80 {
+            let widest = table(width).lines().map(width::columns).max();
+            assert!(widest <= Some(width), "{width}: {widest:?}");
+        }
     }
 }

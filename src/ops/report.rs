@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::Exit;
 use super::changes::{self, ChangesView};
+use super::render::width::known_width;
 use super::render::{self, BOLD, WARN, sanitize, styled};
 use crate::job::report::Report;
 use crate::queue::{Error, OperatorHandle};
@@ -43,14 +44,11 @@ pub async fn show(
         return Ok(Exit::NothingMatched);
     };
     if options.json {
-        render::json(&value);
+        render::stored_json(&value);
         return Ok(Exit::Ok);
     }
-    let state = value.get("state").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     let Ok(report) = serde_json::from_value::<Report>(value.clone()) else {
-        // A skip, a death, a summary from when Redis was full: small, and without changes.
-        render::line(styled(BOLD, sanitize(&state, 20)));
-        render::json(&value);
+        print_other(&value);
         return Ok(Exit::Ok);
     };
     if options.whole {
@@ -65,6 +63,21 @@ pub async fn show(
         ));
     }
     Ok(Exit::Ok)
+}
+
+/// Prints what is stored of a pair, as `report show` does.
+pub(super) fn print_stored(value: &serde_json::Value) {
+    match serde_json::from_value::<Report>(value.clone()) {
+        Ok(report) => print(&report, false),
+        Err(_) => print_other(value),
+    }
+}
+
+/// Prints a skip, a death, a summary from when Redis was full: small, and without changes.
+fn print_other(value: &serde_json::Value) {
+    let state = value.get("state").and_then(serde_json::Value::as_str).unwrap_or_default();
+    render::line(styled(BOLD, sanitize(state, 20)));
+    render::stored_json(value);
 }
 
 /// Prints the whole result that the report names.
@@ -115,7 +128,7 @@ pub(super) fn print(report: &Report, all: bool) {
     for line in body_lines(report) {
         render::line(line);
     }
-    let width = terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
+    let width = known_width();
     for line in changes::lines(report, ChangesView { width, all }) {
         render::line(line);
     }

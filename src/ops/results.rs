@@ -1,9 +1,13 @@
 //! `results ls | show | free`: how jobs ended, and making room where Redis is the only place that has the reports.
 
 use super::Exit;
-use super::render::{self, sanitize};
+use super::render::{self, Column, sanitize};
+use super::report;
 use crate::job::JobId;
 use crate::queue::{AuditEntry, Ended, Error, OperatorHandle};
+
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 
 /// What to do with results.
 pub enum ResultsAction {
@@ -47,7 +51,7 @@ pub async fn run(queue: &OperatorHandle, action: ResultsAction, json: bool) -> R
 async fn list(queue: &OperatorHandle, limit: usize, json: bool) -> Result<Exit, Error> {
     let (results, count) = queue.results(limit).await?;
     if json {
-        render::json(&serde_json::json!({ "count": count, "results": results }));
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "count": count, "results": results }));
         return Ok(Exit::Ok);
     }
     let rows = results.iter().map(|Ended { id, pair, state, why, at_ms, .. }| {
@@ -58,7 +62,8 @@ async fn list(queue: &OperatorHandle, limit: usize, json: bool) -> Result<Exit, 
         };
         vec![render::elapsed_since(*at_ms), outcome, sanitize(id, 128), sanitize(pair, 160)]
     });
-    render::line(render::table(&["AGE", "ENDED", "ID", "PAIR"], &[0], rows));
+    let columns = [Column::Number("AGE"), Column::Cut("ENDED"), Column::Word("ID"), Column::Extra("PAIR")];
+    render::line(render::table(&columns, rows));
     render::note(format!("{} of {count} results, oldest first", results.len()));
     Ok(Exit::Ok)
 }
@@ -76,16 +81,13 @@ async fn show(queue: &OperatorHandle, id: &JobId, json: bool) -> Result<Exit, Er
     };
     let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
     if json {
-        render::json(&serde_json::json!({ "ended": ended, "report": report }));
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "ended": ended, "report": report }));
     } else {
-        render::line(format!(
-            "{}  {}  {}",
-            sanitize(&ended.id, 128),
-            sanitize(&ended.state, 20),
-            sanitize(&ended.why, 40)
-        ));
+        let [id, state, why] =
+            [(&ended.id, 128), (&ended.state, 20), (&ended.why, 40)].map(|(text, most)| sanitize(text, most));
+        render::line(format!("{id}  {state}  {why}").trim_end());
         match report {
-            Some(report) => render::json(&report),
+            Some(report) => report::print_stored(&report),
             None => render::note("its pair's report is forgotten, or belongs to another job"),
         }
     }
@@ -105,7 +107,7 @@ async fn free(
     let [used, cap] = [memory.reports_bytes, memory.reports_cap_bytes].map(render::format_bytes);
     let which = older_than.map_or_else(
         || format!("the oldest {}", most.min(memory.results_count)),
-        |age| format!("at most {most} that are older than {}", render::format_duration(age)),
+        |age| format!("at most {most} that are older than {}", humantime::format_duration(age)),
     );
     render::note(format!(
         "{} results take up {used} of {cap}: deletes {which}; an annotation that the db app has stays there, \
@@ -129,7 +131,9 @@ async fn free(
         queue.audit(&AuditEntry { what, by, selection: which, count, ..AuditEntry::default() }).await?;
     }
     if json {
-        render::json(&freed);
+        render::json(SCHEMA_VERSION, &freed);
+    } else if freed.results == 0 {
+        render::note("there is no such result: nothing changed");
     } else {
         let more = if freed.more { "; there are more of them" } else { "" };
         render::note(format!(

@@ -4,6 +4,9 @@ use super::Exit;
 use super::render::{self, GOOD, styled};
 use crate::telemetry::sentry::{Config, TestEvent};
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+
 /// Sends and tells. Ends with [`Exit::Failed`] where Sentry refused the event or did not answer, and with
 /// [`Exit::Config`] where there is no Sentry to ask.
 pub async fn run(config: &Config, release: &str, json: bool) -> Exit {
@@ -22,19 +25,19 @@ pub async fn run(config: &Config, release: &str, json: bool) -> Exit {
     };
     let TestEvent { id, refusal } = sent;
     if json {
-        render::json(&serde_json::json!({
-            "schema_version": 1, "event_id": id.simple().to_string(), "accepted": refusal.is_none(), "refusal": refusal,
-        }));
+        render::json(
+            SCHEMA_VERSION,
+            &serde_json::json!({
+                "event_id": id.simple().to_string(), "accepted": refusal.is_none(), "refusal": refusal,
+            }),
+        );
     }
     match refusal {
         None if json => Exit::Ok,
         None => {
-            let environment = &config.environment;
-            render::line(format!(
-                "{} event {} for environment {environment:?}, release {release}",
-                styled(GOOD, "accepted"),
-                id.simple()
-            ));
+            render::line(format!("{} event {}", styled(GOOD, "accepted"), id.simple()));
+            render::field("release", release);
+            render::field("environment", &config.environment);
             Exit::Ok
         }
         Some(refusal) => {

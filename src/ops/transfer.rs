@@ -50,11 +50,9 @@ enum ExportLine {
 pub async fn export(queue: &OperatorHandle) -> Result<Exit, Error> {
     let status = queue.status().await?;
     if status.pauses.is_empty() {
-        render::note(format!(
-            "{} is not paused: what is claimed or admitted meanwhile may be left out. Best: {}",
-            queue.name(),
-            queue.command("queue drain --name move")
-        ));
+        let name = queue.name();
+        render::note(format!("{name} is not paused: what is claimed or admitted meanwhile may be left out"));
+        render::command("best before it:", &queue.command("queue drain --name move"));
     }
     if status.in_flight > 0 {
         render::note(format!("{} jobs are in flight, and are not exported", status.in_flight));
@@ -103,7 +101,6 @@ fn inbox_line(number: u64, payload: Vec<u8>) -> ExportLine {
 /// What became of the lines.
 #[derive(Debug, Default, Serialize)]
 struct ImportCounts {
-    schema_version: u32,
     imported: u64,
     known: u64,
     duplicate: u64,
@@ -119,6 +116,8 @@ struct ImportCounts {
     complete: bool,
     /// It ended early, because there is no room.
     stopped: bool,
+    /// Nothing was taken in: `imported` is what would be, and what is known already is not told apart.
+    dry_run: bool,
 }
 
 impl ImportCounts {
@@ -178,8 +177,13 @@ enum Stopped {
 ///
 /// # Errors
 /// Those of the queue; what was taken in before stays, and is known when it is run again.
-pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: bool) -> Result<Exit, Error> {
-    let (mut counts, mut number) = (ImportCounts { schema_version: SCHEMA_VERSION, ..Default::default() }, 0);
+pub async fn import(
+    queue: &OperatorHandle,
+    mut lines: Box<dyn BufRead>,
+    dry_run: bool,
+    json: bool,
+) -> Result<Exit, Error> {
+    let (mut counts, mut number) = (ImportCounts { dry_run, ..ImportCounts::default() }, 0);
     let (mut batch, mut stopped) = (None::<Batch>, None);
     loop {
         number += 1;
@@ -231,7 +235,7 @@ pub async fn import(queue: &OperatorHandle, mut lines: Box<dyn BufRead>, json: b
     if let (Some(batch), None | Some(Stopped::Unreadable(_))) = (&mut batch, &stopped) {
         stopped = send(queue, batch, &mut counts).await?.or(stopped);
     }
-    if counts.imported > 0 {
+    if counts.imported > 0 && !dry_run {
         let selection = batch.map_or_else(String::new, |batch| format!("export {}", batch.export));
         let (what, by, count) = ("import".to_owned(), render::operator(), Some(counts.imported));
         queue.audit(&AuditEntry { what, by, selection, count, ..AuditEntry::default() }).await?;
@@ -282,6 +286,10 @@ async fn send(
     if payloads.is_empty() && jobs.is_empty() {
         return Ok(None);
     }
+    if counts.dry_run {
+        counts.imported += (payloads.len() + jobs.len()) as u64;
+        return Ok(None);
+    }
     match queue.import(&batch.export, batch.newest_place, &payloads, &jobs).await? {
         Imported::Full => return Ok(Some(Stopped::Full)),
         Imported::NoMemory => return Ok(Some(Stopped::NoMemory)),
@@ -307,9 +315,9 @@ async fn send(
 }
 
 fn report(queue: &OperatorHandle, counts: &ImportCounts, stopped: Option<&Stopped>, json: bool) -> Exit {
-    let ImportCounts { imported, known, duplicate, in_trash, trash, refused, refusals, .. } = counts;
+    let ImportCounts { imported, known, duplicate, in_trash, trash, refused, refusals, dry_run, .. } = counts;
     if json {
-        render::json(counts);
+        render::json(SCHEMA_VERSION, counts);
     } else {
         refusals.iter().for_each(render::error);
         if *refused > refusals.len() as u64 {
@@ -318,16 +326,25 @@ fn report(queue: &OperatorHandle, counts: &ImportCounts, stopped: Option<&Stoppe
         if *in_trash > 0 {
             render::error(format!(
                 "{in_trash} lie in the trash here and were left alone, the first: {}. Take them out, or delete them and \
-                 import again: {}",
+                 import again:",
                 trash.join(" "),
-                queue.command("dead restore ID, dead discard --now ID")
             ));
+            render::command("", &queue.command("dead restore ID"));
+            render::command("", &queue.command("dead discard --now ID"));
         }
-        render::note(format!(
-            "imported {imported} into {}; {known} were known, {duplicate} are of pairs that other jobs hold, {refused} lines \
-             could not be read",
-            queue.name()
-        ));
+        let name = queue.name();
+        render::note(match dry_run {
+            true => format!(
+                "would import {imported} into {name}, but for those that it has; {refused} lines could not be read"
+            ),
+            false => format!(
+                "imported {imported} into {name}; {known} were known, {duplicate} are of pairs that other jobs hold, \
+                 {refused} lines could not be read"
+            ),
+        });
+    }
+    if *dry_run {
+        render::note("dry run: nothing changed");
     }
     match stopped {
         Some(Stopped::Full) => {

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::render::{self, BAD, BOLD, format_duration, sanitize, styled};
+use super::render::{self, BAD, BOLD, Column, format_duration, sanitize, styled};
 use super::{Exit, Output};
 use crate::queue::{Error, OperatorHandle, WorkerId, WorkerRequest, WorkerStatus};
 
@@ -39,13 +39,20 @@ pub struct AskOptions {
 pub async fn ls(queue: &OperatorHandle, output: Output) -> Result<Exit, Error> {
     let (workers, total) = queue.fleet().await?;
     match output {
-        Output::Json => {
-            render::json(&json!({ "schema_version": SCHEMA_VERSION, "total": total, "workers": workers }))
-        }
+        Output::Json => render::json(SCHEMA_VERSION, &json!({ "total": total, "workers": workers })),
         Output::Ndjson => workers.iter().for_each(|worker| render::line(render::json_line(worker))),
         Output::Text => {
-            let header = ["WORKER", "HOST", "PID", "BUILD", "PHASE", "SLOTS", "JOBS", "HEARD"];
-            render::line(render::table(&header, &[2, 5, 6], workers.iter().map(row)));
+            let columns = [
+                Column::Word("WORKER"),
+                Column::Extra("HOST"),
+                Column::Extra("PID"),
+                Column::Extra("BUILD"),
+                Column::Word("PHASE"),
+                Column::Number("SLOTS"),
+                Column::Number("JOBS"),
+                Column::Word("HEARD"),
+            ];
+            render::line(render::table(&columns, workers.iter().map(row)));
             render::note(format!("\n{} of {total} workers", workers.len()));
         }
     }
@@ -97,12 +104,19 @@ pub async fn ask(
     let selected = match select(&workers, which) {
         Ok(selected) => selected,
         Err((exit, why)) => {
-            render::error(format!("{why}: {} lists them; nothing changed", queue.command("worker ls")));
+            render::error(format!("{why}; nothing changed"));
+            render::command("see:", &queue.command("worker ls"));
             return Ok(exit);
         }
     };
     print_plan(queue, request, which, &selected);
     if options.dry_run {
+        if json {
+            let ids: Vec<&WorkerId> = selected.iter().map(|worker| &worker.info.id).collect();
+            let plan =
+                json!({ "dry_run": true, "request": request, "selected": ids, "asked": [], "gone": [] });
+            render::json(SCHEMA_VERSION, &plan);
+        }
         render::note("dry run: nothing changed");
         return Ok(Exit::Ok);
     }
@@ -119,9 +133,7 @@ pub async fn ask(
         }
     }
     if json {
-        render::json(&json!({
-            "schema_version": SCHEMA_VERSION, "request": request, "asked": asked, "gone": gone
-        }));
+        render::json(SCHEMA_VERSION, &json!({ "request": request, "asked": asked, "gone": gone }));
     } else {
         for id in &gone {
             render::note(format!("{id} is gone already"));
@@ -134,8 +146,8 @@ pub async fn ask(
                 "finishes by its drain deadline, hands back the rest and exits. Undo: start it anew"
             }
         };
-        let see = queue.command("worker ls");
-        render::note(format!("asked {} of {}: each {effect}. See: {see}", asked.len(), selected.len()));
+        render::note(format!("asked {} of {}: each {effect}", asked.len(), selected.len()));
+        render::command("see:", &queue.command("worker ls"));
     }
     Ok(match (asked.is_empty(), gone.is_empty()) {
         (false, true) => Exit::Ok,

@@ -64,7 +64,10 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
         (&["queue", "drain"][..], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "pause", "--reason", "why"], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "resume"], "Undo: wm-analyzer queue pause --reason ... -Q bulk"),
-        (&["dead", "replay", "gone", "--yes"], "to stop them: wm-analyzer queue pause --reason ... -Q bulk"),
+        (
+            &["dead", "replay", "gone", "--yes"],
+            "claim nothing more: wm-analyzer queue pause --reason ... -Q bulk",
+        ),
     ] {
         world.run(args).await.exited_with(0).stderr_contains(&[undo]);
     }

@@ -64,7 +64,8 @@ async fn versions_without_a_change_are_enqueued_once_with_the_version_before_the
     let (world, db, wanted) = world_with_history().await;
     let ran = world.run(&october(&["--yes", "-o", "json", "--compare-earliest"])).await.exited_with(0);
     let count = json!({"seen": 5, "has_change": 1, "enqueued": 4, "duplicate": 0, "already_done": 0});
-    assert_eq!(ran.json(), json!({"finished": true, "dry_run": false, "count": count}));
+    let told = json!({"schema_version": 1, "finished": true, "dry_run": false, "count": count});
+    assert_eq!(ran.json(), told);
     assert_eq!(sorted(enqueued(&world).await), sorted(wanted.clone()));
     let id = wm_analyzer::job::JobId::parse(&format!("backfill:{}", wanted[0])).unwrap();
     let payload: Value = serde_json::from_str(&world.field(&id, "payload").await.unwrap()).unwrap();

@@ -30,6 +30,6 @@ async fn the_demo_ends_with_every_class_as_it_should_and_nothing_lost() {
     let alerts = count("/alerts");
     assert!((1..=count("/jobs/dead")).contains(&alerts), "{alerts} alerts");
     count("/fork_servers_respawned");
-    assert_eq!(json.as_object().unwrap().len(), 7, "{json}");
+    assert_eq!(json.as_object().unwrap().len(), 8, "{json}");
     assert!(ran.stderr.contains("private"), "it says where its Redis is: {}", ran.stderr);
 }

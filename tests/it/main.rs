@@ -55,6 +55,7 @@ mod secrets;
 mod sentry_test;
 mod settings;
 mod skips;
+mod snapshots;
 mod status;
 mod stopping;
 mod transfer;

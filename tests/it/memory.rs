@@ -270,7 +270,7 @@ async fn every_operators_command_works_while_redis_is_full() {
     says(&["dead", "discard", "dead-2", "--yes"], 0, &["dead-2"]).await;
     assert_eq!(world.dead().await.len(), 1);
     says(&["results", "ls"], 0, &["done", "4 of 4 results"]).await;
-    says(&["results", "show", "done"], 0, &["annotation"]).await;
+    says(&["results", "show", "done"], 0, &["priority"]).await;
     let status = world.run(&["status"]).await;
     for needle in ["analysis", "READY", "at maxmemory"] {
         assert!(format!("{}{}", status.stdout, status.stderr).contains(needle), "{needle}: {status:#?}");

@@ -103,7 +103,7 @@ async fn cancelling_a_job_that_runs_kills_its_child_and_its_worker_goes_on() {
     assert!(is_alive(child));
 
     let start = Instant::now();
-    let cancelled = world.run(&["queue", "cancel", heavy.id.as_str(), "nobody"]).await.exited_with(0);
+    let cancelled = world.run(&["queue", "cancel", heavy.id.as_str(), "nobody"]).await.exited_with(5);
     cancelled.stderr_contains(&["cancelled 1 of 2", "nobody is not in analysis", "Undo: enqueue it again"]);
     world.until_event(&heavy.id, "skipped").await;
     until("its child is gone", async || !is_alive(child)).await;

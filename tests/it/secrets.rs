@@ -157,8 +157,8 @@ async fn a_job_whose_addresses_hold_secrets_is_reproduced_and_replayed_by_its_id
     let shown = world.run(&["dead", "show", "plain"]).await.exited_with(0);
     shown.stderr_contains(&["wm-analyzer diff 'http://127.0.0.1"]);
     let shown = world.run(&["dead", "show", "gone"]).await.exited_with(0);
-    shown.stderr_contains(&["reproduce it here:  wm-analyzer diff --job gone -v"]);
-    let diff = ["diff", "--job", "gone", "-v"];
+    shown.stderr_contains(&["reproduce it here:  wm-analyzer job diff gone -v"]);
+    let diff = ["job", "diff", "gone", "-v"];
     world.run(&diff).await.exited_with(11).stdout_contains(&["poison: gone", "404"]);
     signed(&world, "/gone", page("new"));
     world.run(&diff).await.exited_with(0).stdout_contains(&["[-old-]{+new+}", "child"]);

@@ -130,7 +130,7 @@ async fn a_deploy_stores_all_settings_as_it_is_configured() {
     let worker = world.worker();
     until("the worker has stored them", async || {
         let shown = world.run(&["queue", "settings", "-o", "json"]).await.exited_with(0).json();
-        shown.as_array().unwrap().iter().all(|setting| setting["stored"] == true)
+        shown["settings"].as_array().unwrap().iter().all(|setting| setting["stored"] == true)
     })
     .await;
     let deploy = [("queue.dead_max_count", "20"), ("queue.backlog_max", "500")];
@@ -139,7 +139,7 @@ async fn a_deploy_stores_all_settings_as_it_is_configured() {
     set.stderr_contains(&["dead_max_count is 20 now (was 100000)", "backlog_max is 500 now (was 100000)"]);
     let json: Value =
         world.run_with(&deploy, &["queue", "settings", "-o", "json"]).await.exited_with(0).json();
-    let settings = json.as_array().unwrap();
+    let settings = json["settings"].as_array().unwrap();
     assert_eq!(settings.len(), Setting::ALL.len());
     for setting in settings {
         assert_eq!((&setting["stored"], &setting["configured"]), (&true.into(), &Value::Null), "{setting}");

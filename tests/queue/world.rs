@@ -61,6 +61,7 @@ pub fn config(url: &str) -> Config {
         dead_max_age: Duration::from_secs(90 * 86_400),
         dead_max_bytes: bytesize::ByteSize::mib(256),
         events_max: 10_000,
+        command_flags: String::new(),
     }
 }
 

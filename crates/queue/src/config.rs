@@ -88,6 +88,10 @@ pub struct Config {
     pub dead_max_bytes: ByteSize,
     /// Most events kept in the stream, roughly.
     pub events_max: u64,
+    /// What a printed command repeats behind its other words, so that it finds the same Redis: the flags of the command that
+    /// prints it. No key of the configuration.
+    #[serde(skip)]
+    pub command_flags: String,
 }
 
 impl Config {

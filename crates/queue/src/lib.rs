@@ -120,11 +120,11 @@ struct Inner {
     start_calls: Batcher<StartCall>,
 }
 
-/// As [`Queue::command`], for a queue that is not open.
-pub fn command(queue: &str, words: &str) -> String {
+/// As [`Queue::command`], for a queue that is not open; `flags` as in [`Config::command_flags`].
+pub fn command(queue: &str, flags: &str, words: &str) -> String {
     match queue {
-        DEFAULT_NAME => format!("wm-analyzer {words}"),
-        name => format!("wm-analyzer {words} -Q {name}"),
+        DEFAULT_NAME => format!("wm-analyzer {words}{flags}"),
+        name => format!("wm-analyzer {words} -Q {name}{flags}"),
     }
 }
 
@@ -171,7 +171,7 @@ impl Queue {
 
     /// A `wm-analyzer` command line for this queue; adds `-Q <name>` unless the queue has the default name.
     pub fn command(&self, words: &str) -> String {
-        command(self.name(), words)
+        command(self.name(), &self.inner.config.command_flags, words)
     }
 
     /// True when lists of another job system are emptied into the inbox: these cannot be waited for.

@@ -25,6 +25,8 @@ use crate::job::{Job, JobId, OlderVersion, Priority, VersionRef};
 use crate::policy::backoff;
 use crate::queue::{Admission, AuditEntry, Error, ProducerHandle};
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
 /// How often a line is written where no bar can be drawn.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Jobs sent in one command.
@@ -262,6 +264,7 @@ fn print_summary(
 ) -> Result<Exit, Error> {
     if json {
         render::json(
+            SCHEMA_VERSION,
             &serde_json::json!({ "finished": cursor.finished, "dry_run": options.dry_run, "count": cursor.count }),
         );
     }

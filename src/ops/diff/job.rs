@@ -1,4 +1,4 @@
-//! `diff --job ID`: the pair of a job, resolved, filtered, fetched and analysed as in the worker.
+//! `job diff ID`: the pair of a job, resolved, filtered, fetched and analysed as in the worker.
 //!
 //! It is the reproduction command of a job whose addresses hold secrets: these stay in the job. Nothing is written,
 //! neither to the queue nor to the db app.

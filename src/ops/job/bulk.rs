@@ -164,11 +164,11 @@ pub(super) fn print_plan(
         render::format_duration(seconds),
     ));
     let all = if frozen.takes_all { format!(": ALL {}s", name.noun) } else { String::new() };
-    render::note(format!("  selected  {}{all}", filter.typed()));
-    render::note(format!("  by kind   {}", most_first(&frozen.kinds)));
-    render::note(format!("  by host   {}", most_first(&frozen.hosts)));
+    render::planned("selected", format!("{}{all}", filter.typed()));
+    render::planned("by kind", most_first(&frozen.kinds));
+    render::planned("by host", most_first(&frozen.hosts));
     for sample in &frozen.sample {
-        render::note(styled(DIM, format!("  sample    {sample}")));
+        render::planned_line("sample", sample);
     }
     if count > frozen.sample.len() {
         render::note(styled(DIM, format!("  and {} more", count - frozen.sample.len())));
@@ -208,31 +208,90 @@ pub(super) async fn stored(queue: &OperatorHandle, step: &[Selected]) -> Result<
     queue.jobs(&Selection::of_ids(&ids), ids.len()).await
 }
 
+/// Acts on each of the jobs in turn, at the rate. The error names the job at which Redis failed.
+pub(super) async fn each(
+    jobs: &[Selected],
+    rate: f64,
+    mut act: impl AsyncFnMut(&JobId) -> Result<(), Error>,
+) -> Result<(), (JobId, Error)> {
+    let mut steps = Steps::new(jobs, rate);
+    while let Some(step) = steps.next().await {
+        for Selected { id, .. } in step {
+            act(id).await.map_err(|error| (id.clone(), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The exit of every bulk action that came to its end.
+pub(super) fn exit(done: usize, selected: usize, unknown: &[JobId]) -> Exit {
+    match done == selected && unknown.is_empty() {
+        true => Exit::Ok,
+        false if done == 0 => Exit::Failed,
+        false => Exit::PartlyDone,
+    }
+}
+
+/// What a dry run prints for a program: the plan, and the result with nothing done.
+#[derive(Serialize)]
+struct DryRun<'a, T> {
+    dry_run: bool,
+    matching: usize,
+    kinds: &'a BTreeMap<String, usize>,
+    hosts: &'a BTreeMap<String, usize>,
+    #[serde(flatten)]
+    result: &'a T,
+}
+
 /// How an act on each of a selection went, as JSON shows it.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct SimpleResult {
-    pub(super) schema_version: u32,
     pub(super) operation: Option<OperationId>,
     pub(super) selected: usize,
     pub(super) done: usize,
     pub(super) missing: usize,
     /// Ids given that are no such jobs.
     pub(super) unknown: Vec<JobId>,
+    /// Why it ended before its last job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) stopped: Option<String>,
 }
 
 impl SimpleResult {
     pub(super) fn of(frozen: &Frozen) -> Self {
         let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
-        Self { schema_version: SCHEMA_VERSION, selected, unknown, ..Self::default() }
+        Self { selected, unknown, ..Self::default() }
     }
 
-    pub(super) fn exit(&self) -> Exit {
-        match self.done == self.selected && self.unknown.is_empty() {
-            true => Exit::Ok,
-            false if self.done == 0 => Exit::Failed,
-            false => Exit::PartlyDone,
+    /// Says what was done, also where Redis failed in the middle of it; `say` does for a person.
+    pub(super) fn conclude(
+        mut self,
+        ended: Result<(), (JobId, Error)>,
+        past: &str,
+        json: bool,
+        say: impl FnOnce(&Self),
+    ) -> Result<Exit, Error> {
+        let rest = self.selected - self.done - self.missing;
+        self.stopped = ended.as_ref().err().map(|(id, _)| stopped_by_redis(id, past, rest));
+        match json {
+            true => render::json(SCHEMA_VERSION, &self),
+            false => say(&self),
+        }
+        self.stopped.iter().for_each(render::error);
+        match ended {
+            Ok(()) => Ok(exit(self.done, self.selected, &self.unknown)),
+            Err((_, error)) => Err(error),
         }
     }
+}
+
+/// `rest` were not come to, `id` among them.
+pub(in crate::ops) fn stopped_by_redis(id: &JobId, past: &str, rest: usize) -> String {
+    format!(
+        "Redis failed while {id} was to be {past}, which may have happened; {} after it were left alone: repeat it \
+         when Redis answers again",
+        rest.saturating_sub(1)
+    )
 }
 
 /// Cancels jobs that run or wait.
@@ -252,44 +311,53 @@ pub(super) async fn cancel(
         return Ok(Exit::NothingMatched);
     }
     print_plan(queue, &frozen, filter, bulk, NAME, "");
-    if let Some(exit) = stop_before(bulk, &format!("cancel {}?", NAME.nouns(frozen.jobs.len()))) {
+    let mut result = SimpleResult::of(&frozen);
+    let question = format!("cancel {}?", NAME.nouns(frozen.jobs.len()));
+    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then_some(&result)) {
         return Ok(exit);
     }
-    let (operation, mut result) = (OperationId::fresh(NAME.verb), SimpleResult::of(&frozen));
+    let operation = OperationId::fresh(NAME.verb);
     let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
     queue.begin_operation(&operation, &entry, "", &frozen.jobs).await?;
     let actor = Actor { by: &entry.by, operation: Some(&operation) };
-    let mut steps = Steps::new(&frozen.jobs, bulk.rate);
-    while let Some(step) = steps.next().await {
-        for Selected { id, .. } in step {
-            match queue.cancel(id, actor).await? {
-                true => result.done += 1,
-                false => result.missing += 1,
-            }
-        }
-    }
     result.operation = Some(operation.clone());
-    if json {
-        render::json(&result);
-    } else {
-        let gone =
-            if result.missing > 0 { format!(" ({} had ended)", result.missing) } else { String::new() };
+    let ended = each(&frozen.jobs, bulk.rate, async |id| {
+        match queue.cancel(id, actor).await? {
+            true => result.done += 1,
+            false => result.missing += 1,
+        }
+        Ok(())
+    });
+    let ended = ended.await;
+    result.conclude(ended, NAME.past, json, |SimpleResult { selected, done, missing, .. }| {
+        let gone = if *missing > 0 { format!(" ({missing} had ended)") } else { String::new() };
         render::note(format!(
-            "cancelled {} of {}{gone}: one that runs is stopped within a heartbeat, one that waits is skipped when its \
-             turn comes. Undo: export them first, and enqueue them again. See them: {}",
-            result.done,
-            result.selected,
-            queue.command(&format!("audit show {operation}"))
+            "cancelled {done} of {selected}{gone}: one that runs is stopped within a heartbeat, one that waits is skipped \
+             when its turn comes. Undo: enqueue them again, from what job export wrote before"
         ));
-    }
-    Ok(result.exit())
+        render::command("  see them:", &queue.command(&format!("audit show {operation}")));
+    })
 }
 
 /// The exit of a bulk action that ends before it begins: a dry run, or an answer that is not yes.
-pub(super) fn stop_before(bulk: &BulkOptions, question: &str) -> Option<Exit> {
+///
+/// A program gets the plan of a dry run with `result`, in which nothing is done.
+pub(super) fn stop_before<T: Serialize>(
+    frozen: &Frozen,
+    bulk: &BulkOptions,
+    question: &str,
+    result: Option<&T>,
+) -> Option<Exit> {
     if bulk.dry_run {
+        if let Some(result) = result {
+            let Frozen { matching, kinds, hosts, .. } = frozen;
+            render::json(
+                SCHEMA_VERSION,
+                &DryRun { dry_run: true, matching: *matching, kinds, hosts, result },
+            );
+        }
         render::note("dry run: nothing changed");
-        return Some(Exit::Ok);
+        return Some(if frozen.unknown.is_empty() { Exit::Ok } else { Exit::Failed });
     }
     render::confirm(question, bulk.yes).err()
 }

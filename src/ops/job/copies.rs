@@ -106,7 +106,7 @@ pub(super) struct CopyOutput {
 enum OutputKind {
     File,
     Pipe,
-    /// A terminal, another device, a socket: a copy is safe when it was taken.
+    /// A terminal, another device such as `/dev/null`, a socket: no copy is safe there.
     Other,
 }
 
@@ -124,6 +124,14 @@ impl CopyOutput {
             _ => OutputKind::Other,
         };
         Ok(Self { output, kind })
+    }
+
+    /// True where a copy is kept by somebody: a file, or a pipe that is read.
+    pub(super) fn keeps_copies(&self) -> bool {
+        match self.kind {
+            OutputKind::File | OutputKind::Pipe => true,
+            OutputKind::Other => false,
+        }
     }
 
     /// How many letters are copied before they are deleted.

@@ -2,12 +2,15 @@
 
 use std::io;
 
-use super::bulk::{ActionName, Frozen, SCHEMA_VERSION, Steps, freeze, print_plan, stop_before, stored};
+use super::bulk::{
+    self, ActionName, Frozen, SCHEMA_VERSION, SimpleResult, Steps, each, freeze, print_plan, stop_before,
+    stored,
+};
 use super::copies::CopyOutput;
-use super::undo::not_kept;
 use super::{BulkOptions, Filter, audit_entry, usage_error};
 use crate::job::JobId;
 use crate::ops::Exit;
+use crate::ops::audit::no_operation;
 use crate::ops::render;
 use crate::queue::{Actor, DiscardTo, Error, JobOutcome, Operation, OperationId, OperatorHandle, Selected};
 use serde::Serialize;
@@ -27,8 +30,7 @@ pub struct DiscardPlan {
 /// What became of the selection, as JSON shows it.
 #[derive(Debug, Serialize)]
 struct DiscardResult {
-    schema_version: u32,
-    operation: OperationId,
+    operation: Option<OperationId>,
     /// `trash` or `nowhere`.
     to: &'static str,
     selected: usize,
@@ -81,15 +83,8 @@ pub(super) async fn discard(
     if short_of_memory && !plan.now {
         render::note("  Redis is filling up, and what is in the trash would make no room");
     }
-    if let Some(exit) = stop_before(bulk, &format!("discard {}?", NAME.nouns(frozen.jobs.len()))) {
-        return Ok(if frozen.unknown.is_empty() { exit } else { Exit::Failed });
-    }
-    let operation = OperationId::fresh(NAME.verb);
-    let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
-    queue.begin_operation(&operation, &entry, "", &frozen.jobs).await?;
     let mut result = DiscardResult {
-        schema_version: SCHEMA_VERSION,
-        operation: operation.clone(),
+        operation: None,
         to: if to == DiscardTo::Trash { "trash" } else { "nowhere" },
         selected: frozen.jobs.len(),
         done: 0,
@@ -97,12 +92,26 @@ pub(super) async fn discard(
         died_anew: Vec::new(),
         unknown: frozen.unknown.clone(),
     };
+    if to == DiscardTo::Nowhere && !bulk.dry_run && !stdout_keeps_copies() {
+        render::error(
+            "stdout is a device or a socket, where no copy is safe: send it to a file or a pipe; nothing changed",
+        );
+        return Ok(Exit::Usage);
+    }
+    let question = format!("discard {}?", NAME.nouns(frozen.jobs.len()));
+    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then_some(&result)) {
+        return Ok(exit);
+    }
+    let operation = OperationId::fresh(NAME.verb);
+    let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
+    queue.begin_operation(&operation, &entry, "", &frozen.jobs).await?;
+    result.operation = Some(operation.clone());
     let actor = Actor { by: &entry.by, operation: Some(&operation) };
     let copies = plan.copy || to == DiscardTo::Nowhere;
     let stopped = act(queue, &frozen, bulk.rate, (to, copies), actor, &mut result).await;
     print_result(queue, &result, copies, json && !copies);
     match stopped {
-        Ok(()) => Ok(exit(&result)),
+        Ok(()) => Ok(bulk::exit(result.done, result.selected, &result.unknown)),
         Err(stop) => explain(stop, &result),
     }
 }
@@ -139,10 +148,10 @@ async fn act(
 
 fn print_result(queue: &OperatorHandle, result: &DiscardResult, copies: bool, json: bool) {
     if json {
-        render::json(result);
+        render::json(SCHEMA_VERSION, result);
         return;
     }
-    let DiscardResult { selected, done, missing, died_anew, operation, .. } = result;
+    let DiscardResult { selected, done, missing, died_anew, .. } = result;
     let rest = [
         (*missing, "gone meanwhile"),
         (died_anew.len(), "left alone, because they died anew meanwhile"),
@@ -151,17 +160,18 @@ fn print_result(queue: &OperatorHandle, result: &DiscardResult, copies: bool, js
     let rest: Vec<String> =
         rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
-    let undo = match (result.to, *done) {
-        (_, 0) => String::new(),
-        ("trash", _) => {
-            format!(". Undo within 24 h: {}", queue.command(&format!("dead restore --operation {operation}")))
+    render::note(format!("discarded {done} of {selected}{rest}"));
+    match (&result.operation, result.to) {
+        (Some(_) | None, _) if *done == 0 => {}
+        (Some(operation), "trash") => {
+            let restore = format!("dead restore --operation {operation}");
+            render::command("  Undo within 24 h:", &queue.command(&restore));
         }
-        _ => format!(
-            ". Their payloads are on stdout: keep them, and undo with {}",
-            queue.command("enqueue FILE")
-        ),
-    };
-    render::note(format!("discarded {done} of {selected}{rest}{undo}"));
+        (Some(_) | None, _) => {
+            render::note("  their payloads are on stdout: keep them");
+            render::command("  Undo:", &queue.command("enqueue FILE"));
+        }
+    }
     if copies && result.to == "trash" {
         render::note("  copies of their payloads are on stdout");
     }
@@ -170,11 +180,9 @@ fn print_result(queue: &OperatorHandle, result: &DiscardResult, copies: bool, js
     }
 }
 
-fn exit(result: &DiscardResult) -> Exit {
-    match result.done == result.selected && result.unknown.is_empty() {
-        true => Exit::Ok,
-        false => Exit::Failed,
-    }
+fn stdout_keeps_copies() -> bool {
+    // What cannot be looked at is told when the first copy is written.
+    CopyOutput::stdout().map_or(true, |output| output.keeps_copies())
 }
 
 /// Says why it ended early, what it left and what to do.
@@ -186,14 +194,10 @@ fn explain(stop: DiscardStop, result: &DiscardResult) -> Result<Exit, Error> {
                  them again with stdout in a file that has room",
                 result.rest()
             ));
-            Ok(Exit::Failed)
+            Ok(if result.done == 0 { Exit::Failed } else { Exit::PartlyDone })
         }
         DiscardStop::Redis(id, error) => {
-            render::error(format!(
-                "Redis failed while {id} was to be discarded, which may have happened; {} dead letters after it \
-                 were left alone: discard them when Redis answers again",
-                result.rest().saturating_sub(1)
-            ));
+            render::error(bulk::stopped_by_redis(&id, "discarded", result.rest()));
             Err(error)
         }
     }
@@ -215,7 +219,7 @@ pub(super) async fn restore(
         return Ok(Exit::NothingMatched);
     }
     print_plan(queue, &frozen, filter, bulk, RESTORE, "");
-    restore_jobs(queue, &frozen.jobs, &filter.typed(), bulk, json).await
+    restore_jobs(queue, &frozen, &filter.typed(), bulk, json).await
 }
 
 const RESTORE: ActionName = ActionName { verb: "restore", past: "restored", noun: "letter" };
@@ -228,7 +232,7 @@ pub(super) async fn restore_all(
     json: bool,
 ) -> Result<Exit, Error> {
     let Some(operation) = queue.operation(id).await?.filter(Operation::keeps_jobs) else {
-        render::error(not_kept(queue, id));
+        no_operation(queue, id);
         return Ok(Exit::NothingMatched);
     };
     let discarded = |(id, outcome): (&String, &JobOutcome)| {
@@ -241,42 +245,39 @@ pub(super) async fn restore_all(
         return Ok(Exit::NothingMatched);
     }
     render::note(format!("restore {} that {id} discarded", RESTORE.nouns(jobs.len())));
-    restore_jobs(queue, &jobs, id.as_str(), bulk, json).await
+    restore_jobs(queue, &Frozen::again(queue, jobs).await?, id.as_str(), bulk, json).await
 }
 
 async fn restore_jobs(
     queue: &OperatorHandle,
-    jobs: &[Selected],
+    frozen: &Frozen,
     typed: &str,
     bulk: &BulkOptions,
     json: bool,
 ) -> Result<Exit, Error> {
-    if let Some(exit) = stop_before(bulk, &format!("restore {}?", RESTORE.nouns(jobs.len()))) {
+    let (jobs, mut result) = (&frozen.jobs, SimpleResult::of(frozen));
+    let question = format!("restore {}?", RESTORE.nouns(jobs.len()));
+    if let Some(exit) = stop_before(frozen, bulk, &question, json.then_some(&result)) {
         return Ok(exit);
     }
     let operation = OperationId::fresh(RESTORE.verb);
     let entry = audit_entry(RESTORE.verb, typed, &bulk.reason, jobs.len());
     queue.begin_operation(&operation, &entry, "", jobs).await?;
     let actor = Actor { by: &entry.by, operation: Some(&operation) };
-    let (mut steps, mut restored) = (Steps::new(jobs, bulk.rate), 0);
-    while let Some(step) = steps.next().await {
-        for Selected { id, .. } in step {
-            restored += usize::from(queue.restore(id, actor).await?);
+    result.operation = Some(operation.clone());
+    let ended = each(jobs, bulk.rate, async |id| {
+        match queue.restore(id, actor).await? {
+            true => result.done += 1,
+            false => result.missing += 1,
         }
-    }
-    if json {
-        render::json(&serde_json::json!({
-            "schema_version": SCHEMA_VERSION, "operation": operation, "selected": jobs.len(), "done": restored,
-            "missing": jobs.len() - restored,
-        }));
-    } else {
-        let gone = jobs.len() - restored;
-        let gone = if gone > 0 { format!(" ({gone} were not in the trash any more)") } else { String::new() };
-        render::note(format!(
-            "{} {restored} of {}{gone}. Undo: discard them again",
-            RESTORE.past,
-            jobs.len()
-        ));
-    }
-    Ok(if restored == jobs.len() { Exit::Ok } else { Exit::PartlyDone })
+        Ok(())
+    });
+    let ended = ended.await;
+    result.conclude(ended, RESTORE.past, json, |SimpleResult { selected, done, missing, .. }| {
+        let gone = match missing {
+            0 => String::new(),
+            missing => format!(" ({missing} were not in the trash any more)"),
+        };
+        render::note(format!("restored {done} of {selected}{gone}. Undo: discard them again"));
+    })
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::job::text::host_filter;
 use crate::ops::Exit;
-use crate::ops::render::{self, sanitize};
+use crate::ops::render::{self, Column, sanitize};
 use crate::ops::selection::ago;
 use crate::queue::{Error, Group, OperatorHandle, ReplayOutcomes, Window};
 
@@ -18,9 +18,7 @@ pub(super) async fn run(queue: &OperatorHandle, window: Window, json: bool) -> R
     let (groups, letters) = queue.groups().await?;
     let now_ms = queue.server_time_ms().await?;
     if json {
-        render::json(
-            &json!({ "schema_version": SCHEMA_VERSION, "at_ms": now_ms, "dead": letters, "groups": groups }),
-        );
+        render::json(SCHEMA_VERSION, &json!({ "at_ms": now_ms, "dead": letters, "groups": groups }));
         return Ok(if groups.is_empty() { Exit::NothingMatched } else { Exit::Ok });
     }
     if groups.is_empty() {
@@ -28,9 +26,18 @@ pub(super) async fn run(queue: &OperatorHandle, window: Window, json: bool) -> R
         return Ok(Exit::NothingMatched);
     }
     let rows = groups.iter().take(SHOWN).map(|group| row(group, window, now_ms));
-    let header =
-        ["KIND", "HOST", "DEAD", window.as_str(), "TREND", "FIRST", "LAST", "REPLAYED", "LAST DIED OF"];
-    render::line(render::table(&header, &[2, 3], rows));
+    let columns = [
+        Column::Word("KIND"),
+        Column::Shortened("HOST"),
+        Column::Number("DEAD"),
+        Column::Number(window.as_str()),
+        Column::Word("TREND"),
+        Column::Extra("FIRST"),
+        Column::Word("LAST"),
+        Column::Extra("REPLAYED"),
+        Column::Detail("LAST DIED OF"),
+    ];
+    render::line(render::table(&columns, rows));
     let (dead, total): (u64, u64) =
         (groups.iter().map(|group| group.dead).sum(), groups.iter().map(|group| group.total).sum());
     let shown = groups.len().min(SHOWN);
@@ -43,8 +50,8 @@ pub(super) async fn run(queue: &OperatorHandle, window: Window, json: bool) -> R
     }
     if let Some(worst) = groups.first().filter(|group| group.dead > 0) {
         let words = words_of(worst);
-        render::note(format!("look:  {}", queue.command(&format!("dead ls {words} --limit 5"))));
-        render::note(format!("try:   {}", queue.command(&format!("dead replay {words} --canary 5"))));
+        render::command("look: ", &queue.command(&format!("dead ls {words} --limit 5")));
+        render::command("try:  ", &queue.command(&format!("dead replay {words} --canary 5")));
     }
     Ok(Exit::Ok)
 }
@@ -64,14 +71,14 @@ pub(in crate::ops) fn words_of(group: &Group) -> String {
 fn row(group: &Group, window: Window, now_ms: u64) -> Vec<String> {
     vec![
         group.kind.map_or_else(|| "?".to_owned(), |kind| kind.to_string()),
-        sanitize(&group.host, 40),
+        sanitize(&group.host, 100),
         group.dead.to_string(),
         group.deaths.get(window.as_str()).copied().unwrap_or(0).to_string(),
         trend(&group.trend),
         ago(now_ms, group.first_ms),
         ago(now_ms, group.last_ms),
         replayed(group.replays),
-        sanitize(&group.sentence, 40),
+        sanitize(&group.sentence, 200),
     ]
 }
 

@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 
 use super::copies::{CopyOutput, as_json};
 use super::{Filter, detail, host, kind, most_first, name_unknown, usage_error};
-use crate::ops::render::{self, sanitize};
+use crate::ops::render::{self, Column, sanitize};
 use crate::ops::selection::ago;
 use crate::ops::{Exit, Output};
 use crate::queue::{Error, JobState, OperatorHandle, StoredJob};
 
 /// Version of the JSON of a listing.
 const SCHEMA_VERSION: u32 = 1;
-/// Longest detail in a table, in characters.
-const DETAIL_CHARS: usize = 60;
-/// Longest id in a table, in characters; JSON has it whole.
-const ID_CHARS: usize = 40;
+/// Longest detail in a table, in characters: no terminal is wider.
+const DETAIL_CHARS: usize = 200;
 
 /// Lists the first `limit` of what is selected, and counts all of it.
 pub(super) async fn ls(
@@ -54,10 +52,13 @@ pub(super) async fn ls(
         }
     }
     match output {
-        Output::Json => render::json(&serde_json::json!({
-            "schema_version": SCHEMA_VERSION, "total": total, "shown": shown.len(), "states": states, "kinds": kinds,
-            "jobs": shown.iter().map(as_json).collect::<Vec<_>>(),
-        })),
+        Output::Json => render::json(
+            SCHEMA_VERSION,
+            &serde_json::json!({
+                "total": total, "shown": shown.len(), "states": states, "kinds": kinds,
+                "jobs": shown.iter().map(as_json).collect::<Vec<_>>(),
+            }),
+        ),
         Output::Text if total == 0 => render::note(format!("no {what}s match")),
         Output::Text => {
             render::line(table(&shown, queue.server_time_ms().await?));
@@ -74,26 +75,25 @@ pub(super) async fn ls(
 fn table(jobs: &[StoredJob], now_ms: u64) -> String {
     let all_dead = jobs.iter().all(|job| job.state == JobState::Dead);
     let rows = jobs.iter().map(|job| {
-        let id = shortened(job.id.as_str());
+        let id = job.id.to_string();
         let mut row = vec![id, ago(now_ms, job.since_ms()), kind(job), host(job), detail(job, DETAIL_CHARS)];
         if !all_dead {
             row.insert(1, job.state.to_string());
         }
         row
     });
-    let header = ["ID", "STATE", "SINCE", "KIND", "HOST", "DETAIL"];
-    match all_dead {
-        true => render::table(&["ID", "DIED", "KIND", "HOST", "DETAIL"], &[], rows),
-        false => render::table(&header, &[], rows),
+    let (state, since) = (Column::Word("STATE"), if all_dead { "DIED" } else { "SINCE" });
+    let mut columns = vec![
+        Column::Word("ID"),
+        Column::Word(since),
+        Column::Word("KIND"),
+        Column::Shortened("HOST"),
+        Column::Detail("DETAIL"),
+    ];
+    if !all_dead {
+        columns.insert(1, state);
     }
-}
-
-/// An id with its middle left out where it is too long for a table.
-fn shortened(id: &str) -> String {
-    match id.len() > ID_CHARS {
-        true => format!("{}...{}", &id[..ID_CHARS / 2], &id[id.len() - ID_CHARS / 2 + 3..]),
-        false => id.to_owned(),
-    }
+    render::table(&columns, rows)
 }
 
 /// Prints the payloads of what is selected, as `enqueue` takes them.
@@ -121,10 +121,8 @@ pub(super) async fn export(queue: &OperatorHandle, filter: &Filter) -> Result<Ex
         return Ok(refused(&e));
     }
     let (word, typed) = (if count == 1 { "job" } else { "jobs" }, filter.typed());
-    render::note(format!(
-        "exported {count} {word} ({typed}); nothing changed. Put them back: {}",
-        queue.command("enqueue FILE")
-    ));
+    render::note(format!("exported {count} {word} ({typed}); nothing changed"));
+    render::command("put them back:", &queue.command("enqueue FILE"));
     Ok(if count == 0 { Exit::NothingMatched } else { Exit::Ok })
 }
 

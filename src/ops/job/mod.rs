@@ -17,6 +17,7 @@ mod undo;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub(super) use self::bulk::stopped_by_redis;
 pub use self::edit::Edit;
 use super::render::{self, sanitize};
 use super::{Exit, Output, selection};
@@ -186,8 +187,9 @@ fn most_first(counts: &BTreeMap<String, usize>) -> String {
     const SHOWN: usize = 5;
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let name = |key: &str| if key == "-" { "none".to_owned() } else { key.to_owned() };
     let mut shown: Vec<String> =
-        counts.iter().take(SHOWN).map(|(key, count)| format!("{key} {count}")).collect();
+        counts.iter().take(SHOWN).map(|(key, count)| format!("{} {count}", name(key))).collect();
     if counts.len() > SHOWN {
         shown.push(format!("and {} more", counts.len() - SHOWN));
     }

@@ -77,17 +77,9 @@ pub(super) async fn run(
     };
     print_plan(queue, &frozen, filter, bulk, NAME, &how(&options));
     print_warnings(queue, &frozen, &options).await?;
-    if let Some(exit) = stop_before(bulk, &format!("replay {}?", NAME.nouns(frozen.jobs.len()))) {
-        if json && bulk.dry_run {
-            let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
-            render::json(&ReplayResult {
-                schema_version: SCHEMA_VERSION,
-                selected,
-                unknown,
-                ..Default::default()
-            });
-        }
-        return Ok(if frozen.unknown.is_empty() { exit } else { Exit::Failed });
+    let question = format!("replay {}?", NAME.nouns(frozen.jobs.len()));
+    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then(|| planned(&frozen, None)).as_ref()) {
+        return Ok(exit);
     }
     let operation = OperationId::fresh(NAME.verb);
     let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
@@ -131,19 +123,27 @@ pub(super) async fn resume(
         NAME.nouns(left.len()),
         how(&options)
     ));
-    if let Some(exit) = stop_before(bulk, &format!("replay {}?", NAME.nouns(left.len()))) {
+    let (question, frozen) =
+        (format!("replay {}?", NAME.nouns(left.len())), Frozen::again(queue, left).await?);
+    let plan = json.then(|| planned(&frozen, Some(id.clone())));
+    if let Some(exit) = stop_before(&frozen, bulk, &question, plan.as_ref()) {
         return Ok(exit);
     }
-    let frozen = Frozen::again(queue, left).await?;
     let run = Run::new(queue, id.clone(), render::operator(), options, &frozen);
     run.carry_out(&frozen, false, json).await
+}
+
+/// The result of a replay that has not begun.
+fn planned(frozen: &Frozen, operation: Option<OperationId>) -> ReplayResult {
+    let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
+    ReplayResult { operation, selected, unknown, ..ReplayResult::default() }
 }
 
 /// ` under wall 1m, heap 1.0 MiB, with 2 edits, 5 canaries first`.
 fn how(options: &Options) -> String {
     let Options { canary, granted, edits, canary_wait: _, rate: _ } = options;
     let wall =
-        granted.wall_ms.map(|ms| format!("wall {}", render::format_duration(Duration::from_millis(ms))));
+        granted.wall_ms.map(|ms| format!("wall {}", humantime::format_duration(Duration::from_millis(ms))));
     let heap = granted.heap_bytes.map(|heap| format!("heap {}", render::format_bytes(heap)));
     let limits: Vec<String> = wall.into_iter().chain(heap).collect();
     let mut how = if limits.is_empty() { String::new() } else { format!(" under {}", limits.join(", ")) };
@@ -162,7 +162,7 @@ fn how(options: &Options) -> String {
 
 /// What makes it likely that they die again, or wait.
 async fn print_warnings(queue: &OperatorHandle, frozen: &Frozen, options: &Options) -> Result<(), Error> {
-    let warn = |text: String| render::note(styled(WARN, format!("  note      {text}")));
+    let warn = |text: String| render::planned("note", styled(WARN, text));
     let status = queue.status().await?;
     let live: Vec<_> = status.workers.iter().filter(|worker| !worker.silent).collect();
     let buried: usize = live
@@ -174,7 +174,7 @@ async fn print_warnings(queue: &OperatorHandle, frozen: &Frozen, options: &Optio
         .sum();
     let changes_nothing = options.granted.is_empty() && options.edits.is_empty();
     if live.is_empty() {
-        warn(format!("no worker lives: they wait until one does ({})", queue.command("work")));
+        warn("no worker lives: they wait until one does".to_owned());
     } else if buried > 0 && changes_nothing {
         warn(format!("the build that buried {buried} of them still runs: what it cannot do dies again"));
     }
@@ -185,7 +185,8 @@ async fn print_warnings(queue: &OperatorHandle, frozen: &Frozen, options: &Optio
         warn("all of them ran out of memory: consider --set heap=512MiB".to_owned());
     }
     if !status.pauses.is_empty() {
-        warn(format!("the queue is paused: they wait ({} lifts it)", queue.command("queue resume")));
+        warn("the queue is paused: they wait".to_owned());
+        render::command("            lift it:", &queue.command("queue resume"));
     }
     Ok(())
 }
@@ -198,13 +199,7 @@ impl<'a> Run<'a> {
         options: Options,
         frozen: &Frozen,
     ) -> Self {
-        let result = ReplayResult {
-            schema_version: SCHEMA_VERSION,
-            operation: Some(operation.clone()),
-            selected: frozen.jobs.len(),
-            unknown: frozen.unknown.clone(),
-            ..ReplayResult::default()
-        };
+        let result = planned(frozen, Some(operation.clone()));
         Self { queue, operation, by, options, result }
     }
 
@@ -230,7 +225,7 @@ impl<'a> Run<'a> {
         let (exit, said, error) = self.result.conclusion(stopped);
         self.result.stopped.clone_from(&said);
         if json {
-            render::json(&self.result);
+            render::json(SCHEMA_VERSION, &self.result);
         } else {
             self.result.print(self.queue);
         }
@@ -239,7 +234,7 @@ impl<'a> Run<'a> {
         }
         if self.result.rest() + self.result.full > 0 {
             let resume = self.queue.command(&format!("dead replay --resume {}", self.operation));
-            render::note(format!("  go on with the rest:     {resume}"));
+            render::command("  go on with the rest:    ", &resume);
         }
         error.map_or(Ok(exit), Err)
     }

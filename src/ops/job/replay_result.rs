@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::bulk;
 use crate::job::JobId;
 use crate::ops::Exit;
 use crate::ops::render::{self, sanitize};
@@ -13,7 +14,6 @@ use crate::queue::{Error, OperationId, OperatorHandle};
 /// What became of the selection, as JSON shows it.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct ReplayResult {
-    pub(super) schema_version: u32,
     pub(super) operation: Option<OperationId>,
     pub(super) selected: usize,
     pub(super) done: usize,
@@ -64,9 +64,7 @@ impl ReplayResult {
     ) -> (Exit, Option<String>, Option<Error>) {
         let Self { selected, done, unknown, .. } = self;
         match stopped {
-            Ok(()) if done == selected && unknown.is_empty() => (Exit::Ok, None, None),
-            Ok(()) if *done == 0 || !unknown.is_empty() => (Exit::Failed, None, None),
-            Ok(()) => (Exit::PartlyDone, None, None),
+            Ok(()) => (bulk::exit(*done, *selected, unknown), None, None),
             Err(ReplayStop::CanaryDied(id, outcome)) => {
                 let kind = outcome.trim_start_matches("dead:").to_owned();
                 (Exit::PartlyDone, Some(format!("the canary {id} died of {kind} again")), None)
@@ -122,10 +120,9 @@ impl ReplayResult {
         }
         if *done > 0 {
             let command = |words: &str| queue.command(&format!("{words} {operation}"));
-            render::note(format!("  what became of them:     {}", command("audit show")));
-            render::note(format!("  undo what still waits:   {}", command("dead replay --undo")));
-            let pause = queue.command("queue pause --reason ...");
-            render::note(format!("  what dies again comes back here; to stop them: {pause}"));
+            render::command("  what became of them:    ", &command("audit show"));
+            render::command("  undo what still waits:  ", &command("dead replay --undo"));
+            render::command("  claim nothing more:     ", &queue.command("queue pause --reason ..."));
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::ops::render::{self, BAD, BOLD, DIM, GOOD, sanitize, styled};
 use crate::ops::selection::ago;
 use crate::queue::{Content, Ended, Error, JobState, LogEntry, OperatorHandle, StoredJob};
 
+/// Version of the JSON.
+const SCHEMA_VERSION: u32 = 1;
+
 /// Shows it; of one that has ended, what is kept of it with its result.
 pub(super) async fn show(queue: &OperatorHandle, id: &str, noun: &str, json: bool) -> Result<Exit, Error> {
     let id = match JobId::parse(id) {
@@ -24,7 +27,7 @@ pub(super) async fn show(queue: &OperatorHandle, id: &str, noun: &str, json: boo
     };
     if let Some(job) = queue.stored_job(&id).await? {
         match json {
-            true => render::json(&as_json(&job)),
+            true => render::json(SCHEMA_VERSION, &as_json(&job)),
             false => print_job(queue, &job, queue.server_time_ms().await?),
         }
         return Ok(Exit::Ok);
@@ -35,7 +38,7 @@ pub(super) async fn show(queue: &OperatorHandle, id: &str, noun: &str, json: boo
         return Ok(Exit::NothingMatched);
     };
     match json {
-        true => render::json(&ended),
+        true => render::json(SCHEMA_VERSION, &ended),
         false => print_ended(queue, &ended, queue.server_time_ms().await?),
     }
     Ok(Exit::Ok)
@@ -62,7 +65,8 @@ fn print_ended(queue: &OperatorHandle, ended: &Ended, now_ms: u64) {
         print_field("worker", format!("{}{took}", sanitize(&ended.worker, 100)));
     }
     let show = format!("results show {}", ended.id);
-    render::note(format!("\nits result:  {}", queue.command(&show)));
+    render::note("");
+    render::command("its result: ", &queue.command(&show));
 }
 
 fn print_job(queue: &OperatorHandle, job: &StoredJob, now_ms: u64) {
@@ -74,8 +78,10 @@ fn print_job(queue: &OperatorHandle, job: &StoredJob, now_ms: u64) {
     if job.kind().is_some() {
         print_field(if job.state == JobState::Trash { "died of" } else { "failed of" }, kind(job));
     }
-    if !detail(job, 500).is_empty() {
-        print_field("because", detail(job, 500));
+    let because = detail(job, 500);
+    // Of a job in flight it is its worker, where it has not failed yet.
+    if !because.is_empty() && (job.state != JobState::InFlight || job.failure().is_some()) {
+        print_field("because", because);
     }
     print_field("since", ago(now_ms, job.since_ms()));
     if let Some(due_ms) = job.due_ms {
@@ -93,10 +99,12 @@ fn print_job(queue: &OperatorHandle, job: &StoredJob, now_ms: u64) {
     print_field("payload", sanitize(&payload(job), 2000));
     match job.state {
         JobState::Trash => {
-            render::note(format!("\nput it back:  {}", queue.command(&format!("dead restore {}", job.id))));
+            render::note("");
+            render::command("put it back: ", &queue.command(&format!("dead restore {}", job.id)));
         }
         JobState::Ready | JobState::Scheduled | JobState::Exclusive | JobState::InFlight => {
-            render::note(format!("\nstop it:  {}", queue.command(&format!("job cancel {}", job.id))));
+            render::note("");
+            render::command("stop it: ", &queue.command(&format!("job cancel {}", job.id)));
         }
         JobState::Dead => {}
     }
@@ -155,13 +163,14 @@ fn print_letter(queue: &OperatorHandle, letter: &StoredJob, now_ms: u64) {
         }
     }
     if let Some(command) = reproduce_command(queue, letter) {
-        render::note(format!("\nreproduce it here:  {command}"));
+        render::note("");
+        render::command("reproduce it here: ", &command);
     }
-    render::note(format!("put it back:        {}", queue.command(&format!("dead replay {}", letter.id))));
+    render::command("put it back:       ", &queue.command(&format!("dead replay {}", letter.id)));
 }
 
 fn print_field(name: &str, value: String) {
-    render::line(format!("{} {value}", styled(DIM, format!("{name:<10}"))));
+    render::field(name, &value);
 }
 
 fn print_reason(reason: &DeadLetterReason) {
@@ -213,7 +222,7 @@ fn reproduce_command(queue: &OperatorHandle, letter: &StoredJob) -> Option<Strin
     });
     Some(match named_pair(letter, job) {
         Some(pair) => format!("wm-analyzer diff {pair}{limits} -v"),
-        None => queue.command(&format!("diff --job {}{limits} -v", letter.id)),
+        None => queue.command(&format!("job diff {}{limits} -v", letter.id)),
     })
 }
 

@@ -1,9 +1,12 @@
 //! `dead replay --undo`: what a replay put back, and what still waits, is dead again.
 
-use super::bulk::{SCHEMA_VERSION, Steps, stop_before};
+use serde::Serialize;
+
+use super::bulk::{self, Frozen, SCHEMA_VERSION, each, stop_before};
 use super::{BulkOptions, audit_entry};
 use crate::job::JobId;
 use crate::ops::Exit;
+use crate::ops::audit::no_operation;
 use crate::ops::render::{self, sanitize};
 use crate::queue::{
     AuditEntry, Error, JobOutcome, Operation, OperationId, OperatorHandle, ReplayUndone, Selected,
@@ -11,6 +14,19 @@ use crate::queue::{
 
 /// What a replay is called in the audit.
 const REPLAY: &str = "replay";
+
+/// What became of the letters, as JSON shows it.
+#[derive(Debug, Serialize)]
+struct UndoResult<'a> {
+    operation: &'a OperationId,
+    selected: usize,
+    undone: usize,
+    in_flight: usize,
+    ended: usize,
+    /// Why it ended before its last letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stopped: Option<String>,
+}
 
 /// The operation, where it is a replay; says so where it is not.
 pub(super) async fn replay_of(queue: &OperatorHandle, id: &OperationId) -> Result<Option<Operation>, Error> {
@@ -27,15 +43,10 @@ pub(super) async fn replay_of(queue: &OperatorHandle, id: &OperationId) -> Resul
             Ok(None)
         }
         None => {
-            render::error(not_kept(queue, id));
+            no_operation(queue, id);
             Ok(None)
         }
     }
-}
-
-/// What is said of an operation that the queue does not know.
-pub(super) fn not_kept(queue: &OperatorHandle, id: &OperationId) -> String {
-    format!("no operation {id}, or its jobs are not kept any more: {} lists them", queue.command("audit ls"))
 }
 
 /// Puts what a replay put back, and what still waits, among the dead letters again.
@@ -55,32 +66,38 @@ pub(super) async fn undo(
         render::note(format!("all that {id} replayed has ended: nothing to undo"));
         return Ok(Exit::NothingMatched);
     }
-    render::note(format!("undo {id}: put {} that have not ended back among the dead", jobs.len()));
-    if let Some(exit) = stop_before(bulk, "undo it?") {
+    let frozen = Frozen::again(queue, jobs).await?;
+    let selected = frozen.jobs.len();
+    render::note(format!("undo {id}: put {selected} that have not ended back among the dead"));
+    let mut result = UndoResult { operation: id, selected, undone: 0, in_flight: 0, ended: 0, stopped: None };
+    if let Some(exit) = stop_before(&frozen, bulk, "undo it?", json.then_some(&result)) {
         return Ok(exit);
     }
     let by = render::operator();
-    let entry = audit_entry("undo replay", id.as_str(), &bulk.reason, jobs.len());
+    let entry = audit_entry("undo replay", id.as_str(), &bulk.reason, selected);
     queue.audit(&AuditEntry { operation: Some(id.clone()), ..entry }).await?;
-    let (mut undone, mut in_flight, mut ended) = (0, 0, 0);
-    let mut steps = Steps::new(&jobs, bulk.rate);
-    while let Some(step) = steps.next().await {
-        for Selected { id: job, .. } in step {
-            match queue.undo_replay(job, id, &by).await? {
-                ReplayUndone::Undone => undone += 1,
-                ReplayUndone::InFlight => in_flight += 1,
-                ReplayUndone::Missing => ended += 1,
-            }
+    let ended = each(&frozen.jobs, bulk.rate, async |job| {
+        match queue.undo_replay(job, id, &by).await? {
+            ReplayUndone::Undone => result.undone += 1,
+            ReplayUndone::InFlight => result.in_flight += 1,
+            ReplayUndone::Missing => result.ended += 1,
         }
-    }
+        Ok(())
+    });
+    let ended = ended.await;
+    let rest = selected - result.undone - result.in_flight - result.ended;
+    result.stopped = ended.as_ref().err().map(|(job, _)| bulk::stopped_by_redis(job, "undone", rest));
     if json {
-        render::json(&serde_json::json!({
-            "schema_version": SCHEMA_VERSION, "operation": id, "undone": undone, "in_flight": in_flight, "ended": ended,
-        }));
+        render::json(SCHEMA_VERSION, &result);
     } else {
         render::note(format!(
-            "{undone} are dead letters again; {in_flight} are in flight, and {ended} have ended: these were left alone"
+            "{} are dead letters again; {} are in flight, and {} have ended: these were left alone",
+            result.undone, result.in_flight, result.ended
         ));
     }
-    Ok(if undone > 0 { Exit::Ok } else { Exit::Failed })
+    result.stopped.iter().for_each(render::error);
+    match ended {
+        Ok(()) => Ok(bulk::exit(result.undone, selected, &[])),
+        Err((_, error)) => Err(error),
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::Exit;
 use super::super::render::{self, sanitize};
+use super::SCHEMA_VERSION;
 use crate::job::duration::millis;
 use crate::job::text::shell_word;
 use crate::queue::{Error, HostName, HostResumed, OperatorHandle, PauseName};
@@ -21,14 +22,13 @@ pub(super) async fn rest(
         return Ok(Exit::Failed);
     }
     if json {
-        render::json(&serde_json::json!({ "host": host.as_str(), "rests_ms": millis(time) }));
+        let rests_ms = millis(time);
+        render::json(SCHEMA_VERSION, &serde_json::json!({ "host": host.as_str(), "rests_ms": rests_ms }));
         return Ok(Exit::Ok);
     }
-    let undo = queue.command(&format!("queue resume {}", shell_word(host.as_str())));
     let time = humantime::format_duration(time);
-    render::note(format!(
-        "{host} rests for {time}: what is in flight there finishes, its other jobs wait. Undo: {undo}"
-    ));
+    render::note(format!("{host} rests for {time}: what is in flight there finishes, its other jobs wait"));
+    render::command("Undo:", &queue.command(&format!("queue resume {}", shell_word(host.as_str()))));
     Ok(Exit::Ok)
 }
 
@@ -58,6 +58,7 @@ pub(super) async fn resume_either(
         HostResumed::Resumed(by_hand) => {
             if json {
                 render::json(
+                    SCHEMA_VERSION,
                     &serde_json::json!({ "host": host.as_str(), "resumed": true, "previous_rest": by_hand }),
                 );
                 return Ok(Exit::Ok);
@@ -66,8 +67,9 @@ pub(super) async fn resume_either(
                 || "it rested after failures".to_owned(),
                 |rest| format!("paused by {}: {}", sanitize(&rest.by, 100), sanitize(&rest.reason, 200)),
             );
-            let undo = queue.command(&format!("queue pause {} --for 15m", shell_word(host.as_str())));
-            render::note(format!("{host} is visited again ({rest}). Undo: {undo}"));
+            render::note(format!("{host} is visited again ({rest})"));
+            let undo = format!("queue pause {} --for 15m", shell_word(host.as_str()));
+            render::command("Undo:", &queue.command(&undo));
             Ok(Exit::Ok)
         }
         // What is neither is most likely a pause's name, as before hosts could rest.

@@ -3,12 +3,9 @@
 use serde_json::json;
 
 use super::super::Exit;
-use super::super::render::{self, BOLD, format_bytes, sanitize, styled};
-use super::{describe, ends_in, settings_table};
+use super::super::render::{self, BOLD, Column, format_bytes, sanitize, styled};
+use super::{SCHEMA_VERSION, describe, ends_in, settings_table};
 use crate::queue::{Error, OperatorHandle, Purpose, Status};
-
-/// Version of the JSON.
-const SCHEMA_VERSION: u32 = 1;
 
 /// Prints it.
 pub(super) async fn run(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
@@ -16,11 +13,14 @@ pub(super) async fn run(queue: &OperatorHandle, json: bool) -> Result<Exit, Erro
     if json {
         let sizes: serde_json::Map<_, _> =
             sizes(&status).into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect();
-        render::json(&json!({
-            "schema_version": SCHEMA_VERSION, "queue": queue.name(), "pauses": status.pauses,
-            "resting": status.resting, "sizes": sizes, "memory": status.memory, "settings": settings,
-            "unreadable": status.unreadable
-        }));
+        render::json(
+            SCHEMA_VERSION,
+            &json!({
+                "queue": queue.name(), "pauses": status.pauses,
+                "resting": status.resting, "sizes": sizes, "memory": status.memory, "settings": settings,
+                "unreadable": status.unreadable
+            }),
+        );
         return Ok(Exit::Ok);
     }
     let state = if status.pauses.is_empty() { "not paused" } else { "paused" };
@@ -36,11 +36,11 @@ pub(super) async fn run(queue: &OperatorHandle, json: bool) -> Result<Exit, Erro
         render::line(format!("rests   {} {why}", sanitize(&host.host, 100)));
     }
     let sizes = sizes(&status).map(|(name, count)| vec![name.to_owned(), count.to_string()]);
-    render::line(render::table(&["STATE", "JOBS"], &[1], sizes));
+    render::line(render::table(&[Column::Word("STATE"), Column::Number("JOBS")], sizes));
     let memory = Purpose::ALL
         .iter()
         .map(|purpose| vec![purpose.as_str().to_owned(), format_bytes(status.memory.of(*purpose))]);
-    render::line(render::table(&["MEMORY", "BYTES"], &[1], memory));
+    render::line(render::table(&[Column::Word("MEMORY"), Column::Number("BYTES")], memory));
     render::line(settings_table(&settings));
     for part in &status.unreadable {
         render::error(format!("cannot read {}: {}", part.key, sanitize(&part.error, 200)));

@@ -1,16 +1,13 @@
 //! Lines that are no longer than the terminal is wide.
 
 use anstyle::Style;
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::ops::render::styled;
+use crate::ops::render::width::{LEAST_WIDTH, cut};
 
 /// Columns of the word that a line begins with, and of what goes on below it.
 const HEAD: usize = 8;
-/// Below that nothing is legible anyway.
-const LEAST_WIDTH: usize = 40;
-/// Columns where there is no terminal, and where it does not say.
-const USUAL_WIDTH: usize = 80;
 
 /// A piece of a line.
 pub(super) type Segment = (Style, String);
@@ -168,40 +165,6 @@ impl Layout {
     }
 }
 
-/// The columns to fill: `COLUMNS`, or as wide as the terminal is.
-pub(super) fn terminal_width() -> usize {
-    let told = std::env::var("COLUMNS").ok().and_then(|text| text.trim().parse().ok());
-    let seen = || terminal_size::terminal_size().map(|(columns, _)| usize::from(columns.0));
-    told.or_else(seen).unwrap_or(USUAL_WIDTH)
-}
-
-/// A long name with its middle left out.
-pub(super) fn shortened(name: &str, most: usize) -> String {
-    if name.width() <= most {
-        return name.to_owned();
-    }
-    let behind = (most - 1) / 2;
-    let end: String = name.chars().skip(name.chars().count().saturating_sub(behind)).collect();
-    format!("{}{end}", cut(name, most - end.width()))
-}
-
-fn cut(text: &str, most: usize) -> String {
-    if text.width() <= most {
-        return text.to_owned();
-    }
-    let mut out = String::new();
-    for c in text.chars() {
-        if out.width() + c.width().unwrap_or(0) + 1 > most {
-            break;
-        }
-        out.push(c);
-    }
-    if most > 0 {
-        out.push('…');
-    }
-    out
-}
-
 fn shown(style: Style, text: &str) -> String {
     if text.is_empty() || style == Style::new() { text.to_owned() } else { styled(style, text) }
 }
@@ -251,11 +214,5 @@ mod tests {
             format!("{}…", "漢字".repeat(9) + "漢"),
         ];
         assert_eq!(texts(layout), expected);
-    }
-
-    #[test]
-    fn a_long_name_keeps_its_ends() {
-        assert_eq!(shortened("01a2199e-0000-7000-8000-00000000fad7", 17), "01a2199e…0000fad7");
-        assert_eq!(shortened("job-7", 17), "job-7");
     }
 }

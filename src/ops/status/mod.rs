@@ -16,9 +16,10 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::layout::Line;
+use super::render::width::terminal_width;
 use super::render::{self, sanitize};
 use super::{Exit, Output};
-use crate::queue::{Error, Group, Queue, Status};
+use crate::queue::{self, Config, Error, Group, Queue, Status};
 
 /// Version of the JSON.
 const SCHEMA_VERSION: u32 = 1;
@@ -55,6 +56,8 @@ enum Numbers {
 #[derive(Debug, Clone)]
 struct Look {
     queue: String,
+    /// What a command repeats, as [`crate::queue::Config::command_flags`].
+    flags: String,
     numbers: Numbers,
     /// The groups of dead letters, those with most first; `None` where they were not read.
     groups: Option<Vec<Group>>,
@@ -89,9 +92,14 @@ impl Numbers {
 }
 
 impl Look {
-    fn nothing(queue: &str, late: String) -> Self {
-        let queue = queue.to_owned();
-        Self { queue, numbers: Numbers::Unknown, groups: None, late: Some(late), now_ms: now_ms() }
+    fn nothing(config: &Config, late: String) -> Self {
+        let (queue, flags) = (config.name.as_str().to_owned(), config.command_flags.clone());
+        Self { queue, flags, numbers: Numbers::Unknown, groups: None, late: Some(late), now_ms: now_ms() }
+    }
+
+    /// A command for this queue.
+    fn command(&self, words: &str) -> String {
+        queue::command(&self.queue, &self.flags, words)
     }
 
     /// Time since the numbers were read, by the clocks of Redis and of this machine; 0 where they are current.
@@ -115,7 +123,6 @@ impl Look {
     fn to_json(&self) -> Value {
         let status = self.numbers.status();
         let mut value = status.map_or_else(|| json!({}), |s| serde_json::to_value(s).unwrap_or_default());
-        value["schema_version"] = SCHEMA_VERSION.into();
         value["queue"] = self.queue.as_str().into();
         value["stalled"] = self.stalled().into();
         value["problems"] = status.map(Status::problems).into();
@@ -135,7 +142,7 @@ impl Look {
 /// # Errors
 /// Those of `connecting`, and those of the queue as `failed` tells them.
 pub async fn run<F>(
-    name: &str,
+    config: &Config,
     connecting: impl Future<Output = Result<Queue, F>>,
     options: StatusOptions,
     failed: impl Fn(Error) -> F,
@@ -143,13 +150,13 @@ pub async fn run<F>(
     let Some(every) = options.watch else {
         let patience = DEADLINE + options.tls.unwrap_or_default();
         let look = match timeout_at(Instant::now() + patience, connected(connecting)).await {
-            Ok(Ok((queue, began))) => look(&queue, began + patience).await.map_err(failed)?,
+            Ok(Ok((queue, began))) => look(config, &queue, began + patience).await.map_err(failed)?,
             Ok(Err(failure)) => return Err(failure),
-            Err(_) => Look::nothing(name, too_late()),
+            Err(_) => Look::nothing(config, too_late()),
         };
         match options.output.is_json() {
-            true => render::json(&look.to_json()),
-            false => print(screen::lines(&look, layout::terminal_width())),
+            true => render::json(SCHEMA_VERSION, &look.to_json()),
+            false => print(screen::lines(&look, terminal_width())),
         }
         return Ok(look.exit());
     };
@@ -159,7 +166,7 @@ pub async fn run<F>(
     }
     let mut interrupted = pin!(tokio::signal::ctrl_c());
     tokio::select! {
-        result = watch(name, connecting, every, options.output, failed) => result,
+        result = watch(config, connecting, every, options.output, failed) => result,
         _ = &mut interrupted => Ok(Exit::Ok),
     }
 }
@@ -172,7 +179,7 @@ async fn connected<F>(connecting: impl Future<Output = Result<Queue, F>>) -> Res
 
 /// Shows it until it is interrupted. A Redis that goes away meanwhile is waited for.
 async fn watch<F>(
-    name: &str,
+    config: &Config,
     connecting: impl Future<Output = Result<Queue, F>>,
     every: Duration,
     output: Output,
@@ -182,14 +189,14 @@ async fn watch<F>(
     let queue = loop {
         match timeout_at(Instant::now() + DEADLINE, &mut connecting).await {
             Ok(queue) => break queue?,
-            Err(_) => redraw(&Look::nothing(name, too_late()), output),
+            Err(_) => redraw(&Look::nothing(config, too_late()), output),
         }
     };
     let mut shown: Option<Look> = None;
     loop {
-        let seen = match look(&queue, Instant::now() + DEADLINE).await {
+        let seen = match look(config, &queue, Instant::now() + DEADLINE).await {
             Ok(seen) => seen,
-            Err(error @ Error::Unavailable(_)) => Look::nothing(name, sanitize(&error.to_string(), 200)),
+            Err(error @ Error::Unavailable(_)) => Look::nothing(config, sanitize(&error.to_string(), 200)),
             Err(error) => return Err(failed(error)),
         };
         let seen = match (seen.numbers, shown.take()) {
@@ -213,7 +220,7 @@ fn previous(numbers: Numbers) -> Numbers {
 }
 
 /// Reads what can be read until then.
-async fn look(queue: &Queue, until: Instant) -> Result<Look, Error> {
+async fn look(config: &Config, queue: &Queue, until: Instant) -> Result<Look, Error> {
     let (status, glance, groups) = tokio::join!(
         timeout_at(until, queue.status()),
         timeout_at(until, queue.last_glance()),
@@ -226,7 +233,8 @@ async fn look(queue: &Queue, until: Instant) -> Result<Look, Error> {
         (Err(_), Ok(Ok(None) | Err(_)) | Err(_)) => Numbers::Unknown,
     };
     let late = (!numbers.is_current() || groups.is_none()).then(too_late);
-    Ok(Look { queue: queue.name().to_owned(), numbers, groups, late, now_ms: now_ms() })
+    let nothing = Look::nothing(config, String::new());
+    Ok(Look { numbers, groups, late, ..nothing })
 }
 
 fn too_late() -> String {
@@ -249,9 +257,9 @@ fn print(lines: Vec<Line>) {
 /// The screen in place of the one before, as far as the terminal is high; or an object on a line.
 fn redraw(look: &Look, output: Output) {
     if output.is_json() {
-        return render::line(render::json_line(&look.to_json()));
+        return render::line(render::json_document_line(SCHEMA_VERSION, &look.to_json()));
     }
-    let lines = screen::lines(look, layout::terminal_width());
+    let lines = screen::lines(look, terminal_width());
     let height = terminal_size::terminal_size().map_or(usize::MAX, |(_, rows)| usize::from(rows.0));
     let text = |line| match line {
         Line::Data(text) | Line::Talk(text) => text,

@@ -6,9 +6,9 @@ use time::OffsetDateTime;
 
 use super::layout::{Layout, Line, Segment, plain};
 use super::{Look, Numbers, sections};
-use crate::ops::render::{self, BAD, BOLD, GOOD, WARN, sanitize};
+use crate::ops::render::{self, BAD, BOLD, Column, GOOD, WARN, sanitize};
 use crate::ops::selection::ago;
-use crate::queue::{self, AlertsRejected, Ceilings, NEARLY_FULL, Paused, Purpose, Status, UnreadableKey};
+use crate::queue::{AlertsRejected, Ceilings, NEARLY_FULL, Paused, Purpose, Status, UnreadableKey};
 
 /// Cells of the bar.
 const BAR_CELLS: u64 = 10;
@@ -18,7 +18,7 @@ const PAUSES_SHOWN: usize = 3;
 /// The lines, each at most `width` columns wide.
 pub(super) fn lines(look: &Look, width: usize) -> Vec<Line> {
     let mut out = Layout::new(width);
-    let command = |words: &str| queue::command(&look.queue, words);
+    let command = |words: &str| look.command(words);
     let Some(status) = look.numbers.status() else {
         unknown(&mut out, look);
         sections::groups(&mut out, look);
@@ -47,7 +47,7 @@ pub(super) fn lines(look: &Look, width: usize) -> Vec<Line> {
 fn unknown(out: &mut Layout, look: &Look) {
     let why = look.late.as_deref().unwrap_or_default();
     out.line(&[(BOLD, look.queue.clone()), plain("  "), (BAD, "unknown".to_owned())]);
-    out.items("redis", &[(BAD, why.to_owned()), plain(queue::command(&look.queue, "doctor"))], "  ");
+    out.items("redis", &[(BAD, why.to_owned()), plain(look.command("doctor"))], "  ");
 }
 
 fn heading(out: &mut Layout, look: &Look, status: &Status) {
@@ -74,10 +74,10 @@ fn heading(out: &mut Layout, look: &Look, status: &Status) {
         let [name, by, reason] =
             [(name, 40), (by, 60), (reason, 100)].map(|(text, most)| sanitize(text, most));
         let text = format!("{since} ago as {name} by {by}{ends}: {reason}");
-        let resume = queue::command(&look.queue, &format!("queue resume {name}"));
+        let resume = look.command(&format!("queue resume {name}"));
         out.items_with_command("paused", &[(WARN, text)], &resume);
     }
-    let all = queue::command(&look.queue, "status -o json");
+    let all = look.command("status -o json");
     more(out, status.pauses.len().saturating_sub(PAUSES_SHOWN), &all);
 }
 
@@ -120,7 +120,7 @@ fn amounts(out: &mut Layout, status: &Status) {
     }
     row.push(oldest);
     let header = ["INBOX", "READY", "HOSTS", "SCHEDULED", "EXCLUSIVE", "IN FLIGHT", "DEAD", "OLDEST"];
-    let table = render::table(&header, &[0, 1, 2, 3, 4, 5, 6, 7], [row]);
+    let table = render::table(&header.map(Column::Number), [row]);
     table.lines().for_each(|line| out.line(&[plain(line)]));
 }
 
@@ -202,7 +202,7 @@ fn ceilings(out: &mut Layout, status: &Status) {
 
 /// What somebody should do something about, each with the next command.
 fn hints(out: &mut Layout, look: &Look, status: &Status) {
-    let command = |words: &str| queue::command(&look.queue, words);
+    let command = |words: &str| look.command(words);
     for UnreadableKey { key, error } in &status.unreadable {
         out.talk(BAD, &format!("cannot read {}: {}", sanitize(key, 100), sanitize(error, 200)));
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anstyle::Style;
 
 use super::Look;
-use super::layout::{Layout, Segment, plain, shortened};
+use super::layout::{Layout, Segment, plain};
 use super::screen::more;
 use crate::job::text::{host_filter, shell_word};
 use crate::ops::job::groups::{trend, words_of};
+use crate::ops::render::width::shortened;
 use crate::ops::render::{self, BAD, WARN, sanitize};
-use crate::queue::{self, Group, HostLoad, Presence, RunningJob, Status, WorkerStatus};
+use crate::queue::{Group, HostLoad, Presence, RunningJob, Status, WorkerStatus};
 
 /// Lines of each list: all of them are one screen of 24 lines in ordinary trouble.
 const WORKERS_SHOWN: usize = 4;
@@ -185,7 +186,7 @@ fn host(out: &mut Layout, status: &Status, load: &HostLoad, command: &dyn Fn(&st
 /// The groups with most dead letters.
 pub(super) fn groups(out: &mut Layout, look: &Look) {
     let Some(groups) = &look.groups else { return };
-    let command = |words: &str| queue::command(&look.queue, words);
+    let command = |words: &str| look.command(words);
     let with_letters = groups.iter().filter(|group| group.dead > 0);
     with_letters.clone().take(GROUPS_SHOWN).for_each(|group| dead(out, group, &command));
     let left = with_letters.count().saturating_sub(GROUPS_SHOWN);

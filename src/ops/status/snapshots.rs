@@ -184,6 +184,7 @@ fn trouble() -> Look {
     status.server = Some(Server { maxmemory_bytes: 1 << 30, used_bytes: 934_155_386, ..Server::default() });
     Look {
         queue: "analysis".to_owned(),
+        flags: String::new(),
         numbers: Numbers::Current(Box::new(status)),
         groups: Some(groups()),
         late: None,
@@ -305,7 +306,8 @@ redis   memory is at 87 % of maxmemory, and intake has stopped: free results, or
 
 #[test]
 fn of_a_redis_that_says_nothing_it_is_said_that_nothing_is_known() {
-    let look = Look::nothing("bulk", super::too_late());
+    let late = Some(super::too_late());
+    let look = Look { queue: "bulk".to_owned(), numbers: Numbers::Unknown, groups: None, late, ..trouble() };
     assert_eq!(
         screen(&look, 80),
         "\
