@@ -6,11 +6,13 @@ use std::process::Stdio;
 
 use serde_json::Value;
 use tokio::process::Command;
+use tokio::time::timeout;
 use wm_analyzer::job::{Job, JobId, LimitsRequest, OlderVersion, VersionRef};
 use wm_testbed::body::Body;
+use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 
-use crate::harness::{CommandOutput, GatedSite, World, env_var_name, job, until};
+use crate::harness::{CommandOutput, GatedSite, TIMEOUT, World, env_var_name, job, job_by_uuid, until};
 
 fn page() -> Body {
     Body::html(&b"<!DOCTYPE html><p>here</p>"[..])
@@ -434,4 +436,30 @@ async fn a_word_without_a_value_selects_nothing_and_a_rest_by_hand_is_no_quarant
     world.run(&["queue", "pause", "a.test", "--for", "1h", "--reason", "they asked"]).await.exited_with(0);
     world.run(&["quarantine", "lift", "a.test"]).await.exited_with(3).stderr_contains(&["not held"]);
     world.run(&["queue", "resume", "a.test"]).await.exited_with(0).stderr_contains(&["they asked"]);
+}
+
+#[tokio::test]
+async fn an_act_that_redis_cuts_off_says_how_far_it_came_and_is_on_record() {
+    let durable = RedisOptions::default().persistent().set("appendfsync", "always");
+    let mut world = World::with_redis_options(durable).await;
+    let jobs: Vec<Job> = (0..200).map(|n| job_by_uuid(&format!("waiting-{n}"))).collect();
+    let _ = world.queue.producer.enqueue(&jobs).await.unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wm-analyzer"));
+    command.env_clear().env(env_var_name("queue.url"), world.redis.url()).kill_on_drop(true);
+    command.args(["job", "cancel", "state:ready", "--rate", "50/s", "--yes", "-o", "json"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let cancel = command.spawn().unwrap();
+    until("it is in the middle", async || world.field(&jobs[20].id, "cancel").await.is_some()).await;
+    world.redis.kill();
+
+    let ended = timeout(TIMEOUT, cancel.wait_with_output()).await.expect("it ends").unwrap();
+    assert_eq!(ended.status.code(), Some(69));
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    let done = told["done"].as_u64().unwrap();
+    assert!((20..200).contains(&done) && told["selected"] == 200, "{told}");
+    let left = format!("{} after it were left alone", 200 - done - 1);
+    assert!(told["stopped"].as_str().unwrap().contains(&left), "{told}");
+    world.redis.restart().unwrap();
+    let row = world.run(&["audit", "ls", "-o", "json"]).await.exited_with(0).json()["rows"][0].take();
+    assert_eq!((&row["what"], &row["operation"]), (&"cancel".into(), &told["operation"]), "{row}");
 }

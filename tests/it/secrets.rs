@@ -7,6 +7,7 @@ use url::Url;
 use uuid::Uuid;
 use wm_analyzer::job::{Job, JobId};
 use wm_testbed::body::Body;
+use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
 
 use crate::harness::{CommandOutput, World, job};
@@ -197,4 +198,31 @@ async fn json_for_programs_steers_no_terminal_and_keeps_its_value() {
     let copy = world.run(&["dead", "discard", &id, "--now", "--yes"]).await.exited_with(0);
     only_visible(&copy);
     assert_eq!(copy.json()["raw"]["head"], hostile);
+}
+
+#[tokio::test]
+async fn a_printed_command_repeats_how_this_redis_was_found_but_no_password() {
+    let world = World::with_redis_options(RedisOptions::default().tcp()).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (file, address) = (file.path().to_str().unwrap(), world.redis.url());
+    let pause = ["queue", "pause", "--reason", "why", "-c", file, "--redis"];
+    let paused = world.run(&[&pause[..], &[&address]].concat()).await.exited_with(0);
+    let resume = format!("queue resume -c {file} --redis {address}");
+    let paused = paused.stderr_contains(&[&format!("Undo: wm-analyzer {resume}")]);
+    assert_eq!(paused.stderr.matches("wm-analyzer").count(), 1);
+    let status = world.run(&["status", "--redis", &address]).await.exited_with(0);
+    status.stdout_contains(&["queue resume default", &format!("--redis {address}")]);
+    world
+        .run(&resume.split(' ').collect::<Vec<_>>())
+        .await
+        .exited_with(0)
+        .stderr_contains(&["resumed analysis"]);
+
+    let user = ["SETUSER", "op", "on", ">hunter2", "~*", "&*", "+@all"];
+    world.redis_cmd::<()>("ACL", &user).await;
+    let with_password = address.replace("redis://", "redis://op:hunter2@");
+    let paused = world.run(&[&pause[..], &[&with_password]].concat()).await.exited_with(0);
+    let masked = address.replace("redis://", "redis://***@");
+    let paused = paused.stderr_contains(&[&format!("queue resume -c {file} --redis '{masked}'")]);
+    assert!(!format!("{paused:?}").contains("hunter2"), "{paused:?}");
 }
