@@ -115,6 +115,14 @@ async fn free(
         memory.results_count
     ));
     if dry_run {
+        if json {
+            let older_than_ms = older_than.map(crate::job::duration::millis);
+            let plan = serde_json::json!({
+                "dry_run": true, "at_most": most, "older_than_ms": older_than_ms, "stored": memory.results_count,
+                "results": 0, "bytes": 0,
+            });
+            render::json(SCHEMA_VERSION, &plan);
+        }
         render::note("dry run: nothing changed");
         return Ok(Exit::Ok);
     }

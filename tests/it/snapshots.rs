@@ -243,9 +243,11 @@ fn still(text: &str) -> String {
         word.replacen(bare, &one(bare), 1)
     });
     let mut text: String = words.collect();
-    for (before, behind) in [("rests ", " s more"), ("_age=", "s;"), ("took_ms\":", ",")] {
+    for (before, behind) in [("rests ", " s more"), ("_age=", "s;"), ("took_ms\":", ","), ("░ ", " % of")] {
         text = without_number(&text, before, behind);
     }
+    // A trend is of tens of minutes by the clock.
+    let text: String = text.chars().map(|c| if ('▁'..='█').contains(&c) { '▁' } else { c }).collect();
     let build = Cli::command().get_version().unwrap_or_default().to_owned();
     let rates =
         |line: &str| if line.starts_with("pace ") { "pace    ...\n".to_owned() } else { line.to_owned() };
@@ -280,6 +282,7 @@ fn still_json(value: &mut Value, name: &str) {
         ["_ms", "_bytes", "_per_second"].iter().any(|end| name.ends_with(end)) || VARY.contains(&name);
     match value {
         Value::Object(fields) if name == "server" => fields.clear(),
+        Value::Array(items) if name == "trend" => items.clear(),
         Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| still_json(value, name)),
         Value::Array(items) => items.iter_mut().for_each(|item| still_json(item, name)),
         Value::Number(_) if varies && name != "schema_version" && name != "analysis_version" => {
