@@ -178,7 +178,6 @@ pub enum DeadCommand {
 
 /// `job ...`
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum JobCommand {
     /// Compare the pair of a job here, as the worker does; the job is left as it is.
     #[command(

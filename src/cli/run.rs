@@ -258,7 +258,10 @@ async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Re
 /// What the alerts of this process say of its queue.
 fn alert_source(config: &Config) -> AlertSource {
     let queue = config.queue.name.as_str();
-    AlertSource { queue: queue.to_owned(), look_closer: queue::command(queue, &config.queue.command_flags, "doctor") }
+    AlertSource {
+        queue: queue.to_owned(),
+        look_closer: queue::command(queue, &config.queue.command_flags, "doctor"),
+    }
 }
 
 /// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.

@@ -66,7 +66,7 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
         (&["queue", "resume"], "Undo: wm-analyzer queue pause --reason ... -Q bulk"),
         (
             &["dead", "replay", "gone", "--yes"],
-            "claim nothing more: wm-analyzer queue pause --reason ... -Q bulk",
+            "wm-analyzer queue pause --reason ... -Q bulk",
         ),
     ] {
         world.run(args).await.exited_with(0).stderr_contains(&[undo]);

@@ -246,6 +246,36 @@ async fn a_compression_is_undone_whatever_its_label_says() {
 }
 
 #[tokio::test]
+async fn a_stale_label_and_chance_make_no_stream_of_a_body() {
+    let archive = Archive::new().await;
+    let page = |day: &str| format!("{day} <html><body><p>A page of the agency.</p></body></html>");
+    let plain: Expected = vec![(TEXT, json!(2)), (FROM_NOTES, json!(null)), (TO_NOTES, json!(null))];
+    for label in ["br", "deflate", "gzip", "zstd"] {
+        let [from, to] = ["5", "7"].map(|day| html(page(day)).header("content-encoding", label));
+        archive.expect(label, &from, &to, &plain).await;
+        let sources: Expected = vec![(SOURCE, json!(2)), (FROM_NOTES, json!(null))];
+        for [old, new] in
+            [["[{\"id\":1}]", "[{\"id\":2}]"], ["Some words here", "More words here"], ["{}", "[]"]]
+        {
+            let [from, to] =
+                [old, new].map(|text| served(text, "application/json").header("content-encoding", label));
+            archive.expect(old, &from, &to, &sources).await;
+        }
+    }
+    let utf16: Expected =
+        vec![(SOURCE, json!(2)), (FROM_ENCODING, json!("UTF-16LE")), (FROM_NOTES, json!(null))];
+    let [from, to] = ["{\"a\":4}", "{\"a\":5}"].map(|text| served(utf16le(text), "application/json"));
+    archive.expect("UTF-16 is no stream", &from, &to, &utf16).await;
+    let skipped: Expected = vec![("/skip/reason", json!("content"))];
+    let image = [b"\x4B\x04\x00\x89PNG\r\n\x1A\n\0\0\0\rIHDR".as_slice(), &[7; 500]].concat();
+    archive.expect("a picture behind a few bytes", &html(image), &html(NEW), &skipped).await;
+    let pdf = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n";
+    for charset in ["text/html; charset=utf-16", "text/html; charset=utf-16be"] {
+        archive.expect(charset, &served(pdf, charset), &html(NEW), &skipped).await;
+    }
+}
+
+#[tokio::test]
 async fn a_stream_without_its_end_is_used_and_a_damaged_one_is_not() {
     let archive = Archive::new().await;
     let old = OLD.as_bytes();
@@ -412,6 +442,14 @@ async fn kinds_are_told_by_both_sides_and_a_vanished_page_is_news() {
     ] {
         archive.expect(name, &served(old, content_type), &served(new, content_type), &sources).await;
     }
+    for (content_type, old, new) in [
+        ("text/css", "<!-- b {color: red} -->", "<!-- b {color: blue} -->"),
+        ("application/x-yaml", "a: 1\n", "<b>: 1\n"),
+        ("text/plain", "%PDF-1.4\nGIF89a\n", "%!PS-Adobe\nGIF89a\n"),
+        ("text/markdown", "<p>x</p>\n# y", "<p>x</p>\n# z"),
+    ] {
+        archive.expect(old, &served(old, content_type), &served(new, content_type), &sources).await;
+    }
 
     let pdf = b"\n%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog >>\nendobj\n";
     let skipped: Expected = vec![
@@ -457,6 +495,15 @@ async fn xhtml_is_read_as_xml_unless_it_is_not_well_formed() {
         let to = xhtml(page("", "5").replace("<p>Comments", &format!("<p>{broken} Comments")));
         let told: Expected = vec![(FROM_NOTES, json!(null)), (TO_NOTES, json!(["not_well_formed"]))];
         archive.expect(broken, &xhtml(page("", "4")), &to, &told).await;
+    }
+    let swallowed: Expected = vec![
+        (TEXT, json!(2)),
+        (FROM_NOTES, json!(["not_well_formed"])),
+        (TO_NOTES, json!(["not_well_formed"])),
+    ];
+    for empty in ["<script src=\"x\"/>", "<title/>", "<style/>", "<textarea/>", "<iframe/>"] {
+        let [old, new] = ["4", "5"].map(|day| xhtml(page(empty, &format!("fish & {day} chips"))));
+        archive.expect(empty, &old, &new, &swallowed).await;
     }
     let entity = "<!DOCTYPE html [<!ENTITY a \"aaaaaaaaaa\"><!ENTITY b \"&a;&a;&a;&a;\">]>";
     let never: Expected = vec![(TO_NOTES, json!(["not_well_formed"]))];

@@ -12,7 +12,7 @@ use wm_job::analysis_request::BodyInput;
 use wm_job::report::BodyNote;
 use wm_job::text::{quote, sha256_hex};
 
-use crate::decompress::{self, Bomb, Decompressed, MAX_LAYERS};
+use crate::decompress::{self, Bomb, ContentEncoding, Decompressed, MAX_LAYERS, Proof};
 use crate::sniff::{self, ContentFamily};
 
 /// A body without its content encodings.
@@ -50,12 +50,18 @@ pub(super) fn unpack(input: &BodyInput, wire: Vec<u8>, cap: usize) -> Result<Unp
         return finished(wire, Vec::new(), cap);
     }
     let is_body = |bytes: &[u8]| captured.is_or_else(bytes, || is_text(bytes, input));
+    let is_plain = |bytes: &[u8]| captured.is_unknown() && is_text(bytes, input);
+    let is_likely = |out: &[u8]| !out.is_empty() && is_text(out, input);
     let declared = decompress::encodings_of(input.content_encoding.as_deref());
     let (mut bytes, mut notes) = (wire, Vec::new());
     // What came out of a stream without its end, where that may be chance.
     let mut doubtful = None;
     match decompress::decompress(&bytes, &declared, cap)? {
         Decompressed::NotEncoded => {}
+        // The label is stale: the body is stored as text, and what a decoder made of it is chance.
+        Decompressed::Whole(out)
+            if is_plain(&bytes) && !(is_likely(&out) && is_whole_stream(&bytes, &declared, cap)) => {}
+        Decompressed::CutShort(out) if is_plain(&bytes) && !(is_likely(&out) && has_signature(&bytes)) => {}
         Decompressed::Whole(out) => bytes = out,
         Decompressed::CutShort(out) if is_body(&out) => {
             bytes = out;
@@ -73,7 +79,8 @@ pub(super) fn unpack(input: &BodyInput, wire: Vec<u8>, cap: usize) -> Result<Unp
     }
     if !is_body(&bytes) {
         let layers = MAX_LAYERS - declared.len();
-        match decompress::undo_undeclared(&bytes, cap, layers, &is_body) {
+        let proof = if captured.is_unknown() { Proof::Text } else { Proof::Hash };
+        match decompress::undo_undeclared(&bytes, cap, layers, proof, &is_body) {
             Ok(Some(found)) => {
                 bytes = found.bytes;
                 notes.push(BodyNote::UndeclaredCompression);
@@ -107,6 +114,16 @@ fn finished(bytes: Vec<u8>, notes: Vec<BodyNote>, cap: usize) -> Result<Unpacked
         return Err(BodyError::Bomb(format!("{} bytes; {cap} at most", bytes.len())));
     }
     Ok(UnpackedBody { bytes, notes })
+}
+
+/// Whether a stream was there: it has a signature, or needs all of the bytes.
+fn is_whole_stream(bytes: &[u8], declared: &[ContentEncoding], cap: usize) -> bool {
+    let outermost = declared.last().copied();
+    has_signature(bytes) || outermost.is_some_and(|encoding| decompress::ends_with_body(bytes, encoding, cap))
+}
+
+fn has_signature(bytes: &[u8]) -> bool {
+    decompress::by_signature(bytes).is_some()
 }
 
 fn is_text(bytes: &[u8], input: &BodyInput) -> bool {

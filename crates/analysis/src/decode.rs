@@ -18,7 +18,7 @@ mod pair;
 use std::borrow::Cow;
 
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{Encoding, ISO_2022_JP, UTF_8, UTF_16BE, UTF_16LE};
 use memchr::memmem;
 
 use wm_job::media_type::MediaType;
@@ -83,28 +83,55 @@ fn choose_charset(bytes: &[u8], content_type: Option<&str>) -> Charset {
     }
     let is_utf16 = |encoding: &&'static Encoding| *encoding == UTF_16LE || *encoding == UTF_16BE;
     // A header that names UTF-16 has been weighed by the units.
-    let declared = utf16::encoding_of(bytes, header)
-        .or(header.filter(|header| !is_utf16(header)))
-        .or_else(|| prescan::declared_encoding(bytes));
+    let declared =
+        utf16::encoding_of(bytes, header).or(header.filter(|header| !is_utf16(header))).or_else(|| {
+            match is_xml(content_type) {
+                true => prescan::prolog_encoding(bytes),
+                false => prescan::declared_encoding(bytes),
+            }
+        });
     match declared {
         Some(encoding) => Charset { encoding, evidence: Evidence::Declared },
         None => guess(bytes),
     }
 }
 
+/// Whether a body is served as XHTML, where a `<meta>` declares nothing.
+fn is_xml(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|header| MediaType::parse(header).canonical() == "application/xhtml+xml")
+}
+
 /// The encoding of a body that nothing declares.
 fn guess(bytes: &[u8]) -> Charset {
+    if is_iso_2022_jp(bytes) {
+        return Charset { encoding: ISO_2022_JP, evidence: Evidence::WellFormed };
+    }
     if bytes.is_ascii() {
-        return match memmem::find(bytes, b"\x1B$") {
-            Some(escape) => Charset { encoding: detect(&[&bytes[escape..]]), evidence: Evidence::Detected },
-            None => Charset { encoding: UTF_8, evidence: Evidence::Ascii },
-        };
+        return Charset { encoding: UTF_8, evidence: Evidence::Ascii };
     }
     let counts = Utf8Counts::of(bytes);
     if counts.sequences > 0 && counts.sequences >= SEQUENCES_PER_ERROR * counts.errors {
         return Charset { encoding: UTF_8, evidence: Evidence::WellFormed };
     }
     Charset { encoding: detect(&[bytes]), evidence: Evidence::Detected }
+}
+
+/// Whether a body switches between character sets as ISO-2022-JP does, and has no more bytes that do not belong there.
+fn is_iso_2022_jp(bytes: &[u8]) -> bool {
+    let (mut designations, mut others, mut has_japanese) = (0_usize, 0_usize, false);
+    for at in memchr::memchr_iter(0x1B, bytes) {
+        match bytes.get(at + 1..at + 3) {
+            Some(b"$@" | b"$B" | b"(I") => {
+                designations += 1;
+                has_japanese = true;
+            }
+            Some(b"(B" | b"(J") => designations += 1,
+            Some(_) => others += 1,
+            // The end of the body cut it.
+            None => {}
+        }
+    }
+    has_japanese && designations >= others + bytes.iter().filter(|b| !b.is_ascii()).count()
 }
 
 /// How much of a body is UTF-8.
@@ -123,10 +150,9 @@ impl Utf8Counts {
             counts.sequences += chunk.valid().bytes().filter(|byte| *byte >= 0xC0).count();
             counts.errors += usize::from(!chunk.invalid().is_empty());
         }
-        let is_cut = std::str::from_utf8(&bytes[bytes.len().saturating_sub(3)..])
-            .err()
-            .is_some_and(|error| error.error_len().is_none());
-        counts.errors -= usize::from(is_cut && counts.errors > 0);
+        let last = bytes.utf8_chunks().last().map(|chunk| chunk.invalid()).unwrap_or_default();
+        let is_cut = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+        counts.errors -= usize::from(is_cut);
         counts
     }
 }
@@ -134,7 +160,7 @@ impl Utf8Counts {
 /// Statistical detection as a last resort, over bodies that are in one encoding, each from near its first non-ASCII
 /// character.
 fn detect(bodies: &[&[u8]]) -> &'static Encoding {
-    let mut detector = EncodingDetector::new(Iso2022JpDetection::Allow);
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
     for (index, bytes) in bodies.iter().enumerate() {
         let first = bytes.iter().position(|b| !b.is_ascii()).unwrap_or_default();
         // Some preceding text helps to recognise the language.
@@ -308,6 +334,11 @@ mod tests {
         let decoded = decode(cut, None).unwrap();
         assert_eq!(decoded.encoding, "UTF-8");
         assert!(decoded.text.ends_with("\u{FFFD}") && decoded.text.matches('\u{FFFD}').count() == 1);
+        for page in ["<p>東京都", "<p>東京😀"] {
+            for cut in 1..3 {
+                assert_eq!(decode(&page.as_bytes()[..page.len() - cut], None).unwrap().encoding, "UTF-8");
+            }
+        }
         // As many errors as sequences: no UTF-8.
         assert_eq!(decode(b"caf\xE9 \xC3\xA9 \xE9t\xE9 no\xEBl", None).unwrap().encoding, "windows-1252");
         // A character at the end that may be cut, and nothing else that speaks for UTF-8.
@@ -320,7 +351,24 @@ mod tests {
         let (bytes, ..) = encoding_rs::ISO_2022_JP.encode(page);
         let decoded = decode(&bytes, None).unwrap();
         assert_eq!((decoded.encoding, &*decoded.text), ("ISO-2022-JP", page));
+        for (damage, encoding) in
+            [(b"\xA0".as_slice(), "ISO-2022-JP"), (b"\x1B", "ISO-2022-JP"), (b"\x1B[0m", "ISO-2022-JP")]
+        {
+            assert_eq!(decode(&[&bytes, damage].concat(), None).unwrap().encoding, encoding, "{damage:?}");
+        }
+        assert_eq!(decode(&bytes[..8], None).unwrap().encoding, "ISO-2022-JP", "cut inside a character");
+        assert_eq!(decode(b"\x1B(I1EJ\x1B(B", None).unwrap().encoding, "ISO-2022-JP", "half-width kana");
         assert_eq!(decode(b"price \x1B$ 5", None).unwrap().encoding, "UTF-8");
+    }
+
+    #[test]
+    fn in_xhtml_a_meta_declares_nothing() {
+        let page = "<?xml version='1.0' encoding='iso-8859-1'?><meta charset='utf-8'/><p>caf\u{e9}</p>";
+        let (latin, ..) = WINDOWS_1252.encode(page);
+        let xhtml = Some("application/xhtml+xml");
+        assert_eq!(decode(&latin, xhtml).unwrap().text, page);
+        let page = "<meta charset='windows-1251'/><p>caf\u{e9}</p>";
+        assert_eq!(decode(page.as_bytes(), xhtml).unwrap().text, page);
     }
 
     #[test]

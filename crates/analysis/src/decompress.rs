@@ -20,7 +20,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder, StreamingDecoder};
 
-pub(super) use self::undeclared::undo_undeclared;
+pub(super) use self::undeclared::{Proof, by_signature, ends_with_body, undo_undeclared};
 
 /// Maximum number of stacked encodings; no server uses more on purpose.
 pub(super) const MAX_LAYERS: usize = 3;

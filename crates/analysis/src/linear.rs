@@ -10,9 +10,10 @@
 
 use std::borrow::Cow;
 use std::convert::Infallible;
+use std::fmt;
 
 use html5gum::emitters::callback::{CallbackEmitter, CallbackEvent};
-use html5gum::{Span, Tokenizer};
+use html5gum::{Reader, Span, Tokenizer};
 
 use super::collect::{Collector, NodeKind, image_label, leads_to_other_page, link_label};
 
@@ -38,7 +39,86 @@ fn read_at(html: &str, collector: &mut Collector, in_noscript: bool) {
             None
         });
     emitter.naively_switch_states(true);
-    Tokenizer::new_with_emitter(html, emitter).for_each(drop);
+    let pausing = PausingReader { rest: html.as_bytes(), since_pause: 0, since_tag_end: 0 };
+    // What it returns are its pauses.
+    Tokenizer::new_with_emitter(pausing, emitter).for_each(drop);
+}
+
+/// Bytes without a `>` from which on there are pauses: few tags are longer.
+const LONG_TAG_BYTES: usize = 1024;
+/// Bytes between two pauses.
+const PAUSE_BYTES: usize = 512;
+
+/// A reader that makes the tokenizer return from time to time while it reads a long tag. `html5gum` 0.9 calls the state of
+/// each attribute from that of the one before, so that a tag of 25,000 attributes is deeper than a stack. Where it goes
+/// on, an attribute may be torn in two.
+struct PausingReader<'h> {
+    rest: &'h [u8],
+    since_pause: usize,
+    since_tag_end: usize,
+}
+
+/// The tokenizer is to return, and to go on where it was.
+#[derive(Debug)]
+struct Pause;
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pause")
+    }
+}
+
+impl std::error::Error for Pause {}
+
+impl PausingReader<'_> {
+    fn pause_after(&mut self, bytes: usize) -> Result<(), Pause> {
+        if self.since_tag_end < LONG_TAG_BYTES || self.since_pause < bytes {
+            return Ok(());
+        }
+        self.since_pause = 0;
+        Err(Pause)
+    }
+
+    fn take(&mut self, count: usize) -> &[u8] {
+        let (taken, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        self.since_pause += count;
+        self.since_tag_end = if taken.ends_with(b">") { 0 } else { self.since_tag_end + count };
+        taken
+    }
+}
+
+impl Reader for PausingReader<'_> {
+    type Error = Pause;
+
+    fn read_byte(&mut self) -> Result<Option<u8>, Pause> {
+        // Only where states read single bytes for long: between two bytes of a character reference its state would
+        // be lost.
+        self.pause_after(2 * PAUSE_BYTES)?;
+        Ok(if self.rest.is_empty() { None } else { self.take(1).first().copied() })
+    }
+
+    fn try_read_string(&mut self, text: &[u8], case_sensitive: bool) -> Result<bool, Pause> {
+        let is_next = self.rest.get(..text.len()).is_some_and(|next| match case_sensitive {
+            true => next == text,
+            false => next.eq_ignore_ascii_case(text),
+        });
+        if is_next {
+            self.take(text.len());
+        }
+        Ok(is_next)
+    }
+
+    fn read_until<'b>(&'b mut self, ends: &[u8], _: &'b mut [u8; 4]) -> Result<Option<&'b [u8]>, Pause> {
+        self.pause_after(PAUSE_BYTES)?;
+        let count = match self.rest.iter().position(|b| ends.contains(b)) {
+            _ if self.rest.is_empty() => return Ok(None),
+            Some(0) => 1,
+            Some(count) => count,
+            None => self.rest.len(),
+        };
+        Ok(Some(self.take(count)))
+    }
 }
 
 /// State of the start tag being read.
@@ -218,5 +298,35 @@ fn kind_of(name: &[u8]) -> Option<NodeKind> {
             Cow::Borrowed(name) => Some(NodeKind::of_name(name)),
             Cow::Owned(_) => None,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(html: &str) -> String {
+        let mut collector = Collector::default();
+        read(html, &mut collector);
+        collector.visible.finish()
+    }
+
+    #[test]
+    fn a_tag_of_any_number_of_attributes_is_read_on_a_small_stack() {
+        for attribute in ["a=\"1\" ", "a='1' ", "a=1 ", "a ", "a=\"1\"", "a=\"&amp;\" ", "/ "] {
+            let page = format!("<p {}>seen", attribute.repeat(200_000));
+            assert_eq!(text(&page), "seen", "{attribute}");
+        }
+    }
+
+    #[test]
+    fn pauses_change_nothing_outside_long_tags() {
+        for before in 0..60 {
+            let page = format!(
+                "<p>{}&amp;<b title=\"a 'b' c\" class='x'>one &amp; two</b>\r\n<script>x</script>three",
+                "x".repeat(LONG_TAG_BYTES + PAUSE_BYTES - 30 + before)
+            );
+            assert!(text(&page).ends_with("x& one & two \n three"), "{before}: {}", text(&page));
+        }
     }
 }

@@ -164,7 +164,7 @@ fn charset_in(content: &[u8]) -> Option<&'static Encoding> {
 }
 
 /// Finds `<?xml version="1.0" encoding="x"?>`.
-fn prolog_encoding(document: &[u8]) -> Option<&'static Encoding> {
+pub(super) fn prolog_encoding(document: &[u8]) -> Option<&'static Encoding> {
     let head = document[..document.len().min(PROLOG_BYTES)].to_ascii_lowercase();
     let prolog = &head[memmem::find(&head, b"<?xml")?..];
     let prolog = &prolog[..memchr(b'>', prolog)?];

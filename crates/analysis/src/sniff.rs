@@ -20,9 +20,12 @@ use wm_job::page::Side;
 use wm_job::skip::{Skip, SkipReason, SniffedTypes};
 
 use super::decode::header_encoding;
+use super::utf16;
 
 /// Number of bytes that are examined; magic numbers, prologs and first tags all lie within it.
 const HEAD_BYTES: usize = 8 * 1024;
+/// Fewest NULs at the beginning of a body that are padding.
+const MIN_PADDING_BYTES: usize = 16;
 /// Largest plain text that is compared with a page: what a server says in place of one is short.
 const MAX_NOTICE_BYTES: usize = 8 * 1024;
 
@@ -65,8 +68,8 @@ pub struct Sniffed {
     pub family: ContentFamily,
     /// Detected media type, e.g. `application/pdf`.
     pub media_type: &'static str,
-    /// It does not begin with markup: a tag further on makes it HTML.
-    incidental: bool,
+    /// Nothing but a signature makes it binary: all of its head is text.
+    textual: bool,
 }
 
 /// A body to classify, and what is said of it.
@@ -93,7 +96,7 @@ pub struct SniffedPair {
 
 impl Sniffed {
     const fn new(family: ContentFamily, media_type: &'static str) -> Self {
-        Self { family, media_type, incidental: false }
+        Self { family, media_type, textual: false }
     }
 }
 
@@ -115,24 +118,52 @@ const HTML_TYPES: [&str; 10] = [
 const GENERIC_TYPES: [&str; 4] =
     ["", "application/octet-stream", "binary/octet-stream", "application/x-download"];
 
+/// Media types of text that is no page, besides `text/*` and those that end in `+json` or `+xml`.
+const OTHER_TEXT_TYPES: [&str; 17] = [
+    "application/ecmascript",
+    "application/graphql",
+    "application/json",
+    "application/json5",
+    "application/ndjson",
+    "application/rtf",
+    "application/sql",
+    "application/toml",
+    "application/typescript",
+    "application/x-ecmascript",
+    "application/x-httpd-php",
+    "application/x-json",
+    "application/x-ndjson",
+    "application/x-sh",
+    "application/x-subrip",
+    "application/x-yaml",
+    "application/yaml",
+];
+
 /// Whether a media type names text that is no page.
 fn is_other_text(canonical: &str) -> bool {
     let is_text = canonical.starts_with("text/")
         || canonical.ends_with("+json")
         || canonical.ends_with("+xml")
-        || canonical == "application/json";
+        || canonical == "application/xml-dtd"
+        || OTHER_TEXT_TYPES.contains(&canonical);
     is_text && !HTML_TYPES.contains(&canonical)
 }
 
 /// Classifies a body by its bytes; of the `Content-Type` only the charset is used, for UTF-16.
 pub fn classify(bytes: &[u8], content_type: Option<&str>) -> Sniffed {
+    let bytes = without_padding(bytes);
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
     let text = html::to_ascii_compatible(head, header_encoding(content_type));
-    if let Some(media_type) = magic::document_type(&text) {
-        return Sniffed::new(ContentFamily::Binary, media_type);
+    let signed = |media_type| Sniffed {
+        textual: magic::is_plain_text(head),
+        ..Sniffed::new(ContentFamily::Binary, media_type)
+    };
+    // A header that names UTF-16 hides no document.
+    if let Some(media_type) = magic::document_type(&text).or_else(|| magic::document_type(head)) {
+        return signed(media_type);
     }
     if magic::is_pdf_behind_markup(&text, bytes) {
-        return Sniffed::new(ContentFamily::Binary, magic::PDF);
+        return signed(magic::PDF);
     }
     if let Some(found) = html::sniff_markup(&text) {
         return found;
@@ -144,6 +175,17 @@ pub fn classify(bytes: &[u8], content_type: Option<&str>) -> Sniffed {
         return Sniffed::new(ContentFamily::Empty, "text/plain");
     }
     html::sniff_plain_text(&text, bytes)
+}
+
+/// What follows the NULs that a body begins with, if these are more than a format begins with.
+fn without_padding(bytes: &[u8]) -> &[u8] {
+    let nuls = bytes.iter().take_while(|b| **b == 0).count();
+    if nuls < MIN_PADDING_BYTES || nuls == bytes.len() {
+        return bytes;
+    }
+    // The last one of an odd number may be half a unit of UTF-16.
+    let even = &bytes[nuls & !1..];
+    if utf16::encoding_of(even, None).is_some() { even } else { &bytes[nuls..] }
 }
 
 /// Classifies both bodies of a pair, or rejects the pair.
@@ -161,45 +203,47 @@ pub fn filter_by_content(pair: [SniffInput<'_>; 2]) -> Result<SniffedPair, Skip>
         let [from, to] = sniffed.map(|sniffed| sniffed.media_type.to_owned());
         Skip { sniffed: Some(SniffedTypes { from, to }), ..Skip::new(reason, detail) }
     };
-    match sniffed.map(|sniffed| sniffed.family == ContentFamily::Binary) {
+    let types = pair.map(|body| body.declared.map(MediaType::parse));
+    let agreed = match &types {
+        [Some(old), Some(new)] => old.canonical() == new.canonical() && is_other_text(old.canonical()),
+        [_, _] => false,
+    };
+    // Text that both sides declare as text may begin as a document does.
+    match sniffed.map(|sniffed| sniffed.family == ContentFamily::Binary && !(agreed && sniffed.textual)) {
         [true, true] => return Err(skip(SkipReason::Content, both())),
         [true, false] => return Err(skip(SkipReason::Content, describe(0)).on(Side::From)),
         [false, true] => return Err(skip(SkipReason::Content, describe(1)).on(Side::To)),
         [false, false] => {}
     }
-    match markup_of_pair(pair, sniffed) {
+    match markup_of_pair(pair, sniffed, &types, agreed) {
         Some(markup) => Ok(SniffedPair { sniffed, markup }),
         None => Err(skip(SkipReason::UnlikeContent, both())),
     }
 }
 
-/// How two bodies of text are read; `None` if they are not of the same kind.
-fn markup_of_pair(pair: [SniffInput<'_>; 2], sniffed: [Sniffed; 2]) -> Option<Option<[Markup; 2]>> {
-    let types = pair.map(|body| body.declared.map(MediaType::parse));
+/// How two bodies of text are read; `None` if they are not of the same kind. What both sides declare counts (`agreed`)
+/// for more than a tag in one of them, or JSON that does not parse.
+fn markup_of_pair(
+    pair: [SniffInput<'_>; 2],
+    sniffed: [Sniffed; 2],
+    types: &[Option<MediaType>; 2],
+    agreed: bool,
+) -> Option<Option<[Markup; 2]>> {
     let markup = [0, 1].map(|i| markup_of(sniffed[i], types[i].as_ref()));
     // An empty body matches any kind: a page may become empty, and so may a feed.
     match [0, 1].map(|i| sniffed[i].family == ContentFamily::Empty) {
+        [true, true] => return Some(Some([Markup::Html; 2])),
+        [_, _] if agreed => return Some(None),
         [true, false] => return Some(markup[1].map(|markup| [markup; 2])),
         [false, true] => return Some(markup[0].map(|markup| [markup; 2])),
-        [true, true] => return Some(Some([Markup::Html; 2])),
         [false, false] => {}
-    }
-    // What both sides declare counts for more than a tag in the middle of one, or JSON that does not parse.
-    let agreed = match &types {
-        [Some(old), Some(new)] => old.canonical() == new.canonical() && is_other_text(old.canonical()),
-        [_, _] => false,
-    };
-    let both_begin_as_html =
-        sniffed.iter().all(|body| body.family == ContentFamily::Html && !body.incidental);
-    if agreed && !both_begin_as_html {
-        return Some(None);
     }
     match markup {
         [Some(old), Some(new)] => return Some(Some([old, new])),
-        [Some(old), None] if is_page(sniffed[0]) && is_notice(pair[1], sniffed[1]) => {
+        [Some(old), None] if is_page(sniffed[0]) && is_notice(pair[1], sniffed[1], types[1].as_ref()) => {
             return Some(Some([old, Markup::PlainText]));
         }
-        [None, Some(new)] if is_page(sniffed[1]) && is_notice(pair[0], sniffed[0]) => {
+        [None, Some(new)] if is_page(sniffed[1]) && is_notice(pair[0], sniffed[0], types[0].as_ref()) => {
             return Some(Some([Markup::PlainText, new]));
         }
         [_, _] => {}
@@ -211,10 +255,11 @@ fn is_page(sniffed: Sniffed) -> bool {
     sniffed.family == ContentFamily::Html
 }
 
-/// Whether a body may be what a server says in place of a page that is gone: a short plain text, or with an error
-/// status a short text of any kind.
-fn is_notice(body: SniffInput<'_>, sniffed: Sniffed) -> bool {
-    let is_error = body.status.is_some_and(|status| status >= 400);
+/// Whether a body may be what a server says in place of a page that is gone: a short plain text, by its bytes or as it is
+/// declared, or with an error status a short text of any kind.
+fn is_notice(body: SniffInput<'_>, sniffed: Sniffed, declared: Option<&MediaType>) -> bool {
+    let is_error = body.status.is_some_and(|status| status >= 400)
+        || declared.is_some_and(|declared| declared.canonical() == "text/plain");
     let kind = match sniffed.family {
         ContentFamily::Text => true,
         ContentFamily::Json | ContentFamily::Xml => is_error,
@@ -465,7 +510,7 @@ mod tests {
         let long_text = "a line of text\n".repeat(1000);
         // from, to, declared media types, how they are compared
         type PairCase<'a> = (&'a str, &'a str, [Option<&'static str>; 2], Option<Option<[Markup; 2]>>);
-        let table: [PairCase<'_>; 38] = [
+        let table: [PairCase<'_>; 43] = [
             ("<p>x", "<html>y", [None, None], PAGES),
             ("<p>x", "{\"a\":1}", [HTML, HTML], UNLIKE),
             ("{\"a\":1}", "[2]", [None, HTML], SOURCES),
@@ -503,7 +548,12 @@ mod tests {
             ("a,b", "<b>,c", [Some("text/csv"); 2], SOURCES),
             ("<rss>", "<!-- x --><rss>", [Some("application/rss+xml"); 2], SOURCES),
             ("<svg>", "<g>", [Some("image/svg+xml"); 2], SOURCES),
-            ("<html>", "<html>", [PLAIN, PLAIN], PAGES),
+            ("<html>", "<html>", [PLAIN, PLAIN], SOURCES),
+            ("<!-- b { } -->", "<!-- b { color: red } -->", [Some("text/css"); 2], SOURCES),
+            ("%PDF-1.4\n", "%!PS-Adobe\n", [PLAIN, PLAIN], SOURCES),
+            ("a: 1", "<b>: 1", [Some("application/x-yaml"); 2], SOURCES),
+            ("", "<p>x", [PLAIN, PLAIN], SOURCES),
+            ("<p>x", "{\"error\":\"not found\"}", [HTML, PLAIN], with_notice),
             ("{\"a\":1}", "{\"a\":NaN}", [None, None], UNLIKE),
             ("{\"a\":1}", "no", [JSON, PLAIN], UNLIKE),
             // XHTML, as served or by its bytes.
@@ -551,6 +601,8 @@ mod tests {
             "<?xml version='1.0'?>",
             "Warning: x",
             "<p>x</p>\r\n<p>y</p>\r",
+            "<html><body>",
+            "<!-- cached -->\t",
         ] {
             for pdf in [
                 pdf,
@@ -571,8 +623,12 @@ mod tests {
             "<p>It begins with</p><pre>\n%PDF-1.4\n1 0 obj\nendobj\n</pre>",
             "<p>It begins with</p><pre>\n%PDF-1.4\n</pre>",
             "<!doctype html><p>caf\u{e9}<pre>\n%PDF-1.7\n3 0 obj</pre>",
+            "<HTML><BODY><PRE>\n%PDF-1.4\n1 0 obj\nendobj\n</PRE></BODY>",
+            "<table><tr><td>\n%PDF-1.4\n1 0 obj\n</td></table>",
         ] {
             assert!(is_html(page.as_bytes()), "{page}");
+            let (latin, ..) = encoding_rs::WINDOWS_1252.encode(page);
+            assert!(is_html(&latin), "{page}");
         }
     }
 
@@ -583,10 +639,12 @@ mod tests {
             ([b"<p>x".as_slice(), &[0; 900]].concat(), ContentFamily::Html),
             ([&[0; 900], b"<p>x".as_slice()].concat(), ContentFamily::Html),
             (vec![0; 900], ContentFamily::Binary),
+            ([&[0; 10_000], b"<p>x".as_slice()].concat(), ContentFamily::Html),
+            ([&[0; 2_049], b"Some text".as_slice()].concat(), ContentFamily::Text),
             ([b"one\0of these".as_slice()].concat(), ContentFamily::Binary),
             ([b"text".as_slice(), &[0; 9], b"\x01"].concat(), ContentFamily::Binary),
         ] {
-            assert_eq!(classify(&body).family, family, "{body:?}");
+            assert_eq!(classify(&body).family, family, "{} bytes", body.len());
         }
     }
 

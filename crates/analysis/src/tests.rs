@@ -26,7 +26,7 @@ fn analysed(from: &str, to: &str) -> AnalysisResult {
 fn read(html: &str, by_tree: bool) -> (String, Vec<String>) {
     let mut collector = Collector::default();
     if by_tree {
-        tree::read(html, &mut collector).unwrap();
+        tree::read(html, false, &mut collector).unwrap();
     } else {
         linear::read(html, &mut collector);
     }

@@ -42,20 +42,20 @@ pub(super) fn read_pair(pages: [(&str, Markup); 2]) -> PairContent {
         Markup::PlainText => Some(plain_text(page)),
     });
     let not_well_formed = [0, 1].map(|i| pages[i].1 == Markup::Xhtml && not_html[i].is_none());
-    let (collected, without_tree) = read_html(pages.map(|(page, _)| page), not_html);
+    let (collected, without_tree) = read_html(pages, not_html);
     let any_full = collected.iter().any(|collector| collector.links.is_full());
     PairContent { pages: collected.map(page_content), simplified: without_tree || any_full, not_well_formed }
 }
 
 /// Reads those pages that have not been read as something else, both by the same reader; the flag is true if that
 /// was the one without a tree.
-fn read_html(pages: [&str; 2], [old, new]: [Option<Collector>; 2]) -> ([Collector; 2], bool) {
-    let by_tree = |html: &str| {
+fn read_html(pages: [(&str, Markup); 2], [old, new]: [Option<Collector>; 2]) -> ([Collector; 2], bool) {
+    let by_tree = |(html, markup): (&str, Markup)| {
         let mut collector = Collector::default();
-        let read = tree::read(html, &mut collector).is_ok();
+        let read = tree::read(html, markup == Markup::Xhtml, &mut collector).is_ok();
         read.then_some(collector)
     };
-    let by_tag = |html: &str| {
+    let by_tag = |(html, _): (&str, Markup)| {
         let mut collector = Collector::default();
         linear::read(html, &mut collector);
         collector

@@ -20,9 +20,9 @@ use std::rc::Rc;
 use html5ever::buffer_queue::BufferQueue;
 use html5ever::interface::{ElementFlags, NodeOrText, QuirksMode, TreeSink};
 use html5ever::tendril::StrTendril;
-use html5ever::tokenizer::{Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
+use html5ever::tokenizer::{Tag, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 use html5ever::tree_builder::{TreeBuilder, TreeBuilderOpts};
-use html5ever::{Attribute, QualName, TokenizerResult, local_name, ns};
+use html5ever::{Attribute, LocalName, QualName, TokenizerResult, local_name, ns};
 
 use super::arena::{Arena, GiveUpReason, NONE, NodeId, ROOT};
 use super::collect::Collector;
@@ -30,8 +30,8 @@ use wm_job::text::floor_char_boundary;
 
 /// Bytes passed to the tokenizer at a time, so that it holds no second copy of the page.
 const SLICE_BYTES: usize = 8 * 1024;
-/// Maximum number of tokens, looks at open elements and steps up the tree for one page: a tenth of a second, and 25
-/// times what a real page of 10 MiB would need.
+/// Maximum number of tokens, looks at open elements and steps up the tree for one page: some tenths of a second,
+/// and 25 times what a real page of 10 MiB would need.
 const MAX_WORK: u64 = 50_000_000;
 /// Comparisons of attributes that take as long as one look at an element. Each attribute of a tag is compared with all
 /// previous ones, so a tag has half the square of their number.
@@ -40,18 +40,32 @@ const COMPARISONS_PER_LOOK: u64 = 4;
 /// comment, which has no tokens either.
 const MAX_WORDS_WITHOUT_TOKEN: usize = 20_000;
 
-/// Parses a page and passes its content to the collector, in document order.
+/// Elements whose content is text, so that one that is not closed takes the rest of the page.
+const TEXT_ELEMENTS: [LocalName; 8] = [
+    local_name!("script"),
+    local_name!("style"),
+    local_name!("title"),
+    local_name!("textarea"),
+    local_name!("iframe"),
+    local_name!("noembed"),
+    local_name!("noframes"),
+    local_name!("xmp"),
+];
+
+/// Parses a page and passes its content to the collector, in document order. In one that was `meant_as_xml`, `<title/>`
+/// and its like are empty.
 ///
 /// # Errors
 /// The reason why the page cannot be parsed in bounded time and memory; the collector
 /// is unchanged in that case.
-pub(super) fn read(html: &str, collector: &mut Collector) -> Result<(), GiveUpReason> {
+pub(super) fn read(html: &str, meant_as_xml: bool, collector: &mut Collector) -> Result<(), GiveUpReason> {
     let options =
         TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
     let sink = LimitedTokenSink {
         builder: TreeBuilder::new(ArenaSink::new(html.len()), options),
         tokens: Cell::new(0),
         attribute_work: Cell::new(0),
+        meant_as_xml,
     };
     let tokenizer = Tokenizer::new(sink, TokenizerOpts { discard_bom: false, ..TokenizerOpts::default() });
     let queue = BufferQueue::default();
@@ -86,6 +100,7 @@ struct LimitedTokenSink {
     builder: TreeBuilder<NodeHandle, ArenaSink>,
     tokens: Cell<u64>,
     attribute_work: Cell<u64>,
+    meant_as_xml: bool,
 }
 
 impl LimitedTokenSink {
@@ -112,14 +127,41 @@ impl LimitedTokenSink {
     }
 }
 
+impl LimitedTokenSink {
+    /// The end tag that an empty element of XML implies, if its content would be text in HTML.
+    fn end_tag_of_empty(&self, token: &Token) -> Option<Token> {
+        let Token::TagToken(tag) = token else { return None };
+        let is_empty = self.meant_as_xml
+            && tag.self_closing
+            && tag.kind == TagKind::StartTag
+            && TEXT_ELEMENTS.contains(&tag.name);
+        is_empty.then(|| {
+            Token::TagToken(Tag {
+                kind: TagKind::EndTag,
+                self_closing: false,
+                attrs: Vec::new(),
+                ..tag.clone()
+            })
+        })
+    }
+}
+
 impl TokenSink for LimitedTokenSink {
     type Handle = NodeHandle;
 
     fn process_token(&self, token: Token, line: u64) -> TokenSinkResult<NodeHandle> {
         self.count_token(&token);
-        match self.check_given_up() {
-            Ok(()) => self.builder.process_token(token, line),
-            Err(_) => TokenSinkResult::Continue,
+        if self.check_given_up().is_err() {
+            return TokenSinkResult::Continue;
+        }
+        match self.end_tag_of_empty(&token) {
+            Some(end) => {
+                // What it says would make the tokenizer read text.
+                let _ = self.builder.process_token(token, line);
+                let _ = self.builder.process_token(end, line);
+                TokenSinkResult::Continue
+            }
+            None => self.builder.process_token(token, line),
         }
     }
 
@@ -257,7 +299,7 @@ mod tests {
     use super::*;
 
     fn reading(html: &str) -> Result<(), GiveUpReason> {
-        read(html, &mut Collector::default())
+        read(html, false, &mut Collector::default())
     }
 
     #[test]

@@ -16,7 +16,8 @@ use quick_xml::reader::Reader;
 
 use super::collect::{Collector, NodeKind, image_label, is_space, leads_to_other_page, link_label};
 
-/// The page is not well-formed.
+/// The page is not well-formed. Checked is what its reading depends on: tags and their ends, one root, quotes and
+/// references; not names, prefixes, characters or whether an attribute is there twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotWellFormed;
 
@@ -105,7 +106,7 @@ impl<'t> TagAttributes<'t> {
             let attribute = attribute?;
             let value = value(&attribute)?;
             let slot = match attribute.key.as_ref() {
-                b"href" => &mut read.href,
+                b"href" | b"xlink:href" => &mut read.href,
                 b"title" => &mut read.title,
                 b"alt" => &mut read.alt,
                 b"name" => &mut read.name,
@@ -113,7 +114,7 @@ impl<'t> TagAttributes<'t> {
                 b"content" => &mut read.content,
                 _ => continue,
             };
-            *slot = Some(value);
+            slot.get_or_insert(value);
         }
         Ok(read)
     }

@@ -1,4 +1,4 @@
-//! Media types as headers declare them, read as browsers do.
+//! Media types as headers declare them, read as browsers do, and blanks or quotes around a charset forgiven.
 //!
 //! A `Content-Type` may be repeated or be a comma list: the last valid type counts, and keeps an earlier charset of the
 //! same type (<https://fetch.spec.whatwg.org/#content-type-header>). Of two equal parameters the first one counts
@@ -42,11 +42,15 @@ impl MediaType {
     /// Reads a header's value; several headers are joined by commas.
     pub fn parse(declared: &str) -> Self {
         let mut found: Option<Self> = None;
+        // The first charset of the type: what a later one without any inherits.
+        let mut first = None;
         for value in split_outside_quotes(declared, ',') {
             let Some(next) = parse_one(value) else { continue };
-            let inherited = found.take().filter(|last| last.essence == next.essence);
-            let charset = next.charset.or_else(|| inherited.and_then(|last| last.charset));
-            found = Some(Self { essence: next.essence, charset });
+            if found.as_ref().is_none_or(|last| last.essence != next.essence) {
+                first = None;
+            }
+            first = first.or_else(|| next.charset.clone());
+            found = Some(Self { charset: next.charset.or_else(|| first.clone()), ..next });
         }
         found.unwrap_or_else(|| Self { essence: first_word(declared), charset: None })
     }
@@ -135,6 +139,7 @@ mod tests {
             ("text/html charset=utf-8", "text/html", None),
             ("text/html, text/html; charset=utf-8", "text/html", Some("utf-8")),
             ("text/html; charset=gbk, text/html", "text/html", Some("gbk")),
+            ("text/html; charset=gbk, text/html; charset=utf-8, text/html", "text/html", Some("gbk")),
             ("text/html; charset=gbk, text/plain", "text/plain", None),
             ("text/plain, text/html; charset=gbk", "text/html", Some("gbk")),
             ("text/html; charset=gbk, */*", "text/html", Some("gbk")),

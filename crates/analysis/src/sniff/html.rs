@@ -99,10 +99,7 @@ pub(super) fn sniff_plain_text(text: &[u8], whole: &[u8]) -> Sniffed {
     let page = tags
         .map(|(at, _)| first_tag(&text[at..]))
         .any(|name| matches!(name.as_deref(), Some("html" | "head" | "body")));
-    match page {
-        true => Sniffed { incidental: true, ..sniffed_html(false) },
-        false => Sniffed::new(ContentFamily::Text, "text/plain"),
-    }
+    if page { sniffed_html(false) } else { Sniffed::new(ContentFamily::Text, "text/plain") }
 }
 
 /// Whether the text is a JSON object or array; a truncated one (`cut`) only has to be valid up to its end.

@@ -4,7 +4,7 @@
 //! server wrote before it. Everything else needs a binary byte, as defined by the WHATWG standard, in its first 1445
 //! bytes; `infer` is only used to name its type.
 
-use memchr::memmem::find;
+use memchr::memmem::{self, find};
 
 use super::html::trim_blank;
 
@@ -30,22 +30,47 @@ pub(super) fn document_type(text: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What follows a PDF that a page quotes. Text in a PDF may have any tag by chance, but rarely these.
-const QUOTE_ENDS: [&[u8]; 7] = [b"</pre", b"</code", b"</textarea", b"</div", b"</p>", b"</body", b"</html"];
+/// Elements that end behind a PDF which a page quotes. Text in a PDF may have any tag by chance, but rarely these.
+const QUOTE_ENDS: &str = "\
+    pre code textarea samp tt div p span body html table td th li dd blockquote script section article main font center";
+/// Fewest bytes above ASCII in the comment that follows the header of a binary PDF (PDF Reference 1.4, 3.4.1).
+const PDF_COMMENT_BYTES: usize = 4;
 
 /// Whether a PDF follows markup, such as a notice of the script that sent it. A page that quotes a PDF goes on with
 /// markup behind it, and is text.
 pub(super) fn is_pdf_behind_markup(text: &[u8], body: &[u8]) -> bool {
-    let Some(pdf) = hidden_pdf(text) else { return false };
-    let is_text = match std::str::from_utf8(pdf) {
+    let hidden = &text[..text.len().min(PDF_HEADER_BYTES)];
+    let mut headers = memmem::find_iter(hidden, b"%PDF-").map(|at| &text[at..]);
+    let Some(pdf) = headers.find(|pdf| is_pdf_header(pdf)) else { return false };
+    find(pdf, b" obj").is_some() && (is_binary_pdf(pdf) || !is_quoted(body))
+}
+
+/// Whether a PDF has what no text has: control characters, or the comment that marks it as binary.
+fn is_binary_pdf(pdf: &[u8]) -> bool {
+    let mut lines = pdf.split(|b| matches!(b, b'\n' | b'\r')).filter(|line| !line.is_empty());
+    let comment = lines.nth(1).filter(|line| line.starts_with(b"%")).unwrap_or_default();
+    pdf.iter().any(|&b| is_binary_byte(b))
+        || comment.iter().filter(|b| !b.is_ascii()).count() >= PDF_COMMENT_BYTES
+}
+
+fn is_quoted(body: &[u8]) -> bool {
+    let quoted = find(body, b"%PDF-").map_or(body, |at| &body[at..]);
+    let mut ends = memmem::find_iter(quoted, b"</").map(|at| &quoted[at + 2..]);
+    ends.any(|end| {
+        QUOTE_ENDS.split(' ').any(|name| {
+            end.get(..name.len()).is_some_and(|found| found.eq_ignore_ascii_case(name.as_bytes()))
+                && end.get(name.len()) == Some(&b'>')
+        })
+    })
+}
+
+/// Whether there is no byte that text does not have.
+pub(super) fn is_plain_text(head: &[u8]) -> bool {
+    let is_utf8 = match std::str::from_utf8(head) {
         Ok(_) => true,
         Err(error) => error.error_len().is_none(),
-    } && !pdf.iter().any(|&b| is_binary_byte(b));
-    let is_quoted = || {
-        let quoted = find(body, b"%PDF-").map_or(body, |at| &body[at..]);
-        QUOTE_ENDS.iter().any(|end| find(quoted, end).is_some())
     };
-    find(pdf, b" obj").is_some() && !(is_text && is_quoted())
+    is_utf8 && !head.iter().any(|&b| is_binary_byte(b))
 }
 
 /// The PDF that begins at a line within the first KiB.
