@@ -6,6 +6,7 @@
 mod escape;
 pub(super) mod width;
 
+use std::cmp::Reverse;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -186,6 +187,11 @@ pub fn confirm(question: &str, yes: bool) -> Result<(), Exit> {
 /// tables are as wide in each.
 fn is_snapshot() -> bool {
     cfg!(feature = "test-hooks") && std::env::var_os("WM_TEST_SNAPSHOT").is_some()
+}
+
+/// Sorts sizes, the largest first.
+pub(crate) fn largest_first(bytes: u64) -> Reverse<u64> {
+    Reverse(if is_snapshot() { 0 } else { bytes })
 }
 
 /// A duration as people say it: `412ms`, `4m 12s`, `3h 5m`, `2d 1h`.

@@ -64,10 +64,7 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
         (&["queue", "drain"][..], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "pause", "--reason", "why"], "Undo: wm-analyzer queue resume -Q bulk"),
         (&["queue", "resume"], "Undo: wm-analyzer queue pause --reason ... -Q bulk"),
-        (
-            &["dead", "replay", "gone", "--yes"],
-            "wm-analyzer queue pause --reason ... -Q bulk",
-        ),
+        (&["dead", "replay", "gone", "--yes"], "wm-analyzer queue pause --reason ... -Q bulk"),
     ] {
         world.run(args).await.exited_with(0).stderr_contains(&[undo]);
     }
@@ -78,7 +75,7 @@ async fn a_command_that_is_told_names_the_queue_where_it_is_not_the_usual_one() 
     world.run(&["dead", "show", "gone"]).await.exited_with(3);
     let discarded =
         world.run(&["dead", "discard", "gone", "-Q", "bulk", "--now", "--yes"]).await.exited_with(0);
-    discarded.stderr_contains(&["undo with wm-analyzer enqueue FILE -Q bulk"]);
+    discarded.stderr_contains(&["Undo: wm-analyzer enqueue FILE -Q bulk"]);
 }
 
 /// Ends workers at once and waits until they have left.

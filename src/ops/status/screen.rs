@@ -174,7 +174,7 @@ fn memory(out: &mut Layout, status: &Status) {
     };
     let mut purposes: Vec<(Purpose, u64)> =
         Purpose::ALL.iter().map(|purpose| (*purpose, memory.of(*purpose))).collect();
-    purposes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    purposes.sort_by_key(|(_, bytes)| render::largest_first(*bytes));
     let each = purposes.into_iter().filter(|(_, bytes)| *bytes > 0).map(|(purpose, bytes)| {
         let share = (bytes * 100).checked_div(of).filter(|percent| *percent > 0);
         let share = share.map_or_else(String::new, |percent| format!(" ({percent} %)"));
