@@ -2,10 +2,10 @@
 //!
 //! It handles paths and JSON only, not versions or annotations.
 //!
-//! Invariants: calls go to the configured origin only (redirects are not followed); the description of a
-//! failed call contains no secret.
+//! Invariants: calls go to the configured origin only (redirects are not followed); each request of a call ends within
+//! `timeout`; the description of a failed call contains no secret.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect, retry};
@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::auth::Auth;
+use super::auth::{Auth, Identity};
 use super::{ApiConfigError, Config};
 use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, FailureKind};
@@ -22,7 +22,7 @@ use crate::job::redact::scrub;
 use crate::job::text::{clip, innermost_cause};
 
 /// Limit on the app's error titles, in characters.
-const MAX_TITLE_CHARS: usize = 500;
+pub(super) const MAX_TITLE_CHARS: usize = 500;
 
 /// The purpose of a call: the same status can mean different things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +34,9 @@ pub(super) enum CallPurpose {
 /// Client for one db app, with a limit on concurrent calls.
 #[derive(Debug)]
 pub(super) struct ApiClient {
-    client: Client,
+    pub(super) client: Client,
     base: Url,
-    auth: Auth,
+    pub(super) auth: Auth,
     permits: Semaphore,
     timeout: Duration,
     max_response: usize,
@@ -107,22 +107,53 @@ impl ApiClient {
         self.unavailable(format!("the db app's answer to {path} is not in its API's format: check api.url"))
     }
 
-    fn url(&self, path: &str) -> Result<Url, Failure> {
+    pub(super) fn url(&self, path: &str) -> Result<Url, Failure> {
         self.base.join(path).map_err(|e| self.unavailable(format!("{path} is not a valid path: {e}")))
     }
 
+    /// Makes a call; once more under a new identity where the app refuses the one that was in use before.
     async fn call(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
-        let permit = self.permits.acquire().await;
-        let ended = tokio::time::timeout(self.timeout, self.exchange(request, purpose)).await;
-        drop(permit);
-        ended.unwrap_or_else(|_| {
+        let (began, repeat) = (Instant::now(), request.try_clone());
+        let _permit = self.permits.acquire().await;
+        let identity = self.identity(began, None).await?;
+        let ended = self.timed(self.exchange(request, &identity, purpose)).await;
+        match (&ended, repeat) {
+            (Err(failure), Some(request))
+                if failure.kind == FailureKind::ApiRefused && self.can_renew(&identity, began) =>
+            {
+                let renewed = self.identity(Instant::now(), Some(&identity)).await?;
+                self.timed(self.exchange(request, &renewed, purpose)).await
+            }
+            (Err(_) | Ok(_), _) => ended,
+        }
+    }
+
+    /// Ends with a failure after `timeout`.
+    pub(super) async fn timed<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| {
             let limit = humantime::format_duration(self.timeout);
             Err(self.unavailable(format!("the db app did not answer within {limit}")))
         })
     }
 
-    async fn exchange(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
-        let response = self.auth.authorize(request).send().await.map_err(|e| self.connection_failure(&e))?;
+    /// Sends a request as it is and reads the whole answer.
+    pub(super) async fn send(&self, request: RequestBuilder) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let response = request.send().await.map_err(|e| self.connection_failure(&e))?;
+        let status = response.status();
+        Ok((status, self.read(response).await?))
+    }
+
+    async fn exchange(
+        &self,
+        request: RequestBuilder,
+        identity: &Identity,
+        purpose: CallPurpose,
+    ) -> Result<Vec<u8>, Failure> {
+        let request = request.headers(self.auth.headers(identity));
+        let response = request.send().await.map_err(|e| self.connection_failure(&e))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = self.read(response).await?;
         let words = error_titles(&body);
@@ -168,7 +199,7 @@ impl ApiClient {
         self.failure(FailureKind::ApiUnavailable, &detail)
     }
 
-    fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
+    pub(super) fn failure(&self, kind: FailureKind, detail: &str) -> Failure {
         Failure::new(kind, self.auth.scrub(detail)).at_host(self.base.host_str().unwrap_or_default())
     }
 }
@@ -179,6 +210,8 @@ fn classify_status(status: StatusCode, purpose: CallPurpose, own: bool) -> Optio
     match (status.as_u16(), purpose) {
         (200..=299, _) => None,
         (401 | 403, _) => Some(FailureKind::ApiRefused),
+        // An exception in the app: it may be about what was asked for alone.
+        (500, CallPurpose::Lookup) if own => Some(FailureKind::VersionUnreadable),
         // 423: the app is temporarily read-only. 409: a concurrent write.
         (408 | 409 | 423 | 425 | 429 | 500..=599, _) => Some(FailureKind::ApiUnavailable),
         (404 | 410, _) if own => Some(FailureKind::VersionMissing),
@@ -189,7 +222,7 @@ fn classify_status(status: StatusCode, purpose: CallPurpose, own: bool) -> Optio
 }
 
 /// The app's error titles, from `{"errors": [{"status": 404, "title": "…"}]}`.
-fn error_titles(body: &[u8]) -> Option<String> {
+pub(super) fn error_titles(body: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(body).ok()?;
     let errors = answer.get("errors")?.as_array()?;
     let titles: Vec<&str> = errors.iter().filter_map(|error| error.get("title")?.as_str()).collect();
@@ -226,6 +259,8 @@ mod tests {
             (423, Post, true, Some(FailureKind::ApiUnavailable)),
             (429, Lookup, false, Some(FailureKind::ApiUnavailable)),
             (500, Post, true, Some(FailureKind::ApiUnavailable)),
+            (500, Lookup, true, Some(FailureKind::VersionUnreadable)),
+            (500, Lookup, false, Some(FailureKind::ApiUnavailable)),
             (501, Lookup, true, Some(FailureKind::ApiUnavailable)),
             (503, Lookup, false, Some(FailureKind::ApiUnavailable)),
             (600, Lookup, true, Some(FailureKind::ApiUnavailable)),

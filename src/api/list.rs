@@ -2,6 +2,11 @@
 //!
 //! Invariant: a chunk's `next` is never followed as an address; only the position in the list is taken from
 //! it and the URL is built anew, so that no response can direct our credentials elsewhere.
+//!
+//! # Why
+//! - A position is built from the last version of a chunk. That of the app's own link is cut to seconds while the list
+//!   is ordered by the whole time, so that it leads back to where a second with more versions than a chunk begins.
+//! - What the app filters by is not relied on: today's app ignores `different`, which older ones filter by.
 
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -13,9 +18,6 @@ use super::Api;
 use super::version::uuid;
 use crate::job::failure::Failure;
 
-/// Versions per chunk: the app's default, about a third of a MiB.
-const CHUNK_SIZE: usize = 100;
-
 /// A range of capture times, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CaptureWindow {
@@ -25,17 +27,39 @@ pub struct CaptureWindow {
     pub until: OffsetDateTime,
 }
 
+/// A part of a list.
+#[derive(Debug, Clone, Copy)]
+pub struct ChunkRequest<'a> {
+    /// Which versions.
+    pub window: CaptureWindow,
+    /// Position that an earlier chunk returned; the first chunk where there is none.
+    pub from: Option<&'a str>,
+    /// Most versions to return.
+    pub size: usize,
+    /// Whether to ask for changes, where we are logged in: the app then fails for a version without a page.
+    pub with_changes: bool,
+}
+
 /// One version in a list, with what a backfill needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedVersion {
     /// Uuid of the version.
     pub uuid: Uuid,
-    /// Uuid of its page.
-    pub page: Uuid,
-    /// Time of the capture.
+    /// Uuid of its page, which a version may have lost.
+    pub page: Option<Uuid>,
+    /// Time of the capture, as precise as the app shows it.
     pub captured: OffsetDateTime,
+    /// Whether its body is another than that of the previous version; true where the app does not say.
+    pub different: bool,
     /// Whether the app has a change from the previous version. Only returned to authenticated users.
     pub has_change: bool,
+}
+
+impl ListedVersion {
+    /// The position right after it.
+    fn position(&self) -> String {
+        format!("{},{}", rfc3339(self.captured), self.uuid)
+    }
 }
 
 /// One chunk of a list, oldest first.
@@ -43,43 +67,46 @@ pub struct ListedVersion {
 pub struct VersionChunk {
     /// The chunk's versions, oldest first.
     pub versions: Vec<ListedVersion>,
+    /// Versions that cannot be read: without a uuid or a time.
+    pub unreadable: u64,
     /// Position of the next chunk; `None` for the last one.
     pub next: Option<String>,
 }
 
 impl Api {
-    /// Lists versions that differ from the previous one and were captured in this window, starting at the
-    /// position that an earlier chunk returned.
+    /// Lists versions that were captured in a window.
     ///
     /// # Errors
-    /// As for any lookup; `api_unavailable` also if a response is malformed or does not advance.
-    pub(crate) async fn list_captured(
-        &self,
-        span: CaptureWindow,
-        from: Option<&str>,
-    ) -> Result<VersionChunk, Failure> {
-        let path = path(span, from, self.client.has_credentials());
+    /// As for any lookup; `version_unreadable` where the app fails for this part of the list, `api_unavailable` also if
+    /// a response is malformed.
+    pub(crate) async fn list_captured(&self, request: ChunkRequest<'_>) -> Result<VersionChunk, Failure> {
+        let with_changes = request.with_changes && self.client.has_credentials();
+        let path = path(ChunkRequest { with_changes, ..request });
         let answer = self.client.get(&path).await?;
-        let chunk = read(&answer).filter(|chunk| {
-            // The app truncates positions to seconds: a chunk full of versions from one second would repeat
-            // for ever.
-            chunk.next.is_none() || (chunk.next.as_deref() != from && !chunk.versions.is_empty())
-        });
-        chunk.ok_or_else(|| self.client.malformed_answer(&path))
+        read(&answer).ok_or_else(|| self.client.malformed_answer(&path))
     }
 }
 
-fn path(span: CaptureWindow, from: Option<&str>, logged_in: bool) -> String {
-    let time = |time: OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
+/// The position before all versions that were captured at `time` or later.
+pub(crate) fn position_at(time: OffsetDateTime) -> String {
+    format!("{},{}", rfc3339(time), Uuid::nil())
+}
+
+fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+fn path(request: ChunkRequest<'_>) -> String {
+    let ChunkRequest { window: CaptureWindow { since, until }, from, size, with_changes } = request;
     let list = "versions?".to_owned();
     let at = list.len();
     let mut query = form_urlencoded::Serializer::for_suffix(list, at);
     query
-        .append_pair("capture_time", &format!("{}..{}", time(span.since), time(span.until)))
+        .append_pair("capture_time", &format!("{}..{}", rfc3339(since), rfc3339(until)))
         .append_pair("different", "true")
         .append_pair("sort", "capture_time:asc")
-        .append_pair("chunk_size", &CHUNK_SIZE.to_string());
-    if logged_in {
+        .append_pair("chunk_size", &size.to_string());
+    if with_changes {
         query.append_pair("include_change_from_previous", "true");
     }
     if let Some(place) = from {
@@ -89,12 +116,16 @@ fn path(span: CaptureWindow, from: Option<&str>, logged_in: bool) -> String {
 }
 
 fn read(answer: &Value) -> Option<VersionChunk> {
-    let versions = answer["data"].as_array()?.iter().map(listed).collect::<Option<Vec<_>>>()?;
+    let rows = answer["data"].as_array()?;
+    let versions: Vec<ListedVersion> = rows.iter().filter_map(listed).collect();
     let next = match &answer["links"]["next"] {
         Value::Null => None,
-        link => Some(chunk_token(link.as_str()?)?),
+        link => {
+            let of_link = chunk_token(link.as_str()?)?;
+            Some(versions.last().map_or(of_link, ListedVersion::position))
+        }
     };
-    Some(VersionChunk { versions, next })
+    Some(VersionChunk { unreadable: (rows.len() - versions.len()) as u64, versions, next })
 }
 
 fn listed(version: &Value) -> Option<ListedVersion> {
@@ -102,8 +133,9 @@ fn listed(version: &Value) -> Option<ListedVersion> {
     let has_change = version.get("change_from_previous").is_some_and(|change| !change.is_null());
     Some(ListedVersion {
         uuid: uuid(version, "uuid")?,
-        page: uuid(version, "page_uuid")?,
+        page: uuid(version, "page_uuid"),
         captured,
+        different: version["different"] != Value::Bool(false),
         has_change,
     })
 }
@@ -131,28 +163,36 @@ mod tests {
     fn a_chunk_is_asked_for_as_the_app_reads_it() {
         let plain = "versions?capture_time=2018-10-01T00%3A00%3A00Z..2018-11-01T00%3A00%3A00Z&different=true\
                      &sort=capture_time%3Aasc&chunk_size=100";
-        assert_eq!(path(span(), None, false), plain);
+        let request = ChunkRequest { window: span(), from: None, size: 100, with_changes: false };
+        assert_eq!(path(request), plain);
         let place = format!("2018-10-02T00:00:00Z,{ID}");
         assert_eq!(
-            path(span(), Some(&place), true),
+            path(ChunkRequest { from: Some(&place), with_changes: true, ..request }),
             format!("{plain}&include_change_from_previous=true&chunk=2018-10-02T00%3A00%3A00Z%2C{ID}")
         );
     }
 
     #[test]
-    fn a_chunk_is_read_whole_or_not_at_all() {
-        let version = json!({"uuid": ID, "page_uuid": ID, "capture_time": "2018-10-10T15:30:00.123Z"});
-        let next = format!(
-            "https://elsewhere.test/api/v0/versions?chunk_size=100&chunk=2018-10-10T15%3A30%3A00Z%2C{ID}"
+    fn the_next_position_is_that_of_the_last_version_to_the_last_digit() {
+        let version =
+            |time: &str| json!({"uuid": ID, "page_uuid": null, "capture_time": time, "different": false});
+        let next = format!("https://elsewhere.test/api/v0/versions?chunk=2018-10-10T15%3A30%3A00Z%2C{ID}");
+        let read = |data: Value| read(&json!({"links": {"next": next}, "data": data})).unwrap();
+        let chunk = read(json!([version("2018-10-10T15:30:00.123Z"), {"uuid": ID}]));
+        assert_eq!(chunk.next.unwrap(), format!("2018-10-10T15:30:00.123Z,{ID}"));
+        let first = &chunk.versions[0];
+        assert_eq!(
+            (first.page, first.different, first.has_change, chunk.unreadable),
+            (None, false, false, 1)
         );
-        let chunk = read(&json!({"links": {"next": next}, "data": [version]})).unwrap();
-        assert_eq!(chunk.next.unwrap(), format!("2018-10-10T15:30:00Z,{ID}"));
-        assert!(!chunk.versions[0].has_change);
+        assert_eq!(read(json!([{"uuid": 7}])).next.unwrap(), format!("2018-10-10T15:30:00Z,{ID}"));
+    }
+
+    #[test]
+    fn what_is_no_list_is_not_read() {
         assert_eq!(read(&json!({"links": {"next": null}, "data": []})).unwrap().next, None);
         for senseless in [
             json!({"data": {"uuid": ID}}),
-            json!({"data": [{"uuid": ID, "page_uuid": ID}]}),
-            json!({"data": [{"uuid": ID, "page_uuid": null, "capture_time": "2018-10-10T15:30:00Z"}]}),
             json!({"links": {"next": "https://db.test/api/v0/versions?page=2"}, "data": []}),
             json!({"links": {"next": 7}, "data": []}),
         ] {

@@ -3,14 +3,17 @@
 //! It handles versions, their order on a page, and the endpoint for annotations; it fetches no bodies (the
 //! addresses it resolves may point anywhere), retries nothing and makes no decision about a failure.
 //!
-//! Invariants: credentials go to the configured origin only, never along a redirect; at most `max_concurrent`
-//! calls run at once, each ends within `timeout`; no failure's text contains a secret.
+//! Invariants: credentials go to the configured origin only, never along a redirect, and of the addresses that a job
+//! names to that of the version's own body in the app alone; at most `max_concurrent` calls run at once, each of their
+//! requests ends within `timeout`; no failure's text contains a secret.
 //!
 //! # Why
 //! - Two endings are *skips*, not failures, because they are normal: a page's first version has no previous
 //!   one, and a version whose capture failed has no body. `AnalyzeChangeJob` ignored both silently.
 //! - A version's own `links.previous` is used before `changes/..{to}` is requested: it is the same query in
 //!   the app, and saves a call.
+//! - An error of the app's own (500) that follows one version is that version's, of which there are some in today's app
+//!   (those without a page): if it stopped claims, each of them would be an outage.
 //! - A job is blamed only for a response in the app's own error format (`{"errors": …}`): with a mistyped
 //!   `api.url` every request gets a 404, and that must not dead-letter the whole queue.
 
@@ -19,11 +22,14 @@ mod auth;
 mod cache;
 mod client;
 mod list;
+mod login;
+mod raw;
 mod version;
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -31,7 +37,9 @@ use uuid::Uuid;
 pub use self::address::ApiUrl;
 use self::cache::VersionCache;
 use self::client::ApiClient;
-pub use self::list::{CaptureWindow, ListedVersion, VersionChunk};
+pub(crate) use self::list::position_at;
+pub use self::list::{CaptureWindow, ChunkRequest, ListedVersion, VersionChunk};
+pub use self::raw::RawHeaders;
 use self::version::{PreviousVersion, VersionRecord};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::outcome::EarlyExit;
@@ -48,17 +56,21 @@ pub struct Config {
     /// The app's address, with or without `/api/v0`; empty if no app is used.
     #[serde(with = "crate::job::blank")]
     pub url: Option<ApiUrl>,
-    /// User for Basic authentication; empty for none.
+    /// User of the annotations; empty for none.
     pub email: String,
     /// Password for `email`; empty for none.
     pub password: Secret,
     /// Token for Bearer authentication, instead of `email` and `password`.
     pub token: Secret,
+    /// How `email` and `password` are used.
+    pub login: LoginMode,
+    /// Further headers of every call, `Name: value`, for a proxy before the app.
+    pub headers: Vec<Secret>,
     /// Whether annotations are posted.
     pub post: PostMode,
     /// Whether an annotation is posted even if a diff is missing.
     pub post_partial: bool,
-    /// Limit on one call, from connecting to the last byte.
+    /// Limit on one request, from connecting to the last byte.
     #[serde(with = "crate::job::duration")]
     pub timeout: Duration,
     /// Limit on concurrent calls of this process; at least 1.
@@ -73,6 +85,16 @@ pub struct Config {
     /// Upper bound for a `Retry-After`.
     #[serde(with = "crate::job::duration")]
     pub max_retry_after: Duration,
+}
+
+/// How an email and a password are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoginMode {
+    /// A token is asked for with them, and used until it expires.
+    Token,
+    /// Each call carries them.
+    Basic,
 }
 
 /// What to do with annotations.
@@ -116,11 +138,22 @@ pub enum ApiConfigError {
     Client(#[from] reqwest::Error),
 }
 
+/// A few versions, of which any will do.
+const SOME_VERSIONS: &str = "versions?sort=capture_time:asc&chunk_size=10";
+
+/// Where a version is read. `different=false` because older apps otherwise hide versions that do not differ from their
+/// predecessor.
+fn version_path(uuid: Uuid) -> String {
+    format!("versions/{uuid}?different=false")
+}
+
 /// Client of the db app with a version cache.
 #[derive(Debug)]
 pub struct Api {
     client: ApiClient,
     cache: VersionCache,
+    /// The version that was read last: what to ask the app for when it fails for another one.
+    last_read: Mutex<Option<Uuid>>,
     post: PostMode,
     post_partial: bool,
 }
@@ -155,7 +188,8 @@ impl Api {
         let Some(url) = &config.url else { return Ok(None) };
         let client = ApiClient::new(url.base(), config)?;
         let cache = VersionCache::new(config.cache_entries, config.cache_ttl);
-        Ok(Some(Self { client, cache, post: config.post, post_partial: config.post_partial }))
+        let last_read = Mutex::default();
+        Ok(Some(Self { client, cache, last_read, post: config.post, post_partial: config.post_partial }))
     }
 
     /// Whether annotations are actually posted.
@@ -205,7 +239,7 @@ impl Api {
     /// As for [`Api::resolve`].
     pub async fn earliest(&self, page: Uuid) -> Result<Version, EarlyExit> {
         let path = format!("pages/{page}/versions?different=false&sort=capture_time:asc&chunk_size=1");
-        let answer = self.client.get(&path).await?;
+        let answer = self.get_of_one(&path).await?;
         let Some(first) = answer.pointer("/data/0") else {
             let detail = format!("page {page} has no version");
             return Err(Failure::new(FailureKind::VersionMissing, detail).into());
@@ -267,7 +301,7 @@ impl Api {
             }
             (PreviousVersion::Unknown, Some(page)) => {
                 let path = format!("pages/{page}/changes/..{to}");
-                match self.client.get(&path).await {
+                match self.get_of_one(&path).await {
                     Ok(answer) => {
                         Ok(version::uuid_from(&answer).ok_or_else(|| self.client.malformed_answer(&path))?)
                     }
@@ -278,17 +312,51 @@ impl Api {
         }
     }
 
-    /// The app's record of a version, from the cache or by a call. `different=false` because older apps
-    /// otherwise hide versions that do not differ from their predecessor.
+    /// A lookup of one version or one page. An error of the app's own is that one's fault only if the app answers for
+    /// others: it is asked for any other version right then.
+    async fn get_of_one(&self, path: &str) -> Result<Value, Failure> {
+        let failure = match self.client.get(path).await {
+            Err(failure) if failure.kind == FailureKind::VersionUnreadable => failure,
+            ended => return ended,
+        };
+        match self.answers_for_another(path).await {
+            // Without a host: it is no fault of the app's host.
+            true => Err(Failure { host: None, ..failure }),
+            false => Err(Failure { kind: FailureKind::ApiUnavailable, ..failure }),
+        }
+    }
+
+    /// Whether the app has an answer for a version that this path does not name: the one that was read last or, where
+    /// none was, one of the oldest.
+    async fn answers_for_another(&self, path: &str) -> bool {
+        let is_another = |uuid: &Uuid| !path.contains(&uuid.to_string());
+        let last_read = self.last_read.lock().filter(is_another);
+        let another = match last_read {
+            Some(uuid) => Some(uuid),
+            None => {
+                let listed = self.client.get(SOME_VERSIONS).await.unwrap_or_default();
+                let rows = listed["data"].as_array().cloned().unwrap_or_default();
+                let with_page = rows.iter().filter(|row| !row["page_uuid"].is_null());
+                with_page.filter_map(|row| version::uuid(row, "uuid")).find(is_another)
+            }
+        };
+        match another {
+            Some(uuid) => self.client.get(&version_path(uuid)).await.is_ok(),
+            None => false,
+        }
+    }
+
+    /// The app's record of a version, from the cache or by a call.
     async fn record(&self, uuid: Uuid) -> Result<VersionRecord, Failure> {
         if let Some(record) = self.cache.get(uuid) {
             return Ok(record);
         }
-        let path = format!("versions/{uuid}?different=false");
-        let answer = self.client.get(&path).await?;
+        let path = version_path(uuid);
+        let answer = self.get_of_one(&path).await?;
         let record = VersionRecord::read(&answer["data"], &answer["links"], self.client.base());
         let record = record.filter(|record| record.uuid == uuid);
         let record = record.ok_or_else(|| self.client.malformed_answer(&path))?;
+        *self.last_read.lock() = Some(uuid);
         self.cache.put(record.clone());
         Ok(record)
     }

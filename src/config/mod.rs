@@ -277,6 +277,13 @@ mod tests {
             ("WEB_MONITORING_DB_TOKEN", "to\nken", ["api.token = \"***\"", "visible ASCII"]),
             ("WEB_MONITORING_DB_EMAIL", "a@b.test", ["api.email = \"a@b.test\"", "set both, or neither"]),
             ("WEB_MONITORING_DB_PASSWORD", "geheim", ["api.password = \"***\"", "set both, or neither"]),
+            ("WM__API__LOGIN", "cookie", ["api.login = \"cookie\"", "basic"]),
+            ("WM__API__HEADERS", "geheim", ["api.headers = [\"***\"]", "is not \"Name: value\""]),
+            (
+                "WM__API__HEADERS",
+                "Authorization: x",
+                ["api.headers = [\"***\"]", "Authorization is that of api.token"],
+            ),
             ("WM__WEB__BIND", "localhost", ["web.bind = \"localhost\"", "write 127.0.0.1:9464, or off"]),
             ("WM__WEB__BIND", "127.0.0.1:99999", ["web.bind = \"127.0.0.1:99999\"", "or off"]),
             ("WM__API__POST", "publish", ["api.post = \"publish\"", "dry_run"]),

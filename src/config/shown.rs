@@ -5,7 +5,8 @@ use figment::value::Value;
 use crate::job::redact;
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 4] = ["sentry.dsn", "api.password", "api.token", "results.secret_access_key"];
+const SECRETS: [&str; 5] =
+    ["sentry.dsn", "api.password", "api.token", "api.headers", "results.secret_access_key"];
 /// Keys that hold an address whose credentials are never shown.
 const SECRET_URLS: [&str; 4] = ["queue.url", "api.url", "results.store", "results.endpoint"];
 /// What stands at such a key where there is no address.
@@ -23,6 +24,9 @@ pub(super) fn shown(key: &str, value: &Value) -> String {
         Value::String(_, text) if SECRETS.contains(&key) => redact::text(text).to_owned(),
         Value::String(_, text) if text == NO_ADDRESS => text.clone(),
         Value::String(_, text) => redact::url(text),
+        Value::Array(_, items) => {
+            return format!("[{}]", vec![format!("{:?}", redact::MARK); items.len()].join(", "));
+        }
         _ => redact::MARK.to_owned(),
     };
     toml::Value::String(text).to_string()

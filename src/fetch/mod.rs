@@ -2,7 +2,7 @@
 //!
 //! A [`Fetcher`] follows redirects itself, so that every hop is checked like the first: scheme, credentials,
 //! address. It never decompresses, decodes or parses a body, keeps no cookies, sends no referer, uses no
-//! proxy and sends no credentials.
+//! proxy, and sends no credentials but those that it is given for the first request of a body.
 //!
 //! Invariant: one call makes at most `redirects + 1` requests, holds at most `max_body` bytes, and ends
 //! within `total_timeout`, whatever the peer does; time in which we do not read for want of budget does not
@@ -208,11 +208,23 @@ impl Fetcher {
     /// # Errors
     /// The first failure, with its side and the host of the hop that failed.
     pub async fn pair(&self, pair: &PagePair) -> Result<FetchedPair, Failure> {
+        self.pair_with(pair, &Default::default()).await
+    }
+
+    /// The same with further headers: each side's `headers`, older first, go
+    /// along with its first request and with no redirect.
+    ///
+    /// # Errors
+    /// The same; `api_refused` where an answer refuses what the headers say.
+    pub async fn pair_with(&self, pair: &PagePair, headers: &[HeaderMap; 2]) -> Result<FetchedPair, Failure> {
         let held = self.budget.open();
-        let side = async |side: Side, version: &Version| {
-            self.fetch(&version.body_url, &held).await.map_err(|failure| failure.on(side))
+        let side = async |side: Side, version: &Version, headers: &HeaderMap| {
+            let body = self.fetch(&version.body_url, headers, &held);
+            body.await.map_err(|failure| failure.on(side))
         };
-        let (from, to) = tokio::try_join!(side(Side::From, &pair.from), side(Side::To, &pair.to))?;
+        let [of_from, of_to] = headers;
+        let (from, to) =
+            tokio::try_join!(side(Side::From, &pair.from, of_from), side(Side::To, &pair.to, of_to))?;
         Ok(FetchedPair { bodies: Bodies { from, to }, held })
     }
 
@@ -221,12 +233,12 @@ impl Fetcher {
     /// # Errors
     /// A kind of the fetch stage, with the host of the hop that failed.
     pub async fn body(&self, url: &Url) -> Result<Body, Failure> {
-        self.fetch(url, &self.budget.open()).await
+        self.fetch(url, &HeaderMap::new(), &self.budget.open()).await
     }
 
-    async fn fetch(&self, url: &Url, permit: &BudgetPermit) -> Result<Body, Failure> {
+    async fn fetch(&self, url: &Url, headers: &HeaderMap, permit: &BudgetPermit) -> Result<Body, Failure> {
         let mut progress = FetchProgress::at(url);
-        let fetched = self.follow(url, permit, &mut progress).await;
+        let fetched = self.follow(url, headers, permit, &mut progress).await;
         fetched.map_err(|error| error.at(&progress, &self.config))
     }
 
@@ -240,19 +252,28 @@ impl Fetcher {
     async fn follow(
         &self,
         url: &Url,
+        headers: &HeaderMap,
         permit: &BudgetPermit,
         progress: &mut FetchProgress,
     ) -> Result<Body, FetchError> {
         let config = &self.config;
         let mut clock =
             FetchClock::start(config.total_timeout, config.header_timeout, config.min_rate.as_u64());
-        let mut here = url.clone();
+        let (mut here, mut headers) = (url.clone(), headers.clone());
         for _ in 0..=config.redirects {
             *progress = FetchProgress::at(&here);
             response::check_url(&here, &self.guard)?;
             let kept = self.kept_hosts.request(&here);
-            let sent = clock.header(self.client_for(kept.as_ref()).get(here.clone()).send()).await?;
+            let is_signed = !headers.is_empty();
+            let request =
+                self.client_for(kept.as_ref()).get(here.clone()).headers(std::mem::take(&mut headers));
+            let sent = clock.header(request.send()).await?;
             let response = sent.map_err(|e| error::request_failure(&e, &here, self.has_roots))?;
+            if is_signed && matches!(response.status().as_u16(), 401 | 403) {
+                let detail =
+                    format!("{} answered {} to our login", error::display_url(&here), response.status());
+                return Err(Failure::new(FailureKind::ApiRefused, detail).into());
+            }
             match response::classify(&response, &here, config.max_retry_after)? {
                 ResponseAction::Content => {
                     return body::read(response, config.max_body, permit, &mut clock, progress).await;

@@ -163,7 +163,7 @@ impl Pipeline {
         filter::filter_by_address(&pair, &self.filter)?;
         gate.start(&pair).await?;
         gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
-        let FetchedPair { bodies, held } = timed(&mut timings.fetch, self.fetcher.pair(&pair)).await?;
+        let FetchedPair { bodies, held } = timed(&mut timings.fetch, self.fetch(&pair)).await?;
         *seen = body_facts(&pair, &bodies);
         gate.stage_started(Stage::Queue, None);
         let mut slot = pool.acquire().await;
@@ -191,6 +191,21 @@ impl Pipeline {
             api.post_annotation(&pair, &report.annotation).await?;
         }
         Ok(report)
+    }
+
+    /// Fetches both bodies, those that the db app keeps itself under our login there.
+    async fn fetch(&self, pair: &PagePair) -> Result<FetchedPair, Failure> {
+        let Some(api) = &self.api else { return self.fetcher.pair(pair).await };
+        let signed = api.raw_headers(pair).await?;
+        match self.fetcher.pair_with(pair, &signed.headers).await {
+            Err(failure) if failure.kind == FailureKind::ApiRefused => {
+                match api.renew_raw_headers(pair, &signed).await? {
+                    Some(renewed) => self.fetcher.pair_with(pair, &renewed.headers).await,
+                    None => Err(failure),
+                }
+            }
+            ended => ended,
+        }
     }
 
     /// The db app, if this report's annotation is to be posted. A partial one looks like that of a page without links

@@ -67,6 +67,7 @@ pub fn failed_dependency(kind: FailureKind) -> Option<Dependency> {
         | FailureKind::UnsupportedVersion
         | FailureKind::BadReference
         | FailureKind::VersionMissing
+        | FailureKind::VersionUnreadable
         | FailureKind::Rejected
         | FailureKind::ForbiddenAddress
         | FailureKind::TooManyRedirects

@@ -20,6 +20,10 @@ use crate::job::outcome::Outcome;
 use crate::job::report::BodyFacts;
 use crate::job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
+/// Tries of a version for which the db app fails and answers for others. Few: its exception is not by chance, and each
+/// one is an event in the app's own error tracker.
+const UNREADABLE_TRIES: u32 = 3;
+
 /// What a dead letter records beside the failure itself.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterContext {
@@ -47,6 +51,8 @@ enum FailureAction {
     Bury,
     /// The target may recover.
     Retry,
+    /// It may pass, and if it does not in a few tries it is final under its own name.
+    RetryFew,
     /// The cause is unclear: run once more to find out.
     RetryOnce,
     /// An infrastructure failure: try later.
@@ -89,6 +95,10 @@ fn decide_failure(
             Verdict::Retry { after: delay(counts.failures + 1), failure }
         }
         FailureAction::Retry => bury(FailureKind::Exhausted, failure),
+        FailureAction::RetryFew if counts.failures + 1 < UNREADABLE_TRIES.min(config.attempts) => {
+            Verdict::Retry { after: delay(counts.failures + 1), failure }
+        }
+        FailureAction::RetryFew => bury(failure.kind, failure),
         FailureAction::RetryOnce if counts.ambiguous_exits == 0 => {
             Verdict::Retry { after: delay(1), failure }
         }
@@ -152,6 +162,7 @@ fn action_for(kind: FailureKind) -> FailureAction {
         | FailureKind::CrashLoop
         | FailureKind::Exhausted
         | FailureKind::Stranded => FailureAction::Bury,
+        FailureKind::VersionUnreadable => FailureAction::RetryFew,
         FailureKind::Crashed | FailureKind::KilledFromOutside | FailureKind::ForkServerLost => {
             FailureAction::RetryOnce
         }
@@ -232,6 +243,7 @@ mod tests {
                 (FailureKind::Crashed | FailureKind::KilledFromOutside | FailureKind::ForkServerLost, _) => {
                     "retried"
                 }
+                (FailureKind::VersionUnreadable, _) => "retried",
                 (FailureKind::Exhausted | FailureKind::Stranded, _) => "dead",
                 (_, Blame::Job) => "dead",
                 (_, Blame::Target) => "retried",
@@ -251,6 +263,18 @@ mod tests {
             (reason.kind, reason.failure.kind, reason.stage),
             (FailureKind::Exhausted, FailureKind::Upstream, Stage::Fetch)
         );
+    }
+
+    #[test]
+    fn a_version_that_the_app_fails_for_is_tried_a_few_times_and_buried_under_its_own_name() {
+        let spent = |failures| DeliveryCounts { failures, ..DeliveryCounts::default() };
+        for open_state in [OpenState::AllClosed, OpenState::SomeOpen] {
+            let judged = |failures| {
+                judged_in(open_state, Failure::new(FailureKind::VersionUnreadable, ""), spent(failures))
+            };
+            assert_eq!(judged(1).as_str(), "retried");
+            assert_eq!(buried_as(judged(2)), Some(FailureKind::VersionUnreadable));
+        }
     }
 
     #[test]

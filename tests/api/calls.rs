@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::net::TcpListener;
-use wm_analyzer::api::Config;
+use wm_analyzer::api::{Config, LoginMode};
 use wm_analyzer::job::failure::{Failure, FailureKind};
 use wm_analyzer::job::{Job, VersionRef};
 use wm_testbed::db_app::{DbState, FakeDb, errors};
@@ -90,8 +90,9 @@ async fn a_redirect_is_not_followed_and_takes_no_credentials_along() {
 
 #[tokio::test]
 async fn credentials_are_sent_as_basic_or_bearer_or_not_at_all() {
+    let (email, login) = ("a@db.test".to_owned(), LoginMode::Basic);
     let basic =
-        |config: Config| Config { email: "a@db.test".to_owned(), password: "pass word".into(), ..config };
+        |config: Config| Config { email: email.clone(), password: "pass word".into(), login, ..config };
     let bearer = |config: Config| Config { token: "tok.en".into(), ..config };
     for (sign, expected) in [
         (&basic as &dyn Fn(Config) -> Config, Some("Basic YUBkYi50ZXN0OnBhc3Mgd29yZA==")),

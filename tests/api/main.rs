@@ -4,6 +4,7 @@
 
 mod calls;
 mod config;
+mod login;
 mod posting;
 mod resolving;
 
@@ -27,6 +28,8 @@ url = ""
 email = ""
 password = ""
 token = ""
+login = "token"
+headers = []
 post = "post"
 post_partial = false
 timeout = "30s"

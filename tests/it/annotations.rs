@@ -7,6 +7,7 @@ use uuid::Uuid;
 use wm_analyzer::job::{Job, JobId, OlderVersion, VersionRef};
 use wm_testbed::body::Body;
 use wm_testbed::db_app::{DbState, FakeDb, errors, version};
+use wm_testbed::http::{Request, Respond, Response};
 use wm_testbed::pages;
 
 use crate::harness::{GatedSite, Worker, World, job, key, until};
@@ -92,12 +93,38 @@ async fn a_pair_named_by_uuid_is_looked_up_analysed_and_annotated_once_with_the_
     );
     let report = world.report(&pair).await.unwrap();
     assert_eq!(report["annotation"]["priority"], annotation["priority"]);
-    let posts = db.with_state(|db| {
-        db.requests.iter().filter(|line| line.starts_with("POST")).cloned().collect::<Vec<_>>()
-    });
-    assert_eq!(posts, [format!("POST /api/v0/pages/{page}/changes/{from}..{to}/annotations")]);
-    assert!(db.with_state(|db| db.authorizations.iter().all(|sent| sent.as_deref() == Some(BASIC))));
-    assert!(!worker.log_text().contains("hunter2"));
+    assert_eq!(db.posts(), [format!("POST /api/v0/pages/{page}/changes/{from}..{to}/annotations")]);
+    let token = db.with_state(|db| db.tokens.keys().next().unwrap().clone());
+    let sent = db.with_state(|db| db.authorizations.clone());
+    assert_eq!(sent[0], None, "a login, once");
+    assert!(sent[1..].iter().all(|sent| *sent == Some(format!("Bearer {token}"))), "{sent:?}");
+    assert!(!worker.log_text().contains("hunter2") && !worker.log_text().contains(&token));
+}
+
+#[tokio::test]
+async fn thirty_jobs_cost_the_app_one_login_and_a_token_that_it_forgot_is_replaced() {
+    let (world, db, page, _) = world_with_app().await;
+    let mut jobs = Vec::new();
+    for n in 0..30 {
+        let (old, new) = pages::pair(n, 3_000);
+        let (from, old) = version_on_site(&world, page, &format!("{n}/old"), old);
+        let (to, new) = version_on_site(&world, page, &format!("{n}/new"), new);
+        db.with_state(|db| db.versions.extend([old, new]));
+        jobs.push(job_for_versions(&format!("job-{n}"), Some(from), to));
+    }
+    let worker = world.worker();
+    world.send(&jobs[1..]).await;
+    for job in &jobs[1..] {
+        world.until_event(&job.id, "done").await;
+    }
+    assert_eq!(db.logins(), 1);
+    db.with_state(|db| db.tokens.clear());
+    world.send(&jobs[..1]).await;
+    world.until_event(&jobs[0].id, "done").await;
+    assert_eq!(db.logins(), 2);
+    assert_eq!(db.with_state(|db| db.annotations.len()), 30);
+    assert_eq!(worker.metric("breaker_open{dependency=\"api\"}").await, 0.0);
+    assert!(world.events().await.iter().all(|event| event.what == "done"), "no job was put off");
 }
 
 #[tokio::test]
@@ -217,30 +244,104 @@ async fn a_dry_run_does_everything_but_the_call() {
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
     assert_eq!(world.report(&pair).await.unwrap()["annotation"].as_object().unwrap().len(), FIELDS.len());
-    assert!(db.with_state(|db| db.requests.iter().all(|line| line.starts_with("GET"))));
+    assert_eq!(db.posts(), [""; 0]);
+}
+
+/// `Authorization` of each request for this target.
+fn sent_for(db: &FakeDb, target: &str) -> Vec<Option<String>> {
+    db.with_state(|db| {
+        let calls = db.requests.iter().zip(&db.authorizations);
+        calls.filter(|(line, _)| line.ends_with(target)).map(|(_, sent)| sent.clone()).collect()
+    })
 }
 
 #[tokio::test]
-async fn a_body_that_the_app_keeps_itself_is_fetched_through_its_redirect_and_without_credentials() {
+async fn a_body_that_the_app_keeps_itself_is_fetched_under_our_login_and_its_redirect_without() {
     let (world, db, page, [from, _]) = world_with_app().await;
-    let (to, mut kept) = version_on_site(&world, page, "kept", pages::pair(5, 20_000).1);
-    let place = kept["body_url"].take();
+    let world = world.with("api.headers", "X-Pass: sesame");
+    // The second "app" plays the archive behind the redirect.
+    let body = String::from_utf8(pages::pair(5, 20_000).1).unwrap();
+    let response_override = Some((200, vec![("content-type", "text/html".into())], body));
+    let archive = FakeDb::with(DbState { response_override, ..DbState::default() }).await;
+    let to = Uuid::new_v4();
+    let mut kept = version(to, page);
     kept["body_url"] = format!("http://{}/api/v0/versions/{to}/raw", db.address()).into();
     kept["body_hash"] = sha256_hex(&pages::pair(5, 20_000).1).into();
     db.with_state(|db| {
         db.versions.push(kept);
-        db.raw.insert(to.to_string(), place.as_str().unwrap().to_owned());
+        db.raw.insert(to.to_string(), format!("http://{}/1", archive.address()));
+        db.private_raw = true;
     });
     let _worker = world.worker();
     let pair = job_for_versions("pair", Some(from), to);
     world.send(std::slice::from_ref(&pair)).await;
     world.until_event(&pair.id, "done").await;
-    let raw: Vec<Option<String>> = db.with_state(|db| {
-        let calls = db.requests.iter().zip(&db.authorizations);
-        calls.filter(|(line, _)| line.ends_with("/raw")).map(|(_, sent)| sent.clone()).collect()
-    });
-    assert_eq!(raw, [None]);
-    assert_eq!(world.site.hits("/kept"), 1);
+    let token = db.with_state(|db| db.tokens.keys().next().unwrap().clone());
+    assert_eq!(sent_for(&db, &format!("{to}/raw")), [Some(format!("Bearer {token}"))]);
+    assert_eq!(sent_for(&archive, "/1"), [None]);
+    let heads = archive.with_state(|archive| archive.heads.concat());
+    assert!(!heads.contains("sesame"), "{heads}");
+
+    // A token that the app has forgotten is replaced here, too, and no job pays for that.
+    db.with_state(|db| db.tokens.clear());
+    let again = Job { again: true, ..job_for_versions("again", Some(from), to) };
+    world.send(std::slice::from_ref(&again)).await;
+    world.until_event(&again.id, "done").await;
+    assert_eq!((sent_for(&db, &format!("{to}/raw")).len(), db.logins()), (3, 2));
+    assert_eq!(world.job_events(&again.id).await, ["done"]);
+}
+
+#[tokio::test]
+async fn credentials_are_for_the_body_of_that_very_version_and_no_other_address_that_a_producer_names() {
+    let (world, db, page, [other, _]) = world_with_app().await;
+    let world = world.with("api.headers", "X-Pass: sesame");
+    let app = format!("http://{}", db.address());
+    // Redirects to the app itself.
+    let uuids = [(); 9].map(|()| Uuid::new_v4());
+    let site = wm_testbed::http::HttpServer::start(std::sync::Arc::new(RedirectsTo(format!(
+        "{app}/api/v0/versions/{}/raw",
+        uuids[8]
+    ))));
+    let site = site.await.unwrap();
+    let at = |n: usize, place: String| json!({ "uuid": uuids[n], "body_url": place });
+    let places = [
+        format!("{app}/api/v0/versions/{other}/raw"),
+        format!("{app}/api/v0/versions/{}/raw?a=b", uuids[1]),
+        format!("{app}/api/v0/versions/{}/raw/", uuids[2]),
+        format!("{app}/api/v0/versions/{}", uuids[3]),
+        format!("{app}/api/v0/users/session"),
+        format!("{app}/versions/{}/raw", uuids[5]),
+        format!("{app}/api/v0/versions/{}/raw/../../{}/raw", uuids[6], other),
+        format!("http://localhost:{}/api/v0/versions/{}/raw", db.address().port(), uuids[7]),
+        format!("http://{}/api/v0/versions/{}/raw", site.address(), uuids[8]),
+    ];
+    let _worker = world.worker();
+    for (n, place) in places.into_iter().enumerate() {
+        let from = json!({ "uuid": other, "body_url": world.page() });
+        let id = format!("job-{n}");
+        let job = json!({ "v": 1, "id": id, "page": page, "from": from, "to": at(n, place) }).to_string();
+        world.push(&[job.as_bytes()]).await;
+        until("it has ended", async || {
+            world.job_events(&JobId::parse(&id).unwrap()).await.iter().any(|what| what != "retried")
+        })
+        .await;
+    }
+    let heads = db.with_state(|db| db.heads.clone());
+    assert!(heads.len() >= 8, "{heads:#?}");
+    for head in heads {
+        let head = head.to_lowercase();
+        assert!(!head.contains("authorization") && !head.contains("sesame"), "{head}");
+    }
+    assert_eq!(db.logins(), 0, "nobody had to be known");
+}
+
+/// Sends everybody to one place.
+struct RedirectsTo(String);
+
+impl Respond for RedirectsTo {
+    async fn respond(&self, _request: &Request) -> Response {
+        Response::new(302, &[("location", &self.0)], [])
+    }
 }
 
 #[tokio::test]
@@ -329,5 +430,5 @@ async fn who_has_lost_its_lease_unknowingly_settles_nothing() {
 
 /// How often anything was posted to the app.
 fn post_count(db: &FakeDb) -> usize {
-    db.with_state(|db| db.requests.iter().filter(|line| line.starts_with("POST")).count())
+    db.posts().len()
 }

@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::Value;
 use uuid::Uuid;
 use wm_analyzer::job::failure::FailureKind;
 use wm_analyzer::job::{Job, JobId, Priority};
-use wm_testbed::db_app::FakeDb;
+use wm_testbed::db_app::{DbState, FakeDb};
 use wm_testbed::pages;
 
 use crate::annotations::{job_for_versions, version_on_site, world_with_app};
@@ -139,6 +140,62 @@ async fn an_app_that_answers_but_refuses_us_or_every_write_is_down_for_us_all_th
         assert_eq!(db.with_state(|db| db.annotations.len()), 5);
         worker.stop().await;
     }
+}
+
+#[tokio::test]
+async fn versions_that_the_app_fails_for_are_buried_after_a_few_tries_and_are_no_outage() {
+    const BAD: usize = 10;
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let world = world.with("policy.backoff_base", "10ms").with("policy.backoff_max", "10ms");
+    let all = jobs(&world, &db, page, from, BAD + 10);
+    let (bad, good) = all.split_at(BAD);
+    let orphans: Vec<String> = bad.iter().map(|job| job.to.uuid().to_string()).collect();
+    db.with_state(|db| {
+        let is_orphan = |version: &Value| orphans.iter().any(|uuid| version["uuid"] == uuid.as_str());
+        db.versions.iter_mut().filter(|v| is_orphan(v)).for_each(|v| v["page_uuid"] = Value::Null);
+    });
+    let worker = world.worker();
+    world.send(&all).await;
+    let dead = world.until_dead_letters(BAD).await;
+    for job in good {
+        world.until_event(&job.id, "done").await;
+    }
+    assert!(dead.iter().all(|letter| {
+        let reason = letter.reason.as_ref().unwrap();
+        reason.kind == FailureKind::VersionUnreadable && reason.failure.detail.contains("answered 500")
+    }));
+    for job in bad {
+        assert_eq!(world.job_events(&job.id).await, ["retried", "retried", "buried"]);
+    }
+    assert_eq!(postponed_events(&world).await, 0, "no other job waited for that");
+    assert!(
+        world.sentry.fingerprints().iter().all(|of| of[0] != "outage"),
+        "{:?}",
+        world.sentry.fingerprints()
+    );
+    // Each try costs two calls: for the version, and for another one.
+    let asked =
+        |uuid: &String| db.with_state(|db| db.requests.iter().filter(|line| line.contains(uuid)).count());
+    assert!(orphans.iter().all(|uuid| asked(uuid) == 3), "three tries each");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_app_that_fails_for_every_version_is_an_outage_and_no_versions_fault() {
+    let (world, db, page, [from, _]) = world_with_app().await;
+    let jobs = jobs(&world, &db, page, from, 5);
+    let lost =
+        |db: &mut DbState, page: Value| db.versions.iter_mut().for_each(|v| v["page_uuid"] = page.clone());
+    db.with_state(|db| lost(db, Value::Null));
+    let worker = world.worker();
+    world.send(&jobs).await;
+    until("an outage is told", async || world.sentry.fingerprints() == [["outage", "api"]]).await;
+    db.with_state(|db| lost(db, page.to_string().into()));
+    for job in &jobs {
+        world.until_event(&job.id, "done").await;
+    }
+    assert_eq!(world.dead().await.len(), 0);
+    worker.stop().await;
 }
 
 /// Until when the word of each worker counts that sees the app's outage.

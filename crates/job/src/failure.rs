@@ -41,6 +41,8 @@ pub enum FailureKind {
     BadReference,
     /// The db app has no such version.
     VersionMissing,
+    /// The db app fails for this one version or page (500), and answers for others.
+    VersionUnreadable,
     /// The db app refuses our credentials (401, 403).
     ApiRefused,
     /// The db app cannot answer now (5xx, 408, 423, 429, no connection).
@@ -168,6 +170,7 @@ impl FailureKind {
             | Self::UnsupportedVersion
             | Self::BadReference
             | Self::VersionMissing
+            | Self::VersionUnreadable
             | Self::Rejected
             | Self::ForbiddenAddress
             | Self::TooManyRedirects
@@ -215,9 +218,11 @@ impl FailureKind {
     pub fn stage(self) -> Stage {
         match self {
             Self::Decode | Self::UnsupportedVersion => Stage::Ingest,
-            Self::BadReference | Self::VersionMissing | Self::ApiRefused | Self::ApiUnavailable => {
-                Stage::Resolve
-            }
+            Self::BadReference
+            | Self::VersionMissing
+            | Self::VersionUnreadable
+            | Self::ApiRefused
+            | Self::ApiUnavailable => Stage::Resolve,
             Self::ForbiddenAddress
             | Self::TooManyRedirects
             | Self::TooLarge

@@ -1,15 +1,22 @@
 //! A fake of the db app's API that speaks its real shapes, checks credentials, and counts what it got.
+//!
+//! It answers as today's app does: lists are not filtered by `different`, the place of the next chunk is cut to seconds
+//! while the versions are ordered by their whole time, and a version without a page fails whatever names its page.
+
+mod list;
+mod login;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use url::form_urlencoded;
 use uuid::Uuid;
 
+use self::list::{as_shown, time_of};
 use super::http::{HttpServer, Request, Respond, Response};
 
 /// Whose annotations they are.
@@ -25,8 +32,20 @@ pub struct DbState {
     pub versions: Vec<Value>,
     /// Leave `links.previous` out, as an app might that has no such link.
     pub without_links: bool,
-    /// The `Authorization` that is asked for.
+    /// The `Authorization` that is asked for; also the email and the password that a token is given for.
     pub authorization: Option<String>,
+    /// Which addresses give tokens.
+    pub sign_in: SignIn,
+    /// How long a token is valid; a week where it is zero, as in the app.
+    pub token_lifetime: Duration,
+    /// Tokens given: until when each is valid, and for which credentials it was given.
+    pub tokens: BTreeMap<String, (Instant, String)>,
+    /// Do not state in a token how long it is valid.
+    pub opaque_tokens: bool,
+    /// The user may look and not annotate.
+    pub may_not_annotate: bool,
+    /// `versions/<uuid>/raw` is for those who are logged in, as all else is.
+    pub private_raw: bool,
     /// Refuse to write.
     pub read_only: bool,
     /// Refuse every annotation, with this status and body.
@@ -39,10 +58,14 @@ pub struct DbState {
     pub response_override: Option<CannedResponse>,
     /// Wait this long before each answer.
     pub delay: Duration,
+    /// Answer an annotation after this time in addition, once so many times; it is stored before that.
+    pub slow_posts: (usize, Duration),
     /// Method, path and query of every request.
     pub requests: Vec<String>,
     /// `Authorization` of every request.
     pub authorizations: Vec<Option<String>>,
+    /// Request line and headers of every request, as they came.
+    pub heads: Vec<String>,
     /// Annotations by change and author.
     pub annotations: BTreeMap<(String, &'static str), Value>,
     /// Changes whose annotation was replaced by a different one.
@@ -57,6 +80,18 @@ pub struct DbState {
     pub chunks: usize,
     /// Requests under way, now and at most.
     pub concurrent_requests: (usize, usize),
+}
+
+/// Which addresses give tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SignIn {
+    /// Both, as in today's app.
+    #[default]
+    Both,
+    /// `/users/sign_in.json` alone, as in older ones.
+    RootOnly,
+    /// None.
+    Nowhere,
 }
 
 /// A running fake; dropping it closes its port and every connection.
@@ -87,15 +122,42 @@ impl FakeDb {
         action(&mut self.state.lock())
     }
 
-    /// Number of requests so far.
+    /// Number of logins so far.
+    pub fn logins(&self) -> usize {
+        self.with_state(|db| db.requests.iter().filter(|line| line.contains("sign_in")).count())
+    }
+
+    /// The annotations that were sent so far, also those that were refused: method, path and query of each.
+    pub fn posts(&self) -> Vec<String> {
+        self.with_state(|db| {
+            db.requests
+                .iter()
+                .filter(|line| line.starts_with("POST") && line.ends_with("/annotations"))
+                .cloned()
+                .collect()
+        })
+    }
+
+    /// Number of requests so far, with logins.
     pub fn calls(&self) -> usize {
         self.with_state(|db| db.requests.len())
     }
 }
 
-/// A version in the field names of today.
+/// Versions made so far: each was captured a second after the one before it.
+static CAPTURED: AtomicU64 = AtomicU64::new(0);
+
+/// A version in the field names of today, captured after all those before it.
 pub fn version(uuid: Uuid, page: Uuid) -> Value {
-    json!({"uuid": uuid, "page_uuid": page, "capture_time": "2018-10-10T15:30:00.000Z", "url": "https://agency.test/",
+    let at = CAPTURED.fetch_add(1, Ordering::Relaxed);
+    let time = format!(
+        "2018-10-{:02}T{:02}:{:02}:{:02}.000Z",
+        10 + at / 86_400,
+        at / 3_600 % 24,
+        at / 60 % 60,
+        at % 60
+    );
+    json!({"uuid": uuid, "page_uuid": page, "capture_time": time, "url": "https://agency.test/",
         "body_url": format!("https://archive.test/{uuid}"), "body_hash": "86e6", "content_length": 9,
         "media_type": "text/html", "headers": null, "status": 200, "network_error": null, "title": "A page",
         "source_type": "internet_archive", "source_metadata": {}, "different": true, "quality": 1.0,
@@ -115,6 +177,7 @@ impl DbState {
     fn record(&mut self, request: &Request) -> Duration {
         self.requests.push(format!("{} {}", request.method, request.target));
         self.authorizations.push(request.header("authorization").map(str::to_owned));
+        self.heads.push(request.head.clone());
         self.concurrent_requests.0 += 1;
         self.concurrent_requests.1 = self.concurrent_requests.1.max(self.concurrent_requests.0);
         self.delay
@@ -126,19 +189,33 @@ impl DbState {
             let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
             return Response::new(status, &headers, body.into_bytes());
         }
-        if let Some(place) = self.raw_of(request.path()) {
-            return Response::new(301, &[("location", &place)], []);
-        }
-        let refused =
-            self.authorization.is_some() && self.authorization.as_deref() != request.header("authorization");
-        let (status, answer) = if refused {
-            (401, errors(401, "Invalid credentials."))
-        } else if request.method == "POST" {
-            self.annotate(request.path(), &request.body)
-        } else {
-            self.find(request.path(), request.query())
+        let raw = self.raw_of(request.path());
+        let mut pause = Duration::ZERO;
+        let (status, answer) = match request.path() {
+            "/api/v0/users/sign_in" if self.sign_in == SignIn::Both => self.sign_in(&request.body),
+            "/users/sign_in.json" if self.sign_in != SignIn::Nowhere => self.sign_in(&request.body),
+            path if path.ends_with("/sign_in") || path.ends_with("/sign_in.json") => {
+                (404, json!({"status": 404, "error": "Not Found"}))
+            }
+            "/api/v0/users/session" | "/users/session" => match self.is_logged_in(request) {
+                true => (200, json!({"user": self.user()})),
+                false => (401, json!({"status": 401, "title": "Unauthorized"})),
+            },
+            _ if raw.is_some() && !(self.private_raw && self.is_refused(request)) => {
+                return Response::new(301, &[("location", &raw.unwrap_or_default())], []);
+            }
+            _ if self.is_refused(request) => (401, errors(401, "Invalid credentials.")),
+            path if request.method == "POST" => {
+                let answer = self.annotate(path, &request.body);
+                if answer.0 == 200 && self.slow_posts.0 > 0 {
+                    self.slow_posts.0 -= 1;
+                    pause = self.slow_posts.1;
+                }
+                answer
+            }
+            path => self.find(path, request.query()),
         };
-        Response::new(status, &[], answer.to_string().into_bytes())
+        Response::new(status, &[], answer.to_string().into_bytes()).delayed(pause)
     }
 
     fn find(&mut self, path: &str, query: &str) -> (u16, Value) {
@@ -152,9 +229,16 @@ impl DbState {
                     self.versions.iter().filter(|v| v["page_uuid"] == page).take(1).collect();
                 (200, json!({"links": {"next": null}, "meta": {}, "data": of_page}))
             }
+            ["api", "v0", "pages", _, "changes", change, "annotations"] => {
+                let of_change = self.annotations.iter().filter(|((stored, _), _)| stored == change);
+                let author = json!({"id": 1, "email": AUTHOR});
+                let data: Vec<Value> =
+                    of_change.map(|(_, value)| json!({"annotation": value, "author": author})).collect();
+                (200, json!({"links": {}, "meta": {}, "data": data}))
+            }
             ["api", "v0", "pages", _, "changes", change] => {
                 let (_, to) = change.split_once("..").unwrap();
-                match self.position(to).and_then(|at| at.checked_sub(1)) {
+                match self.position(to).and_then(|at| self.previous(at)) {
                     Some(at) => (
                         200,
                         json!({"links": {}, "data": {"uuid_from": self.versions[at]["uuid"], "uuid_to": to}}),
@@ -166,71 +250,22 @@ impl DbState {
         }
     }
 
-    /// A chunk of the versions in their order of capture, the place of the next one in its link, and changes
-    /// for those who are logged in.
-    fn list(&mut self, query: &str) -> (u16, Value) {
-        if let Some((after, times, (status, _, body))) = &mut self.list_fault
-            && self.chunks >= *after
-            && *times > 0
-        {
-            *times -= 1;
-            return (*status, serde_json::from_str(body).unwrap());
-        }
-        let asked: BTreeMap<_, _> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let changes = asked.get("include_change_from_previous").map(String::as_str) == Some("true");
-        if changes && self.authorization.is_none() {
-            return (403, errors(403, "You must be logged in to use include_change_from_previous."));
-        }
-        assert_eq!((asked["different"].as_str(), asked["sort"].as_str()), ("true", "capture_time:asc"));
-        let (since, until) = asked["capture_time"].split_once("..").unwrap();
-        let place = asked.get("chunk").map(|chunk| chunk.split_once(',').unwrap());
-        let key = |v: &Value| {
-            let time = v["capture_time"].as_str().unwrap()[..19].to_owned() + "Z";
-            (time, v["uuid"].as_str().unwrap().to_owned())
-        };
-        let mut found: Vec<&Value> = self.versions.iter().filter(|v| v["different"] == true).collect();
-        found.retain(|v| key(v).0.as_str() >= since && key(v).0.as_str() <= until);
-        found.retain(|v| place.is_none_or(|(time, uuid)| key(v) > (time.to_owned(), uuid.to_owned())));
-        found.sort_by_key(|v| key(v));
-        let most = if self.max_chunk == 0 { 1000 } else { self.max_chunk };
-        let size = asked["chunk_size"].parse::<usize>().unwrap().clamp(1, most);
-        let chunk: Vec<Value> = found.into_iter().take(size).cloned().collect();
-        let next = (chunk.len() == size).then(|| {
-            let (time, uuid) = key(&chunk[size - 1]);
-            let query = form_urlencoded::Serializer::new(String::new())
-                .extend_pairs(asked.iter().filter(|(name, _)| *name != "chunk"))
-                .append_pair("chunk", &format!("{time},{uuid}"))
-                .finish();
-            format!("https://elsewhere.test/api/v0/versions?{query}")
-        });
-        let data: Vec<Value> = chunk
-            .into_iter()
-            .map(|mut version| {
-                if changes {
-                    let known = self.changes.iter().any(|uuid| version["uuid"] == uuid.as_str());
-                    version["change_from_previous"] =
-                        if known { json!({"priority": 0.5}) } else { Value::Null };
-                }
-                version
-            })
-            .collect();
-        self.chunks += 1;
-        (200, json!({"links": {"first": "https://elsewhere.test/", "next": next}, "meta": {}, "data": data}))
-    }
-
     fn show(&self, uuid: &str) -> (u16, Value) {
         if self.broken.iter().any(|broken| broken.to_string() == uuid) {
-            return (500, errors(500, "Internal Server Error"));
+            return (503, errors(503, "Service Unavailable"));
         }
         let Some(at) = self.position(uuid) else {
             return (404, errors(404, &format!("Couldn't find Version with 'uuid'={uuid}")));
         };
+        if self.versions[at]["page_uuid"].is_null() {
+            return (500, errors(500, "Internal Server Error")); // there is no page to link to
+        }
         let link = |at: usize| {
             json!(format!("http://db.test/api/v0/versions/{}", self.versions[at]["uuid"].as_str().unwrap()))
         };
-        let mut answer = json!({"data": self.versions[at], "links": {"page": "http://db.test/api/v0/pages/1", "next": null}});
+        let mut answer = json!({"data": as_shown(self.versions[at].clone()), "links": {"page": "http://db.test/api/v0/pages/1", "next": null}});
         if !self.without_links {
-            answer["links"]["previous"] = at.checked_sub(1).map_or(Value::Null, link);
+            answer["links"]["previous"] = self.previous(at).map_or(Value::Null, link);
         }
         (200, answer)
     }
@@ -242,8 +277,11 @@ impl DbState {
     }
 
     fn annotate(&mut self, path: &str, body: &[u8]) -> (u16, Value) {
+        if self.may_not_annotate {
+            return (403, errors(403, "You are not authorized to perform this action."));
+        }
         if self.read_only {
-            return (423, errors(423, "The API is in read-only mode."));
+            return (423, errors(423, "This API is read-only; you cannot add or update data."));
         }
         if let Some((status, body)) = &self.refuse_posts {
             return (*status, serde_json::from_str(body).unwrap());
@@ -253,6 +291,17 @@ impl DbState {
             return (404, json!({}));
         };
         let annotation: Value = serde_json::from_slice(body).unwrap();
+        if annotation == json!({}) {
+            return (422, errors(422, "Annotations cannot be empty"));
+        }
+        if let Some((from, to)) = change.split_once("..").and_then(|(from, to)| {
+            let time = |uuid| Some(time_of(self.versions[self.position(uuid)?]["capture_time"].as_str()?));
+            time(from).zip(time(to))
+        }) && from >= to
+        {
+            let words = "From version must be an earlier version than the ending version";
+            return (422, errors(422, words));
+        }
         if annotation["priority"].as_f64().is_none_or(|priority| priority > 1.0) {
             return (422, errors(422, "Validation failed: Priority must be less than or equal to 1"));
         }
@@ -261,6 +310,11 @@ impl DbState {
             self.rewritten.push(change.to_owned());
         }
         (200, json!({"links": {}, "data": {"annotation": annotation, "author": {"id": 1, "email": AUTHOR}}}))
+    }
+
+    /// Where the version before this one of its page is.
+    fn previous(&self, at: usize) -> Option<usize> {
+        self.versions[..at].iter().rposition(|version| version["page_uuid"] == self.versions[at]["page_uuid"])
     }
 
     fn position(&self, uuid: &str) -> Option<usize> {

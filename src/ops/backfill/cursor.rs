@@ -17,10 +17,14 @@ const MAX_CURSOR_BYTES: u64 = 64 << 10;
 
 /// What became of the versions so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct BackfillCounts {
     /// Versions that were looked at.
     pub(super) seen: u64,
+    /// Versions with the body of the version before them.
+    pub(super) unchanged: u64,
+    /// Versions without a page, which the app cannot show, and those that it does not list whole.
+    pub(super) unreadable: u64,
     /// Versions whose change the app holds already.
     pub(super) has_change: u64,
     /// Jobs that the queue took.
@@ -29,6 +33,8 @@ pub(super) struct BackfillCounts {
     pub(super) duplicate: u64,
     /// Pairs that were analysed before.
     pub(super) already_done: u64,
+    /// Jobs of an earlier run that were skipped for good, or died of a fault of their own.
+    pub(super) ended_before: u64,
 }
 
 /// The position of a backfill, as its file stores it.

@@ -3,27 +3,32 @@
 //! It walks the app's versions in the order of their capture and enqueues, at low priority, a comparison of
 //! each with the version before it. It does what the old app's rake task did, and can be ended at any moment:
 //! jobs have the id `backfill:<version>`, so that what is sent twice is in once, and a cursor file says where
-//! to go on.
+//! to go on. What ended for good in an earlier run (the first version of a page, another type, a body that is gone) is
+//! not enqueued again while the queue remembers how it ended.
 //!
 //! Invariant: the cursor is moved only over chunks that the queue has taken whole.
 
 mod cursor;
+mod listing;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::time::Interval;
+use uuid::Uuid;
 
 use self::cursor::{BackfillCounts, Cursor};
+use self::listing::Listing;
 use super::Exit;
 use super::progress::Progress;
 use super::render::{self, BOLD, sanitize, styled};
-use crate::api::{Api, CaptureWindow, ListedVersion, VersionChunk};
-use crate::job::failure::{Failure, FailureKind};
+use crate::api::{Api, CaptureWindow, ListedVersion};
+use crate::job::failure::{Blame, Failure, FailureKind};
+use crate::job::skip::SkipReason;
 use crate::job::{Job, JobId, OlderVersion, Priority, VersionRef};
-use crate::policy::backoff;
-use crate::queue::{Admission, AuditEntry, Error, ProducerHandle};
+use crate::queue::{Admission, AuditEntry, Ended, Error, ProducerHandle};
 
 /// Version of the JSON.
 const SCHEMA_VERSION: u32 = 1;
@@ -31,12 +36,8 @@ const SCHEMA_VERSION: u32 = 1;
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Jobs sent in one command.
 const BATCH: usize = 100;
-/// How often a chunk is asked for while the app cannot answer.
-const MAX_ATTEMPTS: u32 = 5;
-/// The longest wait before the second try; it doubles, and a `Retry-After` counts more.
-const BACKOFF_BASE: Duration = Duration::from_secs(1);
-/// The longest wait of all: who asks for more is asked again by a person.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Versions named that cannot be enqueued; the others are counted.
+const NAMED_MAX: u64 = 20;
 
 /// What to walk over, and how.
 #[derive(Debug, Clone)]
@@ -173,9 +174,12 @@ impl BackfillRun<'_> {
             |to: OffsetDateTime| u64::try_from((to - span.since).whole_seconds()).unwrap_or_default();
         let template = "{bar:40.cyan/blue} {percent}%  {msg}";
         let progress = Progress::new(seconds(span.until), template, PROGRESS_INTERVAL);
+        let mut listing = Listing::new(self.api, span);
         while !cursor.finished {
-            let chunk = self.fetch_chunk(cursor).await.map_err(BackfillError::Api)?;
+            let chunk = listing.next_chunk(cursor.next.as_deref()).await.map_err(BackfillError::Api)?;
             let mut count = cursor.count;
+            count.seen += chunk.unreadable;
+            count.unreadable += chunk.unreadable;
             self.send(&chunk.versions, step, &mut tick, &mut count).await?;
             cursor.count = count;
             cursor.finished = chunk.next.is_none();
@@ -193,23 +197,6 @@ impl BackfillRun<'_> {
         Ok(())
     }
 
-    /// The next chunk, asked for again for as long as the fault is the app's.
-    async fn fetch_chunk(&self, cursor: &Cursor) -> Result<VersionChunk, Failure> {
-        let mut attempts = 1;
-        loop {
-            match self.api.list_captured(cursor.span(), cursor.next.as_deref()).await {
-                Err(failure) if failure.kind == FailureKind::ApiUnavailable && attempts < MAX_ATTEMPTS => {
-                    let drawn = backoff::full_jitter(BACKOFF_BASE, BACKOFF_MAX, attempts, fastrand::f64());
-                    let wait = failure.retry_after.unwrap_or(drawn).min(BACKOFF_MAX);
-                    render::note(format!("{}; trying again", sanitize(&failure.detail, 300)));
-                    tokio::time::sleep(wait).await;
-                    attempts += 1;
-                }
-                ended => return ended,
-            }
-        }
-    }
-
     async fn send(
         &self,
         versions: &[ListedVersion],
@@ -217,10 +204,8 @@ impl BackfillRun<'_> {
         tick: &mut Interval,
         count: &mut BackfillCounts,
     ) -> Result<(), BackfillError> {
-        count.seen += versions.len() as u64;
-        let wanted: Vec<Job> =
-            versions.iter().filter(|v| self.options.again || !v.has_change).map(|v| self.job(v)).collect();
-        count.has_change += (versions.len() - wanted.len()) as u64;
+        let wanted: Vec<Job> = versions.iter().filter_map(|version| self.wanted(version, count)).collect();
+        let wanted = self.without_ended(wanted, count).await?;
         for batch in wanted.chunks(step) {
             if self.options.dry_run {
                 count.enqueued += batch.len() as u64;
@@ -240,12 +225,32 @@ impl BackfillRun<'_> {
         Ok(())
     }
 
-    fn job(&self, version: &ListedVersion) -> Job {
-        let to = VersionRef::Uuid(version.uuid);
+    /// The job for a version; counts why there is none.
+    fn wanted(&self, version: &ListedVersion, count: &mut BackfillCounts) -> Option<Job> {
+        count.seen += 1;
+        let Some(page) = version.page else {
+            count.unreadable += 1;
+            if count.unreadable <= NAMED_MAX {
+                let ListedVersion { uuid, captured, .. } = version;
+                render::note(format!("version {uuid} of {captured} has no page: passed over"));
+            }
+            return None;
+        };
+        let counter = match (version.different, version.has_change) {
+            (false, _) => &mut count.unchanged,
+            (true, true) if !self.options.again => &mut count.has_change,
+            (true, _) => return Some(self.job(version.uuid, page)),
+        };
+        *counter += 1;
+        None
+    }
+
+    fn job(&self, version: Uuid, page: Uuid) -> Job {
+        let to = VersionRef::Uuid(version);
         let fresh = Job::new(to.clone(), to);
         Job {
-            id: JobId::parse(&format!("backfill:{}", version.uuid)).unwrap_or_else(|_| JobId::generate()),
-            page: Some(version.page),
+            id: JobId::parse(&format!("backfill:{version}")).unwrap_or_else(|_| JobId::generate()),
+            page: Some(page),
             from: OlderVersion::Previous,
             priority: Priority::Low,
             compare_earliest: self.options.compare_earliest,
@@ -253,6 +258,58 @@ impl BackfillRun<'_> {
             ..fresh
         }
     }
+
+    /// The jobs but those that would end as they did in an earlier run.
+    async fn without_ended(
+        &self,
+        jobs: Vec<Job>,
+        count: &mut BackfillCounts,
+    ) -> Result<Vec<Job>, BackfillError> {
+        if self.options.again || jobs.is_empty() {
+            return Ok(jobs);
+        }
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id.clone()).collect();
+        let ended = self.queue.ended_since(&ids, 0).await.map_err(BackfillError::Queue)?;
+        let ended: BTreeMap<&str, &Ended> = ended.iter().map(|ended| (ended.id.as_str(), ended)).collect();
+        let is_new = |job: &Job| match ended.get(job.id.as_str()).map(|ended| ending(ended)) {
+            None | Some(EndedFor::Now) => true,
+            Some(EndedFor::Done) => {
+                count.already_done += 1;
+                false
+            }
+            Some(EndedFor::Good) => {
+                count.ended_before += 1;
+                false
+            }
+        };
+        Ok(jobs.into_iter().filter(is_new).collect())
+    }
+}
+
+/// What an earlier end says about another try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndedFor {
+    /// The pair was analysed.
+    Done,
+    /// It would end so again.
+    Good,
+    /// It may end otherwise.
+    Now,
+}
+
+fn ending(ended: &Ended) -> EndedFor {
+    let is_final = match ended.state.as_str() {
+        "done" => return EndedFor::Done,
+        "skipped" => match ended.why.parse() {
+            Ok(SkipReason::AlreadyDone) => return EndedFor::Done,
+            // An older version may be imported, but no backfill before that finds one.
+            Ok(SkipReason::NoPrevious) => true,
+            Ok(reason) => reason.is_permanent(),
+            Err(_) => false,
+        },
+        _ => FailureKind::parse(&ended.why).is_some_and(|kind| kind.blame() == Blame::Job),
+    };
+    if is_final { EndedFor::Good } else { EndedFor::Now }
 }
 
 fn print_summary(
@@ -268,11 +325,29 @@ fn print_summary(
             &serde_json::json!({ "finished": cursor.finished, "dry_run": options.dry_run, "count": cursor.count }),
         );
     }
-    let BackfillCounts { seen, has_change, enqueued, duplicate, already_done } = cursor.count;
+    let BackfillCounts {
+        seen,
+        unchanged,
+        unreadable,
+        has_change,
+        enqueued,
+        duplicate,
+        already_done,
+        ended_before,
+    } = cursor.count;
     let verb = if options.dry_run { "would enqueue" } else { "enqueued" };
-    render::note(format!(
-        "{verb} {enqueued} of {seen} versions; {has_change} have a change, {duplicate} wait already, {already_done} already done"
-    ));
+    let others = [
+        (unchanged, "are as the one before"),
+        (has_change, "have a change"),
+        (duplicate, "wait already"),
+        (already_done, "already done"),
+        (ended_before, "ended for good before"),
+        (unreadable, "cannot be read there"),
+    ];
+    let others = others.into_iter().filter(|(number, _)| *number > 0);
+    let others: Vec<String> = others.map(|(number, what)| format!("{number} {what}")).collect();
+    let colon = if others.is_empty() { "" } else { "; " };
+    render::note(format!("{verb} {enqueued} of {seen} versions{colon}{}", others.join(", ")));
     let go_on = match &options.cursor {
         _ if options.dry_run => "dry run: nothing changed".to_owned(),
         Some(_) => "say the same again to go on".to_owned(),
