@@ -73,7 +73,7 @@ async fn fetched(config: &Config, payloads: &[Vec<u8>]) -> Vec<FetchedPair> {
         else {
             panic!("not whole")
         };
-        let pair = PagePair { page: None, from: *from, to: *to };
+        let pair = PagePair { page: None, from: *from, to: *to, from_is_earliest: false };
         let bodies = fetcher.pair(&pair).await.unwrap().bodies;
         let side = |version: &wm_analyzer::job::page::Version, body: &Body| BodyInput {
             content_encoding: body.content_encoding.clone(),

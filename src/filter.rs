@@ -90,6 +90,13 @@ pub(crate) fn filter_by_address(pair: &PagePair, config: &Config) -> Result<(), 
         let detail = format!("from and to are the same version {}", pair.to.uuid);
         return Err(Skip::new(SkipReason::SameVersion, detail));
     }
+    // Equal times are none: the app shows milliseconds and has microseconds.
+    if let (Some(from), Some(to)) = (pair.from.capture_time, pair.to.capture_time)
+        && from > to
+    {
+        let detail = format!("from was captured at {from}, after to at {to}");
+        return Err(Skip::new(SkipReason::WrongOrder, detail));
+    }
     for (side, version) in pair.sides() {
         require_http(version).map_err(|skip| skip.on(side))?;
     }
@@ -173,6 +180,8 @@ fn extension(address: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
     use crate::job::page::Side;
     use uuid::Uuid;
@@ -192,7 +201,7 @@ mod tests {
     }
 
     fn pair() -> PagePair {
-        PagePair { page: None, from: page(1), to: page(2) }
+        PagePair { page: None, from: page(1), to: page(2), from_is_earliest: false }
     }
 
     /// Filters a pair with one version changed, on either side in turn; both results must agree.
@@ -223,6 +232,19 @@ mod tests {
         pair.to.body_url = Url::parse("ftp://archive.test/a.pdf").unwrap();
         let skip = filter_by_address(&pair, &config()).unwrap_err();
         assert_eq!((skip.reason, skip.side), (SkipReason::SameVersion, None));
+    }
+
+    #[test]
+    fn a_pair_that_was_captured_in_the_wrong_order_is_skipped_and_one_without_times_is_not() {
+        let times = [None, Some(1), Some(2)]
+            .map(|time| time.map(|t| OffsetDateTime::from_unix_timestamp(t).unwrap()));
+        for (from, to, skipped) in [(2, 1, true), (1, 2, false), (1, 1, false), (0, 1, false), (2, 0, false)]
+        {
+            let mut pair = pair();
+            (pair.from.capture_time, pair.to.capture_time) = (times[from], times[to]);
+            let skip = filter_by_address(&pair, &config()).err();
+            assert_eq!(skip.map(|skip| skip.reason), skipped.then_some(SkipReason::WrongOrder));
+        }
     }
 
     #[test]

@@ -216,7 +216,7 @@ fn pair(job: &Job) -> PagePair {
     let to = job.to.uuid();
     let host = to.as_u128() as usize % HOSTS;
     let version = |side| Version::at(to, Url::parse(&format!("http://h{host}.test/{to}/{side}")).unwrap());
-    PagePair { page: None, from: version("from"), to: version("to") }
+    PagePair { page: None, from: version("from"), to: version("to"), from_is_earliest: false }
 }
 
 fn report(job: &Job) -> Report {

@@ -23,6 +23,7 @@ mod cache;
 mod client;
 mod list;
 mod login;
+mod post;
 mod raw;
 mod version;
 
@@ -39,13 +40,13 @@ use self::cache::VersionCache;
 use self::client::ApiClient;
 pub(crate) use self::list::position_at;
 pub use self::list::{CaptureWindow, ChunkRequest, ListedVersion, VersionChunk};
+pub use self::post::{PostMode, PostOutcome, PostPartial};
 pub use self::raw::RawHeaders;
 use self::version::{PreviousVersion, VersionRecord};
 use crate::job::failure::{Failure, FailureKind};
 use crate::job::outcome::EarlyExit;
 use crate::job::page::{PagePair, Side, Version};
 use crate::job::redact::Secret;
-use crate::job::report::Annotation;
 use crate::job::skip::{Skip, SkipReason};
 use crate::job::{Job, OlderVersion, VersionRef};
 
@@ -68,8 +69,8 @@ pub struct Config {
     pub headers: Vec<Secret>,
     /// Whether annotations are posted.
     pub post: PostMode,
-    /// Whether an annotation is posted even if a diff is missing.
-    pub post_partial: bool,
+    /// Whether an annotation is posted in which a diff is missing.
+    pub post_partial: PostPartial,
     /// Limit on one request, from connecting to the last byte.
     #[serde(with = "crate::job::duration")]
     pub timeout: Duration,
@@ -97,34 +98,11 @@ pub enum LoginMode {
     Basic,
 }
 
-/// What to do with annotations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PostMode {
-    /// Post them to the db app.
-    Post,
-    /// Do everything except the call: the annotation remains in the report.
-    DryRun,
-    /// Post nothing: the API is used for lookups only.
-    Off,
-}
-
 impl Config {
     /// Checks values that parsed but are invalid together; returns each key with a sentence.
     pub fn problems(&self) -> Vec<(&'static str, String)> {
         auth::problem(self).into_iter().collect()
     }
-}
-
-/// What happened to an annotation that was not refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PostOutcome {
-    /// The app accepted it.
-    Posted,
-    /// Not sent, because of `PostMode::DryRun`.
-    DryRun,
-    /// Not sent, because of `PostMode::Off`.
-    Off,
 }
 
 /// An invalid configuration of the API.
@@ -155,7 +133,7 @@ pub struct Api {
     /// The version that was read last: what to ask the app for when it fails for another one.
     last_read: Mutex<Option<Uuid>>,
     post: PostMode,
-    post_partial: bool,
+    post_partial: PostPartial,
 }
 
 /// Resolves a job's references into versions; a job with inline versions makes no call and needs no API.
@@ -169,7 +147,8 @@ pub async fn resolve(api: Option<&Api>, job: &Job) -> Result<PagePair, EarlyExit
             let detail = "field `page` is missing: an annotation is posted to a page's change";
             return Err(Failure::new(FailureKind::BadReference, detail).into());
         }
-        return Ok(PagePair { page: job.page, from: Version::clone(from), to: Version::clone(to) });
+        let (from, to) = (Version::clone(from), Version::clone(to));
+        return Ok(PagePair { page: job.page, from, to, from_is_earliest: false });
     }
     let Some(api) = api else {
         let detail = "versions named by uuid alone are looked up in the db app, and api.url is not set: \
@@ -192,16 +171,6 @@ impl Api {
         Ok(Some(Self { client, cache, last_read, post: config.post, post_partial: config.post_partial }))
     }
 
-    /// Whether annotations are actually posted.
-    pub fn posts(&self) -> bool {
-        self.post == PostMode::Post
-    }
-
-    /// Whether an annotation is posted even if a diff is missing.
-    pub(crate) fn posts_partial(&self) -> bool {
-        self.posts() && self.post_partial
-    }
-
     /// Looks up the versions of a job; the older one may be a place in the page's history.
     ///
     /// # Errors
@@ -221,7 +190,8 @@ impl Api {
                     let detail = "neither the db app nor the job has the page of this version";
                     Failure::new(FailureKind::BadReference, detail).on(Side::To)
                 })?;
-                (ResolvedVersion { page: Some(page), version: self.earliest(page).await? }, to)
+                let version = self.earliest(page).await?;
+                (ResolvedVersion { page: Some(page), version, is_first: true }, to)
             }
             OlderVersion::Previous => {
                 let to = to.await?;
@@ -230,7 +200,8 @@ impl Api {
             }
         };
         let page = to.page.or(from.page).or(job.page);
-        Ok(PagePair { page, from: from.version, to: to.version })
+        let from_is_earliest = from.is_first;
+        Ok(PagePair { page, from: from.version, to: to.version, from_is_earliest })
     }
 
     /// The first version of a page, for a job that also compares with it.
@@ -249,40 +220,16 @@ impl Api {
         record.version.map_err(|skip| skip.on(Side::From).into())
     }
 
-    /// Posts an annotation. The app keeps one per change and author, so posting again overwrites it and is
-    /// harmless.
-    ///
-    /// # Errors
-    /// `rejected` with the app's error titles, `version_missing`, `api_refused` or `api_unavailable`.
-    pub async fn post_annotation(
-        &self,
-        pair: &PagePair,
-        annotation: &Annotation,
-    ) -> Result<PostOutcome, Failure> {
-        if self.post == PostMode::Off {
-            return Ok(PostOutcome::Off);
-        }
-        let Some(page) = pair.page else {
-            let detail = "the page is not known, and an annotation is posted to a page's change";
-            return Err(Failure::new(FailureKind::BadReference, detail));
-        };
-        if self.post == PostMode::DryRun {
-            return Ok(PostOutcome::DryRun);
-        }
-        let path = format!("pages/{page}/changes/{}..{}/annotations", pair.from.uuid, pair.to.uuid);
-        self.client.post(&path, annotation).await?;
-        Ok(PostOutcome::Posted)
-    }
-
     async fn side(&self, side: Side, reference: &VersionRef) -> Result<ResolvedVersion, EarlyExit> {
         match reference {
             VersionRef::Inline(version) => {
-                Ok(ResolvedVersion { page: None, version: Version::clone(version) })
+                Ok(ResolvedVersion { page: None, version: Version::clone(version), is_first: false })
             }
             VersionRef::Uuid(uuid) => {
                 let record = self.record(*uuid).await.map_err(|failure| failure.on(side))?;
                 let version = record.version.map_err(|skip| skip.on(side))?;
-                Ok(ResolvedVersion { page: record.page, version })
+                let is_first = record.previous == PreviousVersion::Absent;
+                Ok(ResolvedVersion { page: record.page, version, is_first })
             }
         }
     }
@@ -366,4 +313,6 @@ impl Api {
 struct ResolvedVersion {
     page: Option<Uuid>,
     version: Version,
+    /// True where it is known to be its page's first.
+    is_first: bool,
 }

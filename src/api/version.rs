@@ -84,8 +84,8 @@ fn version(uuid: Uuid, data: &Value, base: &Url) -> Result<Version, Skip> {
         media_type: text(data, &["media_type"]),
         content_length: data["content_length"].as_u64(),
         capture_time: capture_time.and_then(|time| OffsetDateTime::parse(&time, &Rfc3339).ok()),
-        status: page::status_of(&data["status"]),
-        source_status: page::source_status(&data["source_metadata"]),
+        // What the app's own job read, so that it caps the priority of the same pairs: not `status`.
+        source_status: page::app_status(&data["source_metadata"]),
         ..Version::at(uuid, parsed)
     })
 }
@@ -138,14 +138,33 @@ mod tests {
         assert_eq!(version.body_url.as_str(), "https://archive.test/1");
         assert_eq!(version.url.as_deref(), Some("https://agency.test/a.pdf"));
         assert_eq!(version.body_hash.as_deref(), Some("86e6"));
-        assert_eq!((version.worst_status(), version.content_length), (Some(200), Some(9)));
+        assert_eq!((version.worst_status(), version.content_length), (None, Some(9)));
         assert_eq!(version.capture_time.unwrap().unix_timestamp(), 1_511_694_944);
-        let status_from_source = |record: VersionRecord| VersionRecord {
-            version: record.version.map(|v| Version { status: v.source_status, source_status: None, ..v }),
-            ..record
-        };
-        assert_eq!(status_from_source(read(&old, &Value::Null).unwrap()), record);
+        let with_status = read(&old, &Value::Null).unwrap();
+        assert_eq!(with_status.version.clone().unwrap().worst_status(), Some(200));
+        let without = with_status.version.map(|v| Version { source_status: None, ..v });
+        assert_eq!(VersionRecord { version: without, ..record.clone() }, record);
         assert_eq!(read(&both, &Value::Null).unwrap(), record);
+    }
+
+    #[test]
+    fn the_status_is_the_one_that_the_apps_own_job_reads() {
+        for (data, status) in [
+            (json!({"status": 503}), None),
+            (json!({"status": 200, "source_metadata": {"status_code": 503}}), Some(503)),
+            (json!({"source_metadata": {"status_code": "200", "error_code": 503}}), Some(200)),
+            (json!({"source_metadata": {"status_code": null, "error_code": "503"}}), Some(503)),
+            (json!({"source_metadata": {"status": 503}}), None),
+        ] {
+            let mut version =
+                json!({"uuid": UUID, "body_url": "https://archive.test/1", "body_hash": "86e6"});
+            version.as_object_mut().unwrap().extend(data.as_object().unwrap().clone());
+            assert_eq!(
+                read(&version, &Value::Null).unwrap().version.unwrap().worst_status(),
+                status,
+                "{data}"
+            );
+        }
     }
 
     #[test]

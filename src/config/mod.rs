@@ -293,7 +293,7 @@ mod tests {
             ("WM__RESULTS__ENDPOINT", "s3.test", ["results.endpoint = \"***\"", "write an http or https"]),
             ("WM__RESULTS__REGION", "", ["results.region = \"\"", "us-east-1"]),
             ("WM__RESULTS__MAX_BYTES", "1 KiB", ["max_bytes = \"1 KiB\"", "write 64.0 KiB to 64.0 MiB"]),
-            ("WM__API__POST_PARTIAL", "perhaps", ["api.post_partial = \"perhaps\"", "write true or false"]),
+            ("WM__API__POST_PARTIAL", "perhaps", ["api.post_partial = \"perhaps\"", "always"]),
         ] {
             let errors = load_errors(&[(name, value)]);
             assert_eq!(errors.len(), 1, "{name}={value}: {errors:#?}");

@@ -128,7 +128,7 @@ async fn compare(
     pool: &Pool,
 ) -> Result<Analysed, EarlyExit> {
     [from.body_hash, to.body_hash] = hashes.clone();
-    let pair = PagePair { page: None, from, to };
+    let pair = PagePair { page: None, from, to, from_is_earliest: false };
     filter::filter_by_type(&pair, &pipeline.filter)?;
     let bodies = Bodies {
         from: body(from_body, &pair.from, Side::From, pipeline).await?,

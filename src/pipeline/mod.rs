@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::api::{self, Api};
 use crate::fetch::{FetchedPair, Fetcher};
@@ -69,6 +70,8 @@ pub trait LeaseGate {
     fn enter_child(&self, limit: Duration, meter: Meter) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Called right before an external write: fails if the lease is lost.
     fn confirm(&self) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Whether an earlier delivery of the job may have posted its annotation.
+    fn may_have_posted(&self) -> bool;
 }
 
 /// Why a job did not reach the end of the pipeline.
@@ -91,6 +94,10 @@ impl<T: Into<EarlyExit>> From<T> for Interrupted {
 pub struct PipelineRun {
     /// The outcome, or what the job must wait for before it can proceed.
     pub result: Result<Outcome, PostponeReason>,
+    /// The older and the newer version, once they are known.
+    pub versions: Option<[Uuid; 2]>,
+    /// The older one is known to be its page's first.
+    pub from_is_earliest: bool,
     /// Metadata of the bodies, as far as they were fetched.
     pub bodies: Vec<BodyFacts>,
     /// Time spent in each slow stage.
@@ -100,7 +107,13 @@ pub struct PipelineRun {
 impl PipelineRun {
     /// A run that ended before its first stage.
     pub fn of(outcome: Outcome) -> Self {
-        Self { result: Ok(outcome), bodies: Vec::new(), timings: StageTimings::default() }
+        Self {
+            result: Ok(outcome),
+            versions: None,
+            from_is_earliest: false,
+            bodies: Vec::new(),
+            timings: StageTimings::default(),
+        }
     }
 }
 
@@ -137,8 +150,8 @@ impl Pipeline {
     ) -> PipelineRun {
         let mut run =
             PipelineRun::of(Outcome::Failed(Failure::new(FailureKind::BadReply, "the run did not end")));
-        let steps = self.steps(job, granted, pool, gate, &mut run.bodies, &mut run.timings);
-        run.result = match steps.await {
+        let ended = self.steps(job, granted, pool, gate, &mut run).await;
+        run.result = match ended {
             Ok(mut report) => {
                 report.timings = Some(run.timings.in_millis());
                 Ok(Outcome::Reported(report))
@@ -155,11 +168,12 @@ impl Pipeline {
         granted: LimitsRequest,
         pool: &Pool,
         gate: &impl LeaseGate,
-        seen: &mut Vec<BodyFacts>,
-        timings: &mut StageTimings,
+        run: &mut PipelineRun,
     ) -> Result<Box<Report>, Interrupted> {
+        let PipelineRun { versions, from_is_earliest, bodies: seen, timings, .. } = run;
         let limits = self.limits_of(job, granted)?;
         let pair = timed(&mut timings.resolve, api::resolve(self.api.as_deref(), job)).await?;
+        (*versions, *from_is_earliest) = (Some([pair.from.uuid, pair.to.uuid]), pair.from_is_earliest);
         filter::filter_by_address(&pair, &self.filter)?;
         gate.start(&pair).await?;
         gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
@@ -177,10 +191,11 @@ impl Pipeline {
             Some(store) if !whole.is_empty() => Some(store.turn().await?),
             Some(_) | None => None,
         };
-        let post = match self.poster(&report) {
+        let post = match self.api.as_ref().filter(|api| api.takes(&report)) {
             Some(api) => Some((api, self.deliveries.acquire().await)),
             None => None,
         };
+        report.posted = self.api.as_ref().filter(|api| api.posts()).map(|_| false);
         drop(slot);
         if let Some(turn) = write {
             report.result = Some(store_result(turn, &pair, whole, timings, gate).await?);
@@ -188,7 +203,8 @@ impl Pipeline {
         if let Some((api, _turn)) = post {
             gate.stage_started(Stage::Deliver, None);
             gate.confirm().await?;
-            api.post_annotation(&pair, &report.annotation).await?;
+            api.post_annotation(&pair, &report.annotation, gate.may_have_posted()).await?;
+            report.posted = Some(true);
         }
         Ok(report)
     }
@@ -206,13 +222,6 @@ impl Pipeline {
             }
             ended => ended,
         }
-    }
-
-    /// The db app, if this report's annotation is to be posted. A partial one looks like that of a page without links
-    /// or text; the report lists what is missing.
-    fn poster(&self, report: &Report) -> Option<&Arc<Api>> {
-        let api = self.api.as_ref().filter(|api| api.posts())?;
-        (report.missing.is_empty() || api.posts_partial()).then_some(api)
     }
 
     /// A producer can lower the configured limits; an operator can set any, up to this worker's ceiling.

@@ -117,7 +117,7 @@ impl Shared {
 fn api_answered(api: Option<&Api>, job: &Job, run: &PipelineRun) -> bool {
     let Some(api) = api else { return false };
     match &run.result {
-        Ok(Outcome::Reported(report)) if api.posts() => report.missing.is_empty() || api.posts_partial(),
+        Ok(Outcome::Reported(report)) if api.posts() => report.posted == Some(true),
         Ok(Outcome::Failed(failure)) if api.posts() => failure.kind == FailureKind::Rejected,
         Ok(Outcome::Skipped(_)) | Err(_) if api.posts() => false,
         Ok(Outcome::Failed(failure)) if failure.kind == FailureKind::BadReference => false,

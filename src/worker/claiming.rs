@@ -183,8 +183,10 @@ impl Shared {
     }
 }
 
-/// The span of one delivery: every log line of its task has the job, its pair and the sender's trace.
+/// The span of one delivery: every log line of its task has the job, its pair once both versions are known, and the
+/// sender's trace.
 fn job_span(delivery: &Delivery) -> Span {
     let job = &delivery.job;
-    info_span!("job", id = %job.id, pair = job.pair(), traceparent = job.traceparent.as_deref())
+    let pair = job.from.given().map(|_| job.pair());
+    info_span!("job", id = %job.id, pair, traceparent = job.traceparent.as_deref())
 }

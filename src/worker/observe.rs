@@ -147,7 +147,7 @@ impl Observer {
         self.metrics.fetched_bytes(*fetched_bytes);
         let (job, pair) = (&subject.job, subject.pair());
         match detail {
-            Detail::Done { approximate, priority, peak_heap_bytes, child } => {
+            Detail::Done { approximate, priority, posted, missing, peak_heap_bytes, child } => {
                 self.metrics.child_peak_bytes(*peak_heap_bytes);
                 self.metrics.child_wall_seconds(*child);
                 self.outages.ends(OutageKind::Killed);
@@ -156,7 +156,10 @@ impl Observer {
                     info!("children get CPU time again");
                 }
                 let child_ms = millis(*child);
-                info!(%job, pair, priority, approximate, child_ms, "done");
+                if *posted == Some(false) {
+                    self.metrics.not_posted();
+                }
+                info!(%job, pair, priority, approximate, posted, missing, child_ms, "done");
             }
             Detail::Skipped(skip) => {
                 self.metrics.skip(skip.reason);
@@ -204,7 +207,7 @@ impl Observer {
                 let pair = subject.pair();
                 error!(%job, pair, kind = %reason.kind, stage = %reason.stage, detail, suppressed, "dead letter");
             }
-            None => debug!(%job, kind = %reason.kind, "dead letter"),
+            None => debug!(%job, pair = subject.pair(), kind = %reason.kind, "dead letter"),
         }
     }
 
@@ -272,19 +275,22 @@ impl Observer {
             Detail::Done { .. } | Detail::Skipped(_) | Detail::Postponed { .. } => None,
         };
         let why = failure.map(|failure| sanitize(&failure.to_string(), DETAIL_BYTES)).unwrap_or_default();
-        debug!(job = %summary.job(), why, "its host rests after failures: the job waits for it, uncounted");
+        let (job, pair) = (summary.job(), summary.subject.pair());
+        debug!(%job, pair, why, "its host rests after failures: the job waits for it, uncounted");
     }
 
     /// The lease was lost and nothing was written.
-    pub(super) fn superseded(&self, job: &JobId) {
+    pub(super) fn superseded(&self, subject: &Subject) {
         self.metrics.job(DeliveryOutcome::Superseded);
-        warn!(%job, "the lease was lost: nothing was written, another worker has this job");
+        let (job, pair) = (&subject.job, subject.pair());
+        warn!(%job, pair, "the lease was lost: nothing was written, another worker has this job");
     }
 
     /// Redis was unreachable for a whole lease: the result is lost and the job will run again.
-    pub(super) fn unsettled(&self, job: &JobId) {
+    pub(super) fn unsettled(&self, subject: &Subject) {
         self.metrics.job(DeliveryOutcome::Superseded);
-        error!(%job, "could not be settled before its lease expired: it will run again");
+        let (job, pair) = (&subject.job, subject.pair());
+        error!(%job, pair, "could not be settled before its lease expired: it will run again");
     }
 
     /// A delivery that was released and does not count.

@@ -24,8 +24,10 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    fn of(job: &Job) -> Self {
-        Self { job: job.id.clone(), from: job.from.given().map(VersionRef::uuid), to: Some(job.to.uuid()) }
+    /// A job, by its versions where they are known: it may name a place in a page's history instead.
+    pub(super) fn of(job: &Job, versions: Option<[Uuid; 2]>) -> Self {
+        let from = versions.map(|[from, _]| from).or(job.from.given().map(VersionRef::uuid));
+        Self { job: job.id.clone(), from, to: Some(job.to.uuid()) }
     }
 
     /// The pair in the form `<from>..<to>`.
@@ -47,10 +49,25 @@ pub(super) struct SettledSummary {
 
 /// The parts of the verdict that are reported.
 pub(super) enum Detail {
-    Done { approximate: bool, priority: f64, peak_heap_bytes: u64, child: Duration },
+    Done {
+        approximate: bool,
+        priority: f64,
+        /// Whether the db app has the annotation; `None` where none is posted.
+        posted: Option<bool>,
+        /// Names of the diffs that could not be made, with commas between.
+        missing: String,
+        peak_heap_bytes: u64,
+        child: Duration,
+    },
     Skipped(Skip),
-    Retried { after: Duration, failure: Failure },
-    Postponed { after: Duration, because: PostponeReason },
+    Retried {
+        after: Duration,
+        failure: Failure,
+    },
+    Postponed {
+        after: Duration,
+        because: PostponeReason,
+    },
     Dead(Box<DeadLetterReason>),
 }
 
@@ -59,6 +76,7 @@ impl SettledSummary {
     pub(super) fn of(
         delivery: &Delivery,
         verdict: &Verdict,
+        versions: Option<[Uuid; 2]>,
         timings: StageTimings,
         fetched_bytes: u64,
     ) -> Self {
@@ -72,7 +90,7 @@ impl SettledSummary {
             Verdict::DeadLetter(reason) => Detail::Dead(reason.clone()),
         };
         Self {
-            subject: Subject::of(&delivery.job),
+            subject: Subject::of(&delivery.job, versions),
             waited: delivery.age,
             timings,
             fetched_bytes,
@@ -92,6 +110,8 @@ impl Detail {
         Self::Done {
             approximate: report.approximate,
             priority: report.annotation.priority,
+            posted: report.posted,
+            missing: report.missing_names(),
             peak_heap_bytes: measured.peak_heap_bytes,
             child: Duration::from_millis(measured.wall_ms),
         }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
-use tracing::warn;
+use tracing::{Span, warn};
 
 use super::Shared;
 use super::in_flight::{InFlightGuard, StopReason};
 use super::redis_backoff::RedisBackoff;
-use super::summary::SettledSummary;
+use super::summary::{SettledSummary, Subject};
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::outcome::Outcome;
 use crate::job::page::PagePair;
@@ -35,7 +35,9 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, stopped: oneshot::R
         shared,
         guard: &guard,
         lease: delivery.lease(),
+        is_place: delivery.job.from.given().is_none(),
         unresolved: delivery.job.from.given().is_none() && !delivery.job.again,
+        is_repeat: delivery.counts.deliveries > 1 || delivery.counts.releases > 0,
         unconfirmed: AtomicBool::new(false),
         entered: AtomicBool::new(false),
     };
@@ -58,7 +60,9 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, stopped: oneshot::R
             skip_unneeded(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while running"))
                 .await;
         }
-        WorkEnd::Stopped(StopReason::LeaseLost) => shared.observer.superseded(&delivery.job.id),
+        WorkEnd::Stopped(StopReason::LeaseLost) => {
+            shared.observer.superseded(&Subject::of(&delivery.job, None))
+        }
         WorkEnd::Stopped(StopReason::Shutdown | StopReason::ExclusiveNext) => {
             release(shared, delivery, gate.entered.into_inner()).await;
         }
@@ -71,8 +75,12 @@ struct DeliveryGate<'a> {
     shared: &'a Shared,
     guard: &'a InFlightGuard<'a>,
     lease: LeaseRef,
-    /// The job names a place in a page's history, so only now is it known whether its pair is done.
+    /// The job names a place in a page's history, so only now is its pair known.
+    is_place: bool,
+    /// So only now can be found out whether it is done, which the job asks for.
     unresolved: bool,
+    /// The job was delivered before.
+    is_repeat: bool,
     /// Set if the queue could not confirm that the job is still ours.
     unconfirmed: AtomicBool,
     /// Set once the job is given to a child.
@@ -108,6 +116,9 @@ impl DeliveryGate<'_> {
 
 impl LeaseGate for DeliveryGate<'_> {
     async fn start(&self, pair: &PagePair) -> Result<(), Interrupted> {
+        if self.is_place {
+            Span::current().record("pair", format!("{}..{}", pair.from.uuid, pair.to.uuid));
+        }
         let (queue, lost) = (&self.shared.worker.queue, "the lease was lost".to_owned());
         let no = |why| Err(self.unconfirmed("nothing was fetched", why).into());
         if self.unresolved {
@@ -152,6 +163,10 @@ impl LeaseGate for DeliveryGate<'_> {
         }
     }
 
+    fn may_have_posted(&self) -> bool {
+        self.is_repeat
+    }
+
     async fn confirm(&self) -> Result<(), Failure> {
         match self.shared.worker.queue.confirm(&self.lease).await {
             Ok(true) => Ok(()),
@@ -176,8 +191,9 @@ pub(super) async fn skip_unneeded(shared: &Shared, delivery: Delivery, skip: Ski
     conclude(shared, delivery, PipelineRun::of(Outcome::Skipped(skip)), OpenState::AllClosed).await;
 }
 
-async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_state: OpenState) {
+async fn conclude(shared: &Shared, mut delivery: Delivery, run: PipelineRun, open_state: OpenState) {
     let worker = &shared.worker;
+    delivery.without_follow_up = run.from_is_earliest;
     let fetched_bytes = run.bodies.iter().map(|body| body.wire_bytes).sum();
     let context =
         DeadLetterContext { bodies: run.bodies, worker: worker.id.to_string(), build: worker.build.clone() };
@@ -188,12 +204,12 @@ async fn conclude(shared: &Shared, delivery: Delivery, run: PipelineRun, open_st
         Err(because) => Verdict::Postpone { after: Duration::ZERO, because },
     };
     // Reported only after settling, but recorded before settling consumes the verdict.
-    let summary = SettledSummary::of(&delivery, &verdict, run.timings, fetched_bytes);
+    let summary = SettledSummary::of(&delivery, &verdict, run.versions, run.timings, fetched_bytes);
     match settle(shared, delivery, verdict).await {
         Some(Settled::Settled) => shared.observer.settled(&summary),
         Some(Settled::Waits) => shared.observer.waits_for_host(&summary),
-        Some(Settled::Superseded) => shared.observer.superseded(summary.job()),
-        None => shared.observer.unsettled(summary.job()),
+        Some(Settled::Superseded) => shared.observer.superseded(&summary.subject),
+        None => shared.observer.unsettled(&summary.subject),
     }
 }
 

@@ -23,7 +23,7 @@ async fn lookup_failure(config: &Config) -> Failure {
 async fn failures_for_response(status: u16, headers: &[(&'static str, String)], body: &str) -> [Failure; 2] {
     let response_override = Some((status, headers.to_vec(), body.to_owned()));
     let fake = FakeDb::with(DbState { response_override, ..DbState::default() }).await;
-    let posted = api(&config(&fake)).post_annotation(&pair(), &annotation(0.1)).await.unwrap_err();
+    let posted = api(&config(&fake)).post_annotation(&pair(), &annotation(0.1), false).await.unwrap_err();
     [lookup_failure(&config(&fake)).await, posted]
 }
 
@@ -103,11 +103,11 @@ async fn credentials_are_sent_as_basic_or_bearer_or_not_at_all() {
         fake.with_state(|db| db.authorization = expected.map(ToOwned::to_owned));
         let api = api(&sign(config(&fake)));
         api.resolve(&job()).await.unwrap();
-        api.post_annotation(&pair(), &annotation(0.1)).await.unwrap();
+        api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap();
         let sent = fake.with_state(|db| db.authorizations.clone());
         assert_eq!(sent, vec![expected.map(ToOwned::to_owned); 3]);
         fake.with_state(|db| db.authorization = Some("Bearer another".to_owned()));
-        let refused = api.post_annotation(&pair(), &annotation(0.1)).await.unwrap_err();
+        let refused = api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap_err();
         assert_eq!(refused.kind, FailureKind::ApiRefused, "{refused}");
     }
 }

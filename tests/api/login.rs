@@ -49,7 +49,7 @@ async fn one_login_serves_all_the_calls_of_a_process() {
     {
         ended.unwrap();
     }
-    api.post_annotation(&pair(), &annotation(0.1)).await.unwrap();
+    api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap();
     assert_eq!(fake.logins(), 1);
     let token = fake.with_state(|db| db.tokens.keys().next().unwrap().clone());
     let sent = calls(&fake);
@@ -93,14 +93,14 @@ async fn a_token_is_renewed_before_it_expires() {
 async fn a_refused_token_is_replaced_once_and_what_is_refused_again_is_refused() {
     let (fake, config) = private_app(DbState { opaque_tokens: true, ..DbState::default() }).await;
     let api = api(&config);
-    api.post_annotation(&pair(), &annotation(0.1)).await.unwrap();
+    api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap();
     fake.with_state(|db| db.tokens.clear());
-    api.post_annotation(&pair(), &annotation(0.2)).await.unwrap();
+    api.post_annotation(&pair(), &annotation(0.2), false).await.unwrap();
     assert_eq!((fake.logins(), calls(&fake).len()), (2, 3), "refused, and made again");
     // What no login helps against is asked for twice, whoever asks.
     fake.with_state(|db| db.may_not_annotate = true);
     for n in 1..=3 {
-        let refused = api.post_annotation(&pair(), &annotation(0.3)).await.unwrap_err();
+        let refused = api.post_annotation(&pair(), &annotation(0.3), false).await.unwrap_err();
         assert_eq!(refused.kind, FailureKind::ApiRefused);
         assert!(refused.detail.contains("not authorized to perform this action"), "{refused}");
         assert_eq!((fake.logins(), calls(&fake).len()), (2 + n, 3 + 2 * n));
@@ -157,7 +157,7 @@ async fn a_proxys_headers_go_along_with_every_call_and_are_never_shown() {
     let config = Config { headers, ..config };
     let api = api(&config);
     api.resolve(&job(1)).await.unwrap();
-    api.post_annotation(&pair(), &annotation(0.1)).await.unwrap();
+    api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap();
     let heads = fake.with_state(|db| db.heads.clone());
     assert_eq!(heads.len(), 4, "a login, two lookups, a post");
     for head in heads {

@@ -31,7 +31,7 @@ token = ""
 login = "token"
 headers = []
 post = "post"
-post_partial = false
+post_partial = "text"
 timeout = "30s"
 max_concurrent = 4
 max_response = "1 MiB"
@@ -62,7 +62,7 @@ async fn three_versions() -> FakeDb {
 
 fn pair() -> PagePair {
     let version = |n| Version::at(uuid(n), Url::parse("https://archive.test/").unwrap());
-    PagePair { page: Some(PAGE), from: version(1), to: version(2) }
+    PagePair { page: Some(PAGE), from: version(1), to: version(2), from_is_earliest: false }
 }
 
 fn annotation(priority: f64) -> Annotation {

@@ -30,7 +30,10 @@ fn full() -> Annotation {
 #[tokio::test]
 async fn an_annotation_arrives_with_its_twelve_fields_at_its_change() {
     let fake = three_versions().await;
-    assert_eq!(api(&config(&fake)).post_annotation(&pair(), &full()).await.unwrap(), PostOutcome::Posted);
+    assert_eq!(
+        api(&config(&fake)).post_annotation(&pair(), &full(), false).await.unwrap(),
+        PostOutcome::Posted
+    );
     let annotations = fake.with_state(|db| db.annotations.clone());
     assert_eq!(annotations.len(), 1);
     let ((change, _), stored) = annotations.first_key_value().unwrap();
@@ -62,7 +65,7 @@ async fn a_repeat_overwrites_and_does_not_add() {
     let fake = three_versions().await;
     let api = api(&config(&fake));
     for priority in [0.1, 0.2] {
-        api.post_annotation(&pair(), &annotation(priority)).await.unwrap();
+        api.post_annotation(&pair(), &annotation(priority), false).await.unwrap();
     }
     let priorities =
         fake.with_state(|db| db.annotations.values().map(|a| a["priority"].as_f64()).collect::<Vec<_>>());
@@ -74,7 +77,7 @@ async fn a_dry_run_and_a_switched_off_sink_call_nobody() {
     let fake = three_versions().await;
     for (post, expected) in [(PostMode::DryRun, PostOutcome::DryRun), (PostMode::Off, PostOutcome::Off)] {
         let api = api(&Config { post, ..config(&fake) });
-        assert_eq!(api.post_annotation(&pair(), &annotation(0.1)).await.unwrap(), expected);
+        assert_eq!(api.post_annotation(&pair(), &annotation(0.1), false).await.unwrap(), expected);
     }
     assert_eq!(fake.calls(), 0);
 }
@@ -86,7 +89,7 @@ async fn a_pair_without_a_page_is_a_bad_reference() {
     for post in [PostMode::Post, PostMode::DryRun] {
         let api = api(&Config { post, ..config(&fake) });
         assert_eq!(
-            api.post_annotation(&without_page, &annotation(0.1)).await.unwrap_err().kind,
+            api.post_annotation(&without_page, &annotation(0.1), false).await.unwrap_err().kind,
             FailureKind::BadReference
         );
     }
@@ -96,13 +99,13 @@ async fn a_pair_without_a_page_is_a_bad_reference() {
 async fn a_read_only_app_is_waited_for_and_a_refusal_keeps_its_words() {
     let fake = three_versions().await;
     let api = api(&config(&fake));
-    let refused = api.post_annotation(&pair(), &annotation(1.5)).await.unwrap_err();
+    let refused = api.post_annotation(&pair(), &annotation(1.5), false).await.unwrap_err();
     assert_eq!(refused.kind, FailureKind::Rejected);
     assert!(refused.detail.contains("Priority must be less than or equal to 1"), "{refused}");
     fake.with_state(|db| db.read_only = true);
-    let later = api.post_annotation(&pair(), &annotation(0.5)).await.unwrap_err();
+    let later = api.post_annotation(&pair(), &annotation(0.5), false).await.unwrap_err();
     assert_eq!(later.kind, FailureKind::ApiUnavailable);
     assert!(later.detail.contains("read-only"), "{later}");
     fake.with_state(|db| db.read_only = false);
-    api.post_annotation(&pair(), &annotation(0.5)).await.unwrap();
+    api.post_annotation(&pair(), &annotation(0.5), false).await.unwrap();
 }

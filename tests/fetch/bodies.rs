@@ -243,7 +243,7 @@ async fn a_connection_that_does_not_come_about_in_time_is_connect() {
 
 fn pair(from: Url, to: Url) -> PagePair {
     let version = |n, url| Version::at(Uuid::from_u128(n), url);
-    PagePair { page: None, from: version(1, from), to: version(2, to) }
+    PagePair { page: None, from: version(1, from), to: version(2, to), from_is_earliest: false }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

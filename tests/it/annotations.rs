@@ -8,7 +8,7 @@ use wm_analyzer::job::{Job, JobId, OlderVersion, VersionRef};
 use wm_testbed::body::Body;
 use wm_testbed::db_app::{DbState, FakeDb, errors, version};
 use wm_testbed::http::{Request, Respond, Response};
-use wm_testbed::pages;
+use wm_testbed::{pages, poison};
 
 use crate::harness::{GatedSite, Worker, World, job, key, until};
 
@@ -210,29 +210,121 @@ async fn what_the_app_refuses_is_buried_with_its_words_and_what_it_does_not_know
 }
 
 #[tokio::test]
-async fn a_pair_without_text_is_reported_with_what_is_missing_and_annotated_only_where_that_is_asked_for() {
-    for (post_partial, annotated) in [("false", 0), ("true", 1)] {
+async fn a_pair_without_text_is_annotated_as_by_the_old_job_and_what_is_not_posted_says_so() {
+    // Declared as a page the old job annotated such a pair; declared as JSON it did not.
+    for (post_partial, declared, posted) in [
+        ("text", "text/html", true),
+        ("text", "text/plain", true),
+        ("text", "application/json", false),
+        ("always", "application/json", true),
+        ("never", "text/html", false),
+    ] {
         let (world, db, page, _) = world_with_app().await;
         let world = world.with("api.post_partial", post_partial);
-        let (from, old) = version_on_site(&world, page, "json/old", br#"{"a": 1, "b": [1, 2]}"#.to_vec());
-        let (to, new) = version_on_site(&world, page, "json/new", br#"{"a": 2, "b": [1, 2]}"#.to_vec());
-        db.with_state(|db| db.versions.extend([old, new]));
-        let _worker = world.worker();
-        let pair = job_for_versions("pair", Some(from), to);
+        let world = world.with("filter.extra_allowed_media_types", "application/json");
+        let mut uuids = Vec::new();
+        for (side, body) in [("old", r#"{"a": 1, "b": [1, 2]}"#), ("new", r#"{"a": 2, "b": [1, 2]}"#)] {
+            let (uuid, mut version) = version_on_site(&world, page, side, body.as_bytes().to_vec());
+            version["media_type"] = declared.into();
+            db.with_state(|db| db.versions.push(version));
+            uuids.push(uuid);
+        }
+        let worker = world.worker();
+        let pair = job_for_versions("pair", Some(uuids[0]), uuids[1]);
         world.send(std::slice::from_ref(&pair)).await;
         world.until_event(&pair.id, "done").await;
+        let what = format!("{post_partial} {declared}");
         let report = world.report(&pair).await.unwrap();
         let missing: Vec<&str> =
             report["missing"].as_array().unwrap().iter().map(|m| m["diff"].as_str().unwrap()).collect();
-        assert_eq!(missing, ["html_text_dmp", "links_json"], "{report}");
+        assert_eq!(missing, ["html_text_dmp", "links_json"], "{what}: {report}");
+        assert_eq!(report["posted"], posted, "{what}");
         let annotations = db.with_state(|db| db.annotations.clone());
-        assert_eq!(annotations.len(), annotated);
+        assert_eq!(annotations.len(), usize::from(posted), "{what}");
         for annotation in annotations.values() {
             let fields: Vec<&str> = annotation.as_object().unwrap().keys().map(String::as_str).collect();
             let source = FIELDS.into_iter().filter(|f| f.starts_with("source") || *f == "priority");
             assert_eq!(fields, source.collect::<Vec<_>>());
         }
+        // The log, the event, the end, the counters and the screen.
+        let line = worker.until_logged("done").await;
+        assert_eq!((&line["posted"], &line["missing"]), (&posted.into(), &"html_text_dmp,links_json".into()));
+        let why = if posted { "" } else { "not_posted:html_text_dmp,links_json" };
+        let event = world.events().await.into_iter().find(|event| event.what == "done").unwrap();
+        assert_eq!(event.why, why, "{what}");
+        assert_eq!(world.queue.ended(&pair.id).await.unwrap().unwrap().why, why, "{what}");
+        assert_eq!(worker.metric("not_posted_total").await, f64::from(u8::from(!posted)), "{what}");
+        let status = world.run(&["status"]).await;
+        assert_eq!(status.stdout.contains("not_posted 1"), !posted, "{what}: {}", status.stdout);
+        let status = world.run(&["status", "-o", "json"]).await.json();
+        let counted = &status["last_hour"]["not_posted:html_text_dmp,links_json"];
+        assert_eq!(counted.as_u64(), (!posted).then_some(1), "{what}");
     }
+}
+
+#[tokio::test]
+async fn an_annotation_whose_post_timed_out_is_looked_for_before_it_is_posted_again() {
+    let (world, db, _, [from, to]) = world_with_app().await;
+    let world = world.with("api.timeout", "500ms");
+    db.with_state(|db| db.slow_posts = (1, std::time::Duration::from_secs(2)));
+    let _worker = world.worker();
+    let pair = job_for_versions("pair", Some(from), to);
+    world.send(std::slice::from_ref(&pair)).await;
+    world.until_event(&pair.id, "done").await;
+    assert_eq!(world.job_events(&pair.id).await, ["postponed", "done"]);
+    assert_eq!((db.posts().len(), db.with_state(|db| db.annotations.len())), (1, 1));
+    assert_eq!(world.report(&pair).await.unwrap()["posted"], true);
+}
+
+#[tokio::test]
+async fn a_pair_in_the_wrong_order_is_skipped_before_anything_is_fetched() {
+    let (world, db, _, [from, to]) = world_with_app().await;
+    let worker = world.worker();
+    let pair = job_for_versions("pair", Some(to), from);
+    world.send(std::slice::from_ref(&pair)).await;
+    world.until_event(&pair.id, "skipped").await;
+    assert_eq!(world.queue.ended(&pair.id).await.unwrap().unwrap().why, "wrong_order");
+    assert_eq!((world.site.hits("/old"), world.site.hits("/new"), db.posts().len()), (0, 0, 0));
+    // Both versions are named, once they are known.
+    let previous = job_for_versions("previous", None, to);
+    world.send(std::slice::from_ref(&previous)).await;
+    world.until_event(&previous.id, "done").await;
+    let line = worker.until_logged("done").await;
+    assert_eq!(line["pair"], format!("{from}..{to}"));
+    assert!(line["spans"][0].as_str().unwrap().contains(&format!("{from}..{to}")), "{line}");
+}
+
+#[tokio::test]
+async fn nothing_follows_a_pair_that_a_comparison_with_the_earliest_version_would_repeat() {
+    let (world, db, page, [first, _]) = world_with_app().await;
+    // The second version kills its child, the third is well.
+    let (second, version) = version_on_site(&world, page, "bomb", Vec::new());
+    world.site.put("/bomb", poison::gzip_bomb(1 << 28));
+    db.with_state(|db| {
+        db.versions.truncate(1);
+        db.versions.push(version);
+    });
+    let (third, version) = version_on_site(&world, page, "third", pages::pair(5, 20_000).1);
+    db.with_state(|db| db.versions.push(version));
+    let _worker = world.worker();
+    let asked = |id: &str, from, to| Job { compare_earliest: true, ..job_for_versions(id, from, to) };
+    let jobs = [
+        (asked("no-previous", None, first), "skipped"),
+        (asked("same", Some(third), third), "skipped"),
+        (asked("poison", None, second), "buried"),
+        (asked("given", Some(first), third), "done"),
+        (asked("follows", Some(second), third), "buried"),
+    ];
+    for (job, ends) in &jobs {
+        world.send(std::slice::from_ref(job)).await;
+        world.until_event(&job.id, ends).await;
+    }
+    // Only where the older version was not the first is there something to follow.
+    world.until_event(&JobId::parse("follows.earliest").unwrap(), "skipped").await;
+    let follow_ups = world.events().await.into_iter().filter(|event| event.id.ends_with(".earliest"));
+    let follow_ups: Vec<String> = follow_ups.map(|event| event.id.to_string()).collect();
+    assert_eq!(follow_ups, ["follows.earliest"]);
+    assert_eq!(world.dead().await.len(), 2);
 }
 
 #[tokio::test]

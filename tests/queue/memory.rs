@@ -238,7 +238,12 @@ async fn a_pair_whose_report_is_gone_is_remembered_only_where_its_annotation_was
             assert_eq!(is_remembered(&queue, job).await, remembered, "evicted, {sink}");
             let from = job.from.given().unwrap().uuid();
             let version = |uuid| Version::at(uuid, "http://a.test/".parse().unwrap());
-            let pair = PagePair { page: None, from: version(from), to: version(job.to.uuid()) };
+            let pair = PagePair {
+                page: None,
+                from: version(from),
+                to: version(job.to.uuid()),
+                from_is_earliest: false,
+            };
             assert_eq!(queue.worker.is_done(&pair).await.unwrap(), remembered, "once resolved, {sink}");
         }
         world.check_invariants().await;

@@ -189,7 +189,7 @@ pub fn twin(job: &Job) -> Job {
 /// Two versions at these addresses; their uuids are new each time.
 pub fn at(from: &str, to: &str) -> PagePair {
     let version = |url: &str| Version::at(Uuid::new_v4(), Url::parse(url).unwrap());
-    PagePair { page: None, from: version(from), to: version(to) }
+    PagePair { page: None, from: version(from), to: version(to), from_is_earliest: false }
 }
 
 /// A pair that no other job has, at one host.

@@ -31,6 +31,10 @@ impl LeaseGate for Lease {
         Ok(())
     }
 
+    fn may_have_posted(&self) -> bool {
+        false
+    }
+
     async fn confirm(&self) -> Result<(), Failure> {
         match self.held {
             true => Ok(()),
@@ -44,7 +48,7 @@ async fn a_job_whose_lease_is_lost_writes_no_result() {
     let directory = TempDir::new().unwrap();
     let store = open(&config(&format!("file://{}", directory.path().display())));
     let version = |n| Version::at(Uuid::from_u128(n), Url::parse("https://archive.test/").unwrap());
-    let pair = PagePair { page: None, from: version(1), to: version(2) };
+    let pair = PagePair { page: None, from: version(1), to: version(2), from_is_earliest: false };
     let mut timings = StageTimings::default();
 
     let lost = Lease { held: false };

@@ -116,6 +116,7 @@ fn skipped(skip: Skip) -> AnalysisReply {
         SkipReason::Undecodable => ChildSkip::Undecodable,
         SkipReason::Content
         | SkipReason::SameVersion
+        | SkipReason::WrongOrder
         | SkipReason::NoPrevious
         | SkipReason::AlreadyDone
         | SkipReason::NotHttp

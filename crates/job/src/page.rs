@@ -111,6 +111,13 @@ mod source_status_serde {
     }
 }
 
+/// The status in a version's `source_metadata` that the db app's own job reads: `status_code`, else `error_code`.
+pub fn app_status(source_metadata: &serde_json::Value) -> Option<u16> {
+    let names = &STATUS_KEYS[..2];
+    let value = names.iter().filter_map(|name| source_metadata.get(name)).find(|value| !value.is_null());
+    status_of(value?)
+}
+
 /// The worst status in a version's `source_metadata`; `None` if it holds no status.
 pub fn source_status(source_metadata: &serde_json::Value) -> Option<u16> {
     STATUS_KEYS.iter().filter_map(|name| status_of(source_metadata.get(name)?)).max()
@@ -134,6 +141,8 @@ pub struct PagePair {
     pub from: Version,
     /// The newer version.
     pub to: Version,
+    /// True where the older version is known to be its page's first: a comparison with that one is this one.
+    pub from_is_earliest: bool,
 }
 
 impl PagePair {

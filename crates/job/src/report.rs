@@ -333,6 +333,9 @@ pub struct Report {
     pub omitted: Vec<String>,
     /// Metadata of the two bodies, older first.
     pub bodies: Vec<BodyFacts>,
+    /// Whether the db app has the annotation; absent where none is posted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posted: Option<bool>,
     /// Where the whole result is, if a results store is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<StoredResult>,
@@ -345,6 +348,12 @@ pub struct Report {
 }
 
 impl Report {
+    /// Names of the diffs that could not be made, with commas between.
+    pub fn missing_names(&self) -> String {
+        let names: Vec<&str> = self.missing.iter().map(|missing| missing.diff.into()).collect();
+        names.join(",")
+    }
+
     /// A report of this build without any findings.
     pub fn of_pair(from: Uuid, to: Uuid) -> Self {
         Self {
@@ -359,6 +368,7 @@ impl Report {
             missing: Vec::new(),
             omitted: Vec::new(),
             bodies: Vec::new(),
+            posted: None,
             result: None,
             timings: None,
             measured: None,

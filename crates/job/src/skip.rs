@@ -29,6 +29,8 @@ use super::redact::scrub;
 pub enum SkipReason {
     /// Both references name the same version.
     SameVersion,
+    /// The older version was captured after the newer one.
+    WrongOrder,
     /// The newer version is its page's first: there is no previous one to compare it with.
     NoPrevious,
     /// This pair was analysed before, which was known only after resolving it.
@@ -66,6 +68,7 @@ impl SkipReason {
     pub fn is_permanent(self) -> bool {
         match self {
             Self::SameVersion
+            | Self::WrongOrder
             | Self::NotHttp
             | Self::MediaType
             | Self::Extension

@@ -34,6 +34,10 @@ impl LeaseGate for NoLease {
         Ok(())
     }
 
+    fn may_have_posted(&self) -> bool {
+        false
+    }
+
     async fn confirm(&self) -> Result<(), Failure> {
         Ok(())
     }

@@ -70,6 +70,11 @@ pub const CATALOGUE: &[MetricDef] = &[
     entry("job_wait_seconds", Histogram, "How long a job had been ready when it was claimed"),
     entry("child_wall_seconds", Histogram, "How long a sandboxed child ran"),
     entry("child_peak_bytes", Histogram, "The largest heap of a sandboxed child"),
+    entry(
+        "not_posted",
+        Counter,
+        "Pairs that were analysed and whose annotation was not posted, as a diff is missing",
+    ),
     entry("fetched_bytes", Counter, "Bytes of bodies that came over the wire"),
     entry("fork_servers_respawned", Counter, "Fork-servers that died and were replaced"),
     entry("queue_ready", Gauge, "Jobs that could be claimed now, in the whole queue"),

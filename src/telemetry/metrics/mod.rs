@@ -59,6 +59,7 @@ pub struct Metrics {
     child_wall_seconds: Histogram,
     child_peak_bytes: Histogram,
     fetched_bytes: Counter,
+    not_posted: Counter,
     fork_servers_respawned: Counter,
     queue_jobs: [Gauge; 7],
     queue_oldest: SecondsGauge,
@@ -111,6 +112,7 @@ impl Metrics {
             wait_seconds: registered(own, "job_wait_seconds", wait_seconds),
             child_wall_seconds: registered(own, "child_wall_seconds", work_seconds()),
             child_peak_bytes: registered(own, "child_peak_bytes", peak_bytes),
+            not_posted: registered(own, "not_posted", Counter::default()),
             fetched_bytes: registered(own, "fetched_bytes", Counter::default()),
             fork_servers_respawned: registered(own, "fork_servers_respawned", Counter::default()),
             queue_jobs: [
@@ -169,6 +171,11 @@ impl Metrics {
             let now = OffsetDateTime::now_utc();
             self.last_success.set(now.unix_timestamp() as f64);
         }
+    }
+
+    /// Counts a pair that was analysed and whose annotation was not posted.
+    pub(crate) fn not_posted(&self) {
+        self.not_posted.inc();
     }
 
     /// Counts a skipped job.

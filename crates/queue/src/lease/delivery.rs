@@ -34,6 +34,8 @@ pub struct Delivery {
     pub age: Duration,
     /// Limits that an operator granted at replay; usually empty.
     pub granted: LimitsRequest,
+    /// Set it where a comparison with the page's earliest version would repeat this one: then none follows.
+    pub without_follow_up: bool,
     pub(crate) token: String,
     pub(crate) unique: String,
     exclusive: bool,
@@ -223,6 +225,7 @@ impl WorkerHandle {
 
     fn claimed(&self, row: JobRow, job: Job, token: &str, exclusive: bool, now: u64) -> Claim {
         let delivery = Box::new(Delivery {
+            without_follow_up: false,
             job: Job { id: row.id, ..job },
             counts: row.counts,
             age: Duration::from_millis(if row.enqueued_ms == 0 {

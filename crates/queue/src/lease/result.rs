@@ -22,8 +22,8 @@ const DETAIL_MAX_CHARS: usize = 300;
 #[derive(Debug)]
 pub(crate) struct Ending {
     pub(crate) state: &'static str,
-    /// Skip reason; empty for an analysis.
-    pub(crate) why: &'static str,
+    /// Skip reason; of an analysis empty, or `not_posted:` and the diffs without which its annotation was not posted.
+    pub(crate) why: String,
     pub(crate) pair: String,
     /// Its report (JSON).
     pub(crate) report: String,
@@ -42,13 +42,16 @@ impl Ending {
         let measured = report.measured.as_ref().map(ChildUsage::brief);
         let stored = Report { measured, ..report.clone() };
         let body = truncate_report(stored, REPORT_MAX_BYTES - head.len());
+        let posted = posts && report.posted.unwrap_or(report.missing.is_empty());
+        let why =
+            if posts && !posted { format!("not_posted:{}", report.missing_names()) } else { String::new() };
         Self {
             state: "done",
-            why: "",
+            why,
             pair: format!("{}..{}", report.from, report.to),
             report: head + &body[1..],
             summary: summary(id, report),
-            posted: posts && report.missing.is_empty(),
+            posted,
             marked: true,
         }
     }
@@ -62,7 +65,7 @@ impl Ending {
         let report = note(id, "skipped", permanently, &skip);
         Self {
             state: "skipped",
-            why,
+            why: why.to_owned(),
             pair,
             summary: report.clone(),
             report,
@@ -172,12 +175,17 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_annotation_counts_as_posted() {
+    fn only_a_posted_annotation_counts_as_posted_and_what_is_missing_is_named() {
         let id = JobId::generate();
         assert!(Ending::done(&id, &report(), true).posted);
         assert!(!Ending::done(&id, &report(), false).posted);
         let (diff, reason) = (DiffName::HtmlTextDmp, SkipReason::Content);
         let missing = vec![MissingDiff { diff, reason, detail: "no HTML".to_owned() }];
-        assert!(!Ending::done(&id, &Report { missing, ..report() }, true).posted);
+        for (posted, why) in
+            [(Some(true), ""), (Some(false), "not_posted:html_text_dmp"), (None, "not_posted:html_text_dmp")]
+        {
+            let ending = Ending::done(&id, &Report { missing: missing.clone(), posted, ..report() }, true);
+            assert_eq!((ending.posted, ending.why.as_str()), (posted == Some(true), why));
+        }
     }
 }

@@ -21,6 +21,7 @@ use wm_job::duration::millis;
 use wm_job::failure::{Failure, Stage};
 use wm_job::page::Side;
 use wm_job::report::ANALYSIS_VERSION;
+use wm_job::skip::SkipReason;
 use wm_job::verdict::{DeadLetterReason, PostponeReason, Verdict};
 
 /// A settle that failed, with everything needed to retry it.
@@ -82,14 +83,15 @@ impl WorkerHandle {
         match verdict {
             Verdict::Done(report) => {
                 let ending = Ending::done(&delivery.job.id, report, self.inner.sink != REDIS_SINK);
-                self.settle_ended(delivery, ending, report.analysis_version).await
+                self.settle_ended(delivery, ending, report.analysis_version, delivery.without_follow_up).await
             }
             Verdict::Skip(skip) => {
                 // Which version is the previous one may change: then only the newer one's fault is for good.
                 let is_pair_fixed = delivery.job.from.given().is_some() || skip.side == Some(Side::To);
                 let permanent = skip.reason.is_permanent() && is_pair_fixed;
                 let ending = Ending::skipped(&delivery.job.id, delivery.job.pair(), skip, permanent);
-                self.settle_ended(delivery, ending, ANALYSIS_VERSION).await
+                let without_follow_up = delivery.without_follow_up || is_the_last_of_its_job(skip.reason);
+                self.settle_ended(delivery, ending, ANALYSIS_VERSION, without_follow_up).await
             }
             Verdict::Retry { after, failure } => {
                 // An ambiguous exit of the child may not be the job's fault: it does not count as a failed
@@ -130,14 +132,16 @@ impl WorkerHandle {
         delivery: &Delivery,
         ending: Ending,
         analysis_version: u32,
+        without_follow_up: bool,
     ) -> Result<Settled, Error> {
         let (keys, id) = (&self.inner.keys, &delivery.job.id);
         let call = SettleCall {
             keys: [keys.job(id), keys.unique(&delivery.unique)],
             id: id.to_string(),
             token: delivery.token.clone(),
-            ended: ended(id, &ending.pair, ending.state, ending.why),
+            ended: ended(id, &ending.pair, ending.state, &ending.why),
             done: if ending.marked { self.done_name(&ending.pair, analysis_version) } else { Vec::new() },
+            without_follow_up,
             ending,
         };
         let held = self.in_batch(SlotCall::Settle(Box::new(call))).await?;
@@ -219,5 +223,23 @@ impl WorkerHandle {
             Ok(settled) => Ok(settled),
             Err(source) => Err(Box::new(Unreleased { delivery, source })),
         }
+    }
+}
+
+/// True for a skip after which a comparison with the page's earliest version is not wanted: the job was cancelled, or the
+/// newer version is that version.
+fn is_the_last_of_its_job(reason: SkipReason) -> bool {
+    match reason {
+        SkipReason::Cancelled | SkipReason::NoPrevious | SkipReason::SameVersion => true,
+        SkipReason::WrongOrder
+        | SkipReason::AlreadyDone
+        | SkipReason::NotHttp
+        | SkipReason::MediaType
+        | SkipReason::MediaTypeUnknown
+        | SkipReason::Extension
+        | SkipReason::Content
+        | SkipReason::UnlikeContent
+        | SkipReason::Undecodable
+        | SkipReason::Expired => false,
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct SettleCall {
     pub(crate) ended: String,
     /// The pair's name in `done`; empty when it is not to be remembered.
     pub(crate) done: Vec<u8>,
+    /// Its follow-up job is not wanted.
+    pub(crate) without_follow_up: bool,
 }
 
 impl Batched for SlotCall {
@@ -65,11 +67,13 @@ impl Batched for SlotCall {
         for &at in &order {
             match batch[at] {
                 Self::Settle(settle) => {
-                    let SettleCall { keys: [job, unique], id, token, ending, ended, done } = &**settle;
+                    let SettleCall { keys: [job, unique], id, token, ending, ended, done, without_follow_up } =
+                        &**settle;
                     let Ending { state, why, pair, report, summary, posted, marked: _ } = ending;
                     call = call.key(job).key(unique);
-                    call = call.arg(&[id, token, *state, *why, pair, ended, report, summary]);
+                    call = call.arg(&[id, token, *state, why, pair, ended, report, summary]);
                     call = call.arg(done).arg(if *posted { "1" } else { "" });
+                    call = call.arg(if *without_follow_up { "1" } else { "" });
                 }
                 Self::EnterChild { job, lease } => {
                     call = call.key(job).arg(&[lease.id.as_str(), &lease.token]);

@@ -50,6 +50,8 @@ pub enum StartPermit {
 pub(crate) struct StartCall {
     lease: LeaseRef,
     content: String,
+    /// A comparison with the page's earliest version would be this one.
+    without_follow_up: bool,
     /// At most two, each at most [`HOST_MAX_BYTES`] long.
     hosts: Vec<String>,
 }
@@ -69,9 +71,10 @@ impl Batched for StartCall {
         let keys = &queue.inner.keys;
         let mut call =
             queue.call(&scripts::START).arg(BUILD).arg(queue.inner.new_hosts.load(Ordering::Relaxed));
-        for Self { lease, content, hosts } in batch {
+        for Self { lease, content, without_follow_up, hosts } in batch {
             call = call.key(keys.job(&lease.id)).key(keys.suspect(content));
-            call = call.arg(&[lease.id.as_str(), &lease.token, content]).arg(hosts.len());
+            call = call.arg(&[lease.id.as_str(), &lease.token, content]);
+            call = call.arg(u8::from(*without_follow_up)).arg(hosts.len());
             for host in hosts {
                 call = call.key(keys.host(host)).arg(host);
             }
@@ -106,7 +109,8 @@ impl WorkerHandle {
     /// Those of Redis; permits may have been taken, and settling releases them.
     pub async fn start(&self, lease: &LeaseRef, pair: &PagePair) -> Result<StartPermit, Error> {
         let hosts = if self.looks_at_hosts() { hosts(pair) } else { Vec::new() };
-        self.in_batch(StartCall { lease: lease.clone(), content: content_name(pair), hosts }).await
+        let (content, without_follow_up) = (content_name(pair), pair.from_is_earliest);
+        self.in_batch(StartCall { lease: lease.clone(), content, without_follow_up, hosts }).await
     }
 }
 
@@ -162,7 +166,7 @@ mod tests {
     }
 
     fn pair(from: Version, to: Version) -> PagePair {
-        PagePair { page: None, from, to }
+        PagePair { page: None, from, to, from_is_earliest: false }
     }
 
     #[test]

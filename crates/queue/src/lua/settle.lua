@@ -1,13 +1,16 @@
 -- Settles deliveries as done or skipped: deletes the jobs, stores their results. Records which others enter a child.
 -- KEYS     per settled job: job:<id>, unique:<sha256>; then per entering job: job:<id>
--- ARGV     1 number of settled jobs; per settled job: id, token, done|skipped, skip reason ('' when done), pair, what
+-- ARGV     1 number of settled jobs; per settled job: id, token, done|skipped, skip reason (of what is done '', or
+--          not_posted:<what is missing>), pair, what
 --          ended (JSON), report (JSON), the same as a summary (JSON), its name in `done` ('' for a skip
---          that is not permanent), 1 when its annotation was posted; then per entering job: id, token
+--          that is not permanent), 1 when its annotation was posted, 1 when no follow-up job is wanted; then per
+--          entering job: id, token
 -- Returns  per settled job: settled | superseded; then per entering job: entered | lost
 -- Why      Result, `done` mark and end of the job change together; so does clearing its content as a suspect,
 --          where the delivery had been in a child and came back. Batched, because the call costs Redis more than the
 --          job; each job is judged separately, and all before the first write. The follow-up job is admitted in
---          the same step, or a crash in between would lose it; not after a cancelled job. Near maxmemory the
+--          the same step, or a crash in between would lose it; not after a cancelled job, nor where the
+--          pair was the one that it would compare, or there is none. Near maxmemory the
 --          summary is stored: smaller than the job it replaces, so that settling always frees memory.
 --          What enters a child is recorded before it does, by its token: reclaim.lua blames its content when the
 --          lease expires. A job that was in a child and is settled here had both bodies: a success of its hosts.
@@ -16,7 +19,7 @@
 -- Bound    as many jobs as are given (Rust gives at most 100, and 1 MiB), and one follow-up for each. At
 --          maxmemory each settled job frees more than it stores; a follow-up adds itself, and 100 bytes each job that
 --          enters a child, until it is settled.
-local PER_JOB, settled_count = 10, tonumber(arg(1))
+local PER_JOB, settled_count = 11, tonumber(arg(1))
 local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET', EXCLUSIVE_LOCK), {}
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
 local entering, successes, read_token = {}, {}, nil
@@ -46,7 +49,7 @@ for i = 0, settled_count - 1 do
       ended = arg(a + 6), fields = fields, operation = fields[12], group = fields[13], replays = fields[14],
       visited = fields[5] == token and not cancelled and fields[4],
       report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
-      claimed_ms = fields[2], follow_up = fields[3] and not cancelled and follow_up_of(id, job) }
+      claimed_ms = fields[2], follow_up = fields[3] and arg(a + 11) == '' and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
     if token ~= read_token then redis.call('EXISTS', settled_key(token)) end
     read_token = token
@@ -112,6 +115,10 @@ for _, e in ipairs(settled_jobs) do
   if kills_are_counted and e.visited then QUARANTINE.record_other(e.visited) end
   if e.state == 'done' then
     if lean then add('summarised') end
+    if e.why ~= '' then
+      add('not_posted')
+      add(e.why)
+    end
   else
     add('skipped:' .. e.why)
   end

@@ -1,7 +1,8 @@
 -- Starts deliveries once their versions are known: records each content, and takes start permits at the hosts.
 -- KEYS     per job: job:<id>, suspect:<content>, then host:<host> per host
 -- ARGV     1 this build, 2 most jobs at new hosts that one worker has in flight (0 any number); then per job: id,
---          token, content, number of hosts, then its hosts
+--          token, content, 1 when it needs no follow-up job (its pair is the one that this would compare), number of
+--          hosts, then its hosts
 -- Returns  per job: started | lost | suspect (this content crashed a worker before: must run exclusively) | full and
 --          the host | failing, the host and the kind of its last failure (its breaker is open, and the job has
 --          waited for it for a week: to be settled as failed by that)
@@ -45,9 +46,10 @@ end
 local k, a = 0, 2
 while k < #KEYS - FIXED do
   local one = { id = arg(a + 1), content = arg(a + 3), hosts = {}, job = key(k + 1), suspect = key(k + 2) }
-  local token, count = arg(a + 2), tonumber(arg(a + 4))
-  for i = 1, count do one.hosts[i] = arg(a + 4 + i) end
-  k, a = k + 2 + count, a + 4 + count
+  local token, count = arg(a + 2), tonumber(arg(a + 5))
+  one.without_follow_up = arg(a + 4) == '1'
+  for i = 1, count do one.hosts[i] = arg(a + 5 + i) end
+  k, a = k + 2 + count, a + 5 + count
   local fields, host, kind = redis.call('HMGET', one.job, 'token', 'worker', 'enqueued_ms'), nil, nil
   if fields[1] == token then
     one.worker, one.enqueued_ms = fields[2] or '', tonumber(fields[3] or NOW_MS)
@@ -65,6 +67,7 @@ redis.call('ZREM', LEASE, unpack(lease_ids)) -- allowed at maxmemory, and so is 
 set_leases(lease_ids)
 for _, one in ipairs(jobs) do
   redis.call('HSET', one.job, 'content', one.content, 'build', build, 'hosts', table.concat(one.hosts, ' '))
+  if one.without_follow_up then redis.call('HDEL', one.job, 'next', 'next_unique') end
   if one.clears then remove_suspect(one.suspect) end
   if one.reply == 'suspect' then redis.call('HSET', one.job, 'suspect', '1') end
   if one.reply == 'started' then
