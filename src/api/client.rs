@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect, retry};
 use serde::Serialize;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use super::auth::{Auth, Identity};
+use super::examine::ObservedApp;
 use super::{ApiConfigError, Config};
 use crate::job::duration::retry_after;
 use crate::job::failure::{Failure, FailureKind};
@@ -37,6 +39,7 @@ pub(super) struct ApiClient {
     pub(super) client: Client,
     base: Url,
     pub(super) auth: Auth,
+    pub(super) observed: Mutex<ObservedApp>,
     permits: Semaphore,
     timeout: Duration,
     max_response: usize,
@@ -61,6 +64,7 @@ impl ApiClient {
         let client = builder.build()?;
         Ok(Self {
             auth: Auth::new(config, &client)?,
+            observed: Mutex::default(),
             client,
             base,
             permits: Semaphore::new(config.max_concurrent.clamp(1, Semaphore::MAX_PERMITS)),
@@ -112,7 +116,11 @@ impl ApiClient {
     }
 
     /// Makes a call; once more under a new identity where the app refuses the one that was in use before.
-    async fn call(&self, request: RequestBuilder, purpose: CallPurpose) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn call(
+        &self,
+        request: RequestBuilder,
+        purpose: CallPurpose,
+    ) -> Result<Vec<u8>, Failure> {
         let (began, repeat) = (Instant::now(), request.try_clone());
         let _permit = self.permits.acquire().await;
         let identity = self.identity(began, None).await?;
@@ -156,6 +164,9 @@ impl ApiClient {
         let response = request.send().await.map_err(|e| self.connection_failure(&e))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = self.read(response).await?;
+        if purpose == CallPurpose::Post && (status.is_success() || status == StatusCode::LOCKED) {
+            self.observed.lock().read_only = status == StatusCode::LOCKED;
+        }
         let words = error_titles(&body);
         let Some(kind) = classify_status(status, purpose, words.is_some()) else { return Ok(body) };
         let mut detail = format!("the db app answered {status}");

@@ -165,7 +165,11 @@ impl ApiClient {
         let (status, body) = self.timed(self.send(request)).await?;
         let words = login_error(&body).map(|words| format!(": {words}")).unwrap_or_default();
         match status.as_u16() {
-            200..=299 => Ok(granted(&body)),
+            200..=299 => {
+                let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+                self.observed.lock().is_user(&answer["user"]);
+                Ok(granted(&answer))
+            }
             401 | 403 => {
                 let detail = format!("the db app refuses api.email and api.password ({status}{words})");
                 Err(self.failure(FailureKind::ApiRefused, &detail))
@@ -194,8 +198,7 @@ fn login_error(body: &[u8]) -> Option<String> {
 }
 
 /// The token of an answer to a login.
-fn granted(body: &[u8]) -> Option<Granted> {
-    let answer: Value = serde_json::from_slice(body).ok()?;
+fn granted(answer: &Value) -> Option<Granted> {
     let token = answer.get("token")?.as_str().filter(|token| !token.is_empty())?;
     let mut header = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
     header.set_sensitive(true);

@@ -369,7 +369,8 @@ async fn doctor(config: &Config, json: bool) -> Exit {
     let queue = Queue::connect(&config.queue, config.sink()).await;
     let (slots, sizes, ceiling) = (config.slots(), config.sizes(), Limits::ceiling(&config.sandbox));
     let results = ResultStore::open(&config.results).map_err(|e| e.to_string());
-    let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation, results };
+    let app = Api::new(&config.api).map_err(|e| e.to_string());
+    let input = ops::doctor::DoctorInput { queue, slots, sizes, ceiling, isolation, app, results };
     ops::doctor::run(&input, json).await
 }
 

@@ -1,12 +1,13 @@
-//! `doctor`: what would go wrong here, found before it does: Redis, limits, isolation, the results store.
+//! `doctor`: what would go wrong here, found before it does: Redis, limits, isolation, the db app, the results store.
 //!
 //! Each finding says what is, and what to do about it. It changes nothing but one object in the results store, which is
-//! always the same: whether one may write there is only known by writing.
+//! always the same: whether one may write there is only known by writing. The db app is sent an annotation that it refuses.
 
 use serde::Serialize;
 
 use super::Exit;
 use super::render::{self, BAD, GOOD, WARN, sanitize, styled};
+use crate::api::{Api, ObservedApp};
 use crate::job::failure::Failure;
 use crate::policy::admission::MemoryBudget;
 use crate::queue::{Error, NEARLY_FULL, Queue, Server, UnreadableKey, WriteHealth};
@@ -54,6 +55,8 @@ pub struct DoctorInput {
     pub ceiling: Limits,
     /// Isolation in force, or why no child starts.
     pub isolation: Result<Vec<String>, Failure>,
+    /// The db app, if one is configured, or why it cannot be called.
+    pub app: Result<Option<Api>, String>,
     /// The results store, if one is configured, or why it cannot be opened.
     pub results: Result<Option<ResultStore>, String>,
 }
@@ -64,6 +67,7 @@ pub async fn run(input: &DoctorInput, json: bool) -> Exit {
     findings.push(memory(input));
     findings.extend(grant_ceiling(input));
     findings.extend(isolation(&input.isolation));
+    findings.extend(db_app(&input.app).await);
     findings.extend(results_store(&input.results).await);
     let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
     if json {
@@ -129,6 +133,14 @@ async fn queue_findings(queue: &Queue) -> Vec<Finding> {
             ),
         ),
         Err(e) => add(Level::Fail, e.to_string()),
+    }
+    for worker in &status.workers {
+        for (dependency, why) in &worker.info.breaker_reasons {
+            add(
+                Level::Fail,
+                format!("worker {} claims nothing, breaker {dependency}: {why}", worker.info.id),
+            );
+        }
     }
     if let Some(stalled) = status.stalled() {
         add(Level::Fail, format!("{stalled} (status shows the workers)"));
@@ -258,6 +270,37 @@ fn isolation(found: &Result<Vec<String>, Failure>) -> Vec<Finding> {
             format!("this kernel gives a child no {}: in force are {all}", some.join(" and no ")),
         )],
     }
+}
+
+/// Whether the db app answers, who we are there, and whether it takes our annotations.
+async fn db_app(opened: &Result<Option<Api>, String>) -> Option<Finding> {
+    let app = match opened {
+        Ok(app) => app.as_ref()?,
+        Err(what) => return Some(finding(Level::Fail, "db app", what)),
+    };
+    let ObservedApp { account, may_annotate, read_only } = match app.examine().await {
+        Ok(seen) => seen,
+        Err(failure) => return Some(finding(Level::Fail, "db app", failure.to_string())),
+    };
+    let who = account.map_or_else(|| "logged in as nobody".to_owned(), |who| format!("logged in as {who}"));
+    let at = format!("{} answers, {who}", app.host());
+    Some(match (app.posts(), may_annotate, read_only) {
+        (true, _, true) => finding(
+            Level::Fail,
+            "db app",
+            format!("{at}, and is read-only: it takes no annotation (API_READ_ONLY there)"),
+        ),
+        (true, Some(false), false) => finding(
+            Level::Fail,
+            "db app",
+            format!("{at}, who may not annotate: give them that permission there"),
+        ),
+        (true, Some(true), false) => finding(Level::Ok, "db app", format!("{at}, who may annotate")),
+        (true, None, false) => {
+            finding(Level::Warn, "db app", format!("{at}; whether they may annotate could not be found out"))
+        }
+        (false, ..) => finding(Level::Ok, "db app", format!("{at}; annotations are not posted (api.post)")),
+    })
 }
 
 /// Whether results can be written to the results store and read from it.

@@ -12,14 +12,18 @@ use super::{Shared, redis_backoff};
 use crate::api::Api;
 use crate::job::failure::FailureKind;
 use crate::job::outcome::Outcome;
+use crate::job::text::clip;
 use crate::job::{Job, VersionRef};
 use crate::pipeline::PipelineRun;
 use crate::policy::breaker::{BreakerSet, CircuitState, ClaimLimit, Dependency, failed_dependency};
 use crate::policy::judge::OpenState;
 
-/// The breakers, behind a lock that is held only briefly.
+/// Longest reason that a heartbeat carries, in characters.
+const REASON_MAX_CHARS: usize = 200;
+
+/// The breakers, behind locks that are held only briefly, and why each opened last.
 #[derive(Default)]
-pub(super) struct CircuitBreakers(Mutex<BreakerSet>);
+pub(super) struct CircuitBreakers(Mutex<BreakerSet>, Mutex<BTreeMap<&'static str, String>>);
 
 impl CircuitBreakers {
     fn lock(&self) -> MutexGuard<'_, BreakerSet> {
@@ -33,6 +37,13 @@ impl CircuitBreakers {
 
     pub(super) fn claim_limit(&self) -> ClaimLimit {
         self.lock().claim_limit(Instant::now())
+    }
+
+    /// Why those of [`Self::states`] opened.
+    pub(super) fn reasons(&self) -> BTreeMap<String, String> {
+        let (open, reasons) = (self.states(), self.1.lock());
+        let why = |name: &String| reasons.get(name.as_str()).cloned();
+        open.into_keys().filter_map(|name| why(&name).map(|why| (name, why))).collect()
     }
 
     /// The breakers that are not closed, by dependency, for the queue's status.
@@ -69,6 +80,7 @@ impl Shared {
             (open_state, breakers.record_failure(dependency, begun, now, asked, pauses, chance))
         };
         if opened {
+            self.breakers.1.lock().insert(dependency.as_str(), clip(why, REASON_MAX_CHARS));
             self.observer.breaker_opened(dependency, why);
         }
         open_state

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::redis_backoff::RedisBackoff;
 use super::shutdown::Phase;
+use crate::api::{Api, ObservedApp};
 use crate::job::duration::millis;
 use crate::job::failure::Stage;
 use crate::job::{JobId, VersionRef};
@@ -286,6 +287,8 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
             phase: shared.phases().now().as_str().to_owned(),
             slots_limited_by: shared.load_limit.lock().overload().map(|why| why.as_str().to_owned()),
             breakers: shared.breakers.states(),
+            breaker_reasons: shared.breakers.reasons(),
+            db_app: shared.worker.pipeline.api.as_deref().map(db_app_in_words).unwrap_or_default(),
             in_flight: shared.in_flight.running(),
             ..shared.observer.worker_info(shared.in_flight.counts())
         };
@@ -308,4 +311,17 @@ pub(super) async fn heartbeat(shared: Arc<Shared>) {
         shared.observer.sync_outages().await;
         sleep(pause).await;
     }
+}
+/// `db.example.org as analyst@example.org, may annotate`, as far as it is known.
+fn db_app_in_words(app: &Api) -> String {
+    let ObservedApp { account, may_annotate, read_only } = app.observed();
+    let account = account.map(|account| format!(" as {account}")).unwrap_or_default();
+    let rights = match (app.posts(), read_only, may_annotate) {
+        (false, ..) => ", posts nothing",
+        (true, true, _) => ", read-only",
+        (true, false, Some(true)) => ", may annotate",
+        (true, false, Some(false)) => ", may not annotate",
+        (true, false, None) => "",
+    };
+    format!("{}{account}{rights}", app.host())
 }

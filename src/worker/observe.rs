@@ -94,6 +94,8 @@ impl Observer {
                 busy: 0,
                 heartbeat_every_ms: millis(worker.config.heartbeat),
                 breakers: BTreeMap::new(),
+                breaker_reasons: Default::default(),
+                db_app: String::new(),
                 in_flight: Vec::new(),
             },
             redis: Arc::clone(&worker.redis),

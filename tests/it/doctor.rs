@@ -7,7 +7,8 @@ use tempfile::TempDir;
 use wm_testbed::http::{HttpServer, Request, Response};
 use wm_testbed::redis::RedisOptions;
 
-use crate::harness::World;
+use crate::annotations::{job_for_versions, world_with_app};
+use crate::harness::{World, until};
 
 fn levels(json: &Value, check: &str) -> Vec<(String, String)> {
     let findings = json["findings"].as_array().unwrap().iter().filter(|finding| finding["check"] == check);
@@ -131,4 +132,57 @@ async fn a_bucket_that_refuses_us_is_named_and_no_proxy_of_the_environment_is_us
     }
     assert!(!output.stdout.contains("hunter2"));
     assert_eq!((server.requests().len(), proxy.connections()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_db_app_is_asked_who_we_are_there_and_whether_it_takes_annotations() {
+    let (world, db, _, _) = world_with_app().await;
+    let looked = async |world: &World| {
+        let json = world.run(&["doctor", "-o", "json"]).await.json();
+        levels(&json, "db app")
+    };
+    let host = "127.0.0.1 answers, logged in as analyst@db.test";
+    assert_eq!(looked(&world).await, [("ok".to_owned(), format!("{host}, who may annotate"))]);
+    assert!(db.with_state(|db| db.annotations.is_empty()), "nothing was written");
+    for (read_only, may_not_annotate, needle) in
+        [(true, false, "is read-only"), (false, true, "who may not annotate")]
+    {
+        db.with_state(|db| (db.read_only, db.may_not_annotate) = (read_only, may_not_annotate));
+        let [(level, message)] = &looked(&world).await[..] else { panic!("one finding") };
+        assert!(level == "fail" && message.starts_with(host) && message.contains(needle), "{message}");
+    }
+    db.with_state(|db| (db.read_only, db.may_not_annotate) = (false, false));
+    let world = world.with("api.password", "another");
+    let [(level, message)] = &looked(&world).await[..] else { panic!("one finding") };
+    assert!(level == "fail" && message.contains("refuses api.email and api.password"), "{message}");
+    let world = world.with("api.password", "hunter2").with("api.post", "off");
+    assert!(looked(&world).await[0].1.contains("annotations are not posted"));
+    let world = world.with("api.url", "http://127.0.0.1:1");
+    assert!(looked(&world).await[0].1.contains("cannot be reached"));
+    assert!(looked(&world.with("api.url", "")).await.is_empty());
+}
+
+#[tokio::test]
+async fn status_and_doctor_say_what_a_worker_knows_of_the_app_and_why_its_breaker_is_open() {
+    let (world, db, _, [from, to]) = world_with_app().await;
+    db.with_state(|db| db.read_only = true);
+    let _worker = world.worker();
+    let pair = job_for_versions("pair", Some(from), to);
+    world.send(std::slice::from_ref(&pair)).await;
+    until("the heartbeat says so", async || {
+        let workers = world.queue.status().await.unwrap().workers;
+        workers.first().is_some_and(|worker| !worker.info.breaker_reasons.is_empty())
+    })
+    .await;
+    let status = world.run(&["status"]).await;
+    for needle in
+        ["breaker api", "the db app answered 423", "db app  127.0.0.1 as analyst@db.test, read-only"]
+    {
+        assert!(status.stdout.contains(needle), "{needle} is not in {}", status.stdout);
+    }
+    let json = world.run(&["status", "-o", "json"]).await.json();
+    assert!(json["workers"][0]["breaker_reasons"]["api"].as_str().unwrap().contains("read-only"), "{json}");
+    let json = world.run(&["doctor", "-o", "json"]).await.json();
+    let told = levels(&json, "queue");
+    assert!(told.iter().any(|(level, what)| level == "fail" && what.contains("breaker api: ")), "{told:?}");
 }

@@ -95,6 +95,8 @@ async fn idle_loop(queue: WorkerHandle, number: usize) {
         busy: 0,
         heartbeat_every_ms: 5_000,
         breakers: BTreeMap::new(),
+        breaker_reasons: Default::default(),
+        db_app: String::new(),
         in_flight: Vec::new(),
     };
     // Spread over the longest interval, as workers that started at different times are.

@@ -1,4 +1,5 @@
-# The db app's job behind the adapter of docs/producers.md, enqueued for each version that is named on standard input.
+# The db app's job behind the adapter of docs/producers.md, and a job for each version of the environment. What is done
+# with them follows.
 GlobalID.app = "webpage-versions-db"
 ActiveJob::Base.logger = Logger.new(nil)
 
@@ -14,4 +15,3 @@ class AnalyzeChangeJob < ActiveJob::Base
 end
 
 jobs = ENV.fetch("VERSIONS").split.map { |uuid| AnalyzeChangeJob.new(Version.new(uuid)) }
-AnalyzeChangeJob.queue_adapter.enqueue_all(jobs)

@@ -1,6 +1,6 @@
 //! The whole way of the db app's own job: a Ruby process enqueues it with ActiveJob, and the app has its annotation.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -25,18 +25,48 @@ fn has_ruby() -> bool {
     has
 }
 
-/// Lets the app enqueue its job for these versions, through the adapter as docs/producers.md shows it.
-fn enqueue(world: &World, versions: &[Uuid]) {
+/// The adapter as docs/producers.md shows it.
+fn adapter() -> &'static str {
     let mut blocks = RECIPES.split("\n```ruby\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let adapter = blocks.find(|block| block.contains("class WmAnalysisAdapter")).unwrap();
+    blocks.find(|block| block.contains("class WmAnalysisAdapter")).unwrap()
+}
+
+/// Runs the app's code behind the adapter, for these versions.
+fn run_app(redis_url: Option<&str>, versions: &[Uuid], code: &str) -> Output {
     let versions: Vec<String> = versions.iter().map(Uuid::to_string).collect();
-    let ran = Command::new("ruby")
-        .args(["-e", &format!("{GEMS}{adapter}\n{PRODUCER}")])
-        .env("ANALYSIS_REDIS_URL", format!("unix://{}", world.redis.socket().display()))
-        .env("VERSIONS", versions.join(" "))
-        .output()
-        .unwrap();
+    let mut command = Command::new("ruby");
+    command.args(["-e", &format!("{GEMS}{}\n{PRODUCER}\n{code}", adapter())]);
+    command.env_remove("ANALYSIS_REDIS_URL").env("VERSIONS", versions.join(" "));
+    command.envs(redis_url.map(|url| ("ANALYSIS_REDIS_URL", url))).output().unwrap()
+}
+
+/// Lets the app enqueue its job for these versions.
+fn enqueue(world: &World, versions: &[Uuid]) {
+    let url = format!("unix://{}", world.redis.socket().display());
+    let ran = run_app(Some(&url), versions, "AnalyzeChangeJob.queue_adapter.enqueue_all(jobs)");
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn an_app_without_the_variable_is_loaded_whole_and_a_redis_that_is_down_is_an_enqueue_error() {
+    if !has_ruby() {
+        return println!("SKIPPED: no ruby");
+    }
+    // Loading every class is what an app does when it boots in production.
+    let loaded = run_app(None, &[], "puts AnalyzeChangeJob.queue_adapter.class");
+    assert_eq!(String::from_utf8_lossy(&loaded.stdout).trim(), "WmAnalysisAdapter", "{loaded:?}");
+    let code = "begin
+        jobs.each { |job| job.class.queue_adapter.enqueue(job) }
+      rescue ActiveJob::EnqueueError => error
+        puts error.message
+      end
+      puts AnalyzeChangeJob.queue_adapter.enqueue_all(jobs)";
+    for (url, needle) in [(None, "ANALYSIS_REDIS_URL"), (Some("redis://127.0.0.1:1"), "127.0.0.1:1")] {
+        let ran = run_app(url, &[Uuid::new_v4()], code);
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+        assert!(said.starts_with("not enqueued for analysis: ") && said.contains(needle), "{ran:?}");
+        assert_eq!(said.lines().last(), Some("0"), "{ran:?}");
+    }
 }
 
 /// An app with many pages of two versions each, and the newer version of each.

@@ -172,6 +172,8 @@ pub fn info(name: &str) -> Presence {
         busy: 1,
         heartbeat_every_ms: 5_000,
         breakers: Default::default(),
+        breaker_reasons: Default::default(),
+        db_app: String::new(),
         in_flight: Vec::new(),
     }
 }

@@ -1,6 +1,6 @@
 //! Who works, which hosts hold jobs up, and why jobs die: each as a short list of the worst, with the next command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anstyle::Style;
@@ -17,6 +17,7 @@ use crate::queue::{Group, HostLoad, Presence, RunningJob, Status, WorkerStatus};
 /// Lines of each list: all of them are one screen of 24 lines in ordinary trouble.
 const WORKERS_SHOWN: usize = 4;
 const JOBS_SHOWN: usize = 2;
+const APPS_SHOWN: usize = 2;
 const HOSTS_SHOWN: usize = 3;
 const GROUPS_SHOWN: usize = 3;
 /// Columns of a name, on a terminal of less than [`WIDE`] columns and on others.
@@ -44,6 +45,7 @@ pub(super) fn workers(out: &mut Layout, status: &Status, command: &dyn Fn(&str) 
         out.items("", &[plain(text)], "");
     }
     let running = workers.iter().filter(|seen| !seen.silent).flat_map(|seen| &seen.info.in_flight);
+    apps(out, status);
     let mut running: Vec<&RunningJob> = running.collect();
     running.sort_by_key(|job| std::cmp::Reverse(job.in_flight_ms));
     running.iter().take(JOBS_SHOWN).for_each(|job| running_job(out, job));
@@ -57,6 +59,15 @@ pub(super) fn workers(out: &mut Layout, status: &Status, command: &dyn Fn(&str) 
     }
 }
 
+/// What the workers know of the db app: one line, unless they differ.
+fn apps(out: &mut Layout, status: &Status) {
+    let alive = status.workers.iter().filter(|seen| !seen.silent && !seen.info.db_app.is_empty());
+    let apps: BTreeSet<&str> = alive.map(|seen| seen.info.db_app.as_str()).collect();
+    for app in apps.into_iter().take(APPS_SHOWN) {
+        out.items("db app", &[plain(sanitize(app, 200))], "");
+    }
+}
+
 fn worker(out: &mut Layout, seen: &WorkerStatus) {
     let info = &seen.info;
     let id = plain(name(out, info.id.as_str()));
@@ -66,7 +77,9 @@ fn worker(out: &mut Layout, seen: &WorkerStatus) {
         return out.items("worker", &[&[id, (BAD, silent)], &taken_over(out, seen)[..]].concat(), "  ");
     }
     let mut items = vec![id, plain(format!("{} of {} slots busy", info.busy, info.slots))];
-    let trouble: Vec<Segment> = slots_limit(info).into_iter().chain(breakers(&info.breakers)).collect();
+    let reasons = info.breaker_reasons.values().map(|why| (BAD, sanitize(why, 200)));
+    let trouble: Vec<Segment> =
+        slots_limit(info).into_iter().chain(breakers(&info.breakers)).chain(reasons).collect();
     let is_well = trouble.is_empty();
     items.extend(trouble);
     items.extend([

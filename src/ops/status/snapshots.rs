@@ -43,6 +43,8 @@ fn worker(id: &str, jobs: Vec<RunningJob>) -> WorkerStatus {
         busy: 2,
         heartbeat_every_ms: 5_000,
         breakers: BTreeMap::new(),
+        breaker_reasons: Default::default(),
+        db_app: String::new(),
         in_flight: jobs,
     };
     let (fetching, analysing) = (info.in_flight.len() as u64, 0);

@@ -48,6 +48,10 @@ pub struct Presence {
     /// State of its circuit breakers that are not closed, by dependency: while there is one, it claims no
     /// jobs, or one at a time.
     pub breakers: BTreeMap<String, String>,
+    /// Why each of them opened.
+    pub breaker_reasons: BTreeMap<String, String>,
+    /// What it knows of the db app, in words; empty without one.
+    pub db_app: String,
     /// Its jobs in flight, longest first; at most 64 of them are listed in its entry.
     pub in_flight: Vec<RunningJob>,
 }
@@ -207,6 +211,10 @@ impl WorkerHandle {
             .arg(worker.heartbeat_every_ms)
             .arg("breakers")
             .arg(serde_json::to_string(&worker.breakers).unwrap_or_default())
+            .arg("breaker_reasons")
+            .arg(serde_json::to_string(&worker.breaker_reasons).unwrap_or_default())
+            .arg("db_app")
+            .arg(&worker.db_app)
             .arg("fetching")
             .arg(fetching.len())
             .arg("analysing")

@@ -148,6 +148,8 @@ fn worker_of(now: u64, id: &str, entry: &Fields) -> Option<WorkerStatus> {
         busy: text("busy").parse().unwrap_or(0),
         heartbeat_every_ms,
         breakers: serde_json::from_str(&text("breakers")).unwrap_or_default(),
+        breaker_reasons: serde_json::from_str(&text("breaker_reasons")).unwrap_or_default(),
+        db_app: text("db_app"),
         in_flight: in_flight.into_iter().map(|job| job.later(heartbeat_age_ms)).collect(),
     };
     let silent = heartbeat_age_ms > SILENT_HEARTBEATS * heartbeat_every_ms;
