@@ -51,7 +51,7 @@ pub(super) enum AuthMethod {
     /// It is configured.
     Fixed(Identity),
     /// It is a token that the app gives for an email and a password.
-    Login(SharedLogin),
+    Login(Box<SharedLogin>),
 }
 
 impl Auth {
@@ -75,7 +75,7 @@ impl Auth {
         let encoded = written.split(' ').next_back().unwrap_or_default();
         let method = match (scheme, config.login) {
             (AuthScheme::Basic, LoginMode::Token) => {
-                AuthMethod::Login(SharedLogin::new(config, Identity::new(basic)))
+                AuthMethod::Login(Box::new(SharedLogin::new(config, Identity::new(basic))))
             }
             (AuthScheme::Basic, LoginMode::Basic) | (AuthScheme::Absent | AuthScheme::Bearer, _) => {
                 AuthMethod::Fixed(Identity::new(authorization.clone()))

@@ -23,7 +23,7 @@ use crate::sandbox::Meter;
 
 /// How the work on a delivery ended.
 enum WorkEnd {
-    Finished(PipelineRun),
+    Finished(Box<PipelineRun>),
     Stopped(StopReason),
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, stopped: oneshot::R
     };
     let (pipeline, pool) = (&shared.worker.pipeline, &shared.worker.pool);
     let ending = tokio::select! {
-        run = pipeline.run(&delivery.job, delivery.granted, pool, &gate) => WorkEnd::Finished(run),
+        run = pipeline.run(&delivery.job, delivery.granted, pool, &gate) => WorkEnd::Finished(Box::new(run)),
         Ok(stop) = stopped => WorkEnd::Stopped(stop),
     };
     guard.settling();
@@ -54,7 +54,7 @@ pub(super) async fn run(shared: &Shared, delivery: Delivery, stopped: oneshot::R
                 true => shared.breakers.open_state(),
                 false => shared.record_outcome(&delivery.job, &run, begun),
             };
-            conclude(shared, delivery, run, open_state).await;
+            conclude(shared, delivery, *run, open_state).await;
         }
         WorkEnd::Stopped(StopReason::Cancelled) => {
             skip_unneeded(shared, delivery, Skip::new(SkipReason::Cancelled, "cancelled while running"))
