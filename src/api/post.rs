@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use crate::job::failure::{Failure, FailureKind};
+use crate::job::media_type::MediaType;
 use crate::job::page::PagePair;
 use crate::job::report::{Annotation, BodyFacts, Report};
-use crate::job::text::essence;
 
 /// What to do with annotations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,8 @@ pub enum PostPartial {
 /// Whether the app's own job would have compared a body of this declared type, or of none.
 fn is_declared_text(body: &BodyFacts) -> bool {
     let Some(declared) = &body.declared else { return true };
-    let media = essence(declared);
+    let declared = MediaType::parse(declared);
+    let media = declared.canonical();
     (media.starts_with("text/") && media != "text/calendar") || media == "application/xhtml+xml"
 }
 

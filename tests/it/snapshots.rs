@@ -167,7 +167,7 @@ async fn seed(world: &World) {
         else {
             panic!("both are whole")
         };
-        let pair = PagePair { page: None, from: (**from).clone(), to: (**to).clone() };
+        let pair = PagePair { page: None, from: (**from).clone(), from_is_earliest: false, to: (**to).clone() };
         let _ = world.queue.worker.start(&delivery.lease(), &pair).await.unwrap();
         assert!(world.queue.worker.enter_child(&delivery.lease()).await.unwrap());
         let detail = "it ran longer than its wall clock of 10000 ms, last in the diff of its links";
@@ -210,6 +210,8 @@ fn presence() -> Presence {
         busy: 0,
         heartbeat_every_ms: 3_600_000,
         breakers: BTreeMap::new(),
+        breaker_reasons: BTreeMap::new(),
+        db_app: String::new(),
         in_flight: Vec::new(),
     }
 }

@@ -33,6 +33,8 @@ pub(crate) struct Ending {
     pub(crate) posted: bool,
     /// True when the pair is remembered in `done`.
     pub(crate) marked: bool,
+    /// Of a skip by content, what both bodies are: `text/html..application/pdf`.
+    pub(crate) sniffed: String,
 }
 
 impl Ending {
@@ -53,6 +55,7 @@ impl Ending {
             summary: summary(id, report),
             posted,
             marked: true,
+            sniffed: String::new(),
         }
     }
 
@@ -61,6 +64,7 @@ impl Ending {
         let mut skip = skip.clone();
         skip.detail = clipped(&skip.detail);
         let why = skip.reason.as_str();
+        let sniffed = skip.sniffed.as_ref().map_or_else(String::new, |kinds| format!("{}..{}", kinds.from, kinds.to));
         let permanently = if permanent { r#""permanent":true,"# } else { "" };
         let report = note(id, "skipped", permanently, &skip);
         Self {
@@ -71,6 +75,7 @@ impl Ending {
             report,
             posted: false,
             marked: permanent,
+            sniffed,
         }
     }
 }

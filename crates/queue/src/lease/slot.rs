@@ -69,11 +69,11 @@ impl Batched for SlotCall {
                 Self::Settle(settle) => {
                     let SettleCall { keys: [job, unique], id, token, ending, ended, done, without_follow_up } =
                         &**settle;
-                    let Ending { state, why, pair, report, summary, posted, marked: _ } = ending;
+                    let Ending { state, why, pair, report, summary, posted, marked: _, sniffed } = ending;
                     call = call.key(job).key(unique);
                     call = call.arg(&[id, token, *state, why, pair, ended, report, summary]);
                     call = call.arg(done).arg(if *posted { "1" } else { "" });
-                    call = call.arg(if *without_follow_up { "1" } else { "" });
+                    call = call.arg(if *without_follow_up { "1" } else { "" }).arg(sniffed);
                 }
                 Self::EnterChild { job, lease } => {
                     call = call.key(job).arg(&[lease.id.as_str(), &lease.token]);

@@ -114,11 +114,11 @@ end
 -- Counters are kept in buckets of five minutes for a day.
 local function increment(field, by) add_to(STATS, field, by or 1) end
 
-local function emit_event(type, id, pair, why)
+local function emit_event(type, id, pair, why, sniffed)
   local dots = string.find(pair or '', '..', 1, true)
   local from, to = dots and string.sub(pair, 1, dots - 1) or '', dots and string.sub(pair, dots + 2) or ''
   redis.pcall('XADD', EVENTS, 'MAXLEN', '~', text_setting('events_max'), '*',
-    'type', type, 'id', id, 'from', from, 'to', to, 'why', why or '')
+    'type', type, 'id', id, 'from', from, 'to', to, 'why', why or '', unpack(sniffed and sniffed ~= '' and { 'sniffed', sniffed } or {}))
 end
 
 -- Pushes at most one element: a hint that something can be claimed, never the job itself.

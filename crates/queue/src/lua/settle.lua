@@ -3,7 +3,8 @@
 -- ARGV     1 number of settled jobs; per settled job: id, token, done|skipped, skip reason (of what is done '', or
 --          not_posted:<what is missing>), pair, what
 --          ended (JSON), report (JSON), the same as a summary (JSON), its name in `done` ('' for a skip
---          that is not permanent), 1 when its annotation was posted, 1 when no follow-up job is wanted; then per
+--          that is not permanent), 1 when its annotation was posted, 1 when no follow-up job is wanted, of a skip by content
+--          the kinds of both bodies; then per
 --          entering job: id, token
 -- Returns  per settled job: settled | superseded; then per entering job: entered | lost
 -- Why      Result, `done` mark and end of the job change together; so does clearing its content as a suspect,
@@ -19,7 +20,7 @@
 -- Bound    as many jobs as are given (Rust gives at most 100, and 1 MiB), and one follow-up for each. At
 --          maxmemory each settled job frees more than it stores; a follow-up adds itself, and 100 bytes each job that
 --          enters a child, until it is settled.
-local PER_JOB, settled_count = 11, tonumber(arg(1))
+local PER_JOB, settled_count = 12, tonumber(arg(1))
 local replies, keys_to_delete, lock_holder, increments = {}, {}, redis.call('GET', EXCLUSIVE_LOCK), {}
 local lease_ids, settled_jobs, leaving_jobs, suspects_to_clear, freed_bytes = {}, {}, {}, {}, 0
 local entering, successes, read_token = {}, {}, nil
@@ -48,7 +49,7 @@ for i = 0, settled_count - 1 do
     settled_jobs[#settled_jobs + 1] = { id = id, token = token, state = arg(a + 3), why = arg(a + 4), pair = arg(a + 5),
       ended = arg(a + 6), fields = fields, operation = fields[12], group = fields[13], replays = fields[14],
       visited = fields[5] == token and not cancelled and fields[4],
-      report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10),
+      report = arg(a + 7), summary = arg(a + 8), posted = arg(a + 10), sniffed = arg(a + 12),
       claimed_ms = fields[2], follow_up = fields[3] and arg(a + 11) == '' and follow_up_of(id, job) }
     read_result_keys(id, arg(a + 5)) -- reads derived keys before the first write, as does `plan_mark`
     if token ~= read_token then redis.call('EXISTS', settled_key(token)) end
@@ -124,7 +125,7 @@ for _, e in ipairs(settled_jobs) do
   end
   add(e.state)
   if not full then remember_settled(e.id, e.token) end -- at maxmemory a repeated settle is answered `superseded`
-  emit_event(e.state, e.id, e.pair, e.why)
+  emit_event(e.state, e.id, e.pair, e.why, e.sniffed)
   if e.follow_up then admit_follow_up(e.follow_up, e.pair) end
 end
 for field, by in pairs(increments) do increment(field, by) end
