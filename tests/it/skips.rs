@@ -1,12 +1,14 @@
 //! What is rightly not analysed says so everywhere it can be asked: report, counter, event, metric.
 
+use std::collections::BTreeMap;
+
 use wm_analyzer::job::page::Version;
 use wm_analyzer::job::{Job, VersionRef};
 use wm_testbed::body::Body;
 
 use wm_testbed::{pages, poison};
 
-use crate::harness::{World, until};
+use crate::harness::{World, key, until};
 
 fn change(job: &mut Job, change: impl Fn(&mut Version)) {
     for version in job.from.given_mut().into_iter().chain([&mut job.to]) {
@@ -54,6 +56,15 @@ async fn every_skip_is_recorded_with_its_reason_in_report_counter_event_and_metr
         let metric = format!("skips_total{{reason=\"{reason}\"}}");
         until(&metric, async || worker.metric(&metric).await == 1.0).await;
     }
+    let entries: Vec<(String, BTreeMap<String, String>)> =
+        world.redis_cmd("XRANGE", (key("events"), "-", "+")).await;
+    let kinds = |id: &str| {
+        let (_, fields) = entries.iter().find(|(_, fields)| fields["id"] == id).unwrap();
+        fields.get("sniffed").cloned()
+    };
+    assert_eq!(kinds("content").as_deref(), Some("application/pdf..text/html"));
+    assert_eq!(kinds("unlike_content").as_deref(), Some("text/html..application/json"));
+    assert_eq!(kinds("extension"), None);
     for unfetched in ["extension", "media_type", "same_version", "expired"] {
         assert_eq!(world.site.hits(&format!("/{unfetched}/from")), 0, "{unfetched} needs no fetching");
     }

@@ -167,7 +167,8 @@ async fn seed(world: &World) {
         else {
             panic!("both are whole")
         };
-        let pair = PagePair { page: None, from: (**from).clone(), from_is_earliest: false, to: (**to).clone() };
+        let pair =
+            PagePair { page: None, from: (**from).clone(), from_is_earliest: false, to: (**to).clone() };
         let _ = world.queue.worker.start(&delivery.lease(), &pair).await.unwrap();
         assert!(world.queue.worker.enter_child(&delivery.lease()).await.unwrap());
         let detail = "it ran longer than its wall clock of 10000 ms, last in the diff of its links";

@@ -64,7 +64,8 @@ impl Ending {
         let mut skip = skip.clone();
         skip.detail = clipped(&skip.detail);
         let why = skip.reason.as_str();
-        let sniffed = skip.sniffed.as_ref().map_or_else(String::new, |kinds| format!("{}..{}", kinds.from, kinds.to));
+        let sniffed =
+            skip.sniffed.as_ref().map_or_else(String::new, |kinds| format!("{}..{}", kinds.from, kinds.to));
         let permanently = if permanent { r#""permanent":true,"# } else { "" };
         let report = note(id, "skipped", permanently, &skip);
         Self {
