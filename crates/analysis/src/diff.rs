@@ -1,44 +1,45 @@
 //! Diffs two texts, first coarsely, then more finely where they differ.
 //!
-//! Common ends are stripped and the rest is compared as chunks (Patience). Differing stretches are compared
-//! as words (Myers), via phrases if there are too many words, and small differing stretches as characters
-//! (Myers). A linear clean-up makes the result readable.
+//! Common ends are stripped and the rest is compared as chunks. Differing stretches are compared as words, via phrases if
+//! there are too many words for an exact comparison, and what differs then as characters. A linear clean-up makes the
+//! result readable.
 //!
-//! Invariant: applying the steps of an [`EditScript`] to the old text yields the new text,
-//! even if the deadline passed.
+//! Invariant: applying the steps of an [`EditScript`] to the old text yields the new text, whatever was left of the work;
+//! and the script is a function of the texts and the work.
 //!
 //! # Why
-//! On 266 real pairs this took a fortieth of the CPU time of the old service's diff-match-patch, with
-//! smaller edits in total, because diff-match-patch gave up on large pages after two seconds. Diffing
-//! whole pages by characters or words with `similar` was four to eighteen times slower and gave worse
-//! results. `imara-diff` is faster, but has no deadline and hung on seven of twelve adversarial pairs.
-//! Every level is bounded: a stretch with too many tokens is left as one replacement, and so is whatever
-//! remains at the deadline; `approximate` reports both.
+//! On 51 real pairs this left a third of the characters as changed that web-monitoring-diff left, because
+//! diff-match-patch gives up on large pages after two seconds, and no pair more than 5 % more. Chunks are compared in two
+//! ways, and the one that leaves fewer bytes is taken: the longest common subsequence prefers many short chunks to a long
+//! one, and chunks that stand once may have moved; either alone left up to twice as much on some pages. Comparing whole
+//! pages by characters or words was four to eighteen times slower and gave worse results. `imara-diff` is faster, but has
+//! no bound and hung on seven of twelve adversarial pairs. Every level is bounded by the work, and a stretch that nothing
+//! is left for is one replacement; `approximate` reports it.
 
-use std::hash::Hash;
 use std::ops::Range;
-use std::time::Instant;
 
-use similar::{Algorithm, DiffOp, capture_diff_slices_deadline};
 use wm_job::hunk::StepKind;
 
 use super::change::{Change, slice, trim};
 use super::cleanup;
-use super::tokens::{Granularity, TextPair};
+use super::lcs::{Comparer, Method, TokenChange};
+use super::tokens::{Granularity, TextPair, TokenizedPair};
+use super::work::Work;
 
-/// Maximum number of tokens of both texts in one comparison. With the working memory of `similar` this
-/// is at most about 70 MiB of heap, which fits into the child's default budget beside two bodies of 10
-/// MiB that tripled in decoding.
-const MAX_TOKENS: usize = 400_000;
+/// Maximum number of tokens of both texts in one comparison, which take some 50 bytes each, or 50 MiB of heap: that fits
+/// into the child's default budget beside two bodies of 10 MiB that tripled in decoding.
+const MAX_TOKENS: usize = 1_000_000;
 /// Maximum number of changes in a script; further ones are merged into the last.
 const MAX_CHANGES: usize = 500_000;
-/// Largest stretch on either side that is compared by characters. Beyond it, Myers finds accidental matches,
-/// and its cost is quadratic.
-const MAX_CHAR_BYTES: u32 = 4 * 1024;
-
-/// Maximum length of changes that are joined before the finer comparison. Joining lets words be compared
-/// across a line break or tag that happens to match. Longer ones gained nothing on 51 real pairs.
-const MAX_JOINED_CHARS: u32 = 16 * 1024;
+/// Maximum length of changes that are joined before they are compared by characters, which may then be exact for any of
+/// them. Longer ones gained nothing on 51 real pairs.
+const MAX_JOINED_FOR_CHARS: u32 = 16 * 1024;
+/// Maximum length of changes that are joined before the finer comparison by tokens. Joining lets words be compared across
+/// a line break or tag that happens to match. Beyond it, time grew and text did not get smaller on 51 real pairs.
+const MAX_JOINED: u32 = 64 * 1024;
+/// Steps for each character of a stretch that is longer than those that are joined: a single long word, like an image in
+/// the source. Enough for an edit in every fifty characters, which the old service finds too.
+const STEPS_PER_CHAR: u64 = 128;
 
 /// All changes between two texts, in order; between any two changes there is equal text.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(super) struct EditScript<'t> {
     pub(super) new: &'t str,
     /// Changes as byte ranges of both texts.
     pub(super) changes: Vec<Change>,
-    /// True if a bound or the deadline made the script coarser than possible.
+    /// True if a bound made the script coarser than possible.
     pub(super) approximate: bool,
 }
 
@@ -74,11 +75,12 @@ impl<'t> EditScript<'t> {
     }
 }
 
-/// Diffs two texts, at most until the deadline.
-pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> EditScript<'t> {
+/// Diffs two texts, as finely as the work that is left allows.
+pub(super) fn diff<'t>(old: &'t str, new: &'t str, work: &mut Work) -> EditScript<'t> {
     let mut search = DiffSearch {
-        texts: TextPair::new(old, new, deadline),
-        deadline,
+        texts: TextPair::new(old, new),
+        comparer: Comparer::default(),
+        work,
         changes: Vec::new(),
         approximate: false,
     };
@@ -93,94 +95,129 @@ pub(super) fn diff<'t>(old: &'t str, new: &'t str, deadline: Instant) -> EditScr
 enum DiffLevel {
     Chunks,
     Words,
-    /// For a stretch with too many words.
+    /// For a stretch with too many words, or too many for the work that is left.
     Phrases,
-    /// For differences between phrases; a stretch with too many words is not refined further.
+    /// For differences between phrases.
     WordsOfPhrases,
     Chars,
 }
 
-struct DiffSearch<'t> {
+struct DiffSearch<'t, 'w> {
     texts: TextPair<'t>,
-    deadline: Instant,
+    comparer: Comparer,
+    work: &'w mut Work,
     changes: Vec<Change>,
     approximate: bool,
 }
 
-impl DiffSearch<'_> {
+impl DiffSearch<'_, '_> {
     /// Finds the changes within a stretch at this level and the levels below.
     fn refine(&mut self, stretch: Change, level: DiffLevel) {
         let change = trim(self.texts.old, self.texts.new, stretch);
         if change.old.is_empty() || change.new.is_empty() {
             return self.push(change);
         }
-        if Instant::now() >= self.deadline {
+        // To cut it into tokens, or into characters.
+        if !self.work.take((change.old.len() + change.new.len()) as u64) {
             self.approximate = true;
             return self.push(change);
         }
-        let (granularity, algorithm, below, otherwise) = match level {
-            DiffLevel::Chunks => {
-                (Granularity::Chunks, Algorithm::Patience, DiffLevel::Words, Some(DiffLevel::Words))
-            }
+        const BOTH: &[Method] = &[Method::AnchorsFirst, Method::ExactFirst];
+        let (granularity, methods, below, otherwise) = match level {
+            DiffLevel::Chunks => (Granularity::Chunks, BOTH, DiffLevel::Words, Some(DiffLevel::Words)),
             DiffLevel::Words => {
-                (Granularity::Words, Algorithm::Myers, DiffLevel::Chars, Some(DiffLevel::Phrases))
+                (Granularity::Words, &[Method::ExactOnly][..], DiffLevel::Chars, Some(DiffLevel::Phrases))
             }
-            DiffLevel::Phrases => {
-                (Granularity::Phrases, Algorithm::Patience, DiffLevel::WordsOfPhrases, None)
+            DiffLevel::Phrases => (Granularity::Phrases, BOTH, DiffLevel::WordsOfPhrases, None),
+            DiffLevel::WordsOfPhrases => {
+                (Granularity::Words, &[Method::ExactFirst][..], DiffLevel::Chars, None)
             }
-            DiffLevel::WordsOfPhrases => (Granularity::Words, Algorithm::Myers, DiffLevel::Chars, None),
             DiffLevel::Chars => return self.compare_chars(change),
         };
-        let Some(tokenized) =
-            self.texts.tokenize(granularity, change.old.clone(), change.new.clone(), MAX_TOKENS)
-        else {
-            if let Some(level) = otherwise {
-                return self.refine(change, level); // checks the deadline first
+        match (self.compare(granularity, methods, &change), otherwise) {
+            (Some(parts), _) => {
+                for part in self.joined(parts, below) {
+                    self.refine(part, below);
+                }
             }
-            self.approximate = true;
-            return self.push(change);
-        };
-        let part = |op: DiffOp| Change {
-            old: tokenized.old.bytes(op.old_range()),
-            new: tokenized.new.bytes(op.new_range()),
-        };
-        let parts =
-            self.compare(algorithm, &tokenized.old.ids, &tokenized.new.ids).into_iter().map(part).collect();
-        drop(tokenized);
-        let longest = match below {
-            DiffLevel::Chars => MAX_CHAR_BYTES,
-            DiffLevel::Chunks | DiffLevel::Words | DiffLevel::Phrases | DiffLevel::WordsOfPhrases => {
-                MAX_JOINED_CHARS
+            (None, Some(level)) => self.refine(change, level),
+            (None, None) => {
+                self.approximate = true;
+                self.push(change);
             }
-        };
-        for part in cleanup::join_over_small_equalities(self.texts.old, self.texts.new, parts, longest) {
-            self.refine(part, below);
         }
     }
 
+    /// Differences between the tokens of a stretch, by that of the methods that leaves the fewest bytes; `None` if there
+    /// are too many tokens, or too many for the work that is left.
+    fn compare(
+        &mut self,
+        granularity: Granularity,
+        methods: &[Method],
+        stretch: &Change,
+    ) -> Option<Vec<Change>> {
+        let TokenizedPair { old, new } =
+            self.texts.tokenize(granularity, stretch.old.clone(), stretch.new.clone(), MAX_TOKENS)?;
+        let part = |change: TokenChange| Change { old: old.bytes(change.old), new: new.bytes(change.new) };
+        let mut best: Option<(u64, bool, Vec<Change>)> = None;
+        for method in methods {
+            let Some(found) = self.comparer.compare(&old.ids, &new.ids, *method, self.work) else { continue };
+            let parts: Vec<Change> = found.changes.into_iter().map(part).collect();
+            let bytes = parts.iter().map(|part| (part.old.len() + part.new.len()) as u64).sum();
+            if best.as_ref().is_none_or(|(least, ..)| bytes < *least) {
+                best = Some((bytes, found.complete, parts));
+            }
+        }
+        let (_, complete, parts) = best?;
+        self.approximate |= !complete;
+        Some(parts)
+    }
+
+    /// Joins parts that are close to each other, so that the level below compares them together. They are trimmed before,
+    /// since a part that is mostly equal ends would be joined for their length: a moved paragraph would become many
+    /// changes.
+    fn joined(&self, mut parts: Vec<Change>, below: DiffLevel) -> Vec<Change> {
+        let (old, new) = (self.texts.old, self.texts.new);
+        for part in &mut parts {
+            *part = trim(old, new, part.clone());
+        }
+        let longest = match below {
+            DiffLevel::Chars => MAX_JOINED_FOR_CHARS,
+            DiffLevel::Chunks | DiffLevel::Words | DiffLevel::Phrases | DiffLevel::WordsOfPhrases => {
+                MAX_JOINED
+            }
+        };
+        cleanup::join_over_small_equalities(old, new, parts, longest)
+    }
+
     fn compare_chars(&mut self, change: Change) {
-        let (old, new) =
-            (slice(self.texts.old, change.old.clone()), slice(self.texts.new, change.new.clone()));
-        if change.old.len() > MAX_CHAR_BYTES as usize || change.new.len() > MAX_CHAR_BYTES as usize {
+        let bytes = change.old.len() + change.new.len();
+        if bytes > MAX_TOKENS {
+            self.approximate = true;
             return self.push(change);
         }
-        let (old, new) = (CharOffsets::new(old), CharOffsets::new(new));
-        for op in self.compare(Algorithm::Myers, &old.chars, &new.chars) {
-            let (old, new) = (old.bytes(op.old_range()), new.bytes(op.new_range()));
+        let old = CharOffsets::new(slice(self.texts.old, change.old.clone()));
+        let new = CharOffsets::new(slice(self.texts.new, change.new.clone()));
+        let is_long = old.chars.len().max(new.chars.len()) > MAX_JOINED_FOR_CHARS as usize;
+        let (method, steps) = match is_long {
+            true => (Method::ExactFirst, STEPS_PER_CHAR * bytes as u64),
+            false => (Method::ExactOnly, u64::MAX),
+        };
+        let mut work = self.work.set_aside(steps);
+        let found = self.comparer.compare(&old.chars, &new.chars, method, &mut work);
+        self.work.take_back(work);
+        let Some(found) = found else {
+            self.approximate = true;
+            return self.push(change);
+        };
+        self.approximate |= !found.complete;
+        for part in found.changes {
+            let (old, new) = (old.bytes(part.old), new.bytes(part.new));
             self.push(Change {
                 old: change.old.start + old.start..change.old.start + old.end,
                 new: change.new.start + new.start..change.new.start + new.end,
             });
         }
-    }
-
-    /// Differences between two sequences. At the deadline `similar` leaves the rest as one replacement
-    /// without reporting it, so the clock is checked afterwards.
-    fn compare<T: Hash + Eq>(&mut self, algorithm: Algorithm, old: &[T], new: &[T]) -> Vec<DiffOp> {
-        let mut ops = capture_diff_slices_deadline(algorithm, old, new, Some(self.deadline));
-        ops.retain(|op| !matches!(op, DiffOp::Equal { .. }));
-        self.approximate |= Instant::now() >= self.deadline;
-        ops
     }
 
     /// Appends a change; merges it with the last one if they are adjacent or
@@ -201,38 +238,43 @@ impl DiffSearch<'_> {
     }
 }
 
-/// The characters of a short text and the byte offset of each.
+/// The characters of a text and the byte offset of each.
 struct CharOffsets {
-    chars: Vec<char>,
+    chars: Vec<u32>,
     starts: Vec<u32>,
 }
 
 impl CharOffsets {
     fn new(text: &str) -> Self {
-        let (mut starts, chars): (Vec<_>, Vec<_>) = text.char_indices().map(|(at, c)| (at as u32, c)).unzip();
+        let (mut starts, chars): (Vec<_>, Vec<_>) =
+            text.char_indices().map(|(at, c)| (at as u32, u32::from(c))).unzip();
         starts.push(text.len() as u32);
         Self { chars, starts }
     }
 
-    fn bytes(&self, chars: Range<usize>) -> Range<u32> {
-        self.starts[chars.start]..self.starts[chars.end]
+    fn bytes(&self, chars: Range<u32>) -> Range<u32> {
+        self.starts[chars.start as usize]..self.starts[chars.end as usize]
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
 
-    fn far_deadline() -> Instant {
-        Instant::now() + Duration::from_secs(60)
+    fn diffed<'t>(old: &'t str, new: &'t str) -> EditScript<'t> {
+        diff(old, new, &mut Work::of_source())
     }
 
     fn steps(old: &str, new: &str) -> Vec<(i8, String)> {
-        diff(old, new, far_deadline()).steps().map(|(kind, text)| (kind.code(), text.to_owned())).collect()
+        diffed(old, new).steps().map(|(kind, text)| (kind.code(), text.to_owned())).collect()
+    }
+
+    /// Number of characters in changes.
+    fn edited(script: &EditScript<'_>) -> usize {
+        let changed = script.steps().filter(|(kind, _)| *kind != StepKind::Same);
+        changed.map(|(_, text)| text.chars().count()).sum()
     }
 
     /// Rebuilds both texts from the steps.
@@ -280,26 +322,71 @@ mod tests {
         for (old, new) in
             [("é", "è"), ("a🎉b", "a🎊b"), ("й", "и\u{306}"), ("x\u{3bb}", "\u{2bb}"), ("日本", "日木")]
         {
-            let script = diff(old, new, far_deadline());
+            let script = diffed(old, new);
             assert_rebuilds(&script);
         }
     }
 
     #[test]
-    fn a_passed_deadline_leaves_one_replacement_and_says_so() {
-        let script = diff("begin one two end", "begin 1 2 end", Instant::now());
+    fn without_work_there_is_one_replacement_and_it_is_said() {
+        let none = |old: &str, new: &str| diff(old, new, &mut Work::of(0)).approximate;
+        let (old, new) = ("begin one two end", "begin 1 2 end");
+        let script = diff(old, new, &mut Work::of(0));
         assert!(script.approximate);
         assert_eq!(script.changes.len(), 1);
         assert_rebuilds(&script);
-        assert!(!diff("begin one two end", "begin 1 2 end", far_deadline()).approximate);
-        assert!(!diff("same", "same", Instant::now()).approximate);
-        assert!(!diff("a", "a longer one", Instant::now()).approximate, "an insertion needs no search");
+        assert!(!diffed(old, new).approximate);
+        assert!(!none("same", "same"));
+        assert!(!none("a", "a longer one"), "an insertion needs no search");
+    }
+
+    #[test]
+    fn a_moved_paragraph_is_removed_once_and_added_once() {
+        let [a, b, c, d] = [
+            "A. First sentence stays here.",
+            "B. Second one about water moves.",
+            "C. Third about air.",
+            "D. Fourth about soil.",
+        ];
+        let script = |separator: &str| {
+            let (old, new) = ([a, b, c, d].join(separator), [a, c, d, b].join(separator));
+            let script = diffed(&old, &new);
+            assert_rebuilds(&script);
+            (script.changes.len(), edited(&script))
+        };
+        assert_eq!(script(" "), (2, 2 * 33));
+        assert_eq!(script("</p><p>"), (2, 2 * 39));
+    }
+
+    #[test]
+    fn of_repeated_tokens_those_that_changed_are_found_one_by_one() {
+        let page = |changed: &dyn Fn(u32) -> bool| -> String {
+            (0..200_000).map(|at| if changed(at) { "<td>1</td>" } else { "<td>0</td>" }).collect()
+        };
+        let (old, new) = (page(&|_| false), page(&|at| at.wrapping_mul(2_654_435_761) >> 24 < 12));
+        let script = diffed(&old, &new);
+        assert_rebuilds(&script);
+        let changed = new.matches("1</td>").count();
+        assert!(changed > 9000 && script.approximate);
+        assert!(edited(&script) <= 21 * changed / 10, "{} of {changed}", edited(&script));
+    }
+
+    #[test]
+    fn edits_within_one_long_word_are_found() {
+        let word = |edited: bool| -> String {
+            let letter = |at: u32| char::from(b'a' + (at.wrapping_mul(2_654_435_761) >> 28) as u8);
+            (0..100_000).map(|at| if edited && at % 100 == 50 { 'z' } else { letter(at) }).collect()
+        };
+        let (old, new) = (word(false), word(true));
+        let script = diffed(&old, &new);
+        assert_rebuilds(&script);
+        assert_eq!(edited(&script), 2000);
     }
 
     #[test]
     fn too_many_words_are_one_replacement_and_said_to_be() {
-        let (old, new) = ("! ".repeat(300_000), "? ".repeat(300_000));
-        let script = diff(&old, &new, far_deadline());
+        let (old, new) = ("! ".repeat(600_000), "? ".repeat(600_000));
+        let script = diffed(&old, &new);
         assert!(script.approximate);
         assert_eq!(script.changes.len(), 1);
         assert_rebuilds(&script);
@@ -320,7 +407,7 @@ mod tests {
                     .collect()
             };
         let (old, new) = (line(usize::MAX), line(35_000));
-        let script = diff(&old, &new, far_deadline());
+        let script = diffed(&old, &new);
         assert_rebuilds(&script);
         assert_eq!(script.changes.len(), 19);
         assert!(!script.approximate);
@@ -334,14 +421,14 @@ mod tests {
             changed[at] = "changed".to_owned();
         }
         let (old, new) = (words.join(" "), changed.join(" "));
-        let script = diff(&old, &new, far_deadline());
+        let script = diffed(&old, &new);
         assert_rebuilds(&script);
         assert_eq!(script.changes.len(), 20);
         assert!(!script.approximate);
     }
 
     #[test]
-    fn poison_returns_before_the_deadline_is_long_past() {
+    fn poison_takes_no_more_work_than_there_is_and_the_same_each_time() {
         let salad = |seed: u64, n: u64| -> String {
             let mut state = seed;
             let mut next = || {
@@ -373,14 +460,12 @@ mod tests {
             ("cjk", "日本語".repeat(300_000), "語本日".repeat(300_000)),
         ];
         for (name, old, new) in &pairs {
-            let deadline = Instant::now() + Duration::from_millis(300);
-            let script = diff(old, new, deadline);
+            let mut work = Work::of_text();
+            let script = diff(old, new, &mut work);
             assert_rebuilds(&script);
-            if Instant::now() < deadline {
-                continue; // may still be approximate because of another bound
-            }
-            let late = deadline.elapsed();
-            assert!(late < Duration::from_secs(5), "{name} came {late:?} late");
+            let mut again = Work::of_text();
+            assert_eq!(diff(old, new, &mut again).changes, script.changes, "{name}");
+            assert_eq!(work.left(), again.left(), "{name}");
         }
     }
 
@@ -389,13 +474,13 @@ mod tests {
 
         #[test]
         fn steps_rebuild_both_sides_of_any_two_strings(old in any::<String>(), new in any::<String>()) {
-            assert_rebuilds(&diff(&old, &new, far_deadline()));
+            assert_rebuilds(&diffed(&old, &new));
         }
 
         #[test]
-        fn steps_rebuild_both_sides_of_similar_strings(old in "[ab \n.>éè🎉🎊日]{0,200}", new in "[ab \n.>éè🎉🎊日]{0,200}") {
-            assert_rebuilds(&diff(&old, &new, far_deadline()));
-            assert_rebuilds(&diff(&old, &new, Instant::now()));
+        fn steps_rebuild_both_sides_of_similar_strings(old in "[ab \n.>éè🎉🎊日]{0,200}", new in "[ab \n.>éè🎉🎊日]{0,200}", work in 0_u64..4000) {
+            assert_rebuilds(&diffed(&old, &new));
+            assert_rebuilds(&diff(&old, &new, &mut Work::of(work)));
         }
 
         #[test]
@@ -411,7 +496,7 @@ mod tests {
                 }
             }
             let (old, new) = (words.concat(), edited.concat());
-            let script = diff(&old, &new, far_deadline());
+            let script = diffed(&old, &new);
             assert_rebuilds(&script);
             prop_assert!(!script.approximate);
         }

@@ -3,13 +3,13 @@
 //! Pure: bytes and a deadline in, values out. It does not fetch, decompress or write anything and is
 //! independent of jobs, queues and processes. Whether the bytes are worth analysing has been decided before.
 //!
-//! Invariant: memory and time are bounded by the sizes of the pages and by the deadline, never by their
-//! content; if a bound made a result coarser, `approximate` is set.
+//! Invariant: memory and time are bounded by the sizes of the pages, never by their content; if a bound made a
+//! result coarser, `approximate` is set. The diffs read no clock: they are a function of the texts.
 //!
 //! # Why
-//! The three diffs share one time budget: each gets at most two seconds and at most an even share of the
-//! remaining time, so that a page on which the first diff times out still gets the other two. They run one
-//! after the other, smallest first, so that the memory of one is free again before the next starts.
+//! Each of the three diffs has its own share of work, so that a page on which the first diff uses up all of it still gets
+//! the other two. They run one after the other, smallest first, so that the memory of one is free again before the
+//! next starts.
 
 mod arena;
 mod body;
@@ -21,6 +21,7 @@ mod decode;
 mod decompress;
 mod diff;
 mod hunks;
+mod lcs;
 mod linear;
 mod links;
 mod metadata;
@@ -32,9 +33,10 @@ mod tokens;
 mod tree;
 mod utf16;
 mod whole;
+mod work;
 mod xml;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use wm_job::analysis_request::DiffNumbers;
 use wm_job::hunk::{SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
@@ -56,12 +58,8 @@ use self::sniff::Markup;
 use self::text::{PageContent, PairContent};
 pub use self::whole::Whole;
 use self::whole::WholeWriter;
+use self::work::Work;
 
-/// Longest time for one diff, as in the old service. Real pages need a tenth of it.
-const MAX_DIFF_TIME: Duration = Duration::from_secs(2);
-/// Fraction (one sixth) of the time budget reserved for linear steps that do not check
-/// the deadline: clean-up, hashing, serialisation.
-const FINISHING_SHARE: u32 = 6;
 /// Largest decoded page: offsets into its text are 32 bits, and decoding may triple its length.
 pub(crate) const MAX_PAGE_BYTES: usize = 256 * 1024 * 1024;
 
@@ -91,7 +89,7 @@ pub struct PageInput<'a> {
 /// Bounds of one analysis.
 #[derive(Debug, Clone, Copy)]
 pub struct AnalysisOptions {
-    /// When the analysis should end; diffs that are unfinished by then become coarse.
+    /// When the analysis should end; a page that has not been read as a tree by a share of it is read without one.
     pub soft_deadline: Instant,
     /// Limit on the whole result in bytes, compressed; 0 makes none.
     pub max_result_bytes: usize,
@@ -142,9 +140,7 @@ pub fn analyse(
     let mut readings = [&old, &new]
         .map(|text| Reading { encoding: text.encoding.to_owned(), notes: text.note.into_iter().collect() });
 
-    let budget = options.soft_deadline.saturating_duration_since(Instant::now());
-    let search_deadline = options.soft_deadline - budget / FINISHING_SHARE;
-    let mut findings = Findings::new(options, search_deadline);
+    let mut findings = Findings::new(options);
     let mut error_page = [from.status, to.status].into_iter().flatten().any(|status| status >= 500);
     if let (Some(old_markup), Some(new_markup)) = (from.markup, to.markup) {
         phase("text");
@@ -160,7 +156,7 @@ pub fn analyse(
         findings.add_missing(DiffName::LinksJson);
     }
     phase("diff");
-    let script = diff::diff(&old.text, &new.text, findings.deadline(1));
+    let script = diff::diff(&old.text, &new.text, &mut Work::of_source());
     let text_changed = findings.numbers.text.as_ref().is_some_and(|text| text.count > 0);
     let hunks = match text_changed {
         true => HunkBuilder::new(SOURCE_CONTEXT_CHARS, SOURCE_HUNKS_BYTES),
@@ -191,7 +187,6 @@ fn check_size(page: PageInput<'_>, side: Side) -> Result<(), Skip> {
 
 /// Results accumulated so far.
 struct Findings {
-    search_deadline: Instant,
     numbers: PageNumbers,
     changes: Changes,
     approximate: bool,
@@ -200,22 +195,14 @@ struct Findings {
 }
 
 impl Findings {
-    fn new(options: &AnalysisOptions, search_deadline: Instant) -> Self {
+    fn new(options: &AnalysisOptions) -> Self {
         Self {
-            search_deadline,
             numbers: PageNumbers::default(),
             changes: Changes::default(),
             approximate: false,
             missing: Vec::new(),
             whole: WholeWriter::new(options.max_result_bytes),
         }
-    }
-
-    /// Deadline of the next diff; `diffs_left` includes it.
-    fn deadline(&self, diffs_left: u32) -> Instant {
-        let now = Instant::now();
-        let left = self.search_deadline.saturating_duration_since(now);
-        now + MAX_DIFF_TIME.min(left / diffs_left)
     }
 
     fn add_missing(&mut self, diff: DiffName) {
@@ -233,7 +220,7 @@ impl Findings {
             metadata::compare(old.metadata, new.metadata);
 
         phase("diff");
-        let script = diff::diff(&old.text, &new.text, self.deadline(2));
+        let script = diff::diff(&old.text, &new.text, &mut Work::of_text());
         let hunks = HunkBuilder::new(TEXT_CONTEXT_CHARS, TEXT_HUNKS_BYTES);
         let (numbers, changes) = self.measure(&script, DiffName::HtmlTextDmp, hunks, simplified);
         let error_page = score::looks_like_error(&numbers, &old.text, &new.text);
@@ -266,7 +253,7 @@ impl Findings {
     }
 
     fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffNumbers, LinkChanges) {
-        let deadline = self.deadline(3);
+        let mut work = Work::of_links();
         let mut builder = DiffStatsBuilder::new();
         let mut found = LinkChanges { approximate: simplified, ..LinkChanges::default() };
         let mut left_bytes = LINK_CHANGES_BYTES;
@@ -284,7 +271,7 @@ impl Findings {
                 }
                 LinkStep::Changed(a, b) => {
                     let (from, to) = (old.get(a), new.get(b));
-                    let (link, coarse) = diff_link(from, to, deadline);
+                    let (link, coarse) = diff_link(from, to, &mut work);
                     found.approximate |= coarse;
                     (LinkOp::Changed(100, link), Some((Some(from), Some(to))))
                 }
@@ -326,9 +313,9 @@ fn to_link(link: LinkRef<'_>) -> Link {
 }
 
 /// Diffs text and target of a changed link; the flag is true if one of the diffs is approximate.
-fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, deadline: Instant) -> (ChangedLink, bool) {
-    let text = diff::diff(old.text, new.text, deadline);
-    let href = diff::diff(old.href, new.href, deadline);
+fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, work: &mut Work) -> (ChangedLink, bool) {
+    let text = diff::diff(old.text, new.text, work);
+    let href = diff::diff(old.href, new.href, work);
     let steps = |script: &EditScript<'_>| {
         script.steps().map(|(kind, text)| Op(kind.code(), text.to_owned())).collect()
     };
