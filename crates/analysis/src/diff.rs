@@ -1,20 +1,21 @@
 //! Diffs two texts, first coarsely, then more finely where they differ.
 //!
-//! Common ends are stripped and the rest is compared as chunks. Differing stretches are compared as words, via phrases if
-//! there are too many words for an exact comparison, and what differs then as characters. A linear clean-up makes the
-//! result readable.
+//! Common ends are stripped and the rest is compared as chunks. Differing stretches are compared as words,
+//! via phrases if there are too many words for an exact comparison, and what differs then as characters. A
+//! linear clean-up makes the result readable.
 //!
-//! Invariant: applying the steps of an [`EditScript`] to the old text yields the new text, whatever was left of the work;
-//! and the script is a function of the texts and the work.
+//! Invariant: applying the steps of an [`EditScript`] to the old text yields the new text, whatever was left
+//! of the work; and the script is a function of the texts and the work.
 //!
 //! # Why
 //! On 51 real pairs this left a third of the characters as changed that web-monitoring-diff left, because
-//! diff-match-patch gives up on large pages after two seconds, and no pair more than 5 % more. Chunks are compared in two
-//! ways, and the one that leaves fewer bytes is taken: the longest common subsequence prefers many short chunks to a long
-//! one, and chunks that stand once may have moved; either alone left up to twice as much on some pages. Comparing whole
-//! pages by characters or words was four to eighteen times slower and gave worse results. `imara-diff` is faster, but has
-//! no bound and hung on seven of twelve adversarial pairs. Every level is bounded by the work, and a stretch that nothing
-//! is left for is one replacement; `approximate` reports it.
+//! diff-match-patch gives up on large pages after two seconds, and no pair more than 5 % more. Chunks are
+//! compared in two ways, and the one that leaves fewer bytes is taken: the longest common subsequence prefers
+//! many short chunks to a long one, and chunks that stand once may have moved; either alone left up to twice
+//! as much on some pages. Comparing whole pages by characters or words was four to eighteen times slower and
+//! gave worse results. `imara-diff` is faster, but has no bound and hung on seven of twelve adversarial
+//! pairs. Every level is bounded by the work, and a stretch that nothing is left for is one replacement;
+//! `approximate` reports it.
 
 use std::ops::Range;
 
@@ -26,19 +27,20 @@ use super::lcs::{Comparer, Method, TokenChange};
 use super::tokens::{Granularity, TextPair, TokenizedPair};
 use super::work::Work;
 
-/// Maximum number of tokens of both texts in one comparison, which take some 50 bytes each, or 50 MiB of heap: that fits
-/// into the child's default budget beside two bodies of 10 MiB that tripled in decoding.
+/// Maximum number of tokens of both texts in one comparison, which take some 50 bytes each, or 50 MiB of
+/// heap: that fits into the child's default budget beside two bodies of 10 MiB that tripled in decoding.
 const MAX_TOKENS: usize = 1_000_000;
 /// Maximum number of changes in a script; further ones are merged into the last.
 const MAX_CHANGES: usize = 500_000;
-/// Maximum length of changes that are joined before they are compared by characters, which may then be exact for any of
-/// them. Longer ones gained nothing on 51 real pairs.
+/// Maximum length of changes that are joined before they are compared by characters, which may then be exact
+/// for any of them. Longer ones gained nothing on 51 real pairs.
 const MAX_JOINED_FOR_CHARS: u32 = 16 * 1024;
-/// Maximum length of changes that are joined before the finer comparison by tokens. Joining lets words be compared across
-/// a line break or tag that happens to match. Beyond it, time grew and text did not get smaller on 51 real pairs.
+/// Maximum length of changes that are joined before the finer comparison by tokens. Joining lets words be
+/// compared across a line break or tag that happens to match. Beyond it, time grew and text did not get
+/// smaller on 51 real pairs.
 const MAX_JOINED: u32 = 64 * 1024;
-/// Steps for each character of a stretch that is longer than those that are joined: a single long word, like an image in
-/// the source. Enough for an edit in every fifty characters, which the old service finds too.
+/// Steps for each character of a stretch that is longer than those that are joined: a single long word, like
+/// an image in the source. Enough for an edit in every fifty characters, which the old service finds too.
 const STEPS_PER_CHAR: u64 = 128;
 
 /// All changes between two texts, in order; between any two changes there is equal text.
@@ -148,8 +150,8 @@ impl DiffSearch<'_, '_> {
         }
     }
 
-    /// Differences between the tokens of a stretch, by that of the methods that leaves the fewest bytes; `None` if there
-    /// are too many tokens, or too many for the work that is left.
+    /// Differences between the tokens of a stretch, by that of the methods that leaves the fewest bytes;
+    /// `None` if there are too many tokens, or too many for the work that is left.
     fn compare(
         &mut self,
         granularity: Granularity,
@@ -173,9 +175,9 @@ impl DiffSearch<'_, '_> {
         Some(parts)
     }
 
-    /// Joins parts that are close to each other, so that the level below compares them together. They are trimmed before,
-    /// since a part that is mostly equal ends would be joined for their length: a moved paragraph would become many
-    /// changes.
+    /// Joins parts that are close to each other, so that the level below compares them together. They are
+    /// trimmed before, since a part that is mostly equal ends would be joined for their length: a moved
+    /// paragraph would become many changes.
     fn joined(&self, mut parts: Vec<Change>, below: DiffLevel) -> Vec<Change> {
         let (old, new) = (self.texts.old, self.texts.new);
         for part in &mut parts {
@@ -478,7 +480,11 @@ mod tests {
         }
 
         #[test]
-        fn steps_rebuild_both_sides_of_similar_strings(old in "[ab \n.>éè🎉🎊日]{0,200}", new in "[ab \n.>éè🎉🎊日]{0,200}", work in 0_u64..4000) {
+        fn steps_rebuild_both_sides_of_similar_strings(
+            old in "[ab \n.>éè🎉🎊日]{0,200}",
+            new in "[ab \n.>éè🎉🎊日]{0,200}",
+            work in 0_u64..4000,
+        ) {
             assert_rebuilds(&diffed(&old, &new));
             assert_rebuilds(&diff(&old, &new, &mut Work::of(work)));
         }

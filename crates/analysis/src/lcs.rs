@@ -1,25 +1,26 @@
-//! Compares two sequences of tokens: a longest common subsequence where it can be afforded, a shorter one elsewhere.
+//! Compares two sequences of tokens: a longest common subsequence where it can be afforded, a shorter one
+//! elsewhere.
 //!
 //! Common ends and tokens without a counterpart are left out first. What remains is solved part by part:
 //!
 //! - up to [`ALWAYS_CELLS`] cells by bit-vectors ([`rows`]);
-//! - above, split in the middle of a shortest path ([`middle`]), if it is found for an eighth of the work of bit-vectors;
-//!   else by bit-vectors;
+//! - above, split in the middle of a shortest path ([`middle`]), if it is found for an eighth of the work of
+//!   bit-vectors; else by bit-vectors;
 //! - where neither can be afforded, split at tokens that stand once on each side ([`anchors`]);
-//! - where there are none, split behind every [`WALK_EDITS`] edits. What is found is then no longest subsequence, and the
-//!   result says so; if no work is left, the rest is a replacement.
+//! - where there are none, split behind every [`WALK_EDITS`] edits. What is found is then no longest
+//!   subsequence, and the result says so; if no work is left, the rest is a replacement.
 //!
 //! At last, changes are made fewer by sliding them ([`compact`]).
 //!
-//! Invariant: the changes ascend, between two of them there are equal tokens, and without them both sides are equal. They
-//! and the work that they take are a function of the tokens.
+//! Invariant: the changes ascend, between two of them there are equal tokens, and without them both sides are
+//! equal. They and the work that they take are a function of the tokens.
 //!
 //! # Why
-//! `similar` has most of these algorithms, but only deadlines to bound them, so what it finds depends on the machine. Its
-//! Myers takes 15.6 ms for 4,096 random characters and is not exact; bit-vectors take 0.4 ms and are. On 51 real pairs
-//! this took a fourth of the time, and left 2 % less of the text and 6 % less of the source as changed. Above the limit
-//! Myers is worth a try, because it takes 17 ms for 100,000 words with 5 % edits, where bit-vectors take 267; a banded
-//! variant of these was not worth its code.
+//! `similar` has most of these algorithms, but only deadlines to bound them, so what it finds depends on the
+//! machine. Its Myers takes 15.6 ms for 4,096 random characters and is not exact; bit-vectors take 0.4 ms and
+//! are. On 51 real pairs this took a fourth of the time, and left 2 % less of the text and 6 % less of the
+//! source as changed. Above the limit Myers is worth a try, because it takes 17 ms for 100,000 words with 5 %
+//! edits, where bit-vectors take 267; a banded variant of these was not worth its code.
 
 mod anchors;
 mod compact;
@@ -35,15 +36,15 @@ use super::work::Work;
 
 /// Parts of so many cells are always solved by bit-vectors: their rows take 2 MiB, and 0.3 ms.
 const ALWAYS_CELLS: u64 = 1 << 24;
-/// A search for a middle takes at most an eighth of the work of bit-vectors before these take over. On real pages a
-/// fourth found no more middles that were worth it.
+/// A search for a middle takes at most an eighth of the work of bit-vectors before these take over. On real
+/// pages a fourth found no more middles that were worth it.
 const SEARCH_OF_ROWS: u64 = 8;
 /// A search for a middle takes at most a fourth of the work that is left: it may be in vain.
 const SEARCH_OF_LEFT: u64 = 4;
 /// Bit-vectors leave a fourth of the work that is left, for the parts behind this one.
 const KEPT_OF_LEFT: u64 = 4;
-/// Edits of one walk: enough to get past a changed line, and few enough that a walk through nothing but changes costs 64
-/// points for a token.
+/// Edits of one walk: enough to get past a changed line, and few enough that a walk through nothing but
+/// changes costs 64 points for a token.
 const WALK_EDITS: i32 = 128;
 
 /// How to compare.
@@ -243,7 +244,7 @@ impl PartSearch<'_> {
         if !stretch.is_small() {
             let allowance = (steps / SEARCH_OF_ROWS).min(self.work.left() / SEARCH_OF_LEFT);
             let split = self.comparer.middle.split(x, y, allowance);
-            self.work.take(split.steps);
+            self.work.spend(split.steps);
             if let Some(point) = split.at {
                 let [before, behind] = stretch.split(point);
                 self.parts.extend([Part::Open(behind), Part::Open(before)]);
@@ -341,8 +342,8 @@ mod tests {
         row[new.len()]
     }
 
-    /// Checks that the changes ascend with equal tokens between them, and that nothing else differs; returns the number
-    /// of equal tokens.
+    /// Checks that the changes ascend with equal tokens between them, and that nothing else differs; returns
+    /// the number of equal tokens.
     fn checked(old: &[u32], new: &[u32], changes: &[TokenChange]) -> usize {
         let (mut old_end, mut new_end, mut equal) = (0, 0, 0);
         for (at, change) in changes.iter().enumerate() {

@@ -3,13 +3,13 @@
 //! Pure: bytes and a deadline in, values out. It does not fetch, decompress or write anything and is
 //! independent of jobs, queues and processes. Whether the bytes are worth analysing has been decided before.
 //!
-//! Invariant: memory and time are bounded by the sizes of the pages, never by their content; if a bound made a
-//! result coarser, `approximate` is set. The diffs read no clock: they are a function of the texts.
+//! Invariant: memory and time are bounded by the sizes of the pages, never by their content; if a bound made
+//! a result coarser, `approximate` is set. The diffs read no clock: they are a function of the texts.
 //!
 //! # Why
-//! Each of the three diffs has its own share of work, so that a page on which the first diff uses up all of it still gets
-//! the other two. They run one after the other, smallest first, so that the memory of one is free again before the
-//! next starts.
+//! Each of the three diffs has its own share of work, so that a page on which the first diff uses up all of
+//! it still gets the other two. They run one after the other, smallest first, so that the memory of one is
+//! free again before the next starts.
 
 mod arena;
 mod body;
@@ -89,7 +89,8 @@ pub struct PageInput<'a> {
 /// Bounds of one analysis.
 #[derive(Debug, Clone, Copy)]
 pub struct AnalysisOptions {
-    /// When the analysis should end; a page that has not been read as a tree by a share of it is read without one.
+    /// When the analysis should end; a page that has not been read as a tree by a share of it is read without
+    /// one.
     pub soft_deadline: Instant,
     /// Limit on the whole result in bytes, compressed; 0 makes none.
     pub max_result_bytes: usize,

@@ -28,8 +28,6 @@ const ERROR_PAGE_WORDS: [&str; 2] =
     ["error connecting to apache tomcat instance", "no connection could be made"];
 /// Highest priority of a pair with an error page.
 const ERROR_PAGE_PRIORITY: f64 = 0.1;
-/// What Rails escapes in JSON beyond what JSON requires.
-const ESCAPED_BY_RAILS: [char; 5] = ['&', '<', '>', '\u{2028}', '\u{2029}'];
 
 /// Accumulates the measures step by step.
 pub(super) struct DiffStatsBuilder {
@@ -171,13 +169,24 @@ struct RailsFormatter;
 
 impl Formatter for RailsFormatter {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let bytes = fragment.as_bytes();
         let mut begin = 0;
-        for (at, special) in fragment.match_indices(ESCAPED_BY_RAILS) {
-            writer.write_all(&fragment.as_bytes()[begin..at])?;
-            special.chars().try_for_each(|c| write!(writer, "\\u{:04x}", u32::from(c)))?;
-            begin = at + special.len();
+        for (at, byte) in bytes.iter().enumerate() {
+            // What Rails escapes beyond what JSON requires. Byte by byte, as half of a page's source may be
+            // these.
+            let (escape, length) = match (byte, &bytes[at + 1..]) {
+                (b'&', _) => ("\\u0026", 1),
+                (b'<', _) => ("\\u003c", 1),
+                (b'>', _) => ("\\u003e", 1),
+                (0xE2, [0x80, 0xA8, ..]) => ("\\u2028", 3),
+                (0xE2, [0x80, 0xA9, ..]) => ("\\u2029", 3),
+                _ => continue,
+            };
+            writer.write_all(&bytes[begin..at])?;
+            writer.write_all(escape.as_bytes())?;
+            begin = at + length;
         }
-        writer.write_all(&fragment.as_bytes()[begin..])
+        writer.write_all(&bytes[begin..])
     }
 }
 

@@ -378,3 +378,40 @@ fn unrelated_pages_and_lines_of_megabytes_are_analysed_and_what_is_coarse_is_sai
         assert!(found.priority >= 0.1, "{name}");
     }
 }
+
+/// CPU time of this thread so far.
+fn cpu_time() -> Duration {
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(spent.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// What the work allows takes no longer than the default wall clock can bear; `cargo bench --bench diff --
+/// largest` has more shapes.
+#[test]
+#[ignore = "the time is that of a release build: cargo test --release -p wm-analysis -- --ignored"]
+fn the_largest_pairs_of_the_worst_shapes_take_at_most_three_seconds_of_cpu() {
+    let mut state = 1_u64;
+    let mut mixed = |pieces: &[&str]| {
+        let mut text = String::new();
+        while text.len() < 10 * 1024 * 1024 - 16 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            text += pieces[(state >> 33) as usize % pieces.len()];
+        }
+        text
+    };
+    let words: Vec<String> = (0..20_000).map(|at| format!("word{at} ")).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    for (name, pieces) in [
+        ("breaks only", &[">", "."][..]),
+        ("tiny lines and tags", &["a", "b", "\n", ">"]),
+        ("one line", &words),
+        ("two letters", &["a", "b"]),
+    ] {
+        let (from, to) = (mixed(pieces), mixed(pieces));
+        let before = cpu_time();
+        let found = analysed(&from, &to);
+        let spent = cpu_time() - before;
+        assert!(spent < Duration::from_secs(3), "{name}: {spent:?}");
+        assert!(found.approximate, "{name}");
+    }
+}

@@ -8,8 +8,8 @@
 //!
 //! # Why
 //! `&str` tokens in a standard map cost 28 to 122 bytes of heap per byte of dense text. The hash has a random
-//! key because page text is hostile, and collisions can be constructed for an unkeyed hash; ids do not depend on it. It is
-//! no SipHash, which took a tenth of the time of a diff of short tokens.
+//! key because page text is hostile, and collisions can be constructed for an unkeyed hash; ids do not depend
+//! on it. It is no SipHash, which took a tenth of the time of a diff of short tokens.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
@@ -36,8 +36,8 @@ pub(super) enum Granularity {
 
 impl Granularity {
     /// Masks to use in turn until there are few enough tokens. Of `mask + 1` token boundaries one is kept on
-    /// average; it is selected by the preceding text, so both texts keep the same ones. Each keeps a part of what the
-    /// one before keeps.
+    /// average; it is selected by the preceding text, so both texts keep the same ones. Each keeps a part of
+    /// what the one before keeps.
     fn boundary_masks(self) -> &'static [u32] {
         match self {
             Self::Chunks => &[0, 1, 3, 7, 15, 31],
@@ -122,7 +122,8 @@ impl<'t> TextPair<'t> {
         Some(self.assign_ids(old.start, old_ends, new.start, new_ends))
     }
 
-    /// Keyed hash of a token, eight bytes at a time: each is multiplied to 128 bits, the halves of which are folded.
+    /// Keyed hash of a token, eight bytes at a time: each is multiplied to 128 bits, the halves of which are
+    /// folded.
     fn hash(&self, token: &[u8]) -> u64 {
         let [key, other_key] = self.keys;
         let (words, rest) = token.as_chunks::<8>();

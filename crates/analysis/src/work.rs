@@ -1,27 +1,28 @@
 //! How much work the three diffs of a pair may do, counted in steps while they are done.
 //!
-//! Invariant: what is left is a function of the texts alone, so a diff that becomes coarser because nothing is left
-//! becomes so on every machine, whatever else runs there.
+//! Invariant: what is left is a function of the texts alone, so a diff that becomes coarser because nothing
+//! is left becomes so on every machine, whatever else runs there.
 //!
 //! # Why
-//! A deadline would make counts, hashes and `approximate` of a pair depend on the load of the machine. The shares are
-//! fixed, so that a page whose links or text take all of theirs still gets the other diffs.
+//! A deadline would make counts, hashes and `approximate` of a pair depend on the load of the machine. The
+//! shares are fixed, so that a page whose links or text take all of theirs still gets the other diffs.
 
-/// Steps that a diff may still take. One step is a word of 64 cells of bit-parallel LCS or one comparison of two tokens,
-/// each about a nanosecond.
+/// Steps that a diff may still take. One step is a word of 64 cells of bit-parallel LCS or one comparison of
+/// two tokens, each about a nanosecond.
 #[derive(Debug)]
 pub(super) struct Work {
     left: u64,
 }
 
 impl Work {
-    /// Share of the diff of the visible text: half of the 10^10 cells that a pair may take, and as much again for what
-    /// is not counted in cells.
+    /// Share of the diff of the visible text. An exact comparison of 100,000 tokens with 100,000 others takes
+    /// 234 million, and may take three fourths of what is left.
     pub(super) fn of_text() -> Self {
         Self { left: 350_000_000 }
     }
 
-    /// Share of the diff of the source, which is longer.
+    /// Share of the diff of the source, which is longer. With it, the largest allowed pairs of the worst shapes
+    /// take up to 3 s in all, a second of which is this work.
     pub(super) fn of_source() -> Self {
         Self { left: 450_000_000 }
     }
@@ -40,6 +41,11 @@ impl Work {
             }
             None => false,
         }
+    }
+
+    /// Counts steps that were made before it was known how many they are.
+    pub(super) fn spend(&mut self, steps: u64) {
+        self.left = self.left.saturating_sub(steps);
     }
 
     /// Number of steps that are left.

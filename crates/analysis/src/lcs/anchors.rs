@@ -1,4 +1,5 @@
-//! Tokens that stand once on each side, in the same order on both: where a comparison can be split in linear work.
+//! Tokens that stand once on each side, in the same order on both: where a comparison can be split in linear
+//! work.
 //!
 //! Invariant: the anchors ascend on both sides.
 

@@ -1,14 +1,16 @@
-//! Makes fewer changes of as many: an insertion or removal that can slide up to the next change is joined with it.
+//! Makes fewer changes of as many: an insertion or removal that can slide up to the next change is joined
+//! with it.
 //!
 //! Invariant: the number of equal tokens stays, and so does what holds of the changes.
 //!
 //! # Why
-//! Of several longest common subsequences a search finds any. With equal tokens in longer runs more of them survive the
-//! clean-up, which counts runs that are shorter than the changes around them as changed.
+//! Of several longest common subsequences a search finds any. With equal tokens in longer runs more of them
+//! survive the clean-up, which counts runs that are shorter than the changes around them as changed.
 
 use super::TokenChange;
 
-/// Slides and joins changes, in linear time: a change slides at most over the run before it and the run behind it.
+/// Slides and joins changes, in linear time: a change slides at most over the run before it and the run
+/// behind it.
 pub(super) fn compact(old: &[u32], new: &[u32], changes: Vec<TokenChange>) -> Vec<TokenChange> {
     let mut done: Vec<TokenChange> = Vec::with_capacity(changes.len());
     let mut rest = changes.into_iter().peekable();

@@ -1,11 +1,12 @@
-//! Splits a comparison in two by the middle of a shortest path of edits (Myers, in linear space), in bounded work.
+//! Splits a comparison in two by the middle of a shortest path of edits (Myers, in linear space), in bounded
+//! work.
 //!
 //! Invariant: the point lies on a path of the fewest edits, and is neither of the two ends.
 //!
 //! # Why
-//! It is fast where few tokens differ, whatever the length. Where many differ its cost is quadratic, so the caller allows
-//! only so much of it. The same paths, from the beginning alone, lead through stretches for which nothing exact can be
-//! afforded.
+//! It is fast where few tokens differ, whatever the length. Where many differ its cost is quadratic, so the
+//! caller allows only so much of it. The same paths, from the beginning alone, lead through stretches for
+//! which nothing exact can be afforded.
 
 /// Where to split, and the steps that were taken.
 pub(super) struct Split {
@@ -14,8 +15,8 @@ pub(super) struct Split {
     pub(super) steps: u64,
 }
 
-/// Steps that a point costs: its tokens stand where no processor expects them. Measured were 5 to 14 ns on pages of
-/// 5,000 to 40,000 tokens.
+/// Steps that a point costs: its tokens stand where no processor expects them. Measured were 5 to 14 ns on
+/// pages of 5,000 to 40,000 tokens.
 const STEPS_PER_POINT: u64 = 8;
 
 /// A diagonal without a path inside both sides.
@@ -54,14 +55,15 @@ impl Furthest {
         }
     }
 
-    /// Advances all paths of `d - 1` edits by one more edit and the equal tokens behind it. Returns the point where one of
-    /// them meets one of the other direction, which are those of `other_d` edits, and the steps taken.
+    /// Advances all paths of `d - 1` edits by one more edit and the equal tokens behind it. Returns the point
+    /// where one of them meets one of the other direction, which are those of `other_d` edits, and the steps
+    /// taken.
     fn advance(&mut self, d: i32, sides: &Sides<'_>, other: &Furthest, other_d: i32) -> Split {
         let (n, m) = (sides.old.len() as i32, sides.new.len() as i32);
         let base = m + 1;
         let (low, high) = (outermost(d, m), outermost(d, n));
-        // What stands beside the diagonals of `d - 1` edits is of an earlier search. The path of no edits starts one step
-        // down from its diagonal.
+        // What stands beside the diagonals of `d - 1` edits is of an earlier search. The path of no edits
+        // starts one step down from its diagonal.
         if low == d {
             self.x[(base - d - 1) as usize] = NO_PATH;
         }
@@ -116,7 +118,8 @@ impl MiddleSearch {
         self.backward.make_room(width);
         let ahead = Sides { old, new, backward: false };
         let back = Sides { old, new, backward: true };
-        // Paths of both directions meet when one goes forward if the lengths differ by an odd number, else backward.
+        // Paths of both directions meet when one goes forward if the lengths differ by an odd number, else
+        // backward.
         let odd = (n - m) % 2 != 0;
         let mut steps = 0;
         for d in 0..=(n + m + 1) / 2 {

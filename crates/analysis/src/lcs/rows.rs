@@ -1,16 +1,18 @@
 //! Longest common subsequence by bit-vectors (Hyyrö), 64 cells in one step, with the way back.
 //!
-//! The cells of a row, one for each token of the longer sequence (the columns), are bits: 0 where the length of the
-//! common subsequence grows by one. Each token of the shorter sequence makes a row out of the one before it.
+//! The cells of a row, one for each token of the longer sequence (the columns), are bits: 0 where the length
+//! of the common subsequence grows by one. Each token of the shorter sequence makes a row out of the one
+//! before it.
 //!
-//! Invariant: the runs that are found are a longest common subsequence; rows take at most [`MAX_ROW_BYTES`], or two
-//! times the square root of their number where all of them would take more.
+//! Invariant: the runs that are found are a longest common subsequence; rows take at most [`MAX_ROW_BYTES`],
+//! or two times the square root of their number where all of them would take more.
 //!
 //! # Why
-//! The way back needs the rows. Above the limit every k-th row is kept, and the rows between two kept ones are computed
-//! again, last block first, up to the column where the way back has come to: one and a half times the work, no recursion,
-//! and 8 MiB where two sequences of 100,000 tokens would need 1.2 GiB. A token that is rare in the columns has a list of
-//! positions: with a mask for each of 50,000 classes the masks would take 625 MB.
+//! The way back needs the rows. Above the limit every k-th row is kept, and the rows between two kept ones
+//! are computed again, last block first, up to the column where the way back has come to: one and a half
+//! times the work, no recursion, and 8 MiB where two sequences of 100,000 tokens would need 1.2 GiB. A token
+//! that is rare in the columns has a list of positions: with a mask for each of 50,000 classes the masks
+//! would take 625 MB.
 
 /// Rows that are kept whole. 4,096 x 4,096 cells take 2 MiB.
 pub(super) const MAX_ROW_BYTES: usize = 4 << 20;
@@ -58,7 +60,8 @@ struct Positions {
     masks: Vec<u64>,
 }
 
-/// Steps of work that a search takes; computing rows again takes half as many once more, where the way back goes straight.
+/// Steps of work that a search takes; computing rows again takes half as many once more, where the way back
+/// goes straight.
 pub(super) fn steps(columns: usize, rows: usize) -> u64 {
     let (columns, rows) = (columns.max(rows), columns.min(rows));
     let words = columns.div_ceil(BITS);
@@ -200,7 +203,8 @@ impl Positions {
     }
 }
 
-/// One word of a row: the lowest bit of each run of ones that begins at or before a position of the mask moves to it.
+/// One word of a row: the lowest bit of each run of ones that begins at or before a position of the mask
+/// moves to it.
 fn add(word: &mut u64, mask: u64, carry: bool) -> bool {
     let hits = *word & mask;
     let (sum, over) = word.overflowing_add(hits);
