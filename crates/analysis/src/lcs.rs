@@ -439,12 +439,12 @@ mod tests {
         let old: Vec<u32> = (0..100).collect();
         let new: Vec<u32> = (40..100).chain(0..40).collect();
         let refused = |work| Comparer::default().compare(&old, &new, Method::ExactOnly, &mut Work::of(work));
-        assert_eq!((refused(0), refused(250)), (None, None));
+        assert_eq!((refused(0), refused(450)), (None, None));
         let nothing = compared(&old, &new, Method::ExactFirst, 0);
         assert_eq!((checked(&old, &new, &nothing.changes), nothing.complete), (0, false));
         // Enough for the anchors, which all of them are, not for bit-vectors.
         for method in [Method::ExactFirst, Method::AnchorsFirst] {
-            let found = compared(&old, &new, method, 250);
+            let found = compared(&old, &new, method, 450);
             assert_eq!((checked(&old, &new, &found.changes), found.complete), (60, true), "{method:?}");
         }
         assert!(compared(&old, &[200, 201], Method::ExactOnly, 0).complete, "nothing is common");

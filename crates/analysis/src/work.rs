@@ -18,13 +18,13 @@ impl Work {
     /// Share of the diff of the visible text. An exact comparison of 100,000 tokens with 100,000 others takes
     /// 234 million, and may take three fourths of what is left.
     pub(super) fn of_text() -> Self {
-        Self { left: 350_000_000 }
+        Self { left: 320_000_000 }
     }
 
     /// Share of the diff of the source, which is longer. With it, the largest allowed pairs of the worst shapes
     /// take up to 3 s in all, a second of which is this work.
     pub(super) fn of_source() -> Self {
-        Self { left: 450_000_000 }
+        Self { left: 380_000_000 }
     }
 
     /// Share of the diffs of all changed links, which are short.

@@ -60,13 +60,17 @@ struct Positions {
     masks: Vec<u64>,
 }
 
+/// Steps that a token costs besides its cells: it is looked up twice, and the way back passes it.
+const STEPS_PER_TOKEN: u64 = 8;
+
 /// Steps of work that a search takes; computing rows again takes half as many once more, where the way back
 /// goes straight.
 pub(super) fn steps(columns: usize, rows: usize) -> u64 {
     let (columns, rows) = (columns.max(rows), columns.min(rows));
     let words = columns.div_ceil(BITS);
     let once = (words as u64 + 1) * rows as u64;
-    if rows_in_block(words, rows, MAX_ROW_BYTES) < rows { once + once / 2 } else { once }
+    let again = if rows_in_block(words, rows, MAX_ROW_BYTES) < rows { once / 2 } else { 0 };
+    once + again + STEPS_PER_TOKEN * (columns + rows) as u64
 }
 
 /// Number of rows between two kept ones: all of them if they fit, else the square root.
