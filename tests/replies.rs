@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use wm_analyzer::analysis::child;
 use wm_analyzer::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
@@ -27,9 +25,8 @@ fn honest_reply() -> Value {
         max_decoded_bytes: 1 << 20,
         max_result_bytes: 0,
     };
-    let deadline = Instant::now() + Duration::from_secs(60);
     let request = serde_json::to_vec(&request).unwrap();
-    let (reply, _) = child::answer(&request, page("old").into(), page("new").into(), deadline, |_| {});
+    let (reply, _) = child::answer(&request, page("old").into(), page("new").into(), |_| {});
     let reply: Value = serde_json::from_slice(&reply).unwrap();
     assert!(read(&serde_json::to_vec(&reply).unwrap()).is_some(), "{reply}");
     reply

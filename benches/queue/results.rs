@@ -3,7 +3,7 @@
 //! Of generated pages, or of the real ones in a directory that has a directory for each pair, with `a.html` and `b.html`.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use uuid::Uuid;
 use wm_analyzer::analysis::child;
@@ -102,9 +102,8 @@ fn analysed([from, to]: &[Vec<u8>; 2]) -> AnalysisSummary {
         max_decoded_bytes: 10 << 20,
         max_result_bytes: 0,
     };
-    let deadline = Instant::now() + Duration::from_secs(6);
     let request = serde_json::to_vec(&request).unwrap();
-    let (reply, _) = child::answer(&request, from.clone(), to.clone(), deadline, |_| {});
+    let (reply, _) = child::answer(&request, from.clone(), to.clone(), |_| {});
     match AnalysisReply::read(&reply).unwrap() {
         AnalysisReply::Analysed(summary) => *summary,
         other @ (AnalysisReply::Skipped { .. } | AnalysisReply::Failed { .. }) => panic!("{other:?}"),

@@ -2,8 +2,6 @@
 //!
 //! `tests/fuzz.rs` asks the same of every file in `fuzz/seeds`, where an input that once broke something stays.
 
-use std::time::{Duration, Instant};
-
 use wm_analysis::child;
 use wm_analysis::sniff::{self, ContentFamily, Markup, SniffInput, SniffedPair};
 use wm_analysis::{AnalysisOptions, AnalysisResult, PageInput, Whole, analyse};
@@ -51,7 +49,7 @@ pub fn decode(bytes: &[u8]) {
     let [a, b] = if newer { [PAGE, body] } else { [body, PAGE] };
     let request = AnalysisRequest { from, to, max_decoded_bytes: MAX_DECODED, max_result_bytes: 1 << 20 };
     let request = serde_json::to_vec(&request).expect("a request is JSON");
-    let (reply, _) = child::answer(&request, a.to_vec(), b.to_vec(), far_deadline(), |_| {});
+    let (reply, _) = child::answer(&request, a.to_vec(), b.to_vec(), |_| {});
     // What the worker reads is checked while it is read: numbers in range, texts within their limits.
     match serde_json::from_slice(&reply).expect("a reply is one") {
         AnalysisReply::Analysed(summary) => {
@@ -70,8 +68,8 @@ fn whole(found: &AnalysisResult) -> WholeResult {
 /// Two pages, read with a tree or without, say text without runs of blank lines; a page says the same as itself; and
 /// what is said of two pages is the same as what is said of each by itself.
 pub fn text(bytes: &[u8]) {
-    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
-    let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
+    let Some((from, to)) = parse_pair(bytes) else { return };
+    let Some([old, new, both]) = analysed_alone_and_together(&from, &to) else { return };
     let [said_by_old, said_by_new, [a, b]] = [&old, &new, &both]
         .map(|found| rebuild_texts(&whole(found).html_text_dmp.expect("both are pages").diff));
     // A page that needs no tree is read without one where its neighbour does.
@@ -89,10 +87,10 @@ pub fn text(bytes: &[u8]) {
 ///
 /// Bytes are read as markup, or (by their first bit but one) as texts and targets in turn.
 pub fn links(bytes: &[u8]) {
-    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
+    let Some((from, to)) = parse_pair(bytes) else { return };
     let built = bytes[0] & 2 != 0;
     let [from, to] = [from, to].map(|page| if built { page_of_links(&page) } else { page });
-    let Some([old, new, both]) = analysed_alone_and_together(deadline, &from, &to) else { return };
+    let Some([old, new, both]) = analysed_alone_and_together(&from, &to) else { return };
     let steps = |found: &AnalysisResult| whole(found).links_json.expect("both are pages").diff;
     let (mut of_old, mut of_new) = (0, 0);
     for step in steps(&both) {
@@ -157,44 +155,38 @@ pub fn sniff(bytes: &[u8]) {
 
 /// The steps of a diff put together are both texts, whether there was time or not.
 pub fn diff(bytes: &[u8]) {
-    let Some((deadline, from, to)) = parse_pair(bytes) else { return };
-    let Ok(found) = analysed(deadline, &from, &to, None) else { return };
+    let Some((from, to)) = parse_pair(bytes) else { return };
+    let Ok(found) = analysed(&from, &to, None) else { return };
     let steps = whole(&found).html_source_dmp.expect("it is always made").diff;
     assert!(rebuild_texts(&steps) == [from, to], "the steps do not rebuild both texts");
 }
 
-/// The first bit says whether there is time; then two texts, split where 0xFF stands first, or in the middle.
-fn parse_pair(bytes: &[u8]) -> Option<(Instant, String, String)> {
-    let (first, rest) = bytes.split_first()?;
-    let middle = rest.iter().position(|byte| *byte == 0xFF).unwrap_or(rest.len() / 2);
-    let (from, to) = rest.split_at(middle);
+/// Two texts, split where 0xFF stands first, or in the middle.
+fn parse_pair(bytes: &[u8]) -> Option<(String, String)> {
+    let middle = bytes.iter().position(|byte| *byte == 0xFF).unwrap_or(bytes.len() / 2);
+    let (from, to) = bytes.split_at(middle);
     let text =
         |bytes| String::from_utf8_lossy(bytes).replace('\0', "").trim_start_matches('\u{FEFF}').to_owned();
-    let deadline = if first & 1 == 1 { Instant::now() } else { far_deadline() };
-    Some((deadline, text(from), text(to.strip_prefix(&[0xFF]).unwrap_or(to))))
+    Some((text(from), text(to.strip_prefix(&[0xFF]).unwrap_or(to))))
 }
 
-fn far_deadline() -> Instant {
-    Instant::now() + Duration::from_secs(60)
-}
-
-fn analysed(deadline: Instant, from: &str, to: &str, markup: Option<Markup>) -> Result<AnalysisResult, ()> {
+fn analysed(from: &str, to: &str, markup: Option<Markup>) -> Result<AnalysisResult, ()> {
     let content_type = Some("text/html; charset=utf-8");
     let page = |text| PageInput { bytes: str::as_bytes(text), content_type, status: Some(200), markup };
-    let options = AnalysisOptions { soft_deadline: deadline, max_result_bytes: usize::MAX };
+    let options = AnalysisOptions { max_result_bytes: usize::MAX };
     analyse(page(from), page(to), &options, |_| {}).map_err(|skip| {
         assert_eq!(skip.reason, SkipReason::Undecodable);
     })
 }
 
 /// Each page compared with itself, where nothing may have changed; and then both.
-fn analysed_alone_and_together(deadline: Instant, from: &str, to: &str) -> Option<[AnalysisResult; 3]> {
+fn analysed_alone_and_together(from: &str, to: &str) -> Option<[AnalysisResult; 3]> {
     let alone = |page: &str| {
-        let found = analysed(deadline, page, page, Some(Markup::Html)).ok()?;
+        let found = analysed(page, page, Some(Markup::Html)).ok()?;
         assert!(found.priority == 0.0, "{:?}", found.numbers);
         Some(found)
     };
-    Some([alone(from)?, alone(to)?, analysed(deadline, from, to, Some(Markup::Html)).ok()?])
+    Some([alone(from)?, alone(to)?, analysed(from, to, Some(Markup::Html)).ok()?])
 }
 
 /// Both texts, put together from steps; none of those is empty, and no two neighbours are of one kind.

@@ -140,17 +140,6 @@ async fn a_reply_may_be_as_large_as_its_cap_and_no_larger() {
 }
 
 #[tokio::test]
-async fn the_soft_deadline_comes_before_the_hard_one() {
-    let _process = shared_process().await;
-    let pool = pool(1).await;
-    let mut slot = pool.acquire().await;
-    let left = number_from(&mut slot, "soft_deadline_ms").await; // of 30 s
-    assert!((10_000..=18_000).contains(&left), "{left} ms");
-    drop(slot);
-    pool.shutdown().await;
-}
-
-#[tokio::test]
 async fn a_smaller_stack_overflows_sooner() {
     let _process = shared_process().await;
     let pool = pool(1).await;

@@ -6,8 +6,6 @@
 //! of it opens a file or socket, starts a thread or writes anywhere.
 //!
 
-use std::time::Instant;
-
 use wm_job::analysis_request::{
     AnalysisReply, AnalysisRequest, AnalysisSummary, BodyInput, ChildFailure, ChildSkip, DecodedBody,
 };
@@ -22,15 +20,9 @@ use crate::{AnalysisOptions, MAX_PAGE_BYTES, PageInput, PageNumbers, Reading, Wh
 /// Executes an [`AnalysisRequest`] on two bodies; returns an [`AnalysisReply`] as JSON, and the whole result.
 ///
 /// If the request cannot be parsed both are empty, which the worker treats as a bad reply.
-pub fn answer(
-    request: &[u8],
-    from: Vec<u8>,
-    to: Vec<u8>,
-    soft_deadline: Instant,
-    phase: fn(&'static str),
-) -> (Vec<u8>, Vec<u8>) {
+pub fn answer(request: &[u8], from: Vec<u8>, to: Vec<u8>, phase: fn(&'static str)) -> (Vec<u8>, Vec<u8>) {
     let Ok(request) = serde_json::from_slice::<AnalysisRequest>(request) else { return Default::default() };
-    let (reply, whole) = match analyse_bodies(&request, from, to, soft_deadline, phase) {
+    let (reply, whole) = match analyse_bodies(&request, from, to, phase) {
         Ok((summary, whole)) => (AnalysisReply::Analysed(Box::new(summary)), whole),
         Err(reply) => (reply, Vec::new()),
     };
@@ -41,7 +33,6 @@ fn analyse_bodies(
     request: &AnalysisRequest,
     from: Vec<u8>,
     to: Vec<u8>,
-    soft_deadline: Instant,
     phase: fn(&'static str),
 ) -> Result<(AnalysisSummary, Vec<u8>), AnalysisReply> {
     phase("decompress");
@@ -54,7 +45,7 @@ fn analyse_bodies(
     let pair = sniff::filter_by_content(inputs).map_err(skipped)?;
 
     let max_result_bytes = usize::try_from(request.max_result_bytes).unwrap_or(usize::MAX);
-    let options = AnalysisOptions { soft_deadline, max_result_bytes };
+    let options = AnalysisOptions { max_result_bytes };
     let pages = [0, 1].map(|i| page(inputs[i], pair.markup.map(|markup| markup[i])));
     let result = analyse(pages[0], pages[1], &options, phase).map_err(skipped)?;
     let [old_reading, new_reading] = result.readings;
@@ -141,7 +132,6 @@ fn failed(kind: ChildFailure, side: Side, detail: &str) -> AnalysisReply {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::time::Duration;
 
     use wm_job::report::BodyNote;
     use wm_job::skip::SniffedTypes;
@@ -167,8 +157,7 @@ mod tests {
 
     fn answer_to(request: &AnalysisRequest, from: &[u8], to: &[u8]) -> AnalysisReply {
         let request = serde_json::to_vec(request).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let (reply, whole) = answer(&request, from.to_vec(), to.to_vec(), deadline, |_| {});
+        let (reply, whole) = answer(&request, from.to_vec(), to.to_vec(), |_| {});
         assert!(whole.is_empty(), "it was not requested");
         serde_json::from_slice(&reply).unwrap()
     }
@@ -374,9 +363,8 @@ mod tests {
     fn the_whole_result_is_written_if_asked_for_and_fits() {
         let whole = |max_result_bytes| {
             let request = AnalysisRequest { max_result_bytes, ..request(side(), side()) };
-            let deadline = Instant::now() + Duration::from_secs(60);
             let request = serde_json::to_vec(&request).unwrap();
-            let (reply, whole) = answer(&request, PAGE.to_vec(), b"<p>other".to_vec(), deadline, |_| {});
+            let (reply, whole) = answer(&request, PAGE.to_vec(), b"<p>other".to_vec(), |_| {});
             match serde_json::from_slice(&reply).unwrap() {
                 AnalysisReply::Analysed(summary) => (summary.result_too_large, whole),
                 AnalysisReply::Skipped { .. } | AnalysisReply::Failed { .. } => panic!("not analysed"),
@@ -394,6 +382,6 @@ mod tests {
 
     #[test]
     fn a_request_that_is_none_is_answered_by_nothing() {
-        assert_eq!(answer(b"{}", Vec::new(), Vec::new(), Instant::now(), |_| {}), Default::default());
+        assert_eq!(answer(b"{}", Vec::new(), Vec::new(), |_| {}), Default::default());
     }
 }

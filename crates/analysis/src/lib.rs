@@ -1,6 +1,6 @@
 //! Compares two pages: computes the three diffs of web-monitoring-diff and the annotation derived from them.
 //!
-//! Pure: bytes and a deadline in, values out. It does not fetch, decompress or write anything and is
+//! Pure: bytes in, values out. It does not fetch, decompress or write anything and is
 //! independent of jobs, queues and processes. Whether the bytes are worth analysing has been decided before.
 //!
 //! Invariant: memory and time are bounded by the sizes of the pages, never by their content; if a bound made
@@ -35,8 +35,6 @@ mod utf16;
 mod whole;
 mod work;
 mod xml;
-
-use std::time::Instant;
 
 use wm_job::analysis_request::DiffNumbers;
 use wm_job::hunk::{SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
@@ -90,8 +88,6 @@ pub struct PageInput<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct AnalysisOptions {
     /// When the analysis should end; a page that has not been read as a tree by a share of it is read without
-    /// one.
-    pub soft_deadline: Instant,
     /// Limit on the whole result in bytes, compressed; 0 makes none.
     pub max_result_bytes: usize,
 }

@@ -1,6 +1,6 @@
 //! End-to-end tests of the analysis. Individual rules are tested in their modules.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::collect::Collector;
 use super::*;
@@ -13,13 +13,9 @@ fn page(bytes: &[u8]) -> PageInput<'_> {
     PageInput { bytes, content_type: HTML, status: Some(200), markup: Some(Markup::Html) }
 }
 
-fn analysed_within(from: &str, to: &str, budget: Duration) -> AnalysisResult {
-    let options = AnalysisOptions { soft_deadline: Instant::now() + budget, max_result_bytes: 1_000_000 };
-    analyse(page(from.as_bytes()), page(to.as_bytes()), &options, |_| {}).unwrap()
-}
-
 fn analysed(from: &str, to: &str) -> AnalysisResult {
-    analysed_within(from, to, Duration::from_secs(120))
+    let options = AnalysisOptions { max_result_bytes: 1_000_000 };
+    analyse(page(from.as_bytes()), page(to.as_bytes()), &options, |_| {}).unwrap()
 }
 
 /// Text and links, as extracted by each reader.
@@ -161,8 +157,7 @@ fn identical_and_empty_pages_have_no_changes() {
 
 #[test]
 fn what_is_not_html_has_only_a_source_diff_and_says_so() {
-    let options =
-        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
+    let options = AnalysisOptions { max_result_bytes: 0 };
     let json = |bytes| PageInput { markup: None, ..page(bytes) };
     let found = analyse(json(b"{\"a\":1}"), json(b"{\"a\":2}"), &options, |_| {}).unwrap();
     assert!(found.changes.html_text_dmp.is_none() && found.numbers.text.is_none());
@@ -173,8 +168,7 @@ fn what_is_not_html_has_only_a_source_diff_and_says_so() {
 
 #[test]
 fn an_error_page_caps_the_priority_by_status_or_by_words() {
-    let options =
-        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
+    let options = AnalysisOptions { max_result_bytes: 0 };
     let failed = PageInput { status: Some(503), ..page(b"<p>quite another text") };
     let found = analyse(page(b"<p>0123456789"), failed, &options, |_| {}).unwrap();
     assert_eq!(found.priority, 0.1);
@@ -206,25 +200,12 @@ fn of_many_changes_the_first_are_kept_and_the_others_counted() {
 }
 
 #[test]
-fn a_passed_deadline_gives_a_coarse_report_and_never_none() {
-    let (from, to) = ("<p>begin one end<a href=/x>x y z", "<p>begin two end<a href=/x>x w z");
-    let found = analysed_within(from, to, Duration::ZERO);
-    assert!(found.approximate && found.changes.html_text_dmp.unwrap().approximate);
-    // Only reading a page looks at the clock.
-    let unhurried = analysed(from, to);
-    assert!(!unhurried.approximate);
-    assert_eq!(found.numbers.source, unhurried.numbers.source);
-    assert_eq!(found.changes.html_source_dmp, unhurried.changes.html_source_dmp);
-}
-
-#[test]
 fn text_in_any_encoding_is_compared_as_text() {
     let utf8 = "<meta charset=utf-8><p>Börse – “Ärger”";
     let mut latin = b"<meta charset=ISO-8859-1><p>B\xf6rse \x96 \x93\xc4rger\x94".to_vec();
     let mut utf16: Vec<u8> = vec![0xFF, 0xFE];
     utf16.extend(utf8.encode_utf16().flat_map(u16::to_le_bytes));
-    let options =
-        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
+    let options = AnalysisOptions { max_result_bytes: 0 };
     for (bytes, encoding) in [(&mut latin, "windows-1252"), (&mut utf16, "UTF-16LE")] {
         let other = PageInput { content_type: None, ..page(bytes) };
         let found = analyse(page(utf8.as_bytes()), other, &options, |_| {}).unwrap();
@@ -236,8 +217,7 @@ fn text_in_any_encoding_is_compared_as_text() {
 #[test]
 fn bytes_that_are_no_text_are_a_skip_that_names_the_side() {
     let noise: Vec<u8> = (0..5000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let options =
-        AnalysisOptions { soft_deadline: Instant::now() + Duration::from_secs(60), max_result_bytes: 0 };
+    let options = AnalysisOptions { max_result_bytes: 0 };
     let skip = analyse(page(b"<p>x"), page(&noise), &options, |_| {}).unwrap_err();
     assert_eq!((skip.reason, skip.side), (SkipReason::Undecodable, Some(Side::To)));
 }

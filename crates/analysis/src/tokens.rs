@@ -260,6 +260,8 @@ const ASCII_CLASSES: [CharClass; 128] = {
 fn class_of(c: char) -> CharClass {
     match c {
         '\0'..='\x7f' => ASCII_CLASSES[c as usize],
+        // Quotes, dashes, dots and currency signs: looked up, they would be most of the time for a text of them.
+        '\u{2010}'..='\u{2027}' | '\u{2030}'..='\u{205E}' | '\u{20A0}'..='\u{20CF}' => CharClass::Single,
         // From the CJK radicals on, scripts do not separate words by spaces.
         '\u{2E80}'.. => CharClass::Single,
         _ if c.is_alphanumeric() => CharClass::Word,
@@ -318,6 +320,15 @@ mod tests {
             ["naïve", "  ", "x_1", "\n", "<", "br", ">"]
         );
         assert_eq!(token_texts(Granularity::Words, "日本語, да"), ["日", "本", "語", ",", " ", "да"]);
+    }
+
+    #[test]
+    fn a_punctuation_mark_that_is_not_looked_up_is_neither_letter_nor_space() {
+        let marks = ('\u{2010}'..='\u{2027}').chain('\u{2030}'..='\u{205E}').chain('\u{20A0}'..='\u{20CF}');
+        for c in marks {
+            assert!(!c.is_alphanumeric() && !c.is_whitespace(), "{c:?}");
+            assert_eq!(class_of(c), CharClass::Single);
+        }
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl ForkServer {
                 let (plan, layers) = (self.plan, self.layers);
                 let filter = &mut self.filter;
                 job_process::run(
-                    job_process::JobSetup { data, limits, began, fork_server, plan, layers, filter },
+                    job_process::JobSetup { data, limits, fork_server, plan, layers, filter },
                     self.work,
                 )
             }

@@ -53,7 +53,7 @@ pub(super) fn perform(task: Task) -> Product {
     let number = number.parse().unwrap_or(0);
     super::set_phase("act");
     let performed = act_on_memory(act, number)
-        .or_else(|| act_on_time(act, number, task.soft_deadline))
+        .or_else(|| act_on_time(act, number))
         .or_else(|| crash(act, number))
         .or_else(|| escape(act, number))
         .or_else(|| write_reply(act, number));
@@ -145,7 +145,7 @@ fn map_until_refused(mebibytes: usize) -> i64 {
     (got * STEP) as i64
 }
 
-fn act_on_time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
+fn act_on_time(act: &str, number: u64) -> Option<i64> {
     match act {
         "spin" => spin(Duration::from_millis(if number == 0 { u64::MAX } else { number })),
         "burn" => burn(number),
@@ -160,10 +160,6 @@ fn act_on_time(act: &str, number: u64, soft_deadline: Instant) -> Option<i64> {
             let limit = [1_u64, 2];
             raw_syscall(libc::SYS_prlimit64, [0, libc::RLIMIT_CPU.into(), address_of(&limit), 0, 0, 0]);
             spin(Duration::MAX);
-        }
-        "soft_deadline_ms" => {
-            let left = soft_deadline.saturating_duration_since(Instant::now());
-            return i64::try_from(left.as_millis()).ok();
         }
         _ => return None,
     }

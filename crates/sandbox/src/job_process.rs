@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Mutex;
-use std::time::Instant;
 
 use rustix::process::Pid;
 
@@ -34,8 +33,6 @@ pub(super) struct JobSetup<'a> {
     pub(super) data: OwnedFd,
     /// Resource limits to apply.
     pub(super) limits: Limits,
-    /// Start of the wall clock, just before the fork.
-    pub(super) began: Instant,
     /// Process id of the parent.
     pub(super) fork_server: Pid,
     /// Isolation layers to apply.
@@ -79,7 +76,7 @@ fn prepare(setup: &mut JobSetup<'_>) -> io::Result<()> {
 fn serve_request(setup: &JobSetup<'_>, work: Work) -> io::Result<()> {
     write_all(&[protocol::READY])?;
     heap::arm(setup.limits.heap_bytes);
-    let task = read_task(setup.began + setup.limits.soft_deadline())?;
+    let task = read_task()?;
     status_block::record_input();
     let (code, Product { answer, attachment }) = match catch_unwind(AssertUnwindSafe(|| perform(task, work)))
     {
@@ -103,16 +100,11 @@ fn perform(task: Task, work: Work) -> Product {
     work(task)
 }
 
-fn read_task(soft_deadline: Instant) -> io::Result<Task> {
+fn read_task() -> io::Result<Task> {
     let mut header = [0; protocol::REQUEST_HEADER_BYTES];
     read_exact(&mut header)?;
     let header = RequestHeader::decode(header).ok_or(io::ErrorKind::InvalidData)?;
-    Ok(Task {
-        options: read_part(header.options)?,
-        a: read_part(header.a)?,
-        b: read_part(header.b)?,
-        soft_deadline,
-    })
+    Ok(Task { options: read_part(header.options)?, a: read_part(header.a)?, b: read_part(header.b)? })
 }
 
 /// Reads one part of the request. The worker has limited its length, and the heap budget bounds it again.

@@ -48,7 +48,7 @@ mod slot_permits;
 mod stack_overflow;
 mod status_block;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
@@ -190,9 +190,6 @@ pub struct Task {
     pub a: Vec<u8>,
     /// Second of the two bodies; see [`Request::b`].
     pub b: Vec<u8>,
-    /// When the work should switch to a coarser but faster algorithm: 0.6 of the
-    /// wall-clock limit after the fork.
-    pub soft_deadline: Instant,
 }
 
 #[cfg(test)]

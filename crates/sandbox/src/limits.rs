@@ -82,12 +82,6 @@ impl Limits {
         Ok(Self { wall, heap_bytes, ..self })
     }
 
-    /// Time after which the work should switch to a coarser algorithm: 0.6 of the wall clock, to
-    /// leave time for the reply.
-    pub fn soft_deadline(&self) -> Duration {
-        self.wall.mul_f64(0.6)
-    }
-
     /// Hard ceiling on the wall clock, for a job that hardly gets a CPU: ten times the limit on what it uses, and at
     /// least a second.
     pub fn hard_ceiling(&self) -> Duration {
@@ -165,7 +159,6 @@ mod tests {
     #[test]
     fn the_arithmetic_of_the_default_limits_is_the_designs() {
         let limits = Limits::from_config(&config());
-        assert_eq!(limits.soft_deadline(), Duration::from_secs(6));
         assert_eq!(limits.cpu(), Duration::from_secs(11));
         assert_eq!(limits.hard_ceiling(), Duration::from_secs(100));
         assert_eq!(limits.address_space_limit_bytes(), 384 * MIB);
