@@ -125,6 +125,61 @@ async fn with_a_tenth_of_a_cpu_honest_pairs_are_done_each_in_one_run() {
     under_a_quota(12).await;
 }
 
+/// Sixty pairs of every shape that a diff treats differently: edited, unrelated, periodic, without any line.
+fn shapes(world: &World) -> Vec<Job> {
+    let one = |n: usize| {
+        let (edited, other) = (pages::pair(n as u64, 2_000 + 1_500 * n), pages::pair(1_000, 40_000).0);
+        let (from, to) = match n {
+            0..50 => edited,
+            50..54 => (edited.0, other),
+            54..57 => ("ab ".repeat(20_000 + n).into(), "ba ".repeat(20_000).into()),
+            _ => (
+                "<b>0</b>".repeat(9_000 + n).into(),
+                ("<b>0</b>".repeat(8_000) + &"<i>1</i>".repeat(n)).into(),
+            ),
+        };
+        world.bodies(&format!("shape-{n}"), Body::html(from), Body::html(to))
+    };
+    (0..60).map(one).collect()
+}
+
+/// What is said of each pair, by a worker that has the queue of this world to itself.
+async fn findings(world: &World, jobs: &[Job], worker: Worker) -> Vec<serde_json::Value> {
+    worker.until_logged("working").await;
+    world.send(jobs).await;
+    let mut found = Vec::new();
+    for job in jobs {
+        let began = Instant::now();
+        while world.job_events(&job.id).await.iter().all(|event| event != "done") {
+            assert!(began.elapsed() < LONG);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let report = world.report(job).await.unwrap();
+        found.push(serde_json::json!([report["annotation"], report["changes"], report["approximate"]]));
+    }
+    worker.stop().await;
+    found
+}
+
+#[tokio::test]
+async fn what_is_said_of_sixty_pairs_is_the_same_alone_beside_40_busy_loops_and_with_a_tenth_of_a_cpu() {
+    let _machine = MACHINE.lock().await;
+    let world = World::new().await;
+    let alone = findings(&world, &shapes(&world), world.worker()).await;
+    let world = World::new().await;
+    let neighbours = BusyLoops::start(LOOPS_PER_CPU);
+    assert_eq!(findings(&world, &shapes(&world), world.worker()).await, alone, "beside busy loops");
+    drop(neighbours);
+    let world = World::new().await;
+    match LimitedCgroup::make(None, 0.1) {
+        Ok(cgroup) => {
+            let worker = cgroup.inside(|| world.worker()).unwrap();
+            assert_eq!(findings(&world, &shapes(&world), worker).await, alone, "with a quota");
+        }
+        Err(why) => println!("SKIPPED: no cgroup of our own: {why}"),
+    }
+}
+
 #[tokio::test]
 #[ignore = "minutes: the long form of the test above"]
 async fn beside_40_busy_loops_100_honest_pairs_are_done_each_in_one_run() {
