@@ -1,4 +1,4 @@
-//! Entry point of a sandboxed child: runs `wm_analysis` on the task from the sandbox.
+//! What a sandboxed child runs: `wm_analysis` on the task from the sandbox.
 
 use crate::analysis;
 use crate::sandbox::{self, Product, Task};
@@ -7,4 +7,9 @@ use crate::sandbox::{self, Product, Task};
 pub fn run(task: Task) -> Product {
     let (answer, attachment) = analysis::child::answer(&task.options, task.a, task.b, sandbox::set_phase);
     Product { answer, attachment }
+}
+
+/// Runs the analysis once on pages of our own, before a fork server's first job; see [`analysis::warm_up`].
+pub fn warm_up() {
+    analysis::warm_up();
 }

@@ -14,7 +14,7 @@ static HEAP: sandbox::heap::CountingAllocator = sandbox::heap::CountingAllocator
 
 fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == sandbox::FORK_SERVER_ARG) {
-        return sandbox::fork_server_main(child::run);
+        return sandbox::fork_server_main(child::warm_up, child::run);
     }
     run::run(Cli::parse()).into()
 }

@@ -229,6 +229,7 @@ mod tests {
             cpu: Duration::from_millis(cpu_ms),
             waited: None,
             max_rss_bytes: rss_mib * MIB,
+            minor_faults: 0,
             peak_heap_bytes: 0,
             phase: [0; 4],
         })

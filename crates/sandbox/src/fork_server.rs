@@ -34,7 +34,7 @@ use super::limits::Limits;
 use super::protocol::{self, ControlCommand, ControlEvent, ExitCause, JobExit};
 use super::seccomp::SeccompFilter;
 use super::status_block::StatusBlock;
-use super::{Work, job_process, stack_overflow, status_block};
+use super::{WarmUp, Work, job_process, page_tables, stack_overflow, status_block};
 
 /// How often a fork server without a pidfd polls for the exit of its job.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -44,9 +44,10 @@ const TERM_GRACE: Duration = Duration::from_millis(100);
 /// Runs this process as a fork server until its control socket closes.
 ///
 /// Call this first in `main`, before any thread is started, if the first argument is
-/// [`super::FORK_SERVER_ARG`]. `work` is the function that jobs run.
-pub fn fork_server_main(work: Work) -> ExitCode {
-    match serve(work) {
+/// [`super::FORK_SERVER_ARG`]. `work` is the function that jobs run, and `warm_up` the one that is called once before
+/// the first of them.
+pub fn fork_server_main(warm_up: WarmUp, work: Work) -> ExitCode {
+    match serve(warm_up, work) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The worker notices the missing hello and reads standard error.
@@ -66,11 +67,11 @@ struct ForkServer {
     work: Work,
 }
 
-fn serve(work: Work) -> io::Result<()> {
+fn serve(warm_up: WarmUp, work: Work) -> io::Result<()> {
     if rustix::net::sockopt::socket_type(kernel::socket())? != SocketType::SEQPACKET {
         return Err(io::Error::other("only a worker starts a fork-server"));
     }
-    let mut fork_server = ForkServer::set_up(work)?;
+    let mut fork_server = ForkServer::set_up(warm_up, work)?;
     let build = protocol::BUILD_ID;
     #[cfg(feature = "test-hooks")]
     let build = build.wrapping_add(fork_server.plan.other_build.into());
@@ -106,8 +107,8 @@ enum WaitOutcome {
 }
 
 impl ForkServer {
-    /// Sets the process up: descriptors, isolation layers, allocator, fault handler, self-test.
-    fn set_up(work: Work) -> io::Result<Self> {
+    /// Sets the process up: descriptors, allocator, fault handler, warm-up, isolation layers, self-test.
+    fn set_up(warm_up: WarmUp, work: Work) -> io::Result<Self> {
         kernel::close_from(3)?;
         let single_threaded = SingleThreaded::check()?;
         let mut args = std::env::args().skip(2);
@@ -117,6 +118,11 @@ impl ForkServer {
         kernel::tune_malloc();
         stack_overflow::install_signal_action()?;
         job_process::install_panic_hook();
+        if plan.warm_up {
+            warm_up();
+            kernel::trim_heap();
+            let _ = page_tables::inherit_file_mappings();
+        }
         let observed = harden::harden_fork_server(plan)?;
         let proven = harden::self_test(&single_threaded, status_block, plan)?;
         if !plan.fork {
@@ -172,6 +178,7 @@ impl ForkServer {
             cpu: ended.cpu,
             waited,
             max_rss_bytes: ended.max_rss_bytes,
+            minor_faults: ended.minor_faults,
             peak_heap_bytes: self.status_block.peak_heap(),
             phase: self.status_block.phase(),
         }))?;

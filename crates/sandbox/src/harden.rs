@@ -51,6 +51,8 @@ pub(super) struct HardeningPlan {
     pub(super) job_filter: bool,
     /// Hear of a job's exit by a pidfd; false only in tests, where it is polled for.
     pub(super) pidfd: bool,
+    /// Run the work once before the first fork; false only in tests.
+    pub(super) warm_up: bool,
     /// Allow forking jobs; false only in tests.
     pub(super) fork: bool,
     /// System calls to simulate as unimplemented (`ENOSYS`).
@@ -71,6 +73,7 @@ impl HardeningPlan {
             fork_server_filter: enabled,
             job_filter: enabled,
             pidfd: true,
+            warm_up: true,
             fork: true,
             #[cfg(feature = "test-hooks")]
             missing_syscalls: &[],
@@ -92,6 +95,7 @@ impl HardeningPlan {
         self.landlock &= !has("landlock");
         self.job_filter &= !has("job_filter");
         self.pidfd &= !has("pidfd");
+        self.warm_up &= !has("warm_up");
         self.fork &= !has("fork");
         self
     }

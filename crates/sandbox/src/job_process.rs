@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Mutex;
 
+use rustix::buffer::spare_capacity;
 use rustix::process::Pid;
 
 use super::harden::{self, HardeningPlan};
@@ -109,9 +110,17 @@ fn read_task() -> io::Result<Task> {
 
 /// Reads one part of the request. The worker has limited its length, and the heap budget bounds it again.
 fn read_part(len: u64) -> io::Result<Vec<u8>> {
-    let mut part = vec![0; usize::try_from(len).map_err(io::Error::other)?];
-    read_exact(&mut part)?;
-    Ok(part)
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let mut part = Vec::with_capacity(len);
+    while part.len() < len {
+        // Into memory that nobody has cleared: of a new page every byte is written once.
+        let into = || rustix::io::read(kernel::socket(), spare_capacity(&mut part));
+        if rustix::io::retry_on_intr(into)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    // A vector with more room than was asked for would have taken in bytes of the next part.
+    if part.len() == len { Ok(part) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 fn read_exact(mut into: &mut [u8]) -> io::Result<()> {

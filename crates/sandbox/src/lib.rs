@@ -41,6 +41,7 @@ mod limits;
 pub mod machine;
 mod meter;
 mod oom_kills;
+mod page_tables;
 mod pool;
 mod protocol;
 mod seccomp;
@@ -66,6 +67,11 @@ pub const FORK_SERVER_ARG: &str = "--internal-fork-server";
 
 /// The work of a job: maps a request to what it produces. Runs in the child, within the job's limits.
 pub type Work = fn(Task) -> Product;
+
+/// What a fork server calls once before its first job: touches what every job touches, so that a job finds it done.
+/// It sees nothing that came from outside, and leaves no thread, descriptor or secret behind, which all jobs would
+/// inherit.
+pub type WarmUp = fn();
 
 /// What the work of a job produces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -62,6 +62,7 @@ struct PoolShared {
     longest_ms: AtomicU64,
     cpu_ms: AtomicU64,
     waiting_ms: AtomicU64,
+    minor_faults: AtomicU64,
 }
 
 /// Permit to run one job at a time.
@@ -95,6 +96,8 @@ pub struct PoolStats {
     pub cpu_ms: u64,
     /// Time in which they waited for a CPU or their request, in milliseconds; 0 if the kernel does not count it.
     pub waiting_ms: u64,
+    /// Page faults of all jobs that ended, without those that had to wait for a disk.
+    pub minor_faults: u64,
 }
 
 impl Pool {
@@ -128,7 +131,7 @@ impl Pool {
     }
 
     /// Like [`Pool::start`], with isolation layers disabled by name (`landlock`, `job_filter`, `pidfd`,
-    /// `fork`), or simulating a kernel that lacks them (`kernel_landlock`, `kernel_seccomp`), to test the
+    /// `warm_up`, `fork`), or simulating a kernel that lacks them (`kernel_landlock`, `kernel_seccomp`), to test the
     /// remaining layers. `check` skips the check for required layers, and `build` makes the fork server
     /// report another build. Only a program built with `test-hooks` honours these names.
     ///
@@ -178,6 +181,7 @@ impl Pool {
             longest_ms: AtomicU64::new(0),
             cpu_ms: AtomicU64::new(0),
             waiting_ms: AtomicU64::new(0),
+            minor_faults: AtomicU64::new(0),
         })))
     }
 
@@ -226,6 +230,7 @@ impl Pool {
             longest_ms: self.0.longest_ms.load(Relaxed),
             cpu_ms: self.0.cpu_ms.load(Relaxed),
             waiting_ms: self.0.waiting_ms.load(Relaxed),
+            minor_faults: self.0.minor_faults.load(Relaxed),
         }
     }
 
@@ -302,6 +307,9 @@ impl Slot {
         self.pool.longest_ms.fetch_max(measured.wall_ms, Relaxed);
         self.pool.cpu_ms.fetch_add(measured.cpu_ms, Relaxed);
         self.pool.waiting_ms.fetch_add(measured.waiting_ms.unwrap_or(0), Relaxed);
+        if let ExitReport::Ended(exit) = &exit_report {
+            self.pool.minor_faults.fetch_add(exit.minor_faults, Relaxed);
+        }
         if matches!(exit_report, ExitReport::ForkServerLost { .. })
             || self.pool.process == ProcessModel::ExecPerJob
         {

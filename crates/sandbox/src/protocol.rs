@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::status_block::PHASE_WORDS;
 
 /// Incremented whenever a frame changes; part of [`BUILD_ID`].
-const PROTOCOL_VERSION: u64 = 3;
+const PROTOCOL_VERSION: u64 = 4;
 /// First word of every frame; identifies peers that speak another protocol.
 const MAGIC: u64 = u64::from_le_bytes(*b"wmsbox\0\x01");
 /// Size of a control message, in 64-bit words.
@@ -97,6 +97,8 @@ pub(super) struct JobExit {
     pub(super) waited: Option<Duration>,
     /// Peak resident set size, in bytes.
     pub(super) max_rss_bytes: u64,
+    /// Page faults that were served without reading from a disk.
+    pub(super) minor_faults: u64,
     /// Peak of the counted heap in bytes, as written by the job.
     pub(super) peak_heap_bytes: u64,
     /// Last phase, as written by the job.
@@ -249,6 +251,7 @@ impl JobExit {
             .put(nanos(self.cpu))
             .put(self.waited.map_or(UNKNOWN, nanos))
             .put(self.max_rss_bytes)
+            .put(self.minor_faults)
             .put(self.peak_heap_bytes);
         self.phase.into_iter().fold(words, PacketCursor::put)
     }
@@ -270,6 +273,7 @@ impl JobExit {
             cpu: Duration::from_nanos(words.take()),
             waited: Some(words.take()).filter(|&word| word != UNKNOWN).map(Duration::from_nanos),
             max_rss_bytes: words.take(),
+            minor_faults: words.take(),
             peak_heap_bytes: words.take(),
             phase: std::array::from_fn(|_| words.take()),
         })
@@ -380,6 +384,7 @@ mod tests {
             cpu: Duration::from_micros(2),
             waited: Some(Duration::from_micros(3)),
             max_rss_bytes: 3,
+            minor_faults: 9,
             peak_heap_bytes: 4,
             phase: [5, 6, 7, 8],
         }
