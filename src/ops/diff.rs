@@ -20,7 +20,7 @@ use crate::job::page::{Bodies, Body, PagePair, Side, Version};
 use crate::job::redact::page_address;
 use crate::job::report::Report;
 use crate::job::{Job, LimitsRequest};
-use crate::pipeline::{Analysed, Pipeline};
+use crate::pipeline::{Analysed, Pipeline, with_facts};
 use crate::sandbox::{Limits, Pool};
 
 /// Version of the JSON.
@@ -134,8 +134,9 @@ async fn compare(
         from: body(from_body, &pair.from, Side::From, pipeline).await?,
         to: body(to_body, &pair.to, Side::To, pipeline).await?,
     };
+    let (bodies, facts) = with_facts(&pair, bodies).await?;
     let mut slot = pool.acquire().await;
-    pipeline.analyse(&pair, bodies, limits, &mut slot).await
+    pipeline.analyse(&pair, bodies, facts, limits, &mut slot).await
 }
 
 /// A version for what was named, with its body where that is a file.

@@ -8,6 +8,7 @@
 //! Invariant: a slot is held only while a child runs. Neither a host that is fetched from nor the results store nor the
 //! db app is waited for with one in hand, except where more results wait for them than calls may be open.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,10 @@ use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
 
 /// Longest sentence about a reply that cannot be read, which may quote it, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
+/// Bodies that are hashed where they arrived: some 50 us of SHA-256.
+const HASH_HERE_MAX_BYTES: usize = 64 * 1024;
+/// The answer that is parsed where it was read: some 50 us of JSON.
+const READ_HERE_MAX_BYTES: usize = 16 * 1024;
 
 /// The stages of one job and their configuration.
 #[derive(Clone)]
@@ -178,12 +183,14 @@ impl Pipeline {
         gate.start(&pair).await?;
         gate.stage_started(Stage::Fetch, Some(self.fetcher.total_timeout()));
         let FetchedPair { bodies, held } = timed(&mut timings.fetch, self.fetch(&pair)).await?;
-        *seen = body_facts(&pair, &bodies);
+        let (bodies, facts) = with_facts(&pair, bodies).await?;
+        *seen = facts.clone();
         gate.stage_started(Stage::Queue, None);
         let mut slot = pool.acquire().await;
         drop(held); // the slot's own buffers hold the bodies from here on
         gate.enter_child(limits.wall, slot.meter()).await?;
-        let analysed = timed(&mut timings.analyse, self.analyse(&pair, bodies, limits, &mut slot)).await?;
+        let analysed =
+            timed(&mut timings.analyse, self.analyse(&pair, bodies, facts, limits, &mut slot)).await?;
         let Analysed { mut report, whole } = analysed;
         // Both are waited for with the slot in hand, so that neither whole results pile up in memory before a slow
         // store nor reports before a slow db app.
@@ -230,7 +237,7 @@ impl Pipeline {
         limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
-    /// Sends both bodies to a child and returns what it found.
+    /// Sends both bodies, with what [`with_facts`] found, to a child and returns what that found.
     ///
     /// # Errors
     /// A skip if the bytes are not a page; a failure if the child failed.
@@ -238,26 +245,26 @@ impl Pipeline {
         &self,
         pair: &PagePair,
         bodies: Bodies,
+        facts: Vec<BodyFacts>,
         limits: Limits,
         slot: &mut Slot,
     ) -> Result<Analysed, EarlyExit> {
         let analysis_request = AnalysisRequest {
-            from: body_input(&pair.from, &bodies.from),
-            to: body_input(&pair.to, &bodies.to),
+            from: body_input(&pair.from, &bodies.from, facts.first()),
+            to: body_input(&pair.to, &bodies.to, facts.get(1)),
             max_decoded_bytes: self.max_decoded_bytes,
             max_result_bytes: self.max_result_bytes.min(limits.reply_bytes),
         };
         let mut report = Box::new(Report::of_pair(pair.from.uuid, pair.to.uuid));
         report.page = pair.page;
-        report.bodies = body_facts(pair, &bodies);
+        report.bodies = facts;
         let options = serde_json::to_vec(&analysis_request)
             .map_err(|e| Failure::new(FailureKind::BadReply, e.to_string()))?;
         let request = Request { options, a: bodies.from.bytes, b: bodies.to.bytes };
         let Reply { product, measured } = slot.run(request, limits).await?;
-        // Parsing the largest answer takes milliseconds, which the runtime's threads have not.
         let answer = product.answer;
-        let read = tokio::task::spawn_blocking(move || AnalysisReply::read(&answer)).await;
-        let reply = match read.unwrap_or_else(|e| Err(e.to_string())) {
+        let read = aside(answer.len() > READ_HERE_MAX_BYTES, move || AnalysisReply::read(&answer)).await;
+        let reply = match read.unwrap_or_else(Err) {
             Ok(reply) => reply,
             Err(what) => {
                 return Err(bad_reply(format!("the child's reply is malformed: {what}"), measured).into());
@@ -307,34 +314,64 @@ fn add_reply(reply: AnalysisReply, report: &mut Report, measured: ChildUsage) ->
     }
 }
 
-fn body_input(version: &Version, body: &Body) -> BodyInput {
+fn body_input(version: &Version, body: &Body, facts: Option<&BodyFacts>) -> BodyInput {
     BodyInput {
         media_type: version.media_type.clone(),
         content_type: body.content_type.clone(),
         content_encoding: body.content_encoding.clone(),
         body_hash: version.body_hash.clone(),
+        wire_sha256: facts.and_then(|facts| facts.wire_sha256.clone()),
         status: version.worst_status(),
     }
 }
 
-/// Metadata of both bodies that is known without decoding them.
-pub(crate) fn body_facts(pair: &PagePair, bodies: &Bodies) -> Vec<BodyFacts> {
+/// Does work here, or on another thread if it is long: it then takes milliseconds, which the runtime's threads have
+/// not; to hand over what is short takes longer than to do it.
+///
+/// # Errors
+/// The work panicked, or there was no thread for it.
+async fn aside<T: Send + 'static>(
+    long: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    match long {
+        true => tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string()),
+        false => catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it panicked".to_owned()),
+    }
+}
+
+/// The bodies, and what is known of them without decoding them: hashed here once, for the report, the evidence of a
+/// failure, and the child that compares the hash with the captured one.
+///
+/// # Errors
+/// `cannot_spawn`: there was no thread to hash them.
+pub(crate) async fn with_facts(pair: &PagePair, bodies: Bodies) -> Result<(Bodies, Vec<BodyFacts>), Failure> {
+    let bytes = bodies.from.bytes.len() + bodies.to.bytes.len();
+    let hash = move || {
+        let hashes = [&bodies.from, &bodies.to].map(|body| sha256_hex(&body.bytes));
+        (bodies, hashes)
+    };
+    let (bodies, hashes) = aside(bytes > HASH_HERE_MAX_BYTES, hash).await.map_err(|why| {
+        Failure::new(FailureKind::CannotSpawn, format!("the bodies could not be hashed: {why}"))
+    })?;
     let raw = [&bodies.from, &bodies.to];
-    pair.sides()
+    let facts = pair
+        .sides()
         .into_iter()
-        .zip(raw)
-        .map(|((side, version), body)| BodyFacts {
+        .zip(raw.into_iter().zip(hashes))
+        .map(|((side, version), (body, hash))| BodyFacts {
             side,
             url: page_url(&version.body_url),
             wire_bytes: body.bytes.len() as u64,
-            wire_sha256: Some(sha256_hex(&body.bytes)),
+            wire_sha256: Some(hash),
             decoded_bytes: None,
             declared: version.media_type.clone().or_else(|| body.content_type.clone()),
             sniffed: None,
             encoding: None,
             notes: Vec::new(),
         })
-        .collect()
+        .collect();
+    Ok((bodies, facts))
 }
 
 /// Writes a pair's whole result to the results store, if the lease is still valid, before the annotation is posted
@@ -362,4 +399,28 @@ async fn timed<T>(timings: &mut Duration, work: impl Future<Output = T>) -> T {
     let done = work.await;
     *timings = start.elapsed();
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bodies_of_every_size_come_back_with_the_hash_of_what_was_received() {
+        let version: Version = serde_json::from_str(
+            r#"{"uuid": "7c9904f4-c090-4f0d-8c3f-ba3dc4fade25", "body_url": "http://a.test/"}"#,
+        )
+        .unwrap();
+        let pair = PagePair { page: None, from: version.clone(), from_is_earliest: false, to: version };
+        for (from, to) in [(0, 10), (HASH_HERE_MAX_BYTES, 1), (1_000_000, 2_000_000)] {
+            let body = |bytes| Body { bytes: vec![b'x'; bytes], ..Body::default() };
+            let given = Bodies { from: body(from), to: body(to) };
+            let (bodies, facts) = with_facts(&pair, given.clone()).await.unwrap();
+            assert_eq!(bodies, given);
+            for (facts, body) in facts.iter().zip([&bodies.from, &bodies.to]) {
+                assert_eq!(facts.wire_sha256, Some(sha256_hex(&body.bytes)));
+                assert_eq!(facts.wire_bytes, body.bytes.len() as u64);
+            }
+        }
+    }
 }

@@ -46,7 +46,7 @@ impl From<Bomb> for BodyError {
 /// See [`BodyError`].
 pub(super) fn unpack(input: &BodyInput, wire: Vec<u8>, cap: usize) -> Result<UnpackedBody, BodyError> {
     let captured = Captured::of(input);
-    if captured.is(&wire) {
+    if captured.is_received(input, &wire) {
         return finished(wire, Vec::new(), cap);
     }
     let is_body = |bytes: &[u8]| captured.is_or_else(bytes, || is_text(bytes, input));
@@ -77,27 +77,28 @@ pub(super) fn unpack(input: &BodyInput, wire: Vec<u8>, cap: usize) -> Result<Unp
             return Err(error(detail));
         }
     }
-    if !is_body(&bytes) {
-        let layers = MAX_LAYERS - declared.len();
-        let proof = if captured.is_unknown() { Proof::Text } else { Proof::Hash };
-        match decompress::undo_undeclared(&bytes, cap, layers, proof, &is_body) {
-            Ok(Some(found)) => {
-                bytes = found.bytes;
-                notes.push(BodyNote::UndeclaredCompression);
-                if found.is_cut && !notes.contains(&BodyNote::CutShort) {
-                    notes.push(BodyNote::CutShort);
-                }
+    if is_body(&bytes) {
+        return finished(bytes, notes, cap);
+    }
+    let layers = MAX_LAYERS - declared.len();
+    let proof = if captured.is_unknown() { Proof::Text } else { Proof::Hash };
+    match decompress::undo_undeclared(&bytes, cap, layers, proof, &is_body) {
+        Ok(Some(found)) => {
+            bytes = found.bytes;
+            notes.push(BodyNote::UndeclaredCompression);
+            if found.is_cut && !notes.contains(&BodyNote::CutShort) {
+                notes.push(BodyNote::CutShort);
             }
-            Ok(None) => {
-                if let Some(out) = doubtful {
-                    bytes = out;
-                    notes.push(BodyNote::CutShort);
-                }
-            }
-            // Without a hash it is an archive that is no page.
-            Err(_) if captured.is_unknown() => {}
-            Err(bomb) => return Err(bomb.into()),
         }
+        Ok(None) => {
+            if let Some(out) = doubtful {
+                bytes = out;
+                notes.push(BodyNote::CutShort);
+            }
+        }
+        // Without a hash it is an archive that is no page.
+        Err(_) if captured.is_unknown() => {}
+        Err(bomb) => return Err(bomb.into()),
     }
     if !captured.is_unknown() && !captured.is(&bytes) {
         let cut =
@@ -140,6 +141,15 @@ impl Captured {
 
     fn is_unknown(&self) -> bool {
         self.0.is_none()
+    }
+
+    /// Whether the bytes as they were received are known to be the captured body, by the hash that the worker has of
+    /// them.
+    fn is_received(&self, input: &BodyInput, wire: &[u8]) -> bool {
+        match (&self.0, &input.wire_sha256) {
+            (Some(captured), Some(received)) => captured == received,
+            (Some(_), None) | (None, _) => self.is(wire),
+        }
     }
 
     /// Whether bytes are known to be the captured body.

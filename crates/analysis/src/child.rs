@@ -248,6 +248,26 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_that_the_worker_has_is_not_made_again() {
+        let with = |captured: &[u8], received: Option<&[u8]>| {
+            let wire_sha256 = received.map(sha256_hex);
+            BodyInput { body_hash: Some(sha256_hex(captured)), wire_sha256, ..side() }
+        };
+        let failed =
+            |answer| matches!(answer, AnalysisReply::Failed { kind: ChildFailure::HashMismatch, .. });
+        let other = b"<p>other".as_slice();
+        // The worker's word is taken for the bytes as they came, and for no others.
+        assert!(!failed(answer_about(with(PAGE, Some(PAGE)), PAGE)));
+        assert!(!failed(answer_about(with(other, Some(other)), PAGE)), "it was hashed again");
+        assert!(failed(answer_about(with(other, Some(PAGE)), PAGE)));
+        let packed = BodyInput { content_encoding: Some("gzip".to_owned()), ..with(PAGE, Some(&gzip(PAGE))) };
+        assert!(!failed(answer_about(packed, &gzip(PAGE))));
+        let packed =
+            BodyInput { content_encoding: Some("gzip".to_owned()), ..with(other, Some(&gzip(PAGE))) };
+        assert!(failed(answer_about(packed, &gzip(PAGE))));
+    }
+
+    #[test]
     fn a_missing_label_is_a_claim_too() {
         let notes_on = |from, body: &[u8]| match answer_about(from, body) {
             AnalysisReply::Analysed(summary) => {

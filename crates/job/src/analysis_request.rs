@@ -47,6 +47,8 @@ pub struct BodyInput {
     pub content_encoding: Option<String>,
     /// Expected SHA-256 of the decoded body, in hex; `None` skips the check.
     pub body_hash: Option<String>,
+    /// SHA-256 of the body as it was received, in lower-case hex, if the caller knows it: then it is not hashed again.
+    pub wire_sha256: Option<String>,
     /// The worst HTTP status recorded for the capture.
     pub status: Option<u16>,
 }
