@@ -365,7 +365,7 @@ fn cpu_time() -> Duration {
     Duration::from_nanos(spent.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// What the work allows takes no longer than the default wall clock can bear; `cargo bench --bench diff --
+/// What the work allows takes no longer than the default wall clock can bear; `cargo bench --bench engine --
 /// largest` has more shapes.
 #[test]
 #[ignore = "the time is that of a release build: cargo test --release -p wm-analysis -- --ignored"]

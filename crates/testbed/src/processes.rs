@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 /// What this process holds: compared before and after.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,12 +75,37 @@ pub fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z" && fields[0] != "X")
 }
 
+/// CPU time of a process and of the children that it has waited for, in steps of the kernel's clock tick; nothing if
+/// it is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuTime {
+    /// Of the process itself.
+    pub own: Duration,
+    /// Of its children, and theirs.
+    pub children: Duration,
+}
+
+/// The CPU time of a process so far.
+pub fn cpu_time(pid: u32) -> CpuTime {
+    let Some(fields) = stat(pid) else { return CpuTime::default() };
+    // utime, stime, cutime and cstime are the fields 14 to 17, and the state is the third.
+    let ticks = |field: usize| fields.get(field - 3).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0);
+    let time =
+        |ticks: u64| Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    CpuTime { own: time(ticks(14) + ticks(15)), children: time(ticks(16) + ticks(17)) }
+}
+
 /// This process's resident set in bytes.
 ///
 /// # Panics
 /// Where `/proc` cannot be read.
 pub fn resident_bytes() -> u64 {
-    let pages: u64 =
-        fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size() as u64
+    resident_bytes_of(std::process::id()).unwrap()
+}
+
+/// A process's resident set in bytes, while it is there.
+pub fn resident_bytes_of(pid: u32) -> Option<u64> {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
