@@ -36,7 +36,7 @@ const MEDIAN_RUNS: usize = 1000;
 /// Runs of a side before it is the turn of the other.
 const MEDIAN_BATCH: usize = 20;
 /// Jobs that go through the worker.
-const WORKER_JOBS: usize = 1000;
+const WORKER_JOBS: usize = 400;
 const SIZES: [usize; 7] = [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000];
 /// Larger pages take the peer minutes.
 const PEER_MAX_BYTES: usize = 1_000_000;

@@ -8,6 +8,8 @@
 //! Invariant: a slot is held only while a child runs. Neither a host that is fetched from nor the results store nor the
 //! db app is waited for with one in hand, except where more results wait for them than calls may be open.
 
+mod bodies;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,20 +17,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use self::bodies::body_input;
+pub(crate) use self::bodies::with_facts;
 use crate::api::{self, Api};
 use crate::fetch::{FetchedPair, Fetcher};
 use crate::filter;
-use crate::job::analysis_request::{AnalysisReply, AnalysisRequest, BodyInput};
+use crate::job::analysis_request::{AnalysisReply, AnalysisRequest};
 use crate::job::duration::millis;
 use crate::job::failure::{Failure, FailureKind, Stage};
 use crate::job::measured::ChildUsage;
 use crate::job::outcome::{EarlyExit, Outcome};
-use crate::job::page::{Bodies, Body, PagePair, Version};
-use crate::job::redact::page_url;
+use crate::job::page::{Bodies, PagePair};
 use crate::job::report::{ANALYSIS_VERSION, BodyFacts, Report, Timings};
 use crate::job::skip::Skip;
 use crate::job::stored_result::StoredResult;
-use crate::job::text::{clip, sha256_hex};
+use crate::job::text::clip;
 use crate::job::verdict::PostponeReason;
 use crate::job::{Job, LimitsRequest};
 use crate::results::{ResultKey, ResultStore, WriteTurn};
@@ -36,8 +39,6 @@ use crate::sandbox::{Limits, Meter, Pool, Reply, Request, Slot};
 
 /// Longest sentence about a reply that cannot be read, which may quote it, in characters.
 const DETAIL_MAX_CHARS: usize = 500;
-/// Bodies that are hashed where they arrived: some 50 us of SHA-256.
-const HASH_HERE_MAX_BYTES: usize = 64 * 1024;
 /// The answer that is parsed where it was read: some 50 us of JSON.
 const READ_HERE_MAX_BYTES: usize = 16 * 1024;
 
@@ -314,17 +315,6 @@ fn add_reply(reply: AnalysisReply, report: &mut Report, measured: ChildUsage) ->
     }
 }
 
-fn body_input(version: &Version, body: &Body, facts: Option<&BodyFacts>) -> BodyInput {
-    BodyInput {
-        media_type: version.media_type.clone(),
-        content_type: body.content_type.clone(),
-        content_encoding: body.content_encoding.clone(),
-        body_hash: version.body_hash.clone(),
-        wire_sha256: facts.and_then(|facts| facts.wire_sha256.clone()),
-        status: version.worst_status(),
-    }
-}
-
 /// Does work here, or on another thread if it is long: it then takes milliseconds, which the runtime's threads have
 /// not; to hand over what is short takes longer than to do it.
 ///
@@ -338,40 +328,6 @@ async fn aside<T: Send + 'static>(
         true => tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string()),
         false => catch_unwind(AssertUnwindSafe(work)).map_err(|_| "it panicked".to_owned()),
     }
-}
-
-/// The bodies, and what is known of them without decoding them: hashed here once, for the report, the evidence of a
-/// failure, and the child that compares the hash with the captured one.
-///
-/// # Errors
-/// `cannot_spawn`: there was no thread to hash them.
-pub(crate) async fn with_facts(pair: &PagePair, bodies: Bodies) -> Result<(Bodies, Vec<BodyFacts>), Failure> {
-    let bytes = bodies.from.bytes.len() + bodies.to.bytes.len();
-    let hash = move || {
-        let hashes = [&bodies.from, &bodies.to].map(|body| sha256_hex(&body.bytes));
-        (bodies, hashes)
-    };
-    let (bodies, hashes) = aside(bytes > HASH_HERE_MAX_BYTES, hash).await.map_err(|why| {
-        Failure::new(FailureKind::CannotSpawn, format!("the bodies could not be hashed: {why}"))
-    })?;
-    let raw = [&bodies.from, &bodies.to];
-    let facts = pair
-        .sides()
-        .into_iter()
-        .zip(raw.into_iter().zip(hashes))
-        .map(|((side, version), (body, hash))| BodyFacts {
-            side,
-            url: page_url(&version.body_url),
-            wire_bytes: body.bytes.len() as u64,
-            wire_sha256: Some(hash),
-            decoded_bytes: None,
-            declared: version.media_type.clone().or_else(|| body.content_type.clone()),
-            sniffed: None,
-            encoding: None,
-            notes: Vec::new(),
-        })
-        .collect();
-    Ok((bodies, facts))
 }
 
 /// Writes a pair's whole result to the results store, if the lease is still valid, before the annotation is posted
@@ -399,28 +355,4 @@ async fn timed<T>(timings: &mut Duration, work: impl Future<Output = T>) -> T {
     let done = work.await;
     *timings = start.elapsed();
     done
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn bodies_of_every_size_come_back_with_the_hash_of_what_was_received() {
-        let version: Version = serde_json::from_str(
-            r#"{"uuid": "7c9904f4-c090-4f0d-8c3f-ba3dc4fade25", "body_url": "http://a.test/"}"#,
-        )
-        .unwrap();
-        let pair = PagePair { page: None, from: version.clone(), from_is_earliest: false, to: version };
-        for (from, to) in [(0, 10), (HASH_HERE_MAX_BYTES, 1), (1_000_000, 2_000_000)] {
-            let body = |bytes| Body { bytes: vec![b'x'; bytes], ..Body::default() };
-            let given = Bodies { from: body(from), to: body(to) };
-            let (bodies, facts) = with_facts(&pair, given.clone()).await.unwrap();
-            assert_eq!(bodies, given);
-            for (facts, body) in facts.iter().zip([&bodies.from, &bodies.to]) {
-                assert_eq!(facts.wire_sha256, Some(sha256_hex(&body.bytes)));
-                assert_eq!(facts.wire_bytes, body.bytes.len() as u64);
-            }
-        }
-    }
 }
