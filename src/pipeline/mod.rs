@@ -238,7 +238,7 @@ impl Pipeline {
         limits.map_err(|what| Failure::new(FailureKind::Stranded, format!("{what} of this worker")))
     }
 
-    /// Sends both bodies, with what [`with_facts`] found, to a child and returns what that found.
+    /// Sends both bodies, with what `with_facts` found, to a child and returns what that found.
     ///
     /// # Errors
     /// A skip if the bytes are not a page; a failure if the child failed.

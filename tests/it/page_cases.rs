@@ -197,6 +197,11 @@ async fn every_recorded_case_comes_out_right() {
         ),
         ("nul-padding", fixture("nul-padding", HTML), vec![(TEXT, json!(2))]),
         (
+            "moved-paragraph",
+            fixture("moved-paragraph", HTML),
+            vec![(TEXT, json!(2)), ("/report/annotation/text_diff_length", json!(66))],
+        ),
+        (
             "pdf-behind-a-php-notice",
             fixture("pdf-behind-a-php-notice", "text/html"),
             vec![

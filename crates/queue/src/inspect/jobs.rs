@@ -186,7 +186,7 @@ fn host_of(version: &Version) -> Option<String> {
 /// Selected jobs, a page at a time: dead letters newest first, the others oldest first, in their states' order.
 ///
 /// A job that stays where it is while the pages are read is listed once. One that moves on meanwhile is listed once,
-/// where it was found first (see [`ReadIds`] for the bound), or not at all if it moves back or ends.
+/// where it was found first (up to a bound), or not at all if it moves back or ends.
 #[derive(Debug)]
 pub struct JobPages<'q> {
     queue: &'q OperatorHandle,
