@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use wm_analyzer::job::report::ANALYSIS_VERSION;
 use wm_testbed::peers;
 
 use crate::harness::{World, key};
@@ -31,7 +32,7 @@ async fn the_programs_of_the_page_read_reports_and_whole_results() {
     let from = job.from.given().unwrap().uuid();
     let pair = format!("{from}..{}", job.to.uuid());
     let report: String = world.redis_cmd("GET", &[&key(&format!("report:{pair}"))]).await;
-    let stored = store.path().join(format!("v1/{pair}.json.gz"));
+    let stored = store.path().join(format!("v{ANALYSIS_VERSION}/{pair}.json.gz"));
     assert!(stored.is_file(), "{report}");
 
     let (dir, report_file) = (tempfile::tempdir().unwrap(), "report.json");

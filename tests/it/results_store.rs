@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wm_analyzer::job::Job;
+use wm_analyzer::job::report::ANALYSIS_VERSION;
 use wm_testbed::http::{HttpServer, Request, Response};
 use wm_testbed::s3::S3Server;
 
@@ -45,7 +46,7 @@ async fn a_whole_result_is_in_the_bucket_before_its_job_is_done() {
     world.send(std::slice::from_ref(&job)).await;
     world.until_event(&job.id, "done").await;
     let (from, to) = (job.from.given().unwrap().uuid(), job.to.uuid());
-    let answer = server.request("HEAD", &format!("/results/wm/v1/{from}..{to}.json.gz"));
+    let answer = server.request("HEAD", &format!("/results/wm/v{ANALYSIS_VERSION}/{from}..{to}.json.gz"));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     worker.stop().await;
 }
