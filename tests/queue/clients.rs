@@ -26,7 +26,7 @@ fn has_ruby() -> bool {
 
 /// Lets a Ruby process enqueue in one of its ways; answers what it meant.
 fn ruby(world: &World, way: &str) -> Vec<Job> {
-    let script = format!("{}\n{PRODUCER}", block("ruby", "class WmAnalysisAdapter"));
+    let script = format!("require \"active_job\"\n{}\n{PRODUCER}", block("ruby", "class WmAnalysisAdapter"));
     let url = format!("unix://{}", world.redis.socket().display());
     let printed = run(Command::new("ruby").args(["-", way]).env("ANALYSIS_REDIS_URL", url), &script);
     printed.lines().map(|line| Job::decode(line.as_bytes()).unwrap()).collect()

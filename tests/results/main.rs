@@ -8,6 +8,7 @@ mod faults;
 mod leases;
 
 use uuid::Uuid;
+use wm_analyzer::job::report::ANALYSIS_VERSION;
 use wm_analyzer::results::{Config, ResultKey, ResultStore};
 
 /// As in `config/default.toml`.
@@ -44,12 +45,12 @@ fn open(config: &Config) -> ResultStore {
 }
 
 fn key(n: u128) -> ResultKey {
-    ResultKey { from: Uuid::from_u128(n), to: Uuid::from_u128(n + 1), analysis_version: 1 }
+    ResultKey { from: Uuid::from_u128(n), to: Uuid::from_u128(n + 1), analysis_version: ANALYSIS_VERSION }
 }
 
 /// The name that a key has in every store.
 fn name(n: u128) -> String {
-    format!("v1/{}..{}.json.gz", Uuid::from_u128(n), Uuid::from_u128(n + 1))
+    format!("v{ANALYSIS_VERSION}/{}..{}.json.gz", Uuid::from_u128(n), Uuid::from_u128(n + 1))
 }
 
 #[test]

@@ -63,6 +63,17 @@ fn meta_encoding(document: &[u8]) -> Option<&'static Encoding> {
     None
 }
 
+/// Whether the text begins with a tag of more attributes than `most`.
+pub(super) fn has_more_attributes(text: &str, most: usize) -> bool {
+    let Some(name) = text.strip_prefix("</").or_else(|| text.strip_prefix('<')) else { return false };
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return false;
+    }
+    let (_, rest) = split_before(name.as_bytes(), |b| b.is_ascii_whitespace() || matches!(b, b'/' | b'>'));
+    let mut tag = Tag { name: b"", charset: None, http_equiv: None, content: None, rest };
+    (0..=most).all(|_| tag.next_attribute().is_some())
+}
+
 /// What follows the first `end` in the text.
 fn after<'d>(text: &'d [u8], end: &[u8]) -> Option<&'d [u8]> {
     memmem::find(text, end).map(|at| &text[at + end.len()..])

@@ -26,6 +26,7 @@ use html5ever::{Attribute, LocalName, QualName, TokenizerResult, local_name, ns}
 
 use super::arena::{Arena, GiveUpReason, NONE, NodeId, ROOT};
 use super::collect::Collector;
+use super::prescan;
 use wm_job::text::floor_char_boundary;
 
 /// Bytes passed to the tokenizer at a time, so that it holds no second copy of the page.
@@ -36,9 +37,8 @@ const MAX_WORK: u64 = 50_000_000;
 /// Comparisons of attributes that take as long as one look at an element. Each attribute of a tag is compared with all
 /// previous ones, so a tag has half the square of their number.
 const COMPARISONS_PER_LOOK: u64 = 4;
-/// Maximum number of words between two tokens, each of which may be an attribute of one tag: 130 KiB of prose in a
-/// comment, which has no tokens either.
-const MAX_WORDS_WITHOUT_TOKEN: usize = 20_000;
+/// Maximum number of attributes of one tag.
+const MAX_ATTRIBUTES: usize = 20_000;
 
 /// Elements whose content is text, so that one that is not closed takes the rest of the page.
 const TEXT_ELEMENTS: [LocalName; 8] = [
@@ -59,6 +59,41 @@ const TEXT_ELEMENTS: [LocalName; 8] = [
 /// The reason why the page cannot be parsed in bounded time and memory; the collector
 /// is unchanged in that case.
 pub(super) fn read(html: &str, meant_as_xml: bool, collector: &mut Collector) -> Result<(), GiveUpReason> {
+    match parse(html, meant_as_xml, Slices::Large, collector) {
+        Err(ParseError::LongTag) => match parse(html, meant_as_xml, Slices::AtTags, collector) {
+            Err(ParseError::LongTag) => Err(GiveUpReason::Work),
+            Err(ParseError::GivenUp(why)) => Err(why),
+            Ok(()) => Ok(()),
+        },
+        Err(ParseError::GivenUp(why)) => Err(why),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// How a page is cut before it is passed to the tokenizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slices {
+    /// At [`SLICE_BYTES`]. A tag may be longer, and then there are no tokens at which to count its attributes; what has
+    /// more words than [`MAX_ATTRIBUTES`] may be one.
+    Large,
+    /// Before each `<`, too: half as fast. What ends without a token then begins a tag, a comment or the like, so that
+    /// the attributes can be counted.
+    AtTags,
+}
+
+/// Why a page was not parsed.
+enum ParseError {
+    GivenUp(GiveUpReason),
+    /// It has a tag that is too long, or may have one.
+    LongTag,
+}
+
+fn parse(
+    html: &str,
+    meant_as_xml: bool,
+    slices: Slices,
+    collector: &mut Collector,
+) -> Result<(), ParseError> {
     let options =
         TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
     let sink = LimitedTokenSink {
@@ -70,24 +105,38 @@ pub(super) fn read(html: &str, meant_as_xml: bool, collector: &mut Collector) ->
     let tokenizer = Tokenizer::new(sink, TokenizerOpts { discard_bom: false, ..TokenizerOpts::default() });
     let queue = BufferQueue::default();
     let mut rest = html;
-    let mut words = 0;
+    let (mut words, mut is_in_tag) = (0, false);
     while !rest.is_empty() {
-        let (slice, after) = rest.split_at(floor_char_boundary(rest, SLICE_BYTES));
+        let whole = rest;
+        let (slice, after) = rest.split_at(slice_end(rest, slices));
         rest = after;
         let tokens = tokenizer.sink.tokens.get();
         queue.push_back(StrTendril::from_slice(slice));
         while !matches!(tokenizer.feed(&queue), TokenizerResult::Done) {}
-        // A tag may be longer than a slice, and then there are no tokens at which to count.
-        words = if tokenizer.sink.tokens.get() == tokens { words } else { 0 } + count_words(slice);
-        if words > MAX_WORDS_WITHOUT_TOKEN {
-            return Err(GiveUpReason::Work);
+        tokenizer.sink.check_given_up().map_err(ParseError::GivenUp)?;
+        let has_ended = tokenizer.sink.tokens.get() != tokens;
+        words = if has_ended { 0 } else { words } + count_words(slice);
+        let is_too_long = match slices {
+            Slices::Large => words > MAX_ATTRIBUTES,
+            Slices::AtTags => !has_ended && !is_in_tag && prescan::has_more_attributes(whole, MAX_ATTRIBUTES),
+        };
+        is_in_tag = !has_ended;
+        if is_too_long {
+            return Err(ParseError::LongTag);
         }
-        tokenizer.sink.check_given_up()?;
     }
     tokenizer.end();
-    tokenizer.sink.check_given_up()?;
+    tokenizer.sink.check_given_up().map_err(ParseError::GivenUp)?;
     tokenizer.sink.builder.sink.arena.borrow_mut().walk(collector);
     Ok(())
+}
+
+fn slice_end(rest: &str, slices: Slices) -> usize {
+    let end = floor_char_boundary(rest, SLICE_BYTES);
+    match slices {
+        Slices::Large => end,
+        Slices::AtTags => memchr::memchr(b'<', &rest.as_bytes()[1..end.max(1)]).map_or(end, |at| at + 1),
+    }
 }
 
 /// The number of words that a tag could have as attributes.
@@ -329,8 +378,10 @@ mod tests {
                 format!("<svg><style>{}", attributes(200_000)),
                 Err(GiveUpReason::Work),
             ),
-            ("a long comment", format!("<!-- {} -->", "<a b c d> ".repeat(3_000)), Ok(())),
-            ("a long value", format!("<img src='data:{}'>", "x".repeat(2_000_000)), Ok(())),
+            ("a long comment", format!("<!-- {} -->", "<a b c d> ".repeat(30_000)), Ok(())),
+            ("a long doctype", format!("<!doctype {}>", "a ".repeat(100_000)), Ok(())),
+            ("a comment in a quote", format!("<a x='<!--' {}", attributes(200_000)), Err(GiveUpReason::Work)),
+            ("a long value", format!("<img src='data:{}'>", "x/ y".repeat(500_000)), Ok(())),
         ] {
             assert_eq!(reading(&html), expected, "{name}");
         }
