@@ -2,8 +2,8 @@
 //! `cargo bench --bench instructions`.
 //!
 //! A count is the same on an idle machine and on a busy one, so that a change that makes the analysis slower is seen in
-//! CI. It belongs to a compiler and a target: `instructions.toml` has one table for each that was measured, and a count
-//! that is more than [`MAX_GROWTH`] above its baseline fails. `-- --record` prints a table for this compiler.
+//! CI. It belongs to a compiler, a target and its vectors: `instructions.toml` has a table for each that was measured, and
+//! a count that is more than [`MAX_GROWTH`] above its baseline fails. `-- --record` prints a table for this compiler.
 
 #![expect(
     clippy::unwrap_used,
@@ -67,12 +67,16 @@ fn compare(counts: &BTreeMap<&str, u64>) -> ExitCode {
     exit
 }
 
-/// The compiler and its target.
+/// The compiler, its target, and the vector instructions that this machine has: the libraries use them.
 fn compiler() -> String {
     let version = Command::new("rustc").arg("-vV").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap();
     let line = |name: &str| version.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    format!("{} {}", line("release: "), line("host: "))
+    #[cfg(target_arch = "x86_64")]
+    let vectors = if std::arch::is_x86_feature_detected!("avx2") { " avx2" } else { "" };
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = "";
+    format!("{} {}{vectors}", line("release: "), line("host: "))
 }
 
 /// The instructions of a process that analyses a pair.
