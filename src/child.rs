@@ -9,7 +9,7 @@ pub fn run(task: Task) -> Product {
     Product { answer, attachment }
 }
 
-/// Runs the analysis once on pages of our own, before a fork server's first job; see [`analysis::warm_up`].
+/// Runs the analysis once on built-in pages, before a fork server's first job; see [`analysis::warm_up`].
 pub fn warm_up() {
     analysis::warm_up();
 }

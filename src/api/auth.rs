@@ -23,7 +23,7 @@ const MIN_SCRUBBED_BYTES: usize = 4;
 const RESERVED_HEADERS: [HeaderName; 6] =
     [AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING];
 
-/// Who makes a call: nobody, or whoever this header names.
+/// Who makes a call: an anonymous caller, or the account of this header.
 #[derive(Clone)]
 pub(super) struct Identity {
     /// The `Authorization` header.

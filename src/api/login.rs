@@ -59,7 +59,7 @@ struct Granted {
 }
 
 impl SharedLogin {
-    /// Nobody has logged in yet.
+    /// Not logged in yet.
     pub(super) fn new(config: &Config, basic: Identity) -> Self {
         Self {
             email: config.email.clone(),
@@ -112,7 +112,7 @@ impl SharedLogin {
 }
 
 impl ApiClient {
-    /// Who makes a call that began then. Logs in where nobody has, where the token is about to expire, and where it was
+    /// Who makes a call that began then. Logs in if there was no login, where the token is about to expire, and where it was
     /// `refused`; a login that failed since then is not repeated.
     ///
     /// # Errors

@@ -70,8 +70,8 @@ pub fn run(cli: Cli) -> Exit {
     exit
 }
 
-/// ` -c production.toml --redis redis://cache:6379`, as this command was told. Of an address with credentials these are `***`,
-/// which whoever repeats the command replaces.
+/// ` -c production.toml --redis redis://cache:6379`, as given to this command. Credentials in an address are `***`,
+/// to be replaced before the command is run again.
 fn command_flags(cli: &Cli, config: &Config) -> String {
     let flag = |flag: &str, value: String| format!(" {flag} {}", shell_word(&value));
     let files = cli.config.iter().map(|file| flag("-c", file.display().to_string()));

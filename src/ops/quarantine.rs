@@ -54,7 +54,7 @@ async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
 }
 
 async fn lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exit, Error> {
-    // A rest that somebody ordered, or a breaker that failures opened, is not for this command.
+    // A rest that an operator ordered, or a breaker that failures opened, is not for this command.
     let is_held = queue.held_hosts().await?.iter().any(|held| held.host == host.as_str());
     let lifted = is_held
         && match queue.resume_host(host, &render::operator()).await? {

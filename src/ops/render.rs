@@ -54,7 +54,7 @@ pub(crate) fn sentence(text: &str, indent: usize) {
     width::wrapped(text, sentence_width(), indent).iter().for_each(line);
 }
 
-/// Where nobody is known to read it on a terminal, a sentence stays on one line, as logs and pipes want it.
+/// Where no terminal is known, a sentence stays on one line, as logs and pipes want it.
 fn sentence_width() -> usize {
     width::known_width().unwrap_or(usize::MAX)
 }

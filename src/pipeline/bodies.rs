@@ -12,7 +12,7 @@ use crate::job::text::sha256_hex;
 /// Bodies that are hashed where they arrived: some 50 us of SHA-256.
 const HASH_HERE_MAX_BYTES: usize = 64 * 1024;
 
-/// What a child is told of a body.
+/// The metadata of a body for a child.
 pub(super) fn body_input(version: &Version, body: &Body, facts: Option<&BodyFacts>) -> BodyInput {
     BodyInput {
         media_type: version.media_type.clone(),

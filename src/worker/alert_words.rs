@@ -36,7 +36,7 @@ pub(super) fn of(alert: &SharedAlert, queue: &Queue) -> Alert {
     }
 }
 
-/// What is sent in place of an event that is refused in every form: words of ours alone.
+/// What is sent in place of an event that is refused in every form: fixed text only.
 pub(super) fn bare(alert: &Alert, queue: &Queue) -> Alert {
     Alert {
         id: alert.id,

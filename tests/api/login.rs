@@ -97,7 +97,7 @@ async fn a_refused_token_is_replaced_once_and_what_is_refused_again_is_refused()
     fake.with_state(|db| db.tokens.clear());
     api.post_annotation(&pair(), &annotation(0.2), false).await.unwrap();
     assert_eq!((fake.logins(), calls(&fake).len()), (2, 3), "refused, and made again");
-    // What no login helps against is asked for twice, whoever asks.
+    // A refusal that no login changes costs two calls.
     fake.with_state(|db| db.may_not_annotate = true);
     for n in 1..=3 {
         let refused = api.post_annotation(&pair(), &annotation(0.3), false).await.unwrap_err();

@@ -107,7 +107,7 @@ async fn under_a_quota(count: usize) {
     let world = World::new().await;
     let cgroup = match LimitedCgroup::make(None, 0.1) {
         Ok(cgroup) => cgroup,
-        Err(why) => return println!("SKIPPED: no cgroup of our own: {why}"),
+        Err(why) => return println!("SKIPPED: no writable cgroup: {why}"),
     };
     let worker = cgroup.inside(|| world.worker()).unwrap();
     worker.until_logged("working").await;
@@ -176,7 +176,7 @@ async fn what_is_said_of_sixty_pairs_is_the_same_alone_beside_40_busy_loops_and_
             let worker = cgroup.inside(|| world.worker()).unwrap();
             assert_eq!(findings(&world, &shapes(&world), worker).await, alone, "with a quota");
         }
-        Err(why) => println!("SKIPPED: no cgroup of our own: {why}"),
+        Err(why) => println!("SKIPPED: no writable cgroup: {why}"),
     }
 }
 

@@ -3,8 +3,9 @@
 //! # Why
 //! An archive often stores a body decompressed and still repeats the `Content-Encoding` it was captured with, or has lost
 //! the header and kept the compression. So the header is only a claim, and a missing one, too: bytes with the captured
-//! hash are the body, whatever is claimed; bytes from which the decoder produces no output were not encoded; what begins
-//! like a compressed stream and is no text is undone if text comes out; and if the decoder fails half-way, the bytes are
+//! hash are the body, whatever is claimed; bytes from which the decoder produces no output were not encoded; what
+//! is no text is undone if it has the signature of a compressed stream, or is one from its first byte to its last, and
+//! text comes out; and if the decoder fails half-way, the bytes are
 //! the body if they are text as they are. A stream that only lacks its end is used as far as it goes. Otherwise the body
 //! is broken: a hash mismatch if a hash is known, undecodable if not.
 

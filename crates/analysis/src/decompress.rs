@@ -8,7 +8,7 @@
 //! safe Rust are used instead of the C ones. A window is memory too: brotli's large windows are refused, and
 //! zstd's are limited to the 8 MiB that web browsers allow (RFC 9659).
 //!
-//! A stream that lacks its end is told from a damaged one by what the decoder asked for: more than there was, or not.
+//! A stream without its end differs from a damaged one: the decoder asks for more bytes than there are.
 
 mod undeclared;
 

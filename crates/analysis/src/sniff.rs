@@ -3,8 +3,8 @@
 //! [`classify`] examines one body, [`filter_by_content`] a pair. Neither decodes a body: only the first few
 //! kilobytes are examined. Whether the text is readable is checked by the decoder.
 //!
-//! Invariant: a body with a binary byte in its head is never classified as text, and only our own
-//! rules can accept a body.
+//! Invariant: a body with a binary byte in its head is never classified as text, but for NULs that are padding, and only our
+//! own rules can accept a body.
 //!
 //! # Why
 //! In the incident of 2018 a PDF was diffed against a page. On 142 real files no crate separated all pages

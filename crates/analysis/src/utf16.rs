@@ -4,7 +4,7 @@ use encoding_rs::{Encoding, UTF_16BE, UTF_16LE};
 
 /// Number of bytes that are looked at: as many as the sniffer examines.
 const HEAD_BYTES: usize = 8 * 1024;
-/// Fewest units by which a body without markup is told.
+/// Fewest units by which a body without markup is recognised.
 const MIN_UNITS: usize = 4;
 
 /// The encoding of a body in UTF-16, by its byte order mark, its units or what its header declares; `None` if

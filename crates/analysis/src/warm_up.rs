@@ -29,7 +29,7 @@ const TO: &[u8] = b"<!doctype html><html lang=fr><head><title>Une page</title>\
 /// Larger than both pages, and than their whole result.
 const MAX_BYTES: u64 = 64 * 1024;
 
-/// Analyses two pages of our own, and drops what was found: for a process that forks jobs, before the first.
+/// Analyses two built-in pages, and drops the result: for a process that forks jobs, before the first.
 pub fn warm_up() {
     let _ = warm_up_answer();
 }

@@ -113,7 +113,7 @@ fn read_part(len: u64) -> io::Result<Vec<u8>> {
     let len = usize::try_from(len).map_err(io::Error::other)?;
     let mut part = Vec::with_capacity(len);
     while part.len() < len {
-        // Into memory that nobody has cleared: of a new page every byte is written once.
+        // Into memory that is not zeroed: of a new page every byte is written once.
         let into = || rustix::io::read(kernel::socket(), spare_capacity(&mut part));
         if rustix::io::retry_on_intr(into)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -126,7 +126,7 @@ impl CopyOutput {
         Ok(Self { output, kind })
     }
 
-    /// True where a copy is kept by somebody: a file, or a pipe that is read.
+    /// True where the copy is kept: in a file, or by the reader of a pipe.
     pub(super) fn keeps_copies(&self) -> bool {
         match self.kind {
             OutputKind::File | OutputKind::Pipe => true,

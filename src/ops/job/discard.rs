@@ -181,7 +181,7 @@ fn print_result(queue: &OperatorHandle, result: &DiscardResult, copies: bool, js
 }
 
 fn stdout_keeps_copies() -> bool {
-    // What cannot be looked at is told when the first copy is written.
+    // An output that cannot be examined is reported when the first copy is written.
     CopyOutput::stdout().map_or(true, |output| output.keeps_copies())
 }
 

@@ -119,11 +119,7 @@ pub const CATALOGUE: &[MetricDef] = &[
     entry("alerts_sent", Counter, "Alert events that Sentry took"),
     entry("alerts_suppressed", Counter, "Occurrences for which another alert event stands"),
     entry("alerts_failed", Counter, "Alert events that could not be delivered and are sent later"),
-    entry(
-        "alerts_given_up",
-        Counter,
-        "Alert events that were refused however they were sent: nobody sends them again",
-    ),
+    entry("alerts_given_up", Counter, "Alert events that were refused in every form, and not sent again"),
     entry("alerts_pending", Gauge, "Occurrences that no alert event has reported yet"),
     entry("alerts_rejected", Gauge, "1 while Sentry rejects all alert events: the DSN is wrong"),
 ];

@@ -115,7 +115,7 @@ impl SharedAlerts {
         }
     }
 
-    /// Counts an event that nobody sends again.
+    /// Counts an event that is not sent again.
     pub(super) fn record_given_up(&self) {
         self.state.lock().counts.given_up += 1;
     }

@@ -142,7 +142,7 @@ pub enum AlertState {
 pub enum AlertOutcome {
     /// It was accepted.
     Accepted,
-    /// It is refused however it is sent: nobody tries again.
+    /// It is refused in every form, and not sent again.
     GivenUp,
     /// The other end is away or busy: anybody tries again after this time.
     Failed(Duration),

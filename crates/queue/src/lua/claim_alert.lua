@@ -9,7 +9,7 @@
 --          Sentry takes once. One event at a time: there are few, and two workers never report halves of one group.
 --          Above STORM letters per window one event stands for all groups, and one more once there are fewer than half
 --          as many for a whole window: by then a person needs the counts and not each kind by itself. Letters are pending
---          while their group or the claimed event has them: a group that nobody reported for a week takes its count
+--          while their group or the claimed event has them: a group without a report for a week takes its count
 --          along. A clock that goes back leaves times far ahead: none counts for longer than it would from now on.
 -- Bound    at most 100 groups, one for each kind and stage; hosts as in one group. At maxmemory: 32 KiB.
 local worker, event, window, lease = arg(1), arg(2), math.max(1, tonumber(arg(3))), tonumber(arg(4))
