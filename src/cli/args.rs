@@ -89,6 +89,11 @@ pub enum Command {
     #[command(after_help = "Exit code: 0 all is well, 1 somebody should look.\n\nExamples:\n  \
         wm-analyzer status --watch\n  wm-analyzer status -Q bulk -o json")]
     Status(StatusArgs),
+    /// Serve the dashboard: look, understand, act. Needs Redis only, no worker.
+    #[command(
+        after_help = "Examples:\n  wm-analyzer dash\n  wm-analyzer dash -c production.toml --bind 127.0.0.1:9000"
+    )]
+    Dash(DashArgs),
     /// Pause, resume or drain the queue; cancel jobs; change settings.
     #[command(subcommand)]
     Queue(QueueCommand),
@@ -187,6 +192,14 @@ pub struct WorkArgs {
     /// Exit when nothing is waiting any more.
     #[arg(long)]
     pub until_empty: bool,
+}
+
+/// Arguments of `dash`.
+#[derive(Debug, Args)]
+pub struct DashArgs {
+    /// Address to listen on; overrides dash.bind.
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<String>,
 }
 
 /// Arguments of `demo`.

@@ -1,6 +1,7 @@
 //! The command line: what can be typed ([`args`]), and what it means ([`run`]).
 
 pub mod args;
+mod dash;
 mod generate;
 mod job_args;
 pub mod monitor_args;
@@ -9,3 +10,4 @@ mod queue_args;
 pub mod run;
 pub mod schema;
 mod values;
+mod work;

@@ -3,33 +3,27 @@
 //! A table of contents: each arm builds the parts that its command needs and hands them over.
 
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-
 use super::args::{Cli, Command, DiffArgs, OutputFormat};
+use super::dash::dash;
 use super::generate;
 use super::job_args::JobCommand;
 use super::monitor_args::SentryCommand;
 use super::process_args::{ConfigCommand, WorkerCommand};
 use super::queue_args::QueueCommand;
+use super::work::work;
 use crate::api::Api;
-use crate::config::assemble::{AssembleError, WorkerParts, build, executable, release};
+use crate::config::assemble::{executable, release};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::demo;
 use crate::job::text::shell_word;
 use crate::job::{Job, JobId};
 use crate::ops::{self, Exit, Output, render};
-use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerHandle, WorkerRequest};
+use crate::queue::{self, OperatorHandle, ProducerHandle, Queue, WorkerRequest};
 use crate::results::ResultStore;
 use crate::sandbox::Limits;
-use crate::telemetry::logs;
-use crate::telemetry::sentry::{AlertSource, Alerts};
-use crate::web::health::{self, Probe, Probes};
-use crate::web::pulse::Pulse;
-use crate::worker::shutdown::{Phase, Phases};
-use crate::worker::{RedisState, Worker};
+use crate::web::health::{self};
 
 /// Version of the JSON of `config check` and `config show`.
 const CONFIG_SCHEMA_VERSION: u32 = 1;
@@ -85,18 +79,17 @@ fn sources(cli: &Cli) -> ConfigSources {
         |key: &str, value: Option<String>| flags.extend(value.map(|value| (key.to_owned(), value)));
     flag("queue.url", cli.redis.clone());
     flag("queue.name", cli.queue.clone());
+    if let Command::Dash(dash) = &cli.command {
+        flag("dash.bind", dash.bind.clone());
+    }
     if let Command::Work(work) = &cli.command {
         flag("sandbox.slots", work.slots.map(|slots| slots.to_string()));
     }
     ConfigSources::from_process(cli.config.clone(), flags)
 }
 
-/// A worker whose tasks do not run for this long is not alive. They never block their threads for as long as a
-/// second; a machine that is too busy to run any of them for half a minute still keeps the leases of 90 s.
-const MAX_PULSE_AGE: Duration = Duration::from_secs(30);
-
 /// Why a command failed: its exit code, and what is printed.
-type CommandFailure = (Exit, String);
+pub(super) type CommandFailure = (Exit, String);
 
 async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
     let output = ops::Output::from(cli.output);
@@ -104,6 +97,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
     match cli.command {
         Command::Diff(args) => diff(args, &config, json).await,
         Command::Work(args) => work(&config, args.until_empty).await,
+        Command::Dash(_) => dash(&config).await,
         Command::Demo(args) => Ok(demo::scenario::run(args.pairs, json).await),
         Command::Enqueue(args) => {
             let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
@@ -255,105 +249,6 @@ async fn worker(config: &Config, args: WorkerCommand, output: ops::Output) -> Re
     asked.await.map_err(queue_failure)
 }
 
-/// What the alerts of this process say of its queue.
-fn alert_source(config: &Config) -> AlertSource {
-    let queue = config.queue.name.as_str();
-    AlertSource {
-        queue: queue.to_owned(),
-        look_closer: queue::command(queue, &config.queue.command_flags, "doctor"),
-    }
-}
-
-/// A worker with everything around it: alerts, health, signals; returns when it has let go of everything.
-async fn work(config: &Config, until_empty: bool) -> Result<Exit, CommandFailure> {
-    logs::init(&config.log).map_err(config_failure)?;
-    // From here on, a TERM during start-up must end the worker in order, not kill it with its first jobs in flight.
-    let phases = Phases::default();
-    let following = phases.clone().follow_signals().map_err(failure)?;
-    let signals = tokio::spawn(following);
-    let (alerts, guard) =
-        Alerts::start(&config.sentry, &release(), alert_source(config)).map_err(config_failure)?;
-    let slots = config.slots().map_err(config_failure)?;
-    config.raise_open_files(slots).map_err(config_failure)?;
-    let queue = WorkerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
-    preflight(&queue).await?;
-    let parts = WorkerParts { alerts, phases: phases.clone(), until_empty, ..WorkerParts::new(queue) };
-    let worker = config.worker(parts).await.map_err(|e| match e {
-        AssembleError::Config(what) => config_failure(what),
-        AssembleError::Failed(what) => failure(what),
-    })?;
-    let stopped = CancellationToken::new();
-    serve(config, &worker, stopped.clone()).await?;
-    tracing::info!(worker = %worker.id, slots, queue = worker.queue.name(), build = build(), "working");
-
-    let ended = worker.run().await;
-
-    phases.advance(Phase::Stopped);
-    signals.abort();
-    stopped.cancel();
-    let counts = tokio::task::spawn_blocking(|| guard.close()).await;
-    let pending = counts.map(|counts| counts.pending).unwrap_or_default();
-    tracing::info!(released = ended.released, alerts_pending = pending, "stopped");
-    match ended.exited_task {
-        None => Ok(Exit::Ok),
-        Some(task) => Err(failure(format!("this worker's {task} has ended, see the log: start it anew"))),
-    }
-}
-
-/// Redis must be one that keeps what it is given. One that cannot be reached yet is waited for, not refused.
-async fn preflight(queue: &Queue) -> Result<(), CommandFailure> {
-    match queue.preflight().await {
-        Ok(server) => {
-            server.fit_for_work().map_err(config_failure)?;
-            if !server.aof {
-                tracing::warn!(
-                    "Redis has no append-only file: a restart of it loses jobs (set appendonly yes)"
-                );
-            }
-            Ok(())
-        }
-        Err(e) if e.is_transient() => {
-            tracing::warn!(error = %e, "Redis does not answer yet: going on, it will be asked again");
-            Ok(())
-        }
-        Err(e) => Err(queue_failure(e)),
-    }
-}
-
-async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> Result<(), CommandFailure> {
-    let bound = health::bind(&config.web).await;
-    let Some(health) = bound.map_err(|e| config_failure(format!("web.bind: {e}")))? else { return Ok(()) };
-    let (phases, redis) = (worker.phases.clone(), Arc::clone(&worker.redis));
-    let metrics = Arc::clone(&worker.metrics);
-    let pulse = Pulse::start();
-    let probes = Probes {
-        live: Arc::new(move || liveness(pulse.age())),
-        ready: Arc::new(move || readiness(phases.now(), &redis)),
-        metrics: Arc::new(move || metrics.render()),
-    };
-    tracing::info!(address = %health.address(), "health and metrics");
-    health.start(probes, stopped).map_err(failure)
-}
-
-/// The probes have a thread of their own: whether the runtime of the jobs still works is told by its pulse.
-fn liveness(pulse_age: Duration) -> Probe {
-    match pulse_age <= MAX_PULSE_AGE {
-        true => Probe::Ok("alive".to_owned()),
-        false => Probe::Failing(format!("the worker's tasks have not run for {} s", pulse_age.as_secs())),
-    }
-}
-
-fn readiness(phase: Phase, redis: &RedisState) -> Probe {
-    match (phase, redis.answers(), redis.refusal()) {
-        (Phase::Running, true, None) => Probe::Ok("claiming".to_owned()),
-        (Phase::Running, true, Some(refusal)) => Probe::Failing(refusal),
-        (Phase::Running, false, _) => Probe::Failing("Redis does not answer".to_owned()),
-        (phase @ (Phase::Quiet | Phase::Draining | Phase::Stopped), _, _) => {
-            Probe::Failing(phase.as_str().to_owned())
-        }
-    }
-}
-
 async fn health(config: &Config, path: &str) -> Result<Exit, CommandFailure> {
     let address = config.web.bind.ok_or_else(|| config_failure("web.bind is off: there is nobody to ask"))?;
     render::line(health::check(address, path).await.map_err(failure)?);
@@ -374,15 +269,15 @@ async fn doctor(config: &Config, json: bool) -> Exit {
     ops::doctor::run(&input, json).await
 }
 
-fn failure(what: impl Display) -> CommandFailure {
+pub(super) fn failure(what: impl Display) -> CommandFailure {
     (Exit::Failed, what.to_string())
 }
 
-fn config_failure(what: impl Display) -> CommandFailure {
+pub(super) fn config_failure(what: impl Display) -> CommandFailure {
     (Exit::Config, what.to_string())
 }
 
-fn queue_failure(error: queue::Error) -> CommandFailure {
+pub(super) fn queue_failure(error: queue::Error) -> CommandFailure {
     let exit = match &error {
         queue::Error::Unavailable(_) => Exit::RedisUnreachable,
         queue::Error::Full(_) | queue::Error::Refusing(_) => Exit::RedisFull,

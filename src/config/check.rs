@@ -4,13 +4,15 @@ use super::Config;
 use super::read::Reader;
 
 /// Keys on which the check of another key depends.
-const DEPENDS: [(&str, &str); 6] = [
+const DEPENDS: [(&str, &str); 8] = [
     ("queue.tls_ca", "queue.url"),
     ("api.email", "api.password"),
     ("api.password", "api.email"),
     ("results.access_key_id", "results.store"),
     ("results.secret_access_key", "results.store"),
     ("results.instance_credentials", "results.store"),
+    ("dash.view_token", "dash.operate_token"),
+    ("dash.bind", "dash.user_header"),
 ];
 
 /// Reports everything that is wrong with what could be read.
@@ -26,6 +28,7 @@ pub(super) fn check(
         ("api", config.api.problems()),
         ("results", config.results.problems()),
         ("sandbox", config.sandbox.problems()),
+        ("dash", config.dash.problems()),
     ] {
         for (key, what) in problems {
             let key = format!("{section}.{key}");

@@ -45,6 +45,8 @@ pub struct Config {
     pub sentry: telemetry::sentry::Config,
     /// Health and metrics.
     pub web: web::health::Config,
+    /// The dashboard.
+    pub dash: web::dash::Config,
 }
 
 /// A configuration with where each value came from.

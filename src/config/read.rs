@@ -70,7 +70,7 @@ impl Reader {
 
     /// The sections; `None` where one cannot be read even with defaults for its mistakes.
     pub(super) fn config(&mut self) -> Option<Config> {
-        sections!(self: queue, worker, policy, filter, fetch, api, results, sandbox, log, sentry, web)
+        sections!(self: queue, worker, policy, filter, fetch, api, results, sandbox, log, sentry, web, dash)
     }
 
     fn section<T: DeserializeOwned>(&mut self, name: &str) -> Option<T> {

@@ -5,8 +5,15 @@ use figment::value::Value;
 use crate::job::redact;
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 5] =
-    ["sentry.dsn", "api.password", "api.token", "api.headers", "results.secret_access_key"];
+const SECRETS: [&str; 7] = [
+    "sentry.dsn",
+    "api.password",
+    "api.token",
+    "api.headers",
+    "results.secret_access_key",
+    "dash.view_token",
+    "dash.operate_token",
+];
 /// Keys that hold an address whose credentials are never shown.
 const SECRET_URLS: [&str; 4] = ["queue.url", "api.url", "results.store", "results.endpoint"];
 /// What stands at such a key where there is no address.

@@ -210,7 +210,7 @@ fn named(name: &PauseName, before: &str) -> String {
 }
 
 /// `, ends in 12m 0s`; nothing for a pause that lasts until it is lifted.
-pub(super) fn ends_in(pause: &Paused, now_ms: u64) -> String {
+pub(crate) fn ends_in(pause: &Paused, now_ms: u64) -> String {
     let left = |until_ms: u64| Duration::from_millis(until_ms.saturating_sub(now_ms));
     pause.until_ms.map_or_else(String::new, |end| format!(", ends in {}", render::format_duration(left(end))))
 }

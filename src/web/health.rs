@@ -28,7 +28,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::listener::{BoundedListener, TimeLimits};
+use super::listener::{BoundedListener, ConnectionLimits};
 use crate::telemetry::{metrics, sanitize};
 
 /// Path of the liveness probe: is this process alive?
@@ -38,6 +38,17 @@ pub(crate) const READYZ: &str = "/readyz";
 /// Path of the metrics, in OpenMetrics text or Prometheus' older format.
 pub(crate) const METRICS: &str = "/metrics";
 
+/// A kubelet, a Prometheus or two, and a person: more connections at once are a mistake or an attack. So many that a burst
+/// of others does not displace a probe between its connection and its request. One address may have a quarter, so that it
+/// alone cannot displace the others. A probe sends some hundred bytes as soon as it is connected and times out after 1 s,
+/// Prometheus after 10 s.
+const LIMITS: ConnectionLimits = ConnectionLimits {
+    connections: 256,
+    per_peer: 64,
+    request_bytes: 16 * 1024,
+    request: Duration::from_secs(2),
+    life: Duration::from_secs(10),
+};
 /// Limit on a probe's one-line result, in bytes.
 const MAX_DETAIL_BYTES: usize = 512;
 /// Limit on a response read by [`check`]; no worker sends a longer one.
@@ -108,12 +119,12 @@ impl HealthServer {
     /// # Errors
     /// If the thread or its runtime cannot be started.
     pub fn start(self, probes: Probes, shutdown: CancellationToken) -> std::io::Result<()> {
-        self.start_with(TimeLimits::DEFAULT, probes, shutdown)
+        self.start_with(LIMITS, probes, shutdown)
     }
 
     fn start_with(
         self,
-        limits: TimeLimits,
+        limits: ConnectionLimits,
         probes: Probes,
         shutdown: CancellationToken,
     ) -> std::io::Result<()> {
@@ -279,7 +290,6 @@ mod tests {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     use super::*;
-    use crate::web::listener::{MAX_PER_PEER, MAX_REQUEST_BYTES};
 
     /// A running server that is ready while `.1` is true, and stops with the test.
     struct TestServer(SocketAddr, Arc<AtomicBool>, CancellationToken);
@@ -290,7 +300,7 @@ mod tests {
         }
     }
 
-    async fn test_server(limits: TimeLimits) -> TestServer {
+    async fn test_server(limits: ConnectionLimits) -> TestServer {
         let health = bind(&Config { bind: "127.0.0.1:0".parse().ok() }).await.unwrap().unwrap();
         let address = health.address();
         let well = Arc::new(AtomicBool::new(true));
@@ -318,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_page_answers_with_its_probes_word_and_status() {
-        let server = test_server(TimeLimits::DEFAULT).await;
+        let server = test_server(LIMITS).await;
         let cases = [
             ("GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", "ok: 3 slots\n"),
             ("HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", "200", "text/plain; charset=utf-8", ""),
@@ -355,7 +365,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_get_and_head_and_only_these_pages() {
-        let server = test_server(TimeLimits::DEFAULT).await;
+        let server = test_server(LIMITS).await;
         for (method, path, status) in [
             ("POST", LIVEZ, "405"),
             ("PUT", METRICS, "405"),
@@ -372,7 +382,7 @@ mod tests {
 
     #[tokio::test]
     async fn asking_tells_well_from_failing_from_silent_from_strange() {
-        let server = test_server(TimeLimits::DEFAULT).await;
+        let server = test_server(LIMITS).await;
         let everywhere = SocketAddr::from(([0, 0, 0, 0], server.0.port()));
         assert_eq!(check(everywhere, READYZ).await.unwrap(), "ok: claiming");
         server.1.store(false, Ordering::Relaxed);
@@ -392,10 +402,10 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_dawdles_or_floods_is_cut_off_and_others_get_their_turn() {
         let request = Duration::from_millis(300);
-        let server = test_server(TimeLimits { request, ..TimeLimits::DEFAULT }).await;
+        let server = test_server(ConnectionLimits { request, ..LIMITS }).await;
         let began = Instant::now();
         let mut dawdlers = Vec::new();
-        for _ in 0..MAX_PER_PEER / 2 {
+        for _ in 0..LIMITS.per_peer / 2 {
             let mut tcp = TcpStream::connect(server.0).await.unwrap();
             tcp.write_all(b"GET /livez HT").await.unwrap();
             dawdlers.push(tcp);
@@ -407,9 +417,9 @@ mod tests {
             assert!(!rest.starts_with(b"HTTP/1.1 200"));
         }
         let passed = began.elapsed();
-        assert!(passed >= request && passed < TimeLimits::DEFAULT.life, "{passed:?}");
+        assert!(passed >= request && passed < LIMITS.life, "{passed:?}");
 
-        let flood = format!("GET /livez HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(MAX_REQUEST_BYTES));
+        let flood = format!("GET /livez HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(LIMITS.request_bytes));
         assert!(!raw(server.0, &flood).await.starts_with("HTTP/1.1 200"));
     }
 
@@ -434,7 +444,7 @@ mod tests {
     #[tokio::test]
     async fn beside_1000_idle_slow_and_half_open_connections_livez_answers_within_50_ms() {
         raise_open_files();
-        let server = test_server(TimeLimits::DEFAULT).await;
+        let server = test_server(LIMITS).await;
         let address = server.0;
         let ended = Arc::new(AtomicBool::new(false));
         let (all_open, opened) = std::sync::mpsc::channel();

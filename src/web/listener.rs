@@ -2,9 +2,9 @@
 //!
 //! It is independent of HTTP; any protocol on top inherits the limits.
 //!
-//! Invariant: at most [`MAX_CONNECTIONS`] are served, at most [`MAX_PER_PEER`] of one address; each ends at its
-//! deadline even in mid-write, and none reads more than [`MAX_REQUEST_BYTES`]. A new connection never waits for
-//! the end of another.
+//! Invariant: no more connections than [`ConnectionLimits`] allows are served, of all addresses and of one; each ends at
+//! its deadline even in mid-write, and none reads more bytes than its limit. A new connection never waits for the end of
+//! another.
 //!
 //! # Why
 //! - A header timeout alone does not stop a peer that reads its response byte by byte. One deadline for the
@@ -19,38 +19,30 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// A kubelet, a Prometheus or two, and a person: more than this at once is a mistake or an attack. So many that a
-/// burst of others does not displace a probe between its connection and its request.
-pub(super) const MAX_CONNECTIONS: usize = 256;
-/// Connections of one address: a quarter, so that one peer alone cannot displace the others.
-pub(super) const MAX_PER_PEER: usize = 64;
-/// One request per connection; that of a probe has a few hundred bytes.
-pub(super) const MAX_REQUEST_BYTES: usize = 16 * 1024;
-/// Time to a complete request: a probe times out after 1 s, and sends its request as soon as it is connected.
-pub(super) const MAX_REQUEST_TIME: Duration = Duration::from_secs(2);
-/// Prometheus times out after 10 s by default; a probe after 1 s.
-pub(super) const MAX_CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
 /// Delay after a failed accept: usually the process has no free descriptors, and some will be closed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Time limits of a connection.
+/// Limits of connections, of all together and of each.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TimeLimits {
+pub(super) struct ConnectionLimits {
+    /// Connections that are served.
+    pub(super) connections: usize,
+    /// Those of one address.
+    pub(super) per_peer: usize,
+    /// Bytes that one may send.
+    pub(super) request_bytes: usize,
     /// From its beginning to the first byte of its response.
     pub(super) request: Duration,
     /// From its beginning to its end.
     pub(super) life: Duration,
-}
-
-impl TimeLimits {
-    /// Those of the health pages.
-    pub(super) const DEFAULT: Self = Self { request: MAX_REQUEST_TIME, life: MAX_CONNECTION_LIFETIME };
 }
 
 /// The listening socket with its limits.
@@ -58,11 +50,11 @@ impl TimeLimits {
 pub(super) struct BoundedListener {
     tcp: TcpListener,
     open: OpenConnections,
-    limits: TimeLimits,
+    limits: ConnectionLimits,
 }
 
 impl BoundedListener {
-    pub(super) fn new(tcp: TcpListener, limits: TimeLimits) -> Self {
+    pub(super) fn new(tcp: TcpListener, limits: ConnectionLimits) -> Self {
         Self { tcp, open: OpenConnections::default(), limits }
     }
 }
@@ -78,7 +70,7 @@ impl axum::serve::Listener for BoundedListener {
             tokio::task::yield_now().await;
             match self.tcp.accept().await {
                 Ok((tcp, peer)) => {
-                    let place = self.open.admit(peer.ip());
+                    let place = self.open.admit(peer.ip(), self.limits);
                     return (BoundedConnection::new(tcp, place, self.limits), peer);
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
@@ -91,7 +83,17 @@ impl axum::serve::Listener for BoundedListener {
     }
 }
 
-/// The connections that are served, oldest first; at most [`MAX_CONNECTIONS`].
+/// The address that a request came from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PeerAddress(pub(super) SocketAddr);
+
+impl Connected<IncomingStream<'_, BoundedListener>> for PeerAddress {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// The connections that are served, oldest first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct OpenConnections(Arc<Mutex<Vec<OpenConnection>>>);
 
@@ -106,12 +108,12 @@ struct OpenConnection {
 
 impl OpenConnections {
     /// Admits a connection, closing others for it where a limit is reached.
-    fn admit(&self, peer: IpAddr) -> Place {
+    fn admit(&self, peer: IpAddr, limits: ConnectionLimits) -> Place {
         let mut open = self.0.lock();
-        if open.iter().filter(|connection| connection.peer == peer).count() >= MAX_PER_PEER {
+        if open.iter().filter(|connection| connection.peer == peer).count() >= limits.per_peer {
             close_oldest(&mut open, |connection| connection.peer == peer);
         }
-        if open.len() >= MAX_CONNECTIONS {
+        if open.len() >= limits.connections {
             close_oldest(&mut open, |_| true);
         }
         let closed = Arc::new(CancellationToken::new());
@@ -164,7 +166,7 @@ pub(super) struct BoundedConnection {
 }
 
 impl BoundedConnection {
-    fn new(tcp: TcpStream, place: Place, limits: TimeLimits) -> Self {
+    fn new(tcp: TcpStream, place: Place, limits: ConnectionLimits) -> Self {
         let closed = Box::pin(CancellationToken::clone(&place.closed).cancelled_owned());
         Self {
             tcp,
@@ -172,7 +174,7 @@ impl BoundedConnection {
             ends: Instant::now() + limits.life,
             answered: false,
             closed,
-            remaining_bytes: MAX_REQUEST_BYTES,
+            remaining_bytes: limits.request_bytes,
             place,
         }
     }
@@ -243,6 +245,14 @@ impl AsyncWrite for BoundedConnection {
 mod tests {
     use super::*;
 
+    const LIMITS: ConnectionLimits = ConnectionLimits {
+        connections: 256,
+        per_peer: 64,
+        request_bytes: 1024,
+        request: Duration::from_secs(1),
+        life: Duration::from_secs(1),
+    };
+
     fn is_open(place: &Place) -> bool {
         !place.closed.is_cancelled()
     }
@@ -251,11 +261,11 @@ mod tests {
     fn of_one_peer_the_oldest_without_a_request_makes_way_and_no_other_peers() {
         let open = OpenConnections::default();
         let (ours, theirs) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
-        let probe = open.admit(ours);
-        let places: Vec<Place> = (0..MAX_PER_PEER).map(|_| open.admit(theirs)).collect();
+        let probe = open.admit(ours, LIMITS);
+        let places: Vec<Place> = (0..LIMITS.per_peer).map(|_| open.admit(theirs, LIMITS)).collect();
         places[0].is_answered();
-        let more = [open.admit(theirs), open.admit(theirs)];
-        let closed: Vec<usize> = (0..MAX_PER_PEER).filter(|n| !is_open(&places[*n])).collect();
+        let more = [open.admit(theirs, LIMITS), open.admit(theirs, LIMITS)];
+        let closed: Vec<usize> = (0..LIMITS.per_peer).filter(|n| !is_open(&places[*n])).collect();
         assert_eq!(closed, [1, 2]);
         assert!(is_open(&probe) && more.iter().all(is_open));
         drop((places, more));
@@ -265,16 +275,16 @@ mod tests {
     #[test]
     fn of_many_peers_together_no_more_than_the_limit_are_served_whoever_is_answered() {
         let open = OpenConnections::default();
-        let places: Vec<Place> = (0..MAX_CONNECTIONS * 2)
+        let places: Vec<Place> = (0..LIMITS.connections * 2)
             .map(|n| {
                 let [high, low] = u16::try_from(n).unwrap().to_be_bytes();
-                let place = open.admit(IpAddr::from([10, 0, high, low]));
+                let place = open.admit(IpAddr::from([10, 0, high, low]), LIMITS);
                 place.is_answered();
                 place
             })
             .collect();
-        assert_eq!(open.0.lock().len(), MAX_CONNECTIONS);
-        assert_eq!(places.iter().filter(|place| is_open(place)).count(), MAX_CONNECTIONS);
-        assert!(is_open(&places[MAX_CONNECTIONS * 2 - 1]) && !is_open(&places[0]));
+        assert_eq!(open.0.lock().len(), LIMITS.connections);
+        assert_eq!(places.iter().filter(|place| is_open(place)).count(), LIMITS.connections);
+        assert!(is_open(&places[LIMITS.connections * 2 - 1]) && !is_open(&places[0]));
     }
 }

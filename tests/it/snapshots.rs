@@ -23,8 +23,9 @@ use wm_analyzer::queue::{Claim, Delivery, Presence, WorkerId};
 use crate::harness::{CommandOutput, World, until};
 
 /// Commands of which no output is compared, and why.
-const WITHOUT: [(&str, &str); 9] = [
+const WITHOUT: [(&str, &str); 10] = [
     ("work", "it runs until it is stopped; its answer is its log"),
+    ("dash", "it serves pages, see tests/dash"),
     ("demo", "it it demo"),
     ("backfill", "it it backfill, against a db app"),
     ("health", "one word of a worker's probe"),

@@ -57,7 +57,7 @@ pub(super) async fn run(queue: &OperatorHandle, window: Window, json: bool) -> R
 }
 
 /// The words that select its letters.
-pub(in crate::ops) fn words_of(group: &Group) -> String {
+pub(crate) fn words_of(group: &Group) -> String {
     let kind = group.kind.map_or(String::new(), |kind| format!("kind:{kind}"));
     match group.host.as_str() {
         "-" | "*" => kind,

@@ -7,7 +7,7 @@ mod bulk;
 mod copies;
 mod discard;
 mod edit;
-pub(super) mod groups;
+pub(crate) mod groups;
 mod list;
 mod replay;
 mod replay_result;

@@ -4,6 +4,7 @@
 //! Invariant: a Redis that is slow or frozen never holds it up. What was not read in time is taken from the last look of
 //! the worker that looks after the queue, or is unknown, and either is said.
 
+mod hints;
 mod layout;
 mod screen;
 mod sections;
@@ -54,7 +55,7 @@ enum Numbers {
 
 /// One look at the queue.
 #[derive(Debug, Clone)]
-struct Look {
+pub(crate) struct Look {
     queue: String,
     /// What a command repeats, as [`crate::queue::Config::command_flags`].
     flags: String,
@@ -79,6 +80,14 @@ impl Numbers {
         matches!(self, Self::Current(_))
     }
 
+    /// True where nothing is missing that a look at the queue itself sees.
+    fn is_whole(&self) -> bool {
+        match self {
+            Self::Current(_) | Self::Previous(_) => true,
+            Self::Glance(_) | Self::Unknown => false,
+        }
+    }
+
     /// What is not known, as JSON names it.
     fn unknown(&self) -> &'static [&'static str] {
         match self {
@@ -92,18 +101,78 @@ impl Numbers {
 }
 
 impl Look {
-    fn nothing(config: &Config, late: String) -> Self {
+    /// A look that saw nothing, and why.
+    pub(crate) fn nothing(config: &Config, late: String) -> Self {
         let (queue, flags) = (config.name.as_str().to_owned(), config.command_flags.clone());
         Self { queue, flags, numbers: Numbers::Unknown, groups: None, late: Some(late), now_ms: now_ms() }
     }
 
+    /// A look that Redis refused.
+    pub(crate) fn failed(config: &Config, error: &Error) -> Self {
+        Self::nothing(config, sanitize(&error.to_string(), 200))
+    }
+
+    /// Reads what can be read until then.
+    pub(crate) async fn take(config: &Config, queue: &Queue, until: Instant) -> Result<Self, Error> {
+        let (status, glance, groups) = tokio::join!(
+            timeout_at(until, queue.status()),
+            timeout_at(until, queue.last_glance()),
+            timeout_at(until, queue.groups()),
+        );
+        let groups = groups.ok().and_then(Result::ok).map(|(groups, _)| groups);
+        let numbers = match (status, glance) {
+            (Ok(status), _) => Numbers::Current(Box::new(status?)),
+            (Err(_), Ok(Ok(Some(glance)))) => Numbers::Glance(Box::new(glance)),
+            (Err(_), Ok(Ok(None) | Err(_)) | Err(_)) => Numbers::Unknown,
+        };
+        let late = (!numbers.is_current() || groups.is_none()).then(too_late);
+        Ok(Self { numbers, groups, late, ..Self::nothing(config, String::new()) })
+    }
+
+    /// This look, or where it saw less than the one before, what that one saw.
+    pub(crate) fn or_before(self, before: &Self) -> Self {
+        match self.numbers {
+            Numbers::Glance(_) | Numbers::Unknown if before.numbers.is_whole() => Self {
+                numbers: previous(before.numbers.clone()),
+                groups: self.groups.or_else(|| before.groups.clone()),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// What is known of the queue, of whatever age.
+    pub(crate) fn status(&self) -> Option<&Status> {
+        self.numbers.status()
+    }
+
+    /// The same where it was read just now.
+    pub(crate) fn current(&self) -> Option<&Status> {
+        self.numbers.status().filter(|_| self.numbers.is_current())
+    }
+
+    /// True where workers, rates and hosts are known, of whatever age.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.numbers.is_whole()
+    }
+
+    /// The groups of dead letters, those with most first; `None` where they were not read.
+    pub(crate) fn groups(&self) -> Option<&[Group]> {
+        self.groups.as_deref()
+    }
+
+    /// Why not all of it was read.
+    pub(crate) fn late(&self) -> Option<&str> {
+        self.late.as_deref()
+    }
+
     /// A command for this queue.
-    fn command(&self, words: &str) -> String {
+    pub(crate) fn command(&self, words: &str) -> String {
         queue::command(&self.queue, &self.flags, words)
     }
 
     /// Time since the numbers were read, by the clocks of Redis and of this machine; 0 where they are current.
-    fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         let at_ms = self.numbers.status().filter(|_| !self.numbers.is_current()).map(|status| status.at_ms);
         Duration::from_millis(at_ms.map_or(0, |at_ms| self.now_ms.saturating_sub(at_ms)))
     }
@@ -150,7 +219,7 @@ pub async fn run<F>(
     let Some(every) = options.watch else {
         let patience = DEADLINE + options.tls.unwrap_or_default();
         let look = match timeout_at(Instant::now() + patience, connected(connecting)).await {
-            Ok(Ok((queue, began))) => look(config, &queue, began + patience).await.map_err(failed)?,
+            Ok(Ok((queue, began))) => Look::take(config, &queue, began + patience).await.map_err(failed)?,
             Ok(Err(failure)) => return Err(failure),
             Err(_) => Look::nothing(config, too_late()),
         };
@@ -194,17 +263,15 @@ async fn watch<F>(
     };
     let mut shown: Option<Look> = None;
     loop {
-        let seen = match look(config, &queue, Instant::now() + DEADLINE).await {
+        let seen = match Look::take(config, &queue, Instant::now() + DEADLINE).await {
             Ok(seen) => seen,
-            Err(error @ Error::Unavailable(_)) => Look::nothing(config, sanitize(&error.to_string(), 200)),
+            Err(error @ Error::Unavailable(_)) => Look::failed(config, &error),
             Err(error) => return Err(failed(error)),
         };
-        let seen = match (seen.numbers, shown.take()) {
-            // What this command saw itself is more than what a glance has.
-            (Numbers::Glance(_) | Numbers::Unknown, Some(Look { numbers, groups, .. })) => {
-                Look { numbers: previous(numbers), groups: seen.groups.or(groups), ..seen }
-            }
-            (numbers, _) => Look { numbers, ..seen },
+        // What this command saw itself is more than what a glance has.
+        let seen = match &shown {
+            Some(before) => seen.or_before(before),
+            None => seen,
         };
         redraw(&seen, output);
         shown = Some(seen);
@@ -217,24 +284,6 @@ fn previous(numbers: Numbers) -> Numbers {
         Numbers::Current(status) => Numbers::Previous(status),
         older @ (Numbers::Glance(_) | Numbers::Previous(_) | Numbers::Unknown) => older,
     }
-}
-
-/// Reads what can be read until then.
-async fn look(config: &Config, queue: &Queue, until: Instant) -> Result<Look, Error> {
-    let (status, glance, groups) = tokio::join!(
-        timeout_at(until, queue.status()),
-        timeout_at(until, queue.last_glance()),
-        timeout_at(until, queue.groups()),
-    );
-    let groups = groups.ok().and_then(Result::ok).map(|(groups, _)| groups);
-    let numbers = match (status, glance) {
-        (Ok(status), _) => Numbers::Current(Box::new(status?)),
-        (Err(_), Ok(Ok(Some(glance)))) => Numbers::Glance(Box::new(glance)),
-        (Err(_), Ok(Ok(None) | Err(_)) | Err(_)) => Numbers::Unknown,
-    };
-    let late = (!numbers.is_current() || groups.is_none()).then(too_late);
-    let nothing = Look::nothing(config, String::new());
-    Ok(Look { numbers, groups, late, ..nothing })
 }
 
 fn too_late() -> String {

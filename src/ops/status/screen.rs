@@ -7,8 +7,7 @@ use time::OffsetDateTime;
 use super::layout::{Layout, Line, Segment, plain};
 use super::{Look, Numbers, sections};
 use crate::ops::render::{self, BAD, BOLD, Column, GOOD, WARN, sanitize};
-use crate::ops::selection::ago;
-use crate::queue::{AlertsRejected, Ceilings, NEARLY_FULL, Paused, Purpose, Status, UnreadableKey};
+use crate::queue::{Ceilings, NEARLY_FULL, Paused, Purpose, Status};
 
 /// Cells of the bar.
 const BAR_CELLS: u64 = 10;
@@ -39,7 +38,9 @@ pub(super) fn lines(look: &Look, width: usize) -> Vec<Line> {
         }
     }
     sections::groups(&mut out, look);
-    hints(&mut out, look, status);
+    for hint in look.hints() {
+        out.talk(hint.level.style(), &hint.to_string());
+    }
     out.into_lines()
 }
 
@@ -197,54 +198,5 @@ fn ceilings(out: &mut Layout, status: &Status) {
         let waits = if is_full && status.ready > 0 { ", the ready ones wait for that" } else { "" };
         let text = format!("{} of {in_flight_max} claimed jobs in flight{waits}", status.in_flight);
         out.items("ceiling", &[plain(text)], "");
-    }
-}
-
-/// What somebody should do something about, each with the next command.
-fn hints(out: &mut Layout, look: &Look, status: &Status) {
-    let command = |words: &str| look.command(words);
-    for UnreadableKey { key, error } in &status.unreadable {
-        out.talk(BAD, &format!("cannot read {}: {}", sanitize(key, 100), sanitize(error, 200)));
-    }
-    if look.groups.is_none() && look.numbers.is_current() {
-        out.talk(BAD, "the groups of dead letters are unknown: they were not read in time");
-    }
-    if let Some(AlertsRejected { since_ms, status: code }) = status.alerts_rejected {
-        let since = ago(status.at_ms, since_ms);
-        let next = command("sentry test");
-        out.talk(BAD, &format!("Sentry rejects all alerts (HTTP {code}, first {since}): {next}"));
-    }
-    if status.dead_filled() >= NEARLY_FULL || status.evicted_last_day() > 0 {
-        out.talk(
-            WARN,
-            &format!(
-                "dead letters at {:.0} % of their cap, {} were evicted in the last 24 h: {}",
-                status.dead_filled() * 100.0,
-                status.evicted_last_day(),
-                command("dead groups"),
-            ),
-        );
-    }
-    if status.backlog() >= status.backlog_max && status.backlog_max > 0 {
-        let ceiling = status.backlog_max;
-        let what = "payloads stay in the inbox, enqueue refuses";
-        out.talk(WARN, &format!("the backlog is at its ceiling of {ceiling}: {what}"));
-    }
-    let memory = &status.memory;
-    if !memory.reports_evict && memory.reports_filled() >= NEARLY_FULL {
-        let percent = memory.reports_filled() * 100.0;
-        let stopped = if memory.reports_filled() >= 1.0 { ", nothing is claimed" } else { "" };
-        let free = command("results free");
-        out.talk(WARN, &format!("results are at {percent:.0} % of their cap{stopped}: {free}"));
-    }
-    for what in status.problems() {
-        out.talk(BAD, &format!("redis   {}", sanitize(&what, 300)));
-    }
-    if let Some(stalled) = look.stalled() {
-        let next = match status.workers.is_empty() {
-            true => format!("start one with {}", command("work")),
-            false => format!("see {}", command("doctor")),
-        };
-        out.talk(BAD, &format!("STALLED {stalled}: {next}"));
     }
 }

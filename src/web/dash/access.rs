@@ -1,0 +1,168 @@
+//! The section `dash` of the configuration.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::HeaderName;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::job::redact::Secret;
+
+/// The shortest token: 16 characters of 64 kinds cannot be guessed at the rate at which logins are answered.
+const MIN_TOKEN_CHARS: usize = 16;
+
+/// What somebody may do.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::IntoStaticStr,
+    strum::Display,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum Role {
+    /// Look.
+    View,
+    /// Look, and act.
+    Operate,
+}
+
+/// Where the dashboard is, and who may come.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address to listen on.
+    pub bind: SocketAddr,
+    /// What those may do who need no token: everybody on this machine, or those whom a proxy names.
+    pub role: Role,
+    /// Token of those who look; empty for none.
+    pub view_token: Secret,
+    /// Token of those who act; empty for none.
+    pub operate_token: Secret,
+    /// Names under which browsers reach it, beside `localhost` and its address.
+    pub hosts: Vec<String>,
+    /// Header in which an authenticating proxy names the user; empty for none.
+    #[serde(with = "crate::job::blank")]
+    pub user_header: Option<UserHeader>,
+    /// Addresses of that proxy.
+    pub proxies: Vec<IpNet>,
+}
+
+/// The name of a header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserHeader(pub HeaderName);
+
+impl std::str::FromStr for UserHeader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name =
+            text.parse().map_err(|_| format!("{text:?} is no name of a header: write X-Forwarded-User"))?;
+        Ok(Self(name))
+    }
+}
+
+impl std::fmt::Display for UserHeader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_str().fmt(f)
+    }
+}
+
+impl Config {
+    /// True where nobody comes in without a token, or without a proxy's word.
+    pub(super) fn asks_who_comes(&self) -> bool {
+        let has = |token: &Secret| !token.expose().is_empty();
+        has(&self.view_token) || has(&self.operate_token) || self.user_header.is_some()
+    }
+
+    /// True where a request from this address may name its user in the header.
+    pub(super) fn is_proxy(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.proxies.iter().any(|network| network.contains(&peer))
+    }
+
+    /// Checks values that parsed but are invalid; returns each key with a sentence.
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        for (key, token) in [("view_token", &self.view_token), ("operate_token", &self.operate_token)] {
+            let token = token.expose();
+            let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+            if !token.is_empty() && (token.len() < MIN_TOKEN_CHARS || !is_visible) {
+                let what = format!(
+                    "is no token: write {MIN_TOKEN_CHARS} or more visible ASCII characters, e.g. from `openssl rand -base64 24`"
+                );
+                problems.push((key, what));
+            }
+        }
+        let (view, operate) = (self.view_token.expose(), self.operate_token.expose());
+        if !view.is_empty() && view == operate {
+            problems.push((
+                "view_token",
+                "is the same as dash.operate_token: write two different ones".to_owned(),
+            ));
+        }
+        if !self.bind.ip().is_loopback() && !self.asks_who_comes() {
+            let what = "can be reached from other machines, and nobody would be asked who they are: set dash.view_token or \
+                        dash.operate_token, or dash.user_header behind a proxy, or write 127.0.0.1:8090";
+            problems.push(("bind", what.to_owned()));
+        }
+        for host in &self.hosts {
+            let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte));
+            if host.is_empty() || !is_name {
+                let what =
+                    "has what is no name of a host: write [\"dash.example.org\"], without http:// and port";
+                problems.push(("hosts", what.to_owned()));
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong_keys(bind: &str, view: &str, operate: &str, header: Option<&str>) -> Vec<&'static str> {
+        let config = Config {
+            bind: bind.parse().unwrap(),
+            role: Role::Operate,
+            view_token: view.into(),
+            operate_token: operate.into(),
+            hosts: Vec::new(),
+            user_header: header.map(|name| name.parse().unwrap()),
+            proxies: Vec::new(),
+        };
+        config.problems().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn other_machines_come_in_with_a_token_or_a_proxy_only() {
+        let token = "0123456789abcdef";
+        for (bind, view, operate, header, expected) in [
+            ("127.0.0.1:8090", "", "", None, None),
+            ("[::1]:8090", "", "", None, None),
+            ("0.0.0.0:8090", "", "", None, Some("bind")),
+            ("[::]:8090", "", "", None, Some("bind")),
+            ("192.0.2.1:8090", "", "", None, Some("bind")),
+            ("0.0.0.0:8090", token, "", None, None),
+            ("0.0.0.0:8090", "", token, None, None),
+            ("0.0.0.0:8090", "", "", Some("X-Forwarded-User"), None),
+            ("127.0.0.1:8090", "short", "", None, Some("view_token")),
+            ("127.0.0.1:8090", "", "with blanks in its midst", None, Some("operate_token")),
+            ("127.0.0.1:8090", token, token, None, Some("view_token")),
+        ] {
+            assert_eq!(
+                wrong_keys(bind, view, operate, header),
+                Vec::from_iter(expected),
+                "{bind} {view:?} {operate:?}"
+            );
+        }
+    }
+}
