@@ -73,7 +73,7 @@ pub enum Command {
     )]
     Work(WorkArgs),
     /// Run the worker against a private Redis and a misbehaving site, and show the outcome of each pair.
-    #[command(after_help = "Examples:\n  wm-analyzer demo\n  wm-analyzer demo --pairs 2000 -o json")]
+    #[command(after_help = "Examples:\n  wm-analyzer demo --dash\n  wm-analyzer demo --pairs 2000 -o json")]
     Demo(DemoArgs),
     /// Enqueue jobs from a file of JSON lines, from standard input (-), or one pair by uuid.
     #[command(after_help = "Examples:\n  wm-analyzer enqueue jobs.jsonl\n  \
@@ -208,6 +208,9 @@ pub struct DemoArgs {
     /// Ordinary pairs to enqueue, 200 to 20,000.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(200..=20_000))]
     pub pairs: u32,
+    /// Serve the dashboard on the demo's queue, and keep both until Ctrl-C.
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:8090")]
+    pub dash: Option<std::net::SocketAddr>,
 }
 
 /// Arguments of `enqueue`.

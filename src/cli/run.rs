@@ -98,7 +98,7 @@ async fn command(cli: Cli, config: Config) -> Result<Exit, CommandFailure> {
         Command::Diff(args) => diff(args, &config, json).await,
         Command::Work(args) => work(&config, args.until_empty).await,
         Command::Dash(_) => dash(&config).await,
-        Command::Demo(args) => Ok(demo::scenario::run(args.pairs, json).await),
+        Command::Demo(args) => Ok(demo::scenario::run(args.pairs, args.dash, json).await),
         Command::Enqueue(args) => {
             let queue = ProducerHandle::connect(&config.queue, config.sink()).await.map_err(queue_failure)?;
             ops::enqueue::run(&queue, &args.options(), json).await.map_err(queue_failure)

@@ -5,22 +5,25 @@
 //! queue, as any consumer reads it. The alerts are counted where they arrive.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::cases::{self, Case};
 use super::results::{DemoMeasurements, DemoResults};
-use crate::config::assemble::{WorkerParts, build};
+use crate::config::assemble::{VERSION, WorkerParts, build};
 use crate::config::{Config, ConfigSources, LoadedConfig};
 use crate::job::report::Report;
 use crate::ops::Exit;
 use crate::ops::progress::Progress;
 use crate::ops::render::{self, BOLD, DIM, styled};
-use crate::queue::{ProducerHandle, Queue, WorkerHandle};
+use crate::queue::{OperatorHandle, ProducerHandle, Queue, WorkerHandle};
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
 use crate::telemetry::sentry::{AlertSource, Alerts, AlertsGuard};
+use crate::web::dash;
 use crate::worker::shutdown::{Phase, Phases};
 use crate::worker::{Worker, WorkerExit};
 use wm_testbed::fake_sentry::{FakeSentry, ResponseMode};
@@ -44,9 +47,10 @@ const SCHEMA_VERSION: u32 = 1;
 /// What kept the demo from its end.
 type DemoError = Box<dyn std::error::Error>;
 
-/// Plays it, tells it, and judges it: `Ok` only if every class ended as it should.
-pub async fn run(pairs: u32, json: bool) -> Exit {
-    let problems = match run_jobs(pairs as usize).await {
+/// Plays it, tells it, and judges it: `Ok` only if every class ended as it should. With `dash` the pages of the queue are
+/// served there meanwhile and until they are interrupted.
+pub async fn run(pairs: u32, dash: Option<SocketAddr>, json: bool) -> Exit {
+    let problems = match run_jobs(pairs as usize, dash).await {
         Ok(results) => {
             if json {
                 render::json(SCHEMA_VERSION, &results.to_json());
@@ -62,8 +66,12 @@ pub async fn run(pairs: u32, json: bool) -> Exit {
     if problems.is_empty() { Exit::Ok } else { Exit::Failed }
 }
 
-async fn run_jobs(pairs: usize) -> Result<DemoResults, DemoError> {
+async fn run_jobs(pairs: usize, dash: Option<SocketAddr>) -> Result<DemoResults, DemoError> {
     let (environment, worker) = DemoEnvironment::start().await?;
+    let pages = match dash {
+        Some(address) => Some(environment.serve_pages(address).await?),
+        None => None,
+    };
     let mut cases = vec![cases::good(&environment.site, pairs)];
     cases.extend(cases::hostile(&environment.site));
     let payloads = interleaved(&cases);
@@ -78,6 +86,11 @@ async fn run_jobs(pairs: usize) -> Result<DemoResults, DemoError> {
     let running = tokio::spawn(worker.run());
     environment.producer.push(&payloads).await?;
     collect_events(&environment.queue, &mut results).await?;
+    if let Some(pages) = pages {
+        print_step("all jobs have ended; the pages and the worker stay until you press Ctrl-C");
+        tokio::signal::ctrl_c().await?;
+        pages.abort();
+    }
     environment.finish(running, results).await
 }
 
@@ -90,6 +103,7 @@ struct DemoEnvironment {
     pool: Pool,
     guard: AlertsGuard,
     phases: Phases,
+    config: Config,
     // Last, so that it outlives what talks to it.
     _redis: PrivateRedis,
 }
@@ -121,7 +135,27 @@ impl DemoEnvironment {
             redis.version(),
             pool.isolation().join(" + ")
         ));
-        Ok((Self { site, sentry, producer, queue, pool, guard, phases, _redis: redis }, worker))
+        Ok((Self { site, sentry, producer, queue, pool, guard, phases, config, _redis: redis }, worker))
+    }
+
+    /// Opens the dashboard on the demo's queue.
+    async fn serve_pages(&self, address: SocketAddr) -> Result<JoinHandle<()>, DemoError> {
+        let mut dash = self.config.dash.clone();
+        dash.bind = address;
+        let parts = dash::Parts {
+            config: dash,
+            queue_config: self.config.queue.clone(),
+            queue: OperatorHandle::connect(&self.config.queue, self.config.sink()).await?,
+            environment: "demo".to_owned(),
+            version: VERSION.to_owned(),
+        };
+        let server = dash::Server::bind(parts).await?;
+        print_step(&format!("dashboard  http://{}/", server.address()));
+        Ok(tokio::spawn(async move {
+            if let Err(error) = server.serve(CancellationToken::new()).await {
+                render::error(format!("the dashboard is not served any more: {error}"));
+            }
+        }))
     }
 
     async fn finish(

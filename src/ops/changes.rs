@@ -108,8 +108,7 @@ fn text_lines(changes: Option<&TextChanges>, context_chars: usize, view: Changes
     let (mut shown, mut hidden) = (0, 0);
     let (mut blank, mut first_blank) = (0, None);
     for hunk in &changes.hunks {
-        let mut parts = widened(hunk);
-        trim_context(hunk, context_chars, &mut parts);
+        let mut parts = parts(hunk, context_chars);
         if !view.all && parts.iter().all(Part::is_blank) {
             blank += hunk.changes();
             first_blank.get_or_insert(parts);
@@ -172,10 +171,14 @@ fn trim_context(hunk: &Hunk, context_chars: usize, parts: &mut [Part]) {
 
 /// A stretch of a hunk, for display.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
+    /// Both texts have it.
     Same(String),
+    /// It is another in each of them.
     Change {
+        /// What the older text has.
         removed: String,
+        /// What the newer one has.
         added: String,
         /// Code points left out at the end of each.
         left_out: [u32; 2],
@@ -184,7 +187,7 @@ enum Part {
 
 impl Part {
     /// Whether nothing but white space changes here.
-    fn is_blank(&self) -> bool {
+    pub(crate) fn is_blank(&self) -> bool {
         match self {
             Self::Same(_) => true,
             Self::Change { removed, added, left_out } => {
@@ -199,6 +202,14 @@ impl Part {
 struct Stretch {
     old: Range<usize>,
     new: Range<usize>,
+}
+
+/// The stretches of a hunk, its changes widened to whole words, without the words that are cut at its ends;
+/// `context_chars` is what it keeps on either side.
+pub(crate) fn parts(hunk: &Hunk, context_chars: usize) -> Vec<Part> {
+    let mut parts = widened(hunk);
+    trim_context(hunk, context_chars, &mut parts);
+    parts
 }
 
 /// The hunk with every change widened to whole words.
@@ -305,7 +316,7 @@ fn change_pieces(from: &str, to: &str, view: ChangesView) -> Vec<Piece> {
 }
 
 /// Both sides of a change; where they look alike, what differs is escaped.
-fn change_texts(removed: &str, added: &str, view: ChangesView) -> [String; 2] {
+pub(crate) fn change_texts(removed: &str, added: &str, view: ChangesView) -> [String; 2] {
     let alike = !removed.is_empty() && looks(removed) == looks(added);
     [removed, added].map(|text| {
         let escaped: String = text

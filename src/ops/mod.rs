@@ -5,7 +5,7 @@
 
 pub mod audit;
 pub mod backfill;
-mod changes;
+pub(crate) mod changes;
 pub mod check;
 pub mod diff;
 pub mod doctor;

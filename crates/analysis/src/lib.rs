@@ -52,7 +52,7 @@ use self::diff::EditScript;
 use self::hunks::HunkBuilder;
 use self::links::{LinkRef, LinkStep, Links};
 use self::score::DiffStatsBuilder;
-pub use self::score::PageNumbers;
+pub use self::score::{PageNumbers, PriorityTerms};
 use self::sniff::Markup;
 use self::text::{PageContent, PairContent};
 pub use self::warm_up::warm_up;

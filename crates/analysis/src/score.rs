@@ -102,16 +102,36 @@ pub(super) fn prioritise(page: &PageNumbers, error_page: bool) -> f64 {
     round(if error_page { uncapped.min(ERROR_PAGE_PRIORITY) } else { uncapped })
 }
 
-/// Priority before the cap: text counts most; source only if no text changed; links are added to either.
+/// Priority before the cap.
 fn priority(text: Option<&DiffNumbers>, source: Option<&DiffNumbers>, links: Option<&DiffNumbers>) -> f64 {
-    let changed =
-        |stats: Option<&DiffNumbers>| stats.filter(|stats| stats.count > 0).map(|stats| stats.ratio);
-    let content = match (changed(text), changed(source)) {
-        (Some(text), _) => 0.1 + 0.3 * log_scaled(text),
-        (None, Some(source)) => 0.1 * log_scaled(source),
-        (None, None) => 0.0,
-    };
-    content + changed(links).map_or(0.0, |links| 0.05 + 0.2 * log_scaled(links))
+    let [text, source, links] = [text, source, links].map(|numbers| numbers.map(|n| (n.count, n.ratio)));
+    let terms = PriorityTerms::of(text, source, links);
+    terms.text + terms.source + terms.links
+}
+
+/// What each diff adds to a priority, before the cap for error pages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PriorityTerms {
+    /// 0.1 + 0.3 ln(1 + (e - 1) ratio), where the text changed.
+    pub text: f64,
+    /// 0.1 ln(1 + (e - 1) ratio), where only the source changed.
+    pub source: f64,
+    /// 0.05 + 0.2 ln(1 + (e - 1) ratio), where links changed.
+    pub links: f64,
+}
+
+impl PriorityTerms {
+    /// Those of three diffs, each by the number of its changes and its ratio: text counts most, source only if no text
+    /// changed, links are added to either.
+    pub fn of(text: Option<(u64, f64)>, source: Option<(u64, f64)>, links: Option<(u64, f64)>) -> Self {
+        let changed = |diff: Option<(u64, f64)>| diff.filter(|(count, _)| *count > 0).map(|(_, ratio)| ratio);
+        let (text, source) = match (changed(text), changed(source)) {
+            (Some(text), _) => (0.1 + 0.3 * log_scaled(text), 0.0),
+            (None, Some(source)) => (0.0, 0.1 * log_scaled(source)),
+            (None, None) => (0.0, 0.0),
+        };
+        Self { text, source, links: changed(links).map_or(0.0, |links| 0.05 + 0.2 * log_scaled(links)) }
+    }
 }
 
 /// Logarithmic scaling that emphasises small changes: ln(1 + (e - 1) r).

@@ -66,7 +66,7 @@ fn copy_of(id: &JobId, content: &Content) -> String {
 }
 
 /// A job as `enqueue` takes it, its addresses without their secrets.
-pub(super) fn shown_job(job: &Job) -> Value {
+pub(crate) fn shown_job(job: &Job) -> Value {
     let mut shown = serde_json::to_value(job).unwrap_or_default();
     for address in ["/from/body_url", "/from/url", "/to/body_url", "/to/url"] {
         if let Some(Value::String(address)) = shown.pointer_mut(address) {

@@ -4,14 +4,14 @@
 //! what was replayed and died anew in between is left alone. No letter is deleted before its copy is safe (`copies`).
 
 mod bulk;
-mod copies;
+pub(crate) mod copies;
 mod discard;
 mod edit;
 pub(crate) mod groups;
 mod list;
 mod replay;
 mod replay_result;
-mod show;
+pub(crate) mod show;
 mod undo;
 
 use std::collections::BTreeMap;
@@ -154,12 +154,12 @@ fn name_unknown(id: &JobId, what: &str) {
     render::error(format!("no {what}: {id}{near}"));
 }
 
-fn kind(job: &StoredJob) -> String {
+pub(crate) fn kind(job: &StoredJob) -> String {
     let unreadable = if job.state == JobState::Dead { "?" } else { "-" };
     job.kind().map_or_else(|| unreadable.to_owned(), |kind| kind.to_string())
 }
 
-fn host(job: &StoredJob) -> String {
+pub(crate) fn host(job: &StoredJob) -> String {
     job.host().map_or_else(|| "-".to_owned(), |host| sanitize(&host, 60))
 }
 
@@ -168,7 +168,7 @@ fn build(job: &StoredJob) -> String {
 }
 
 /// What it died of, what it failed of last, or what it waits for.
-fn detail(job: &StoredJob, chars: usize) -> String {
+pub(crate) fn detail(job: &StoredJob, chars: usize) -> String {
     match (job.failure(), job.state, &job.waits_for_host) {
         (Some(failure), _, None) => sanitize(&failure.detail, chars),
         (_, _, Some(host)) => format!("waits for {}", sanitize(host, 60)),
@@ -183,7 +183,7 @@ fn detail(job: &StoredJob, chars: usize) -> String {
 }
 
 /// `timeout 19 · memory_exceeded 2`, most first; at most five, and how many more there are.
-fn most_first(counts: &BTreeMap<String, usize>) -> String {
+pub(crate) fn most_first(counts: &BTreeMap<String, usize>) -> String {
     const SHOWN: usize = 5;
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

@@ -140,7 +140,7 @@ fn duration(ms: u64) -> String {
 }
 
 /// What a letter holds, without secrets; of what is no job, its first characters.
-fn payload(letter: &StoredJob) -> String {
+pub(crate) fn payload(letter: &StoredJob) -> String {
     match &letter.content {
         Content::Job(job) => shown_job(job).to_string(),
         Content::Raw(raw) => scrub(&String::from_utf8_lossy(&raw.head)),
@@ -214,7 +214,7 @@ fn print_reason(reason: &DeadLetterReason) {
 /// are not known or hold secrets.
 ///
 /// It fetches anew: a site that was down may be better by now.
-fn reproduce_command(queue: &OperatorHandle, letter: &StoredJob) -> Option<String> {
+pub(crate) fn reproduce_command(queue: &OperatorHandle, letter: &StoredJob) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
     let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
     let limits = measured.and_then(|measured| measured.limits).map_or(String::new(), |limits| {

@@ -17,14 +17,20 @@
 mod access;
 mod assets;
 mod audit;
+mod change;
 mod chart;
+mod find;
 mod gate;
+mod groups;
 mod hosts;
+mod job;
+mod jobs;
 mod live;
 mod login;
 mod overview;
 mod page;
 mod session;
+mod settings;
 mod workers;
 
 use std::net::SocketAddr;
@@ -138,6 +144,12 @@ impl Server {
 fn router(dashboard: Arc<Dashboard>) -> Router {
     Router::new()
         .route("/", get(overview::show))
+        .route("/groups", get(groups::show))
+        .route("/jobs", get(jobs::show))
+        .route("/job", get(job::show))
+        .route("/change", get(change::show))
+        .route("/find", get(find::show))
+        .route("/settings", get(settings::show))
         .route("/hosts", get(hosts::show))
         .route("/workers", get(workers::show))
         .route("/audit", get(audit::show))

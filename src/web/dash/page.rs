@@ -10,6 +10,7 @@ use maud::{DOCTYPE, Markup, html};
 use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::time::timeout;
+use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::gate::Visitor;
@@ -224,6 +225,11 @@ pub(super) fn text(text: &str) -> String {
     sanitize(text, TEXT_MAX_BYTES)
 }
 
+/// Text of a page, which a report bounds, with the ends of its lines.
+pub(super) fn long_text(text: &str) -> String {
+    sanitize(&text.replace('\n', "↵"), usize::MAX)
+}
+
 /// A link to the page of a job.
 pub(super) fn job_link(id: &str) -> Markup {
     html! { a.id href=(job_path(id)) { (text(id)) } }
@@ -256,6 +262,32 @@ pub(super) fn audit_line(row: &AuditEntry, now_ms: u64) -> Markup {
     }
 }
 
+/// A moment to come.
+pub(super) fn in_future(now_ms: u64, ms: u64) -> Markup {
+    html! {
+        time datetime=(exact(ms, true)) title=(exact(ms, false)) { "in " (duration_ms(ms.saturating_sub(now_ms))) }
+    }
+}
+
+/// An address of a stranger: a link that tells nothing of us where it is http or https, and text where it is not. Its
+/// secrets are not shown and not linked.
+pub(super) fn address(url: &str) -> Markup {
+    let shown = redact::page_address(url);
+    let is_web = Url::parse(&shown).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));
+    html! {
+        @if is_web && shown == url {
+            a.url href=(shown) rel="noopener noreferrer nofollow" target="_blank" { (text(&shown)) }
+        } @else {
+            span.url { (text(&shown)) }
+        }
+    }
+}
+
+/// A label and what it is, as one entry of a list.
+pub(super) fn fact(name: &str, value: Markup) -> Markup {
+    html! { div.fact { dt { (name) } dd { (value) } } }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,5 +296,20 @@ mod tests {
     fn counts_have_their_thousands_apart() {
         let counts = [0, 999, 1000, 13_646, 1_000_000].map(count);
         assert_eq!(counts, ["0", "999", "1,000", "13,646", "1,000,000"]);
+    }
+
+    #[test]
+    fn only_web_addresses_without_secrets_are_links() {
+        for (url, is_link) in [
+            ("https://web.example.gov/a?b=1", true),
+            ("javascript:alert(1)", false),
+            ("data:text/html,x", false),
+            ("https://user:geheim@web.example.gov/", false),
+            ("//evil.test", false),
+        ] {
+            let drawn = address(url).into_string();
+            assert_eq!(drawn.contains("<a "), is_link, "{drawn}");
+            assert!(!drawn.contains("geheim"), "{drawn}");
+        }
     }
 }

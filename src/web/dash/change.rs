@@ -1,0 +1,230 @@
+//! `/change`: what changed between two versions of a page, and why it has its priority.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Query, State};
+use maud::{Markup, html};
+use serde::Deserialize;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::gate::Visitor;
+use super::job::body_facts;
+use super::page::{self, fact};
+use super::{Dashboard, READ_TIME};
+use crate::analysis::PriorityTerms;
+use crate::job::hunk::{Hunk, SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
+use crate::job::report::{LinkChanges, PageLink, Report, TextChanges};
+use crate::ops::changes::{self, ChangesView, Part, change_texts};
+
+/// Everything that a report has; it is at most 64 KiB.
+const WHOLE: ChangesView = ChangesView { width: None, all: true };
+
+/// Which pair, and how its hunks are drawn.
+#[derive(Debug, Deserialize)]
+pub(super) struct Pair {
+    from: Uuid,
+    to: Uuid,
+    #[serde(default)]
+    view: View,
+}
+
+/// How hunks are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum View {
+    /// Both texts in one.
+    #[default]
+    Unified,
+    /// The older one beside the newer one.
+    Side,
+}
+
+pub(super) async fn show(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(visitor): Extension<Visitor>,
+    Query(pair): Query<Pair>,
+) -> Markup {
+    let read = timeout(READ_TIME, dashboard.queue.report(pair.from, pair.to)).await;
+    let body = html! {
+        h1 { "What changed" }
+        p.dim { "from " span.id { (pair.from) } " to " span.id { (pair.to) } }
+        @match read {
+            Err(_) => (page::unread("the changes")),
+            Ok(Err(error)) => (page::failed(&error)),
+            Ok(Ok(None)) => p.empty { "No report of this pair: it was not analysed, or its report is forgotten." },
+            Ok(Ok(Some(text))) => @match serde_json::from_str::<Report>(&text) {
+                Ok(report) => (whole(&report, &pair)),
+                Err(_) => {
+                    p { "This pair was not analysed, or another build wrote this:" }
+                    pre tabindex="0" { (crate::telemetry::sanitize(&text, 20_000)) }
+                }
+            },
+        }
+        p { "The same by command: "
+            (page::command(&dashboard.queue.command(&format!("report show {} {}", pair.from, pair.to)))) }
+    };
+    page::whole(&dashboard, &visitor, None, "What changed", body)
+}
+
+fn whole(report: &Report, pair: &Pair) -> Markup {
+    let other = |view: &str, name: &str, is_current: bool| {
+        let (from, to) = (pair.from.to_string(), pair.to.to_string());
+        let path = page::query(&[("from", &from), ("to", &to), ("view", view)]);
+        html! { a.button href={ "/change?" (path) } aria-current=[is_current.then_some("true")] { (name) } }
+    };
+    let changes = &report.changes;
+    let text_changed = report.annotation.text.as_ref().is_some_and(|text| text.text_diff_count > 0);
+    let source_context = if text_changed { SOURCE_CONTEXT_CHARS } else { TEXT_CONTEXT_CHARS };
+    html! {
+        (priority(report))
+        section.panel { h2 { "The two versions" } dl.facts {
+            @for body in &report.bodies { (fact(body.side.as_str(), body_facts(body))) }
+            @if let Some(page) = report.page { (fact("page", html! { span.id { (page) } })) }
+        } }
+        p.views { (other("unified", "Unified", pair.view == View::Unified)) " " (other("side", "Side by side", pair.view == View::Side))
+            " " span.dim { "↵ is a line's end; what cannot be seen is written as \\u{…}" } }
+        @for missing in &report.missing {
+            p.banner.warn { (missing.diff) " is missing: " (page::text(&missing.detail)) }
+        }
+        (texts("Text", changes.html_text_dmp.as_ref(), TEXT_CONTEXT_CHARS, pair.view))
+        (links(changes.links_json.as_ref()))
+        @if !changes.metadata.is_empty() {
+            section.panel.scroll { h2 { "Metadata" } table {
+                thead { tr { th { "Name" } th { "Older" } th { "Newer" } } }
+                tbody { @for change in &changes.metadata {
+                    @let [from, to] = change_texts(change.from.as_deref().unwrap_or_default(), change.to.as_deref().unwrap_or_default(), WHOLE);
+                    tr { th scope="row" { (page::text(&change.name)) }
+                        td { @if !from.is_empty() { del { (from) } } } td { @if !to.is_empty() { ins { (to) } } } }
+                } }
+            }
+            (left_out(changes.metadata_left_out)) }
+        }
+        (texts("Source", changes.html_source_dmp.as_ref(), source_context, pair.view))
+        @if let Some(result) = &report.result {
+            section.panel { h2 { "Every step" } p { "The results store has the whole diff, " (page::bytes(result.bytes)) " compressed: "
+                (page::address(&result.url)) } }
+        }
+    }
+}
+
+/// The priority, term by term.
+fn priority(report: &Report) -> Markup {
+    let annotation = &report.annotation;
+    let text = annotation.text.as_ref().map(|n| (n.text_diff_count, n.text_diff_ratio));
+    let source = annotation.source.as_ref().map(|n| (n.source_diff_count, n.source_diff_ratio));
+    let links = annotation.links.as_ref().map(|n| (n.links_diff_count, n.links_diff_ratio));
+    let terms = PriorityTerms::of(text, source, links);
+    let sum = terms.text + terms.source + terms.links;
+    let row = |name: &str, diff: Option<(u64, f64)>, formula: &str, term: f64| {
+        html! { tr {
+            th scope="row" { (name) }
+            @match diff {
+                None => td colspan="2" { "missing" },
+                Some((count, ratio)) => { td.number { (page::count(count)) } td.number { (format!("{ratio:.4}")) } }
+            }
+            td { code { (formula) } }
+            td.number { (format!("{term:.4}")) }
+        } }
+    };
+    html! {
+        section.panel.scroll {
+            h2 { "Priority " strong { (format!("{:.4}", annotation.priority)) }
+                @if report.approximate { " " span.warn { "(approximate)" } } }
+            table {
+                thead { tr { th { "Diff" } th.number { "Changes" } th.number { "Ratio r" } th { "Term" } th.number { "Adds" } } }
+                tbody {
+                    (row("text", text, "0.1 + 0.3 ln(1 + (e − 1) r), if it changed", terms.text))
+                    (row("source", source, "0.1 ln(1 + (e − 1) r), if the text did not change", terms.source))
+                    (row("links", links, "0.05 + 0.2 ln(1 + (e − 1) r), if they changed", terms.links))
+                }
+            }
+            @if sum - annotation.priority > 0.0001 {
+                p.warn { "One of the two is an error page, so the sum of " (format!("{sum:.4}")) " is capped." }
+            }
+        }
+    }
+}
+
+fn texts(name: &str, changes: Option<&TextChanges>, context: usize, view: View) -> Markup {
+    let Some(changes) = changes else { return html! {} };
+    html! {
+        section.panel {
+            h2 { (name) " · " (page::count(changes.change_count)) " changes" @if changes.approximate { " " span.warn { "(approximate)" } } }
+            @if changes.hunks.is_empty() { p.empty { "Nothing changed." } }
+            @for hunk in &changes.hunks { (drawn(hunk, context, view)) }
+            (left_out(changes.left_out))
+        }
+    }
+}
+
+fn left_out(count: u64) -> Markup {
+    html! { @if count > 0 { p.dim { (page::count(count)) " more that a report has no room for; a results store keeps all." } } }
+}
+
+fn drawn(hunk: &Hunk, context: usize, view: View) -> Markup {
+    let parts = changes::parts(hunk, context);
+    let is_blank = parts.iter().all(Part::is_blank);
+    let side = |older: bool| html! { @for part in &parts { (one_side(part, older)) } };
+    html! {
+        @match view {
+            View::Unified => p.hunk.dim[is_blank] { @for part in &parts { (unified(part)) } },
+            View::Side => div.sides.dim[is_blank] {
+                p.hunk aria-label="older" { (side(true)) }
+                p.hunk aria-label="newer" { (side(false)) }
+            },
+        }
+        @if is_blank { p.dim.note { "white space only" } }
+    }
+}
+
+fn unified(part: &Part) -> Markup {
+    html! {
+        @match part {
+            Part::Same(text) => (page::long_text(text)),
+            Part::Change { removed, added, left_out } => {
+                @let [old, new] = change_texts(removed, added, WHOLE);
+                @if !old.is_empty() { del { (old) (cut(left_out[0])) } }
+                @if !new.is_empty() { ins { (new) (cut(left_out[1])) } }
+            }
+        }
+    }
+}
+
+fn one_side(part: &Part, older: bool) -> Markup {
+    html! {
+        @match part {
+            Part::Same(text) => (page::long_text(text)),
+            Part::Change { removed, added, left_out } => {
+                @let [old, new] = change_texts(removed, added, WHOLE);
+                @if older && !old.is_empty() { del { (old) (cut(left_out[0])) } }
+                @if !older && !new.is_empty() { ins { (new) (cut(left_out[1])) } }
+            }
+        }
+    }
+}
+
+fn cut(left_out: u32) -> String {
+    if left_out == 0 { String::new() } else { format!("… {left_out} more characters") }
+}
+
+fn links(changes: Option<&LinkChanges>) -> Markup {
+    let Some(changes) = changes else { return html! {} };
+    let link = |link: &PageLink| html! { (page::text(&link.text)) br; (page::address(&link.href)) };
+    html! {
+        section.panel.scroll {
+            h2 { "Links · " (page::count(changes.change_count)) " changes" }
+            @if changes.changes.is_empty() { p.empty { "Nothing changed." } } @else {
+                table {
+                    thead { tr { th { "Older" } th { "Newer" } } }
+                    tbody { @for change in &changes.changes { tr {
+                        td { @match &change.from { Some(from) => del { (link(from)) }, None => span.dim { "–" } } }
+                        td { @match &change.to { Some(to) => ins { (link(to)) }, None => span.dim { "–" } } }
+                    } } }
+                }
+            }
+            (left_out(changes.left_out))
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `/find`: by a job's id, by the uuid of a version or a page, or by an address.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use maud::html;
+use serde::Deserialize;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::gate::Visitor;
+use super::page;
+use super::{Dashboard, READ_TIME};
+use crate::job::JobId;
+use crate::job::text::shell_word;
+use crate::queue::{self, Ended};
+
+/// Newest results that are looked at for a version.
+const RESULTS_LOOK: usize = 2_000;
+/// Results of a version that are listed.
+const ROWS: usize = 50;
+
+/// What is looked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Sought {
+    #[serde(default)]
+    q: String,
+}
+
+/// Where it was found.
+enum Found {
+    Job(JobId),
+    /// Analysed pairs that it is a part of, and how many results were looked at, of how many.
+    Version(Uuid, Vec<Ended>, usize, u64),
+    Nothing,
+}
+
+pub(super) async fn show(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(visitor): Extension<Visitor>,
+    Query(Sought { q }): Query<Sought>,
+) -> Response {
+    let sought = q.trim();
+    let body = match timeout(READ_TIME, find(&dashboard, sought)).await {
+        Err(_) => page::unread("the places where it may be"),
+        Ok(Err(error)) => page::failed(&error),
+        Ok(Ok(Found::Job(id))) => return Redirect::to(&page::job_path(id.as_str())).into_response(),
+        Ok(Ok(Found::Version(uuid, results, looked_at, of))) => html! {
+            p { "Jobs that wait, run or died: "
+                a href=(page::jobs_path(&format!("page:{uuid}"))) { "of the page " span.id { (uuid) } } ", "
+                a href=(page::jobs_path(&format!("text:{uuid}"))) { "with the version " span.id { (uuid) } } "." }
+            section.panel {
+                h2 { "Results with this version" }
+                @if results.is_empty() { p.empty { "None." } }
+                ul.list { @for ended in &results { li {
+                    (page::job_link(&ended.id)) " " (page::text(&ended.state)) " " (page::text(&ended.why)) " "
+                    @if let Some((from, to)) = ended.pair.split_once("..") {
+                        a href={ "/change?" (page::query(&[("from", from), ("to", to)])) } { (page::text(&ended.pair)) }
+                    }
+                } } }
+                p.dim { (results.len()) " found; " (page::count(looked_at as u64)) " of " (page::count(of)) " results were looked at, the oldest first." }
+            }
+        },
+        Ok(Ok(Found::Nothing)) => html! {
+            p { "No job has this id. "
+                a href=(page::jobs_path(&format!("text:{}", shell_word(sought)))) { "Look for it in the ids, addresses and failures of all jobs" } "." }
+        },
+    };
+    let body = html! { h1 { "Find " q { (page::text(sought)) } } (body) };
+    page::whole(&dashboard, &visitor, None, "Find", body).into_response()
+}
+
+async fn find(dashboard: &Dashboard, sought: &str) -> Result<Found, queue::Error> {
+    let queue = &dashboard.queue;
+    if let Ok(id) = JobId::parse(sought)
+        && (queue.stored_job(&id).await?.is_some() || queue.ended(&id).await?.is_some())
+    {
+        return Ok(Found::Job(id));
+    }
+    let Ok(uuid) = sought.parse::<Uuid>() else { return Ok(Found::Nothing) };
+    let (mut results, of) = queue.results(RESULTS_LOOK).await?;
+    let looked_at = results.len();
+    let text = uuid.to_string();
+    results.retain(|ended| ended.pair.contains(&text));
+    results.truncate(ROWS);
+    Ok(Found::Version(uuid, results, looked_at, of))
+}
