@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::job::{JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::audit::AuditAction;
-use crate::ops::job::{BulkOptions, DiscardPlan, Edit, Filter, JobAction, ReplayPlan};
+use crate::ops::job::{BulkAction, BulkOptions, DiscardPlan, Edit, Filter, JobAction, ReplayPlan};
 use crate::ops::selection::GRAMMAR;
 use crate::queue::{JobState, OperationId, Window};
 use crate::sandbox::Limits;
@@ -58,6 +58,9 @@ pub struct ReplayArgs {
     /// Replay so many first, and the rest only if none of these dies of the same again.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub canary: usize,
+    /// Replay the canaries alone, and stop once they have ended; --resume replays the rest.
+    #[arg(long, requires = "canary")]
+    pub canary_only: bool,
     /// Give up when the canaries have not ended after this long.
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = humantime::parse_duration)]
     pub canary_wait: std::time::Duration,
@@ -78,11 +81,11 @@ pub struct ReplayArgs {
     pub watch: bool,
     /// Go on with a replay that was interrupted, by its name in `audit ls`.
     #[arg(long, value_name = "OPERATION", value_parser = OperationId::parse,
-          conflicts_with_all = ["words", "kind", "host", "since", "canary", "set", "wall", "heap", "edit", "watch", "undo"])]
+          conflicts_with_all = ["words", "kind", "host", "since", "canary", "canary_only", "set", "wall", "heap", "edit", "watch", "undo"])]
     pub resume: Option<OperationId>,
     /// Put what this replay put back, and what still waits, among the dead letters again.
     #[arg(long, value_name = "OPERATION", value_parser = OperationId::parse,
-          conflicts_with_all = ["words", "kind", "host", "since", "canary", "set", "wall", "heap", "edit", "watch"])]
+          conflicts_with_all = ["words", "kind", "host", "since", "canary", "canary_only", "set", "wall", "heap", "edit", "watch"])]
     pub undo: Option<OperationId>,
 }
 
@@ -156,7 +159,7 @@ pub enum DeadCommand {
     },
     /// Put dead letters back into the queue under the same id.
     #[command(
-        after_help = "Examples:\n  wm-analyzer dead replay kind:timeout host:web.a.gov --canary 5\n  wm-analyzer dead replay kind:wall_exceeded --set wall=60s --watch"
+        after_help = "Examples:\n  wm-analyzer dead replay kind:timeout host:web.a.gov --canary 5\n  wm-analyzer dead replay kind:timeout --canary 5 --canary-only\n  wm-analyzer dead replay kind:wall_exceeded --set wall=60s --watch"
     )]
     Replay(ReplayArgs),
     /// Move dead letters to the trash, where they are kept for 24 h; or delete them.
@@ -285,18 +288,19 @@ fn window(text: &str) -> Result<Window, String> {
     text.parse().map_err(|_| "write 1h, 3h, 24h, 3d or 7d".to_owned())
 }
 
-/// States of letters, and of jobs that have not ended.
-const LETTERS: [JobState; 2] = [JobState::Dead, JobState::Trash];
-const LIVE: [JobState; 4] = [JobState::InFlight, JobState::Ready, JobState::Exclusive, JobState::Scheduled];
+/// Dead letters, or those in the trash where they are named.
+fn letters(selection: SelectionArgs) -> Filter {
+    Filter { allowed: vec![JobState::Dead, JobState::Trash], ..Filter::dead(selection.words()) }
+}
 
 impl SelectionArgs {
-    /// As `ops` takes it: in `states` where no word names any, and in no other than `allowed`.
-    fn filter(self, states: &[JobState], allowed: &[JobState]) -> Filter {
+    /// As `ops` takes them.
+    fn words(self) -> Vec<String> {
         let Self { mut words, kind, host, since } = self;
         for (name, values) in [("kind", kind), ("host", host), ("since", since)] {
             words.extend(values.into_iter().map(|value| format!("{name}:{value}")));
         }
-        Filter { words, states: states.to_vec(), allowed: allowed.to_vec() }
+        words
     }
 }
 
@@ -308,40 +312,38 @@ impl From<BulkArgs> for BulkOptions {
 
 impl ReplayArgs {
     fn action(self, config: &Config) -> Result<JobAction, String> {
-        let Self { selection, bulk, canary, canary_wait, set, wall, heap, edit, watch, resume, undo } = self;
-        if let Some(operation) = resume {
-            return Ok(JobAction::ResumeReplay(operation, bulk.into(), canary_wait));
+        let bulk = self.bulk.into();
+        if let Some(operation) = self.resume {
+            return Ok(JobAction::Bulk(BulkAction::ResumeReplay(operation, self.canary_wait), bulk));
         }
-        if let Some(operation) = undo {
-            return Ok(JobAction::UndoReplay(operation, bulk.into()));
+        if let Some(operation) = self.undo {
+            return Ok(JobAction::Bulk(BulkAction::UndoReplay(operation), bulk));
         }
-        let set = set.unwrap_or_default();
+        let Self { selection, canary, canary_only, canary_wait, wall, heap, edit: edits, watch, .. } = self;
+        let set = self.set.unwrap_or_default();
         let granted = LimitsRequest { wall_ms: wall.or(set.wall_ms), heap_bytes: heap.or(set.heap_bytes) };
         Limits::from_config(&config.sandbox).granted(granted, &Limits::ceiling(&config.sandbox))?;
-        let plan = ReplayPlan { canary, canary_wait, granted, edits: edit, watch };
-        Ok(JobAction::Replay(selection.filter(&[JobState::Dead], &[JobState::Dead]), bulk.into(), plan))
+        let plan = ReplayPlan { canary, canary_only, canary_wait, granted, edits, watch };
+        Ok(JobAction::Bulk(BulkAction::Replay(Filter::dead(selection.words()), plan), bulk))
     }
 }
 
 impl DiscardArgs {
     fn action(self) -> JobAction {
         let Self { selection, bulk, now, copy } = self;
-        let allowed = if now { &LETTERS[..] } else { &LETTERS[..1] };
-        JobAction::Discard(
-            selection.filter(&[JobState::Dead], allowed),
-            bulk.into(),
-            DiscardPlan { now, copy },
-        )
+        let filter = if now { letters(selection) } else { Filter::dead(selection.words()) };
+        JobAction::Bulk(BulkAction::Discard(filter, DiscardPlan { now, copy }), bulk.into())
     }
 }
 
 impl RestoreArgs {
     fn action(self) -> JobAction {
         let Self { selection, bulk, operation } = self;
-        match operation {
-            Some(operation) => JobAction::RestoreAll(operation, bulk.into()),
-            None => JobAction::Restore(selection.filter(&[JobState::Trash], &[JobState::Trash]), bulk.into()),
-        }
+        let action = match operation {
+            Some(operation) => BulkAction::RestoreAll(operation),
+            None => BulkAction::Restore(Filter::trash(selection.words())),
+        };
+        JobAction::Bulk(action, bulk.into())
     }
 }
 
@@ -353,14 +355,12 @@ impl DeadCommand {
     pub fn action(self, config: &Config) -> Result<JobAction, String> {
         Ok(match self {
             Self::Groups { window } => JobAction::Groups(window),
-            Self::Ls(ListArgs { selection, limit }) => {
-                JobAction::Ls(selection.filter(&[JobState::Dead], &LETTERS), limit as usize)
-            }
+            Self::Ls(ListArgs { selection, limit }) => JobAction::Ls(letters(selection), limit as usize),
             Self::Show { id } => JobAction::Show(id, "dead letter"),
             Self::Replay(args) => args.action(config)?,
             Self::Discard(args) => args.action(),
             Self::Restore(args) => args.action(),
-            Self::Export(selection) => JobAction::Export(selection.filter(&[JobState::Dead], &LETTERS)),
+            Self::Export(selection) => JobAction::Export(letters(selection)),
         })
     }
 }
@@ -371,19 +371,18 @@ impl QueuedJobCommand {
     /// # Errors
     /// A limit that is above its ceiling, in a sentence.
     pub fn action(self, config: &Config) -> Result<JobAction, String> {
-        let listed = [&LIVE[..], &LETTERS[..1]].concat();
         Ok(match self {
             Self::Ls(ListArgs { selection, limit }) => {
-                JobAction::Ls(selection.filter(&listed, &[]), limit as usize)
+                JobAction::Ls(Filter::any(selection.words()), limit as usize)
             }
             Self::Show { id } => JobAction::Show(id, "job"),
             Self::Cancel { selection, bulk } => {
-                JobAction::Cancel(selection.filter(&LIVE, &LIVE), bulk.into())
+                JobAction::Bulk(BulkAction::Cancel(Filter::live(selection.words())), bulk.into())
             }
             Self::Replay(args) => args.action(config)?,
             Self::Discard(args) => args.action(),
             Self::Restore(args) => args.action(),
-            Self::Export(selection) => JobAction::Export(selection.filter(&listed, &[])),
+            Self::Export(selection) => JobAction::Export(Filter::any(selection.words())),
         })
     }
 }

@@ -69,15 +69,20 @@ fn row(entry: &AuditEntry, now_ms: u64) -> Vec<String> {
     ]
 }
 
+/// That the queue does not know an operation, or no more what it did to which jobs.
+pub(super) fn no_operation_sentence(id: &OperationId) -> String {
+    format!("no operation {id}, or its jobs are not kept any more")
+}
+
 /// Says that the queue does not know an operation, or no more what it did to which jobs.
-pub(super) fn no_operation(queue: &OperatorHandle, id: &OperationId) {
-    render::error(format!("no operation {id}, or its jobs are not kept any more"));
+pub(super) fn print_no_operation(queue: &OperatorHandle, id: &OperationId) {
+    render::error(no_operation_sentence(id));
     render::command("see:", &queue.command("audit ls"));
 }
 
 async fn show(queue: &OperatorHandle, id: &OperationId, json: bool) -> Result<Exit, Error> {
     let Some(operation) = queue.operation(id).await? else {
-        no_operation(queue, id);
+        print_no_operation(queue, id);
         return Ok(Exit::NothingMatched);
     };
     if json {

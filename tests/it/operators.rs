@@ -7,7 +7,10 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use wm_analyzer::job::{Job, JobId, LimitsRequest, OlderVersion, VersionRef};
+use wm_analyzer::ops::Exit;
+use wm_analyzer::ops::job::{BulkAction, DiscardPlan, Filter, RunObserver, prepare};
 use wm_testbed::body::Body;
 use wm_testbed::redis::RedisOptions;
 use wm_testbed::site::Resource;
@@ -101,6 +104,114 @@ async fn a_canary_that_dies_of_the_same_again_stops_the_replay() {
     .await;
     assert_eq!(world.dead().await.len(), 2);
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn canaries_are_tried_alone_and_the_rest_follows_without_others_when_they_lived() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 8).await;
+    let alone = world.run(&["dead", "replay", "--canary-only", "--yes"]).await.exited_with(2);
+    alone.stderr_contains(&["--canary"]);
+    let none = ["dead", "replay", "--canary", "0", "--canary-only", "--yes"];
+    world.run(&none).await.exited_with(2).stderr_contains(&["needs --canary N"]);
+    bring_back(&world, 0..8);
+    let tried = ["dead", "replay", "kind:gone", "--canary", "3", "--canary-only", "--yes"];
+    let tried = world.run(&tried).await.exited_with(0);
+    let tried = tried.stderr_contains(&[
+        "3 canaries only",
+        "canaries  done 3",
+        "replayed 3 of 8 (5 not come to) as replay-",
+        "gone 127.0.0.1  done 3",
+    ]);
+    assert!(!tried.stderr.contains("stopped"), "it did what it was asked for: {}", tried.stderr);
+    assert_eq!(world.dead().await.len(), 5, "the others were left alone");
+    let rest = command_after(&tried.stderr, "go on with the rest:");
+    let rest = typed(&world, &rest, &["--yes", "--reason", "the three are fine"]).await.exited_with(0);
+    let rest = rest.stderr_contains(&["5 dead letters of 8 were not come to", "replayed 5 of 5"]);
+    assert!(!rest.stderr.contains("canar"), "no others are tried: {}", rest.stderr);
+    let rows = world.run(&["audit", "ls", "-o", "json"]).await.json();
+    assert_eq!((&rows["rows"][0]["what"], &rows["rows"][0]["count"]), (&"resume replay".into(), &5.into()));
+    assert_eq!(rows["rows"][0]["why"], "the three are fine");
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn canaries_that_died_when_tried_alone_are_followed_by_others() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 6).await;
+    let tried = ["dead", "replay", "kind:gone", "--canary", "2", "--canary-only", "--yes", "-o", "json"];
+    let tried = world.run(&tried).await.exited_with(5);
+    let told = tried.json();
+    assert_eq!((&told["done"], &told["selected"]), (&2.into(), &6.into()), "{told}");
+    assert!(told["stopped"].as_str().unwrap().contains("died of gone again"), "{told}");
+    let rest = command_after(&tried.stderr, "go on with the rest:");
+    let rest = typed(&world, &rest, &["--yes"]).await.exited_with(5);
+    rest.stderr_contains(&["2 canaries first", "died of gone again", "2 not come to"]);
+    worker.stop().await;
+}
+
+/// Hears nothing.
+struct Silent;
+
+impl RunObserver for Silent {
+    fn came_to(&mut self, _: usize, _: usize) {}
+    fn note(&mut self, _: String) {}
+}
+
+#[tokio::test]
+async fn what_a_plan_showed_is_what_is_acted_on_and_nothing_that_died_since() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 3).await;
+    let queue = &world.queue.operator;
+    let discard = |at_ms: Option<u64>| {
+        let filter = Filter { at_ms, ..Filter::dead(vec!["kind:gone".to_owned(), "since:1h".to_owned()]) };
+        BulkAction::Discard(filter, DiscardPlan { now: false, copy: false })
+    };
+    let shown = prepare(queue, &discard(None), 100.0).await.unwrap().unwrap().plan().clone();
+    assert_eq!((shown.count, &shown.kinds["gone"], shown.takes_all), (3, &3, false));
+    until("the clock of Redis has moved on", async || queue.server_time_ms().await.unwrap() > shown.at_ms)
+        .await;
+    world.send(&[world.bodies("later", Resource::Status(404), page())]).await;
+    world.until_dead_letters(4).await;
+    worker.stop().await;
+
+    let again = prepare(queue, &discard(Some(shown.at_ms)), 100.0).await.unwrap().unwrap();
+    let run = again.begin(queue, "a page", "as shown").await.unwrap();
+    let operation = run.operation().clone();
+    let finished = run.carry_out(queue, &mut Silent, CancellationToken::new()).await;
+    assert_eq!((finished.exit, finished.result.stopped()), (Exit::Ok, None));
+    let left: Vec<String> = world.dead().await.iter().map(|letter| letter.id.to_string()).collect();
+    assert_eq!(left, ["later"]);
+    let (rows, _) = queue.audit_rows(1).await.unwrap();
+    assert_eq!((rows[0].by.as_str(), rows[0].why.as_str()), ("a page", "as shown"));
+    assert_eq!(rows[0].operation.as_ref(), Some(&operation));
+}
+
+#[tokio::test]
+async fn an_action_that_is_stopped_says_how_many_were_left_and_deletes_nothing_without_a_copy() {
+    let world = World::new().await;
+    let worker = world.worker();
+    bury_gone(&world, 2).await;
+    worker.stop().await;
+    let queue = &world.queue.operator;
+    let discard = |now| BulkAction::Discard(Filter::dead(Vec::new()), DiscardPlan { now, copy: false });
+    let stop = CancellationToken::new();
+    stop.cancel();
+    for (now, stop, exit, said) in [
+        (false, stop, Exit::Interrupted, "interrupted: 2 were not come to"),
+        (true, CancellationToken::new(), Exit::Failed, "nowhere to copy them to"),
+    ] {
+        let prepared = prepare(queue, &discard(now), 100.0).await.unwrap().unwrap();
+        assert_eq!(prepared.plan().deletes, now);
+        let run = prepared.begin(queue, "a page", "").await.unwrap();
+        let finished = run.carry_out(queue, &mut Silent, stop).await;
+        assert_eq!(finished.exit, exit);
+        assert!(finished.result.stopped().unwrap().contains(said), "{:?}", finished.result);
+    }
+    assert_eq!(world.dead().await.len(), 2);
 }
 
 #[tokio::test]

@@ -1,24 +1,177 @@
-//! What every bulk action does: freeze a selection, show the plan, ask, record, and act at a bounded rate.
+//! What every bulk action does first: freeze a selection, plan, and record what it will act on. Nothing here prints.
+//!
+//! ```text
+//! prepare (reads) -> Prepared { Plan } -> begin (records operation and audit) -> Run -> carry_out -> Finished
+//! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::{BulkOptions, Filter, audit_entry, build, detail, host, kind, most_first, name_unknown};
+use super::discard::{self, DiscardPlan, DiscardResult};
+use super::plan::{ActionName, Plan, Refusal};
+use super::replay::{self, ReplayWork};
+use super::replay_result::ReplayResult;
+use super::run::{BulkResult, Run, SimpleResult};
+use super::undo::{self, UndoResult};
+use super::{Filter, ReplayPlan, build, detail, host, kind};
 use crate::job::JobId;
-use crate::ops::Exit;
-use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{
-    Actor, Error, OPERATION_JOBS_MAX, OperationId, OperatorHandle, Selected, Selection, StoredJob,
+    AuditEntry, DiscardTo, Error, JobState, OPERATION_JOBS_MAX, OperationId, OperatorHandle, Selected,
+    Selection, StoredJob,
 };
 
 /// Most jobs between two waits for the rate.
 const STEP_MAX: usize = 100;
 /// Jobs that a plan lists.
 const SAMPLE: usize = 5;
-/// Version of the JSON of a bulk action.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+
+/// What is to be done with many jobs.
+#[derive(Debug, Clone)]
+pub enum BulkAction {
+    /// Put dead letters back.
+    Replay(Filter, ReplayPlan),
+    /// Go on with a replay that stopped, and wait so long for its canaries.
+    ResumeReplay(OperationId, Duration),
+    /// Put what a replay put back, and what still waits, among the dead letters again.
+    UndoReplay(OperationId),
+    /// Move dead letters to the trash, or delete them.
+    Discard(Filter, DiscardPlan),
+    /// Take letters out of the trash.
+    Restore(Filter),
+    /// Take those out of the trash that an operation put there.
+    RestoreAll(OperationId),
+    /// Stop jobs that run or wait.
+    Cancel(Filter),
+}
+
+/// What an action does with each job.
+#[derive(Debug)]
+pub(super) enum Work {
+    Replay(ReplayWork),
+    /// Undoes this operation.
+    Undo(OperationId),
+    Discard {
+        to: DiscardTo,
+        copy: bool,
+    },
+    Restore,
+    Cancel,
+}
+
+const CANCEL: ActionName = ActionName {
+    verb: "cancel",
+    noun: "job",
+    unknown_noun: "live job",
+    nothing: "no jobs match: nothing to do",
+};
+
+/// A bulk action on a frozen selection, which has changed nothing yet.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    frozen: Frozen,
+    work: Work,
+}
+
+/// Freezes what `action` is about and plans it, at so many jobs a second. Changes nothing.
+///
+/// # Errors
+/// Those of Redis.
+pub async fn prepare(
+    queue: &OperatorHandle,
+    action: &BulkAction,
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
+    match action {
+        BulkAction::Replay(filter, plan) => replay::prepare(queue, filter, plan, rate).await,
+        BulkAction::ResumeReplay(id, wait) => replay::prepare_rest(queue, id, *wait, rate).await,
+        BulkAction::UndoReplay(id) => undo::prepare(queue, id, rate).await,
+        BulkAction::Discard(filter, plan) => discard::prepare(queue, filter, *plan, rate).await,
+        BulkAction::Restore(filter) => discard::prepare_restore(queue, filter, rate).await,
+        BulkAction::RestoreAll(id) => discard::prepare_restore_all(queue, id, rate).await,
+        BulkAction::Cancel(filter) => {
+            let frozen = match freeze(queue, filter, CANCEL, |_| Ok(())).await? {
+                Ok(frozen) => frozen,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let plan = Plan::of_selection(queue, &frozen, filter, CANCEL, rate, String::new());
+            Ok(Ok(Prepared::new(plan, frozen, Work::Cancel)))
+        }
+    }
+}
+
+impl Prepared {
+    pub(super) fn new(plan: Plan, frozen: Frozen, work: Work) -> Self {
+        Self { plan, frozen, work }
+    }
+
+    /// What it will touch.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// It copies each letter first, to where [`Run::copying_to`] says.
+    pub(super) fn copies(&self) -> bool {
+        match self.work {
+            Work::Discard { copy, .. } => copy,
+            Work::Replay(_) | Work::Undo(_) | Work::Restore | Work::Cancel => false,
+        }
+    }
+
+    /// Its result while nothing is done.
+    pub(super) fn nothing_done(&self) -> BulkResult {
+        let Self { frozen, work, .. } = self;
+        match work {
+            Work::Replay(ReplayWork { resumes, .. }) => {
+                BulkResult::Replay(ReplayResult::of(frozen, resumes.clone()))
+            }
+            Work::Undo(id) => BulkResult::Undo(UndoResult::of(frozen, id)),
+            Work::Discard { to, .. } => BulkResult::Discard(DiscardResult::of(frozen, *to)),
+            Work::Restore => BulkResult::Restore(SimpleResult::of(frozen)),
+            Work::Cancel => BulkResult::Cancel(SimpleResult::of(frozen)),
+        }
+    }
+
+    /// Records what it will act on, who began it and why; it has acted on nothing yet.
+    ///
+    /// # Errors
+    /// Those of Redis, and that too many operations are not through.
+    pub async fn begin(self, queue: &OperatorHandle, by: &str, reason: &str) -> Result<Run, Error> {
+        let Self { plan, frozen, work } = self;
+        let entry = |what: &str, operation: Option<OperationId>| AuditEntry {
+            what: what.to_owned(),
+            by: by.to_owned(),
+            selection: plan.selection.clone(),
+            count: Some(plan.count as u64),
+            why: reason.to_owned(),
+            operation,
+            at_ms: 0,
+        };
+        let options = match &work {
+            Work::Replay(replay) => replay.options.stored(),
+            Work::Undo(_) | Work::Discard { .. } | Work::Restore | Work::Cancel => String::new(),
+        };
+        let operation = match &work {
+            Work::Undo(id) => {
+                queue.audit(&entry("undo replay", Some(id.clone()))).await?;
+                id.clone()
+            }
+            Work::Replay(ReplayWork { resumes: Some(id), .. }) => {
+                queue.audit(&entry("resume replay", Some(id.clone()))).await?;
+                id.clone()
+            }
+            Work::Replay(ReplayWork { resumes: None, .. })
+            | Work::Discard { .. }
+            | Work::Restore
+            | Work::Cancel => {
+                let operation = OperationId::fresh(plan.verb);
+                queue.begin_operation(&operation, &entry(plan.verb, None), &options, &frozen.jobs).await?;
+                operation
+            }
+        };
+        Ok(Run::new(operation, by.to_owned(), plan.rate, frozen, work))
+    }
+}
 
 /// A selection that changes no more: what the action is on, and what its plan says about it.
 #[derive(Debug, Default)]
@@ -30,16 +183,20 @@ pub(super) struct Frozen {
     /// `<kind> <host>`.
     groups: Vec<String>,
     /// Jobs that match, of which `jobs` may be the first.
-    matching: usize,
-    kinds: BTreeMap<String, usize>,
-    hosts: BTreeMap<String, usize>,
+    pub(super) matching: usize,
+    pub(super) kinds: BTreeMap<String, usize>,
+    pub(super) hosts: BTreeMap<String, usize>,
     /// How many each build buried.
     pub(super) builds: BTreeMap<String, usize>,
-    sample: Vec<String>,
+    pub(super) sample: Vec<String>,
     /// Nothing was left out by the selection.
-    takes_all: bool,
+    pub(super) takes_all: bool,
     /// Ids given that are no such jobs.
     pub(super) unknown: Vec<JobId>,
+    /// What they would have to be.
+    pub(super) unknown_noun: &'static str,
+    /// The time by the clock of Redis from which the words of the selection counted back.
+    pub(super) at_ms: u64,
 }
 
 impl Frozen {
@@ -86,34 +243,46 @@ impl Frozen {
     }
 }
 
-/// Freezes what `filter` selects; `check` may refuse all of it because of one job. The error is a sentence.
+/// Freezes what `filter` selects, which is refused where that is nothing; `check` may refuse all of it because of one
+/// job.
 pub(super) async fn freeze(
     queue: &OperatorHandle,
     filter: &Filter,
-    what: &str,
+    name: ActionName,
     check: impl Fn(&StoredJob) -> Result<(), String>,
-) -> Result<Result<Frozen, String>, Error> {
-    let selection = match filter.read(queue).await? {
-        Ok(selection) => selection,
-        Err(what) => return Ok(Err(what)),
+) -> Result<Result<Frozen, Refusal>, Error> {
+    let (selection, at_ms) = match filter.read(queue).await? {
+        Ok(read) => read,
+        Err(what) => return Ok(Err(Refusal::Usage(what))),
     };
     let (unknown, takes_all) = (unknown_ids(queue, &selection).await?, selection.takes_all());
-    let mut frozen = Frozen { unknown, takes_all, ..Frozen::default() };
-    for id in &frozen.unknown {
-        name_unknown(id, what);
-    }
+    let mut frozen =
+        Frozen { unknown, unknown_noun: name.unknown_noun, takes_all, at_ms, ..Frozen::default() };
     let mut pages = queue.job_pages(&selection);
     loop {
         let page = pages.next().await?;
         if page.is_empty() {
-            return Ok(Ok(frozen));
+            break;
         }
-        for job in &page {
+        for job in page.iter().filter(|job| filter.at_ms.is_none_or(|at_ms| came_ms(job) <= at_ms)) {
             if let Err(why) = check(job) {
-                return Ok(Err(format!("{}: {why}; nothing changed", job.id)));
+                return Ok(Err(Refusal::Usage(format!("{}: {why}; nothing changed", job.id))));
             }
             frozen.add(job);
         }
+    }
+    if frozen.jobs.is_empty() {
+        let (said, unknown) = (name.nothing.to_owned(), frozen.unknown);
+        return Ok(Err(Refusal::NothingMatched { said, unknown, unknown_noun: name.unknown_noun }));
+    }
+    Ok(Ok(frozen))
+}
+
+/// When it came to be what is acted on: a letter by its death, another job by its admission, whoever has claimed it since.
+fn came_ms(job: &StoredJob) -> u64 {
+    match job.state {
+        JobState::Dead | JobState::Trash => job.died_ms,
+        JobState::Ready | JobState::Scheduled | JobState::Exclusive | JobState::InFlight => job.enqueued_ms,
     }
 }
 
@@ -126,59 +295,6 @@ async fn unknown_ids(queue: &OperatorHandle, selection: &Selection) -> Result<Ve
     let found: HashSet<JobId> = queue.jobs(&by_id, usize::MAX).await?.into_iter().map(|job| job.id).collect();
     let mut named = HashSet::new();
     Ok(selection.ids.iter().filter(|id| named.insert(*id) && !found.contains(id)).cloned().collect())
-}
-
-/// What a bulk action is called, in its plan and after it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ActionName {
-    /// `replay`
-    pub(super) verb: &'static str,
-    /// `replayed`
-    pub(super) past: &'static str,
-    /// `dead letter`
-    pub(super) noun: &'static str,
-}
-
-impl ActionName {
-    pub(super) fn nouns(&self, count: usize) -> String {
-        format!("{count} {}{}", self.noun, if count == 1 { "" } else { "s" })
-    }
-}
-
-/// Prints what will be touched.
-pub(super) fn print_plan(
-    queue: &OperatorHandle,
-    frozen: &Frozen,
-    filter: &Filter,
-    bulk: &BulkOptions,
-    name: ActionName,
-    how: &str,
-) {
-    let (count, noun) = (frozen.jobs.len(), name.nouns(frozen.jobs.len()));
-    let seconds = Duration::from_secs_f64(count as f64 / bulk.rate);
-    render::note(format!(
-        "{} {noun} of queue {}{how}, {}/s, about {}",
-        styled(BOLD, name.verb),
-        queue.name(),
-        bulk.rate,
-        render::format_duration(seconds),
-    ));
-    let all = if frozen.takes_all { format!(": ALL {}s", name.noun) } else { String::new() };
-    render::planned("selected", format!("{}{all}", filter.typed()));
-    render::planned("by kind", most_first(&frozen.kinds));
-    render::planned("by host", most_first(&frozen.hosts));
-    for sample in &frozen.sample {
-        render::planned_line("sample", sample);
-    }
-    if count > frozen.sample.len() {
-        render::note(styled(DIM, format!("  and {} more", count - frozen.sample.len())));
-    }
-    if frozen.matching > count {
-        render::note(format!(
-            "  one action takes {count} of the {} that match: repeat it for the others",
-            frozen.matching
-        ));
-    }
 }
 
 /// The jobs in steps: at most ten waits a second, so a rate is kept in small steps, not in one leap a second.
@@ -206,158 +322,4 @@ impl<'a> Steps<'a> {
 pub(super) async fn stored(queue: &OperatorHandle, step: &[Selected]) -> Result<Vec<StoredJob>, Error> {
     let ids: Vec<JobId> = step.iter().map(|selected| selected.id.clone()).collect();
     queue.jobs(&Selection::of_ids(&ids), ids.len()).await
-}
-
-/// Acts on each of the jobs in turn, at the rate. The error names the job at which Redis failed.
-pub(super) async fn each(
-    jobs: &[Selected],
-    rate: f64,
-    mut act: impl AsyncFnMut(&JobId) -> Result<(), Error>,
-) -> Result<(), (JobId, Error)> {
-    let mut steps = Steps::new(jobs, rate);
-    while let Some(step) = steps.next().await {
-        for Selected { id, .. } in step {
-            act(id).await.map_err(|error| (id.clone(), error))?;
-        }
-    }
-    Ok(())
-}
-
-/// The exit of every bulk action that came to its end.
-pub(super) fn exit(done: usize, selected: usize, unknown: &[JobId]) -> Exit {
-    match done == selected && unknown.is_empty() {
-        true => Exit::Ok,
-        false if done == 0 => Exit::Failed,
-        false => Exit::PartlyDone,
-    }
-}
-
-/// What a dry run prints for a program: the plan, and the result with nothing done.
-#[derive(Serialize)]
-struct DryRun<'a, T> {
-    dry_run: bool,
-    matching: usize,
-    kinds: &'a BTreeMap<String, usize>,
-    hosts: &'a BTreeMap<String, usize>,
-    #[serde(flatten)]
-    result: &'a T,
-}
-
-/// How an act on each of a selection went, as JSON shows it.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct SimpleResult {
-    pub(super) operation: Option<OperationId>,
-    pub(super) selected: usize,
-    pub(super) done: usize,
-    pub(super) missing: usize,
-    /// Ids given that are no such jobs.
-    pub(super) unknown: Vec<JobId>,
-    /// Why it ended before its last job.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) stopped: Option<String>,
-}
-
-impl SimpleResult {
-    pub(super) fn of(frozen: &Frozen) -> Self {
-        let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
-        Self { selected, unknown, ..Self::default() }
-    }
-
-    /// Says what was done, also where Redis failed in the middle of it; `say` does for a person.
-    pub(super) fn conclude(
-        mut self,
-        ended: Result<(), (JobId, Error)>,
-        past: &str,
-        json: bool,
-        say: impl FnOnce(&Self),
-    ) -> Result<Exit, Error> {
-        let rest = self.selected - self.done - self.missing;
-        self.stopped = ended.as_ref().err().map(|(id, _)| stopped_by_redis(id, past, rest));
-        match json {
-            true => render::json(SCHEMA_VERSION, &self),
-            false => say(&self),
-        }
-        self.stopped.iter().for_each(render::error);
-        match ended {
-            Ok(()) => Ok(exit(self.done, self.selected, &self.unknown)),
-            Err((_, error)) => Err(error),
-        }
-    }
-}
-
-/// `rest` were not come to, `id` among them.
-pub(in crate::ops) fn stopped_by_redis(id: &JobId, past: &str, rest: usize) -> String {
-    format!(
-        "Redis failed while {id} was to be {past}, which may have happened; {} after it were left alone: repeat it \
-         when Redis answers again",
-        rest.saturating_sub(1)
-    )
-}
-
-/// Cancels jobs that run or wait.
-pub(super) async fn cancel(
-    queue: &OperatorHandle,
-    filter: &Filter,
-    bulk: &BulkOptions,
-    json: bool,
-) -> Result<Exit, Error> {
-    const NAME: ActionName = ActionName { verb: "cancel", past: "cancelled", noun: "job" };
-    let frozen = match freeze(queue, filter, "live job", |_| Ok(())).await? {
-        Ok(frozen) => frozen,
-        Err(what) => return Ok(super::usage_error(&what)),
-    };
-    if frozen.jobs.is_empty() {
-        render::note("no jobs match: nothing to do");
-        return Ok(Exit::NothingMatched);
-    }
-    print_plan(queue, &frozen, filter, bulk, NAME, "");
-    let mut result = SimpleResult::of(&frozen);
-    let question = format!("cancel {}?", NAME.nouns(frozen.jobs.len()));
-    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then_some(&result)) {
-        return Ok(exit);
-    }
-    let operation = OperationId::fresh(NAME.verb);
-    let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
-    queue.begin_operation(&operation, &entry, "", &frozen.jobs).await?;
-    let actor = Actor { by: &entry.by, operation: Some(&operation) };
-    result.operation = Some(operation.clone());
-    let ended = each(&frozen.jobs, bulk.rate, async |id| {
-        match queue.cancel(id, actor).await? {
-            true => result.done += 1,
-            false => result.missing += 1,
-        }
-        Ok(())
-    });
-    let ended = ended.await;
-    result.conclude(ended, NAME.past, json, |SimpleResult { selected, done, missing, .. }| {
-        let gone = if *missing > 0 { format!(" ({missing} had ended)") } else { String::new() };
-        render::note(format!(
-            "cancelled {done} of {selected}{gone}: one that runs is stopped within a heartbeat, one that waits is skipped \
-             when its turn comes. Undo: enqueue them again, from what job export wrote before"
-        ));
-        render::command("  see them:", &queue.command(&format!("audit show {operation}")));
-    })
-}
-
-/// The exit of a bulk action that ends before it begins: a dry run, or an answer that is not yes.
-///
-/// A program gets the plan of a dry run with `result`, in which nothing is done.
-pub(super) fn stop_before<T: Serialize>(
-    frozen: &Frozen,
-    bulk: &BulkOptions,
-    question: &str,
-    result: Option<&T>,
-) -> Option<Exit> {
-    if bulk.dry_run {
-        if let Some(result) = result {
-            let Frozen { matching, kinds, hosts, .. } = frozen;
-            render::json(
-                SCHEMA_VERSION,
-                &DryRun { dry_run: true, matching: *matching, kinds, hosts, result },
-            );
-        }
-        render::note("dry run: nothing changed");
-        return Some(if frozen.unknown.is_empty() { Exit::Ok } else { Exit::Failed });
-    }
-    render::confirm(question, bulk.yes).err()
 }

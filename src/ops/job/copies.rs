@@ -97,7 +97,8 @@ fn raw_json(raw: &RawPayload) -> Value {
 }
 
 /// Standard output, for copies. Unbuffered: what is written has left this process.
-pub(super) struct CopyOutput {
+#[derive(Debug)]
+pub struct CopyOutput {
     output: File,
     kind: OutputKind,
 }
@@ -115,7 +116,7 @@ impl CopyOutput {
     ///
     /// # Errors
     /// Those of the operating system.
-    pub(super) fn stdout() -> io::Result<Self> {
+    pub fn stdout() -> io::Result<Self> {
         use std::os::unix::fs::FileTypeExt as _;
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let kind = match output.metadata()?.file_type() {
@@ -127,7 +128,7 @@ impl CopyOutput {
     }
 
     /// True where the copy is kept: in a file, or by the reader of a pipe.
-    pub(super) fn keeps_copies(&self) -> bool {
+    pub fn keeps_copies(&self) -> bool {
         match self.kind {
             OutputKind::File | OutputKind::Pipe => true,
             OutputKind::Other => false,

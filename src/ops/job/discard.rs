@@ -2,19 +2,30 @@
 
 use std::io;
 
-use super::bulk::{
-    self, ActionName, Frozen, SCHEMA_VERSION, SimpleResult, Steps, each, freeze, print_plan, stop_before,
-    stored,
-};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::Filter;
+use super::bulk::{Frozen, Prepared, Steps, Work, freeze, stored};
 use super::copies::CopyOutput;
-use super::{BulkOptions, Filter, audit_entry, usage_error};
+use super::plan::{ActionName, Plan, Refusal, Warning};
+use super::run::{self, BulkResult, Finished, RunObserver};
 use crate::job::JobId;
 use crate::ops::Exit;
-use crate::ops::audit::no_operation;
-use crate::ops::render;
 use crate::queue::{Actor, DiscardTo, Error, JobOutcome, Operation, OperationId, OperatorHandle, Selected};
-use serde::Serialize;
 
+const DISCARD: ActionName = ActionName {
+    verb: "discard",
+    noun: "dead letter",
+    unknown_noun: "dead letter",
+    nothing: "no dead letters match: nothing to do",
+};
+const RESTORE: ActionName = ActionName {
+    verb: "restore",
+    noun: "letter",
+    unknown_noun: "letter in the trash",
+    nothing: "nothing in the trash matches: nothing to do",
+};
 /// Share of `maxmemory` above which a letter that is discarded is deleted: the trash would make no room.
 const NO_TRASH_ABOVE: f64 = 0.75;
 
@@ -23,217 +34,196 @@ const NO_TRASH_ABOVE: f64 = 0.75;
 pub struct DiscardPlan {
     /// Delete them, instead of moving them to the trash.
     pub now: bool,
-    /// Print a copy of each to stdout; deleting always does.
+    /// Copy each first; what is deleted always is.
     pub copy: bool,
 }
 
 /// What became of the selection, as JSON shows it.
 #[derive(Debug, Serialize)]
-struct DiscardResult {
-    operation: Option<OperationId>,
+pub struct DiscardResult {
+    /// The operation.
+    pub operation: Option<OperationId>,
     /// `trash` or `nowhere`.
-    to: &'static str,
-    selected: usize,
-    done: usize,
-    missing: usize,
+    pub to: &'static str,
+    /// Letters that were to be discarded.
+    pub selected: usize,
+    /// Those that were.
+    pub done: usize,
+    /// Those that were gone meanwhile.
+    pub missing: usize,
     /// Replayed by somebody else and dead anew since they were selected: left alone.
-    died_anew: Vec<JobId>,
-    unknown: Vec<JobId>,
+    pub died_anew: Vec<JobId>,
+    /// Ids given that are no dead letters.
+    pub unknown: Vec<JobId>,
+    /// Why it ended before its last letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
 }
 
 impl DiscardResult {
+    pub(super) fn of(frozen: &Frozen, to: DiscardTo) -> Self {
+        Self {
+            operation: None,
+            to: match to {
+                DiscardTo::Trash => "trash",
+                DiscardTo::Nowhere => "nowhere",
+            },
+            selected: frozen.jobs.len(),
+            done: 0,
+            missing: 0,
+            died_anew: Vec::new(),
+            unknown: frozen.unknown.clone(),
+            stopped: None,
+        }
+    }
+
     /// Those that were not come to.
-    fn rest(&self) -> usize {
+    pub fn rest(&self) -> usize {
         self.selected - self.done - self.missing - self.died_anew.len()
     }
 }
 
-/// Why it ended before its last letter.
-enum DiscardStop {
-    /// Standard output did not take the copies: their letters and all after them are left alone.
-    Copies(io::Error),
-    /// Redis failed at this letter, which may be discarded or not; all after it are left alone.
-    Redis(JobId, Error),
-}
-
-/// Shows the plan, asks, and discards.
-pub(super) async fn discard(
+/// Plans to discard letters.
+pub(super) async fn prepare(
     queue: &OperatorHandle,
     filter: &Filter,
-    bulk: &BulkOptions,
     plan: DiscardPlan,
-    json: bool,
-) -> Result<Exit, Error> {
-    const NAME: ActionName = ActionName { verb: "discard", past: "discarded", noun: "dead letter" };
-    let frozen = match freeze(queue, filter, "dead letter", |_| Ok(())).await? {
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
+    let frozen = match freeze(queue, filter, DISCARD, |_| Ok(())).await? {
         Ok(frozen) => frozen,
-        Err(what) => return Ok(usage_error(&what)),
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    if frozen.jobs.is_empty() {
-        render::note("no dead letters match: nothing to do");
-        return Ok(Exit::NothingMatched);
-    }
+    let DiscardPlan { now, copy } = plan;
     let short_of_memory = queue.status().await?.server.is_some_and(|s| s.memory_filled() > NO_TRASH_ABOVE);
-    let to = if plan.now || short_of_memory { DiscardTo::Nowhere } else { DiscardTo::Trash };
+    let to = if now || short_of_memory { DiscardTo::Nowhere } else { DiscardTo::Trash };
     let how = match to {
         DiscardTo::Trash => " to the trash, where they can be restored for 24 h",
         DiscardTo::Nowhere => " FOR GOOD, each once its copy is on stdout",
     };
-    print_plan(queue, &frozen, filter, bulk, NAME, how);
-    if short_of_memory && !plan.now {
-        render::note("  Redis is filling up, and what is in the trash would make no room");
+    let mut plan = Plan::of_selection(queue, &frozen, filter, DISCARD, rate, how.to_owned());
+    plan.deletes = to == DiscardTo::Nowhere;
+    if short_of_memory && !now {
+        let said = "Redis is filling up, and what is in the trash would make no room".to_owned();
+        plan.warnings.push(Warning::from(said));
     }
-    let mut result = DiscardResult {
-        operation: None,
-        to: if to == DiscardTo::Trash { "trash" } else { "nowhere" },
-        selected: frozen.jobs.len(),
-        done: 0,
-        missing: 0,
-        died_anew: Vec::new(),
-        unknown: frozen.unknown.clone(),
-    };
-    if to == DiscardTo::Nowhere && !bulk.dry_run && !stdout_keeps_copies() {
-        render::error(
-            "stdout is a device or a socket, where no copy is safe: send it to a file or a pipe; nothing changed",
-        );
-        return Ok(Exit::Usage);
-    }
-    let question = format!("discard {}?", NAME.nouns(frozen.jobs.len()));
-    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then_some(&result)) {
-        return Ok(exit);
-    }
-    let operation = OperationId::fresh(NAME.verb);
-    let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
-    queue.begin_operation(&operation, &entry, "", &frozen.jobs).await?;
-    result.operation = Some(operation.clone());
-    let actor = Actor { by: &entry.by, operation: Some(&operation) };
-    let copies = plan.copy || to == DiscardTo::Nowhere;
-    let stopped = act(queue, &frozen, bulk.rate, (to, copies), actor, &mut result).await;
-    print_result(queue, &result, copies, json && !copies);
-    match stopped {
-        Ok(()) => Ok(bulk::exit(result.done, result.selected, &result.unknown)),
-        Err(stop) => explain(stop, &result),
-    }
+    let copy = copy || plan.deletes;
+    Ok(Ok(Prepared::new(plan, frozen, Work::Discard { to, copy })))
 }
 
-async fn act(
-    queue: &OperatorHandle,
-    frozen: &Frozen,
-    rate: f64,
-    (to, copy): (DiscardTo, bool),
-    actor: Actor<'_>,
-    result: &mut DiscardResult,
-) -> Result<(), DiscardStop> {
-    let mut copies = if copy { Some(CopyOutput::stdout().map_err(DiscardStop::Copies)?) } else { None };
-    let mut steps = Steps::new(&frozen.jobs, rate);
-    while let Some(step) = steps.next().await {
-        let most = copies.as_ref().map_or(step.len(), CopyOutput::batch);
-        for batch in step.chunks(most) {
-            if let Some(copies) = &mut copies {
-                let letters =
-                    stored(queue, batch).await.map_err(|e| DiscardStop::Redis(batch[0].id.clone(), e))?;
-                copies.write(&letters).await.map_err(DiscardStop::Copies)?;
+/// Why it ended before its last letter.
+enum DiscardStop {
+    /// The copies were not taken: their letters and all after them are left alone.
+    Copies(io::Error),
+    /// Redis failed at this letter, which may be discarded or not; all after it are left alone.
+    Redis(JobId, Error),
+    /// Somebody stopped it.
+    Interrupted,
+}
+
+/// Letters that are being discarded.
+pub(super) struct DiscardRun<'a> {
+    pub(super) queue: &'a OperatorHandle,
+    pub(super) operation: OperationId,
+    pub(super) by: String,
+    pub(super) to: DiscardTo,
+    /// Where their copies go, where any do.
+    pub(super) copies: Option<CopyOutput>,
+}
+
+impl DiscardRun<'_> {
+    pub(super) async fn carry_out(
+        mut self,
+        frozen: &Frozen,
+        rate: f64,
+        observer: &mut dyn RunObserver,
+        stop: CancellationToken,
+    ) -> Finished {
+        let operation = Some(self.operation.clone());
+        let mut result = DiscardResult { operation, ..DiscardResult::of(frozen, self.to) };
+        let stopped = tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(DiscardStop::Interrupted),
+            ended = self.discard_all(frozen, rate, observer, &mut result) => ended,
+        };
+        let (exit, stopped, error) = match stopped {
+            Ok(()) => (run::exit(result.done, result.selected, &result.unknown), None, None),
+            Err(DiscardStop::Copies(error)) => {
+                let said = format!(
+                    "stdout did not take the next copy ({error}), so {} dead letters were left alone: discard \
+                     them again with stdout in a file that has room",
+                    result.rest()
+                );
+                (if result.done == 0 { Exit::Failed } else { Exit::PartlyDone }, Some(said), None)
             }
-            let discards = queue.discard_selected(batch, to, actor).await;
-            result.done += discards.discarded;
-            result.missing += discards.missing.len();
-            result.died_anew.extend(discards.died_anew);
-            if let Some((id, error)) = discards.failed {
-                return Err(DiscardStop::Redis(id, error));
+            Err(DiscardStop::Interrupted) => (Exit::Interrupted, Some(run::interrupted(result.rest())), None),
+            Err(DiscardStop::Redis(id, error)) => {
+                let said = run::stopped_by_redis(&id, "discarded", result.rest());
+                (Exit::Failed, Some(said), Some(error))
             }
-        }
+        };
+        result.stopped = stopped;
+        Finished { result: BulkResult::Discard(result), exit, error }
     }
-    Ok(())
-}
 
-fn print_result(queue: &OperatorHandle, result: &DiscardResult, copies: bool, json: bool) {
-    if json {
-        render::json(SCHEMA_VERSION, result);
-        return;
-    }
-    let DiscardResult { selected, done, missing, died_anew, .. } = result;
-    let rest = [
-        (*missing, "gone meanwhile"),
-        (died_anew.len(), "left alone, because they died anew meanwhile"),
-        (result.rest(), "not come to"),
-    ];
-    let rest: Vec<String> =
-        rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
-    render::note(format!("discarded {done} of {selected}{rest}"));
-    match (&result.operation, result.to) {
-        (Some(_) | None, _) if *done == 0 => {}
-        (Some(operation), "trash") => {
-            let restore = format!("dead restore --operation {operation}");
-            render::command("  Undo within 24 h:", &queue.command(&restore));
+    async fn discard_all(
+        &mut self,
+        frozen: &Frozen,
+        rate: f64,
+        observer: &mut dyn RunObserver,
+        result: &mut DiscardResult,
+    ) -> Result<(), DiscardStop> {
+        let Self { queue, operation, by, to, copies } = self;
+        if *to == DiscardTo::Nowhere && copies.is_none() {
+            return Err(DiscardStop::Copies(io::Error::other("there is nowhere to copy them to")));
         }
-        (Some(_) | None, _) => {
-            render::note("  their payloads are on stdout: keep them");
-            render::command("  Undo:", &queue.command("enqueue FILE"));
+        let actor = Actor { by: by.as_str(), operation: Some(operation) };
+        let (mut steps, mut come_to) = (Steps::new(&frozen.jobs, rate), 0);
+        while let Some(step) = steps.next().await {
+            let most = copies.as_ref().map_or(step.len(), CopyOutput::batch);
+            for batch in step.chunks(most) {
+                if let Some(copies) = copies {
+                    let letters = stored(queue, batch).await;
+                    let letters = letters.map_err(|e| DiscardStop::Redis(batch[0].id.clone(), e))?;
+                    copies.write(&letters).await.map_err(DiscardStop::Copies)?;
+                }
+                let discards = queue.discard_selected(batch, *to, actor).await;
+                result.done += discards.discarded;
+                result.missing += discards.missing.len();
+                result.died_anew.extend(discards.died_anew);
+                if let Some((id, error)) = discards.failed {
+                    return Err(DiscardStop::Redis(id, error));
+                }
+            }
+            come_to += step.len();
+            observer.came_to(come_to, frozen.jobs.len());
         }
-    }
-    if copies && result.to == "trash" {
-        render::note("  copies of their payloads are on stdout");
-    }
-    for id in died_anew {
-        render::note(format!("  died anew  {id}"));
-    }
-}
-
-fn stdout_keeps_copies() -> bool {
-    // An output that cannot be examined is reported when the first copy is written.
-    CopyOutput::stdout().map_or(true, |output| output.keeps_copies())
-}
-
-/// Says why it ended early, what it left and what to do.
-fn explain(stop: DiscardStop, result: &DiscardResult) -> Result<Exit, Error> {
-    match stop {
-        DiscardStop::Copies(error) => {
-            render::error(format!(
-                "stdout did not take the next copy ({error}), so {} dead letters were left alone: discard \
-                 them again with stdout in a file that has room",
-                result.rest()
-            ));
-            Ok(if result.done == 0 { Exit::Failed } else { Exit::PartlyDone })
-        }
-        DiscardStop::Redis(id, error) => {
-            render::error(bulk::stopped_by_redis(&id, "discarded", result.rest()));
-            Err(error)
-        }
+        Ok(())
     }
 }
 
-/// Takes letters out of the trash.
-pub(super) async fn restore(
+/// Plans to take letters out of the trash.
+pub(super) async fn prepare_restore(
     queue: &OperatorHandle,
     filter: &Filter,
-    bulk: &BulkOptions,
-    json: bool,
-) -> Result<Exit, Error> {
-    let frozen = match freeze(queue, filter, "letter in the trash", |_| Ok(())).await? {
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
+    let frozen = match freeze(queue, filter, RESTORE, |_| Ok(())).await? {
         Ok(frozen) => frozen,
-        Err(what) => return Ok(usage_error(&what)),
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    if frozen.jobs.is_empty() {
-        render::note("nothing in the trash matches: nothing to do");
-        return Ok(Exit::NothingMatched);
-    }
-    print_plan(queue, &frozen, filter, bulk, RESTORE, "");
-    restore_jobs(queue, &frozen, &filter.typed(), bulk, json).await
+    let plan = Plan::of_selection(queue, &frozen, filter, RESTORE, rate, String::new());
+    Ok(Ok(Prepared::new(plan, frozen, Work::Restore)))
 }
 
-const RESTORE: ActionName = ActionName { verb: "restore", past: "restored", noun: "letter" };
-
-/// Takes those letters out of the trash that an operation put there.
-pub(super) async fn restore_all(
+/// Plans to take those letters out of the trash that an operation put there.
+pub(super) async fn prepare_restore_all(
     queue: &OperatorHandle,
     id: &OperationId,
-    bulk: &BulkOptions,
-    json: bool,
-) -> Result<Exit, Error> {
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
     let Some(operation) = queue.operation(id).await?.filter(Operation::keeps_jobs) else {
-        no_operation(queue, id);
-        return Ok(Exit::NothingMatched);
+        return Ok(Err(Refusal::NoOperation(id.clone())));
     };
     let discarded = |(id, outcome): (&String, &JobOutcome)| {
         let id = JobId::parse(id).ok().filter(|_| outcome.as_str() == "discarded")?;
@@ -241,43 +231,10 @@ pub(super) async fn restore_all(
     };
     let jobs: Vec<Selected> = operation.jobs.iter().filter_map(discarded).collect();
     if jobs.is_empty() {
-        render::note(format!("{id} put nothing into the trash: nothing to do"));
-        return Ok(Exit::NothingMatched);
+        return Ok(Err(Refusal::nothing(format!("{id} put nothing into the trash: nothing to do"))));
     }
-    render::note(format!("restore {} that {id} discarded", RESTORE.nouns(jobs.len())));
-    restore_jobs(queue, &Frozen::again(queue, jobs).await?, id.as_str(), bulk, json).await
-}
-
-async fn restore_jobs(
-    queue: &OperatorHandle,
-    frozen: &Frozen,
-    typed: &str,
-    bulk: &BulkOptions,
-    json: bool,
-) -> Result<Exit, Error> {
-    let (jobs, mut result) = (&frozen.jobs, SimpleResult::of(frozen));
-    let question = format!("restore {}?", RESTORE.nouns(jobs.len()));
-    if let Some(exit) = stop_before(frozen, bulk, &question, json.then_some(&result)) {
-        return Ok(exit);
-    }
-    let operation = OperationId::fresh(RESTORE.verb);
-    let entry = audit_entry(RESTORE.verb, typed, &bulk.reason, jobs.len());
-    queue.begin_operation(&operation, &entry, "", jobs).await?;
-    let actor = Actor { by: &entry.by, operation: Some(&operation) };
-    result.operation = Some(operation.clone());
-    let ended = each(jobs, bulk.rate, async |id| {
-        match queue.restore(id, actor).await? {
-            true => result.done += 1,
-            false => result.missing += 1,
-        }
-        Ok(())
-    });
-    let ended = ended.await;
-    result.conclude(ended, RESTORE.past, json, |SimpleResult { selected, done, missing, .. }| {
-        let gone = match missing {
-            0 => String::new(),
-            missing => format!(" ({missing} were not in the trash any more)"),
-        };
-        render::note(format!("restored {done} of {selected}{gone}. Undo: discard them again"));
-    })
+    let summary = format!("restore {} that {id} discarded", RESTORE.nouns(jobs.len()));
+    let frozen = Frozen::again(queue, jobs).await?;
+    let plan = Plan::of_operation(queue, &frozen, id, RESTORE, (rate, String::new()), summary).await?;
+    Ok(Ok(Prepared::new(plan, frozen, Work::Restore)))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::copies::{CopyOutput, as_json};
-use super::{Filter, detail, host, kind, most_first, name_unknown, usage_error};
+use super::{Filter, detail, host, kind, most_first, unknown_sentence, usage_error};
 use crate::ops::render::{self, Column, sanitize};
 use crate::ops::selection::ago;
 use crate::ops::{Exit, Output};
@@ -22,7 +22,7 @@ pub(super) async fn ls(
     output: Output,
 ) -> Result<Exit, Error> {
     let selection = match filter.read(queue).await? {
-        Ok(selection) => selection,
+        Ok((selection, _)) => selection,
         Err(what) => return Ok(usage_error(&what)),
     };
     let (mut pages, mut total, mut shown) = (queue.job_pages(&selection), 0, Vec::new());
@@ -48,7 +48,7 @@ pub(super) async fn ls(
     let what = if filter.states == [JobState::Dead] { "dead letter" } else { "job" };
     for id in unseen {
         if queue.stored_job(&id).await?.is_none() {
-            name_unknown(&id, what);
+            render::error(unknown_sentence(&id, what));
         }
     }
     match output {
@@ -99,7 +99,7 @@ fn table(jobs: &[StoredJob], now_ms: u64) -> String {
 /// Prints the payloads of what is selected, as `enqueue` takes them.
 pub(super) async fn export(queue: &OperatorHandle, filter: &Filter) -> Result<Exit, Error> {
     let selection = match filter.read(queue).await? {
-        Ok(selection) => selection,
+        Ok((selection, _)) => selection,
         Err(what) => return Ok(usage_error(&what)),
     };
     let mut copies = match CopyOutput::stdout() {

@@ -2,27 +2,39 @@
 //!
 //! A bulk action works on a selection that is frozen before it is shown: what dies while it runs is not included, and
 //! what was replayed and died anew in between is left alone. No letter is deleted before its copy is safe (`copies`).
+//! What is done prints nothing; `console` shows it on a terminal.
 
 mod bulk;
+mod console;
 pub(crate) mod copies;
 mod discard;
 mod edit;
 pub(crate) mod groups;
 mod list;
+mod plan;
 mod replay;
 mod replay_result;
+mod run;
 pub(crate) mod show;
 mod undo;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(super) use self::bulk::stopped_by_redis;
+pub use self::bulk::{BulkAction, Prepared, prepare};
+pub use self::copies::CopyOutput;
+pub use self::discard::{DiscardPlan, DiscardResult};
 pub use self::edit::Edit;
+pub use self::plan::{Plan, Refusal, Warning, unknown_sentence};
+pub use self::replay_result::ReplayResult;
+pub(super) use self::run::stopped_by_redis;
+pub use self::run::{BulkResult, Finished, Run, RunObserver, SimpleResult};
+pub use self::undo::UndoResult;
 use super::render::{self, sanitize};
-use super::{Exit, Output, selection};
-use crate::job::{JobId, LimitsRequest};
-use crate::queue::{AuditEntry, Error, JobState, OperationId, OperatorHandle, Selection, StoredJob, Window};
+use super::selection::{self, LIVE};
+use super::{Exit, Output};
+use crate::job::LimitsRequest;
+use crate::queue::{Error, JobState, OperatorHandle, Selection, StoredJob, Window};
 
 /// Which jobs a command is about, as it was typed.
 #[derive(Debug, Clone)]
@@ -33,13 +45,40 @@ pub struct Filter {
     pub states: Vec<JobState>,
     /// States that may be named; empty is any.
     pub allowed: Vec<JobState>,
+    /// The moment by the clock of Redis from which the words count back, and after which a job came too late for a bulk
+    /// action; `None` is now. See [`Plan::at_ms`].
+    pub at_ms: Option<u64>,
 }
 
 impl Filter {
-    /// Reads it; the error is a sentence for the person who typed it.
-    async fn read(&self, queue: &OperatorHandle) -> Result<Result<Selection, String>, Error> {
+    /// Dead letters.
+    pub fn dead(words: Vec<String>) -> Self {
+        Self { words, states: vec![JobState::Dead], allowed: vec![JobState::Dead], at_ms: None }
+    }
+
+    /// Letters in the trash.
+    pub fn trash(words: Vec<String>) -> Self {
+        Self { words, states: vec![JobState::Trash], allowed: vec![JobState::Trash], at_ms: None }
+    }
+
+    /// Jobs that have not ended.
+    pub fn live(words: Vec<String>) -> Self {
+        Self { words, states: LIVE.to_vec(), allowed: LIVE.to_vec(), at_ms: None }
+    }
+
+    /// Jobs in any state; those in the trash only where they are named.
+    pub fn any(words: Vec<String>) -> Self {
+        let states = [&LIVE[..], &[JobState::Dead]].concat();
+        Self { words, states, allowed: Vec::new(), at_ms: None }
+    }
+
+    /// Reads it, with the moment from which its words count back; the error is a sentence for the person who typed it.
+    async fn read(&self, queue: &OperatorHandle) -> Result<Result<(Selection, u64), String>, Error> {
         // Jobs bear the time of Redis, from which this machine's may differ.
-        let now_ms = queue.server_time_ms().await?;
+        let now_ms = match self.at_ms {
+            Some(at_ms) => at_ms,
+            None => queue.server_time_ms().await?,
+        };
         let mut read = match selection::parse(&self.words, now_ms) {
             Ok(read) => read,
             Err(what) => return Ok(Err(what)),
@@ -56,7 +95,7 @@ impl Filter {
         if read.states.is_empty() {
             read.states.clone_from(&self.states);
         }
-        Ok(Ok(read))
+        Ok(Ok((read, now_ms)))
     }
 
     /// As it was typed, for a person: `everything` where nothing was.
@@ -83,6 +122,8 @@ pub struct BulkOptions {
 pub struct ReplayPlan {
     /// Replay so many first, and the rest only when these did not die of the same again.
     pub canary: usize,
+    /// Leave the rest to another command, whatever becomes of those.
+    pub canary_only: bool,
     /// Give up on canaries that have not ended after this long.
     pub canary_wait: Duration,
     /// Limits granted to the jobs.
@@ -102,25 +143,11 @@ pub enum JobAction {
     Show(String, &'static str),
     /// Print dead letters by kind and host.
     Groups(Window),
-    /// Put dead letters back.
-    Replay(Filter, BulkOptions, ReplayPlan),
-    /// Go on with a replay that was interrupted.
-    ResumeReplay(OperationId, BulkOptions, Duration),
-    /// Put what a replay put back, and what still waits, among the dead letters again.
-    UndoReplay(OperationId, BulkOptions),
-    /// Move dead letters to the trash, or delete them.
-    Discard(Filter, BulkOptions, discard::DiscardPlan),
-    /// Take letters out of the trash.
-    Restore(Filter, BulkOptions),
-    /// Take those out of the trash that an operation put there.
-    RestoreAll(OperationId, BulkOptions),
-    /// Stop jobs that run or wait.
-    Cancel(Filter, BulkOptions),
+    /// Act on many.
+    Bulk(BulkAction, BulkOptions),
     /// Print payloads, as `enqueue` takes them.
     Export(Filter),
 }
-
-pub use self::discard::DiscardPlan;
 
 /// Runs the subcommand.
 ///
@@ -132,13 +159,7 @@ pub async fn run(queue: &OperatorHandle, action: JobAction, output: Output) -> R
         JobAction::Ls(filter, limit) => list::ls(queue, &filter, limit, output).await,
         JobAction::Show(id, noun) => show::show(queue, &id, noun, json).await,
         JobAction::Groups(window) => groups::run(queue, window, json).await,
-        JobAction::Replay(filter, bulk, plan) => replay::run(queue, &filter, &bulk, &plan, json).await,
-        JobAction::ResumeReplay(id, bulk, wait) => replay::resume(queue, &id, &bulk, wait, json).await,
-        JobAction::UndoReplay(id, bulk) => undo::undo(queue, &id, &bulk, json).await,
-        JobAction::Discard(filter, bulk, plan) => discard::discard(queue, &filter, &bulk, plan, json).await,
-        JobAction::Restore(filter, bulk) => discard::restore(queue, &filter, &bulk, json).await,
-        JobAction::RestoreAll(id, bulk) => discard::restore_all(queue, &id, &bulk, json).await,
-        JobAction::Cancel(filter, bulk) => bulk::cancel(queue, &filter, &bulk, json).await,
+        JobAction::Bulk(action, bulk) => console::run(queue, &action, &bulk, json).await,
         JobAction::Export(filter) => list::export(queue, &filter).await,
     }
 }
@@ -146,12 +167,6 @@ pub async fn run(queue: &OperatorHandle, action: JobAction, output: Output) -> R
 fn usage_error(what: &str) -> Exit {
     render::error(what);
     Exit::Usage
-}
-
-fn name_unknown(id: &JobId, what: &str) {
-    let near = id.as_str().split_once(':').and_then(|(name, _)| selection::near_word(name));
-    let near = near.map_or(String::new(), |word| format!(" (did you mean {word}:?)"));
-    render::error(format!("no {what}: {id}{near}"));
 }
 
 pub(crate) fn kind(job: &StoredJob) -> String {
@@ -194,16 +209,4 @@ pub(crate) fn most_first(counts: &BTreeMap<String, usize>) -> String {
         shown.push(format!("and {} more", counts.len() - SHOWN));
     }
     shown.join(" · ")
-}
-
-/// The row of the audit for an act on `count` jobs.
-fn audit_entry(what: &str, filter: &str, reason: &str, count: usize) -> AuditEntry {
-    AuditEntry {
-        what: what.to_owned(),
-        by: render::operator(),
-        selection: filter.to_owned(),
-        count: Some(count as u64),
-        why: reason.to_owned(),
-        ..AuditEntry::default()
-    }
 }

@@ -1,147 +1,155 @@
-//! `dead replay`: frozen selection, plan, confirmation, canaries, a paced run, outcome by group, and the way back.
+//! `dead replay`: canaries, a paced run, outcome by group, and how it is gone on with.
 //!
 //! What is replayed and what became of it is recorded in an operation, letter by letter, in the same step as the replay
 //! itself. So an interrupted one goes on where it was (`--resume`), and what still waits can be taken back (`--undo`).
 
-use std::collections::BTreeMap;
-use std::pin::pin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use super::bulk::{ActionName, Frozen, SCHEMA_VERSION, Steps, freeze, print_plan, stop_before, stored};
+use super::bulk::{Frozen, Prepared, Steps, Work, freeze, stored};
 use super::edit::{Edit, edited};
+use super::plan::{ActionName, Plan, Refusal, Warning};
 use super::replay_result::{ReplayResult, ReplayStop};
+use super::run::{BulkResult, Finished, RunObserver};
 use super::undo::replay_of;
-use super::{BulkOptions, Filter, ReplayPlan, audit_entry, usage_error};
+use super::{Filter, ReplayPlan};
 use crate::job::{JobId, LimitsRequest};
-use crate::ops::Exit;
-use crate::ops::progress::Progress;
-use crate::ops::render::{self, BAD, WARN, styled};
+use crate::ops::render;
 use crate::queue::{
-    Actor, Error, JobOutcome, OperationId, OperatorHandle, ReplayOptions, Replayed, Selected, StoredJob,
+    Actor, Error, JobOutcome, Operation, OperationId, OperatorHandle, ReplayOptions, Replayed, Selected,
+    StoredJob,
 };
 
-const NAME: ActionName = ActionName { verb: "replay", past: "replayed", noun: "dead letter" };
+const NAME: ActionName = ActionName {
+    verb: "replay",
+    noun: "dead letter",
+    unknown_noun: "dead letter",
+    nothing: "no dead letters match: nothing to do",
+};
 /// Between two looks at what became of what was replayed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
-/// Between two lines of progress where there is no terminal.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How an operation replays, as it is stored with it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Options {
+pub(super) struct Options {
     canary: usize,
+    /// Leave the others to another command.
+    #[serde(default)]
+    canary_only: bool,
     canary_wait: Duration,
     granted: LimitsRequest,
     edits: Vec<Edit>,
     rate: f64,
 }
 
-/// One replay, under way.
-struct Run<'a> {
-    queue: &'a OperatorHandle,
-    operation: OperationId,
-    by: String,
-    options: Options,
-    result: ReplayResult,
+impl Options {
+    /// As the operation keeps them.
+    pub(super) fn stored(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
-/// Shows the plan, asks, and carries it out.
-pub(super) async fn run(
+/// What a replay does with each letter.
+#[derive(Debug)]
+pub(super) struct ReplayWork {
+    pub(super) options: Options,
+    /// The operation that it goes on with.
+    pub(super) resumes: Option<OperationId>,
+    /// It waits until all have ended.
+    watch: bool,
+}
+
+/// Plans to put dead letters back.
+pub(super) async fn prepare(
     queue: &OperatorHandle,
     filter: &Filter,
-    bulk: &BulkOptions,
     plan: &ReplayPlan,
-    json: bool,
-) -> Result<Exit, Error> {
-    let ReplayPlan { canary, canary_wait, granted, edits, watch } = plan;
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
+    let ReplayPlan { canary, canary_only, canary_wait, granted, edits, watch } = plan;
+    if *canary_only && *canary == 0 {
+        let said = "--canary-only needs --canary N: how many are tried".to_owned();
+        return Ok(Err(Refusal::Usage(said)));
+    }
     let may_be_edited = |job: &StoredJob| match job.job() {
         Some(job) if !edits.is_empty() => edited(job, edits).map(drop),
         Some(_) | None => Ok(()),
     };
-    let frozen = match freeze(queue, filter, NAME.noun, may_be_edited).await? {
+    let frozen = match freeze(queue, filter, NAME, may_be_edited).await? {
         Ok(frozen) => frozen,
-        Err(what) => return Ok(usage_error(&what)),
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    if frozen.jobs.is_empty() {
-        render::note("no dead letters match: nothing to do");
-        return Ok(Exit::NothingMatched);
-    }
     let options = Options {
         canary: *canary,
+        canary_only: *canary_only,
         canary_wait: *canary_wait,
         granted: *granted,
         edits: edits.clone(),
-        rate: bulk.rate,
+        rate,
     };
-    print_plan(queue, &frozen, filter, bulk, NAME, &how(&options));
-    print_warnings(queue, &frozen, &options).await?;
-    let question = format!("replay {}?", NAME.nouns(frozen.jobs.len()));
-    if let Some(exit) = stop_before(&frozen, bulk, &question, json.then(|| planned(&frozen, None)).as_ref()) {
-        return Ok(exit);
-    }
-    let operation = OperationId::fresh(NAME.verb);
-    let entry = audit_entry(NAME.verb, &filter.typed(), &bulk.reason, frozen.jobs.len());
-    let stored_options = serde_json::to_string(&options).unwrap_or_default();
-    queue.begin_operation(&operation, &entry, &stored_options, &frozen.jobs).await?;
-    let run = Run::new(queue, operation, entry.by, options, &frozen);
-    run.carry_out(&frozen, *watch, json).await
+    let mut plan = Plan::of_selection(queue, &frozen, filter, NAME, rate, how(&options));
+    plan.warnings = warnings(queue, &frozen, &options).await?;
+    let work = ReplayWork { options, resumes: None, watch: *watch };
+    Ok(Ok(Prepared::new(plan, frozen, Work::Replay(work))))
 }
 
-/// Goes on with the letters of a replay that were not come to.
-pub(super) async fn resume(
+/// Plans to go on with the letters of a replay that were not come to.
+pub(super) async fn prepare_rest(
     queue: &OperatorHandle,
     id: &OperationId,
-    bulk: &BulkOptions,
     canary_wait: Duration,
-    json: bool,
-) -> Result<Exit, Error> {
-    let Some(operation) = replay_of(queue, id).await? else { return Ok(Exit::NothingMatched) };
+    rate: f64,
+) -> Result<Result<Prepared, Refusal>, Error> {
+    let operation = match replay_of(queue, id).await? {
+        Ok(operation) => operation,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
     let left = operation.left();
     if left.is_empty() {
         let all = NAME.nouns(operation.jobs.len());
-        render::note(format!("{id} came to each of its {all}: nothing to do"));
-        return Ok(Exit::NothingMatched);
-    }
-    let recorded = operation.jobs.len();
-    if operation.entry.count.is_some_and(|count| count > recorded as u64) {
-        render::note("it was interrupted while its letters were recorded: these are all that it recorded");
+        return Ok(Err(Refusal::nothing(format!("{id} came to each of its {all}: nothing to do"))));
     }
     let Ok(mut options) = serde_json::from_str::<Options>(&operation.options) else {
-        render::error(format!("{id} was begun by another build, whose options this one cannot read"));
-        return Ok(Exit::Failed);
+        return Ok(Err(Refusal::OtherBuild(id.clone())));
     };
-    // Once more than the canaries were come to, these had lived; before that they were not judged: others are tried.
-    if recorded - left.len() > options.canary {
+    if canaries_lived(&operation, left.len(), options.canary) {
         options.canary = 0;
     }
-    options.rate = options.rate.min(bulk.rate);
+    options.canary_only = false;
+    options.rate = options.rate.min(rate);
     options.canary_wait = options.canary_wait.max(canary_wait);
-    render::note(format!(
-        "resume {id}: {} of {recorded} were not come to{}",
-        NAME.nouns(left.len()),
-        how(&options)
-    ));
-    let (question, frozen) =
-        (format!("replay {}?", NAME.nouns(left.len())), Frozen::again(queue, left).await?);
-    let plan = json.then(|| planned(&frozen, Some(id.clone())));
-    if let Some(exit) = stop_before(&frozen, bulk, &question, plan.as_ref()) {
-        return Ok(exit);
+    let recorded = operation.jobs.len();
+    let how = how(&options);
+    let summary = format!("resume {id}: {} of {recorded} were not come to{how}", NAME.nouns(left.len()));
+    let frozen = Frozen::again(queue, left).await?;
+    let mut plan = Plan::of_operation(queue, &frozen, id, NAME, (options.rate, how), summary).await?;
+    if operation.entry.count.is_some_and(|count| count > recorded as u64) {
+        let said = "it was interrupted while its letters were recorded: these are all that it recorded";
+        plan.warnings.push(Warning::from(said.to_owned()));
     }
-    let run = Run::new(queue, id.clone(), render::operator(), options, &frozen);
-    run.carry_out(&frozen, false, json).await
+    let work = ReplayWork { options, resumes: Some(id.clone()), watch: false };
+    Ok(Ok(Prepared::new(plan, frozen, Work::Replay(work))))
 }
 
-/// The result of a replay that has not begun.
-fn planned(frozen: &Frozen, operation: Option<OperationId>) -> ReplayResult {
-    let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
-    ReplayResult { operation, selected, unknown, ..ReplayResult::default() }
+/// Once more than the canaries were come to, these had lived. Before that they were not judged, or were the only ones
+/// to be tried: the rest follows where all of them have ended alive by now, and others are tried where not.
+fn canaries_lived(operation: &Operation, left: usize, canary: usize) -> bool {
+    let come_to = operation.jobs.len() - left;
+    let mut outcomes = operation.jobs.values().filter(|outcome| match outcome {
+        JobOutcome::Selected(_) => false,
+        JobOutcome::Ended(_) => true,
+    });
+    let lived =
+        |outcome: &JobOutcome| ["done", "skipped"].iter().any(|end| outcome.as_str().starts_with(end));
+    come_to > canary || (come_to == canary && outcomes.all(lived))
 }
 
 /// ` under wall 1m, heap 1.0 MiB, with 2 edits, 5 canaries first`.
 fn how(options: &Options) -> String {
-    let Options { canary, granted, edits, canary_wait: _, rate: _ } = options;
+    let Options { canary, canary_only, granted, edits, canary_wait: _, rate: _ } = options;
     let wall =
         granted.wall_ms.map(|ms| format!("wall {}", humantime::format_duration(Duration::from_millis(ms))));
     let heap = granted.heap_bytes.map(|heap| format!("heap {}", render::format_bytes(heap)));
@@ -152,69 +160,81 @@ fn how(options: &Options) -> String {
         1 => how += ", with 1 edit",
         count => how += &format!(", with {count} edits"),
     }
+    let place = if *canary_only { "only" } else { "first" };
     match canary {
         0 => {}
-        1 => how += ", 1 canary first",
-        count => how += &format!(", {count} canaries first"),
+        1 => how += &format!(", 1 canary {place}"),
+        count => how += &format!(", {count} canaries {place}"),
     }
     how
 }
 
 /// What makes it likely that they die again, or wait.
-async fn print_warnings(queue: &OperatorHandle, frozen: &Frozen, options: &Options) -> Result<(), Error> {
-    let warn = |text: String| render::planned("note", styled(WARN, text));
+async fn warnings(queue: &OperatorHandle, frozen: &Frozen, options: &Options) -> Result<Vec<Warning>, Error> {
+    let mut warnings = Vec::new();
+    let mut warn = |said: &str| warnings.push(Warning::from(said.to_owned()));
     let status = queue.status().await?;
     let live: Vec<_> = status.workers.iter().filter(|worker| !worker.silent).collect();
-    let buried: usize = live
-        .iter()
-        .map(|worker| worker.info.version.as_str())
-        .collect::<std::collections::BTreeSet<_>>()
-        .iter()
-        .filter_map(|version| frozen.builds.get(*version))
-        .sum();
+    let versions: BTreeSet<&str> = live.iter().map(|worker| worker.info.version.as_str()).collect();
+    let buried: usize = versions.iter().filter_map(|version| frozen.builds.get(*version)).sum();
     let changes_nothing = options.granted.is_empty() && options.edits.is_empty();
     if live.is_empty() {
-        warn("no worker lives: they wait until one does".to_owned());
+        warn("no worker lives: they wait until one does");
     } else if buried > 0 && changes_nothing {
-        warn(format!("the build that buried {buried} of them still runs: what it cannot do dies again"));
+        warn(&format!("the build that buried {buried} of them still runs: what it cannot do dies again"));
     }
     if changes_nothing && frozen.all_of_kinds(&["wall_exceeded", "cpu_exceeded"]) {
-        warn("all of them ran out of time: consider --set wall=60s".to_owned());
+        warn("all of them ran out of time: consider --set wall=60s");
     }
     if changes_nothing && frozen.all_of_kinds(&["memory_exceeded"]) {
-        warn("all of them ran out of memory: consider --set heap=512MiB".to_owned());
+        warn("all of them ran out of memory: consider --set heap=512MiB");
     }
     if !status.pauses.is_empty() {
-        warn("the queue is paused: they wait".to_owned());
-        render::command("            lift it:", &queue.command("queue resume"));
+        let said = "the queue is paused: they wait".to_owned();
+        let command = Some(("lift it:", queue.command("queue resume")));
+        warnings.push(Warning { said, command });
     }
-    Ok(())
+    Ok(warnings)
 }
 
-impl<'a> Run<'a> {
-    fn new(
+/// One replay, under way.
+pub(super) struct ReplayRun<'a> {
+    queue: &'a OperatorHandle,
+    operation: OperationId,
+    by: String,
+    options: Options,
+    watch: bool,
+    result: ReplayResult,
+}
+
+impl<'a> ReplayRun<'a> {
+    pub(super) fn new(
         queue: &'a OperatorHandle,
         operation: OperationId,
         by: String,
-        options: Options,
+        ReplayWork { options, watch, resumes: _ }: ReplayWork,
         frozen: &Frozen,
     ) -> Self {
-        let result = planned(frozen, Some(operation.clone()));
-        Self { queue, operation, by, options, result }
+        let result = ReplayResult::of(frozen, Some(operation.clone()));
+        Self { queue, operation, by, options, watch, result }
     }
 
-    async fn carry_out(mut self, frozen: &Frozen, watch: bool, json: bool) -> Result<Exit, Error> {
-        let mut interrupted = pin!(tokio::signal::ctrl_c());
+    pub(super) async fn carry_out(
+        mut self,
+        frozen: &Frozen,
+        observer: &mut dyn RunObserver,
+        stop: CancellationToken,
+    ) -> Finished {
         let mut stopped = tokio::select! {
             biased;
-            _ = &mut interrupted => Err(ReplayStop::Interrupted),
-            done = self.replay_all(frozen) => done,
+            () = stop.cancelled() => Err(ReplayStop::Interrupted),
+            done = self.replay_all(frozen, observer) => done,
         };
-        if watch && stopped.is_ok() {
+        if self.watch && stopped.is_ok() {
             let ids: Vec<JobId> = frozen.jobs.iter().map(|job| job.id.clone()).collect();
             tokio::select! {
                 biased;
-                _ = &mut interrupted => stopped = Err(ReplayStop::Interrupted),
+                () = stop.cancelled() => stopped = Err(ReplayStop::Interrupted),
                 ended = self.until_ended(&ids, None) => {
                     stopped = ended.map(drop).map_err(ReplayStop::Watching);
                 }
@@ -223,36 +243,32 @@ impl<'a> Run<'a> {
         // What was done is said even where Redis does not tell any more what became of it.
         let _ = self.learn_outcomes(frozen).await;
         let (exit, said, error) = self.result.conclusion(stopped);
-        self.result.stopped.clone_from(&said);
-        if json {
-            render::json(SCHEMA_VERSION, &self.result);
-        } else {
-            self.result.print(self.queue);
-        }
-        if let Some(said) = said {
-            render::note(styled(BAD, format!("stopped: {said}")));
-        }
-        if self.result.rest() + self.result.full > 0 {
-            let resume = self.queue.command(&format!("dead replay --resume {}", self.operation));
-            render::command("  go on with the rest:    ", &resume);
-        }
-        error.map_or(Ok(exit), Err)
+        self.result.stopped = said;
+        Finished { result: BulkResult::Replay(self.result), exit, error }
     }
 
-    /// Canaries first, then the rest.
-    async fn replay_all(&mut self, frozen: &Frozen) -> Result<(), ReplayStop> {
+    /// Canaries first, then the rest, unless that is left to another command.
+    async fn replay_all(
+        &mut self,
+        frozen: &Frozen,
+        observer: &mut dyn RunObserver,
+    ) -> Result<(), ReplayStop> {
         let (canaries, rest) = frozen.jobs.split_at(self.options.canary.min(frozen.jobs.len()));
         if !canaries.is_empty() {
-            self.replay(canaries).await?;
-            self.judge_canaries(canaries, frozen).await?;
+            self.replay(canaries, observer).await?;
+            self.result.canaries = self.judge_canaries(canaries, frozen).await?;
+            observer.note(format!("canaries  {}", super::most_first(&self.result.canaries)));
         }
-        self.replay(rest).await
+        if self.options.canary_only && !rest.is_empty() {
+            return Err(ReplayStop::CanariesOnly(canaries.len()));
+        }
+        self.replay(rest, observer).await
     }
 
-    async fn replay(&mut self, jobs: &[Selected]) -> Result<(), ReplayStop> {
+    async fn replay(&mut self, jobs: &[Selected], observer: &mut dyn RunObserver) -> Result<(), ReplayStop> {
         let mut steps = Steps::new(jobs, self.options.rate);
-        let (mut come_to, total) = (0, jobs.len() as u64);
-        let progress = Progress::new(total, "{bar:40} {pos}/{len} {msg}", PROGRESS_INTERVAL);
+        let mut come_to = 0;
+        observer.came_to(come_to, jobs.len());
         while let Some(step) = steps.next().await {
             let failed = |error| ReplayStop::Redis(step[0].id.clone(), error);
             let letters = stored(self.queue, step).await.map_err(failed)?;
@@ -268,8 +284,8 @@ impl<'a> Run<'a> {
                     Replayed::Full => self.result.full += 1,
                 }
             }
-            come_to += step.len() as u64;
-            progress.show(come_to, String::new(), |_| format!("replayed {come_to} of {total}"));
+            come_to += step.len();
+            observer.came_to(come_to, jobs.len());
         }
         Ok(())
     }
@@ -283,8 +299,12 @@ impl<'a> Run<'a> {
         self.queue.replay_selected(selected, letter, options, actor).await
     }
 
-    /// Waits until the canaries have ended; stops where one died of what it had died of before.
-    async fn judge_canaries(&self, canaries: &[Selected], frozen: &Frozen) -> Result<(), ReplayStop> {
+    /// What became of the canaries once they have ended; stops where one died of what it had died of before.
+    async fn judge_canaries(
+        &self,
+        canaries: &[Selected],
+        frozen: &Frozen,
+    ) -> Result<BTreeMap<String, usize>, ReplayStop> {
         let wait = self.options.canary_wait;
         let ids: Vec<JobId> = canaries.iter().map(|canary| canary.id.clone()).collect();
         let redis = |error| ReplayStop::Redis(ids[0].clone(), error);
@@ -302,15 +322,13 @@ impl<'a> Run<'a> {
             if open == 0 {
                 let mut counts = BTreeMap::new();
                 outcomes.iter().for_each(|(_, outcome)| *counts.entry(outcome.clone()).or_default() += 1);
-                let counts = super::most_first(&counts);
                 // One that could not be replayed, or is forgotten, tells nothing.
                 let tells =
                     |outcome: &str| ["done", "skipped", "dead"].iter().any(|end| outcome.starts_with(end));
                 if !outcomes.iter().any(|(_, outcome)| tells(outcome)) {
-                    return Err(ReplayStop::CanariesUntested(counts));
+                    return Err(ReplayStop::CanariesUntested(super::most_first(&counts)));
                 }
-                render::note(format!("canaries  {counts}"));
-                return Ok(());
+                return Ok(counts);
             }
             if Instant::now() > deadline {
                 return Err(ReplayStop::CanaryOpen(open, wait));

@@ -1,40 +1,56 @@
-//! What a replay did, for a person and for a program.
+//! What a replay did.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::bulk;
+use super::bulk::Frozen;
+use super::run;
 use crate::job::JobId;
 use crate::ops::Exit;
-use crate::ops::render::{self, sanitize};
-use crate::queue::{Error, OperationId, OperatorHandle};
+use crate::queue::{Error, OperationId};
 
 /// What became of the selection, as JSON shows it.
 #[derive(Debug, Default, Serialize)]
-pub(super) struct ReplayResult {
-    pub(super) operation: Option<OperationId>,
-    pub(super) selected: usize,
-    pub(super) done: usize,
-    pub(super) duplicate: usize,
-    pub(super) missing: usize,
-    pub(super) undecodable: usize,
-    pub(super) full: usize,
+pub struct ReplayResult {
+    /// The operation.
+    pub operation: Option<OperationId>,
+    /// Letters that were to be replayed.
+    pub selected: usize,
+    /// Those that were.
+    pub done: usize,
+    /// Those whose pair is live under another id: left alone.
+    pub duplicate: usize,
+    /// Those that were gone meanwhile.
+    pub missing: usize,
+    /// Those that are not jobs.
+    pub undecodable: usize,
+    /// Those that a full backlog kept out.
+    pub full: usize,
     /// Replayed by somebody else and dead anew since they were selected: left alone.
-    pub(super) died_anew: Vec<JobId>,
+    pub died_anew: Vec<JobId>,
     /// Ids given that are no dead letters.
-    pub(super) unknown: Vec<JobId>,
+    pub unknown: Vec<JobId>,
+    /// What became of the canaries, where they were tried and did not stop it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub canaries: BTreeMap<String, usize>,
     /// What became of those that were replayed, by the group that they were selected with.
-    pub(super) outcomes: BTreeMap<String, BTreeMap<String, usize>>,
+    pub outcomes: BTreeMap<String, BTreeMap<String, usize>>,
     /// Why it ended before its last letter.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) stopped: Option<String>,
+    pub stopped: Option<String>,
 }
 
 impl ReplayResult {
+    /// Of a replay that has not begun.
+    pub(super) fn of(frozen: &Frozen, operation: Option<OperationId>) -> Self {
+        let (selected, unknown) = (frozen.jobs.len(), frozen.unknown.clone());
+        Self { operation, selected, unknown, ..Self::default() }
+    }
+
     /// Those that were not come to.
-    pub(super) fn rest(&self) -> usize {
+    pub fn rest(&self) -> usize {
         let Self { selected, done, duplicate, missing, undecodable, full, died_anew, .. } = self;
         selected - done - duplicate - missing - undecodable - full - died_anew.len()
     }
@@ -52,6 +68,8 @@ pub(super) enum ReplayStop {
     CanariesUntested(String),
     /// Redis failed while the end of what was replayed was waited for.
     Watching(Error),
+    /// So many canaries were tried and lived, and the rest was not asked for.
+    CanariesOnly(usize),
     /// The operator stopped it.
     Interrupted,
 }
@@ -64,7 +82,9 @@ impl ReplayResult {
     ) -> (Exit, Option<String>, Option<Error>) {
         let Self { selected, done, unknown, .. } = self;
         match stopped {
-            Ok(()) => (bulk::exit(*done, *selected, unknown), None, None),
+            Ok(()) => (run::exit(*done, *selected, unknown), None, None),
+            // That much was asked for; the rest is another command's.
+            Err(ReplayStop::CanariesOnly(tried)) => (run::exit(*done, tried, unknown), None, None),
             Err(ReplayStop::CanaryDied(id, outcome)) => {
                 let kind = outcome.trim_start_matches("dead:").to_owned();
                 (Exit::PartlyDone, Some(format!("the canary {id} died of {kind} again")), None)
@@ -85,44 +105,6 @@ impl ReplayResult {
                 let said = format!("Redis failed while {id} was to be replayed, which may have happened");
                 (Exit::Failed, Some(said), Some(error))
             }
-        }
-    }
-
-    /// What became of the letters, and the commands that follow.
-    pub(super) fn print(&self, queue: &OperatorHandle) {
-        let Self { selected, done, duplicate, missing, undecodable, full, died_anew, operation, .. } = self;
-        let operation = operation.as_ref().map_or("", OperationId::as_str);
-        let rest: Vec<String> = [
-            (*duplicate, "already live under another id"),
-            (*missing, "gone meanwhile"),
-            (*undecodable, "not a job at all"),
-            (*full, "kept out by a full backlog"),
-            (died_anew.len(), "left alone, because they died anew meanwhile"),
-            (self.rest(), "not come to"),
-        ]
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{count} {what}"))
-        .collect();
-        let rest = if rest.is_empty() { String::new() } else { format!(" ({})", rest.join(", ")) };
-        render::note(format!("replayed {done} of {selected}{rest} as {operation}"));
-        for (group, outcomes) in &self.outcomes {
-            let open = outcomes.get("replayed").copied().unwrap_or(0);
-            let mut ended = outcomes.clone();
-            ended.remove("replayed");
-            if open > 0 {
-                ended.insert("not ended yet".to_owned(), open);
-            }
-            render::note(format!("  {}  {}", sanitize(group, 120), super::most_first(&ended)));
-        }
-        for id in died_anew {
-            render::note(format!("  died anew  {id}"));
-        }
-        if *done > 0 {
-            let command = |words: &str| queue.command(&format!("{words} {operation}"));
-            render::command("  what became of them:    ", &command("audit show"));
-            render::command("  undo what still waits:  ", &command("dead replay --undo"));
-            render::command("  claim nothing more:     ", &queue.command("queue pause --reason ..."));
         }
     }
 }

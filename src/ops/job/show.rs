@@ -5,7 +5,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::copies::{as_json, shown_job};
-use super::{detail, kind, name_unknown, usage_error};
+use super::{detail, kind, unknown_sentence, usage_error};
 use crate::job::counts::DeliveryCounts;
 use crate::job::page::Version;
 use crate::job::redact::{MARK, page_url, scrub};
@@ -33,7 +33,7 @@ pub(super) async fn show(queue: &OperatorHandle, id: &str, noun: &str, json: boo
         return Ok(Exit::Ok);
     }
     let Some(ended) = queue.ended(&id).await? else {
-        name_unknown(&id, noun);
+        render::error(unknown_sentence(&id, noun));
         render::note("it is unknown here, or ended so long ago that its result is forgotten");
         return Ok(Exit::NothingMatched);
     };
