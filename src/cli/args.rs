@@ -9,12 +9,12 @@ use super::job_args::{AuditCommand, BulkArgs, DeadCommand, JobCommand, JobDiffAr
 use super::monitor_args::{CheckArgs, CompletionsArgs, ManArgs, SentryCommand, StatusArgs};
 use super::process_args::{ConfigCommand, HealthArgs, WorkerCommand};
 use super::queue_args::{QuarantineCommand, QueueCommand, ReportCommand, ResultsCommand};
-use super::values::{limits, sha256, timestamp};
 use crate::config::Config;
 use crate::config::assemble::VERSION;
 use crate::job::{Job, JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::diff::Compared;
+use crate::ops::values::{limits, sha256, timestamp};
 
 /// Compares captured versions of web pages from a Redis queue, each pair in a sandboxed child process.
 #[derive(Debug, Parser)]

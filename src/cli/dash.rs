@@ -19,6 +19,7 @@ pub(super) async fn dash(config: &Config) -> Result<Exit, CommandFailure> {
         config: config.dash.clone(),
         queue_config: config.queue.clone(),
         queue,
+        sandbox: config.sandbox.clone(),
         environment: config.sentry.environment.clone(),
         version: VERSION.to_owned(),
     };

@@ -2,13 +2,13 @@
 
 use clap::{Args, Subcommand};
 
-use super::values::{heap_bytes, limits, per_second, wall_ms};
 use crate::config::Config;
 use crate::job::{JobId, LimitsRequest};
 use crate::ops;
 use crate::ops::audit::AuditAction;
 use crate::ops::job::{BulkAction, BulkOptions, DiscardPlan, Edit, Filter, JobAction, ReplayPlan};
 use crate::ops::selection::GRAMMAR;
+use crate::ops::values::{heap_bytes, limits, per_second, wall_ms};
 use crate::queue::{JobState, OperationId, Window};
 use crate::sandbox::Limits;
 

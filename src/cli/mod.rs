@@ -9,5 +9,4 @@ pub mod process_args;
 mod queue_args;
 pub mod run;
 pub mod schema;
-mod values;
 mod work;

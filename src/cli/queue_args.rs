@@ -6,9 +6,9 @@ use std::time::Duration;
 use clap::Subcommand;
 use uuid::Uuid;
 
-use super::values::{pair, pause_time, setting};
 use crate::job::JobId;
 use crate::ops;
+use crate::ops::values::{pair, pause_time, setting};
 use crate::queue::{DEFAULT_PAUSE, HostName, PauseName, Setting};
 
 /// How long a host rests by hand where no time is given: most hosts ask for minutes.

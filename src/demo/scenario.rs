@@ -146,6 +146,7 @@ impl DemoEnvironment {
             config: dash,
             queue_config: self.config.queue.clone(),
             queue: OperatorHandle::connect(&self.config.queue, self.config.sink()).await?,
+            sandbox: self.config.sandbox.clone(),
             environment: "demo".to_owned(),
             version: VERSION.to_owned(),
         };

@@ -21,6 +21,7 @@ pub mod selection;
 pub mod sentry_test;
 pub mod status;
 pub mod transfer;
+pub(crate) mod values;
 pub mod worker;
 pub mod workers;
 

@@ -32,7 +32,7 @@ pub(super) async fn show(
                             (page::count(status.resting.count())) " rest, " (page::count(status.waiting_for_hosts)) " jobs wait for hosts." }
                         ul.list { @for load in &status.hosts { li { (host_load(load, status, &visitor)) } } }
                     }
-                    @if visitor.may_operate() { p { a.button href="/acts/rest-host" { "Rest another host…" } } }
+                    @if visitor.may_operate() { p { a.button href="/switch/rest-host" { "Rest another host…" } } }
                 }
             }
         }

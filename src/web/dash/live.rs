@@ -101,7 +101,7 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(config: Config, queue: OperatorHandle) -> Self {
         let look = Look::nothing(&config, "nothing was read yet".to_owned());
-        let taken = Instant::now().checked_sub(INTERVAL).unwrap_or_else(Instant::now);
+        let taken = long_ago();
         let seen = LiveLook { look, audit: None, samples: Vec::new(), taken };
         let (seen, _) = watch::channel(Arc::new(seen));
         Self { config, queue, seen, looking: tokio::sync::Mutex::default(), samples: Mutex::default() }
@@ -119,6 +119,11 @@ impl Live {
             Some(seen) => seen,
             None => self.look().await,
         }
+    }
+
+    /// Lets the next page look anew: something was changed here.
+    pub(super) fn forget(&self) {
+        self.seen.send_modify(|seen| Arc::make_mut(seen).taken = long_ago());
     }
 
     /// Hears of each look; as long as somebody does, looks are taken.
@@ -163,4 +168,9 @@ impl Live {
         self.seen.send_replace(Arc::clone(&seen));
         seen
     }
+}
+
+/// When what was seen then is not fresh any more.
+fn long_ago() -> Instant {
+    Instant::now().checked_sub(INTERVAL).unwrap_or_else(Instant::now)
 }

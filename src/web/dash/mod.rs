@@ -15,6 +15,7 @@
 //! - Pages open whatever Redis does, and say what they do not know.
 
 mod access;
+mod acts;
 mod assets;
 mod audit;
 mod change;
@@ -45,10 +46,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::access::Config;
+use self::acts::running::Running;
 use self::live::Live;
 use self::session::Sessions;
 use super::listener::{BoundedListener, ConnectionLimits, PeerAddress};
 use crate::queue::{self, OperatorHandle};
+use crate::sandbox;
 
 /// Time for a request, after which a person wonders.
 const REQUEST_TIME: Duration = Duration::from_secs(2);
@@ -77,6 +80,8 @@ pub struct Parts {
     pub queue_config: queue::Config,
     /// The queue.
     pub queue: OperatorHandle,
+    /// The limits of children, below which those that an operator grants must stay.
+    pub sandbox: sandbox::Config,
     /// The environment, as alerts name it.
     pub environment: String,
     /// This build.
@@ -88,10 +93,12 @@ struct Dashboard {
     config: Config,
     queue_config: queue::Config,
     queue: OperatorHandle,
+    sandbox: sandbox::Config,
     environment: String,
     version: String,
     sessions: Sessions,
     live: Live,
+    running: Running,
 }
 
 /// An open port that does not serve yet.
@@ -107,15 +114,16 @@ impl Server {
     /// # Errors
     /// Why it cannot be opened, with its address.
     pub async fn bind(parts: Parts) -> std::io::Result<Self> {
-        let Parts { config, queue_config, queue, environment, version } = parts;
+        let Parts { config, queue_config, queue, sandbox, environment, version } = parts;
         let wanted = config.bind;
         let because =
             |e: std::io::Error| std::io::Error::new(e.kind(), format!("cannot listen on {wanted}: {e}"));
         let tcp = TcpListener::bind(wanted).await.map_err(because)?;
         let address = tcp.local_addr().map_err(because)?;
         let live = Live::new(queue_config.clone(), queue.clone());
-        let sessions = Sessions::default();
-        let dashboard = Dashboard { config, queue_config, queue, environment, version, sessions, live };
+        let (sessions, running) = (Sessions::default(), Running::default());
+        let dashboard =
+            Dashboard { config, queue_config, queue, sandbox, environment, version, sessions, live, running };
         Ok(Self { tcp, address, dashboard: Arc::new(dashboard) })
     }
 
@@ -150,6 +158,10 @@ fn router(dashboard: Arc<Dashboard>) -> Router {
         .route("/change", get(change::show))
         .route("/find", get(find::show))
         .route("/settings", get(settings::show))
+        .route("/acts/{act}", get(acts::bulk::show).post(acts::bulk::act))
+        .route("/switch/{switch}", get(acts::single::show).post(acts::single::act))
+        .route("/operation", get(acts::operation::show))
+        .route("/operation/stop", post(acts::operation::stop))
         .route("/hosts", get(hosts::show))
         .route("/workers", get(workers::show))
         .route("/audit", get(audit::show))

@@ -123,7 +123,7 @@ fn state(look: &Look, status: &Status, visitor: &Visitor) -> Markup {
                 span { "oldest waits " (crate::ops::render::format_duration(oldest)) }
             }
             span.dim { "read " (page::ago(status.at_ms, status.at_ms)) }
-            @if visitor.may_operate() { a.button href="/acts/pause" { "Pause…" } }
+            @if visitor.may_operate() { a.button href="/switch/pause" { "Pause…" } }
         }
         @for pause in &status.pauses {
             p.banner.warn {
@@ -131,7 +131,7 @@ fn state(look: &Look, status: &Status, visitor: &Visitor) -> Markup {
                 (page::ago(status.at_ms, pause.since_ms)) (crate::ops::queue::ends_in(pause, status.at_ms)) ": "
                 q { (page::text(&pause.reason)) }
                 @if visitor.may_operate() {
-                    " " a.button href={ "/acts/resume?" (page::query(&[("name", &pause.name)])) } { "Resume…" }
+                    " " a.button href={ "/switch/resume?" (page::query(&[("name", &pause.name)])) } { "Resume…" }
                 }
             }
         }
@@ -287,9 +287,9 @@ pub(super) fn host_load(load: &HostLoad, status: &Status, visitor: &Visitor) -> 
         @if visitor.may_operate() {
             " "
             @if load.resting.is_some() {
-                a.button href={ "/acts/resume-host?" (page::query(&host)) } { "End rest…" }
+                a.button href={ "/switch/resume-host?" (page::query(&host)) } { "End rest…" }
             } @else {
-                a.button href={ "/acts/rest-host?" (page::query(&host)) } { "Rest host…" }
+                a.button href={ "/switch/rest-host?" (page::query(&host)) } { "Rest host…" }
             }
         }
     }

@@ -47,8 +47,8 @@ fn one(worker: &WorkerStatus, visitor: &Visitor) -> Markup {
             }
             @if visitor.may_operate() && !worker.silent {
                 p {
-                    a.button href={ "/acts/quiet-worker?" (page::query(&id)) } { "Quiet…" } " "
-                    a.button href={ "/acts/stop-worker?" (page::query(&id)) } { "Stop…" }
+                    a.button href={ "/switch/quiet-worker?" (page::query(&id)) } { "Quiet…" } " "
+                    a.button href={ "/switch/stop-worker?" (page::query(&id)) } { "Stop…" }
                 }
             }
             @if !info.in_flight.is_empty() {

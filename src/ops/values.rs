@@ -11,7 +11,7 @@ use crate::job::duration::millis;
 use crate::queue::Setting;
 
 /// Reads `wall=2s,heap=64MiB`.
-pub(super) fn limits(text: &str) -> Result<LimitsRequest, String> {
+pub(crate) fn limits(text: &str) -> Result<LimitsRequest, String> {
     let mut limits = LimitsRequest::default();
     for word in text.split(',').filter(|word| !word.is_empty()) {
         let (name, value) =
@@ -26,20 +26,20 @@ pub(super) fn limits(text: &str) -> Result<LimitsRequest, String> {
 }
 
 /// Reads `<uuid>..<uuid>`.
-pub(super) fn pair(text: &str) -> Result<(Uuid, Uuid), String> {
+pub(crate) fn pair(text: &str) -> Result<(Uuid, Uuid), String> {
     let (from, to) = text.split_once("..").ok_or("write the uuids of both versions, as FROM..TO")?;
     let uuid = |text: &str| text.trim().parse::<Uuid>().map_err(|e| format!("{text:?} is no uuid: {e}"));
     Ok((uuid(from)?, uuid(to)?))
 }
 
 /// Reads a SHA-256 in hex.
-pub(super) fn sha256(text: &str) -> Result<String, String> {
+pub(crate) fn sha256(text: &str) -> Result<String, String> {
     let is_hash = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_hash { Ok(text.to_owned()) } else { Err("a SHA-256 has 64 hex digits".to_owned()) }
 }
 
 /// Reads `2s`.
-pub(super) fn wall_ms(text: &str) -> Result<u64, String> {
+pub(crate) fn wall_ms(text: &str) -> Result<u64, String> {
     let wall = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     match millis(wall) {
         0 => Err("nothing is done in no time".to_owned()),
@@ -52,7 +52,7 @@ pub(super) fn wall_ms(text: &str) -> Result<u64, String> {
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// Reads `15m`, the rest of a host or the time of a pause.
-pub(super) fn pause_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn pause_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text).map_err(|e| e.to_string())? {
         Duration::ZERO => Err("there is no pause of no time".to_owned()),
         time if time > PAUSE_MAX => Err("at most 30 days".to_owned()),
@@ -61,7 +61,7 @@ pub(super) fn pause_time(text: &str) -> Result<Duration, String> {
 }
 
 /// Reads `64MiB`.
-pub(super) fn heap_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn heap_bytes(text: &str) -> Result<u64, String> {
     match text.parse::<bytesize::ByteSize>()?.as_u64() {
         0 => Err("nothing is done with no memory".to_owned()),
         bytes => Ok(bytes),
@@ -69,14 +69,14 @@ pub(super) fn heap_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a day, which begins at midnight UTC, or a timestamp.
-pub(super) fn timestamp(text: &str) -> Result<OffsetDateTime, String> {
+pub(crate) fn timestamp(text: &str) -> Result<OffsetDateTime, String> {
     let day = format!("{text}T00:00:00Z");
     let read = |text: &str| OffsetDateTime::parse(text, &Rfc3339).ok();
     read(text).or_else(|| read(&day)).ok_or_else(|| "write 2018-10-01, or 2018-10-01T12:00:00Z".to_owned())
 }
 
 /// Reads `20`, `20/s` or `0.5/s`.
-pub(super) fn per_second(text: &str) -> Result<f64, String> {
+pub(crate) fn per_second(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     match number.parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
@@ -85,7 +85,7 @@ pub(super) fn per_second(text: &str) -> Result<f64, String> {
 }
 
 /// `NAME=VALUE` of a setting of the queue; the value as it is stored.
-pub(super) fn setting(text: &str) -> Result<(Setting, String), String> {
+pub(crate) fn setting(text: &str) -> Result<(Setting, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
     let setting = Setting::ALL.iter().copied().find(|setting| setting.as_str() == name).ok_or_else(|| {
         let names: Vec<_> = Setting::ALL.iter().map(|setting| setting.as_str()).collect();

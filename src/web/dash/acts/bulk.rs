@@ -1,0 +1,338 @@
+//! Replay, discard, restore, cancel, and taking these back: the plan, and the act.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::{Extension, Form};
+use maud::{Markup, html};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::{reason_field, refused};
+use crate::job::LimitsRequest;
+use crate::ops::job::{
+    BulkAction, DiscardPlan, Edit, Filter, Plan, Prepared, ReplayPlan, most_first, prepare, unknown_sentence,
+};
+use crate::ops::values;
+use crate::queue::{self, OperationId};
+use crate::sandbox::Limits;
+use crate::web::dash::gate::Visitor;
+use crate::web::dash::page;
+use crate::web::dash::{Dashboard, READ_TIME};
+
+/// How long canaries may take, as by default on the command line.
+const CANARY_WAIT: Duration = Duration::from_secs(300);
+/// Most edits of one payload.
+const EDITS_MAX: usize = 20;
+
+/// The kinds of act, as their pages are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, strum::IntoStaticStr, strum::Display)]
+#[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
+pub(in crate::web::dash) enum Act {
+    Replay,
+    Edit,
+    Discard,
+    Restore,
+    Cancel,
+    Resume,
+    Undo,
+    RestoreAll,
+}
+
+/// What was typed. Numbers are text here: what is no number is answered on the page.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::web::dash) struct Typed {
+    /// Words that select.
+    q: String,
+    /// The operation that it follows, or the job that is edited.
+    id: String,
+    rate: String,
+    canary: String,
+    /// `canaries`, where the rest is to wait.
+    only: String,
+    limits: String,
+    /// A line for each field.
+    edits: String,
+    reason: String,
+    /// The moment of the plan that was shown.
+    at_ms: Option<u64>,
+}
+
+impl Act {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Replay => "Replay dead letters",
+            Self::Edit => "Edit a field and retry",
+            Self::Discard => "Discard dead letters",
+            Self::Restore | Self::RestoreAll => "Restore from the trash",
+            Self::Cancel => "Cancel jobs",
+            Self::Resume => "Replay the rest",
+            Self::Undo => "Undo a replay",
+        }
+    }
+
+    /// How it is undone.
+    fn undo(self) -> &'static str {
+        match self {
+            Self::Replay | Self::Edit | Self::Resume => {
+                "Its page has [Undo]: what still waits goes back among the dead letters."
+            }
+            Self::Discard => "Its page has [Restore all], for 24 h.",
+            Self::Restore | Self::RestoreAll => "Discard them again.",
+            Self::Cancel => "A cancelled job can be enqueued again.",
+            Self::Undo => "Replay them again.",
+        }
+    }
+
+    /// Whether the selection is typed, and what it follows is not.
+    fn selects(self) -> bool {
+        match self {
+            Self::Replay | Self::Discard | Self::Restore | Self::Cancel => true,
+            Self::Edit | Self::Resume | Self::Undo | Self::RestoreAll => false,
+        }
+    }
+}
+
+impl Typed {
+    fn rate(&self) -> Result<f64, String> {
+        match self.rate.trim() {
+            "" => Ok(20.0),
+            text => values::per_second(text).map_err(|what| format!("rate {text:?}: {what}")),
+        }
+    }
+
+    fn canary(&self) -> Result<usize, String> {
+        match self.canary.trim() {
+            "" => Ok(0),
+            text => text.parse().map_err(|_| format!("canaries {text:?}: write a number, or leave it empty")),
+        }
+    }
+
+    fn edits(&self) -> Result<Vec<Edit>, String> {
+        let lines = self.edits.lines().map(str::trim).filter(|line| !line.is_empty());
+        lines.take(EDITS_MAX).map(Edit::parse).collect()
+    }
+
+    fn granted(&self, dashboard: &Dashboard) -> Result<LimitsRequest, String> {
+        let granted = values::limits(self.limits.trim())?;
+        let sandbox = &dashboard.sandbox;
+        Limits::from_config(sandbox).granted(granted, &Limits::ceiling(sandbox))?;
+        Ok(granted)
+    }
+
+    fn filter(&self, act: Act) -> Result<Filter, String> {
+        let words = match act {
+            Act::Edit => vec![self.id.clone()],
+            Act::Replay
+            | Act::Discard
+            | Act::Restore
+            | Act::Cancel
+            | Act::Resume
+            | Act::Undo
+            | Act::RestoreAll => shlex::split(&self.q).ok_or_else(|| "a quote is not closed".to_owned())?,
+        };
+        let filter = match act {
+            Act::Restore => Filter::trash(words),
+            Act::Cancel => Filter::live(words),
+            Act::Replay | Act::Edit | Act::Discard | Act::Resume | Act::Undo | Act::RestoreAll => {
+                Filter::dead(words)
+            }
+        };
+        Ok(Filter { at_ms: self.at_ms, ..filter })
+    }
+
+    /// The action that was typed; the error is a sentence.
+    fn action(&self, act: Act, dashboard: &Dashboard) -> Result<BulkAction, String> {
+        let operation = || OperationId::parse(&self.id);
+        Ok(match act {
+            Act::Replay | Act::Edit => {
+                let plan = ReplayPlan {
+                    canary: self.canary()?,
+                    canary_only: self.only == "canaries",
+                    canary_wait: CANARY_WAIT,
+                    granted: self.granted(dashboard)?,
+                    edits: self.edits()?,
+                    watch: false,
+                };
+                BulkAction::Replay(self.filter(act)?, plan)
+            }
+            Act::Discard => BulkAction::Discard(self.filter(act)?, DiscardPlan { now: false, copy: false }),
+            Act::Restore => BulkAction::Restore(self.filter(act)?),
+            Act::Cancel => BulkAction::Cancel(self.filter(act)?),
+            Act::Resume => BulkAction::ResumeReplay(operation()?, CANARY_WAIT),
+            Act::Undo => BulkAction::UndoReplay(operation()?),
+            Act::RestoreAll => BulkAction::RestoreAll(operation()?),
+        })
+    }
+}
+
+/// Why it is not planned or not done.
+enum NotPrepared {
+    Refused(String),
+    Redis(queue::Error),
+    Late,
+}
+
+impl NotPrepared {
+    fn drawn(&self) -> Markup {
+        match self {
+            Self::Refused(what) => refused(what),
+            Self::Redis(error) => page::failed(error),
+            Self::Late => page::unread("the jobs that this selects"),
+        }
+    }
+}
+
+async fn prepared(act: Act, typed: &Typed, dashboard: &Dashboard) -> Result<Prepared, NotPrepared> {
+    let action = typed.action(act, dashboard).map_err(NotPrepared::Refused)?;
+    let rate = typed.rate().map_err(NotPrepared::Refused)?;
+    let prepared = timeout(READ_TIME, prepare(&dashboard.queue, &action, rate)).await;
+    let prepared = prepared.map_err(|_| NotPrepared::Late)?.map_err(NotPrepared::Redis)?;
+    prepared.map_err(|refusal| NotPrepared::Refused(refusal.to_string()))
+}
+
+pub(in crate::web::dash) async fn show(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(act): Path<Act>,
+    Query(typed): Query<Typed>,
+) -> Markup {
+    let planned = match act == Act::Edit && typed.edits.trim().is_empty() {
+        true => None,
+        false => Some(prepared(act, &typed, &dashboard).await),
+    };
+    let body = html! {
+        h1 { (act.title()) }
+        (form(act, &typed))
+        @match &planned {
+            None => p.empty { "Write the fields to change, one on a line, and see the plan." },
+            Some(Err(why)) => (why.drawn()),
+            Some(Ok(prepared)) => (plan(act, &typed, prepared.plan(), &visitor)),
+        }
+    };
+    page::whole(&dashboard, &visitor, None, act.title(), body)
+}
+
+pub(in crate::web::dash) async fn act(
+    State(dashboard): State<Arc<Dashboard>>,
+    Extension(visitor): Extension<Visitor>,
+    Path(act): Path<Act>,
+    Form(typed): Form<Typed>,
+) -> Response {
+    match begin(act, &typed, &dashboard, &visitor).await {
+        Ok(id) => Redirect::to(&super::operation::path(&id)).into_response(),
+        Err(why) => {
+            let body = html! { h1 { (act.title()) } (why.drawn()) (form(act, &typed)) };
+            page::whole(&dashboard, &visitor, None, act.title(), body).into_response()
+        }
+    }
+}
+
+async fn begin(
+    act: Act,
+    typed: &Typed,
+    dashboard: &Dashboard,
+    visitor: &Visitor,
+) -> Result<OperationId, NotPrepared> {
+    if !dashboard.running.has_room() {
+        let what = "this dashboard carries out as many actions as it can: wait for one, or use the command";
+        return Err(NotPrepared::Refused(what.to_owned()));
+    }
+    let prepared = prepared(act, typed, dashboard).await?;
+    if prepared.plan().deletes {
+        let command = dashboard.queue.command(&format!("dead discard {} --now > copies.jsonl", typed.q));
+        let what =
+            format!("these would be deleted for good, and their copies are for a command to keep: {command}");
+        return Err(NotPrepared::Refused(what));
+    }
+    // A write is waited for until it is answered: it may have happened.
+    let run =
+        prepared.begin(&dashboard.queue, &visitor.name, &typed.reason).await.map_err(NotPrepared::Redis)?;
+    Ok(dashboard.running.start(run, dashboard.queue.clone()))
+}
+
+/// What can be changed of the plan; it shows the plan anew.
+fn form(act: Act, typed: &Typed) -> Markup {
+    html! {
+        form.panel method="get" action={ "/acts/" (act) } {
+            div.fields {
+                @if act.selects() {
+                    label.wide { "Which" input name="q" value=(typed.q) maxlength="2000"; }
+                } @else {
+                    input type="hidden" name="id" value=(typed.id);
+                    p { @if act == Act::Edit { "Job " } @else { "Operation " } code { (page::text(&typed.id)) } }
+                }
+                label { "Jobs a second" input name="rate" value=(typed.rate) placeholder="20" inputmode="decimal" size="6"; }
+                @if matches!(act, Act::Replay) {
+                    label { "Canaries first" input name="canary" value=(typed.canary) placeholder="0" inputmode="numeric" size="6"; }
+                    label { "Then" select name="only" {
+                        option value="" { "the rest, if they lived" }
+                        option value="canaries" selected[typed.only == "canaries"] { "stop, and let me look" }
+                    } }
+                }
+                @if matches!(act, Act::Replay | Act::Edit) {
+                    label { "Limits" input name="limits" value=(typed.limits) placeholder="wall=60s,heap=512MiB"; }
+                }
+                (reason_field(&typed.reason))
+            }
+            @if act == Act::Edit {
+                label { "Fields to change, one on a line" textarea name="edits" placeholder="to.media_type=text/html" { (typed.edits) } }
+            }
+            button type="submit" { "Show the plan" }
+        }
+    }
+}
+
+/// What it will touch, and the button that does it.
+fn plan(act: Act, typed: &Typed, plan: &Plan, visitor: &Visitor) -> Markup {
+    html! {
+        section.panel {
+            h2 { "The plan" }
+            p.verdict { (plan.summary) }
+            dl.facts {
+                (page::fact("selected", html! { code { (plan.selection) } @if plan.takes_all { strong.warn { " ALL " (plan.noun) "s" } } }))
+                (page::fact("by kind", html! { (most_first(&plan.kinds)) }))
+                (page::fact("by host", html! { (most_first(&plan.hosts)) }))
+                @for sample in &plan.sample { (page::fact("one of them", html! { (page::text(sample)) })) }
+            }
+            @if plan.matching > plan.count {
+                p.warn { "One action takes " (page::count(plan.count as u64)) " of the " (page::count(plan.matching as u64)) " that match: repeat it for the others." }
+            }
+            @for id in &plan.unknown { p.warn { (unknown_sentence(id, plan.unknown_noun)) } }
+            @for warning in &plan.warnings {
+                p.warn { (warning.said) @if let Some((label, command)) = &warning.command { " " (label) " " (page::command(command)) } }
+            }
+            @if plan.deletes {
+                p.banner.bad { "These would be deleted for good. A page does not: the command keeps a copy of each." }
+            } @else if visitor.may_operate() {
+                form method="post" action={ "/acts/" (act) } {
+                    @for (name, value) in hidden(act, typed, plan) { input type="hidden" name=(name) value=(value); }
+                    p { button.primary type="submit" { (plan.question.trim_end_matches('?')) } " " span.dim { (act.undo()) } }
+                }
+            } @else {
+                p.dim { "Your role is view: somebody with dash.operate_token can do this." }
+            }
+        }
+    }
+}
+
+/// The form as it was shown, as of the moment of its plan.
+fn hidden(act: Act, typed: &Typed, plan: &Plan) -> Vec<(&'static str, String)> {
+    let Typed { q, id, rate, canary, only, limits, edits, reason, at_ms: _ } = typed.clone();
+    let all = [
+        ("q", q),
+        ("id", id),
+        ("rate", rate),
+        ("canary", canary),
+        ("only", only),
+        ("limits", limits),
+        ("edits", edits),
+    ];
+    let given = all.into_iter().filter(|(_, value)| !value.is_empty());
+    let at = act.selects().then(|| ("at_ms", plan.at_ms.to_string()));
+    given.chain([("reason", reason)]).chain(at).collect()
+}
