@@ -26,7 +26,7 @@ pub enum QuarantineAction {
 pub async fn run(queue: &OperatorHandle, action: QuarantineAction, json: bool) -> Result<Exit, Error> {
     match action {
         QuarantineAction::Ls => ls(queue, json).await,
-        QuarantineAction::Lift(host) => lift(queue, &host, json).await,
+        QuarantineAction::Lift(host) => print_lift(queue, &host, json).await,
     }
 }
 
@@ -53,14 +53,22 @@ async fn ls(queue: &OperatorHandle, json: bool) -> Result<Exit, Error> {
     Ok(if hosts.is_empty() { Exit::NothingMatched } else { Exit::Ok })
 }
 
-async fn lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exit, Error> {
-    // A rest that an operator ordered, or a breaker that failures opened, is not for this command.
+/// Lets the jobs of a held host go on; false where it is not held.
+///
+/// # Errors
+/// Those of Redis.
+pub async fn lift(queue: &OperatorHandle, host: &HostName, by: &str) -> Result<bool, Error> {
+    // A rest that an operator ordered, or a breaker that failures opened, is not for this.
     let is_held = queue.held_hosts().await?.iter().any(|held| held.host == host.as_str());
-    let lifted = is_held
-        && match queue.resume_host(host, &render::operator()).await? {
+    Ok(is_held
+        && match queue.resume_host(host, by).await? {
             HostResumed::Resumed(_) => true,
             HostResumed::NotResting => false,
-        };
+        })
+}
+
+async fn print_lift(queue: &OperatorHandle, host: &HostName, json: bool) -> Result<Exit, Error> {
+    let lifted = lift(queue, host, &render::operator()).await?;
     if json {
         render::json(SCHEMA_VERSION, &json!({ "host": host.as_str(), "lifted": lifted }));
     } else if lifted {

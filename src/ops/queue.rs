@@ -1,6 +1,7 @@
 //! `queue pause | resume | drain | cancel | set | settings | show | export | import`: what holds for a whole queue and
 //! changes it, and jobs that are no longer wanted.
 
+mod acts;
 mod hosts;
 mod show;
 
@@ -9,6 +10,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use self::acts::{ResumeOutcome, pause, rest_host, resume, set};
 use super::job::stopped_by_redis;
 use super::render::{self, Column, sanitize};
 use super::{Exit, transfer};
@@ -91,17 +93,19 @@ pub enum QueueAction {
 /// Those of the queue.
 pub async fn run(queue: &OperatorHandle, action: QueueAction, json: bool) -> Result<Exit, Error> {
     match action {
-        QueueAction::Pause { name, time, reason } => pause(queue, &name, time, &reason, json).await,
-        QueueAction::Resume { what } => hosts::resume_either(queue, what.as_deref(), json).await,
-        QueueAction::RestHost { host, time, reason } => hosts::rest(queue, &host, time, &reason, json).await,
+        QueueAction::Pause { name, time, reason } => print_pause(queue, &name, time, &reason, json).await,
+        QueueAction::Resume { what } => hosts::print_resume(queue, what.as_deref(), json).await,
+        QueueAction::RestHost { host, time, reason } => {
+            hosts::print_rest(queue, &host, time, &reason, json).await
+        }
         QueueAction::Drain { name, reason, timeout } => {
-            match pause(queue, &name, None, &reason, false).await? {
+            match print_pause(queue, &name, None, &reason, false).await? {
                 Exit::Ok => drain(queue, &name, timeout, json).await,
                 not_paused => Ok(not_paused),
             }
         }
         QueueAction::Cancel { ids } => cancel(queue, &ids, json).await,
-        QueueAction::Set { values } => set(queue, &values, json).await,
+        QueueAction::Set { values } => print_set(queue, &values, json).await,
         QueueAction::Settings => settings(queue, json).await,
         QueueAction::Show => show::run(queue, json).await,
         QueueAction::Export => transfer::export(queue).await,
@@ -123,18 +127,20 @@ fn open(file: &Path) -> Result<Box<dyn BufRead>, String> {
     Ok(Box::new(BufReader::new(opened)))
 }
 
-async fn pause(
+async fn print_pause(
     queue: &OperatorHandle,
     name: &PauseName,
     time: Option<Duration>,
     reason: &str,
     json: bool,
 ) -> Result<Exit, Error> {
-    if !queue.pause(name, time, &render::operator(), reason).await? {
-        render::error("there are 20 pauses in force already: lift one first (status lists them)");
-        return Ok(Exit::Failed);
-    }
-    let status = queue.status().await?;
+    let status = match pause(queue, name, time, &render::operator(), reason).await? {
+        Ok(status) => status,
+        Err(why) => {
+            render::error(why);
+            return Ok(Exit::Failed);
+        }
+    };
     if json {
         render::json(
             SCHEMA_VERSION,
@@ -158,12 +164,13 @@ async fn pause(
     Ok(Exit::Ok)
 }
 
-async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) -> Result<Exit, Error> {
-    let (exit, lifted, others) = match queue.resume(name, &render::operator()).await? {
-        Resumed::Resumed(was) => (Exit::Ok, Some(was), queue.status().await?.pauses),
-        Resumed::NotPaused => (Exit::Ok, None, Vec::new()),
-        Resumed::Several(pauses) => (Exit::Failed, None, pauses),
-        Resumed::Unknown(pauses) => (Exit::NothingMatched, None, pauses),
+/// Prints what became of a pause that was to be lifted; `others` are still in force.
+fn print_lifted(queue: &OperatorHandle, resumed: &Resumed, others: &[Paused], json: bool) -> Exit {
+    let (exit, lifted) = match resumed {
+        Resumed::Resumed(was) => (Exit::Ok, Some(was)),
+        Resumed::NotPaused => (Exit::Ok, None),
+        Resumed::Several(_) => (Exit::Failed, None),
+        Resumed::Unknown(_) => (Exit::NothingMatched, None),
     };
     if json {
         render::json(
@@ -172,9 +179,9 @@ async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) ->
                 "paused": !others.is_empty(), "previous_pause": lifted, "pauses": others
             }),
         );
-        return Ok(exit);
+        return exit;
     }
-    match (&lifted, exit) {
+    match (lifted, exit) {
         (Some(Paused { name, by, reason, since_ms: _, until_ms: _ }), _) => {
             let [name, by, reason] =
                 [(name, 40), (by, 100), (reason, 200)].map(|(text, most)| sanitize(text, most));
@@ -195,10 +202,10 @@ async fn resume(queue: &OperatorHandle, name: Option<&PauseName>, json: bool) ->
         (None, Exit::NothingMatched) => render::error("no pause has this name; nothing changed"),
         (None, _) => render::error("several pauses are in force: name the one to lift; nothing changed"),
     }
-    for pause in &others {
+    for pause in others {
         render::note(format!("still paused: {}", describe(pause)));
     }
-    Ok(exit)
+    exit
 }
 
 /// The name behind `before`; nothing for the pause that was given none.
@@ -307,14 +314,8 @@ async fn cancel(queue: &OperatorHandle, ids: &[JobId], json: bool) -> Result<Exi
     })
 }
 
-async fn set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -> Result<Exit, Error> {
-    let by = render::operator();
-    let changes = match values {
-        [] => queue.set_from_config(&by).await?,
-        some => queue.set(&by, some).await?,
-    };
-    let changed: Vec<&SettingChange> =
-        changes.iter().filter(|change| change.before.as_ref() != Some(&change.value)).collect();
+async fn print_set(queue: &OperatorHandle, values: &[(Setting, String)], json: bool) -> Result<Exit, Error> {
+    let changed = set(queue, values, &render::operator()).await?;
     if json {
         render::json(SCHEMA_VERSION, &serde_json::json!({ "set": changed }));
         return Ok(Exit::Ok);

@@ -28,6 +28,19 @@ pub struct ReportOptions {
     pub json: bool,
 }
 
+/// What is stored of a pair: a [`Report`], or a skip, a death, a summary, which is none. `None` where it was not analysed,
+/// or that is forgotten.
+///
+/// # Errors
+/// Those of the queue.
+pub async fn read(
+    queue: &OperatorHandle,
+    (from, to): (Uuid, Uuid),
+) -> Result<Option<serde_json::Value>, Error> {
+    let stored = queue.report(from, to).await?;
+    Ok(stored.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
 /// Prints the report of a pair.
 ///
 /// # Errors
@@ -38,8 +51,7 @@ pub async fn show(
     options: &ReportOptions,
 ) -> Result<Exit, Error> {
     let (from, to) = options.pair;
-    let stored = queue.report(from, to).await?;
-    let Some(value) = stored.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()) else {
+    let Some(value) = read(queue, (from, to)).await? else {
         render::error(format!("no report of {from}..{to}: it was not analysed, or its report is forgotten"));
         return Ok(Exit::NothingMatched);
     };

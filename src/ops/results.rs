@@ -76,10 +76,9 @@ async fn show(queue: &OperatorHandle, id: &JobId, json: bool) -> Result<Exit, Er
         return Ok(Exit::NothingMatched);
     };
     let report = match ended.pair.split_once("..").map(|(from, to)| (from.parse(), to.parse())) {
-        Some((Ok(from), Ok(to))) => queue.report(from, to).await?,
+        Some((Ok(from), Ok(to))) => report::read(queue, (from, to)).await?,
         Some(_) | None => None,
     };
-    let report = report.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
     if json {
         render::json(SCHEMA_VERSION, &serde_json::json!({ "ended": ended, "report": report }));
     } else {

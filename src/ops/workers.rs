@@ -79,7 +79,7 @@ fn row(worker: &WorkerStatus) -> Vec<String> {
 }
 
 /// Its phase, and what it was asked but has not done yet.
-fn phase(worker: &WorkerStatus) -> String {
+pub fn phase(worker: &WorkerStatus) -> String {
     let phase = sanitize(&worker.info.phase, 20);
     let wanted = match worker.asked {
         Some(WorkerRequest::Quiet) if phase == "running" => ", asked to be quiet",
@@ -124,18 +124,12 @@ pub async fn ask(
     if let Err(exit) = render::confirm(&question, options.yes) {
         return Ok(exit);
     }
-    let by = render::operator();
-    let (mut asked, mut gone): (Vec<&WorkerId>, Vec<&WorkerId>) = (Vec::new(), Vec::new());
-    for worker in &selected {
-        match queue.ask_worker(&worker.info.id, request, &by, &options.reason).await? {
-            true => asked.push(&worker.info.id),
-            false => gone.push(&worker.info.id),
-        }
-    }
+    let asked = ask_each(queue, request, &selected, &render::operator(), &options.reason).await?;
+    let AskedWorkers { asked, gone } = &asked;
     if json {
         render::json(SCHEMA_VERSION, &json!({ "request": request, "asked": asked, "gone": gone }));
     } else {
-        for id in &gone {
+        for id in gone {
             render::note(format!("{id} is gone already"));
         }
         let effect = match request {
@@ -156,8 +150,44 @@ pub async fn ask(
     })
 }
 
+/// Who was asked, and who was gone already.
+#[derive(Debug, Default)]
+pub struct AskedWorkers {
+    /// These hear it with their next heartbeat.
+    pub asked: Vec<WorkerId>,
+    /// These are not known any more.
+    pub gone: Vec<WorkerId>,
+}
+
+/// Asks each of these workers.
+///
+/// # Errors
+/// Those of Redis; earlier ones may be asked.
+pub async fn ask_each(
+    queue: &OperatorHandle,
+    request: WorkerRequest,
+    workers: &[&WorkerStatus],
+    by: &str,
+    reason: &str,
+) -> Result<AskedWorkers, Error> {
+    let mut answers = AskedWorkers::default();
+    for WorkerStatus { info, .. } in workers {
+        match queue.ask_worker(&info.id, request, by, reason).await? {
+            true => answers.asked.push(info.id.clone()),
+            false => answers.gone.push(info.id.clone()),
+        }
+    }
+    Ok(answers)
+}
+
 /// The workers meant; otherwise an exit code and why.
-fn select<'a>(workers: &'a [WorkerStatus], which: &Which) -> Result<Vec<&'a WorkerStatus>, (Exit, String)> {
+///
+/// # Errors
+/// The exit of a command and a sentence: a word names none, or several.
+pub fn select<'a>(
+    workers: &'a [WorkerStatus],
+    which: &Which,
+) -> Result<Vec<&'a WorkerStatus>, (Exit, String)> {
     let words = match which {
         Which::All if workers.is_empty() => {
             return Err((Exit::NothingMatched, "there is no worker".to_owned()));

@@ -57,7 +57,7 @@ pub(super) async fn run(queue: &OperatorHandle, window: Window, json: bool) -> R
 }
 
 /// The words that select its letters.
-pub(crate) fn words_of(group: &Group) -> String {
+pub fn words_of(group: &Group) -> String {
     let kind = group.kind.map_or(String::new(), |kind| format!("kind:{kind}"));
     match group.host.as_str() {
         "-" | "*" => kind,
@@ -83,7 +83,7 @@ fn row(group: &Group, window: Window, now_ms: u64) -> Vec<String> {
 }
 
 /// A bar for each ten minutes of the last hour, as high as its share of the highest.
-pub(in crate::ops) fn trend(points: &[u64]) -> String {
+pub fn trend(points: &[u64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = points.iter().copied().max().unwrap_or(0).max(1);
     let bar = |point: &u64| match point {
@@ -94,7 +94,7 @@ pub(in crate::ops) fn trend(points: &[u64]) -> String {
 }
 
 /// `5 -> 3 done, 2 died`.
-fn replayed(outcomes: ReplayOutcomes) -> String {
+pub fn replayed(outcomes: ReplayOutcomes) -> String {
     let ReplayOutcomes { replayed, done, skipped, died } = outcomes;
     if replayed == 0 {
         return "-".to_owned();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::copies::{CopyOutput, as_json};
 use super::{Filter, detail, host, kind, most_first, unknown_sentence, usage_error};
+use crate::job::JobId;
 use crate::ops::render::{self, Column, sanitize};
 use crate::ops::selection::ago;
 use crate::ops::{Exit, Output};
@@ -14,6 +15,65 @@ const SCHEMA_VERSION: u32 = 1;
 /// Longest detail in a table, in characters: no terminal is wider.
 const DETAIL_CHARS: usize = 200;
 
+/// What a selection takes, counted.
+#[derive(Debug, Default)]
+pub struct JobListing {
+    /// How many jobs.
+    pub total: usize,
+    /// By state.
+    pub states: BTreeMap<String, usize>,
+    /// By kind of failure; `-` for none.
+    pub kinds: BTreeMap<String, usize>,
+    /// Ids that were named and are in no state at all.
+    pub unknown: Vec<JobId>,
+    /// All of them are counted: false before [`read`](Self::read) has come to its end.
+    pub is_whole: bool,
+}
+
+impl JobListing {
+    /// Counts what `filter` takes and gives the first `limit` to `show`. Where this is dropped before its end, after a
+    /// time, what was counted by then stays here. The error is a sentence for the person who typed it.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn read(
+        &mut self,
+        queue: &OperatorHandle,
+        filter: &Filter,
+        limit: usize,
+        mut show: impl FnMut(StoredJob),
+    ) -> Result<Result<(), String>, Error> {
+        let selection = match filter.read(queue).await? {
+            Ok((selection, _)) => selection,
+            Err(what) => return Ok(Err(what)),
+        };
+        let mut pages = queue.job_pages(&selection);
+        let mut unseen = selection.ids.clone();
+        loop {
+            let page = pages.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for job in page {
+                *self.kinds.entry(kind(&job)).or_default() += 1;
+                *self.states.entry(job.state.to_string()).or_default() += 1;
+                unseen.retain(|id| *id != job.id);
+                self.total += 1;
+                if self.total <= limit {
+                    show(job);
+                }
+            }
+        }
+        for id in unseen {
+            if queue.stored_job(&id).await?.is_none() {
+                self.unknown.push(id);
+            }
+        }
+        self.is_whole = true;
+        Ok(Ok(()))
+    }
+}
+
 /// Lists the first `limit` of what is selected, and counts all of it.
 pub(super) async fn ls(
     queue: &OperatorHandle,
@@ -21,36 +81,17 @@ pub(super) async fn ls(
     limit: usize,
     output: Output,
 ) -> Result<Exit, Error> {
-    let selection = match filter.read(queue).await? {
-        Ok((selection, _)) => selection,
-        Err(what) => return Ok(usage_error(&what)),
+    let (mut listing, mut shown) = (JobListing::default(), Vec::new());
+    let show = |job: StoredJob| match output {
+        Output::Ndjson => render::line(render::json_line(&as_json(&job))),
+        Output::Text | Output::Json => shown.push(job),
     };
-    let (mut pages, mut total, mut shown) = (queue.job_pages(&selection), 0, Vec::new());
-    let (mut kinds, mut states) = (BTreeMap::new(), BTreeMap::new());
-    let mut unseen = selection.ids.clone();
-    loop {
-        let page = pages.next().await?;
-        if page.is_empty() {
-            break;
-        }
-        for job in page {
-            *kinds.entry(kind(&job)).or_default() += 1;
-            *states.entry(job.state.to_string()).or_default() += 1;
-            unseen.retain(|id| *id != job.id);
-            total += 1;
-            match output {
-                Output::Ndjson if total <= limit => render::line(render::json_line(&as_json(&job))),
-                Output::Text | Output::Json if total <= limit => shown.push(job),
-                Output::Text | Output::Json | Output::Ndjson => {}
-            }
-        }
+    if let Err(what) = listing.read(queue, filter, limit, show).await? {
+        return Ok(usage_error(&what));
     }
+    let JobListing { total, states, kinds, unknown, is_whole: _ } = listing;
     let what = if filter.states == [JobState::Dead] { "dead letter" } else { "job" };
-    for id in unseen {
-        if queue.stored_job(&id).await?.is_none() {
-            render::error(unknown_sentence(&id, what));
-        }
-    }
+    unknown.iter().for_each(|id| render::error(unknown_sentence(id, what)));
     match output {
         Output::Json => render::json(
             SCHEMA_VERSION,

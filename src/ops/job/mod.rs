@@ -9,7 +9,7 @@ mod console;
 pub(crate) mod copies;
 mod discard;
 mod edit;
-pub(crate) mod groups;
+pub mod groups;
 mod list;
 mod plan;
 mod replay;
@@ -25,10 +25,12 @@ pub use self::bulk::{BulkAction, Prepared, prepare};
 pub use self::copies::CopyOutput;
 pub use self::discard::{DiscardPlan, DiscardResult};
 pub use self::edit::Edit;
+pub use self::list::JobListing;
 pub use self::plan::{Plan, Refusal, Warning, unknown_sentence};
 pub use self::replay_result::ReplayResult;
 pub(super) use self::run::stopped_by_redis;
 pub use self::run::{BulkResult, Finished, Run, RunObserver, SimpleResult};
+pub use self::show::{FoundJob, find, payload, reproduce_command};
 pub use self::undo::UndoResult;
 use super::render::{self, sanitize};
 use super::selection::{self, LIVE};
@@ -169,12 +171,14 @@ fn usage_error(what: &str) -> Exit {
     Exit::Usage
 }
 
-pub(crate) fn kind(job: &StoredJob) -> String {
+/// Its kind of failure; `?` of a letter that this build cannot read, `-` where it did not fail.
+pub fn kind(job: &StoredJob) -> String {
     let unreadable = if job.state == JobState::Dead { "?" } else { "-" };
     job.kind().map_or_else(|| unreadable.to_owned(), |kind| kind.to_string())
 }
 
-pub(crate) fn host(job: &StoredJob) -> String {
+/// Its host; `-` where it has none.
+pub fn host(job: &StoredJob) -> String {
     job.host().map_or_else(|| "-".to_owned(), |host| sanitize(&host, 60))
 }
 
@@ -183,7 +187,7 @@ fn build(job: &StoredJob) -> String {
 }
 
 /// What it died of, what it failed of last, or what it waits for.
-pub(crate) fn detail(job: &StoredJob, chars: usize) -> String {
+pub fn detail(job: &StoredJob, chars: usize) -> String {
     match (job.failure(), job.state, &job.waits_for_host) {
         (Some(failure), _, None) => sanitize(&failure.detail, chars),
         (_, _, Some(host)) => format!("waits for {}", sanitize(host, 60)),
@@ -198,7 +202,7 @@ pub(crate) fn detail(job: &StoredJob, chars: usize) -> String {
 }
 
 /// `timeout 19 · memory_exceeded 2`, most first; at most five, and how many more there are.
-pub(crate) fn most_first(counts: &BTreeMap<String, usize>) -> String {
+pub fn most_first(counts: &BTreeMap<String, usize>) -> String {
     const SHOWN: usize = 5;
     let mut counts: Vec<_> = counts.iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));

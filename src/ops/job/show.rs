@@ -19,27 +19,42 @@ use crate::queue::{Content, Ended, Error, JobState, LogEntry, OperatorHandle, St
 /// Version of the JSON.
 const SCHEMA_VERSION: u32 = 1;
 
+/// One job, wherever it is.
+#[derive(Debug)]
+pub enum FoundJob {
+    /// It waits, runs, or is a letter.
+    Stored(Box<StoredJob>),
+    /// It has ended; what is kept of it with its result.
+    Ended(Box<Ended>),
+}
+
+/// Finds a job; `None` where it is unknown, or ended so long ago that its result is forgotten.
+///
+/// # Errors
+/// Those of Redis.
+pub async fn find(queue: &OperatorHandle, id: &JobId) -> Result<Option<FoundJob>, Error> {
+    if let Some(job) = queue.stored_job(id).await? {
+        return Ok(Some(FoundJob::Stored(Box::new(job))));
+    }
+    Ok(queue.ended(id).await?.map(|ended| FoundJob::Ended(Box::new(ended))))
+}
+
 /// Shows it; of one that has ended, what is kept of it with its result.
 pub(super) async fn show(queue: &OperatorHandle, id: &str, noun: &str, json: bool) -> Result<Exit, Error> {
     let id = match JobId::parse(id) {
         Ok(id) => id,
         Err(what) => return Ok(usage_error(&what)),
     };
-    if let Some(job) = queue.stored_job(&id).await? {
-        match json {
-            true => render::json(SCHEMA_VERSION, &as_json(&job)),
-            false => print_job(queue, &job, queue.server_time_ms().await?),
+    match find(queue, &id).await? {
+        Some(FoundJob::Stored(job)) if json => render::json(SCHEMA_VERSION, &as_json(&job)),
+        Some(FoundJob::Stored(job)) => print_job(queue, &job, queue.server_time_ms().await?),
+        Some(FoundJob::Ended(ended)) if json => render::json(SCHEMA_VERSION, &ended),
+        Some(FoundJob::Ended(ended)) => print_ended(queue, &ended, queue.server_time_ms().await?),
+        None => {
+            render::error(unknown_sentence(&id, noun));
+            render::note("it is unknown here, or ended so long ago that its result is forgotten");
+            return Ok(Exit::NothingMatched);
         }
-        return Ok(Exit::Ok);
-    }
-    let Some(ended) = queue.ended(&id).await? else {
-        render::error(unknown_sentence(&id, noun));
-        render::note("it is unknown here, or ended so long ago that its result is forgotten");
-        return Ok(Exit::NothingMatched);
-    };
-    match json {
-        true => render::json(SCHEMA_VERSION, &ended),
-        false => print_ended(queue, &ended, queue.server_time_ms().await?),
     }
     Ok(Exit::Ok)
 }
@@ -139,8 +154,8 @@ fn duration(ms: u64) -> String {
     render::format_duration(Duration::from_millis(ms))
 }
 
-/// What a letter holds, without secrets; of what is no job, its first characters.
-pub(crate) fn payload(letter: &StoredJob) -> String {
+/// What a job or a letter holds, without secrets; of what is no job, its first characters.
+pub fn payload(letter: &StoredJob) -> String {
     match &letter.content {
         Content::Job(job) => shown_job(job).to_string(),
         Content::Raw(raw) => scrub(&String::from_utf8_lossy(&raw.head)),
@@ -214,7 +229,7 @@ fn print_reason(reason: &DeadLetterReason) {
 /// are not known or hold secrets.
 ///
 /// It fetches anew: a site that was down may be better by now.
-pub(crate) fn reproduce_command(queue: &OperatorHandle, letter: &StoredJob) -> Option<String> {
+pub fn reproduce_command(queue: &OperatorHandle, letter: &StoredJob) -> Option<String> {
     let Content::Job(job) = &letter.content else { return None };
     let measured = letter.reason.as_ref().and_then(|reason| reason.failure.measured.as_ref());
     let limits = measured.and_then(|measured| measured.limits).map_or(String::new(), |limits| {

@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use super::super::Exit;
 use super::super::render::{self, sanitize};
-use super::SCHEMA_VERSION;
+use super::{ResumeOutcome, SCHEMA_VERSION, print_lifted, rest_host, resume};
 use crate::job::duration::millis;
 use crate::job::text::shell_word;
-use crate::queue::{Error, HostName, HostResumed, OperatorHandle, PauseName};
+use crate::queue::{Error, HostName, OperatorHandle};
 
 /// Makes a host rest.
-pub(super) async fn rest(
+pub(super) async fn print_rest(
     queue: &OperatorHandle,
     host: &HostName,
     time: Duration,
     reason: &str,
     json: bool,
 ) -> Result<Exit, Error> {
-    if !queue.rest_host(host, time, &render::operator(), reason).await? {
-        render::error("100 hosts rest by hand already: end a rest first (status lists them)");
+    if let Err(why) = rest_host(queue, host, time, &render::operator(), reason).await? {
+        render::error(why);
         return Ok(Exit::Failed);
     }
     if json {
@@ -32,30 +32,15 @@ pub(super) async fn rest(
     Ok(Exit::Ok)
 }
 
-/// Lifts the pause of this name, where one is in force; otherwise ends the rest of the host. So a name that is both
-/// needs two calls, and each says what it did.
-pub(super) async fn resume_either(
+/// Lifts a pause or ends the rest of a host.
+pub(super) async fn print_resume(
     queue: &OperatorHandle,
     what: Option<&str>,
     json: bool,
 ) -> Result<Exit, Error> {
-    let name = what.and_then(|what| PauseName::parse(what).ok());
-    let Some(what) = what else { return super::resume(queue, None, json).await };
-    let is_pause = match &name {
-        Some(name) => queue.drained_by(name).await?.0,
-        None => false,
-    };
-    let host = match (is_pause, HostName::parse(what)) {
-        (false, Ok(host)) => host,
-        (true, _) => return super::resume(queue, name.as_ref(), json).await,
-        (false, Err(_)) if name.is_some() => return super::resume(queue, name.as_ref(), json).await,
-        (false, Err(why)) => {
-            render::error(why);
-            return Ok(Exit::Usage);
-        }
-    };
-    match queue.resume_host(&host, &render::operator()).await? {
-        HostResumed::Resumed(by_hand) => {
+    Ok(match resume(queue, what, &render::operator()).await? {
+        ResumeOutcome::Pause(resumed, others) => print_lifted(queue, &resumed, &others, json),
+        ResumeOutcome::Host(host, by_hand) => {
             if json {
                 render::json(
                     SCHEMA_VERSION,
@@ -70,13 +55,15 @@ pub(super) async fn resume_either(
             render::note(format!("{host} is visited again ({rest})"));
             let undo = format!("queue pause {} --for 15m", shell_word(host.as_str()));
             render::command("Undo:", &queue.command(&undo));
-            Ok(Exit::Ok)
+            Exit::Ok
         }
-        // What is neither is most likely a pause's name, as before hosts could rest.
-        HostResumed::NotResting if name.is_some() => super::resume(queue, name.as_ref(), json).await,
-        HostResumed::NotResting => {
+        ResumeOutcome::NotResting(host) => {
             render::error(format!("{host} does not rest; nothing changed"));
-            Ok(Exit::NothingMatched)
+            Exit::NothingMatched
         }
-    }
+        ResumeOutcome::Unreadable(why) => {
+            render::error(why);
+            Exit::Usage
+        }
+    })
 }
