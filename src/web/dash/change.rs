@@ -17,6 +17,7 @@ use crate::analysis::PriorityTerms;
 use crate::job::hunk::{Hunk, SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
 use crate::job::report::{LinkChanges, PageLink, Report, TextChanges};
 use crate::ops::changes::{self, ChangesView, Part, change_texts};
+use crate::ops::report;
 
 /// Everything that a report has; it is at most 64 KiB.
 const WHOLE: ChangesView = ChangesView { width: None, all: true };
@@ -46,7 +47,7 @@ pub(super) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(pair): Query<Pair>,
 ) -> Markup {
-    let read = timeout(READ_TIME, dashboard.queue.report(pair.from, pair.to)).await;
+    let read = timeout(READ_TIME, report::read(&dashboard.queue, (pair.from, pair.to))).await;
     let body = html! {
         h1 { "What changed" }
         p.dim { "from " span.id { (pair.from) } " to " span.id { (pair.to) } }
@@ -54,11 +55,11 @@ pub(super) async fn show(
             Err(_) => (page::unread("the changes")),
             Ok(Err(error)) => (page::failed(&error)),
             Ok(Ok(None)) => p.empty { "No report of this pair: it was not analysed, or its report is forgotten." },
-            Ok(Ok(Some(text))) => @match serde_json::from_str::<Report>(&text) {
+            Ok(Ok(Some(value))) => @match Report::deserialize(&value) {
                 Ok(report) => (whole(&report, &pair)),
                 Err(_) => {
                     p { "This pair was not analysed, or another build wrote this:" }
-                    pre tabindex="0" { (crate::telemetry::sanitize(&text, 20_000)) }
+                    pre tabindex="0" { (crate::telemetry::sanitize(&value.to_string(), 20_000)) }
                 }
             },
         }

@@ -15,9 +15,8 @@ use crate::job::measured::ChildUsage;
 use crate::job::report::BodyFacts;
 use crate::job::verdict::DeadLetterReason;
 use crate::job::{JobId, VersionRef};
-use crate::ops::job::show::{payload, reproduce_command};
-use crate::ops::job::{detail, host, kind};
-use crate::queue::{self, Content, Ended, JobState, LogEntry, StoredJob};
+use crate::ops::job::{FoundJob, detail, find, host, kind, payload, reproduce_command};
+use crate::queue::{Content, Ended, JobState, LogEntry, StoredJob};
 
 /// Longest payload that is shown, in bytes; the command exports it whole.
 const PAYLOAD_MAX_BYTES: usize = 20_000;
@@ -28,13 +27,6 @@ pub(super) struct Named {
     id: String,
 }
 
-/// What is known of it.
-enum Known {
-    Stored(Box<StoredJob>),
-    Ended(Ended),
-    Unknown,
-}
-
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
@@ -43,12 +35,12 @@ pub(super) async fn show(
     let now_ms = page::now_ms(&dashboard).await;
     let body = match JobId::parse(&id) {
         Err(what) => html! { p.banner.bad role="alert" { (page::text(&what)) } },
-        Ok(id) => match timeout(READ_TIME, read(&dashboard, &id)).await {
+        Ok(id) => match timeout(READ_TIME, find(&dashboard.queue, &id)).await {
             Err(_) => page::unread("this job and its history"),
             Ok(Err(error)) => page::failed(&error),
-            Ok(Ok(Known::Stored(job))) => stored(&dashboard, &job, now_ms, &visitor),
-            Ok(Ok(Known::Ended(job))) => ended(&job, now_ms),
-            Ok(Ok(Known::Unknown)) => html! {
+            Ok(Ok(Some(FoundJob::Stored(job)))) => stored(&dashboard, &job, now_ms, &visitor),
+            Ok(Ok(Some(FoundJob::Ended(job)))) => ended(&job, now_ms),
+            Ok(Ok(None)) => html! {
                 p.empty { "It is unknown here, or ended so long ago that its result is forgotten." }
             },
         },
@@ -59,13 +51,6 @@ pub(super) async fn show(
         p { "The same by command: " (page::command(&dashboard.queue.command(&format!("job show {}", crate::job::text::shell_word(&id))))) }
     };
     page::whole(&dashboard, &visitor, Some(Section::Jobs), &page::text(&id), body)
-}
-
-async fn read(dashboard: &Dashboard, id: &JobId) -> Result<Known, queue::Error> {
-    if let Some(job) = dashboard.queue.stored_job(id).await? {
-        return Ok(Known::Stored(Box::new(job)));
-    }
-    Ok(dashboard.queue.ended(id).await?.map_or(Known::Unknown, Known::Ended))
 }
 
 fn stored(dashboard: &Dashboard, job: &StoredJob, now_ms: u64, visitor: &Visitor) -> Markup {

@@ -1,6 +1,5 @@
 //! `/jobs`: what a selection takes, counted, never cut without saying so.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,23 +7,20 @@ use axum::Extension;
 use axum::extract::{Query, State};
 use maud::{Markup, html};
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
+use super::Dashboard;
 use super::gate::Visitor;
 use super::groups::acts;
 use super::page::{self, Section};
-use super::{Dashboard, READ_TIME};
-use crate::ops::job::{detail, host, kind};
+use crate::ops::job::{self, JobListing, detail, host, kind, most_first, unknown_sentence};
 use crate::ops::selection;
-use crate::queue::{self, JobState, Selection, StoredJob};
+use crate::queue::{JobState, StoredJob};
 
 /// Rows of a page.
 const ROWS: usize = 100;
-/// Time for counting all that match: the rest of [`READ_TIME`] is for the first page of them.
+/// Time for counting all that match, some hundred commands to Redis: the rest of the request's time is for the page.
 const COUNT_TIME: Duration = Duration::from_millis(1_200);
-/// Most jobs that are read for one page: some hundred commands to Redis.
-const READ_MAX: usize = 20_000;
-
 /// The words, and which of what they select.
 #[derive(Debug, Deserialize)]
 pub(super) struct Filter {
@@ -35,33 +31,34 @@ pub(super) struct Filter {
     skip: usize,
 }
 
-/// What was read of a selection.
-struct Listing {
-    jobs: Vec<StoredJob>,
-    total: usize,
-    /// False where counting was stopped: there are more.
-    is_all: bool,
-    kinds: BTreeMap<String, usize>,
-    states: BTreeMap<String, usize>,
-}
-
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
     Query(filter): Query<Filter>,
 ) -> Markup {
-    let until = Instant::now() + READ_TIME;
     let now_ms = page::now_ms(&dashboard).await;
-    let read = match parse(&filter.q, now_ms) {
-        Err(what) => html! { p.banner.bad role="alert" { (page::text(&what)) } },
-        Ok(mut selection) => {
-            if selection.states.is_empty() && selection.ids.is_empty() {
-                selection.states.extend(JobState::ALL.iter().filter(|state| **state != JobState::Trash));
-            }
-            match timeout_at(until, list(&dashboard, &selection, filter.skip)).await {
-                Err(_) => page::unread("these jobs"),
+    let read = match shlex::split(&filter.q) {
+        None => html! { p.banner.bad role="alert" { "a quote is not closed" } },
+        Some(words) => {
+            let selected = job::Filter::any(words.clone());
+            let (mut listing, mut jobs) = (JobListing::default(), Vec::new());
+            let (mut passed, most) = (0, filter.skip.saturating_add(ROWS));
+            let show = |job| {
+                passed += 1;
+                if passed > filter.skip {
+                    jobs.push(job);
+                }
+            };
+            let read = timeout(COUNT_TIME, listing.read(&dashboard.queue, &selected, most, show)).await;
+            match read {
                 Ok(Err(error)) => page::failed(&error),
-                Ok(Ok(listing)) => found(&listing, &selection, &filter, now_ms, &visitor),
+                Ok(Ok(Err(what))) => html! { p.banner.bad role="alert" { (page::text(&what)) } },
+                Err(_) if listing.total == 0 => page::unread("these jobs"),
+                // Where counting was stopped it says so.
+                Err(_) | Ok(Ok(Ok(()))) => {
+                    let states = selection::parse(&words, now_ms).map(|read| read.states).unwrap_or_default();
+                    found(&listing, &jobs, &states, &filter, now_ms, &visitor)
+                }
             }
         }
     };
@@ -84,59 +81,29 @@ pub(super) async fn show(
     page::whole(&dashboard, &visitor, Some(Section::Jobs), "Jobs", body)
 }
 
-/// The words as a shell would give them to the command: `text:'404 not found'` is one.
-pub(super) fn parse(line: &str, now_ms: u64) -> Result<Selection, String> {
-    let words = shlex::split(line).ok_or_else(|| "a quote is not closed".to_owned())?;
-    selection::parse(&words, now_ms)
-}
-
-async fn list(dashboard: &Dashboard, selection: &Selection, skip: usize) -> Result<Listing, queue::Error> {
-    let counting_ends = Instant::now() + COUNT_TIME;
-    let mut listing =
-        Listing { jobs: Vec::new(), total: 0, is_all: true, kinds: BTreeMap::new(), states: BTreeMap::new() };
-    let mut pages = dashboard.queue.job_pages(selection);
-    loop {
-        let page = pages.next().await?;
-        if page.is_empty() {
-            return Ok(listing);
-        }
-        for job in page {
-            *listing.kinds.entry(kind(&job)).or_default() += 1;
-            *listing.states.entry(job.state.to_string()).or_default() += 1;
-            listing.total += 1;
-            if listing.total > skip && listing.jobs.len() < ROWS {
-                listing.jobs.push(job);
-            }
-        }
-        if listing.total >= READ_MAX || Instant::now() >= counting_ends {
-            listing.is_all = false;
-            return Ok(listing);
-        }
-    }
-}
-
 fn found(
-    listing: &Listing,
-    selection: &Selection,
+    listing: &JobListing,
+    jobs: &[StoredJob],
+    asked: &[JobState],
     filter: &Filter,
     now_ms: u64,
     visitor: &Visitor,
 ) -> Markup {
-    let Listing { jobs, total, is_all, kinds, states } = listing;
-    let most_first = |counts: &BTreeMap<String, usize>| crate::ops::job::most_first(counts);
+    let JobListing { total, states, kinds, unknown, is_whole } = listing;
     let next = filter.skip + jobs.len();
     let page_of =
         |skip: usize| format!("/jobs?{}", page::query(&[("q", &filter.q), ("skip", &skip.to_string())]));
     html! {
+        @for id in unknown { p.warn { (unknown_sentence(id, "job")) } }
         @if *total == 0 {
             p.empty { "No job matches. Jobs that have ended are found by their id, in the field at the top." }
         } @else {
             p {
-                strong { (filter.skip + 1) "–" (next) } " of " strong { @if !is_all { "at least " } (page::count(*total as u64)) }
-                @if !is_all { " (counting stopped; the command below counts all)" }
+                strong { (filter.skip + 1) "–" (next) } " of " strong { @if !is_whole { "at least " } (page::count(*total as u64)) }
+                @if !is_whole { " (counting stopped; the command below counts all)" }
                 " · " (most_first(states)) " · " (most_first(kinds))
             }
-            @if visitor.may_operate() { p { (acts_for(selection, &filter.q)) } }
+            @if visitor.may_operate() { p { (acts_for(asked, &filter.q)) } }
             section.panel.scroll { table {
                 thead { tr { th { "Job" } th { "State" } th { "Since" } th { "Kind" } th { "Host" } th { "Detail" } } }
                 tbody {
@@ -154,22 +121,22 @@ fn found(
             } }
             p {
                 @if filter.skip > 0 { a href=(page_of(filter.skip.saturating_sub(ROWS))) { "← the " (ROWS) " before" } " " }
-                @if next < *total || !is_all { a href=(page_of(next)) { "the next " (ROWS) " →" } }
+                @if next < *total || !is_whole { a href=(page_of(next)) { "the next " (ROWS) " →" } }
             }
         }
     }
 }
 
 /// What can be done about all that match, by the states that were asked for.
-fn acts_for(selection: &Selection, words: &str) -> Markup {
-    let only = |state: JobState| selection.states == [state];
+fn acts_for(states: &[JobState], words: &str) -> Markup {
+    let only = |state: JobState| states == [state];
     let path = |act: &str| format!("/acts/{act}?{}", page::query(&[("q", words)]));
     html! {
         @if only(JobState::Dead) {
             (acts(words))
         } @else if only(JobState::Trash) {
             a.button href=(path("restore")) { "Restore…" }
-        } @else if !selection.states.iter().any(|state| [JobState::Dead, JobState::Trash].contains(state)) {
+        } @else if !states.is_empty() && !states.iter().any(|state| [JobState::Dead, JobState::Trash].contains(state)) {
             a.button href=(path("cancel")) { "Cancel…" }
         }
     }

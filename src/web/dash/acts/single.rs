@@ -10,10 +10,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{reason_field, refused};
-use crate::ops::values;
-use crate::queue::{
-    self, HostName, HostResumed, OperatorHandle, PauseName, Resumed, WorkerId, WorkerRequest,
-};
+use crate::ops::queue::ResumeOutcome;
+use crate::ops::{self, values};
+use crate::queue::{self, HostName, OperatorHandle, PauseName, Resumed, WorkerId, WorkerRequest};
 use crate::web::dash::Dashboard;
 use crate::web::dash::gate::Visitor;
 use crate::web::dash::page;
@@ -108,6 +107,12 @@ impl From<queue::Error> for NotDone {
     }
 }
 
+impl From<&str> for NotDone {
+    fn from(what: &str) -> Self {
+        Self::Refused(what.to_owned())
+    }
+}
+
 impl From<String> for NotDone {
     fn from(what: String) -> Self {
         Self::Refused(what)
@@ -157,31 +162,19 @@ async fn done(switch: Switch, typed: &Typed, queue: &OperatorHandle, by: &str) -
                 "" => None,
                 text => Some(time(text)?),
             };
-            match queue.pause(&name, lasts, by, &typed.reason).await? {
-                true => Ok(()),
-                false => Err("there are too many pauses already: lift one first".to_owned().into()),
-            }
+            ops::queue::pause(queue, &name, lasts, by, &typed.reason).await??;
+            Ok(())
         }
         Switch::Resume => {
-            let name = if typed.name.is_empty() { None } else { Some(PauseName::parse(&typed.name)?) };
-            match queue.resume(name.as_ref(), by).await? {
-                Resumed::Resumed(_) => Ok(()),
-                Resumed::NotPaused => Err("the queue is not paused".to_owned().into()),
-                Resumed::Several(_) => Err("there are several pauses: name one".to_owned().into()),
-                Resumed::Unknown(_) => Err("there is no such pause any more".to_owned().into()),
-            }
+            let name = Some(typed.name.as_str()).filter(|name| !name.is_empty());
+            resumed(ops::queue::resume(queue, name, by).await?)
         }
         Switch::RestHost => {
             let lasts = if typed.time.trim().is_empty() { REST } else { typed.time.trim() };
-            match queue.rest_host(&host()?, time(lasts)?, by, &typed.reason).await? {
-                true => Ok(()),
-                false => Err("too many hosts rest already: end the rest of one first".to_owned().into()),
-            }
+            ops::queue::rest_host(queue, &host()?, time(lasts)?, by, &typed.reason).await??;
+            Ok(())
         }
-        Switch::ResumeHost => match queue.resume_host(&host()?, by).await? {
-            HostResumed::Resumed(_) => Ok(()),
-            HostResumed::NotResting => Err("this host does not rest".to_owned().into()),
-        },
+        Switch::ResumeHost => resumed(ops::queue::resume(queue, Some(host()?.as_str()), by).await?),
         Switch::QuietWorker | Switch::StopWorker => {
             let request =
                 if switch == Switch::StopWorker { WorkerRequest::Stop } else { WorkerRequest::Quiet };
@@ -192,10 +185,23 @@ async fn done(switch: Switch, typed: &Typed, queue: &OperatorHandle, by: &str) -
         }
         Switch::Set => {
             let setting = values::setting(&format!("{}={}", typed.name, typed.value))?;
-            queue.set(by, &[setting]).await?;
+            ops::queue::set(queue, &[setting], by).await?;
             Ok(())
         }
     }
+}
+
+/// A pause was lifted, or a host rests no more; or why not.
+fn resumed(outcome: ResumeOutcome) -> Result<(), NotDone> {
+    let why = match outcome {
+        ResumeOutcome::Pause(Resumed::Resumed(_), _) | ResumeOutcome::Host(..) => return Ok(()),
+        ResumeOutcome::Pause(Resumed::NotPaused, _) => "the queue is not paused".to_owned(),
+        ResumeOutcome::Pause(Resumed::Several(_), _) => "there are several pauses: name one".to_owned(),
+        ResumeOutcome::Pause(Resumed::Unknown(_), _) => "there is no such pause any more".to_owned(),
+        ResumeOutcome::NotResting(host) => format!("{host} does not rest"),
+        ResumeOutcome::Unreadable(why) => why,
+    };
+    Err(why.into())
 }
 
 fn form(switch: Switch, typed: &Typed, visitor: &Visitor, wrong: Option<Markup>) -> Markup {
