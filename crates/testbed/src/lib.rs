@@ -11,6 +11,7 @@ pub mod db_app;
 pub mod fake_sentry;
 pub mod gated_site;
 pub mod http;
+pub mod kill_on_exit;
 pub mod pages;
 #[expect(clippy::unwrap_used, reason = "only tests run these programs: a surprise is a failure")]
 pub mod peers;

@@ -9,11 +9,10 @@
 //! # Why
 //! A real server and not an imitation: of those that run inside a Rust process none passes more than two
 //! thirds of what the queue needs of scripts, clocks and sorted sets. How it is made to die with us:
-//! `kill_on_exit.rs`.
+//! [`kill_on_exit`](super::kill_on_exit).
 
 mod debian;
 mod find;
-mod kill_on_exit;
 mod options;
 mod search;
 mod server;
@@ -30,11 +29,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 pub use self::find::ServerNotFound;
-use self::kill_on_exit::KillOnExit;
 use self::options::Listen;
 pub use self::options::RedisOptions;
 pub use self::search::ServerSearch;
 pub use self::server::RedisServer;
+use super::kill_on_exit::KillOnExit;
 
 /// A server answers within milliseconds; a machine this slow is not one to wait for.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);

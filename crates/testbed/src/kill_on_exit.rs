@@ -1,7 +1,7 @@
 //! A child process with a control pipe: it cannot outlive us, however we die, and cleans up a directory when
 //! it goes.
 //!
-//! It knows nothing of Redis. Invariant: when the last end of the control pipe that we hold is closed, by us
+//! It knows nothing of what it runs. Invariant: when the last end of the control pipe that we hold is closed, by us
 //! or by the kernel, the process is killed.
 //!
 //! # Why
@@ -32,14 +32,17 @@ exec "$@" 3<&- </dev/null
 
 /// A running process and our end of its control pipe. Merely dropped, it is killed and its directory removed.
 #[derive(Debug)]
-pub(super) struct KillOnExit {
+pub struct KillOnExit {
     child: Child,
     control_pipe: ChildStdin,
 }
 
 impl KillOnExit {
     /// Starts a command line; what it prints goes to `log`, and `dir` is removed when we die.
-    pub(super) fn start(words: &[OsString], dir: &Path, log: File) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Where there is no `sh`, or the machine gives no process.
+    pub fn start(words: &[OsString], dir: &Path, log: File) -> io::Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", KILL_ON_EXIT_SCRIPT, "sh"]).arg(dir).args(words).process_group(0);
         command.stdin(Stdio::piped()).stderr(log.try_clone()?).stdout(log);
@@ -49,23 +52,23 @@ impl KillOnExit {
     }
 
     /// The process's id.
-    pub(super) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, if it did.
-    pub(super) fn exit_status(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// Sends it a signal, if it is still there.
-    pub(super) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         // Our own child, which we have not reaped while we hold it: the id is certainly its.
         let _ = rustix::process::kill_process(Pid::from_child(&self.child), signal);
     }
 
     /// Kills it and waits for its end; its directory stays.
-    pub(super) fn kill(mut self) {
+    pub fn kill(mut self) {
         // To the guardian; and in case that is gone, by our own hand too.
         let _ = self.control_pipe.write_all(b"keep\n");
         let _ = self.child.kill();
