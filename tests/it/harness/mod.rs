@@ -49,7 +49,7 @@ pub(crate) struct World {
     pub(crate) sentry: FakeSentry,
     pub(crate) queue: Roles,
     pub(crate) redis: PrivateRedis,
-    settings: BTreeMap<String, String>,
+    pub(crate) settings: BTreeMap<String, String>,
     connection: OnceLock<MultiplexedConnection>,
 }
 

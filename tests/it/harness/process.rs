@@ -22,7 +22,7 @@ fn binary(environment: &BTreeMap<String, String>) -> Command {
     command
 }
 
-/// A running `wm-analyzer work`; dropped, it is killed.
+/// A running `wm-analyzer work`, or another command that goes on and logs; dropped, it is killed.
 pub(crate) struct Worker {
     child: Child,
     pid: u32,
@@ -31,10 +31,14 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn start(environment: &BTreeMap<String, String>) -> Self {
+        Self::start_command(&["work"], environment)
+    }
+
+    pub(crate) fn start_command(args: &[&str], environment: &BTreeMap<String, String>) -> Self {
         let log = tempfile::NamedTempFile::new().unwrap();
         let stderr = File::create(log.path()).unwrap();
         let mut command = binary(environment);
-        command.arg("work").stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().unwrap();
         let pid = child.id().unwrap();
         Self { child, pid, log }
