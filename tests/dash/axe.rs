@@ -26,6 +26,7 @@ pub(crate) struct Violation {
 
 impl Browser {
     /// What axe finds that is serious or critical; `None` where axe-core is not installed, which is printed.
+    /// It is a script of the page while it runs, so it needs a view with scripts.
     pub(crate) async fn axe(&self) -> Option<Vec<Violation>> {
         let Ok(source) = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(AXE)) else {
             skip_without("axe-core");

@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -55,6 +56,8 @@ const FLAGS: [&str; 14] = [
 /// A running browser with one window; dropped, it is killed and its profile removed.
 pub(crate) struct Browser {
     pub(crate) driver: WebDriver,
+    /// Whether the scripts of its page run: see [`View::scripts`](crate::page::View::scripts).
+    pub(crate) runs_scripts: AtomicBool,
     process: Option<KillOnExit>,
     _profile: TempDir,
     _permit: SemaphorePermit<'static>,
@@ -76,7 +79,9 @@ impl Browser {
         let session =
             WebDriver::builder(server, capabilities(&profile)).request_timeout(COMMAND_TIMEOUT).await;
         let driver = session.inspect_err(|e| skip_without(&format!("chromium that starts: {e}"))).ok()?;
-        let browser = Self { driver, process: Some(process), _profile: profile, _permit: permit };
+        let runs_scripts = AtomicBool::new(true);
+        let browser =
+            Self { driver, runs_scripts, process: Some(process), _profile: profile, _permit: permit };
         browser.cdp("Page.addScriptToEvaluateOnNewDocument", json!({ "source": DOCUMENT_START })).await;
         Some(browser)
     }
@@ -95,6 +100,10 @@ impl Browser {
 }
 
 impl Drop for Browser {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a drop cannot await, and the browser is gone in milliseconds"
+    )]
     fn drop(&mut self) {
         // Or its own guard would ask a chromedriver that is gone to end the session.
         let _ = self.driver.clone().leak();

@@ -1,6 +1,7 @@
 //! The page that a browser shows: opened in a view, read, clicked, typed into, walked through by keys, and its picture taken.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,10 +23,13 @@ pub(crate) struct View {
     pub(crate) height: u32,
     pub(crate) dark: bool,
     pub(crate) reduced_motion: bool,
+    /// Whether the page's own scripts run; what a test evaluates does in any case.
+    pub(crate) scripts: bool,
 }
 
 impl View {
-    pub(crate) const DESKTOP: Self = Self { width: 1280, height: 800, dark: false, reduced_motion: false };
+    pub(crate) const DESKTOP: Self =
+        Self { width: 1280, height: 800, dark: false, reduced_motion: false, scripts: true };
     pub(crate) const PHONE: Self = Self { width: 375, height: 812, ..Self::DESKTOP };
 
     pub(crate) const fn dark(self) -> Self {
@@ -34,6 +38,10 @@ impl View {
 
     pub(crate) const fn reduced_motion(self) -> Self {
         Self { reduced_motion: true, ..self }
+    }
+
+    pub(crate) const fn without_scripts(self) -> Self {
+        Self { scripts: false, ..self }
     }
 }
 
@@ -117,6 +125,13 @@ impl Browser {
             { "name": "prefers-reduced-motion", "value": motion },
         ]);
         self.cdp("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+        self.cdp("Emulation.setScriptExecutionDisabled", json!({ "value": !view.scripts })).await;
+        self.runs_scripts.store(view.scripts, Ordering::Relaxed);
+    }
+
+    /// The title of the page, as its tab shows it.
+    pub(crate) async fn title(&self) -> String {
+        self.driver.title().await.unwrap()
     }
 
     /// Where the browser is.
@@ -130,8 +145,12 @@ impl Browser {
         ran.unwrap_or_else(|e| panic!("{script}: {e}")).json().clone()
     }
 
-    /// Waits until what was begun has been drawn: two frames, each after the tasks that were waiting.
+    /// Waits until what was begun has been drawn: two frames, each after the tasks that were waiting. Nothing is waited
+    /// for where no scripts run, the call after a frame included.
     pub(crate) async fn settle(&self) {
+        if !self.runs_scripts.load(Ordering::Relaxed) {
+            return;
+        }
         let frames = "const done = arguments[arguments.length - 1];
             const frame = (then) => setTimeout(() => requestAnimationFrame(then), 0);
             frame(() => frame(() => done()));";
