@@ -38,6 +38,7 @@ function follow(path) {
 async function ask(seconds) {
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (answer.redirected) return location.replace(answer.url);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const fresh = page.getElementById("live");
     if (answer.ok && fresh) {

@@ -46,6 +46,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::access::Config;
+use self::acts::plans::Plans;
 use self::acts::running::Running;
 use self::live::Live;
 use self::session::Sessions;
@@ -98,6 +99,7 @@ struct Dashboard {
     version: String,
     sessions: Sessions,
     live: Live,
+    plans: Plans,
     running: Running,
 }
 
@@ -121,9 +123,19 @@ impl Server {
         let tcp = TcpListener::bind(wanted).await.map_err(because)?;
         let address = tcp.local_addr().map_err(because)?;
         let live = Live::new(queue_config.clone(), queue.clone());
-        let (sessions, running) = (Sessions::default(), Running::default());
-        let dashboard =
-            Dashboard { config, queue_config, queue, sandbox, environment, version, sessions, live, running };
+        let (sessions, plans, running) = (Sessions::default(), Plans::default(), Running::default());
+        let dashboard = Dashboard {
+            config,
+            queue_config,
+            queue,
+            sandbox,
+            environment,
+            version,
+            sessions,
+            live,
+            plans,
+            running,
+        };
         Ok(Self { tcp, address, dashboard: Arc::new(dashboard) })
     }
 

@@ -8,22 +8,26 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use maud::{Markup, html};
 use serde::Deserialize;
-use tokio::time::timeout;
+use uuid::Uuid;
 
+use super::plans::ShownPlan;
 use super::{reason_field, refused};
 use crate::job::LimitsRequest;
 use crate::ops::job::{
-    BulkAction, DiscardPlan, Edit, Filter, Plan, Prepared, ReplayPlan, most_first, prepare, unknown_sentence,
+    BulkAction, DiscardPlan, Edit, Filter, Plan, ReplayPlan, most_first, unknown_sentence,
 };
+use crate::ops::render;
 use crate::ops::values;
-use crate::queue::{self, OperationId};
+use crate::queue::OperationId;
 use crate::sandbox::Limits;
+use crate::web::dash::Dashboard;
 use crate::web::dash::gate::Visitor;
 use crate::web::dash::page;
-use crate::web::dash::{Dashboard, READ_TIME};
 
 /// How long canaries may take, as by default on the command line.
 const CANARY_WAIT: Duration = Duration::from_secs(300);
+/// How often a page asks whether its plan is read, in seconds.
+const EVERY: &str = "1";
 /// Most edits of one payload.
 const EDITS_MAX: usize = 20;
 
@@ -59,7 +63,9 @@ pub(in crate::web::dash) struct Typed {
     edits: String,
     reason: String,
     /// The moment of the plan that was shown.
-    at_ms: Option<u64>,
+    at_ms: String,
+    /// The plan that was shown.
+    plan: String,
 }
 
 impl Act {
@@ -98,6 +104,22 @@ impl Act {
 }
 
 impl Typed {
+    /// What is not empty, as a form or an address bears it; without the plan and its moment.
+    fn pairs(&self) -> Vec<(&'static str, String)> {
+        let Self { q, id, rate, canary, only, limits, edits, reason, at_ms: _, plan: _ } = self.clone();
+        let all = [
+            ("q", q),
+            ("id", id),
+            ("rate", rate),
+            ("canary", canary),
+            ("only", only),
+            ("limits", limits),
+            ("edits", edits),
+            ("reason", reason),
+        ];
+        all.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+    }
+
     fn rate(&self) -> Result<f64, String> {
         match self.rate.trim() {
             "" => Ok(20.0),
@@ -142,7 +164,7 @@ impl Typed {
                 Filter::dead(words)
             }
         };
-        Ok(Filter { at_ms: self.at_ms, ..filter })
+        Ok(Filter { at_ms: self.at_ms.parse().ok(), ..filter })
     }
 
     /// The action that was typed; the error is a sentence.
@@ -170,29 +192,17 @@ impl Typed {
     }
 }
 
-/// Why it is not planned or not done.
-enum NotPrepared {
-    Refused(String),
-    Redis(queue::Error),
-    Late,
-}
-
-impl NotPrepared {
-    fn drawn(&self) -> Markup {
-        match self {
-            Self::Refused(what) => refused(what),
-            Self::Redis(error) => page::failed(error),
-            Self::Late => page::unread("the jobs that this selects"),
+/// The plan that a form bears, or else a new one.
+async fn planned(act: Act, typed: &Typed, dashboard: &Dashboard) -> Result<(Uuid, ShownPlan), String> {
+    if let Ok(name) = typed.plan.parse::<Uuid>() {
+        match dashboard.plans.shown(name).await {
+            ShownPlan::Unknown => {}
+            shown => return Ok((name, shown)),
         }
     }
-}
-
-async fn prepared(act: Act, typed: &Typed, dashboard: &Dashboard) -> Result<Prepared, NotPrepared> {
-    let action = typed.action(act, dashboard).map_err(NotPrepared::Refused)?;
-    let rate = typed.rate().map_err(NotPrepared::Refused)?;
-    let prepared = timeout(READ_TIME, prepare(&dashboard.queue, &action, rate)).await;
-    let prepared = prepared.map_err(|_| NotPrepared::Late)?.map_err(NotPrepared::Redis)?;
-    prepared.map_err(|refusal| NotPrepared::Refused(refusal.to_string()))
+    let (action, rate) = (typed.action(act, dashboard)?, typed.rate()?);
+    let name = dashboard.plans.ask(action, rate, dashboard.queue.clone());
+    Ok((name, dashboard.plans.shown(name).await))
 }
 
 pub(in crate::web::dash) async fn show(
@@ -200,21 +210,30 @@ pub(in crate::web::dash) async fn show(
     Extension(visitor): Extension<Visitor>,
     Path(act): Path<Act>,
     Query(typed): Query<Typed>,
-) -> Markup {
-    let planned = match act == Act::Edit && typed.edits.trim().is_empty() {
-        true => None,
-        false => Some(prepared(act, &typed, &dashboard).await),
+) -> Response {
+    let mut every = None;
+    let shown = match act == Act::Edit && typed.edits.trim().is_empty() {
+        true => html! { p.empty { "Write the fields to change, one on a line, and see the plan." } },
+        false => match planned(act, &typed, &dashboard).await {
+            Err(what) => refused(&what),
+            Ok((_, ShownPlan::Begun(id))) => {
+                return Redirect::to(&super::operation::path(&id)).into_response();
+            }
+            // So that reloading it, or asking anew, is about the same plan.
+            Ok((name, ShownPlan::Waits(_))) if typed.plan != name.to_string() => {
+                return Redirect::to(&path_of(act, &typed, name)).into_response();
+            }
+            Ok((_, ShownPlan::Waits(since))) => {
+                every = Some(EVERY);
+                waits(since)
+            }
+            Ok((_, ShownPlan::Refused(why))) => refused(&why),
+            Ok((_, ShownPlan::Unknown)) => refused("this plan gave way to others: show it again"),
+            Ok((name, ShownPlan::Ready(ready))) => plan(act, &typed, name, &ready, &visitor),
+        },
     };
-    let body = html! {
-        h1 { (act.title()) }
-        (form(act, &typed))
-        @match &planned {
-            None => p.empty { "Write the fields to change, one on a line, and see the plan." },
-            Some(Err(why)) => (why.drawn()),
-            Some(Ok(prepared)) => (plan(act, &typed, prepared.plan(), &visitor)),
-        }
-    };
-    page::whole(&dashboard, &visitor, None, act.title(), body)
+    let body = html! { h1 { (act.title()) } (form(act, &typed)) div #live data-every=[every] { (shown) } };
+    page::whole(&dashboard, &visitor, None, act.title(), body).into_response()
 }
 
 pub(in crate::web::dash) async fn act(
@@ -224,35 +243,56 @@ pub(in crate::web::dash) async fn act(
     Form(typed): Form<Typed>,
 ) -> Response {
     match begin(act, &typed, &dashboard, &visitor).await {
-        Ok(id) => Redirect::to(&super::operation::path(&id)).into_response(),
+        Ok(path) => Redirect::to(&path).into_response(),
         Err(why) => {
-            let body = html! { h1 { (act.title()) } (why.drawn()) (form(act, &typed)) };
+            let body = html! { h1 { (act.title()) } (refused(&why)) (form(act, &typed)) };
             page::whole(&dashboard, &visitor, None, act.title(), body).into_response()
         }
     }
 }
 
-async fn begin(
-    act: Act,
-    typed: &Typed,
-    dashboard: &Dashboard,
-    visitor: &Visitor,
-) -> Result<OperationId, NotPrepared> {
-    if !dashboard.running.has_room() {
-        let what = "this dashboard carries out as many actions as it can: wait for one, or use the command";
-        return Err(NotPrepared::Refused(what.to_owned()));
+/// Begins it; returns where that is seen. The error is a sentence.
+async fn begin(act: Act, typed: &Typed, dashboard: &Dashboard, visitor: &Visitor) -> Result<String, String> {
+    let (name, shown) = planned(act, typed, dashboard).await?;
+    match shown {
+        ShownPlan::Begun(id) => return Ok(super::operation::path(&id)),
+        ShownPlan::Waits(_) | ShownPlan::Unknown => return Ok(path_of(act, typed, name)),
+        ShownPlan::Refused(why) => return Err(why),
+        ShownPlan::Ready(plan) if plan.deletes => {
+            let command = dashboard.queue.command(&format!("dead discard {} --now > copies.jsonl", typed.q));
+            let what = "these would be deleted for good, and their copies are for a command to keep";
+            return Err(format!("{what}: {command}"));
+        }
+        ShownPlan::Ready(_) if !dashboard.running.has_room() => {
+            let what =
+                "this dashboard carries out as many actions as it can: wait for one, or use the command";
+            return Err(what.to_owned());
+        }
+        ShownPlan::Ready(_) => {}
     }
-    let prepared = prepared(act, typed, dashboard).await?;
-    if prepared.plan().deletes {
-        let command = dashboard.queue.command(&format!("dead discard {} --now > copies.jsonl", typed.q));
-        let what =
-            format!("these would be deleted for good, and their copies are for a command to keep: {command}");
-        return Err(NotPrepared::Refused(what));
+    let (queue, running) = (dashboard.queue.clone(), dashboard.running.clone());
+    dashboard.plans.begin(name, queue, running, visitor.name.clone(), typed.reason.clone());
+    match dashboard.plans.shown(name).await {
+        ShownPlan::Begun(id) => Ok(super::operation::path(&id)),
+        ShownPlan::Refused(why) => Err(why),
+        ShownPlan::Waits(_) | ShownPlan::Ready(_) | ShownPlan::Unknown => Ok(path_of(act, typed, name)),
     }
-    // A write is waited for until it is answered: it may have happened.
-    let run =
-        prepared.begin(&dashboard.queue, &visitor.name, &typed.reason).await.map_err(NotPrepared::Redis)?;
-    Ok(dashboard.running.start(run, dashboard.queue.clone()))
+}
+
+/// The page of a plan.
+fn path_of(act: Act, typed: &Typed, name: Uuid) -> String {
+    let (pairs, name) = (typed.pairs(), name.to_string());
+    let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    format!("/acts/{act}?{}", page::query(&[&pairs[..], &[("plan", &name)]].concat()))
+}
+
+fn waits(since: Duration) -> Markup {
+    html! {
+        section.panel {
+            p role="status" { "Reading or recording the jobs that this selects, since " (render::format_duration(since)) "." }
+            p.dim { "Nothing is acted on before it is confirmed. Without scripts: reload this page." }
+        }
+    }
 }
 
 /// What can be changed of the plan; it shows the plan anew.
@@ -288,7 +328,7 @@ fn form(act: Act, typed: &Typed) -> Markup {
 }
 
 /// What it will touch, and the button that does it.
-fn plan(act: Act, typed: &Typed, plan: &Plan, visitor: &Visitor) -> Markup {
+fn plan(act: Act, typed: &Typed, name: Uuid, plan: &Plan, visitor: &Visitor) -> Markup {
     html! {
         section.panel {
             h2 { "The plan" }
@@ -310,7 +350,9 @@ fn plan(act: Act, typed: &Typed, plan: &Plan, visitor: &Visitor) -> Markup {
                 p.banner.bad { "These would be deleted for good. A page does not: the command keeps a copy of each." }
             } @else if visitor.may_operate() {
                 form method="post" action={ "/acts/" (act) } {
-                    @for (name, value) in hidden(act, typed, plan) { input type="hidden" name=(name) value=(value); }
+                    @for (name, value) in typed.pairs() { input type="hidden" name=(name) value=(value); }
+                    @if act.selects() { input type="hidden" name="at_ms" value=(plan.at_ms); }
+                    input type="hidden" name="plan" value=(name);
                     p { button.primary type="submit" { (plan.question.trim_end_matches('?')) } " " span.dim { (act.undo()) } }
                 }
             } @else {
@@ -318,21 +360,4 @@ fn plan(act: Act, typed: &Typed, plan: &Plan, visitor: &Visitor) -> Markup {
             }
         }
     }
-}
-
-/// The form as it was shown, as of the moment of its plan.
-fn hidden(act: Act, typed: &Typed, plan: &Plan) -> Vec<(&'static str, String)> {
-    let Typed { q, id, rate, canary, only, limits, edits, reason, at_ms: _ } = typed.clone();
-    let all = [
-        ("q", q),
-        ("id", id),
-        ("rate", rate),
-        ("canary", canary),
-        ("only", only),
-        ("limits", limits),
-        ("edits", edits),
-    ];
-    let given = all.into_iter().filter(|(_, value)| !value.is_empty());
-    let at = act.selects().then(|| ("at_ms", plan.at_ms.to_string()));
-    given.chain([("reason", reason)]).chain(at).collect()
 }

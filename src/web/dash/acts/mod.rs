@@ -1,10 +1,11 @@
 //! `/acts/...`: what operators do here. Each is shown as a plan first, and done by the functions that the commands call.
 //!
-//! A form is answered twice: GET shows what it would touch, POST does it. What was shown is what is done: a bulk action is
-//! prepared again as of the moment of its plan.
+//! A form is answered twice: GET shows what it would touch, POST does it. What was shown is what is done: the plan is kept,
+//! and where it gave way to others its selection is read again as of its moment.
 
 pub(super) mod bulk;
 pub(super) mod operation;
+pub(super) mod plans;
 pub(super) mod running;
 pub(super) mod single;
 
