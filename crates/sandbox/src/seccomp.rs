@@ -11,7 +11,8 @@
 //! The common crate supports one match action per filter, which would take two filters and 90 us more per
 //! job. This filter is built once in the fork server; a job only inserts its own process id. The rules are found by a
 //! binary search: at each installation the kernel runs the filter once for every call that exists, to know those that
-//! it need not ask about, and a list of 110 comparisons takes 60 us there.
+//! it need not ask about, and a list of 110 comparisons takes 60 us there. Each answer stands once, behind the search: the
+//! kernel checks, converts and compiles every instruction for each job.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -181,6 +182,9 @@ const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
 
+/// Longest program: a conditional jump reaches that far. The filter of a job has half as many.
+const MAX_INSTRUCTIONS: usize = 256;
+
 /// A seccomp program, ready to be installed.
 #[derive(Debug)]
 pub(super) struct SeccompFilter {
@@ -198,6 +202,17 @@ enum Rule {
     /// Allows `tgkill` only with this process as target (first argument) and SIGABRT, as `abort` sends it. A job that
     /// could send itself SIGKILL would look like a victim of the kernel's OOM killer, which is not blamed on the job.
     OwnAbortOnly,
+}
+
+impl Rule {
+    /// Length of what [`SeccompFilter::push_rule`] pushes.
+    fn instructions(self) -> usize {
+        match self {
+            Self::Act(_) => 1,
+            Self::UnlessExecutable => 4,
+            Self::OwnAbortOnly => 6,
+        }
+    }
 }
 
 impl SeccompFilter {
@@ -239,14 +254,27 @@ impl SeccompFilter {
     /// A program with the architecture and x32 checks that all filters share, these rules, and an action for every
     /// other call.
     fn new(rules: impl Iterator<Item = (c_long, Rule)>, others: u32) -> Self {
-        let mut filter = Self { program: Vec::with_capacity(512), own_pid_at: None };
+        let mut filter = Self { program: Vec::with_capacity(MAX_INSTRUCTIONS), own_pid_at: None };
         filter.push(load(kernel::SECCOMP_ARCH));
         filter.push(if_equal(ARCHITECTURE, 1, 0));
         filter.push(ret(KILL));
         filter.push(load(kernel::SECCOMP_NR));
         filter.push(if_at_least(X32, 0, 1));
         filter.push(ret(KILL));
-        filter.push_search(&ranges(rules.map(|(call, rule)| (syscall_number(call), rule)).collect(), others));
+        let ranges = ranges(rules.map(|(call, rule)| (syscall_number(call), rule)).collect(), others);
+        let mut place = filter.program.len() + ranges.len() - 1;
+        let mut answers: Vec<(Rule, usize)> = Vec::new();
+        for (_, rule) in &ranges {
+            if !answers.iter().any(|(known, _)| known == rule) {
+                answers.push((*rule, place));
+                place += rule.instructions();
+            }
+        }
+        filter.push_search(&ranges, &answers);
+        answers.into_iter().for_each(|(rule, _)| filter.push_rule(rule));
+        if filter.program.len() > MAX_INSTRUCTIONS {
+            filter = Self { program: vec![ret(KILL)], own_pid_at: None }; // its jumps would go astray
+        }
         filter
     }
 
@@ -254,21 +282,22 @@ impl SeccompFilter {
         self.program.push(instruction);
     }
 
-    /// A binary search for the range of a call's number, with the rules as its leaves.
-    fn push_search(&mut self, ranges: &[(u32, Rule)]) {
+    /// A binary search for the range of a call's number: one comparison between a range and the next. A half of one
+    /// range has no instruction of its own; it is a jump to its answer.
+    fn push_search(&mut self, ranges: &[(u32, Rule)], answers: &[(Rule, usize)]) {
         let (below, from) = ranges.split_at(ranges.len() / 2);
-        match (below, from) {
-            (_, []) => {}
-            ([], [(_, rule), ..]) => self.push_rule(*rule),
-            ([_, ..], [(first, _), ..]) => {
-                self.push(if_at_least(*first, 0, 1));
-                let jump = self.program.len();
-                self.push(skip(0));
-                self.push_search(below);
-                self.program[jump] = skip(self.program.len() - jump - 1);
-                self.push_search(from);
-            }
-        }
+        let ([_, ..], [(first, _), ..]) = (below, from) else { return };
+        let next = self.program.len() + 1;
+        let distance = |half: &[(u32, Rule)], search: usize| {
+            let to = match half {
+                [(_, rule)] => answers.iter().find(|(known, _)| known == rule).map_or(search, |(_, at)| *at),
+                _ => search,
+            };
+            u8::try_from(to - next).unwrap_or(u8::MAX)
+        };
+        self.push(if_at_least(*first, distance(from, next + below.len() - 1), distance(below, next)));
+        self.push_search(below, answers);
+        self.push_search(from, answers);
     }
 
     fn push_rule(&mut self, rule: Rule) {
@@ -330,12 +359,6 @@ fn if_any_bit(bits: u32, then: u8, or: u8) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, bits, then, or)
 }
 
-/// Leaves out so many instructions.
-fn skip(instructions: usize) -> sock_filter {
-    let instructions = u32::try_from(instructions).unwrap_or(u32::MAX);
-    instruction(libc::BPF_JMP | libc::BPF_JA, instructions, 0, 0)
-}
-
 fn ret(action: u32) -> sock_filter {
     instruction(libc::BPF_RET | libc::BPF_K, action, 0, 0)
 }
@@ -371,8 +394,6 @@ mod tests {
             } else if class == libc::BPF_LD {
                 let from = i.k as usize;
                 a = u32::from_le_bytes(data[from..from + 4].try_into().unwrap());
-            } else if jump == libc::BPF_JA {
-                at += i.k as usize;
             } else {
                 let taken = match jump {
                     libc::BPF_JEQ => a == i.k,
@@ -434,6 +455,20 @@ mod tests {
             let (_, count) = run_and_count(&filter, ARCHITECTURE, number, [0; 6]);
             assert!(count <= 30, "call {number}: {count} instructions");
         }
+    }
+
+    #[test]
+    fn every_filter_is_short_enough_for_its_jumps() {
+        for filter in [SeccompFilter::for_job(), SeccompFilter::for_fork_server()] {
+            assert!((10..MAX_INSTRUCTIONS).contains(&filter.program.len()), "{}", filter.program.len());
+        }
+        let every_other = (0..600).step_by(2).map(|call| (call, Rule::Act(ALLOW)));
+        let too_long = SeccompFilter::new(every_other, REFUSE);
+        assert_eq!(
+            run_filter(&too_long, ARCHITECTURE, 0, [0; 6]),
+            KILL,
+            "instead of an answer to another call"
+        );
     }
 
     #[test]
