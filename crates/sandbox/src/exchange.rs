@@ -4,7 +4,7 @@
 //!
 //! Invariant: no job can make the worker hold more than the reply limit, or wait beyond the report timeout.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,9 +85,14 @@ async fn transfer(data: &mut UnixStream, request: Request, cap: u64) -> JobOutpu
 
 async fn write_request(data: &mut UnixStream, request: Request) -> io::Result<()> {
     let [options, a, b] = [&request.options, &request.a, &request.b].map(|part| part.len() as u64);
-    data.write_all(&RequestHeader { options, a, b }.encode()).await?;
-    for part in [request.options, request.a, request.b] {
-        data.write_all(&part).await?; // frees the part: the job has its own copy
+    let header = RequestHeader { options, a, b }.encode().to_vec();
+    let parts = [header, request.options, request.a, request.b];
+    // What is small goes in one call, and wakes the job once.
+    let mut sent = data.write_vectored(&parts.each_ref().map(|part| IoSlice::new(part))).await?;
+    for part in parts {
+        let rest = part.get(sent..).unwrap_or_default();
+        data.write_all(rest).await?;
+        sent = sent.saturating_sub(part.len()); // frees the part: the job has its own copy
     }
     Ok(())
 }

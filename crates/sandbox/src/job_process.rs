@@ -5,7 +5,7 @@
 //! Invariant: no byte of the request is read before every isolation layer is in
 //! force and [`protocol::READY`] is written.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Mutex;
@@ -85,12 +85,9 @@ fn serve_request(setup: &JobSetup<'_>, work: Work) -> io::Result<()> {
         Err(_) => (ReplyCode::Panicked, take_last_panic().into_bytes().into()),
     };
     let header = ReplyHeader { code, answer: answer.len() as u64, attachment: attachment.len() as u64 };
-    write_all(&header.encode())?;
-    if header.answer <= protocol::ANSWER_MAX_BYTES && header.attachment <= setup.limits.reply_bytes {
-        write_all(&answer)?;
-        write_all(&attachment)?;
-    }
-    Ok(())
+    let fits = header.answer <= protocol::ANSWER_MAX_BYTES && header.attachment <= setup.limits.reply_bytes;
+    let [answer, attachment] = if fits { [&answer[..], &attachment[..]] } else { [&[][..]; 2] };
+    write_parts([&header.encode(), answer, attachment])
 }
 
 fn perform(task: Task, work: Work) -> Product {
@@ -137,6 +134,17 @@ fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let n = rustix::io::retry_on_intr(|| rustix::io::write(kernel::socket(), bytes))?;
         bytes = &bytes[n..];
+    }
+    Ok(())
+}
+
+/// Writes all parts, in one call if they fit: each call wakes the worker.
+fn write_parts(parts: [&[u8]; 3]) -> io::Result<()> {
+    let slices = parts.map(IoSlice::new);
+    let mut sent = rustix::io::retry_on_intr(|| rustix::io::writev(kernel::socket(), &slices))?;
+    for part in parts {
+        write_all(part.get(sent..).unwrap_or_default())?;
+        sent = sent.saturating_sub(part.len());
     }
     Ok(())
 }
