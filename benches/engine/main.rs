@@ -221,18 +221,19 @@ fn write(directory: &Path, nth: usize, pair: &Pair) -> (PathBuf, PathBuf) {
 }
 
 /// What the sandbox adds at the page of median size, and what a job pays that no fork server has warmed up for.
-async fn sandbox_overhead(pairs: &[Pair], goals: &mut Goals) {
-    let mut by_size: Vec<&Pair> = pairs.iter().collect();
-    by_size.sort_by_key(|pair| pair.bytes());
-    let pair = by_size[by_size.len() / 2];
+async fn sandbox_overhead(pairs: &Arc<Vec<Pair>>, goals: &mut Goals) {
+    let mut by_size: Vec<usize> = (0..pairs.len()).collect();
+    by_size.sort_by_key(|&nth| pairs[nth].bytes());
+    let median = by_size[by_size.len() / 2];
+    let pair = &pairs[median];
     let limits = Limits::from_config(&measure::config(&[]).sandbox);
     let (warmed, cold) = (measure::pool(1, &[]).await, measure::pool(1, &["warm_up"]).await);
     let mut here = Vec::new();
     let [mut boxed, mut not_warmed] = [SandboxRuns::default(), SandboxRuns::default()];
     for _ in 0..MEDIAN_RUNS / MEDIAN_BATCH {
         here.extend((0..MEDIAN_BATCH).map(|_| measure::in_process(pair)));
-        boxed.run(&warmed, pair, limits).await;
-        not_warmed.run(&cold, pair, limits).await;
+        boxed.run(&warmed, pairs, median, limits).await;
+        not_warmed.run(&cold, pairs, median, limits).await;
     }
     // Of a shared machine the lower quartile says more than the median.
     let of_here = |time: fn(&AnalysisTime) -> Duration| {
@@ -262,12 +263,25 @@ struct SandboxRuns {
 }
 
 impl SandboxRuns {
-    async fn run(&mut self, (pool, fork_servers): &(Pool, Vec<u32>), pair: &Pair, limits: Limits) {
-        let mut slot = pool.acquire().await;
+    /// In a task, as in the worker: what blocks on the main thread is awakened by another one at each step.
+    async fn run(
+        &mut self,
+        (pool, fork_servers): &(Pool, Vec<u32>),
+        pairs: &Arc<Vec<Pair>>,
+        nth: usize,
+        limits: Limits,
+    ) {
         let before = measure::cpu_of(fork_servers.iter().copied());
-        for _ in 0..MEDIAN_BATCH {
-            self.wall_ms.push(ms(measure::in_sandbox(&mut slot, pair, limits).await));
-        }
+        let (pool, pairs) = (pool.clone(), Arc::clone(pairs));
+        let batch = tokio::spawn(async move {
+            let mut slot = pool.acquire().await;
+            let mut wall_ms = Vec::with_capacity(MEDIAN_BATCH);
+            for _ in 0..MEDIAN_BATCH {
+                wall_ms.push(ms(measure::in_sandbox(&mut slot, &pairs[nth], limits).await));
+            }
+            wall_ms
+        });
+        self.wall_ms.extend(batch.await.unwrap());
         self.cpu += measure::cpu_of(fork_servers.iter().copied()) - before;
     }
 

@@ -163,9 +163,10 @@ impl ForkServer {
         let mut clock = JobClock::start(began, &limits);
         let outcome = child.wait_for_exit(job, &mut clock, self.status_block)?;
         let sent = child.kill_unless_ended(&outcome)?;
-        child.wait_until_dead()?;
+        let cpu = kernel::wait_until_dead(child.pid)?;
         // Before it is reaped, which removes its entry in /proc.
-        let waited = job_clock::waited_for_cpu(child.pid).map(|waited| waited + clock.without_input());
+        let waited = job_clock::waited_for_cpu(child.pid, began.elapsed().saturating_sub(cpu))
+            .map(|waited| waited + clock.without_input());
         let ended = kernel::reap(child.pid)?;
         drop(child); // before the report, so that nothing of this job remains when the worker receives it
         if matches!(outcome, WaitOutcome::WorkerGone) {
@@ -275,12 +276,6 @@ impl WatchedChild {
     /// Whether the child has exited; does not reap it.
     fn has_ended(&self) -> io::Result<bool> {
         Ok(self.look_at_exit(WaitIdOptions::NOHANG)?.is_some())
-    }
-
-    /// Waits for the child to exit; does not reap it.
-    fn wait_until_dead(&self) -> io::Result<()> {
-        rustix::io::retry_on_intr(|| self.look_at_exit(WaitIdOptions::empty()))?;
-        Ok(())
     }
 
     fn look_at_exit(&self, options: WaitIdOptions) -> rustix::io::Result<Option<WaitIdStatus>> {

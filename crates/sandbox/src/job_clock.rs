@@ -24,6 +24,9 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 /// The shortest wait for a sample: the kernel shows CPU time in steps of 10 ms, so that more are pointless.
 const MIN_WAIT: Duration = Duration::from_millis(5);
 
+/// The shortest wait that is reported; to ask the kernel about less takes 20 us of each short job.
+const REPORTED_WAIT: Duration = Duration::from_millis(1);
+
 /// The clock of one running job.
 #[derive(Debug)]
 pub(super) struct JobClock {
@@ -142,8 +145,12 @@ impl Sample {
 }
 
 /// How long a job has waited for a CPU altogether, as the kernel counts it when a wait ends: exact for a job
-/// that has exited and was not reaped yet. `None` if the kernel does not count it.
-pub(super) fn waited_for_cpu(pid: Pid) -> Option<Duration> {
+/// that has exited and was not reaped yet. `None` if the kernel does not count it. A job that was off the CPUs for
+/// `at_most` less than a millisecond has waited for none that is reported, and is not asked about.
+pub(super) fn waited_for_cpu(pid: Pid, at_most: Duration) -> Option<Duration> {
+    if at_most < REPORTED_WAIT {
+        return Some(Duration::ZERO);
+    }
     let schedstat = fs::read_to_string(format!("/proc/{}/schedstat", pid.as_raw_nonzero())).ok()?;
     schedstat.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
@@ -230,6 +237,13 @@ mod tests {
     fn this_process_can_be_seen() {
         let own = rustix::process::getpid();
         assert!(Sample::take(own).is_some());
-        assert!(waited_for_cpu(own).is_some());
+        assert!(waited_for_cpu(own, REPORTED_WAIT).is_some());
+    }
+
+    #[test]
+    fn the_kernel_is_asked_only_about_waits_that_are_reported() {
+        let nobody = Pid::from_raw(i32::MAX).unwrap();
+        assert_eq!(waited_for_cpu(nobody, Duration::from_micros(999)), Some(Duration::ZERO));
+        assert_eq!(waited_for_cpu(nobody, REPORTED_WAIT), None);
     }
 }

@@ -91,16 +91,43 @@ pub(super) fn reap(pid: Pid) -> io::Result<ReapedChild> {
     }
     // SAFETY: an all-zero rusage is valid, and the kernel has filled it in.
     let usage = unsafe { usage.assume_init() };
-    let time = |t: libc::timeval| {
-        Duration::from_secs(t.tv_sec.unsigned_abs()) + Duration::from_micros(t.tv_usec.unsigned_abs())
-    };
-    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
     Ok(ReapedChild {
         status,
-        cpu,
+        cpu: cpu_time(&usage),
         max_rss_bytes: usage.ru_maxrss.unsigned_abs() * 1024,
         minor_faults: usage.ru_minflt.unsigned_abs(),
     })
+}
+
+/// Waits for a child to exit without reaping it; returns its CPU time.
+///
+/// # Errors
+/// The error of `waitid`, except `EINTR`, which is retried.
+#[expect(unsafe_code, reason = "neither rustix nor libc has waitid with resource usage")]
+pub(super) fn wait_until_dead(pid: Pid) -> io::Result<Duration> {
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    let (which, options) = (pid.as_raw_nonzero().get(), libc::WEXITED | libc::WNOWAIT);
+    let no_details = std::ptr::null_mut::<libc::siginfo_t>();
+    // SAFETY: the kernel writes no details through a null pointer, and the usage to a live value of its type.
+    while unsafe {
+        libc::syscall(libc::SYS_waitid, libc::P_PID, which, no_details, options, usage.as_mut_ptr())
+    } == -1
+    {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: as in `reap`.
+    Ok(cpu_time(&unsafe { usage.assume_init() }))
+}
+
+/// User plus system time.
+fn cpu_time(usage: &libc::rusage) -> Duration {
+    let time = |t: libc::timeval| {
+        Duration::from_secs(t.tv_sec.unsigned_abs()) + Duration::from_micros(t.tv_usec.unsigned_abs())
+    };
+    time(usage.ru_utime) + time(usage.ru_stime)
 }
 
 /// Maps a zeroed value on its own page, shared with forked children and never unmapped.
