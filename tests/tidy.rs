@@ -634,9 +634,15 @@ fn every_metric_asked_for_exists_and_every_one_that_exists_is_documented() {
 #[test]
 fn what_is_written_twice_agrees() {
     let version = env!("CARGO_PKG_VERSION");
+    let rules = include_str!("../config/prometheus/rules.yml");
+    let groups = rules[rules.find("groups:").unwrap()..].trim_end().split('\n');
+    let indent = |line: &str| if line.is_empty() { String::new() } else { format!("  {line}") };
+    let indented_rules = groups.map(indent).collect::<Vec<_>>().join("\n");
     let twice = [
         ("CHANGELOG.md", format!("## [{version}]")),
-        ("config/kubernetes/worker.yaml", format!("image: wm-analyzer:{version}\n")),
+        ("config/kubernetes/base/worker.yaml", format!("image: wm-analyzer:{version}\n")),
+        ("config/kubernetes/components/dash/dash.yaml", format!("image: wm-analyzer:{version}\n")),
+        ("config/kubernetes/components/prometheus/prometheus-rule.yaml", indented_rules),
         ("README.md", format!("Rust {}", env!("CARGO_PKG_RUST_VERSION"))),
     ];
     for (path, text) in twice {
