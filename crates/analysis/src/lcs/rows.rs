@@ -132,14 +132,15 @@ impl BitRows {
 
     /// Computes the first `needed` words of the rows of a block, from the kept row that starts at `kept`.
     fn fill_block(&mut self, rows: &[u32], kept: usize, needed: usize) {
-        self.block.clear();
-        self.block.resize(rows.len() * needed, 0);
+        let cells = rows.len() * needed;
+        if self.block.len() < cells {
+            self.block.resize(cells, 0);
+        }
         let mut before = &self.kept[kept..kept + needed];
-        let mut rest = &mut self.block[..];
+        let mut rest = &mut self.block[..cells];
         for token in rows {
             let (row, behind) = rest.split_at_mut(needed);
-            row.copy_from_slice(before);
-            self.columns.advance(*token, row);
+            self.columns.advance_from(*token, before, row);
             (before, rest) = (row, behind);
         }
     }
@@ -191,30 +192,78 @@ impl Positions {
         columns.iter().for_each(|token| self.class_of[*token as usize] = 0);
     }
 
+    /// Where a token stands in the columns, if it does.
+    fn of(&self, token: u32) -> Option<Standing<'_>> {
+        let class = self.class_of.get(token as usize).copied().unwrap_or(0) as usize;
+        let class = &self.classes[class.checked_sub(1)?];
+        let start = class.start as usize;
+        Some(match class.has_mask {
+            true => Standing::Mask(&self.masks[start..]),
+            false => Standing::List(&self.positions[start..start + class.count as usize]),
+        })
+    }
+
     /// Turns a row into the one behind `token`; of a shorter row only the words that it has.
     fn advance(&self, token: u32, row: &mut [u64]) {
-        let class = self.class_of.get(token as usize).copied().unwrap_or(0) as usize;
-        let Some(class) = class.checked_sub(1).map(|class| &self.classes[class]) else { return };
-        let start = class.start as usize;
-        if class.has_mask {
-            let mut carry = false;
-            for (word, mask) in row.iter_mut().zip(&self.masks[start..]) {
-                carry = add(word, *mask, carry);
+        match self.of(token) {
+            Some(Standing::Mask(mask)) => {
+                let (masks, rest_masks) = mask[..row.len()].as_chunks();
+                let (words, rest) = row.as_chunks_mut::<LANES>();
+                let mut carry = false;
+                for (words, masks) in words.iter_mut().zip(masks) {
+                    *words = add(*words, *masks, &mut carry);
+                }
+                for (word, mask) in rest.iter_mut().zip(rest_masks) {
+                    [*word] = add([*word], [*mask], &mut carry);
+                }
             }
-        } else {
-            add_at(row, &self.positions[start..start + class.count as usize]);
+            Some(Standing::List(positions)) => add_at(row, positions),
+            None => {}
+        }
+    }
+
+    /// Makes the row behind `token` out of the one before it, which is as long.
+    fn advance_from(&self, token: u32, before: &[u64], row: &mut [u64]) {
+        let Some(Standing::Mask(mask)) = self.of(token) else {
+            row.copy_from_slice(before);
+            return self.advance(token, row);
+        };
+        let (before, rest_before) = before.as_chunks::<LANES>();
+        let (masks, rest_masks) = mask[..row.len()].as_chunks();
+        let (words, rest) = row.as_chunks_mut();
+        let mut carry = false;
+        for ((words, before), masks) in words.iter_mut().zip(before).zip(masks) {
+            *words = add(*before, *masks, &mut carry);
+        }
+        for ((word, before), mask) in rest.iter_mut().zip(rest_before).zip(rest_masks) {
+            [*word] = add([*before], [*mask], &mut carry);
         }
     }
 }
 
-/// One word of a row: the lowest bit of each run of ones that begins at or before a position of the mask
+/// Where a token stands in the columns.
+enum Standing<'p> {
+    /// One bit for each column, and what belongs to other tokens behind them.
+    Mask(&'p [u64]),
+    List(&'p [u32]),
+}
+
+/// Words of a row in one step: compilers make one addition of their sums, where each word's carry alone took as long
+/// as all the rest. Eight need more registers than there are.
+const LANES: usize = 4;
+
+/// Some words of a row: the lowest bit of each run of ones that begins at or before a position of the mask
 /// moves to it.
-fn add(word: &mut u64, mask: u64, carry: bool) -> bool {
-    let hits = *word & mask;
-    let (sum, over) = word.overflowing_add(hits);
-    let (sum, over_by_carry) = sum.overflowing_add(u64::from(carry));
-    *word = sum | (*word & !mask);
-    over | over_by_carry
+fn add<const N: usize>(words: [u64; N], mask: [u64; N], carry: &mut bool) -> [u64; N] {
+    let mut hits = words;
+    hits.iter_mut().zip(mask).for_each(|(word, mask)| *word &= mask);
+    let mut sums = hits;
+    for (sum, word) in sums.iter_mut().zip(words) {
+        let (partial, over) = word.overflowing_add(*sum);
+        let (whole, over_by_carry) = partial.overflowing_add(u64::from(*carry));
+        (*sum, *carry) = (whole, over | over_by_carry);
+    }
+    std::array::from_fn(|i| sums[i] | (words[i] ^ hits[i]))
 }
 
 /// The same for a mask of few positions: words without one only pass a carry on.
@@ -231,14 +280,14 @@ fn add_at(row: &mut [u64], positions: &[u32]) {
             mask |= 1 << (same % BITS);
         }
         while carry && next < word {
-            carry = add(&mut row[next], 0, true);
+            [row[next]] = add([row[next]], [0], &mut carry);
             next += 1;
         }
-        carry = add(&mut row[word], mask, carry);
+        [row[word]] = add([row[word]], [mask], &mut carry);
         next = word + 1;
     }
     while carry && next < row.len() {
-        carry = add(&mut row[next], 0, true);
+        [row[next]] = add([row[next]], [0], &mut carry);
         next += 1;
     }
 }
