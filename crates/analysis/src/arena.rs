@@ -288,3 +288,30 @@ impl Arena {
         }
     }
 }
+
+#[cfg(test)]
+impl Arena {
+    /// The nodes below the document in document order: how deep each is, its id if it is an element, and its text if it is
+    /// text. Text nodes beside each other are one.
+    pub(super) fn outline(&self) -> Vec<(usize, Option<NodeId>, String)> {
+        let mut outline: Vec<(usize, Option<NodeId>, String)> = Vec::new();
+        let mut open = vec![(0, self.nodes[ROOT as usize].first)];
+        while let Some((depth, id)) = open.pop() {
+            let Some(node) = self.nodes.get(id as usize) else { continue };
+            open.push((depth, node.next));
+            open.push((depth + 1, node.first));
+            let is_text = node.kind == NodeKind::Text;
+            let text = if is_text { &self.text[node.middle as usize..node.end as usize] } else { "" };
+            let follows_text =
+                self.nodes.get(node.previous as usize).is_some_and(|n| n.kind == NodeKind::Text);
+            match outline.last_mut() {
+                Some((.., before)) if is_text && follows_text => before.push_str(text),
+                Some(_) | None => {
+                    let is_element = !is_text && node.kind != NodeKind::Comment;
+                    outline.push((depth, is_element.then_some(id), text.to_owned()));
+                }
+            }
+        }
+        outline
+    }
+}

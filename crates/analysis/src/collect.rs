@@ -172,15 +172,10 @@ impl VisibleText {
         self.scan(text);
     }
 
+    /// Appends text. White space is looked at only beside a line break, and at both ends.
     fn scan(&mut self, text: &str) {
         let mut rest = text;
-        while !rest.is_empty() {
-            let word = rest.find(is_space).unwrap_or(rest.len());
-            if word > 0 {
-                self.end_run();
-                self.text.push_str(&rest[..word]);
-                rest = &rest[word..];
-            }
+        loop {
             let blank = rest.find(|c| !is_space(c)).unwrap_or(rest.len());
             if blank > 0 {
                 let (_, breaks) = self.run.get_or_insert((self.text.len(), 0));
@@ -188,6 +183,14 @@ impl VisibleText {
                 self.text.push_str(&rest[..blank]);
                 rest = &rest[blank..];
             }
+            if rest.is_empty() {
+                return;
+            }
+            self.end_run();
+            let line = memchr::memchr(b'\n', rest.as_bytes()).unwrap_or(rest.len());
+            let words = rest[..line].trim_end_matches(is_space).len();
+            self.text.push_str(&rest[..words]);
+            rest = &rest[words..];
         }
     }
 

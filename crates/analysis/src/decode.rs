@@ -189,10 +189,14 @@ fn check_is_text<'a>(text: Cow<'a, str>, encoding: &'static Encoding) -> Result<
     };
     let bytes = text.as_bytes();
     let (chars, nuls) = (text.chars().count(), memchr::memchr_iter(0, bytes).count());
-    let is_ascii_control = |b: &&u8| matches!(b, 0x01..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F | 0x7F);
+    let is_ascii_control = |b: &u8| matches!(b, 0x01..=0x08 | 0x0B | 0x0E..=0x1A | 0x1C..=0x1F | 0x7F);
+    // By bytes, each a count of at most 255, which vectors hold more of than of larger ones.
+    let ascii_controls = bytes
+        .chunks(255)
+        .map(|part| usize::from(part.iter().map(|b| u8::from(is_ascii_control(b))).sum::<u8>()));
     // U+0080 to U+009F begin with this byte.
     let others = memchr::memchr_iter(0xC2, bytes).filter(|at| matches!(bytes.get(at + 1), Some(0x80..=0x9F)));
-    let controls = bytes.iter().filter(is_ascii_control).count() + others.count();
+    let controls = ascii_controls.sum::<usize>() + others.count();
     let replaced = memmem::find_iter(bytes, "\u{FFFD}").count();
     for (count, bound, what) in [
         (controls + nuls, MAX_CONTROL_PERCENT, "control characters"),

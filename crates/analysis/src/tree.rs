@@ -94,6 +94,12 @@ fn parse(
     slices: Slices,
     collector: &mut Collector,
 ) -> Result<(), ParseError> {
+    build(html, meant_as_xml, slices)?.arena.borrow_mut().walk(collector);
+    Ok(())
+}
+
+/// Builds the tree of a page.
+fn build(html: &str, meant_as_xml: bool, slices: Slices) -> Result<ArenaSink, ParseError> {
     let options =
         TreeBuilderOpts { scripting_enabled: false, drop_doctype: true, ..TreeBuilderOpts::default() };
     let sink = LimitedTokenSink {
@@ -105,7 +111,8 @@ fn parse(
     let tokenizer = Tokenizer::new(sink, TokenizerOpts { discard_bom: false, ..TokenizerOpts::default() });
     let queue = BufferQueue::default();
     let mut rest = html;
-    let (mut words, mut is_in_tag) = (0, false);
+    // Words of what no token has ended yet, and the start of what is not counted of it.
+    let (mut words, mut not_counted, mut is_in_tag) = (0, 0, false);
     while !rest.is_empty() {
         let whole = rest;
         let (slice, after) = rest.split_at(slice_end(rest, slices));
@@ -115,7 +122,13 @@ fn parse(
         while !matches!(tokenizer.feed(&queue), TokenizerResult::Done) {}
         tokenizer.sink.check_given_up().map_err(ParseError::GivenUp)?;
         let has_ended = tokenizer.sink.tokens.get() != tokens;
-        words = if has_ended { 0 } else { words } + count_words(slice);
+        let fed = html.len() - rest.len();
+        if has_ended {
+            (words, not_counted) = (0, fed - slice.len());
+        } else {
+            words += count_words(&html[not_counted..fed]);
+            not_counted = fed;
+        }
         let is_too_long = match slices {
             Slices::Large => words > MAX_ATTRIBUTES,
             Slices::AtTags => !has_ended && !is_in_tag && prescan::has_more_attributes(whole, MAX_ATTRIBUTES),
@@ -127,8 +140,7 @@ fn parse(
     }
     tokenizer.end();
     tokenizer.sink.check_given_up().map_err(ParseError::GivenUp)?;
-    tokenizer.sink.builder.sink.arena.borrow_mut().walk(collector);
-    Ok(())
+    Ok(tokenizer.sink.builder.sink)
 }
 
 fn slice_end(rest: &str, slices: Slices) -> usize {
@@ -237,12 +249,21 @@ struct ArenaSink {
     /// How often the tree builder looked at an element.
     looks: Cell<u64>,
     empty_name: Rc<QualName>,
+    /// Of the elements.
+    #[cfg(test)]
+    names: RefCell<std::collections::HashMap<NodeId, QualName>>,
 }
 
 impl ArenaSink {
     fn new(page_bytes: usize) -> Self {
         let empty_name = Rc::new(QualName::new(None, ns!(), local_name!("")));
-        Self { arena: RefCell::new(Arena::new(page_bytes)), looks: Cell::new(0), empty_name }
+        Self {
+            arena: RefCell::new(Arena::new(page_bytes)),
+            looks: Cell::new(0),
+            empty_name,
+            #[cfg(test)]
+            names: RefCell::default(),
+        }
     }
 
     fn insert(&self, parent: NodeId, before: Option<NodeId>, child: NodeOrText<NodeHandle>) {
@@ -285,6 +306,8 @@ impl TreeSink for ArenaSink {
 
     fn create_element(&self, name: QualName, attributes: Vec<Attribute>, _: ElementFlags) -> NodeHandle {
         let id = self.arena.borrow_mut().add_element(&name.local, &attributes);
+        #[cfg(test)]
+        self.names.borrow_mut().insert(id, name.clone());
         NodeHandle { id, name: Rc::new(name) }
     }
 
@@ -342,6 +365,9 @@ impl TreeSink for ArenaSink {
         self.arena.borrow_mut().move_children(node.id, new_parent.id);
     }
 }
+
+#[cfg(test)]
+mod html5lib;
 
 #[cfg(test)]
 mod tests {
