@@ -79,9 +79,19 @@ impl<'t> EditScript<'t> {
 
 /// Diffs two texts, as finely as the work that is left allows.
 pub(super) fn diff<'t>(old: &'t str, new: &'t str, work: &mut Work) -> EditScript<'t> {
+    diff_with(&mut Comparer::default(), old, new, work)
+}
+
+/// The same for one of many pairs of short texts, which share the buffers of a comparer.
+pub(super) fn diff_with<'t>(
+    comparer: &mut Comparer,
+    old: &'t str,
+    new: &'t str,
+    work: &mut Work,
+) -> EditScript<'t> {
     let mut search = DiffSearch {
         texts: TextPair::new(old, new),
-        comparer: Comparer::default(),
+        comparer,
         work,
         changes: Vec::new(),
         approximate: false,
@@ -106,7 +116,7 @@ enum DiffLevel {
 
 struct DiffSearch<'t, 'w> {
     texts: TextPair<'t>,
-    comparer: Comparer,
+    comparer: &'w mut Comparer,
     work: &'w mut Work,
     changes: Vec<Change>,
     approximate: bool,
@@ -158,6 +168,10 @@ impl DiffSearch<'_, '_> {
         methods: &[Method],
         stretch: &Change,
     ) -> Option<Vec<Change>> {
+        // Different ones, as the stretch is trimmed. Most changes of links end here, without a table of tokens.
+        if self.texts.is_one_token_each(granularity, stretch.old.clone(), stretch.new.clone()) {
+            return Some(vec![stretch.clone()]);
+        }
         let TokenizedPair { old, new } =
             self.texts.tokenize(granularity, stretch.old.clone(), stretch.new.clone(), MAX_TOKENS)?;
         let part = |change: TokenChange| Change { old: old.bytes(change.old), new: new.bytes(change.new) };

@@ -407,8 +407,8 @@ mod tests {
             search.search(&columns, &rows, &mut Vec::new());
             // Twice the square root of 30,000 rows, of 938 words each.
             assert!(search.row_bytes() <= 2 * 174 * 938 * 8, "{of}: {}", search.row_bytes());
-            // A class with a mask has a position in every other word, so there are at most 128 masks.
-            assert!(search.mask_bytes() <= 128 * 938 * 8 + 60_000 * 4, "{of}: {}", search.mask_bytes());
+            // A class with a mask has a position in every fourth word, so there are at most 256 masks.
+            assert!(search.mask_bytes() <= 256 * 938 * 8 + 60_000 * 4, "{of}: {}", search.mask_bytes());
         }
         let (columns, rows) = (random(1, 4096, 26), random(2, 4096, 26));
         let (_, bytes) = by_rows(&columns, &rows, BitRows::default());

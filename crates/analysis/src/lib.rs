@@ -50,6 +50,7 @@ use wm_job::whole_result::{ChangedLink, Link, LinkOp, Op};
 
 use self::diff::EditScript;
 use self::hunks::HunkBuilder;
+use self::lcs::Comparer;
 use self::links::{LinkRef, LinkStep, Links};
 use self::score::DiffStatsBuilder;
 pub use self::score::{PageNumbers, PriorityTerms};
@@ -252,7 +253,7 @@ impl Findings {
     }
 
     fn compare_links(&mut self, old: Links, new: Links, simplified: bool) -> (DiffNumbers, LinkChanges) {
-        let mut work = Work::of_links();
+        let (mut comparer, mut work) = (Comparer::default(), Work::of_links());
         let mut builder = DiffStatsBuilder::new();
         let mut found = LinkChanges { approximate: simplified, ..LinkChanges::default() };
         let mut left_bytes = LINK_CHANGES_BYTES;
@@ -270,7 +271,7 @@ impl Findings {
                 }
                 LinkStep::Changed(a, b) => {
                     let (from, to) = (old.get(a), new.get(b));
-                    let (link, coarse) = diff_link(from, to, &mut work);
+                    let (link, coarse) = diff_link(from, to, &mut comparer, &mut work);
                     found.approximate |= coarse;
                     (LinkOp::Changed(100, link), Some((Some(from), Some(to))))
                 }
@@ -278,10 +279,13 @@ impl Findings {
             builder.add_link(&op);
             self.whole.step(&op);
             if let Some((from, to)) = change {
+                if found.left_out > 0 || found.changes.len() >= MAX_LINK_CHANGES {
+                    found.left_out += 1;
+                    continue;
+                }
                 let change = LinkChange { from: from.map(clip_link), to: to.map(clip_link) };
                 let bytes = serde_json::to_vec(&change).map_or(usize::MAX, |json| json.len() + 1);
-                let fits = found.left_out == 0 && found.changes.len() < MAX_LINK_CHANGES;
-                match left_bytes.checked_sub(bytes).filter(|_| fits) {
+                match left_bytes.checked_sub(bytes) {
                     Some(left) => {
                         left_bytes = left;
                         found.changes.push(change);
@@ -312,9 +316,14 @@ fn to_link(link: LinkRef<'_>) -> Link {
 }
 
 /// Diffs text and target of a changed link; the flag is true if one of the diffs is approximate.
-fn diff_link(old: LinkRef<'_>, new: LinkRef<'_>, work: &mut Work) -> (ChangedLink, bool) {
-    let text = diff::diff(old.text, new.text, work);
-    let href = diff::diff(old.href, new.href, work);
+fn diff_link(
+    old: LinkRef<'_>,
+    new: LinkRef<'_>,
+    comparer: &mut Comparer,
+    work: &mut Work,
+) -> (ChangedLink, bool) {
+    let text = diff::diff_with(comparer, old.text, new.text, work);
+    let href = diff::diff_with(comparer, old.href, new.href, work);
     let steps = |script: &EditScript<'_>| {
         script.steps().map(|(kind, text)| Op(kind.code(), text.to_owned())).collect()
     };

@@ -190,11 +190,13 @@ struct RailsFormatter;
 impl Formatter for RailsFormatter {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
         let bytes = fragment.as_bytes();
-        let mut begin = 0;
-        for (at, byte) in bytes.iter().enumerate() {
-            // What Rails escapes beyond what JSON requires. Byte by byte, as half of a page's source may be
-            // these.
-            let (escape, length) = match (byte, &bytes[at + 1..]) {
+        // What Rails escapes beyond what JSON requires. Byte by byte, as half of a page's source may be these.
+        let may_be = |byte: &u8| matches!(byte, b'&' | b'<' | b'>' | 0xE2);
+        let (mut begin, mut next) = (0, 0);
+        while let Some(plain) = bytes[next..].iter().position(may_be) {
+            let at = next + plain;
+            next = at + 1;
+            let (escape, length) = match (bytes[at], &bytes[at + 1..]) {
                 (b'&', _) => ("\\u0026", 1),
                 (b'<', _) => ("\\u003c", 1),
                 (b'>', _) => ("\\u003e", 1),
@@ -205,6 +207,7 @@ impl Formatter for RailsFormatter {
             writer.write_all(&bytes[begin..at])?;
             writer.write_all(escape.as_bytes())?;
             begin = at + length;
+            next = begin;
         }
         writer.write_all(&bytes[begin..])
     }

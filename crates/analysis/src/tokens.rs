@@ -45,13 +45,6 @@ impl Granularity {
             Self::Phrases => &[15, 63, 255],
         }
     }
-
-    /// Boundaries from which the masks select, from `start` to the end of the text, which is one.
-    fn boundaries(self, text: &str, start: usize) -> impl Iterator<Item = usize> {
-        let chunks = (self == Self::Chunks).then(|| chunk_ends(text.as_bytes(), start));
-        let words = (self != Self::Chunks).then(|| word_ends(text, start));
-        chunks.into_iter().flatten().chain(words.into_iter().flatten())
-    }
 }
 
 /// The tokens of a stretch of each text.
@@ -85,6 +78,24 @@ impl<'t> TextPair<'t> {
         Self { old, new, keys: [random.hash_one(0), random.hash_one(1)] }
     }
 
+    /// Whether a stretch of each text, neither of them empty, is one token.
+    pub(super) fn is_one_token_each(
+        &self,
+        granularity: Granularity,
+        old: Range<u32>,
+        new: Range<u32>,
+    ) -> bool {
+        let is_one = |text: &str, stretch: Range<u32>| {
+            let (start, end) = (stretch.start as usize, stretch.end as usize);
+            let first = match granularity {
+                Granularity::Chunks => chunk_ends(&text[..end], start).next(),
+                Granularity::Words | Granularity::Phrases => word_ends(&text[..end], start).next(),
+            };
+            first == Some(end)
+        };
+        is_one(self.old, old) && is_one(self.new, new)
+    }
+
     /// Splits a stretch of each text into at most `cap` tokens in total; `None` if that is impossible.
     pub(super) fn tokenize(
         &self,
@@ -93,11 +104,28 @@ impl<'t> TextPair<'t> {
         new: Range<u32>,
         cap: usize,
     ) -> Option<TokenizedPair> {
-        let mut masks = granularity.boundary_masks().iter().copied();
+        let masks = granularity.boundary_masks();
+        match granularity {
+            Granularity::Chunks => self.cut(masks, chunk_ends, old, new, cap),
+            Granularity::Words | Granularity::Phrases => self.cut(masks, word_ends, old, new, cap),
+        }
+    }
+
+    /// Splits a stretch of each text at some of its boundaries, which are those from an offset to the end of a text,
+    /// which is one.
+    fn cut<I: Iterator<Item = usize>>(
+        &self,
+        masks: &[u32],
+        boundaries: impl Fn(&'t str, usize) -> I,
+        old: Range<u32>,
+        new: Range<u32>,
+        cap: usize,
+    ) -> Option<TokenizedPair> {
+        let mut masks = masks.iter().copied();
         let mut mask = masks.next()?;
         let [mut old_ends, mut new_ends] = [Vec::new(), Vec::new()];
         let of_old = &self.old[..old.end as usize];
-        for at in granularity.boundaries(of_old, old.start as usize) {
+        for at in boundaries(of_old, old.start as usize) {
             if is_kept(of_old, at, mask) {
                 old_ends.push(at as u32);
             }
@@ -107,7 +135,7 @@ impl<'t> TextPair<'t> {
             }
         }
         let of_new = &self.new[..new.end as usize];
-        for at in granularity.boundaries(of_new, new.start as usize) {
+        for at in boundaries(of_new, new.start as usize) {
             if is_kept(of_new, at, mask) {
                 new_ends.push(at as u32);
             }
@@ -122,19 +150,19 @@ impl<'t> TextPair<'t> {
         Some(self.assign_ids(old.start, old_ends, new.start, new_ends))
     }
 
-    /// Keyed hash of a token, eight bytes at a time: each is multiplied to 128 bits, the halves of which are
-    /// folded.
-    fn hash(&self, token: &[u8]) -> u64 {
+    /// Keyed hash of a token that begins with `head`, eight bytes at a time: each is multiplied to 128 bits, the halves
+    /// of which are folded.
+    fn hash(&self, text: &[u8], token: Range<usize>, head: u64) -> u64 {
         let [key, other_key] = self.keys;
-        let (words, rest) = token.as_chunks::<8>();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        let last = u64::from_le_bytes(last) ^ ((token.len() as u64) << 56);
-        let words = words.iter().map(|word| u64::from_le_bytes(*word)).chain([last]);
-        words.fold(key, |hash, word| {
-            let product = u128::from(hash ^ word) * u128::from(other_key | 1);
+        let fold = |hash: u64| {
+            let product = u128::from(hash) * u128::from(other_key | 1);
             (product >> 64) as u64 ^ product as u64
-        })
+        };
+        let behind_head = (token.start + HEAD_BYTES..token.end).step_by(HEAD_BYTES);
+        let length = (token.len() as u64) << 56;
+        behind_head
+            .map(|at| head_at(text, at..token.end))
+            .fold(fold(key ^ length ^ head), |hash, word| fold(hash ^ word))
     }
 
     /// Assigns an id to every distinct token, with an open-addressing table that stores only ids.
@@ -148,31 +176,40 @@ impl<'t> TextPair<'t> {
         let slots = (2 * (old_ends.len() + new_ends.len())).next_power_of_two();
         let mut table = vec![0_u32; slots];
         let mut of_byte = [0_u32; 256];
-        let mut distinct: Vec<&[u8]> = Vec::new();
+        let mut distinct: Vec<Distinct> = Vec::new();
         let mut ids_of = |text: &'t str, start: u32, ends: &[u32]| -> Vec<u32> {
+            let text = text.as_bytes();
+            let of_old = distinct.len();
             let mut from = start as usize;
             let mut id_of = |&end: &u32| {
-                let token = &text.as_bytes()[from..end as usize];
-                from = end as usize;
-                if let [byte] = token {
-                    let id = &mut of_byte[usize::from(*byte)];
+                let token = from..end as usize;
+                from = token.end;
+                let head = head_at(text, token.clone());
+                let new = Distinct { head, start: token.start as u32, len: token.len() as u32 };
+                if token.len() == 1 {
+                    let id = &mut of_byte[usize::from(text[token.start])];
                     if *id == 0 {
-                        distinct.push(token);
+                        distinct.push(new);
                         *id = distinct.len() as u32;
                     }
                     return *id;
                 }
-                let mut slot = self.hash(token) as usize & (slots - 1);
+                let mut slot = self.hash(text, token.clone(), head) as usize & (slots - 1);
                 loop {
-                    match table[slot] {
-                        0 => {
-                            distinct.push(token);
-                            table[slot] = distinct.len() as u32;
-                            return table[slot];
-                        }
-                        id if distinct[id as usize - 1] == token => return id,
-                        _ => slot = (slot + 1) & (slots - 1),
+                    let Some(at) = (table[slot] as usize).checked_sub(1) else {
+                        distinct.push(new);
+                        table[slot] = distinct.len() as u32;
+                        return table[slot];
+                    };
+                    let known = &distinct[at];
+                    if (known.head, known.len) == (head, new.len)
+                        && (token.len() <= HEAD_BYTES
+                            || known.of(if at < of_old { self.old.as_bytes() } else { text })
+                                == &text[token.clone()])
+                    {
+                        return table[slot];
                     }
+                    slot = (slot + 1) & (slots - 1);
                 }
             };
             ends.iter().map(&mut id_of).collect()
@@ -186,13 +223,45 @@ impl<'t> TextPair<'t> {
     }
 }
 
+/// Bytes of a token that are compared without looking into the text: most words have no more.
+const HEAD_BYTES: usize = 8;
+
+/// A distinct token.
+struct Distinct {
+    head: u64,
+    start: u32,
+    len: u32,
+}
+
+impl Distinct {
+    fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        &text[self.start as usize..][..self.len as usize]
+    }
+}
+
+/// The first eight bytes of a part of a text, or all of a shorter one and zeros.
+fn head_at(text: &[u8], part: Range<usize>) -> u64 {
+    let here = &text[part.start..];
+    let word = here.first_chunk().copied().unwrap_or_else(|| {
+        let mut word = [0; HEAD_BYTES];
+        word[..here.len()].copy_from_slice(here);
+        word
+    });
+    match part.len() {
+        0 => 0,
+        len @ 1..HEAD_BYTES => u64::from_le_bytes(word) & (u64::MAX >> (u64::BITS as usize - 8 * len)),
+        _ => u64::from_le_bytes(word),
+    }
+}
+
 /// Keeps of the ends of tokens those that this mask keeps.
 fn thin_out(ends: &mut Vec<u32>, text: &str, mask: u32) {
     ends.retain(|at| is_kept(text, *at as usize, mask));
 }
 
 /// Ends of chunks from `start` on. Consecutive line breaks count as one.
-fn chunk_ends(text: &[u8], start: usize) -> impl Iterator<Item = usize> {
+fn chunk_ends(text: &str, start: usize) -> impl Iterator<Item = usize> {
+    let text = text.as_bytes();
     let breaks = memchr::memchr3_iter(b'\n', b'>', b'.', &text[start..]).filter_map(move |at| {
         let at = start + at;
         let next = text.get(at + 1);
@@ -337,6 +406,23 @@ mod tests {
         let tokenized = texts.tokenize(Granularity::Words, 0..5, 0..3, 100).unwrap();
         assert_eq!(tokenized.old.ids, [1, 2, 3, 2, 1]);
         assert_eq!(tokenized.new.ids, [3, 2, 1]);
+    }
+
+    #[test]
+    fn tokens_that_begin_alike_or_end_in_nul_are_told_apart() {
+        let (old, new) = ("abcdefgh abcdefghi ab", "abcdefghi abcdefghj ab\0 ab");
+        let texts = texts(old, new);
+        let all = |text: &str| 0..text.len() as u32;
+        let tokenized = texts.tokenize(Granularity::Chunks, all(old), all("abcdefghi"), 100).unwrap();
+        assert_eq!((tokenized.old.ids, tokenized.new.ids), (vec![1], vec![2]));
+        let tokenized = texts.tokenize(Granularity::Words, all(old), all(new), 100).unwrap();
+        assert_eq!(
+            (tokenized.old.ids, tokenized.new.ids),
+            (vec![1, 2, 3, 2, 4], vec![3, 2, 5, 2, 4, 6, 2, 4])
+        );
+        let texts = TextPair::new("ab", "ab\0");
+        let tokenized = texts.tokenize(Granularity::Chunks, 0..2, 0..3, 100).unwrap();
+        assert_eq!((tokenized.old.ids, tokenized.new.ids), (vec![1], vec![2]));
     }
 
     #[test]

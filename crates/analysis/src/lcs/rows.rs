@@ -17,7 +17,7 @@
 /// Rows that are kept whole. 4,096 x 4,096 cells take 2 MiB.
 pub(super) const MAX_ROW_BYTES: usize = 4 << 20;
 /// A class of tokens has a mask if it has at least one position in so many words of a row.
-const WORDS_PER_POSITION: usize = 2;
+const WORDS_PER_POSITION: usize = 4;
 const BITS: usize = u64::BITS as usize;
 
 /// A run of equal tokens: where it starts in the columns and in the rows, and its length.
