@@ -291,8 +291,8 @@ impl Arena {
 
 #[cfg(test)]
 impl Arena {
-    /// The nodes below the document in document order: how deep each is, its id if it is an element, and its text if it is
-    /// text. Text nodes beside each other are one.
+    /// The nodes below the document in document order: how deep each is, its id if it is an element, and its text
+    /// if it is text. Text nodes beside each other are one.
     pub(super) fn outline(&self) -> Vec<(usize, Option<NodeId>, String)> {
         let mut outline: Vec<(usize, Option<NodeId>, String)> = Vec::new();
         let mut open = vec![(0, self.nodes[ROOT as usize].first)];

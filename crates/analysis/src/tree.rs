@@ -367,10 +367,9 @@ impl TreeSink for ArenaSink {
 }
 
 #[cfg(test)]
-mod html5lib;
-
-#[cfg(test)]
 mod tests {
+    mod html5lib;
+
     use super::*;
 
     fn reading(html: &str) -> Result<(), GiveUpReason> {

@@ -1,34 +1,35 @@
 //! The trees that html5lib's tests expect, beside ours.
 //!
-//! The files are those of html5lib-tests, commit 9329e64 (MIT, `LICENSE` beside them). Left out are cases of fragments and
-//! of browsers that run scripts: we parse whole pages and run none. Where the tree is another one on purpose, what is
-//! expected is changed alike: it has no doctypes, no attributes (the few that matter are read when an element is made), no
-//! text below `style`, `script`, `head` and `title`, no content of comments; and what a template contains are its children.
+//! The files are those of html5lib-tests, commit 9329e64 (MIT, `LICENSE` beside them). Left out are cases of
+//! fragments and of browsers that run scripts: we parse whole pages and run none. Where the tree is another one on
+//! purpose, what is expected is changed alike: it has no doctypes, no attributes (the few that matter are read when
+//! an element is made), no text below `style`, `script`, `head` and `title`, no content of comments; and what a
+//! template contains are its children.
 
 use html5ever::ns;
 
-use super::super::collect::NodeKind;
-use super::{Slices, build};
+use super::super::{Slices, build};
+use crate::collect::NodeKind;
 
 const FILES: [(&str, &str); 18] = [
-    ("adoption01", include_str!("../../tests/fixtures/html5lib/adoption01.dat")),
-    ("adoption02", include_str!("../../tests/fixtures/html5lib/adoption02.dat")),
-    ("comments01", include_str!("../../tests/fixtures/html5lib/comments01.dat")),
-    ("noscript01", include_str!("../../tests/fixtures/html5lib/noscript01.dat")),
-    ("tables01", include_str!("../../tests/fixtures/html5lib/tables01.dat")),
-    ("template", include_str!("../../tests/fixtures/html5lib/template.dat")),
-    ("tests1", include_str!("../../tests/fixtures/html5lib/tests1.dat")),
-    ("tests15", include_str!("../../tests/fixtures/html5lib/tests15.dat")),
-    ("tests19", include_str!("../../tests/fixtures/html5lib/tests19.dat")),
-    ("tests2", include_str!("../../tests/fixtures/html5lib/tests2.dat")),
-    ("tests22", include_str!("../../tests/fixtures/html5lib/tests22.dat")),
-    ("tests26", include_str!("../../tests/fixtures/html5lib/tests26.dat")),
-    ("tests3", include_str!("../../tests/fixtures/html5lib/tests3.dat")),
-    ("tests7", include_str!("../../tests/fixtures/html5lib/tests7.dat")),
-    ("tests8", include_str!("../../tests/fixtures/html5lib/tests8.dat")),
-    ("tests9", include_str!("../../tests/fixtures/html5lib/tests9.dat")),
-    ("tricky01", include_str!("../../tests/fixtures/html5lib/tricky01.dat")),
-    ("webkit01", include_str!("../../tests/fixtures/html5lib/webkit01.dat")),
+    ("adoption01", include_str!("../../../tests/fixtures/html5lib/adoption01.dat")),
+    ("adoption02", include_str!("../../../tests/fixtures/html5lib/adoption02.dat")),
+    ("comments01", include_str!("../../../tests/fixtures/html5lib/comments01.dat")),
+    ("noscript01", include_str!("../../../tests/fixtures/html5lib/noscript01.dat")),
+    ("tables01", include_str!("../../../tests/fixtures/html5lib/tables01.dat")),
+    ("template", include_str!("../../../tests/fixtures/html5lib/template.dat")),
+    ("tests1", include_str!("../../../tests/fixtures/html5lib/tests1.dat")),
+    ("tests15", include_str!("../../../tests/fixtures/html5lib/tests15.dat")),
+    ("tests19", include_str!("../../../tests/fixtures/html5lib/tests19.dat")),
+    ("tests2", include_str!("../../../tests/fixtures/html5lib/tests2.dat")),
+    ("tests22", include_str!("../../../tests/fixtures/html5lib/tests22.dat")),
+    ("tests26", include_str!("../../../tests/fixtures/html5lib/tests26.dat")),
+    ("tests3", include_str!("../../../tests/fixtures/html5lib/tests3.dat")),
+    ("tests7", include_str!("../../../tests/fixtures/html5lib/tests7.dat")),
+    ("tests8", include_str!("../../../tests/fixtures/html5lib/tests8.dat")),
+    ("tests9", include_str!("../../../tests/fixtures/html5lib/tests9.dat")),
+    ("tricky01", include_str!("../../../tests/fixtures/html5lib/tricky01.dat")),
+    ("webkit01", include_str!("../../../tests/fixtures/html5lib/webkit01.dat")),
 ];
 
 /// A page, and the lines of its tree without their bars.
