@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::config::assemble::VERSION;
 use crate::ops::{Exit, render};
 use crate::queue::OperatorHandle;
+use crate::results::ResultStore;
 use crate::telemetry::logs;
 use crate::web::dash::{Parts, Server};
 
@@ -20,6 +21,7 @@ pub(super) async fn dash(config: &Config) -> Result<Exit, CommandFailure> {
         queue_config: config.queue.clone(),
         queue,
         sandbox: config.sandbox.clone(),
+        results: ResultStore::open(&config.results).map_err(config_failure)?,
         environment: config.sentry.environment.clone(),
         version: VERSION.to_owned(),
     };

@@ -282,9 +282,10 @@ pub(super) fn queue_failure(error: queue::Error) -> CommandFailure {
         queue::Error::Unavailable(_) => Exit::RedisUnreachable,
         queue::Error::Full(_) | queue::Error::Refusing(_) => Exit::RedisFull,
         queue::Error::Config(_) | queue::Error::Evicts(_) | queue::Error::NewerSchema { .. } => Exit::Config,
-        queue::Error::Refused(_) | queue::Error::Reply { .. } | queue::Error::TooManyOperations { .. } => {
-            Exit::Failed
-        }
+        queue::Error::Denied(_)
+        | queue::Error::Refused(_)
+        | queue::Error::Reply { .. }
+        | queue::Error::TooManyOperations { .. } => Exit::Failed,
     };
     (exit, error.to_string())
 }

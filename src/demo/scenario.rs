@@ -20,6 +20,7 @@ use crate::ops::Exit;
 use crate::ops::progress::Progress;
 use crate::ops::render::{self, BOLD, DIM, styled};
 use crate::queue::{OperatorHandle, ProducerHandle, Queue, WorkerHandle};
+use crate::results::ResultStore;
 use crate::sandbox::Pool;
 use crate::telemetry::logs;
 use crate::telemetry::sentry::{AlertSource, Alerts, AlertsGuard};
@@ -147,6 +148,7 @@ impl DemoEnvironment {
             queue_config: self.config.queue.clone(),
             queue: OperatorHandle::connect(&self.config.queue, self.config.sink()).await?,
             sandbox: self.config.sandbox.clone(),
+            results: ResultStore::open(&self.config.results)?,
             environment: "demo".to_owned(),
             version: VERSION.to_owned(),
         };

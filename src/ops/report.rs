@@ -92,44 +92,60 @@ fn print_other(value: &serde_json::Value) {
     render::stored_json(value);
 }
 
+/// Why there is no whole result to read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoWhole {
+    /// It was too large to be stored.
+    #[error("the whole result was larger than results.max_bytes, so it was not stored")]
+    TooLarge,
+    /// There was nowhere to store it.
+    #[error("the whole result was not stored: no results store was configured then")]
+    NotStored,
+    /// It is somewhere that this configuration does not name.
+    #[error("results.store is not set here; the whole result is {0}")]
+    NoStore(String),
+    /// Another one was stored since.
+    #[error("what the results store has is not what the report names: the pair was analysed again")]
+    Replaced,
+    /// It is not there any more.
+    #[error("the results store has no {0}")]
+    Absent(String),
+    /// The store fails.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The whole result that the report names, compressed; it is what the report was written with.
+pub(crate) async fn whole_gzip(store: Option<&ResultStore>, report: &Report) -> Result<Vec<u8>, NoWhole> {
+    let Some(result) = &report.result else {
+        let too_large = report.omitted.iter().any(|part| part == "result");
+        return Err(if too_large { NoWhole::TooLarge } else { NoWhole::NotStored });
+    };
+    let address = || sanitize(&result.url, 500);
+    let store = store.ok_or_else(|| NoWhole::NoStore(address()))?;
+    let key = ResultKey { from: report.from, to: report.to, analysis_version: report.analysis_version };
+    match store.get(&key, result.bytes).await {
+        Ok(Some(gzip)) if result.is_of(&gzip) => Ok(gzip),
+        Ok(Some(_)) => Err(NoWhole::Replaced),
+        Ok(None) => Err(NoWhole::Absent(address())),
+        Err(failure) => Err(NoWhole::Failed(sanitize(&failure.detail, 500))),
+    }
+}
+
 /// Prints the whole result that the report names.
 async fn whole(store: Option<&ResultStore>, report: &Report) -> Exit {
     if refuse_terminal() {
         return Exit::Usage;
     }
-    let Some(result) = &report.result else {
-        let too_large = report.omitted.iter().any(|part| part == "result");
-        render::error(if too_large {
-            "the whole result was larger than results.max_bytes, so it was not stored"
-        } else {
-            "the whole result was not stored: no results store was configured then"
-        });
-        return Exit::NothingMatched;
+    let why = match whole_gzip(store, report).await {
+        Ok(gzip) => return print_whole(&gzip),
+        Err(why) => why,
     };
-    let Some(store) = store else {
-        render::error(format!(
-            "results.store is not set here; the whole result is {}",
-            sanitize(&result.url, 500)
-        ));
-        return Exit::Config;
-    };
-    let key = ResultKey { from: report.from, to: report.to, analysis_version: report.analysis_version };
-    match store.get(&key, result.bytes).await {
-        Ok(Some(gzip)) if result.is_of(&gzip) => print_whole(&gzip),
-        Ok(Some(_)) => {
-            render::error(
-                "what the results store has is not what the report names: the pair was analysed again",
-            );
-            Exit::Failed
-        }
-        Ok(None) => {
-            render::error(format!("the results store has no {}", sanitize(&result.url, 500)));
-            Exit::NothingMatched
-        }
-        Err(failure) => {
-            render::error(sanitize(&failure.detail, 500));
-            Exit::Failed
-        }
+    render::error(&why);
+    match why {
+        NoWhole::TooLarge | NoWhole::NotStored | NoWhole::Absent(_) => Exit::NothingMatched,
+        NoWhole::NoStore(_) => Exit::Config,
+        NoWhole::Replaced | NoWhole::Failed(_) => Exit::Failed,
     }
 }
 

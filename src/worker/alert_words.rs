@@ -93,6 +93,7 @@ fn letters(group: &LetterGroup, queue: &Queue, mut alert: Alert) -> Alert {
     alert.tags.extend([("kind", kind.clone()), ("stage", stage.clone())]);
     let replayed = reason.as_ref().is_some_and(|reason| reason.counts.replays > 0);
     alert.tags.push(("replayed", replayed.to_string()));
+    alert.tags.push(("job", counts.first.clone()));
     alert.tags.extend(counts.hosts.first().map(|(host, _)| ("host", host.clone())));
     alert.job = vec![("id", counts.first.clone()), ("from", from), ("to", to), ("show", show)];
     alert.job.extend(limit.map(|limit| ("limit", limit)));

@@ -25,6 +25,7 @@ mod check;
 mod clocks;
 mod configuration;
 mod crashes;
+mod dash;
 mod dead_letters;
 mod demo;
 mod diff;

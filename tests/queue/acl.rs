@@ -1,8 +1,9 @@
-//! The rights that docs/deployers.md gives to a producer, a worker and an operator: enough for each, and no more.
+//! The rights that docs/deployers.md gives to a producer, a worker and an operator: enough for each, and no more. Those of
+//! the dashboard: tests/it/dash.rs.
 
 use redis::IntoConnectionInfo;
 use redis::aio::MultiplexedConnection;
-use wm_analyzer::queue::Config;
+use wm_analyzer::queue::{Config, Error, PauseName};
 use wm_testbed::roles::Roles;
 
 use crate::operations::{all_that_a_worker_does, all_that_an_operator_does};
@@ -15,7 +16,7 @@ const PASSWORD: &str = "change-me";
 async fn guarded() -> World {
     let world = World::new().await;
     let lines: Vec<_> = RIGHTS.lines().filter_map(|line| line.strip_prefix("user ")).collect();
-    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines.len(), 5, "{lines:?}");
     for line in lines {
         let mut words = vec!["SETUSER"];
         words.extend(line.split(' '));
@@ -128,4 +129,38 @@ async fn what_the_documented_rights_let_a_producer_do_is_to_push_and_to_read_wha
     ] {
         assert!(is_denied(producer, &command).await, "{command}");
     }
+}
+
+#[tokio::test]
+async fn the_documented_rights_of_dash_view_let_nobody_write_and_those_of_dash_operate_are_an_operators() {
+    let world = guarded().await;
+    let view = &mut connection_of(&world, "dash-view").await;
+    for command in [
+        format!("RPUSH {} x", key("inbox")),
+        format!("SET {} x", key("report:x")),
+        format!("DEL {}", key("dead")),
+        format!("ZADD {} 1 x", key("ready")),
+        format!("HSET {} a b", key("meta")),
+        format!("EXPIRE {} 1", key("meta")),
+        format!("XADD {} * a b", key("events")),
+        "EVAL return{} 0".into(),
+        "GET other".into(),
+        "KEYS *".into(),
+        "CONFIG GET maxmemory".into(),
+        "ACL LIST".into(),
+        "FLUSHALL".into(),
+        "PUBLISH a b".into(),
+        "MONITOR".into(),
+    ] {
+        assert!(is_denied(view, &command).await, "{command}");
+    }
+    let queue = queue_of(&world, "dash-view").await;
+    let refused = queue.operator.pause(&PauseName::default(), None, "me", "a look").await.unwrap_err();
+    assert!(matches!(refused, Error::Denied(_)), "{refused}");
+    assert!(refused.to_string().contains("docs/deployers.md"), "{refused}");
+    let [operator, dash] = ["operator", "dash-operate"].map(|user| {
+        let line = RIGHTS.lines().find_map(|line| line.strip_prefix(&format!("user {user} "))).unwrap();
+        line.to_owned()
+    });
+    assert_eq!(operator, dash);
 }

@@ -11,7 +11,7 @@ use wm_job::hunk::{Hunk, MAX_HUNKS, MAX_STEPS, STEP_MAX_BYTES, Step, StepKind};
 use wm_job::text::floor_char_boundary;
 
 /// The hunks of one diff, step by step.
-pub(super) struct HunkBuilder<'t> {
+pub struct HunkBuilder<'t> {
     hunks: Vec<Hunk>,
     open: Option<Hunk>,
     /// Equal text since the last change.
@@ -22,18 +22,34 @@ pub(super) struct HunkBuilder<'t> {
     /// Equal text kept on either side of a hunk, in code points.
     context_chars: usize,
     budget_bytes: usize,
+    hunks_max: usize,
     left_out: u64,
 }
 
 impl<'t> HunkBuilder<'t> {
-    /// Without hunks; their JSON may take `budget_bytes`.
-    pub(super) fn new(context_chars: usize, budget_bytes: usize) -> Self {
-        let (hunks, open) = (Vec::new(), None);
-        Self { hunks, open, gap: "", gap_chars: 0, at: [0; 2], context_chars, budget_bytes, left_out: 0 }
+    /// Without hunks; their JSON may take `budget_bytes`, and there may be [`MAX_HUNKS`].
+    pub fn new(context_chars: usize, budget_bytes: usize) -> Self {
+        Self {
+            hunks: Vec::new(),
+            open: None,
+            gap: "",
+            gap_chars: 0,
+            at: [0; 2],
+            context_chars,
+            budget_bytes,
+            hunks_max: MAX_HUNKS,
+            left_out: 0,
+        }
+    }
+
+    /// The same with another limit on the number of hunks.
+    #[must_use]
+    pub fn at_most(self, hunks_max: usize) -> Self {
+        Self { hunks_max, ..self }
     }
 
     /// Adds the next step, of `chars` code points.
-    pub(super) fn add(&mut self, kind: StepKind, text: &'t str, chars: usize) {
+    pub fn add(&mut self, kind: StepKind, text: &'t str, chars: usize) {
         let [old, new] = match kind {
             StepKind::Same => {
                 (self.gap, self.gap_chars) = (text, chars);
@@ -86,7 +102,7 @@ impl<'t> HunkBuilder<'t> {
     /// Keeps a hunk if it fits.
     fn close(&mut self, hunk: Hunk) {
         let bytes = serde_json::to_vec(&hunk).map_or(usize::MAX, |json| json.len() + 1);
-        if self.left_out == 0 && self.hunks.len() < MAX_HUNKS && bytes <= self.budget_bytes {
+        if self.left_out == 0 && self.hunks.len() < self.hunks_max && bytes <= self.budget_bytes {
             self.budget_bytes -= bytes;
             self.hunks.push(hunk);
         } else {
@@ -95,7 +111,7 @@ impl<'t> HunkBuilder<'t> {
     }
 
     /// The hunks, and the number of changes that are in none of them.
-    pub(super) fn finish(mut self) -> (Vec<Hunk>, u64) {
+    pub fn finish(mut self) -> (Vec<Hunk>, u64) {
         if let Some(mut hunk) = self.open.take() {
             let after = head(self.gap, self.context_chars);
             hunk.steps.extend((!after.is_empty()).then(|| context(after)));

@@ -49,7 +49,7 @@ use wm_job::text::floor_char_boundary;
 use wm_job::whole_result::{ChangedLink, Link, LinkOp, Op};
 
 use self::diff::EditScript;
-use self::hunks::HunkBuilder;
+pub use self::hunks::HunkBuilder;
 use self::lcs::Comparer;
 use self::links::{LinkRef, LinkStep, Links};
 use self::score::DiffStatsBuilder;

@@ -8,6 +8,9 @@
 use deadpool::managed::PoolError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
+/// What Redis says of a command in a script that the script's caller has no right to.
+const SCRIPT_DENIED: &str = "The user executing the script";
+
 /// An error from Redis, or from the queue's configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -21,7 +24,10 @@ pub enum Error {
     /// Redis is at `maxmemory` and refused this write. Claims, settles and operators' commands go on.
     #[error("Redis is full: {0}")]
     Full(String),
-    /// Redis refuses the command: credentials, permissions, or a key of the wrong type.
+    /// The user of `queue.url` has no right to the command; nothing was written.
+    #[error("the Redis user of queue.url may not do this (docs/deployers.md has the rights of each): {0}")]
+    Denied(String),
+    /// Redis refuses the command: credentials, or a key of the wrong type.
     #[error("Redis refuses: {0}")]
     Refused(String),
     /// The keys were written by a newer build, and this one could misread them.
@@ -71,7 +77,8 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Refusing(_) | Self::Full(_) => true,
-            Self::Refused(_)
+            Self::Denied(_)
+            | Self::Refused(_)
             | Self::NewerSchema { .. }
             | Self::Evicts(_)
             | Self::TooManyOperations { .. }
@@ -111,6 +118,9 @@ impl From<RedisError> for Error {
                 Some("NOREPLICAS" | "MISCONF" | "BUSY") => Self::Refusing(text),
                 // A role switch.
                 Some("UNBLOCKED") => Self::Unavailable(text),
+                Some("NOPERM") => Self::Denied(text),
+                // What a script may not call is an ERR.
+                _ if text.contains(SCRIPT_DENIED) => Self::Denied(text),
                 _ => Self::Refused(text),
             },
         }
@@ -136,7 +146,7 @@ mod tests {
         for code in ["OOM", "MISCONF", "NOREPLICAS", "UNBLOCKED", "BUSY"] {
             assert!(server(code).is_transient(), "{code}");
         }
-        for code in ["WRONGTYPE", "NOAUTH", "WHATEVER"] {
+        for code in ["WRONGTYPE", "NOAUTH", "NOPERM", "WHATEVER"] {
             assert!(!server(code).is_transient(), "{code}");
         }
         assert!(Error::from(RedisError::from(std::io::Error::other("cut"))).is_transient());

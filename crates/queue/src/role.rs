@@ -23,7 +23,7 @@ macro_rules! handle {
             /// for another. An unreachable Redis is not an error here: every call tries to connect again.
             ///
             /// # Errors
-            /// [`Error::Config`] for a bad address or name; [`Error::Refused`] and [`Error::NewerSchema`]
+            /// [`Error::Config`] for a bad address or name; [`Error::Denied`], [`Error::Refused`] and [`Error::NewerSchema`]
             /// when Redis can be reached.
             pub async fn connect(config: &Config, sink: &str) -> Result<Self, Error> {
                 Queue::connect(config, sink).await.map(Self)

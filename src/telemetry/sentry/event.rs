@@ -60,7 +60,7 @@ pub struct Alert {
     pub lines: Vec<String>,
     /// What to type, by what it does.
     pub commands: Vec<(&'static str, String)>,
-    /// Tags, of few values each.
+    /// Tags, of few values each, but for `job`: the one that is shown as an example, to be found by its id.
     pub tags: Vec<(&'static str, String)>,
     /// Facts about the job that is shown as an example.
     pub job: Vec<(&'static str, String)>,

@@ -5,7 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::HeaderName;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use url::Url;
+use url::form_urlencoded::byte_serialize;
 
+use crate::job::JobId;
 use crate::job::redact::Secret;
 
 /// The shortest token: 16 characters of 64 kinds cannot be guessed at the rate at which logins are answered.
@@ -53,6 +56,51 @@ pub struct Config {
     pub user_header: Option<UserHeader>,
     /// Addresses of that proxy.
     pub proxies: Vec<IpNet>,
+    /// Where Sentry looks for the events of a job; empty for nowhere.
+    #[serde(with = "crate::job::blank")]
+    pub sentry: Option<SentrySearch>,
+}
+
+/// The address of Sentry's search, with `{job}` where the id of a job stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentrySearch(String);
+
+/// What stands for the id of a job.
+const JOB: &str = "{job}";
+
+impl std::str::FromStr for SentrySearch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "write https://sentry.example.org/organizations/acme/issues/?query=job:{job}";
+        let url = Url::parse(text.trim()).map_err(|e| format!("not an address ({e}): {example}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("neither http nor https: {example}"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(format!("a link has no credentials: {example}"));
+        }
+        // In the name of a host it would lead elsewhere.
+        let parts = text.trim().split_once("://").and_then(|(_, rest)| rest.split_once(['/', '?']));
+        match parts.is_some_and(|(host, rest)| rest.contains(JOB) && !host.contains(JOB)) {
+            true => Ok(Self(text.trim().to_owned())),
+            false => Err(format!("has no {JOB} in its path or query: {example}")),
+        }
+    }
+}
+
+impl std::fmt::Display for SentrySearch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl SentrySearch {
+    /// Where the events of this job are.
+    pub(super) fn of(&self, job: &JobId) -> String {
+        let id: String = byte_serialize(job.as_str().as_bytes()).collect();
+        self.0.replace(JOB, &id)
+    }
 }
 
 /// The name of a header.
@@ -138,6 +186,7 @@ mod tests {
             hosts: Vec::new(),
             user_header: header.map(|name| name.parse().unwrap()),
             proxies: Vec::new(),
+            sentry: None,
         };
         config.problems().into_iter().map(|(key, _)| key).collect()
     }
@@ -163,6 +212,23 @@ mod tests {
                 Vec::from_iter(expected),
                 "{bind} {view:?} {operate:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_search_in_sentry_is_a_web_address_and_names_the_job() {
+        let search: SentrySearch = "https://sentry.example.org/issues/?query=job:{job}&x=1".parse().unwrap();
+        let job = JobId::parse("import:7/a").unwrap();
+        assert_eq!(search.of(&job), "https://sentry.example.org/issues/?query=job:import%3A7%2Fa&x=1");
+        for wrong in [
+            "sentry",
+            "javascript:alert({job})",
+            "https://sentry.example.org/issues/",
+            "https://{job}.example.org/issues/",
+            "https://u:geheim@sentry.example.org/?query={job}",
+        ] {
+            let refused = wrong.parse::<SentrySearch>().expect_err(wrong);
+            assert!(refused.contains("write https://") && !refused.contains("geheim"), "{refused}");
         }
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::gate::Visitor;
 use super::job::body_facts;
 use super::page::{self, fact};
-use super::{Dashboard, READ_TIME};
+use super::{Dashboard, READ_TIME, every_step};
 use crate::analysis::PriorityTerms;
 use crate::job::hunk::{Hunk, SOURCE_CONTEXT_CHARS, TEXT_CONTEXT_CHARS};
 use crate::job::report::{LinkChanges, PageLink, Report, TextChanges};
@@ -29,12 +29,32 @@ pub(super) struct Pair {
     to: Uuid,
     #[serde(default)]
     view: View,
+    /// `1` where every step is wanted, from the results store.
+    #[serde(default)]
+    whole: String,
+}
+
+impl Pair {
+    /// The address of this page, with one of its choices made otherwise.
+    fn path(&self, view: View, whole: &str) -> String {
+        let (from, to) = (self.from.to_string(), self.to.to_string());
+        let pairs = [("from", from.as_str()), ("to", &to), ("view", view.into()), ("whole", whole)];
+        let given = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>();
+        format!("/change?{}", page::query(&given))
+    }
+
+    /// The words of the command that shows the same.
+    fn words(&self) -> String {
+        let whole = if self.whole.is_empty() { "" } else { " --whole > whole.json" };
+        format!("report show {}..{}{whole}", self.from, self.to)
+    }
 }
 
 /// How hunks are drawn.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
-enum View {
+#[strum(serialize_all = "snake_case")]
+pub(super) enum View {
     /// Both texts in one.
     #[default]
     Unified,
@@ -48,6 +68,14 @@ pub(super) async fn show(
     Query(pair): Query<Pair>,
 ) -> Markup {
     let read = timeout(READ_TIME, report::read(&dashboard.queue, (pair.from, pair.to))).await;
+    let report = match &read {
+        Ok(Ok(Some(value))) => Report::deserialize(value).ok(),
+        Ok(Ok(None) | Err(_)) | Err(_) => None,
+    };
+    let every_step = match report.as_ref().filter(|_| !pair.whole.is_empty()) {
+        Some(report) => Some(every_step::drawn(&dashboard, report, pair.view).await),
+        None => None,
+    };
     let body = html! {
         h1 { "What changed" }
         p.dim { "from " span.id { (pair.from) } " to " span.id { (pair.to) } }
@@ -55,25 +83,23 @@ pub(super) async fn show(
             Err(_) => (page::unread("the changes")),
             Ok(Err(error)) => (page::failed(&error)),
             Ok(Ok(None)) => p.empty { "No report of this pair: it was not analysed, or its report is forgotten." },
-            Ok(Ok(Some(value))) => @match Report::deserialize(&value) {
-                Ok(report) => (whole(&report, &pair)),
-                Err(_) => {
+            Ok(Ok(Some(value))) => @match &report {
+                Some(report) => (whole(report, &pair, every_step)),
+                None => {
                     p { "This pair was not analysed, or another build wrote this:" }
                     pre tabindex="0" { (crate::telemetry::sanitize(&value.to_string(), 20_000)) }
                 }
             },
         }
-        p { "The same by command: "
-            (page::command(&dashboard.queue.command(&format!("report show {} {}", pair.from, pair.to)))) }
+        p { "The same by command: " (page::command(&dashboard.queue.command(&pair.words()))) }
     };
     page::whole(&dashboard, &visitor, None, "What changed", body)
 }
 
-fn whole(report: &Report, pair: &Pair) -> Markup {
-    let other = |view: &str, name: &str, is_current: bool| {
-        let (from, to) = (pair.from.to_string(), pair.to.to_string());
-        let path = page::query(&[("from", &from), ("to", &to), ("view", view)]);
-        html! { a.button href={ "/change?" (path) } aria-current=[is_current.then_some("true")] { (name) } }
+fn whole(report: &Report, pair: &Pair, every_step: Option<Markup>) -> Markup {
+    let other = |view: View, name: &str| {
+        let is_current = (pair.view == view).then_some("true");
+        html! { a.button href=(pair.path(view, &pair.whole)) aria-current=[is_current] { (name) } }
     };
     let changes = &report.changes;
     let text_changed = report.annotation.text.as_ref().is_some_and(|text| text.text_diff_count > 0);
@@ -84,13 +110,33 @@ fn whole(report: &Report, pair: &Pair) -> Markup {
             @for body in &report.bodies { (fact(body.side.as_str(), body_facts(body))) }
             @if let Some(page) = report.page { (fact("page", html! { span.id { (page) } })) }
         } }
-        p.views { (other("unified", "Unified", pair.view == View::Unified)) " " (other("side", "Side by side", pair.view == View::Side))
+        p.views { (other(View::Unified, "Unified")) " " (other(View::Side, "Side by side"))
             " " span.dim { "↵ is a line's end; what cannot be seen is written as \\u{…}" } }
         @for missing in &report.missing {
             p.banner.warn { (missing.diff) " is missing: " (page::text(&missing.detail)) }
         }
-        (texts("Text", changes.html_text_dmp.as_ref(), TEXT_CONTEXT_CHARS, pair.view))
-        (links(changes.links_json.as_ref()))
+        @match every_step {
+            Some(every_step) => { (metadata(report)) (every_step) }
+            None => {
+                (texts("Text", changes.html_text_dmp.as_ref(), TEXT_CONTEXT_CHARS, pair.view))
+                (links(changes.links_json.as_ref()))
+                (metadata(report))
+                (texts("Source", changes.html_source_dmp.as_ref(), source_context, pair.view))
+            }
+        }
+        @if let Some(result) = &report.result {
+            section.panel { h2 { "Every step" } p { "The results store has the whole diff, " (page::bytes(result.bytes)) " compressed: "
+                (page::address(&result.url)) "." }
+                @if pair.whole.is_empty() { p { a.button href=(pair.path(pair.view, "1")) { "Show the whole diff" } } }
+                @else { p { a.button href=(pair.path(pair.view, "")) { "Show what the report has" } } }
+            }
+        }
+    }
+}
+
+fn metadata(report: &Report) -> Markup {
+    let changes = &report.changes;
+    html! {
         @if !changes.metadata.is_empty() {
             section.panel.scroll { h2 { "Metadata" } table {
                 thead { tr { th { "Name" } th { "Older" } th { "Newer" } } }
@@ -101,11 +147,6 @@ fn whole(report: &Report, pair: &Pair) -> Markup {
                 } }
             }
             (left_out(changes.metadata_left_out)) }
-        }
-        (texts("Source", changes.html_source_dmp.as_ref(), source_context, pair.view))
-        @if let Some(result) = &report.result {
-            section.panel { h2 { "Every step" } p { "The results store has the whole diff, " (page::bytes(result.bytes)) " compressed: "
-                (page::address(&result.url)) } }
         }
     }
 }
@@ -164,7 +205,8 @@ fn left_out(count: u64) -> Markup {
     html! { @if count > 0 { p.dim { (page::count(count)) " more that a report has no room for; a results store keeps all." } } }
 }
 
-fn drawn(hunk: &Hunk, context: usize, view: View) -> Markup {
+/// A hunk that has so much unchanged text on either side.
+pub(super) fn drawn(hunk: &Hunk, context: usize, view: View) -> Markup {
     let parts = changes::parts(hunk, context);
     let is_blank = parts.iter().all(Part::is_blank);
     let side = |older: bool| html! { @for part in &parts { (one_side(part, older)) } };

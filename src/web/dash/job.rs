@@ -48,9 +48,21 @@ pub(super) async fn show(
     let body = html! {
         h1 { "Job " span.id { (page::text(&id)) } }
         (body)
+        (in_sentry(&dashboard, &id))
         p { "The same by command: " (page::command(&dashboard.queue.command(&format!("job show {}", crate::job::text::shell_word(&id))))) }
     };
     page::whole(&dashboard, &visitor, Some(Section::Jobs), &page::text(&id), body)
+}
+
+/// A link to the alert that names this job first.
+fn in_sentry(dashboard: &Dashboard, id: &str) -> Markup {
+    let search = dashboard.config.sentry.as_ref().zip(JobId::parse(id).ok());
+    html! {
+        @if let Some((search, id)) = search {
+            p { a href=(search.of(&id)) rel="noopener noreferrer" target="_blank" { "Its alert in Sentry" }
+                ", if it was the first of those that the alert stands for" }
+        }
+    }
 }
 
 fn stored(dashboard: &Dashboard, job: &StoredJob, now_ms: u64, visitor: &Visitor) -> Markup {
@@ -77,6 +89,7 @@ fn stored(dashboard: &Dashboard, job: &StoredJob, now_ms: u64, visitor: &Visitor
                 dl.facts {
                     @if let Some(from) = parsed.from.given() { (fact("older version", version(from))) }
                     (fact("newer version", version(&parsed.to)))
+                    @if let Some(trace) = &parsed.traceparent { (fact("traceparent", html! { code { (page::text(trace)) } })) }
                 }
                 pre tabindex="0" { (crate::telemetry::sanitize(&payload(job), PAYLOAD_MAX_BYTES)) }
                 @if is_dead && visitor.may_operate() {

@@ -20,6 +20,7 @@ mod assets;
 mod audit;
 mod change;
 mod chart;
+mod every_step;
 mod find;
 mod gate;
 mod groups;
@@ -52,6 +53,7 @@ use self::live::Live;
 use self::session::Sessions;
 use super::listener::{BoundedListener, ConnectionLimits, PeerAddress};
 use crate::queue::{self, OperatorHandle};
+use crate::results::ResultStore;
 use crate::sandbox;
 
 /// Time for a request, after which a person wonders.
@@ -83,6 +85,8 @@ pub struct Parts {
     pub queue: OperatorHandle,
     /// The limits of children, below which those that an operator grants must stay.
     pub sandbox: sandbox::Config,
+    /// Where whole results are; `None` for nowhere.
+    pub results: Option<ResultStore>,
     /// The environment, as alerts name it.
     pub environment: String,
     /// This build.
@@ -95,6 +99,7 @@ struct Dashboard {
     queue_config: queue::Config,
     queue: OperatorHandle,
     sandbox: sandbox::Config,
+    results: Option<ResultStore>,
     environment: String,
     version: String,
     sessions: Sessions,
@@ -116,7 +121,7 @@ impl Server {
     /// # Errors
     /// Why it cannot be opened, with its address.
     pub async fn bind(parts: Parts) -> std::io::Result<Self> {
-        let Parts { config, queue_config, queue, sandbox, environment, version } = parts;
+        let Parts { config, queue_config, queue, sandbox, results, environment, version } = parts;
         let wanted = config.bind;
         let because =
             |e: std::io::Error| std::io::Error::new(e.kind(), format!("cannot listen on {wanted}: {e}"));
@@ -129,6 +134,7 @@ impl Server {
             queue_config,
             queue,
             sandbox,
+            results,
             environment,
             version,
             sessions,

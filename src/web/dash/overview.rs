@@ -17,7 +17,7 @@ use super::live::{LiveLook, Trend};
 use super::page::{self, Section};
 use crate::ops::job::groups::words_of;
 use crate::ops::status::Look;
-use crate::queue::{Group, HostLoad, Purpose, Status, WorkerStatus};
+use crate::queue::{Group, HostLoad, Purpose, RestingHost, Status, WorkerStatus};
 use crate::telemetry::sanitize;
 
 /// Rows of each list; each says how many there are.
@@ -286,7 +286,9 @@ pub(super) fn host_load(load: &HostLoad, status: &Status, visitor: &Visitor) -> 
         @if let Some(rest) = by_hand { ", by " (page::text(&rest.by)) ": " q { (page::text(&rest.reason)) } }
         @if visitor.may_operate() {
             " "
-            @if load.resting.is_some() {
+            @if load.resting.as_ref().is_some_and(RestingHost::is_held) {
+                a.button href={ "/switch/lift-quarantine?" (page::query(&host)) } { "Lift…" }
+            } @else if load.resting.is_some() {
                 a.button href={ "/switch/resume-host?" (page::query(&host)) } { "End rest…" }
             } @else {
                 a.button href={ "/switch/rest-host?" (page::query(&host)) } { "Rest host…" }

@@ -22,17 +22,17 @@ pub(super) async fn show(
         @match timeout(READ_TIME, dashboard.queue.settings()).await {
             Err(_) => (page::unread("the settings")),
             Ok(Err(error)) => (page::failed(&error)),
-            Ok(Ok(values)) => (table(&values)),
+            Ok(Ok(values)) => (table(&values, &visitor)),
         }
         p { "Change one: " (page::command(&dashboard.queue.command("queue set NAME=VALUE"))) }
     };
     page::whole(&dashboard, &visitor, Some(Section::Settings), "Settings", body)
 }
 
-fn table(values: &[SettingValue]) -> Markup {
+fn table(values: &[SettingValue], visitor: &Visitor) -> Markup {
     html! {
         section.panel.scroll { table {
-            thead { tr { th { "Setting" } th { "In force" } th { "Configured here" } th {} } }
+            thead { tr { th { "Setting" } th { "In force" } th { "Configured here" } th {} @if visitor.may_operate() { th {} } } }
             tbody {
                 @for SettingValue { setting, value, stored, configured } in values {
                     tr {
@@ -45,6 +45,10 @@ fn table(values: &[SettingValue]) -> Markup {
                                 (None, true) => span.dim { "the same" },
                                 (None, false) => span.dim { "not stored yet: no worker has started" },
                             }
+                        }
+                        @if visitor.may_operate() {
+                            @let typed = [("name", setting.as_str()), ("value", &value.to_string())];
+                            td { a.button href={ "/switch/set?" (page::query(&typed)) } aria-label={ "Change " (setting.as_str()) } { "Change…" } }
                         }
                     }
                 }

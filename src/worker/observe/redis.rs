@@ -19,7 +19,10 @@ impl Observer {
     pub(in crate::worker) fn redis_failed(&self, error: &queue::Error) {
         let why = sanitize(&error.to_string(), DETAIL_BYTES);
         match error {
-            queue::Error::Full(_) | queue::Error::Refused(_) | queue::Error::Reply { .. } => {
+            queue::Error::Full(_)
+            | queue::Error::Denied(_)
+            | queue::Error::Refused(_)
+            | queue::Error::Reply { .. } => {
                 // The looks say what is wrong; until the next one this does.
                 if self.health.lock().is_empty() {
                     self.unwell(&why);

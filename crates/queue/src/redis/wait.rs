@@ -55,7 +55,7 @@ impl WorkerHandle {
                 redis::cmd("CLIENT").arg(&["REPLY", "ON"]).query_async(&mut connection).await;
             match allowed.map_err(Error::from) {
                 Ok(()) => Ok(true),
-                Err(Error::Refused(_)) => Ok(false),
+                Err(Error::Denied(_) | Error::Refused(_)) => Ok(false),
                 Err(e) => Err(e),
             }
         });

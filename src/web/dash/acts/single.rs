@@ -29,6 +29,7 @@ pub(in crate::web::dash) enum Switch {
     Resume,
     RestHost,
     ResumeHost,
+    LiftQuarantine,
     QuietWorker,
     StopWorker,
     Set,
@@ -55,6 +56,7 @@ impl Switch {
             Self::Resume => "Resume the queue",
             Self::RestHost => "Rest a host",
             Self::ResumeHost => "End the rest of a host",
+            Self::LiftQuarantine => "Let a held host go on",
             Self::QuietWorker => "Quiet a worker",
             Self::StopWorker => "Stop a worker",
             Self::Set => "Change a setting",
@@ -72,6 +74,9 @@ impl Switch {
                 "No job visits this host for so long; its jobs wait, and count no attempt. Undo: end its rest."
             }
             Self::ResumeHost => "The jobs that wait for it can be claimed at once. Undo: rest it again.",
+            Self::LiftQuarantine => {
+                "The jobs of a host whose pages kept killing children can be claimed at once; ten more kills hold it again. Undo: rest it."
+            }
             Self::QuietWorker => {
                 "It claims nothing more, finishes what it has and goes on running. Undo: start it anew."
             }
@@ -88,7 +93,7 @@ impl Switch {
     fn page(self) -> &'static str {
         match self {
             Self::Pause | Self::Resume => "/",
-            Self::RestHost | Self::ResumeHost => "/hosts",
+            Self::RestHost | Self::ResumeHost | Self::LiftQuarantine => "/hosts",
             Self::QuietWorker | Self::StopWorker => "/workers",
             Self::Set => "/settings",
         }
@@ -175,6 +180,13 @@ async fn done(switch: Switch, typed: &Typed, queue: &OperatorHandle, by: &str) -
             Ok(())
         }
         Switch::ResumeHost => resumed(ops::queue::resume(queue, Some(host()?.as_str()), by).await?),
+        Switch::LiftQuarantine => {
+            let host = host()?;
+            match ops::quarantine::lift(queue, &host, by).await? {
+                true => Ok(()),
+                false => Err(format!("{host} is not held").into()),
+            }
+        }
         Switch::QuietWorker | Switch::StopWorker => {
             let request =
                 if switch == Switch::StopWorker { WorkerRequest::Stop } else { WorkerRequest::Quiet };
@@ -220,7 +232,7 @@ fn form(switch: Switch, typed: &Typed, visitor: &Visitor, wrong: Option<Markup>)
                     label { "Host" input name="host" value=(typed.host) required maxlength="260"; }
                     label { "For how long" input name="time" value=(if typed.time.is_empty() { REST } else { &typed.time }); }
                 }
-                Switch::ResumeHost => label { "Host" input name="host" value=(typed.host) required maxlength="260"; },
+                Switch::ResumeHost | Switch::LiftQuarantine => label { "Host" input name="host" value=(typed.host) required maxlength="260"; },
                 Switch::QuietWorker | Switch::StopWorker => label { "Worker" input name="id" value=(typed.id) required maxlength="300"; },
                 Switch::Set => {
                     label { "Setting" input name="name" value=(typed.name) required maxlength="60"; }
@@ -241,6 +253,6 @@ fn form(switch: Switch, typed: &Typed, visitor: &Visitor, wrong: Option<Markup>)
 fn takes_reason(switch: Switch) -> bool {
     match switch {
         Switch::Pause | Switch::RestHost | Switch::QuietWorker | Switch::StopWorker => true,
-        Switch::Resume | Switch::ResumeHost | Switch::Set => false,
+        Switch::Resume | Switch::ResumeHost | Switch::LiftQuarantine | Switch::Set => false,
     }
 }
