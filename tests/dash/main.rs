@@ -15,9 +15,12 @@ mod harness;
 
 mod axe;
 mod browser;
+mod client;
 mod evidence;
+mod gate;
+mod incident;
 mod page;
 mod payloads;
 mod self_test;
-#[expect(dead_code, reason = "for the tests of the dashboard")]
+
 mod world;

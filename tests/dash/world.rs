@@ -17,7 +17,7 @@ const AT_CLOSED_HOST: usize = 8;
 /// A worker that lives, and jobs in every state.
 pub(crate) struct DashWorld {
     pub(crate) world: World,
-    pub(crate) worker: Worker,
+    _worker: Worker,
     /// Where the jobs of [`done`](Self::DONE) and those that died were fetched from are `world.site`'s; this one is closed.
     pub(crate) closed_site: GatedSite,
 }
@@ -43,7 +43,7 @@ impl DashWorld {
     pub(crate) async fn in_world(world: World) -> Self {
         let worker = world.worker();
         let closed_site = GatedSite::closed_at(CLOSED_HOST).await;
-        let dash = Self { world, worker, closed_site };
+        let dash = Self { world, _worker: worker, closed_site };
         dash.send_those_that_end().await;
         dash.send_those_that_wait().await;
         dash

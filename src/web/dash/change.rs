@@ -138,7 +138,7 @@ fn metadata(report: &Report) -> Markup {
     let changes = &report.changes;
     html! {
         @if !changes.metadata.is_empty() {
-            section.panel.scroll { h2 { "Metadata" } table {
+            section.panel.scroll tabindex="0" role="region" aria-label="Metadata" { h2 { "Metadata" } table {
                 thead { tr { th { "Name" } th { "Older" } th { "Newer" } } }
                 tbody { @for change in &changes.metadata {
                     @let [from, to] = change_texts(change.from.as_deref().unwrap_or_default(), change.to.as_deref().unwrap_or_default(), WHOLE);
@@ -171,7 +171,7 @@ fn priority(report: &Report) -> Markup {
         } }
     };
     html! {
-        section.panel.scroll {
+        section.panel.scroll tabindex="0" role="region" aria-label="Priority" {
             h2 { "Priority " strong { (format!("{:.4}", annotation.priority)) }
                 @if report.approximate { " " span.warn { "(approximate)" } } }
             table {
@@ -256,7 +256,7 @@ fn links(changes: Option<&LinkChanges>) -> Markup {
     let Some(changes) = changes else { return html! {} };
     let link = |link: &PageLink| html! { (page::text(&link.text)) br; (page::address(&link.href)) };
     html! {
-        section.panel.scroll {
+        section.panel.scroll tabindex="0" role="region" aria-label="Links" {
             h2 { "Links · " (page::count(changes.change_count)) " changes" }
             @if changes.changes.is_empty() { p.empty { "Nothing changed." } } @else {
                 table {

@@ -27,7 +27,7 @@ use crate::ops::render;
 use crate::telemetry::sanitize;
 use crate::web::listener::PeerAddress;
 
-/// Nothing but our own two files, forms and events; nobody frames us.
+/// Nothing but our own files, forms and events; nobody frames us.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// Longest name of a user that is shown and recorded, in bytes.
@@ -219,7 +219,8 @@ fn with_headers(mut response: Response) -> Response {
         (CONTENT_SECURITY_POLICY, POLICY),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
-        (REFERRER_POLICY, "no-referrer"),
+        // With no-referrer browsers would send `Origin: null` from our own forms.
+        (REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
         (CONNECTION, "close"),

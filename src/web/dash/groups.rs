@@ -94,7 +94,7 @@ fn grid(mut groups: Vec<Group>, letters: u64, filter: &Filter, now_ms: u64, visi
         @if matching == 0 {
             p.empty { "No job died in the last week, or none of this kind and host. Each group is a kind of failure at a host." }
         } @else {
-            section.panel.scroll { table {
+            section.panel.scroll tabindex="0" role="region" aria-label="Groups" { table {
                 thead { tr {
                     th { "Kind" } th { "Host" } th.number { "Dead" }
                     @for each in Window::ALL { th.number { (each.as_str()) } }

@@ -104,7 +104,7 @@ fn found(
                 " · " (most_first(states)) " · " (most_first(kinds))
             }
             @if visitor.may_operate() { p { (acts_for(asked, &filter.q)) } }
-            section.panel.scroll { table {
+            section.panel.scroll tabindex="0" role="region" aria-label="Jobs" { table {
                 thead { tr { th { "Job" } th { "State" } th { "Since" } th { "Kind" } th { "Host" } th { "Detail" } } }
                 tbody {
                     @for job in jobs {

@@ -188,6 +188,7 @@ fn router(dashboard: Arc<Dashboard>) -> Router {
         .route(login::LOGOUT, post(login::log_out))
         .route(assets::STYLE, get(assets::style))
         .route(assets::SCRIPT, get(assets::script))
+        .route(assets::ICON, get(assets::icon))
         .fallback(page::not_found)
         .layer(DefaultBodyLimit::max(FORM_MAX_BYTES))
         .layer(from_fn_with_state(Arc::clone(&dashboard), gate::pass))

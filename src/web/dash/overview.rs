@@ -230,7 +230,7 @@ fn group_row(group: &Group, now_ms: u64, visitor: &Visitor) -> Markup {
             td {
                 (page::ago(now_ms, group.last_ms))
                 @if visitor.may_operate() {
-                    " " a.button href={ "/acts/replay?" (page::query(&[("q", words.trim()), ("canary", "5")])) } { "Try 5…" }
+                    " " a.button href={ "/acts/replay?" (page::query(&[("q", words.trim()), ("canary", "5"), ("only", "canaries")])) } { "Try 5…" }
                 }
             }
         }

@@ -116,6 +116,7 @@ fn document(dashboard: &Dashboard, title: &str, body: Markup) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 title { (title) " · " (dashboard.queue.name()) " · wm-analyzer" }
+                link rel="icon" type="image/svg+xml" href=(assets::ICON);
                 link rel="stylesheet" href=(assets::STYLE);
                 script src=(assets::SCRIPT) defer {}
             }

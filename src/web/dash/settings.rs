@@ -31,8 +31,8 @@ pub(super) async fn show(
 
 fn table(values: &[SettingValue], visitor: &Visitor) -> Markup {
     html! {
-        section.panel.scroll { table {
-            thead { tr { th { "Setting" } th { "In force" } th { "Configured here" } th {} @if visitor.may_operate() { th {} } } }
+        section.panel.scroll tabindex="0" role="region" aria-label="Settings" { table {
+            thead { tr { th { "Setting" } th { "In force" } th { "Configured here" } th { "Differs" } @if visitor.may_operate() { th { "Act" } } } }
             tbody {
                 @for SettingValue { setting, value, stored, configured } in values {
                     tr {

@@ -52,7 +52,7 @@ fn one(worker: &WorkerStatus, visitor: &Visitor) -> Markup {
                 }
             }
             @if !info.in_flight.is_empty() {
-                div.scroll { table {
+                div.scroll tabindex="0" role="region" aria-label="In flight" { table {
                     thead { tr { th { "Job" } th { "Stage" } th { "Time of its limit" } th { "Heap of its limit" } } }
                     tbody { @for job in &info.in_flight { (running(job)) } }
                 } }

@@ -353,11 +353,17 @@ fn plan(act: Act, typed: &Typed, name: Uuid, plan: &Plan, visitor: &Visitor) -> 
                     @for (name, value) in typed.pairs() { input type="hidden" name=(name) value=(value); }
                     @if act.selects() { input type="hidden" name="at_ms" value=(plan.at_ms); }
                     input type="hidden" name="plan" value=(name);
-                    p { button.primary type="submit" { (plan.question.trim_end_matches('?')) } " " span.dim { (act.undo()) } }
+                    p { button.primary type="submit" { (capitalized(plan.question.trim_end_matches('?'))) } " " span.dim { (act.undo()) } }
                 }
             } @else {
                 p.dim { "Your role is view: somebody with dash.operate_token can do this." }
             }
         }
     }
+}
+
+/// As a button is written.
+fn capitalized(words: &str) -> String {
+    let (first, rest) = words.split_at_checked(1).unwrap_or_default();
+    first.to_ascii_uppercase() + rest
 }
