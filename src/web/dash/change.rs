@@ -24,19 +24,19 @@ const WHOLE: ChangesView = ChangesView { width: None, all: true };
 
 /// Which pair, and how its hunks are drawn.
 #[derive(Debug, Deserialize)]
-pub(super) struct Pair {
+pub(super) struct ChangeQuery {
     from: Uuid,
     to: Uuid,
     #[serde(default)]
-    view: View,
+    view: HunkView,
     /// `1` where every step is wanted, from the results store.
     #[serde(default)]
     whole: String,
 }
 
-impl Pair {
+impl ChangeQuery {
     /// The address of this page, with one of its choices made otherwise.
-    fn path(&self, view: View, whole: &str) -> String {
+    fn path(&self, view: HunkView, whole: &str) -> String {
         let (from, to) = (self.from.to_string(), self.to.to_string());
         let pairs = [("from", from.as_str()), ("to", &to), ("view", view.into()), ("whole", whole)];
         let given = pairs.into_iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>();
@@ -54,7 +54,7 @@ impl Pair {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, strum::IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
-pub(super) enum View {
+pub(super) enum HunkView {
     /// Both texts in one.
     #[default]
     Unified,
@@ -65,7 +65,7 @@ pub(super) enum View {
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(pair): Query<Pair>,
+    Query(pair): Query<ChangeQuery>,
 ) -> Markup {
     let read = timeout(READ_TIME, report::read(&dashboard.queue, (pair.from, pair.to))).await;
     let report = match &read {
@@ -96,8 +96,8 @@ pub(super) async fn show(
     page::whole(&dashboard, &visitor, None, "What changed", body)
 }
 
-fn whole(report: &Report, pair: &Pair, every_step: Option<Markup>) -> Markup {
-    let other = |view: View, name: &str| {
+fn whole(report: &Report, pair: &ChangeQuery, every_step: Option<Markup>) -> Markup {
+    let other = |view: HunkView, name: &str| {
         let is_current = (pair.view == view).then_some("true");
         html! { a.button href=(pair.path(view, &pair.whole)) aria-current=[is_current] { (name) } }
     };
@@ -110,7 +110,7 @@ fn whole(report: &Report, pair: &Pair, every_step: Option<Markup>) -> Markup {
             @for body in &report.bodies { (fact(body.side.as_str(), body_facts(body))) }
             @if let Some(page) = report.page { (fact("page", html! { span.id { (page) } })) }
         } }
-        p.views { (other(View::Unified, "Unified")) " " (other(View::Side, "Side by side"))
+        p.views { (other(HunkView::Unified, "Unified")) " " (other(HunkView::Side, "Side by side"))
             " " span.dim { "↵ is a line's end; what cannot be seen is written as \\u{…}" } }
         @for missing in &report.missing {
             p.banner.warn { (missing.diff) " is missing: " (page::text(&missing.detail)) }
@@ -189,7 +189,7 @@ fn priority(report: &Report) -> Markup {
     }
 }
 
-fn texts(name: &str, changes: Option<&TextChanges>, context: usize, view: View) -> Markup {
+fn texts(name: &str, changes: Option<&TextChanges>, context: usize, view: HunkView) -> Markup {
     let Some(changes) = changes else { return html! {} };
     html! {
         section.panel {
@@ -206,14 +206,14 @@ fn left_out(count: u64) -> Markup {
 }
 
 /// A hunk that has so much unchanged text on either side.
-pub(super) fn drawn(hunk: &Hunk, context: usize, view: View) -> Markup {
+pub(super) fn drawn(hunk: &Hunk, context: usize, view: HunkView) -> Markup {
     let parts = changes::parts(hunk, context);
     let is_blank = parts.iter().all(Part::is_blank);
     let side = |older: bool| html! { @for part in &parts { (one_side(part, older)) } };
     html! {
         @match view {
-            View::Unified => p.hunk.dim[is_blank] { @for part in &parts { (unified(part)) } },
-            View::Side => div.sides.dim[is_blank] {
+            HunkView::Unified => p.hunk.dim[is_blank] { @for part in &parts { (unified(part)) } },
+            HunkView::Side => div.sides.dim[is_blank] {
                 p.hunk aria-label="older" { (side(true)) }
                 p.hunk aria-label="newer" { (side(false)) }
             },

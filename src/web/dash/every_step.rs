@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::Dashboard;
-use super::change::{View, drawn as drawn_hunk};
+use super::change::{HunkView, drawn as drawn_hunk};
 use super::page;
 use crate::analysis::HunkBuilder;
 use crate::job::hunk::StepKind;
@@ -52,7 +52,7 @@ impl From<NoWhole> for NotDrawn {
 }
 
 /// Every step, or why not.
-pub(super) async fn drawn(dashboard: &Dashboard, report: &Report, view: View) -> Markup {
+pub(super) async fn drawn(dashboard: &Dashboard, report: &Report, view: HunkView) -> Markup {
     match read(dashboard, report).await {
         Ok(whole) => html! {
             (text("Text", whole.html_text_dmp.as_ref(), view))
@@ -92,7 +92,7 @@ async fn read(dashboard: &Dashboard, report: &Report) -> Result<WholeResult, Not
     serde_json::from_slice(&json).map_err(|_| NotDrawn::Unreadable)
 }
 
-fn text(name: &str, diff: Option<&Diff<Op>>, view: View) -> Markup {
+fn text(name: &str, diff: Option<&Diff<Op>>, view: HunkView) -> Markup {
     let Some(diff) = diff else { return html! {} };
     let mut hunks = HunkBuilder::new(CONTEXT_CHARS, HUNKS_MAX_BYTES).at_most(ROWS_MAX);
     for Op(code, text) in &diff.diff {

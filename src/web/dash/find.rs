@@ -24,13 +24,13 @@ const ROWS: usize = 50;
 
 /// What is looked for.
 #[derive(Debug, Deserialize)]
-pub(super) struct Sought {
+pub(super) struct FindQuery {
     #[serde(default)]
     q: String,
 }
 
 /// Where it was found.
-enum Found {
+enum FoundWhere {
     Job(JobId),
     /// Analysed pairs that it is a part of, and how many results were looked at, of how many.
     Version(Uuid, Vec<Ended>, usize, u64),
@@ -40,14 +40,14 @@ enum Found {
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(Sought { q }): Query<Sought>,
+    Query(FindQuery { q }): Query<FindQuery>,
 ) -> Response {
     let sought = q.trim();
     let body = match timeout(READ_TIME, find(&dashboard, sought)).await {
         Err(_) => page::unread("the places where it may be"),
         Ok(Err(error)) => page::failed(&error),
-        Ok(Ok(Found::Job(id))) => return Redirect::to(&page::job_path(id.as_str())).into_response(),
-        Ok(Ok(Found::Version(uuid, results, looked_at, of))) => html! {
+        Ok(Ok(FoundWhere::Job(id))) => return Redirect::to(&page::job_path(id.as_str())).into_response(),
+        Ok(Ok(FoundWhere::Version(uuid, results, looked_at, of))) => html! {
             p { "Jobs that wait, run or died: "
                 a href=(page::jobs_path(&format!("page:{uuid}"))) { "of the page " span.id { (uuid) } } ", "
                 a href=(page::jobs_path(&format!("text:{uuid}"))) { "with the version " span.id { (uuid) } } "." }
@@ -63,7 +63,7 @@ pub(super) async fn show(
                 p.dim { (results.len()) " found; " (page::count(looked_at as u64)) " of " (page::count(of)) " results were looked at, the oldest first." }
             }
         },
-        Ok(Ok(Found::Nothing)) => html! {
+        Ok(Ok(FoundWhere::Nothing)) => html! {
             p { "No job has this id. "
                 a href=(page::jobs_path(&format!("text:{}", shell_word(sought)))) { "Look for it in the ids, addresses and failures of all jobs" } "." }
         },
@@ -72,18 +72,18 @@ pub(super) async fn show(
     page::whole(&dashboard, &visitor, None, "Find", body).into_response()
 }
 
-async fn find(dashboard: &Dashboard, sought: &str) -> Result<Found, queue::Error> {
+async fn find(dashboard: &Dashboard, sought: &str) -> Result<FoundWhere, queue::Error> {
     let queue = &dashboard.queue;
     if let Ok(id) = JobId::parse(sought)
         && (queue.stored_job(&id).await?.is_some() || queue.ended(&id).await?.is_some())
     {
-        return Ok(Found::Job(id));
+        return Ok(FoundWhere::Job(id));
     }
-    let Ok(uuid) = sought.parse::<Uuid>() else { return Ok(Found::Nothing) };
+    let Ok(uuid) = sought.parse::<Uuid>() else { return Ok(FoundWhere::Nothing) };
     let (mut results, of) = queue.results(RESULTS_LOOK).await?;
     let looked_at = results.len();
     let text = uuid.to_string();
     results.retain(|ended| ended.pair.contains(&text));
     results.truncate(ROWS);
-    Ok(Found::Version(uuid, results, looked_at, of))
+    Ok(FoundWhere::Version(uuid, results, looked_at, of))
 }

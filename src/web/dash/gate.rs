@@ -59,7 +59,7 @@ impl Visitor {
 
 /// Why a request is not let in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Refusal {
+enum GateRefusal {
     /// It asks for a host that is not ours.
     OtherHost,
     /// It would change something, and no page of ours sent it.
@@ -72,7 +72,7 @@ enum Refusal {
     MayOnlyLook,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for GateRefusal {
     fn into_response(self) -> Response {
         let (status, what) = match self {
             Self::OtherHost => {
@@ -120,14 +120,14 @@ pub(super) async fn pass(
 }
 
 /// Who sent it; nobody is asked for the login and the files that it needs.
-fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<Option<Visitor>, Refusal> {
+fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<Option<Visitor>, GateRefusal> {
     let (config, headers, path) = (&dashboard.config, request.headers(), request.uri().path());
     if !names_us(config, headers) {
-        return Err(Refusal::OtherHost);
+        return Err(GateRefusal::OtherHost);
     }
     let is_act = !matches!(*request.method(), Method::GET | Method::HEAD);
     if is_act && !is_from_our_page(headers) {
-        return Err(Refusal::OtherPage);
+        return Err(GateRefusal::OtherPage);
     }
     if path == login::PATH || assets::is_asset(path) {
         return Ok(None);
@@ -136,7 +136,7 @@ fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<O
         return Err(unknown(request));
     };
     if is_act && path != login::LOGOUT && !visitor.may_operate() {
-        return Err(Refusal::MayOnlyLook);
+        return Err(GateRefusal::MayOnlyLook);
     }
     Ok(Some(visitor))
 }
@@ -205,11 +205,11 @@ fn is_from_our_page(headers: &HeaderMap) -> bool {
 }
 
 /// To the login, or for a program the status that says so.
-fn unknown(request: &Request) -> Refusal {
+fn unknown(request: &Request) -> GateRefusal {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match accept.contains("text/html") && request.method() == Method::GET {
-        true => Refusal::LogIn(login::page_for(request.uri())),
-        false => Refusal::NoToken,
+        true => GateRefusal::LogIn(login::page_for(request.uri())),
+        false => GateRefusal::NoToken,
     }
 }
 

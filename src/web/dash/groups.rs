@@ -21,7 +21,7 @@ const ROWS: usize = 200;
 
 /// What is shown of them.
 #[derive(Debug, Deserialize)]
-pub(super) struct Filter {
+pub(super) struct GroupsQuery {
     /// The window by which they are sorted and counted first.
     #[serde(default)]
     window: String,
@@ -33,7 +33,7 @@ pub(super) struct Filter {
     host: String,
 }
 
-impl Filter {
+impl GroupsQuery {
     fn window(&self) -> Window {
         self.window.parse().unwrap_or(Window::Day)
     }
@@ -47,7 +47,7 @@ impl Filter {
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<GroupsQuery>,
 ) -> Markup {
     let (now_ms, groups) =
         tokio::join!(page::now_ms(&dashboard), timeout(READ_TIME, dashboard.queue.groups()));
@@ -63,7 +63,13 @@ pub(super) async fn show(
     page::whole(&dashboard, &visitor, Some(Section::Groups), "Groups", body)
 }
 
-fn grid(mut groups: Vec<Group>, letters: u64, filter: &Filter, now_ms: u64, visitor: &Visitor) -> Markup {
+fn grid(
+    mut groups: Vec<Group>,
+    letters: u64,
+    filter: &GroupsQuery,
+    now_ms: u64,
+    visitor: &Visitor,
+) -> Markup {
     let window = filter.window();
     let kinds: std::collections::BTreeSet<&str> =
         groups.iter().filter_map(|group| group.kind.map(|kind| kind.as_str())).collect();

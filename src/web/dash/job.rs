@@ -23,14 +23,14 @@ const PAYLOAD_MAX_BYTES: usize = 20_000;
 
 /// Which.
 #[derive(Debug, Deserialize)]
-pub(super) struct Named {
+pub(super) struct JobQuery {
     id: String,
 }
 
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(Named { id }): Query<Named>,
+    Query(JobQuery { id }): Query<JobQuery>,
 ) -> Markup {
     let now_ms = page::now_ms(&dashboard).await;
     let body = match JobId::parse(&id) {

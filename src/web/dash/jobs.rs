@@ -23,7 +23,7 @@ const ROWS: usize = 100;
 const COUNT_TIME: Duration = Duration::from_millis(1_200);
 /// The words, and which of what they select.
 #[derive(Debug, Deserialize)]
-pub(super) struct Filter {
+pub(super) struct JobsQuery {
     #[serde(default)]
     q: String,
     /// How many are passed over.
@@ -34,7 +34,7 @@ pub(super) struct Filter {
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<JobsQuery>,
 ) -> Markup {
     let now_ms = page::now_ms(&dashboard).await;
     let read = match shlex::split(&filter.q) {
@@ -85,7 +85,7 @@ fn found(
     listing: &JobListing,
     jobs: &[StoredJob],
     asked: &[JobState],
-    filter: &Filter,
+    filter: &JobsQuery,
     now_ms: u64,
     visitor: &Visitor,
 ) -> Markup {

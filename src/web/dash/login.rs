@@ -24,14 +24,14 @@ pub(super) const COOKIE_PREFIX: &str = "wm_session=";
 
 /// Where to go after it.
 #[derive(Debug, Deserialize)]
-pub(super) struct Next {
+pub(super) struct LoginQuery {
     #[serde(default)]
     next: String,
 }
 
 /// What was typed.
 #[derive(Debug, Deserialize)]
-pub(super) struct Typed {
+pub(super) struct LoginForm {
     token: String,
     #[serde(default)]
     name: String,
@@ -59,12 +59,15 @@ fn is_same(own: &str, given: &str) -> bool {
 
 pub(super) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
-    Query(Next { next }): Query<Next>,
+    Query(LoginQuery { next }): Query<LoginQuery>,
 ) -> Markup {
     form(&dashboard, &next, "")
 }
 
-pub(super) async fn log_in(State(dashboard): State<Arc<Dashboard>>, Form(typed): Form<Typed>) -> Response {
+pub(super) async fn log_in(
+    State(dashboard): State<Arc<Dashboard>>,
+    Form(typed): Form<LoginForm>,
+) -> Response {
     if !dashboard.sessions.may_try() {
         let what = form(&dashboard, &typed.next, "too many tried in the last minute: wait a little");
         return (StatusCode::TOO_MANY_REQUESTS, what).into_response();

@@ -48,7 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::access::Config;
 use self::acts::plans::Plans;
-use self::acts::running::Running;
+use self::acts::running::RunningActions;
 use self::live::Live;
 use self::session::Sessions;
 use super::listener::{BoundedListener, ConnectionLimits, PeerAddress};
@@ -105,7 +105,7 @@ struct Dashboard {
     sessions: Sessions,
     live: Live,
     plans: Plans,
-    running: Running,
+    running: RunningActions,
 }
 
 /// An open port that does not serve yet.
@@ -128,7 +128,7 @@ impl Server {
         let tcp = TcpListener::bind(wanted).await.map_err(because)?;
         let address = tcp.local_addr().map_err(because)?;
         let live = Live::new(queue_config.clone(), queue.clone());
-        let (sessions, plans, running) = (Sessions::default(), Plans::default(), Running::default());
+        let (sessions, plans, running) = (Sessions::default(), Plans::default(), RunningActions::default());
         let dashboard = Dashboard {
             config,
             queue_config,

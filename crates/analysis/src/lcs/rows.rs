@@ -193,20 +193,20 @@ impl Positions {
     }
 
     /// Where a token stands in the columns, if it does.
-    fn of(&self, token: u32) -> Option<Standing<'_>> {
+    fn of(&self, token: u32) -> Option<TokenColumns<'_>> {
         let class = self.class_of.get(token as usize).copied().unwrap_or(0) as usize;
         let class = &self.classes[class.checked_sub(1)?];
         let start = class.start as usize;
         Some(match class.has_mask {
-            true => Standing::Mask(&self.masks[start..]),
-            false => Standing::List(&self.positions[start..start + class.count as usize]),
+            true => TokenColumns::Mask(&self.masks[start..]),
+            false => TokenColumns::List(&self.positions[start..start + class.count as usize]),
         })
     }
 
     /// Turns a row into the one behind `token`; of a shorter row only the words that it has.
     fn advance(&self, token: u32, row: &mut [u64]) {
         match self.of(token) {
-            Some(Standing::Mask(mask)) => {
+            Some(TokenColumns::Mask(mask)) => {
                 let (masks, rest_masks) = mask[..row.len()].as_chunks();
                 let (words, rest) = row.as_chunks_mut::<LANES>();
                 let mut carry = false;
@@ -217,14 +217,14 @@ impl Positions {
                     [*word] = add([*word], [*mask], &mut carry);
                 }
             }
-            Some(Standing::List(positions)) => add_at(row, positions),
+            Some(TokenColumns::List(positions)) => add_at(row, positions),
             None => {}
         }
     }
 
     /// Makes the row behind `token` out of the one before it, which is as long.
     fn advance_from(&self, token: u32, before: &[u64], row: &mut [u64]) {
-        let Some(Standing::Mask(mask)) = self.of(token) else {
+        let Some(TokenColumns::Mask(mask)) = self.of(token) else {
             row.copy_from_slice(before);
             return self.advance(token, row);
         };
@@ -242,7 +242,7 @@ impl Positions {
 }
 
 /// Where a token stands in the columns.
-enum Standing<'p> {
+enum TokenColumns<'p> {
     /// One bit for each column, and what belongs to other tokens behind them.
     Mask(&'p [u64]),
     List(&'p [u32]),

@@ -35,7 +35,7 @@ const EDITS_MAX: usize = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, strum::IntoStaticStr, strum::Display)]
 #[serde(rename_all = "kebab-case")]
 #[strum(serialize_all = "kebab-case")]
-pub(in crate::web::dash) enum Act {
+pub(in crate::web::dash) enum BulkPage {
     Replay,
     Edit,
     Discard,
@@ -49,7 +49,7 @@ pub(in crate::web::dash) enum Act {
 /// What was typed. Numbers are text here: what is no number is answered on the page.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web::dash) struct Typed {
+pub(in crate::web::dash) struct BulkForm {
     /// Words that select.
     q: String,
     /// The operation that it follows, or the job that is edited.
@@ -68,7 +68,7 @@ pub(in crate::web::dash) struct Typed {
     plan: String,
 }
 
-impl Act {
+impl BulkPage {
     fn title(self) -> &'static str {
         match self {
             Self::Replay => "Replay dead letters",
@@ -103,7 +103,7 @@ impl Act {
     }
 }
 
-impl Typed {
+impl BulkForm {
     /// What is not empty, as a form or an address bears it; without the plan and its moment.
     fn pairs(&self) -> Vec<(&'static str, String)> {
         let Self { q, id, rate, canary, only, limits, edits, reason, at_ms: _, plan: _ } = self.clone();
@@ -146,32 +146,37 @@ impl Typed {
         Ok(granted)
     }
 
-    fn filter(&self, act: Act) -> Result<Filter, String> {
+    fn filter(&self, act: BulkPage) -> Result<Filter, String> {
         let words = match act {
-            Act::Edit => vec![self.id.clone()],
-            Act::Replay
-            | Act::Discard
-            | Act::Restore
-            | Act::Cancel
-            | Act::Resume
-            | Act::Undo
-            | Act::RestoreAll => shlex::split(&self.q).ok_or_else(|| "a quote is not closed".to_owned())?,
+            BulkPage::Edit => vec![self.id.clone()],
+            BulkPage::Replay
+            | BulkPage::Discard
+            | BulkPage::Restore
+            | BulkPage::Cancel
+            | BulkPage::Resume
+            | BulkPage::Undo
+            | BulkPage::RestoreAll => {
+                shlex::split(&self.q).ok_or_else(|| "a quote is not closed".to_owned())?
+            }
         };
         let filter = match act {
-            Act::Restore => Filter::trash(words),
-            Act::Cancel => Filter::live(words),
-            Act::Replay | Act::Edit | Act::Discard | Act::Resume | Act::Undo | Act::RestoreAll => {
-                Filter::dead(words)
-            }
+            BulkPage::Restore => Filter::trash(words),
+            BulkPage::Cancel => Filter::live(words),
+            BulkPage::Replay
+            | BulkPage::Edit
+            | BulkPage::Discard
+            | BulkPage::Resume
+            | BulkPage::Undo
+            | BulkPage::RestoreAll => Filter::dead(words),
         };
         Ok(Filter { at_ms: self.at_ms.parse().ok(), ..filter })
     }
 
     /// The action that was typed; the error is a sentence.
-    fn action(&self, act: Act, dashboard: &Dashboard) -> Result<BulkAction, String> {
+    fn action(&self, act: BulkPage, dashboard: &Dashboard) -> Result<BulkAction, String> {
         let operation = || OperationId::parse(&self.id);
         Ok(match act {
-            Act::Replay | Act::Edit => {
+            BulkPage::Replay | BulkPage::Edit => {
                 let plan = ReplayPlan {
                     canary: self.canary()?,
                     canary_only: self.only == "canaries",
@@ -182,18 +187,24 @@ impl Typed {
                 };
                 BulkAction::Replay(self.filter(act)?, plan)
             }
-            Act::Discard => BulkAction::Discard(self.filter(act)?, DiscardPlan { now: false, copy: false }),
-            Act::Restore => BulkAction::Restore(self.filter(act)?),
-            Act::Cancel => BulkAction::Cancel(self.filter(act)?),
-            Act::Resume => BulkAction::ResumeReplay(operation()?, CANARY_WAIT),
-            Act::Undo => BulkAction::UndoReplay(operation()?),
-            Act::RestoreAll => BulkAction::RestoreAll(operation()?),
+            BulkPage::Discard => {
+                BulkAction::Discard(self.filter(act)?, DiscardPlan { now: false, copy: false })
+            }
+            BulkPage::Restore => BulkAction::Restore(self.filter(act)?),
+            BulkPage::Cancel => BulkAction::Cancel(self.filter(act)?),
+            BulkPage::Resume => BulkAction::ResumeReplay(operation()?, CANARY_WAIT),
+            BulkPage::Undo => BulkAction::UndoReplay(operation()?),
+            BulkPage::RestoreAll => BulkAction::RestoreAll(operation()?),
         })
     }
 }
 
 /// The plan that a form bears, or else a new one.
-async fn planned(act: Act, typed: &Typed, dashboard: &Dashboard) -> Result<(Uuid, ShownPlan), String> {
+async fn planned(
+    act: BulkPage,
+    typed: &BulkForm,
+    dashboard: &Dashboard,
+) -> Result<(Uuid, ShownPlan), String> {
     if let Ok(name) = typed.plan.parse::<Uuid>() {
         match dashboard.plans.shown(name).await {
             ShownPlan::Unknown => {}
@@ -208,11 +219,11 @@ async fn planned(act: Act, typed: &Typed, dashboard: &Dashboard) -> Result<(Uuid
 pub(in crate::web::dash) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Path(act): Path<Act>,
-    Query(typed): Query<Typed>,
+    Path(act): Path<BulkPage>,
+    Query(typed): Query<BulkForm>,
 ) -> Response {
     let mut every = None;
-    let shown = match act == Act::Edit && typed.edits.trim().is_empty() {
+    let shown = match act == BulkPage::Edit && typed.edits.trim().is_empty() {
         true => html! { p.empty { "Write the fields to change, one on a line, and see the plan." } },
         false => match planned(act, &typed, &dashboard).await {
             Err(what) => refused(&what),
@@ -239,8 +250,8 @@ pub(in crate::web::dash) async fn show(
 pub(in crate::web::dash) async fn act(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Path(act): Path<Act>,
-    Form(typed): Form<Typed>,
+    Path(act): Path<BulkPage>,
+    Form(typed): Form<BulkForm>,
 ) -> Response {
     match begin(act, &typed, &dashboard, &visitor).await {
         Ok(path) => Redirect::to(&path).into_response(),
@@ -252,7 +263,12 @@ pub(in crate::web::dash) async fn act(
 }
 
 /// Begins it; returns where that is seen. The error is a sentence.
-async fn begin(act: Act, typed: &Typed, dashboard: &Dashboard, visitor: &Visitor) -> Result<String, String> {
+async fn begin(
+    act: BulkPage,
+    typed: &BulkForm,
+    dashboard: &Dashboard,
+    visitor: &Visitor,
+) -> Result<String, String> {
     let (name, shown) = planned(act, typed, dashboard).await?;
     match shown {
         ShownPlan::Begun(id) => return Ok(super::operation::path(&id)),
@@ -280,7 +296,7 @@ async fn begin(act: Act, typed: &Typed, dashboard: &Dashboard, visitor: &Visitor
 }
 
 /// The page of a plan.
-fn path_of(act: Act, typed: &Typed, name: Uuid) -> String {
+fn path_of(act: BulkPage, typed: &BulkForm, name: Uuid) -> String {
     let (pairs, name) = (typed.pairs(), name.to_string());
     let pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (*name, value.as_str())).collect();
     format!("/acts/{act}?{}", page::query(&[&pairs[..], &[("plan", &name)]].concat()))
@@ -296,7 +312,7 @@ fn waits(since: Duration) -> Markup {
 }
 
 /// What can be changed of the plan; it shows the plan anew.
-fn form(act: Act, typed: &Typed) -> Markup {
+fn form(act: BulkPage, typed: &BulkForm) -> Markup {
     html! {
         form.panel method="get" action={ "/acts/" (act) } {
             div.fields {
@@ -304,22 +320,22 @@ fn form(act: Act, typed: &Typed) -> Markup {
                     label.wide { "Which" input name="q" value=(typed.q) maxlength="2000"; }
                 } @else {
                     input type="hidden" name="id" value=(typed.id);
-                    p { @if act == Act::Edit { "Job " } @else { "Operation " } code { (page::text(&typed.id)) } }
+                    p { @if act == BulkPage::Edit { "Job " } @else { "Operation " } code { (page::text(&typed.id)) } }
                 }
                 label { "Jobs a second" input name="rate" value=(typed.rate) placeholder="20" inputmode="decimal" size="6"; }
-                @if matches!(act, Act::Replay) {
+                @if matches!(act, BulkPage::Replay) {
                     label { "Canaries first" input name="canary" value=(typed.canary) placeholder="0" inputmode="numeric" size="6"; }
                     label { "Then" select name="only" {
                         option value="" { "the rest, if they lived" }
                         option value="canaries" selected[typed.only == "canaries"] { "stop, and let me look" }
                     } }
                 }
-                @if matches!(act, Act::Replay | Act::Edit) {
+                @if matches!(act, BulkPage::Replay | BulkPage::Edit) {
                     label { "Limits" input name="limits" value=(typed.limits) placeholder="wall=60s,heap=512MiB"; }
                 }
                 (reason_field(&typed.reason))
             }
-            @if act == Act::Edit {
+            @if act == BulkPage::Edit {
                 label { "Fields to change, one on a line" textarea name="edits" placeholder="to.media_type=text/html" { (typed.edits) } }
             }
             button type="submit" { "Show the plan" }
@@ -328,7 +344,7 @@ fn form(act: Act, typed: &Typed) -> Markup {
 }
 
 /// What it will touch, and the button that does it.
-fn plan(act: Act, typed: &Typed, name: Uuid, plan: &Plan, visitor: &Visitor) -> Markup {
+fn plan(act: BulkPage, typed: &BulkForm, name: Uuid, plan: &Plan, visitor: &Visitor) -> Markup {
     html! {
         section.panel {
             h2 { "The plan" }

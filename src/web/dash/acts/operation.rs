@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::refused;
-use super::running::Progress;
+use super::running::RunProgress;
 use crate::queue::{Operation, OperationId};
 use crate::web::dash::gate::Visitor;
 use crate::web::dash::page::{self, Section};
@@ -21,7 +21,7 @@ const ROWS: usize = 200;
 
 /// Which.
 #[derive(Debug, Deserialize)]
-pub(in crate::web::dash) struct Named {
+pub(in crate::web::dash) struct OperationQuery {
     id: String,
 }
 
@@ -33,7 +33,7 @@ pub(in crate::web::dash) fn path(id: &OperationId) -> String {
 pub(in crate::web::dash) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
-    Query(Named { id }): Query<Named>,
+    Query(OperationQuery { id }): Query<OperationQuery>,
 ) -> Markup {
     let now_ms = page::now_ms(&dashboard).await;
     let body = match OperationId::parse(&id) {
@@ -61,7 +61,7 @@ pub(in crate::web::dash) async fn show(
 /// Stops one that runs here.
 pub(in crate::web::dash) async fn stop(
     State(dashboard): State<Arc<Dashboard>>,
-    Form(Named { id }): Form<Named>,
+    Form(OperationQuery { id }): Form<OperationQuery>,
 ) -> Response {
     match OperationId::parse(&id) {
         Ok(id) => {
@@ -72,7 +72,7 @@ pub(in crate::web::dash) async fn stop(
     }
 }
 
-fn found(operation: &Operation, progress: Option<&Progress>, now_ms: u64, visitor: &Visitor) -> Markup {
+fn found(operation: &Operation, progress: Option<&RunProgress>, now_ms: u64, visitor: &Visitor) -> Markup {
     let counts = operation.counts();
     let open = counts.get("replayed").copied().unwrap_or(0);
     let left = operation.left().len();
@@ -96,7 +96,7 @@ fn found(operation: &Operation, progress: Option<&Progress>, now_ms: u64, visito
     }
 }
 
-fn state(progress: &Progress, id: &OperationId, visitor: &Visitor) -> Markup {
+fn state(progress: &RunProgress, id: &OperationId, visitor: &Visitor) -> Markup {
     html! {
         section.panel {
             @match &progress.ended {

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::running::Running;
+use super::running::RunningActions;
 use crate::ops::job::{BulkAction, Plan, Prepared, prepare};
 use crate::queue::{OperationId, OperatorHandle};
 
@@ -92,7 +92,7 @@ impl Plans {
         &self,
         name: Uuid,
         queue: OperatorHandle,
-        running: Running,
+        running: RunningActions,
         by: String,
         reason: String,
     ) {

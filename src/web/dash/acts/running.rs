@@ -19,7 +19,7 @@ const FINISHED_MAX: usize = 50;
 
 /// How far one has come.
 #[derive(Debug, Clone, Default)]
-pub(in crate::web::dash) struct Progress {
+pub(in crate::web::dash) struct RunProgress {
     pub(in crate::web::dash) come_to: usize,
     pub(in crate::web::dash) total: usize,
     pub(in crate::web::dash) notes: Vec<String>,
@@ -28,21 +28,21 @@ pub(in crate::web::dash) struct Progress {
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
-    progress: Progress,
+struct TrackedRun {
+    progress: RunProgress,
     stop: CancellationToken,
 }
 
 /// All of them, by their operation.
 #[derive(Debug, Clone, Default)]
-pub(in crate::web::dash) struct Running(Arc<Mutex<BTreeMap<String, Entry>>>);
+pub(in crate::web::dash) struct RunningActions(Arc<Mutex<BTreeMap<String, TrackedRun>>>);
 
-struct Observer {
-    running: Running,
+struct ProgressObserver {
+    running: RunningActions,
     id: String,
 }
 
-impl RunObserver for Observer {
+impl RunObserver for ProgressObserver {
     fn came_to(&mut self, count: usize, total: usize) {
         self.running.change(&self.id, |progress| (progress.come_to, progress.total) = (count, total));
     }
@@ -52,7 +52,7 @@ impl RunObserver for Observer {
     }
 }
 
-impl Running {
+impl RunningActions {
     /// True where one more may begin.
     pub(super) fn has_room(&self) -> bool {
         self.0.lock().values().filter(|entry| entry.progress.ended.is_none()).count() < RUNNING_MAX
@@ -67,8 +67,8 @@ impl Running {
             let Some(oldest) = finished.map(|(id, _)| id.clone()) else { break };
             entries.remove(&oldest);
         }
-        entries.insert(id.to_string(), Entry { progress: Progress::default(), stop: stop.clone() });
-        let mut observer = Observer { running: self.clone(), id: id.to_string() };
+        entries.insert(id.to_string(), TrackedRun { progress: RunProgress::default(), stop: stop.clone() });
+        let mut observer = ProgressObserver { running: self.clone(), id: id.to_string() };
         tokio::spawn(async move {
             let finished = run.carry_out(&queue, &mut observer, stop).await;
             let stopped = finished.result.stopped().map(str::to_owned);
@@ -79,7 +79,7 @@ impl Running {
     }
 
     /// How far it has come, where it runs or ran here.
-    pub(super) fn progress(&self, id: &OperationId) -> Option<Progress> {
+    pub(super) fn progress(&self, id: &OperationId) -> Option<RunProgress> {
         self.0.lock().get(id.as_str()).map(|entry| entry.progress.clone())
     }
 
@@ -90,7 +90,7 @@ impl Running {
         }
     }
 
-    fn change(&self, id: &str, change: impl FnOnce(&mut Progress)) {
+    fn change(&self, id: &str, change: impl FnOnce(&mut RunProgress)) {
         if let Some(entry) = self.0.lock().get_mut(id) {
             change(&mut entry.progress);
         }

@@ -38,7 +38,7 @@ pub(in crate::web::dash) enum Switch {
 /// What was typed.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(in crate::web::dash) struct Typed {
+pub(in crate::web::dash) struct SwitchForm {
     /// Of a pause, or of a setting.
     name: String,
     host: String,
@@ -128,7 +128,7 @@ pub(in crate::web::dash) async fn show(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
     Path(switch): Path<Switch>,
-    Query(typed): Query<Typed>,
+    Query(typed): Query<SwitchForm>,
 ) -> Markup {
     page::whole(&dashboard, &visitor, None, switch.title(), form(switch, &typed, &visitor, None))
 }
@@ -137,7 +137,7 @@ pub(in crate::web::dash) async fn act(
     State(dashboard): State<Arc<Dashboard>>,
     Extension(visitor): Extension<Visitor>,
     Path(switch): Path<Switch>,
-    Form(typed): Form<Typed>,
+    Form(typed): Form<SwitchForm>,
 ) -> Response {
     match done(switch, &typed, &dashboard.queue, &visitor.name).await {
         Ok(()) => {
@@ -155,7 +155,7 @@ pub(in crate::web::dash) async fn act(
     }
 }
 
-async fn done(switch: Switch, typed: &Typed, queue: &OperatorHandle, by: &str) -> Result<(), NotDone> {
+async fn done(switch: Switch, typed: &SwitchForm, queue: &OperatorHandle, by: &str) -> Result<(), NotDone> {
     let host = || HostName::parse(typed.host.trim());
     let worker = || WorkerId::parse(typed.id.trim());
     let time = |text: &str| values::pause_time(text).map_err(|what| format!("time {text:?}: {what}"));
@@ -216,7 +216,7 @@ fn resumed(outcome: ResumeOutcome) -> Result<(), NotDone> {
     Err(why.into())
 }
 
-fn form(switch: Switch, typed: &Typed, visitor: &Visitor, wrong: Option<Markup>) -> Markup {
+fn form(switch: Switch, typed: &SwitchForm, visitor: &Visitor, wrong: Option<Markup>) -> Markup {
     html! {
         form.panel.narrow method="post" action={ "/switch/" (switch) } {
             h1 { (switch.title()) }
