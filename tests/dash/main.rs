@@ -18,9 +18,12 @@ mod browser;
 mod client;
 mod evidence;
 mod gate;
+mod hostile;
 mod incident;
+mod looks;
 mod page;
 mod payloads;
 mod self_test;
 
+mod troubles;
 mod world;

@@ -266,9 +266,14 @@ impl Browser {
 
     /// Writes a picture of the whole page, also of what is below the window.
     pub(crate) async fn screenshot(&self, to: &Path) {
+        self.screenshot_of_top(to, MAX_SCREENSHOT_HEIGHT).await;
+    }
+
+    /// Writes a picture of the page down to this height.
+    pub(crate) async fn screenshot_of_top(&self, to: &Path, height: f64) {
         self.settle().await;
         let size = self.cdp("Page.getLayoutMetrics", json!({})).await["cssContentSize"].take();
-        let height = size["height"].as_f64().unwrap().min(MAX_SCREENSHOT_HEIGHT);
+        let height = size["height"].as_f64().unwrap().min(height);
         let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
         let params = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let picture = self.cdp("Page.captureScreenshot", params).await;

@@ -1,5 +1,7 @@
 //! A queue that a dashboard has something to show of, and the dashboard itself as a process.
 
+use std::collections::BTreeMap;
+
 use url::Url;
 use wm_analyzer::job::Job;
 use wm_testbed::body::Body;
@@ -9,6 +11,8 @@ use crate::harness::{GatedSite, Worker, World, job, until};
 
 /// What a dashboard prints before its address, once it listens there.
 const LISTENS: &str = "dashboard  ";
+/// What the demo prints when only its pages are left.
+const DEMO_ENDED: &str = "all jobs have ended";
 /// A host of its own, which answers nothing and whose jobs wait.
 const CLOSED_HOST: &str = "127.0.0.3";
 /// Jobs at the closed host: more than may be at one host at once, so some of them wait for it.
@@ -93,12 +97,23 @@ impl Dashboard {
     /// Starts one at a free port of 127.0.0.1 and waits until it listens.
     pub(crate) async fn start(world: &World, args: &[&str]) -> Self {
         let args = [&["dash", "--bind", "127.0.0.1:0"], args].concat();
-        let mut process = Worker::start_command(&args, &world.settings);
+        Self::of(Worker::start_command(&args, &world.settings)).await
+    }
+
+    /// That of the demo, whose jobs have all ended.
+    pub(crate) async fn of_demo() -> Self {
+        let demo = Worker::start_command(&["demo", "--dash=127.0.0.1:0"], &BTreeMap::new());
+        let dashboard = Self::of(demo).await;
+        until("the demo has ended", async || dashboard.process.log_text().contains(DEMO_ENDED)).await;
+        dashboard
+    }
+
+    async fn of(mut process: Worker) -> Self {
         let mut url = None;
         until("the dashboard listens", async || {
             let printed = process.log_text();
             assert!(process.is_running(), "the dashboard ended: {printed}");
-            url = printed.lines().find_map(|line| Url::parse(line.strip_prefix(LISTENS)?.trim()).ok());
+            url = printed.lines().find_map(|line| Url::parse(line.split_once(LISTENS)?.1.trim()).ok());
             url.is_some()
         })
         .await;

@@ -153,9 +153,11 @@ pub(super) fn acts(words: &str) -> Markup {
         format!("/acts/{act}?{}", page::query(&pairs))
     };
     html! {
-        a.button href=(path("replay", &[("canary", "5"), ("only", "canaries")])) { "Try 5…" } " "
-        a.button href=(path("replay", &[("canary", "5")])) { "Replay…" } " "
-        a.button href=(path("discard", &[])) { "Discard…" }
+        span.acts {
+            a.button href=(path("replay", &[("canary", "5"), ("only", "canaries")])) { "Try 5…" }
+            a.button href=(path("replay", &[("canary", "5")])) { "Replay…" }
+            a.button href=(path("discard", &[])) { "Discard…" }
+        }
     }
 }
 

@@ -32,18 +32,20 @@ pub(super) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(JobQuery { id }): Query<JobQuery>,
 ) -> Markup {
-    let now_ms = page::now_ms(&dashboard).await;
     let body = match JobId::parse(&id) {
         Err(what) => html! { p.banner.bad role="alert" { (page::text(&what)) } },
-        Ok(id) => match timeout(READ_TIME, find(&dashboard.queue, &id)).await {
-            Err(_) => page::unread("this job and its history"),
-            Ok(Err(error)) => page::failed(&error),
-            Ok(Ok(Some(FoundJob::Stored(job)))) => stored(&dashboard, &job, now_ms, &visitor),
-            Ok(Ok(Some(FoundJob::Ended(job)))) => ended(&job, now_ms),
-            Ok(Ok(None)) => html! {
-                p.empty { "It is unknown here, or ended so long ago that its result is forgotten." }
-            },
-        },
+        Ok(id) => {
+            let found = timeout(READ_TIME, find(&dashboard.queue, &id));
+            match tokio::join!(page::now_ms(&dashboard), found) {
+                (_, Err(_)) => page::unread("this job and its history"),
+                (_, Ok(Err(error))) => page::failed(&error),
+                (now_ms, Ok(Ok(Some(FoundJob::Stored(job))))) => stored(&dashboard, &job, now_ms, &visitor),
+                (now_ms, Ok(Ok(Some(FoundJob::Ended(job))))) => ended(&job, now_ms),
+                (_, Ok(Ok(None))) => html! {
+                    p.empty { "It is unknown here, or ended so long ago that its result is forgotten." }
+                },
+            }
+        }
     };
     let body = html! {
         h1 { "Job " span.id { (page::text(&id)) } }

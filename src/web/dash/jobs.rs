@@ -36,7 +36,6 @@ pub(super) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(filter): Query<JobsQuery>,
 ) -> Markup {
-    let now_ms = page::now_ms(&dashboard).await;
     let read = match shlex::split(&filter.q) {
         None => html! { p.banner.bad role="alert" { "a quote is not closed" } },
         Some(words) => {
@@ -49,7 +48,8 @@ pub(super) async fn show(
                     jobs.push(job);
                 }
             };
-            let read = timeout(COUNT_TIME, listing.read(&dashboard.queue, &selected, most, show)).await;
+            let reading = timeout(COUNT_TIME, listing.read(&dashboard.queue, &selected, most, show));
+            let (now_ms, read) = tokio::join!(page::now_ms(&dashboard), reading);
             match read {
                 Ok(Err(error)) => page::failed(&error),
                 Ok(Ok(Err(what))) => html! { p.banner.bad role="alert" { (page::text(&what)) } },

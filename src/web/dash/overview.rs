@@ -75,9 +75,11 @@ fn content(seen: &LiveLook, visitor: &Visitor) -> Markup {
                 (cards(seen, status))
                 div.columns {
                     (groups(look, status, visitor))
-                    (hosts(look, status, visitor))
-                    (memory(status))
-                    (workers(look, status))
+                    div {
+                        (hosts(look, status, visitor))
+                        (memory(status))
+                        (workers(look, status))
+                    }
                 }
             }
         }
@@ -122,7 +124,7 @@ fn state(look: &Look, status: &Status, visitor: &Visitor) -> Markup {
             @if let Some(oldest) = status.oldest_waiting() {
                 span { "oldest waits " (crate::ops::render::format_duration(oldest)) }
             }
-            span.dim { "read " (page::ago(status.at_ms, status.at_ms)) }
+            span.dim { "as of " (page::at(status.at_ms)) }
             @if visitor.may_operate() { a.button href="/switch/pause" { "Pause…" } }
         }
         @for pause in &status.pauses {
@@ -190,7 +192,7 @@ fn cards(seen: &LiveLook, status: &Status) -> Markup {
 /// Why jobs die.
 fn groups(look: &Look, status: &Status, visitor: &Visitor) -> Markup {
     html! {
-        section.panel {
+        section.panel.scroll tabindex="0" role="region" aria-label="Why jobs die" {
             h2 { a href="/groups" { "Why jobs die" } }
             @match look.groups() {
                 None => p.bad { "The groups were not read in time." },

@@ -172,6 +172,11 @@ pub(super) fn ago(now_ms: u64, ms: u64) -> Markup {
     }
 }
 
+/// A moment, exactly.
+pub(super) fn at(ms: u64) -> Markup {
+    html! { time datetime=(exact(ms, true)) { (exact(ms, false)) } }
+}
+
 /// `2026-11-27 20:49:03 UTC`, or as programs read it.
 fn exact(ms: u64, for_programs: bool) -> String {
     let at = i128::from(ms) * 1_000_000;

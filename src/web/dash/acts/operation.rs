@@ -35,18 +35,18 @@ pub(in crate::web::dash) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(OperationQuery { id }): Query<OperationQuery>,
 ) -> Markup {
-    let now_ms = page::now_ms(&dashboard).await;
     let body = match OperationId::parse(&id) {
         Err(what) => refused(&what),
         Ok(id) => {
             let progress = dashboard.running.progress(&id);
-            match timeout(READ_TIME, dashboard.queue.operation(&id)).await {
-                Err(_) => page::unread("what became of its jobs"),
-                Ok(Err(error)) => page::failed(&error),
-                Ok(Ok(None)) => {
+            let read = timeout(READ_TIME, dashboard.queue.operation(&id));
+            match tokio::join!(page::now_ms(&dashboard), read) {
+                (_, Err(_)) => page::unread("what became of its jobs"),
+                (_, Ok(Err(error))) => page::failed(&error),
+                (_, Ok(Ok(None))) => {
                     html! { p.empty { "It is unknown, or forgotten: an operation is kept as long as its row of the audit." } }
                 }
-                Ok(Ok(Some(operation))) => found(&operation, progress.as_ref(), now_ms, &visitor),
+                (now_ms, Ok(Ok(Some(operation)))) => found(&operation, progress.as_ref(), now_ms, &visitor),
             }
         }
     };
