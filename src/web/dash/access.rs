@@ -218,8 +218,8 @@ mod tests {
     #[test]
     fn a_search_in_sentry_is_a_web_address_and_names_the_job() {
         let search: SentrySearch = "https://sentry.example.org/issues/?query=job:{job}&x=1".parse().unwrap();
-        let job = JobId::parse("import:7/a").unwrap();
-        assert_eq!(search.of(&job), "https://sentry.example.org/issues/?query=job:import%3A7%2Fa&x=1");
+        let job = JobId::parse("import:7").unwrap();
+        assert_eq!(search.of(&job), "https://sentry.example.org/issues/?query=job:import%3A7&x=1");
         for wrong in [
             "sentry",
             "javascript:alert({job})",
