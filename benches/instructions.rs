@@ -22,14 +22,18 @@ use wm_testbed::pages;
 const MAX_GROWTH: f64 = 1.10;
 /// Baselines by compiler and target.
 const BASELINES: &str = include_str!("instructions.toml");
-/// What a process counts that analyses nothing.
-const NOTHING: &str = "nothing";
+/// What a process is told that makes the pages of a pair and analyses them, and one that only makes them.
+const PAIR: &str = "--pair";
+const PAGES: &str = "--pages";
 const PAIRS: [&str; 4] = ["edited 50 kB", "edited 500 kB", "unrelated 100 kB", "rewritten paragraph"];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(at) = arguments.iter().position(|argument| argument == "--pair") {
-        analyse(&arguments[at + 1]);
+    if let Some(at) = arguments.iter().position(|argument| [PAIR, PAGES].contains(&argument.as_str())) {
+        let (from, to) = pages_of(&arguments[at + 1]);
+        if arguments[at] == PAIR {
+            analyse(from, to);
+        }
         return ExitCode::SUCCESS;
     }
     if Command::new("valgrind").arg("--version").output().is_err() {
@@ -37,8 +41,8 @@ fn main() -> ExitCode {
         println!("SKIPPED: no valgrind");
         return if required { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     }
-    let idle = counted(NOTHING);
-    let counts: BTreeMap<&str, u64> = PAIRS.into_iter().map(|pair| (pair, counted(pair) - idle)).collect();
+    let counts: BTreeMap<&str, u64> =
+        PAIRS.into_iter().map(|pair| (pair, counted(PAIR, pair) - counted(PAGES, pair))).collect();
     if arguments.iter().any(|argument| argument == "--record") {
         println!("[\"{}\"]", compiler());
         counts.iter().for_each(|(pair, count)| println!("\"{pair}\" = {count}"));
@@ -79,12 +83,12 @@ fn compiler() -> String {
     format!("{} {}{vectors}", line("release: "), line("host: "))
 }
 
-/// The instructions of a process that analyses a pair.
-fn counted(pair: &str) -> u64 {
+/// The instructions of a process that is told this.
+fn counted(what: &str, pair: &str) -> u64 {
     let ran = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--pair", pair])
+        .args([what, pair])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stderr);
@@ -92,11 +96,11 @@ fn counted(pair: &str) -> u64 {
     count.unwrap_or_else(|| panic!("valgrind says no count: {said}")).1.trim().parse().unwrap()
 }
 
-fn analyse(pair: &str) {
-    let edited = |bytes| pages::pair(1, bytes);
-    let (from, to) = match pair {
-        "edited 50 kB" => edited(50_000),
-        "edited 500 kB" => edited(500_000),
+/// Both pages of a pair.
+fn pages_of(pair: &str) -> (Vec<u8>, Vec<u8>) {
+    match pair {
+        "edited 50 kB" => pages::pair(1, 50_000),
+        "edited 500 kB" => pages::pair(1, 500_000),
         "unrelated 100 kB" => (pages::pair(1, 100_000).0, pages::pair(2, 100_000).0),
         "rewritten paragraph" => {
             let page = |seed| {
@@ -105,8 +109,11 @@ fn analyse(pair: &str) {
             };
             (page(3), page(4))
         }
-        _ => return,
-    };
+        other => panic!("there is no pair {other}"),
+    }
+}
+
+fn analyse(from: Vec<u8>, to: Vec<u8>) {
     let body = || BodyInput { media_type: Some("text/html".to_owned()), ..BodyInput::default() };
     let request =
         AnalysisRequest { from: body(), to: body(), max_decoded_bytes: 10 << 20, max_result_bytes: 4 << 20 };

@@ -90,7 +90,6 @@ pub struct PageInput<'a> {
 /// Bounds of one analysis.
 #[derive(Debug, Clone, Copy)]
 pub struct AnalysisOptions {
-    /// When the analysis should end; a page that has not been read as a tree by a share of it is read without
     /// Limit on the whole result in bytes, compressed; 0 makes none.
     pub max_result_bytes: usize,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Form;
 use axum::extract::{Query, State};
-use axum::http::header::SET_COOKIE;
+use axum::http::header::{ORIGIN, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
@@ -66,6 +66,7 @@ pub(super) async fn show(
 
 pub(super) async fn log_in(
     State(dashboard): State<Arc<Dashboard>>,
+    headers: HeaderMap,
     Form(typed): Form<LoginForm>,
 ) -> Response {
     if !dashboard.sessions.may_try() {
@@ -78,7 +79,10 @@ pub(super) async fn log_in(
     };
     let id = dashboard.sessions.begin(Visitor::named(role, &typed.name, true));
     let seconds = session::LIFETIME.as_secs();
-    let cookie = format!("{COOKIE_PREFIX}{id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict");
+    // What came by TLS, as a proxy has it, is not sent without.
+    let by_tls = headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+    let secure = if by_tls { "; Secure" } else { "" };
+    let cookie = format!("{COOKIE_PREFIX}{id}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     ([(SET_COOKIE, cookie)], Redirect::to(own_path(&typed.next))).into_response()
 }
 
