@@ -89,6 +89,7 @@ async fn run_jobs(pairs: usize, dash: Option<SocketAddr>) -> Result<DemoResults,
     collect_events(&environment.queue, &mut results).await?;
     if let Some(pages) = pages {
         print_step("all jobs have ended; the pages and the worker stay until you press Ctrl-C");
+        print_step("the incident of 2018 is the job demo-incident-0: find it at the top of a page");
         tokio::signal::ctrl_c().await?;
         pages.abort();
     }

@@ -60,7 +60,7 @@ pub(super) async fn show(
                         a href={ "/change?" (page::query(&[("from", from), ("to", to)])) } { (page::text(&ended.pair)) }
                     }
                 } } }
-                p.dim { (results.len()) " found; " (page::count(looked_at as u64)) " of " (page::count(of)) " results were looked at, the oldest first." }
+                p.dim { (results.len()) " found; " (page::count(looked_at as u64)) " of " (page::count(of)) " results were looked at, the newest first." }
             }
         },
         Ok(Ok(FoundWhere::Nothing)) => html! {
@@ -80,7 +80,7 @@ async fn find(dashboard: &Dashboard, sought: &str) -> Result<FoundWhere, queue::
         return Ok(FoundWhere::Job(id));
     }
     let Ok(uuid) = sought.parse::<Uuid>() else { return Ok(FoundWhere::Nothing) };
-    let (mut results, of) = queue.results(RESULTS_LOOK).await?;
+    let (mut results, of) = queue.newest_results(RESULTS_LOOK).await?;
     let looked_at = results.len();
     let text = uuid.to_string();
     results.retain(|ended| ended.pair.contains(&text));

@@ -6,17 +6,20 @@ use axum::Extension;
 use axum::extract::{Query, State};
 use maud::{Markup, html};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::timeout;
 
 use super::gate::Visitor;
 use super::page::{self, Section, fact};
 use super::{Dashboard, READ_TIME, chart};
 use crate::job::measured::ChildUsage;
-use crate::job::report::BodyFacts;
+use crate::job::report::{BodyFacts, Report};
+use crate::job::skip::Skip;
 use crate::job::verdict::DeadLetterReason;
 use crate::job::{JobId, VersionRef};
 use crate::ops::job::{FoundJob, detail, find, host, kind, payload, reproduce_command};
-use crate::queue::{Content, Ended, JobState, LogEntry, StoredJob};
+use crate::ops::report;
+use crate::queue::{self, Content, Ended, JobState, LogEntry, StoredJob};
 
 /// Longest payload that is shown, in bytes; the command exports it whole.
 const PAYLOAD_MAX_BYTES: usize = 20_000;
@@ -40,7 +43,10 @@ pub(super) async fn show(
                 (_, Err(_)) => page::unread("this job and its history"),
                 (_, Ok(Err(error))) => page::failed(&error),
                 (now_ms, Ok(Ok(Some(FoundJob::Stored(job))))) => stored(&dashboard, &job, now_ms, &visitor),
-                (now_ms, Ok(Ok(Some(FoundJob::Ended(job))))) => ended(&job, now_ms),
+                (now_ms, Ok(Ok(Some(FoundJob::Ended(job))))) => {
+                    let result = timeout(READ_TIME, result(&dashboard, &job)).await;
+                    ended(&job, result.ok().and_then(Result::ok).flatten().as_ref(), now_ms)
+                }
                 (_, Ok(Ok(None))) => html! {
                     p.empty { "It is unknown here, or ended so long ago that its result is forgotten." }
                 },
@@ -244,7 +250,42 @@ fn version(version: &VersionRef) -> Markup {
     }
 }
 
-fn ended(job: &Ended, now_ms: u64) -> Markup {
+/// What is stored of its pair, where that is of this job.
+async fn result(dashboard: &Dashboard, job: &Ended) -> Result<Option<Value>, queue::Error> {
+    match job.pair.split_once("..").map(|(from, to)| (from.parse(), to.parse())) {
+        Some((Ok(from), Ok(to))) => report::read(&dashboard.queue, (from, to)).await,
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// What its bodies were and what it cost, of one that was analysed; why not, of one that was skipped.
+fn found_in(result: &Value) -> Markup {
+    html! {
+        @if let Ok(report) = Report::deserialize(result) {
+            section.panel { h2 { "The two bodies" } dl.facts {
+                @for body in &report.bodies { (fact(body.side.as_str(), body_facts(body))) }
+                @if let Some(took) = report.timings {
+                    (fact("took", html! {
+                        (page::duration_ms(took.resolve_ms)) " to resolve, " (page::duration_ms(took.fetch_ms)) " to fetch, "
+                        (page::duration_ms(took.analyse_ms)) " to analyse"
+                    }))
+                }
+            } }
+            @if let Some(measured) = &report.measured { (limits(measured)) }
+        } @else if let Ok(skip) = Skip::deserialize(&result["skipped"]) {
+            section.panel { h2 { "Why it was not analysed" } dl.facts {
+                (fact("reason", html! { (skip.reason) }))
+                (fact("because", html! { (page::text(&skip.detail)) }))
+                @if let Some(sniffed) = &skip.sniffed {
+                    (fact("sniffed", html! { code { (page::text(&sniffed.from)) } " that became " code { (page::text(&sniffed.to)) } }))
+                }
+            } }
+            @if let Some(measured) = skip.measured.as_deref() { (limits(measured)) }
+        }
+    }
+}
+
+fn ended(job: &Ended, result: Option<&Value>, now_ms: u64) -> Markup {
     let pair = job.pair.split_once("..");
     html! {
         section.panel {
@@ -266,5 +307,6 @@ fn ended(job: &Ended, now_ms: u64) -> Markup {
             }
             p.dim { "pair " span.id { (page::text(&job.pair)) } }
         }
+        @if let Some(result) = result { (found_in(result)) }
     }
 }

@@ -31,6 +31,7 @@ mod live;
 mod login;
 mod overview;
 mod page;
+mod results;
 mod session;
 mod settings;
 mod workers;
@@ -174,6 +175,7 @@ fn router(dashboard: Arc<Dashboard>) -> Router {
         .route("/jobs", get(jobs::show))
         .route("/job", get(job::show))
         .route("/change", get(change::show))
+        .route("/results", get(results::show))
         .route("/find", get(find::show))
         .route("/settings", get(settings::show))
         .route("/acts/{act}", get(acts::bulk::show).post(acts::bulk::act))

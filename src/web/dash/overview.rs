@@ -15,6 +15,7 @@ use super::chart;
 use super::gate::Visitor;
 use super::live::{LiveLook, Trend};
 use super::page::{self, Section};
+use super::results;
 use crate::ops::job::groups::words_of;
 use crate::ops::status::Look;
 use crate::queue::{Group, HostLoad, Purpose, RestingHost, Status, WorkerStatus};
@@ -73,6 +74,7 @@ fn content(seen: &LiveLook, visitor: &Visitor) -> Markup {
                 (state(look, status, visitor))
                 (hints(look))
                 (cards(seen, status))
+                (last_hour(look, status))
                 div.columns {
                     (groups(look, status, visitor))
                     div {
@@ -184,6 +186,25 @@ fn cards(seen: &LiveLook, status: &Status) -> Markup {
                     span.more { "+" (page::count(status.rates.died_last_hour)) " in the last hour" }
                 }
                 (chart::bars(&deaths, "Deaths of the last hour, ten minutes a bar"))
+            }
+        }
+    }
+}
+
+/// What became of the jobs of the last hour: most are done, and a skip is no trouble.
+fn last_hour(look: &Look, status: &Status) -> Markup {
+    let of = |name: &str| status.last_hour.get(name).copied().unwrap_or(0);
+    let skips =
+        status.last_hour.iter().filter_map(|(name, count)| Some((name.strip_prefix("skipped:")?, *count)));
+    html! {
+        @if look.is_whole() {
+            p.hour {
+                "In the last hour: "
+                a.good href=(results::path("done", "")) { (page::count(of("done"))) " done" }
+                @for (reason, count) in skips {
+                    " · " a href=(results::path("skipped", reason)) { (page::count(count)) " skipped: " (page::text(reason)) }
+                }
+                @if of("dead") > 0 { " · " a.bad href="/groups" { (page::count(of("dead"))) " died" } }
             }
         }
     }

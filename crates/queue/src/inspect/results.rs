@@ -111,9 +111,21 @@ impl Queue {
     /// # Errors
     /// Those of Redis.
     pub async fn results(&self, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
+        self.results_by("ZRANGE", limit).await
+    }
+
+    /// The same, newest first.
+    ///
+    /// # Errors
+    /// Those of Redis.
+    pub async fn newest_results(&self, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
+        self.results_by("ZREVRANGE", limit).await
+    }
+
+    async fn results_by(&self, command: &str, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
         let mut pipe = redis::pipe();
         let index = self.inner.keys.results();
-        pipe.cmd("ZRANGE").arg(&index).arg(0).arg(limit.saturating_sub(1)).arg("WITHSCORES");
+        pipe.cmd(command).arg(&index).arg(0).arg(limit.saturating_sub(1)).arg("WITHSCORES");
         pipe.cmd("ZCARD").arg(&index);
         let (ids, count): (Vec<(String, u64)>, u64) = self.ask(&pipe).await?;
         Ok((self.ended_of(&ids[..ids.len().min(limit)]).await?, count))
