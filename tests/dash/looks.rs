@@ -226,6 +226,10 @@ async fn take(browser: &Browser, name: &str, dir: &Path) {
 async fn the_pictures_of_the_documentation_are_taken_of_the_pages_as_they_are() {
     let Some(browser) = Browser::start().await else { return };
     let dashboard = Dashboard::of_demo().await;
+    until("the worker has said that it is idle", async || {
+        dashboard.get("/", &[]).await.is(200).body.contains("0 of 2 slots busy")
+    })
+    .await;
     let of_kind = dashboard.get("/jobs?q=kind%3Amemory_exceeded", &[]).await.is(200);
     let job = of_kind.body.split('"').find(|text| text.starts_with("/job?id=")).unwrap().to_owned();
     let done = dashboard.get("/job?id=demo-good-0", &[]).await.is(200);

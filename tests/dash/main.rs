@@ -20,6 +20,7 @@ mod evidence;
 mod gate;
 mod hostile;
 mod incident;
+mod load;
 mod looks;
 mod page;
 mod payloads;

@@ -89,8 +89,8 @@ fn stored(dashboard: &Dashboard, job: &StoredJob, now_ms: u64, visitor: &Visitor
             @if visitor.may_operate() { p { (acts(job)) } }
         }
         (time_line(job, now_ms))
-        @if let Some(reason) = &job.reason { (evidence(reason)) }
         @if let Some(measured) = job.failure().and_then(|failure| failure.measured.as_deref()) { (limits(measured)) }
+        @if let Some(reason) = &job.reason { (evidence(reason)) }
         @match &job.content {
             Content::Job(parsed) => section.panel {
                 h2 { "What it asks" }

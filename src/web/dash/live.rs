@@ -1,7 +1,7 @@
 //! One look at the queue for all open pages.
 //!
-//! Invariant: however many pages are open or asked for, one look is taken at a time, and none while the last one is
-//! younger than [`INTERVAL`].
+//! Invariant: however many pages are open or asked for, one look is taken at a time, and none for a page while the last
+//! one is younger than [`INTERVAL`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -109,7 +109,11 @@ impl Live {
 
     /// What was seen less than [`INTERVAL`] ago, or is seen now.
     pub(super) async fn now(&self) -> Arc<LiveLook> {
-        let fresh = || Some(Arc::clone(&self.seen.borrow())).filter(|seen| seen.taken.elapsed() < INTERVAL);
+        self.younger_than(INTERVAL).await
+    }
+
+    async fn younger_than(&self, age: Duration) -> Arc<LiveLook> {
+        let fresh = || Some(Arc::clone(&self.seen.borrow())).filter(|seen| seen.taken.elapsed() < age);
         if let Some(seen) = fresh() {
             return seen;
         }
@@ -142,7 +146,8 @@ impl Live {
             if self.seen.receiver_count() == 0 && !sample_is_due {
                 continue;
             }
-            let seen = self.now().await;
+            // The last look ended after its tick, so at this one it is a little younger than the interval.
+            let seen = self.younger_than(INTERVAL / 2).await;
             if let Some(status) = seen.look.current().filter(|_| sample_is_due) {
                 let mut samples = self.samples.lock();
                 if samples.len() == SAMPLES {

@@ -223,7 +223,7 @@ fn groups(look: &Look, status: &Status, visitor: &Visitor) -> Markup {
                 Some(groups) => {
                     @let dead: Vec<&Group> = groups.iter().filter(|group| group.dead > 0).collect();
                     table {
-                        thead { tr { th { "Kind" } th { "Host" } th.number { "Dead" } th { "Last hour" } th { "Last" } } }
+                        thead { tr { th { "Kind" } th { "Host" } th.number { "Dead" } th { "Last hour" } th { "Last" } @if visitor.may_operate() { th { "Act" } } } }
                         tbody {
                             @for group in dead.iter().take(GROUPS_SHOWN) { (group_row(group, status.at_ms, visitor)) }
                         }
@@ -250,10 +250,10 @@ fn group_row(group: &Group, now_ms: u64, visitor: &Visitor) -> Markup {
             td { (host_name(&group.host)) }
             td.number { (page::count(group.dead)) }
             td { (chart::bars(&group.trend, &format!("{} in the last hour", group.trend.iter().sum::<u64>()))) }
-            td {
-                (page::ago(now_ms, group.last_ms))
-                @if visitor.may_operate() {
-                    " " a.button href={ "/acts/replay?" (page::query(&[("q", words.trim()), ("canary", "5"), ("only", "canaries")])) } { "Try 5…" }
+            td { (page::ago(now_ms, group.last_ms)) }
+            @if visitor.may_operate() {
+                td {
+                    a.button href={ "/acts/replay?" (page::query(&[("q", words.trim()), ("canary", "5"), ("only", "canaries")])) } { "Try 5…" }
                 }
             }
         }
