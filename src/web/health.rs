@@ -349,7 +349,7 @@ mod tests {
                 "GET /readyz HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n",
                 "200",
                 "application/json",
-                r#"{"detail":"claiming","status":"ok"}"#,
+                r#"{"status":"ok","detail":"claiming"}"#,
             ),
         ];
         for (request, status, kind, want) in cases {

@@ -102,7 +102,7 @@ async fn replay(count: usize) {
 fn jobs(world: &World, count: usize) -> Vec<(Job, Option<FailureKind>)> {
     let good: Vec<(Body, Body)> =
         (0..DISTINCT_PAIRS).map(small_pair).map(|(from, to)| (Body::html(from), Body::html(to))).collect();
-    let large = pages::pair(1, 600_000);
+    let large = pages::pair(1, 1_500_000);
     let large = (Body::html(large.0), Body::html(large.1));
     let bomb = poison::gzip_bomb(64 << 20);
     let mut rng = Rng::new(2018);

@@ -15,13 +15,14 @@ const VIEW: &str = "a-token-for-looking";
 const OPERATE: &str = "a-token-for-acting-too";
 
 /// Every page, with what it needs to be one.
-pub(crate) const PAGES: [&str; 27] = [
+pub(crate) const PAGES: [&str; 28] = [
     "/",
     "/groups",
     "/jobs",
     "/jobs?q=state%3Adead",
     "/job?id=a-job",
     "/change?from=00000000-0000-4000-8000-000000000000&to=00000000-0000-4000-8000-000000000001",
+    "/results?state=skipped&why=content",
     "/find?q=something",
     "/settings",
     "/hosts",

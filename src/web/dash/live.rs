@@ -58,8 +58,9 @@ impl Sample {
     fn of(status: &Status) -> Self {
         Self {
             waiting: status.inbox + status.ready + status.exclusive,
-            fetching: status.fetching,
-            analysing: status.analysing,
+            // As of the last heartbeats, since when some of them may have ended.
+            fetching: status.fetching.min(status.in_flight),
+            analysing: status.analysing.min(status.in_flight.saturating_sub(status.fetching)),
             for_hosts: status.waiting_for_hosts,
             retry: status.scheduled.saturating_sub(status.waiting_for_hosts),
         }
