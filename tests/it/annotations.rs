@@ -16,18 +16,18 @@ use crate::harness::{GatedSite, Worker, World, job, key, until};
 const BASIC: &str = "Basic YW5hbHlzdEBkYi50ZXN0Omh1bnRlcjI=";
 /// The 12 fields of the old job's annotation.
 const FIELDS: [&str; 12] = [
-    "links_diff_count",
-    "links_diff_hash",
-    "links_diff_ratio",
-    "priority",
-    "source_diff_count",
-    "source_diff_hash",
-    "source_diff_length",
-    "source_diff_ratio",
-    "text_diff_count",
     "text_diff_hash",
+    "text_diff_count",
     "text_diff_length",
     "text_diff_ratio",
+    "source_diff_hash",
+    "source_diff_count",
+    "source_diff_length",
+    "source_diff_ratio",
+    "links_diff_hash",
+    "links_diff_count",
+    "links_diff_ratio",
+    "priority",
 ];
 
 /// A version that the app knows, whose body is at the site.
