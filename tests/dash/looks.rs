@@ -17,7 +17,7 @@ const UPDATE: &str = "WM_UPDATE_SCREENSHOTS";
 /// As much of a page as a README has room for.
 const PICTURE_HEIGHT: f64 = 760.0;
 /// A picture is loaded with the README.
-const PICTURE_MAX_BYTES: usize = 150 * 1024;
+const PICTURE_MAX_BYTES: usize = 250 * 1024;
 
 /// Every page of a queue with jobs in every state; `change` is the page of a pair.
 async fn every_page(dash: &DashWorld) -> Vec<String> {
