@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use url::form_urlencoded::byte_serialize;
 
+use super::gate::without_port;
 use crate::job::JobId;
 use crate::job::redact::Secret;
 
@@ -163,7 +164,7 @@ impl Config {
         }
         for host in &self.hosts {
             let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte));
-            if host.is_empty() || !is_name {
+            if host.is_empty() || !is_name || without_port(host) != host {
                 let what =
                     "has what is no name of a host: write [\"dash.example.org\"], without http:// and port";
                 problems.push(("hosts", what.to_owned()));
@@ -177,8 +178,8 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn wrong_keys(bind: &str, view: &str, operate: &str, header: Option<&str>) -> Vec<&'static str> {
-        let config = Config {
+    fn config(bind: &str, view: &str, operate: &str, header: Option<&str>) -> Config {
+        Config {
             bind: bind.parse().unwrap(),
             role: Role::Operate,
             view_token: view.into(),
@@ -187,7 +188,11 @@ mod tests {
             user_header: header.map(|name| name.parse().unwrap()),
             proxies: Vec::new(),
             sentry: None,
-        };
+        }
+    }
+
+    fn wrong_keys(bind: &str, view: &str, operate: &str, header: Option<&str>) -> Vec<&'static str> {
+        let config = config(bind, view, operate, header);
         config.problems().into_iter().map(|(key, _)| key).collect()
     }
 
@@ -212,6 +217,21 @@ mod tests {
                 Vec::from_iter(expected),
                 "{bind} {view:?} {operate:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_name_of_ours_has_no_port() {
+        for (host, is_name) in [
+            ("dash.example.org", true),
+            ("[2001:db8::1]", true),
+            ("dash.example.org:443", false),
+            ("[2001:db8::1]:443", false),
+            ("https://dash.example.org", false),
+            ("", false),
+        ] {
+            let config = Config { hosts: vec![host.to_owned()], ..config("127.0.0.1:8090", "", "", None) };
+            assert_eq!(config.problems().is_empty(), is_name, "{host:?}");
         }
     }
 

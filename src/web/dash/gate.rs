@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A request that names another host than ours is refused (421), so that no name that a stranger points here (DNS
 //!   rebinding) reads a page.
+//! - What another site embeds or fetches is refused, so that its pages do not have us read the queue; its links are
+//!   followed.
 //! - A request that changes something comes from one of our own pages or from no browser at all: `Sec-Fetch-Site` and
 //!   `Origin` say so, and one that has neither of them is refused.
 //! - A page is seen by who has a role; an act is done by who has the role for it.
@@ -102,6 +104,7 @@ pub(super) async fn pass(
     mut request: Request,
     next: Next,
 ) -> Response {
+    let is_act = is_act(&request);
     let answer = async {
         match admit(&dashboard, peer, &request) {
             Ok(visitor) => {
@@ -113,7 +116,12 @@ pub(super) async fn pass(
     };
     // Events begin at once and go on: the limit is on the beginning.
     let response = timeout(REQUEST_TIME, answer).await.unwrap_or_else(|_| {
-        let what = "the page was not ready in time: Redis or this machine is too busy; reload it";
+        let what = match is_act {
+            true => {
+                "no answer in time: it may be done or not; see the page of the audit before you repeat it"
+            }
+            false => "the page was not ready in time: Redis or this machine is too busy; reload it",
+        };
         (StatusCode::SERVICE_UNAVAILABLE, what).into_response()
     });
     with_headers(response)
@@ -125,8 +133,8 @@ fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<O
     if !names_us(config, headers) {
         return Err(GateRefusal::OtherHost);
     }
-    let is_act = !matches!(*request.method(), Method::GET | Method::HEAD);
-    if is_act && !is_from_our_page(headers) {
+    let is_act = is_act(request);
+    if is_embedded_elsewhere(headers) || is_act && !is_from_our_page(headers) {
         return Err(GateRefusal::OtherPage);
     }
     if path == login::PATH || assets::is_asset(path) {
@@ -141,11 +149,14 @@ fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<O
     Ok(Some(visitor))
 }
 
+fn is_act(request: &Request) -> bool {
+    !matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
 /// Who this is: by the word of the proxy, by a session, by a token, or one of this machine where nobody is asked.
 fn visitor(config: &Config, sessions: &Sessions, peer: SocketAddr, headers: &HeaderMap) -> Option<Visitor> {
     if let Some(header) = config.user_header.as_ref().filter(|_| config.is_proxy(peer.ip())) {
-        let user = headers.get(&header.0).and_then(|value| value.to_str().ok());
-        if let Some(user) = user.filter(|user| !user.trim().is_empty()) {
+        if let Some(user) = named_user(headers, &header.0) {
             return Some(Visitor::named(config.role, user, false));
         }
     }
@@ -158,6 +169,13 @@ fn visitor(config: &Config, sessions: &Sessions, peer: SocketAddr, headers: &Hea
     }
     let is_open = !config.asks_who_comes() && peer.ip().to_canonical().is_loopback();
     is_open.then(|| Visitor::named(config.role, &format!("{} (dashboard)", render::operator()), false))
+}
+
+/// The user that a proxy names. Of two, one may be what the client sent: a proxy that adds its own must not leave it.
+fn named_user<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut users = headers.get_all(name).iter();
+    let (Some(user), None) = (users.next(), users.next()) else { return None };
+    std::str::from_utf8(user.as_bytes()).ok().filter(|user| !user.trim().is_empty())
 }
 
 /// The session that the browser sent.
@@ -180,11 +198,21 @@ fn names_us(config: &Config, headers: &HeaderMap) -> bool {
         || config.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(&name))
 }
 
-fn without_port(host: &str) -> &str {
+/// The name in a `Host`.
+pub(super) fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => name,
         Some(_) | None => host,
     }
+}
+
+/// True where a browser says that a page of another site asks for it, and not to go there.
+fn is_embedded_elsewhere(headers: &HeaderMap) -> bool {
+    let is = |name, value: &str| {
+        headers.get(name).is_some_and(|sent: &HeaderValue| sent.as_bytes() == value.as_bytes())
+    };
+    let is_elsewhere = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    is_elsewhere && !(is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"))
 }
 
 /// True where a browser says that one of our pages sent it, or where no browser sent it and it has a token.
@@ -267,6 +295,41 @@ mod tests {
         ] {
             assert_eq!(is_from_our_page(&headers(sent)), allowed, "{sent:?}");
         }
+    }
+
+    #[test]
+    fn other_sites_link_to_pages_and_embed_and_fetch_none() {
+        for (site, mode, dest, is_refused) in [
+            ("cross-site", "no-cors", "image", true),
+            ("cross-site", "cors", "empty", true),
+            ("cross-site", "navigate", "iframe", true),
+            ("same-site", "no-cors", "script", true),
+            ("cross-site", "navigate", "document", false),
+            ("same-site", "navigate", "document", false),
+            ("same-origin", "cors", "empty", false),
+            ("none", "navigate", "document", false),
+        ] {
+            let sent = [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            assert_eq!(is_embedded_elsewhere(&headers(&sent)), is_refused, "{sent:?}");
+        }
+        assert!(!is_embedded_elsewhere(&headers(&[])), "no browser");
+        assert!(is_embedded_elsewhere(&headers(&[("sec-fetch-site", "cross-site")])));
+    }
+
+    #[test]
+    fn a_proxy_names_one_user_or_none() {
+        let name = HeaderName::from_static("x-forwarded-user");
+        for (sent, user) in [
+            (&[("x-forwarded-user", "ada")][..], Some("ada")),
+            (&[("x-forwarded-user", "josé")], Some("josé")),
+            (&[("x-forwarded-user", " ")], None),
+            (&[], None),
+        ] {
+            assert_eq!(named_user(&headers(sent), &name), user, "{sent:?}");
+        }
+        let mut two = headers(&[("x-forwarded-user", "root")]);
+        two.append(&name, HeaderValue::from_static("ada"));
+        assert_eq!(named_user(&two, &name), None);
     }
 
     #[test]
