@@ -5,6 +5,8 @@ use maud::{Markup, html};
 /// Size of a sparkline's drawing; a page scales it.
 const WIDTH: usize = 120;
 const HEIGHT: usize = 24;
+/// Colours that the style sheet has for parts; more parts begin anew with the first.
+pub(super) const COLOURS: usize = 7;
 
 /// A bar for each point, as high as its share of the highest; one is more than none.
 pub(super) fn bars(points: &[u64], label: &str) -> Markup {
@@ -49,7 +51,7 @@ pub(super) fn stacked(parts: &[(&str, f64)], label: &str) -> Markup {
             rect.room width="100" height="6" {}
             @for (at, (_, share)) in parts.iter().enumerate() {
                 @let width = (share * 100.0).clamp(0.0, 100.0 - from);
-                rect class={ "part" (at) } x=(decimal(from)) width=(decimal(width)) height="6" {}
+                rect class={ "part" (at % COLOURS) } x=(decimal(from)) width=(decimal(width)) height="6" {}
                 @let () = from += width;
             }
         }

@@ -53,12 +53,8 @@ impl From<NoWhole> for NotDrawn {
 
 /// Every step, or why not.
 pub(super) async fn drawn(dashboard: &Dashboard, report: &Report, view: HunkView) -> Markup {
-    match read(dashboard, report).await {
-        Ok(whole) => html! {
-            (text("Text", whole.html_text_dmp.as_ref(), view))
-            (links(whole.links_json.as_ref()))
-            (text("Source", whole.html_source_dmp.as_ref(), view))
-        },
+    match read_and_drawn(dashboard, report, view).await {
+        Ok(drawn) => drawn,
         Err(why) => html! {
             p.banner.warn role="alert" {
                 @match why {
@@ -74,7 +70,7 @@ pub(super) async fn drawn(dashboard: &Dashboard, report: &Report, view: HunkView
     }
 }
 
-async fn read(dashboard: &Dashboard, report: &Report) -> Result<WholeResult, NotDrawn> {
+async fn read_and_drawn(dashboard: &Dashboard, report: &Report, view: HunkView) -> Result<Markup, NotDrawn> {
     if report.result.as_ref().is_some_and(|result| result.bytes > JSON_MAX_BYTES) {
         return Err(NotDrawn::TooLarge);
     }
@@ -89,7 +85,12 @@ async fn read(dashboard: &Dashboard, report: &Report) -> Result<WholeResult, Not
     if json.len() as u64 > JSON_MAX_BYTES {
         return Err(NotDrawn::TooLarge);
     }
-    serde_json::from_slice(&json).map_err(|_| NotDrawn::Unreadable)
+    let whole: WholeResult = serde_json::from_slice(&json).map_err(|_| NotDrawn::Unreadable)?;
+    Ok(html! {
+        (text("Text", whole.html_text_dmp.as_ref(), view))
+        (links(whole.links_json.as_ref()))
+        (text("Source", whole.html_source_dmp.as_ref(), view))
+    })
 }
 
 fn text(name: &str, diff: Option<&Diff<Op>>, view: HunkView) -> Markup {

@@ -32,9 +32,17 @@ pub(super) struct FindQuery {
 /// Where it was found.
 enum FoundWhere {
     Job(JobId),
-    /// Analysed pairs that it is a part of, and how many results were looked at, of how many.
-    Version(Uuid, Vec<Ended>, usize, u64),
+    /// Analysed pairs that it is a part of.
+    Version(Uuid, PairsFound),
     Nothing,
+}
+
+/// The newest of those that were found, and among how many.
+struct PairsFound {
+    newest: Vec<Ended>,
+    found: usize,
+    looked_at: usize,
+    kept: u64,
 }
 
 pub(super) async fn show(
@@ -47,20 +55,23 @@ pub(super) async fn show(
         Err(_) => page::unread("the places where it may be"),
         Ok(Err(error)) => page::failed(&error),
         Ok(Ok(FoundWhere::Job(id))) => return Redirect::to(&page::job_path(id.as_str())).into_response(),
-        Ok(Ok(FoundWhere::Version(uuid, results, looked_at, of))) => html! {
+        Ok(Ok(FoundWhere::Version(uuid, pairs))) => html! {
             p { "Jobs that wait, run or died: "
                 a href=(page::jobs_path(&format!("page:{uuid}"))) { "of the page " span.id { (uuid) } } ", "
                 a href=(page::jobs_path(&format!("text:{uuid}"))) { "with the version " span.id { (uuid) } } "." }
             section.panel {
                 h2 { "Results with this version" }
-                @if results.is_empty() { p.empty { "None." } }
-                ul.list { @for ended in &results { li {
+                @if pairs.newest.is_empty() { p.empty { "None." } }
+                ul.list { @for ended in &pairs.newest { li {
                     (page::job_link(&ended.id)) " " (page::text(&ended.state)) " " (page::text(&ended.why)) " "
                     @if let Some((from, to)) = ended.pair.split_once("..") {
                         a href={ "/change?" (page::query(&[("from", from), ("to", to)])) } { (page::text(&ended.pair)) }
                     }
                 } } }
-                p.dim { (results.len()) " found; " (page::count(looked_at as u64)) " of " (page::count(of)) " results were looked at, the newest first." }
+                p.dim {
+                    (pairs.newest.len()) " of " (pairs.found) " found are listed; the newest " (page::count(pairs.looked_at as u64)) " of "
+                    (page::count(pairs.kept)) " results were looked at."
+                }
             }
         },
         Ok(Ok(FoundWhere::Nothing)) => html! {
@@ -80,10 +91,11 @@ async fn find(dashboard: &Dashboard, sought: &str) -> Result<FoundWhere, queue::
         return Ok(FoundWhere::Job(id));
     }
     let Ok(uuid) = sought.parse::<Uuid>() else { return Ok(FoundWhere::Nothing) };
-    let (mut results, of) = queue.newest_results(RESULTS_LOOK).await?;
-    let looked_at = results.len();
+    let (mut newest, kept) = queue.newest_results(RESULTS_LOOK).await?;
+    let looked_at = newest.len();
     let text = uuid.to_string();
-    results.retain(|ended| ended.pair.contains(&text));
-    results.truncate(ROWS);
-    Ok(FoundWhere::Version(uuid, results, looked_at, of))
+    newest.retain(|ended| ended.pair.contains(&text));
+    let found = newest.len();
+    newest.truncate(ROWS);
+    Ok(FoundWhere::Version(uuid, PairsFound { newest, found, looked_at, kept }))
 }

@@ -217,19 +217,25 @@ pub(super) fn body_facts(body: &BodyFacts) -> Markup {
 
 /// What its child used of what it was given.
 fn limits(measured: &ChildUsage) -> Markup {
-    let given = measured.limits.unwrap_or_default();
-    let time = |used: u64, limit: u64, name: &str| {
-        html! { (used) " of " (limit) " ms" (chart::meter(used, limit, name)) }
+    let given = measured.limits;
+    let time = |used: u64, limit: Option<u64>, name: &str| {
+        html! { @match limit {
+            Some(limit) => { (used) " of " (limit) " ms" (chart::meter(used, limit, name)) }
+            None => { (used) " ms" }
+        } }
     };
     html! {
         section.panel {
             h2 { "Limits" }
             dl.facts {
-                (fact("wall", time(measured.wall_ms, given.wall_ms, "wall time of its limit")))
-                (fact("cpu", time(measured.cpu_ms, given.cpu_ms, "CPU time of its limit")))
+                (fact("wall", time(measured.wall_ms, given.map(|limits| limits.wall_ms), "wall time of its limit")))
+                (fact("cpu", time(measured.cpu_ms, given.map(|limits| limits.cpu_ms), "CPU time of its limit")))
                 (fact("heap", html! {
-                    (page::bytes(measured.peak_heap_bytes)) " of " (page::bytes(given.heap_bytes))
-                    (chart::meter(measured.peak_heap_bytes, given.heap_bytes, "heap of its limit"))
+                    (page::bytes(measured.peak_heap_bytes))
+                    @if let Some(limits) = given {
+                        " of " (page::bytes(limits.heap_bytes))
+                        (chart::meter(measured.peak_heap_bytes, limits.heap_bytes, "heap of its limit"))
+                    }
                 }))
                 @if let Some(phase) = &measured.phase { (fact("last in", html! { (page::text(phase)) })) }
                 @if let Some(signal) = measured.signal { (fact("ended by", html! { "signal " (signal) })) }

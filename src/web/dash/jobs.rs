@@ -21,6 +21,7 @@ use crate::queue::{JobState, StoredJob};
 const ROWS: usize = 100;
 /// Time for counting all that match, some hundred commands to Redis: the rest of the request's time is for the page.
 const COUNT_TIME: Duration = Duration::from_millis(1_200);
+
 /// The words, and which of what they select.
 #[derive(Debug, Deserialize)]
 pub(super) struct JobsQuery {
@@ -36,7 +37,9 @@ pub(super) async fn show(
     Extension(visitor): Extension<Visitor>,
     Query(filter): Query<JobsQuery>,
 ) -> Markup {
-    let read = match shlex::split(&filter.q) {
+    let words = shlex::split(&filter.q);
+    let command = dashboard.queue.command(&page::with_typed("job ls", words.as_deref().unwrap_or_default()));
+    let read = match words {
         None => html! { p.banner.bad role="alert" { "a quote is not closed" } },
         Some(words) => {
             let selected = job::Filter::any(words.clone());
@@ -53,7 +56,12 @@ pub(super) async fn show(
             match read {
                 Ok(Err(error)) => page::failed(&error),
                 Ok(Ok(Err(what))) => html! { p.banner.bad role="alert" { (page::text(&what)) } },
-                Err(_) if listing.total == 0 => page::unread("these jobs"),
+                Err(_) if listing.total == 0 => html! {
+                    p.banner.bad role="alert" {
+                        "Redis did not answer in time for all jobs to be looked at, and none that was looked at matches. "
+                        "The command below looks at all."
+                    }
+                },
                 // Where counting was stopped it says so.
                 Err(_) | Ok(Ok(Ok(()))) => {
                     let states = selection::parse(&words, now_ms).map(|read| read.states).unwrap_or_default();
@@ -62,7 +70,6 @@ pub(super) async fn show(
             }
         }
     };
-    let command = dashboard.queue.command(format!("job ls {}", filter.q).trim_end());
     let body = html! {
         h1 { "Jobs" }
         form.fields method="get" action="/jobs" {
@@ -90,13 +97,18 @@ fn found(
     visitor: &Visitor,
 ) -> Markup {
     let JobListing { total, states, kinds, unknown, is_whole } = listing;
-    let next = filter.skip + jobs.len();
+    let next = filter.skip.saturating_add(jobs.len());
     let page_of =
         |skip: usize| format!("/jobs?{}", page::query(&[("q", &filter.q), ("skip", &skip.to_string())]));
     html! {
         @for id in unknown { p.warn { (unknown_sentence(id, "job")) } }
         @if *total == 0 {
             p.empty { "No job matches. Jobs that have ended are found by their id, in the field at the top." }
+        } @else if jobs.is_empty() {
+            p.empty {
+                @if !is_whole { "At least " } (page::count(*total as u64)) " match, and none was found behind the first "
+                (page::count(filter.skip as u64)) ". " a href=(page_of(0)) { "The first " (ROWS) }
+            }
         } @else {
             p {
                 strong { (filter.skip + 1) "–" (next) } " of " strong { @if !is_whole { "at least " } (page::count(*total as u64)) }

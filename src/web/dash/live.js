@@ -32,7 +32,22 @@ function follow(path) {
   const events = new EventSource(path);
   events.onopen = () => say("live");
   events.onmessage = (event) => replace(event.data);
-  events.onerror = () => say("not live: this dashboard does not answer, trying again");
+  events.onerror = () => {
+    say("not live: this dashboard does not answer, trying again");
+    // A browser tries again by itself after a lost connection, and gives up after any other answer.
+    if (events.readyState === EventSource.CLOSED) setTimeout(again, 5000, path);
+  };
+}
+
+// Follows anew, or goes to the login where the session is over.
+async function again(path) {
+  try {
+    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (answer.redirected) return location.replace(answer.url);
+  } catch {
+    // It does not answer yet.
+  }
+  follow(path);
 }
 
 async function ask(seconds) {

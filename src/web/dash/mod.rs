@@ -67,7 +67,7 @@ const FORM_MAX_BYTES: usize = 128 * 1024;
 const EVENTS: &str = "/events";
 
 /// Browsers open few connections, but a proxy has one address for all of them. A page of events stays open: after 10
-/// minutes its browser connects anew by itself. All of them together hold some 64 KiB each.
+/// minutes its browser connects anew by itself. Each holds some 64 KiB.
 const LIMITS: ConnectionLimits = ConnectionLimits {
     connections: 512,
     per_peer: 400,

@@ -351,7 +351,7 @@ fn memory(status: &Status) -> Markup {
             (chart::stacked(&parts, "Memory by purpose"))
             ul.legend {
                 @for (at, (purpose, bytes)) in purposes.iter().enumerate() {
-                    li { span class={ "swatch part" (at) } {} (purpose.as_str()) " " (page::bytes(*bytes)) }
+                    li { span class={ "swatch part" (at % chart::COLOURS) } {} (purpose.as_str()) " " (page::bytes(*bytes)) }
                 }
             }
         }

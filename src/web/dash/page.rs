@@ -16,6 +16,7 @@ use url::form_urlencoded::Serializer;
 use super::gate::Visitor;
 use super::{Dashboard, READ_TIME, assets, login};
 use crate::job::redact;
+use crate::job::text::shell_word;
 use crate::ops::render;
 use crate::queue::{self, AuditEntry};
 use crate::telemetry::sanitize;
@@ -253,6 +254,12 @@ pub(super) fn jobs_path(words: &str) -> String {
     format!("/jobs?{}", query(&[("q", words)]))
 }
 
+/// A command and what was typed for it, each word as a shell takes it: who copies it runs nothing else.
+pub(super) fn with_typed(command: &str, typed: &[String]) -> String {
+    let typed = typed.iter().map(|word| shell_word(&text(word)));
+    [command.to_owned()].into_iter().chain(typed).collect::<Vec<_>>().join(" ")
+}
+
 /// A command to copy.
 pub(super) fn command(words: &str) -> Markup {
     html! { code.command tabindex="0" { (words) } }
@@ -305,6 +312,13 @@ mod tests {
     fn counts_have_their_thousands_apart() {
         let counts = [0, 999, 1000, 13_646, 1_000_000].map(count);
         assert_eq!(counts, ["0", "999", "1,000", "13,646", "1,000,000"]);
+    }
+
+    #[test]
+    fn what_was_typed_into_a_command_is_read_by_no_shell() {
+        let typed = ["state:dead", "text:a b", "x;reboot", "$(reboot)", "it's\nreboot"].map(str::to_owned);
+        let command = with_typed("job ls", &typed);
+        assert_eq!(command, r"job ls state:dead 'text:a b' 'x;reboot' '$(reboot)' 'it'\''s\nreboot'");
     }
 
     #[test]

@@ -111,7 +111,7 @@ impl Queue {
     /// # Errors
     /// Those of Redis.
     pub async fn results(&self, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
-        self.results_by("ZRANGE", limit).await
+        self.results_by(limit, &[]).await
     }
 
     /// The same, newest first.
@@ -119,13 +119,13 @@ impl Queue {
     /// # Errors
     /// Those of Redis.
     pub async fn newest_results(&self, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
-        self.results_by("ZREVRANGE", limit).await
+        self.results_by(limit, &["REV"]).await
     }
 
-    async fn results_by(&self, command: &str, limit: usize) -> Result<(Vec<Ended>, u64), Error> {
+    async fn results_by(&self, limit: usize, order: &[&str]) -> Result<(Vec<Ended>, u64), Error> {
         let mut pipe = redis::pipe();
         let index = self.inner.keys.results();
-        pipe.cmd(command).arg(&index).arg(0).arg(limit.saturating_sub(1)).arg("WITHSCORES");
+        pipe.cmd("ZRANGE").arg(&index).arg(0).arg(limit.saturating_sub(1)).arg(order).arg("WITHSCORES");
         pipe.cmd("ZCARD").arg(&index);
         let (ids, count): (Vec<(String, u64)>, u64) = self.ask(&pipe).await?;
         Ok((self.ended_of(&ids[..ids.len().min(limit)]).await?, count))

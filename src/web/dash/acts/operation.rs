@@ -53,7 +53,7 @@ pub(in crate::web::dash) async fn show(
     let body = html! {
         h1 { "Operation " span.id { (page::text(&id)) } }
         (body)
-        p { "The same by command: " (page::command(&dashboard.queue.command(&format!("audit show {}", page::text(&id))))) }
+        p { "The same by command: " (page::command(&dashboard.queue.command(&page::with_typed("audit show", &[id])))) }
     };
     page::whole(&dashboard, &visitor, Some(Section::Audit), "Operation", body)
 }
@@ -126,7 +126,7 @@ fn outcomes(operation: &Operation) -> Markup {
         (chart::stacked(&shares, "Outcomes"))
         ul.legend {
             @for (at, (outcome, count)) in counts.iter().enumerate() {
-                li { span class={ "swatch part" (at % 7) } {} (said(outcome)) " " strong { (page::count(*count as u64)) } }
+                li { span class={ "swatch part" (at % chart::COLOURS) } {} (said(outcome)) " " strong { (page::count(*count as u64)) } }
             }
         }
     }
