@@ -421,3 +421,75 @@ async fn the_page_of_a_job_leads_to_its_alert_in_sentry_which_has_its_id_as_a_ta
     let refused = world.run_with(&[("dash.sentry", "javascript:{job}")], &["config", "check"]).await;
     refused.exited_with(78).stderr_contains(&["dash.sentry", "write https://"]);
 }
+
+#[tokio::test]
+async fn another_site_may_link_to_pages_and_embed_or_fetch_none() {
+    let world = World::new().await;
+    let dash = Dashboard::start(&world, &[]).await;
+    for (mode, dest, status) in [
+        ("no-cors", "image", 403),
+        ("cors", "empty", 403),
+        ("navigate", "iframe", 403),
+        ("navigate", "document", 200),
+    ] {
+        for path in ["/", "/events", "/acts/replay?q=state%3Adead", "/favicon.ico"] {
+            if (path, status) == ("/events", 200) {
+                continue;
+            }
+            let head = format!("GET {path} HTTP/1.0\r\nHost: {}\r\nSec-Fetch-Site: cross-site", dash.address);
+            let fetch = format!("Sec-Fetch-Mode: {mode}\r\nSec-Fetch-Dest: {dest}");
+            let answer = dash.ask(format!("{head}\r\n{fetch}\r\n\r\n")).await;
+            assert_eq!(answer.status, status, "{path} {mode} {dest}: {}", answer.text);
+        }
+    }
+}
+
+/// The name of the plan that this page shows.
+async fn plan_of(dash: &Dashboard, path: &str, fields: &[(&str, &str)]) -> String {
+    let asked = format!("{path}?{}", query(fields));
+    let mut plan = None;
+    until("the plan is shown", async || {
+        let text = dash.page(&asked).await;
+        plan = text
+            .split(r#"name="plan" value=""#)
+            .nth(1)
+            .and_then(|rest| rest.split('"').next().map(str::to_owned));
+        plan.is_some()
+    })
+    .await;
+    plan.unwrap()
+}
+
+#[tokio::test]
+async fn the_page_of_one_act_does_not_carry_out_the_plan_of_another() {
+    let (world, _worker, _) = world_of_all_sorts().await;
+    let dash = Dashboard::start(&world, &[]).await;
+    let plan = plan_of(&dash, "/acts/discard", &[("q", "gone-0")]).await;
+    let restored = dash.post("/acts/restore", &[("q", "gone-0"), ("plan", &plan)]).await;
+    assert_eq!(restored.status, 200, "{}", restored.location);
+    assert!(restored.text.contains("nothing changed"), "{}", restored.text);
+    assert!(world.dead().await.iter().any(|letter| letter.id.as_str() == "gone-0"));
+    let discarded = dash.post("/acts/discard", &[("q", "gone-0"), ("plan", &plan)]).await;
+    assert!(discarded.location.starts_with("/operation?id=discard-"), "{}", discarded.text);
+}
+
+#[tokio::test]
+async fn commands_to_copy_hold_what_was_typed_as_words_and_no_page_of_a_list_is_behind_its_end() {
+    let (world, _worker, _) = world_of_all_sorts().await;
+    let dash = Dashboard::start(&world, &[]).await;
+    let typed = "state:dead;reboot\nreboot";
+    for (path, command) in [
+        (format!("/jobs?{}", query(&[("q", typed)])), "job ls &#39;state:dead;reboot&#39; reboot"),
+        (format!("/operation?{}", query(&[("id", "x;reboot")])), "audit show &#39;x;reboot&#39;"),
+    ] {
+        let text = dash.page(&path).await.replace('\'', "&#39;");
+        assert!(text.contains(command), "{command}: {text}");
+    }
+    for skip in ["4", "18446744073709551615"] {
+        let text = dash.page(&format!("/jobs?q=state%3Adead&skip={skip}")).await;
+        assert!(text.contains("4 match, and none was found behind the first"), "{text}");
+    }
+    let edits = "to.media_type=text/html\n".repeat(21);
+    let refused = dash.post("/acts/edit", &[("id", "gone-1"), ("edits", &edits)]).await;
+    assert!(refused.text.contains("21 fields: at most 20"), "{}", refused.text);
+}

@@ -14,7 +14,7 @@ use super::plans::ShownPlan;
 use super::{reason_field, refused};
 use crate::job::LimitsRequest;
 use crate::ops::job::{
-    BulkAction, DiscardPlan, Edit, Filter, Plan, ReplayPlan, most_first, unknown_sentence,
+    BulkAction, DiscardPlan, Edit, Filter, Plan, ReplayPlan, most_first, prepare, unknown_sentence,
 };
 use crate::ops::render;
 use crate::ops::values;
@@ -135,8 +135,12 @@ impl BulkForm {
     }
 
     fn edits(&self) -> Result<Vec<Edit>, String> {
-        let lines = self.edits.lines().map(str::trim).filter(|line| !line.is_empty());
-        lines.take(EDITS_MAX).map(Edit::parse).collect()
+        let lines = || self.edits.lines().map(str::trim).filter(|line| !line.is_empty());
+        let count = lines().count();
+        if count > EDITS_MAX {
+            return Err(format!("{count} fields: at most {EDITS_MAX} are changed at once"));
+        }
+        lines().map(Edit::parse).collect()
     }
 
     fn granted(&self, dashboard: &Dashboard) -> Result<LimitsRequest, String> {
@@ -206,14 +210,18 @@ async fn planned(
     dashboard: &Dashboard,
 ) -> Result<(Uuid, ShownPlan), String> {
     if let Ok(name) = typed.plan.parse::<Uuid>() {
-        match dashboard.plans.shown(name).await {
+        match dashboard.plans.shown(act, name).await {
             ShownPlan::Unknown => {}
             shown => return Ok((name, shown)),
         }
     }
     let (action, rate) = (typed.action(act, dashboard)?, typed.rate()?);
-    let name = dashboard.plans.ask(action, rate, dashboard.queue.clone());
-    Ok((name, dashboard.plans.shown(name).await))
+    let queue = dashboard.queue.clone();
+    let name = dashboard.plans.ask(act, async move {
+        let prepared = prepare(&queue, &action, rate).await.map_err(|error| error.to_string())?;
+        prepared.map_err(|refusal| refusal.to_string())
+    });
+    Ok((name, dashboard.plans.shown(act, name).await))
 }
 
 pub(in crate::web::dash) async fn show(
@@ -275,20 +283,20 @@ async fn begin(
         ShownPlan::Waits(_) | ShownPlan::Unknown => return Ok(path_of(act, typed, name)),
         ShownPlan::Refused(why) => return Err(why),
         ShownPlan::Ready(plan) if plan.deletes => {
-            let command = dashboard.queue.command(&format!("dead discard {} --now > copies.jsonl", typed.q));
+            let words = page::with_typed("dead discard", &shlex::split(&typed.q).unwrap_or_default());
+            let command = dashboard.queue.command(&format!("{words} --now > copies.jsonl"));
             let what = "these would be deleted for good, and their copies are for a command to keep";
             return Err(format!("{what}: {command}"));
         }
-        ShownPlan::Ready(_) if !dashboard.running.has_room() => {
-            let what =
-                "this dashboard carries out as many actions as it can: wait for one, or use the command";
-            return Err(what.to_owned());
-        }
         ShownPlan::Ready(_) => {}
     }
-    let (queue, running) = (dashboard.queue.clone(), dashboard.running.clone());
-    dashboard.plans.begin(name, queue, running, visitor.name.clone(), typed.reason.clone());
-    match dashboard.plans.shown(name).await {
+    let room = dashboard
+        .running
+        .room()
+        .ok_or("this dashboard carries out as many actions as it can: wait for one, or use the command")?;
+    let (queue, place) = (dashboard.queue.clone(), (dashboard.running.clone(), room));
+    dashboard.plans.begin(name, queue, place, visitor.name.clone(), typed.reason.clone());
+    match dashboard.plans.shown(act, name).await {
         ShownPlan::Begun(id) => Ok(super::operation::path(&id)),
         ShownPlan::Refused(why) => Err(why),
         ShownPlan::Waits(_) | ShownPlan::Ready(_) | ShownPlan::Unknown => Ok(path_of(act, typed, name)),

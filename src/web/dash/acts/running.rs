@@ -1,12 +1,13 @@
 //! The bulk actions that this dashboard carries out now, and those that it has just finished.
 //!
-//! Invariant: at most [`RUNNING_MAX`] run at a time, each in a task of its own. One that this process does not live to
+//! Invariant: at most [`RUNNING_MAX`] are recorded or run at a time, each in a task of its own. One that this process does not live to
 //! finish is in Redis with what it came to, and can be resumed here or by the command.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::ops::job::{Run, RunObserver};
@@ -34,8 +35,17 @@ struct TrackedRun {
 }
 
 /// All of them, by their operation.
-#[derive(Debug, Clone, Default)]
-pub(in crate::web::dash) struct RunningActions(Arc<Mutex<BTreeMap<String, TrackedRun>>>);
+#[derive(Debug, Clone)]
+pub(in crate::web::dash) struct RunningActions {
+    tracked: Arc<Mutex<BTreeMap<String, TrackedRun>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for RunningActions {
+    fn default() -> Self {
+        Self { tracked: Arc::default(), room: Arc::new(Semaphore::new(RUNNING_MAX)) }
+    }
+}
 
 struct ProgressObserver {
     running: RunningActions,
@@ -53,15 +63,15 @@ impl RunObserver for ProgressObserver {
 }
 
 impl RunningActions {
-    /// True where one more may begin.
-    pub(super) fn has_room(&self) -> bool {
-        self.0.lock().values().filter(|entry| entry.progress.ended.is_none()).count() < RUNNING_MAX
+    /// Room for one more, from before it is recorded until it ends; `None` while there is none.
+    pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
     }
 
     /// Carries it out in a task of its own.
-    pub(super) fn start(&self, run: Run, queue: OperatorHandle) -> OperationId {
+    pub(super) fn start(&self, run: Run, queue: OperatorHandle, room: OwnedSemaphorePermit) -> OperationId {
         let (id, stop) = (run.operation().clone(), CancellationToken::new());
-        let mut entries = self.0.lock();
+        let mut entries = self.tracked.lock();
         while entries.len() >= FINISHED_MAX {
             let finished = entries.iter().find(|(_, entry)| entry.progress.ended.is_some());
             let Some(oldest) = finished.map(|(id, _)| id.clone()) else { break };
@@ -70,6 +80,7 @@ impl RunningActions {
         entries.insert(id.to_string(), TrackedRun { progress: RunProgress::default(), stop: stop.clone() });
         let mut observer = ProgressObserver { running: self.clone(), id: id.to_string() };
         tokio::spawn(async move {
+            let _room = room;
             let finished = run.carry_out(&queue, &mut observer, stop).await;
             let stopped = finished.result.stopped().map(str::to_owned);
             let ended = stopped.or_else(|| finished.error.map(|error| error.to_string()));
@@ -80,18 +91,18 @@ impl RunningActions {
 
     /// How far it has come, where it runs or ran here.
     pub(super) fn progress(&self, id: &OperationId) -> Option<RunProgress> {
-        self.0.lock().get(id.as_str()).map(|entry| entry.progress.clone())
+        self.tracked.lock().get(id.as_str()).map(|entry| entry.progress.clone())
     }
 
     /// Stops it after the job that it is at.
     pub(super) fn stop(&self, id: &OperationId) {
-        if let Some(entry) = self.0.lock().get(id.as_str()) {
+        if let Some(entry) = self.tracked.lock().get(id.as_str()) {
             entry.stop.cancel();
         }
     }
 
     fn change(&self, id: &str, change: impl FnOnce(&mut RunProgress)) {
-        if let Some(entry) = self.0.lock().get_mut(id) {
+        if let Some(entry) = self.tracked.lock().get_mut(id) {
             change(&mut entry.progress);
         }
     }
