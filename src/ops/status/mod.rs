@@ -161,6 +161,11 @@ impl Look {
         self.groups.as_deref()
     }
 
+    /// When it was taken, in milliseconds since 1970: by the clock of Redis where that told it.
+    pub(crate) fn at_ms(&self) -> u64 {
+        self.current().map_or(self.now_ms, |status| status.at_ms)
+    }
+
     /// Why not all of it was read.
     pub(crate) fn late(&self) -> Option<&str> {
         self.late.as_deref()

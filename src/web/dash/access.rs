@@ -12,7 +12,7 @@ use super::gate::without_port;
 use crate::job::JobId;
 use crate::job::redact::Secret;
 
-/// The shortest token: 16 characters of 64 kinds cannot be guessed at the rate at which logins are answered.
+/// The shortest token: 16 characters of 64 kinds are 96 bits, which nobody guesses at any rate.
 const MIN_TOKEN_CHARS: usize = 16;
 
 /// What somebody may do.
@@ -161,6 +161,11 @@ impl Config {
             let what = "can be reached from other machines, and nobody would be asked who they are: set dash.view_token or \
                         dash.operate_token, or dash.user_header behind a proxy, or write 127.0.0.1:8090";
             problems.push(("bind", what.to_owned()));
+        }
+        if self.user_header.is_some() && self.proxies.is_empty() {
+            let what =
+                "is empty, so that dash.user_header is believed from nobody: write the proxy's address";
+            problems.push(("proxies", what.to_owned()));
         }
         for host in &self.hosts {
             let is_name = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte));

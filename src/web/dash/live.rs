@@ -94,6 +94,8 @@ pub(super) struct Live {
     config: Config,
     queue: OperatorHandle,
     seen: watch::Sender<Arc<LiveLook>>,
+    /// When something was changed here: what was looked at before is not fresh.
+    changed: Mutex<Instant>,
     /// Held by who looks.
     looking: tokio::sync::Mutex<()>,
     samples: Mutex<VecDeque<Sample>>,
@@ -102,10 +104,12 @@ pub(super) struct Live {
 impl Live {
     pub(super) fn new(config: Config, queue: OperatorHandle) -> Self {
         let look = Look::nothing(&config, "nothing was read yet".to_owned());
-        let taken = long_ago();
+        let now = Instant::now();
+        let taken = now.checked_sub(INTERVAL).unwrap_or(now);
         let seen = LiveLook { look, audit: None, samples: Vec::new(), taken };
         let (seen, _) = watch::channel(Arc::new(seen));
-        Self { config, queue, seen, looking: tokio::sync::Mutex::default(), samples: Mutex::default() }
+        let (looking, samples) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { config, queue, seen, changed: Mutex::new(now), looking, samples }
     }
 
     /// What was seen less than [`INTERVAL`] ago, or is seen now.
@@ -114,7 +118,9 @@ impl Live {
     }
 
     async fn younger_than(&self, age: Duration) -> Arc<LiveLook> {
-        let fresh = || Some(Arc::clone(&self.seen.borrow())).filter(|seen| seen.taken.elapsed() < age);
+        let is_fresh =
+            |seen: &Arc<LiveLook>| seen.taken.elapsed() < age && seen.taken >= *self.changed.lock();
+        let fresh = || Some(Arc::clone(&self.seen.borrow())).filter(is_fresh);
         if let Some(seen) = fresh() {
             return seen;
         }
@@ -128,7 +134,7 @@ impl Live {
 
     /// Lets the next page look anew: something was changed here.
     pub(super) fn forget(&self) {
-        self.seen.send_modify(|seen| Arc::make_mut(seen).taken = long_ago());
+        *self.changed.lock() = Instant::now();
     }
 
     /// Hears of each look; as long as somebody does, looks are taken.
@@ -161,7 +167,8 @@ impl Live {
     }
 
     async fn look(&self) -> Arc<LiveLook> {
-        let until = Instant::now() + READ_TIME;
+        let taken = Instant::now();
+        let until = taken + READ_TIME;
         let (look, audit) = tokio::join!(
             Look::take(&self.config, &self.queue, until),
             timeout_at(until, self.queue.audit_rows(AUDIT_ROWS)),
@@ -170,13 +177,8 @@ impl Live {
         let look = look.unwrap_or_else(|error| Look::failed(&self.config, &error)).or_before(&before.look);
         let audit = audit.ok().and_then(Result::ok).map(|(rows, _)| rows);
         let samples = self.samples.lock().iter().copied().collect();
-        let seen = Arc::new(LiveLook { look, audit, samples, taken: Instant::now() });
+        let seen = Arc::new(LiveLook { look, audit, samples, taken });
         self.seen.send_replace(Arc::clone(&seen));
         seen
     }
-}
-
-/// When what was seen then is not fresh any more.
-fn long_ago() -> Instant {
-    Instant::now().checked_sub(INTERVAL).unwrap_or_else(Instant::now)
 }

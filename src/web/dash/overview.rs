@@ -407,7 +407,7 @@ fn audit(seen: &LiveLook) -> Markup {
                 None => p.warn { "Not read in time." },
                 Some(rows) if rows.is_empty() => p.empty { "Nothing yet. Each act of each operator is listed here." },
                 Some(rows) => ul.list {
-                    @for row in rows { li { (super::page::audit_line(row, seen.look.status().map_or(0, |s| s.at_ms))) } }
+                    @for row in rows { li { (super::page::audit_line(row, seen.look.at_ms())) } }
                 },
             }
         }

@@ -341,7 +341,6 @@ fn form(act: BulkPage, typed: &BulkForm) -> Markup {
                 @if matches!(act, BulkPage::Replay | BulkPage::Edit) {
                     label { "Limits" input name="limits" value=(typed.limits) placeholder="wall=60s,heap=512MiB"; }
                 }
-                (reason_field(&typed.reason))
             }
             @if act == BulkPage::Edit {
                 label { "Fields to change, one on a line" textarea name="edits" placeholder="to.media_type=text/html" { (typed.edits) } }
@@ -374,9 +373,12 @@ fn plan(act: BulkPage, typed: &BulkForm, name: Uuid, plan: &Plan, visitor: &Visi
                 p.banner.bad { "These would be deleted for good. A page does not: the command keeps a copy of each." }
             } @else if visitor.may_operate() {
                 form method="post" action={ "/acts/" (act) } {
-                    @for (name, value) in typed.pairs() { input type="hidden" name=(name) value=(value); }
+                    @for (name, value) in typed.pairs().into_iter().filter(|(name, _)| *name != "reason") {
+                        input type="hidden" name=(name) value=(value);
+                    }
                     @if act.selects() { input type="hidden" name="at_ms" value=(plan.at_ms); }
                     input type="hidden" name="plan" value=(name);
+                    div.fields { (reason_field(&typed.reason)) }
                     p { button.primary type="submit" { (capitalized(plan.question.trim_end_matches('?'))) } " " span.dim { (act.undo()) } }
                 }
             } @else {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::refused;
 use super::running::RunProgress;
-use crate::queue::{Operation, OperationId};
+use crate::queue::{AuditEntry, Operation, OperationId};
 use crate::web::dash::gate::Visitor;
 use crate::web::dash::page::{self, Section};
 use crate::web::dash::{Dashboard, READ_TIME, chart};
@@ -58,17 +58,29 @@ pub(in crate::web::dash) async fn show(
     page::whole(&dashboard, &visitor, Some(Section::Audit), "Operation", body)
 }
 
-/// Stops one that runs here.
+/// Stops one that runs here, which the audit records.
 pub(in crate::web::dash) async fn stop(
     State(dashboard): State<Arc<Dashboard>>,
+    Extension(visitor): Extension<Visitor>,
     Form(OperationQuery { id }): Form<OperationQuery>,
 ) -> Response {
-    match OperationId::parse(&id) {
-        Ok(id) => {
-            dashboard.running.stop(&id);
-            Redirect::to(&path(&id)).into_response()
+    let id = match OperationId::parse(&id) {
+        Ok(id) => id,
+        Err(what) => return (axum::http::StatusCode::BAD_REQUEST, what).into_response(),
+    };
+    dashboard.running.stop(&id);
+    let (what, operation) = ("stop".to_owned(), Some(id.clone()));
+    let row = AuditEntry { what, by: visitor.name.clone(), operation, ..AuditEntry::default() };
+    match dashboard.queue.audit(&row).await {
+        Ok(()) => Redirect::to(&path(&id)).into_response(),
+        Err(error) => {
+            let body = html! {
+                h1 { "It was stopped" }
+                (page::failed(&error))
+                p { "The audit has no row of this. " a href=(path(&id)) { "What became of it" } }
+            };
+            page::whole(&dashboard, &visitor, Some(Section::Audit), "Stopped", body).into_response()
         }
-        Err(what) => (axum::http::StatusCode::BAD_REQUEST, what).into_response(),
     }
 }
 
