@@ -155,10 +155,9 @@ fn is_act(request: &Request) -> bool {
 
 /// Who this is: by the word of the proxy, by a session, by a token, or one of this machine where nobody is asked.
 fn visitor(config: &Config, sessions: &Sessions, peer: SocketAddr, headers: &HeaderMap) -> Option<Visitor> {
-    if let Some(header) = config.user_header.as_ref().filter(|_| config.is_proxy(peer.ip())) {
-        if let Some(user) = named_user(headers, &header.0) {
-            return Some(Visitor::named(config.role, user, false));
-        }
+    let header = config.user_header.as_ref().filter(|_| config.is_proxy(peer.ip()));
+    if let Some(user) = header.and_then(|header| named_user(headers, &header.0)) {
+        return Some(Visitor::named(config.role, user, false));
     }
     if let Some(visitor) = cookie(headers).and_then(|id| sessions.find(id)) {
         return Some(visitor);

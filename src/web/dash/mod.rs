@@ -29,6 +29,7 @@ mod job;
 mod jobs;
 mod live;
 mod login;
+mod memory;
 mod overview;
 mod page;
 mod results;

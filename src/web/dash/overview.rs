@@ -14,11 +14,12 @@ use super::Dashboard;
 use super::chart;
 use super::gate::Visitor;
 use super::live::{LiveLook, Trend};
+use super::memory;
 use super::page::{self, Section};
 use super::results;
 use crate::ops::job::groups::words_of;
 use crate::ops::status::Look;
-use crate::queue::{Group, HostLoad, Purpose, RestingHost, Status, WorkerStatus};
+use crate::queue::{Group, HostLoad, RestingHost, Status, WorkerStatus};
 use crate::telemetry::sanitize;
 
 /// Rows of each list; each says how many there are.
@@ -79,7 +80,7 @@ fn content(seen: &LiveLook, visitor: &Visitor) -> Markup {
                     (groups(look, status, visitor))
                     div {
                         (hosts(look, status, visitor))
-                        (memory(status))
+                        (memory::panel(status))
                         (workers(look, status))
                     }
                 }
@@ -315,44 +316,6 @@ pub(super) fn host_load(load: &HostLoad, status: &Status, visitor: &Visitor) -> 
                 a.button href={ "/switch/resume-host?" (page::query(&host)) } { "End rest…" }
             } @else {
                 a.button href={ "/switch/rest-host?" (page::query(&host)) } { "Rest host…" }
-            }
-        }
-    }
-}
-
-/// What Redis holds, and when it is full.
-fn memory(status: &Status) -> Markup {
-    let memory = &status.memory;
-    let max = status.server.as_ref().map_or(0, |server| server.maxmemory_bytes);
-    let mut purposes: Vec<(Purpose, u64)> = Purpose::ALL
-        .iter()
-        .map(|purpose| (*purpose, memory.of(*purpose)))
-        .filter(|(_, bytes)| *bytes > 0)
-        .collect();
-    purposes.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
-    let of = if max > 0 { max } else { memory.total().max(1) };
-    let parts: Vec<(&str, f64)> =
-        purposes.iter().map(|(purpose, bytes)| (purpose.as_str(), *bytes as f64 / of as f64)).collect();
-    html! {
-        section.panel {
-            h2 { "Redis memory" }
-            @match &status.server {
-                None => p.warn { "The server does not tell." },
-                Some(server) if max > 0 => p {
-                    strong { (page::bytes(server.used_bytes)) } " of " (page::bytes(max))
-                    (format!(" ({:.0} %)", server.memory_filled() * 100.0))
-                    @match memory.full_in_ms {
-                        Some(ms) => { ", " strong.warn { "full in " (page::duration_ms(ms)) } }
-                        None => ", not growing",
-                    }
-                },
-                Some(server) => p { strong { (page::bytes(server.used_bytes)) } " used, " span.warn { "no maxmemory" } },
-            }
-            (chart::stacked(&parts, "Memory by purpose"))
-            ul.legend {
-                @for (at, (purpose, bytes)) in purposes.iter().enumerate() {
-                    li { span class={ "swatch part" (at % chart::COLOURS) } {} (purpose.as_str()) " " (page::bytes(*bytes)) }
-                }
             }
         }
     }
