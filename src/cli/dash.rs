@@ -1,4 +1,4 @@
-//! `dash`: the dashboard, until it is told to stop.
+//! `dash`: serves the dashboard until TERM or INT.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -12,7 +12,7 @@ use crate::world::Dashboard;
 const OPEN_PAGES: usize = 100;
 const REQUESTS_PER_SECOND: u64 = 200;
 const LOAD_TIME: Duration = Duration::from_secs(10);
-/// What the documentation promises of the dashboard's memory.
+/// A quarter of the 512 MiB that the documentation allows it with everything at its limit.
 const RESIDENT_MAX_BYTES: u64 = 128 * 1024 * 1024;
 
 /// An overview that stays open.

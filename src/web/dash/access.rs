@@ -38,7 +38,7 @@ pub enum Role {
     Operate,
 }
 
-/// Where the dashboard is, and who may come.
+/// Address and access rules of the dashboard.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -125,8 +125,8 @@ impl std::fmt::Display for UserHeader {
 }
 
 impl Config {
-    /// True where nobody comes in without a token, or without a proxy's word.
-    pub(super) fn asks_who_comes(&self) -> bool {
+    /// True where a token or the header of a proxy is required.
+    pub(super) fn requires_login(&self) -> bool {
         let has = |token: &Secret| !token.expose().is_empty();
         has(&self.view_token) || has(&self.operate_token) || self.user_header.is_some()
     }
@@ -157,7 +157,7 @@ impl Config {
                 "is the same as dash.operate_token: write two different ones".to_owned(),
             ));
         }
-        if !self.bind.ip().is_loopback() && !self.asks_who_comes() {
+        if !self.bind.ip().is_loopback() && !self.requires_login() {
             let what = "can be reached from other machines, and nobody would be asked who they are: set dash.view_token or \
                         dash.operate_token, or dash.user_header behind a proxy, or write 127.0.0.1:8090";
             problems.push(("bind", what.to_owned()));

@@ -1,13 +1,11 @@
-//! Who comes in: what a request must look like before any page sees it.
+//! Access control: what a request must look like before a page handles it.
 //!
 //! Invariants:
-//! - A request that names another host than ours is refused (421), so that no name that a stranger points here (DNS
-//!   rebinding) reads a page.
-//! - What another site embeds or fetches is refused, so that its pages do not have us read the queue; its links are
-//!   followed.
-//! - A request that changes something comes from one of our own pages or from no browser at all: `Sec-Fetch-Site` and
-//!   `Origin` say so, and one that has neither of them is refused.
-//! - A page is seen by who has a role; an act is done by who has the role for it.
+//! - A request for a host name that is not configured is refused (421), which stops DNS rebinding.
+//! - A request that another site embeds or fetches is refused, so that it causes no reads; links from other sites work.
+//! - A request that changes something comes from a page of this dashboard, by `Sec-Fetch-Site` and `Origin`, or bears a
+//!   token; without either it is refused.
+//! - Pages need a role, and acts the role `operate`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,13 +27,13 @@ use crate::ops::render;
 use crate::telemetry::sanitize;
 use crate::web::listener::PeerAddress;
 
-/// Nothing but our own files, forms and events; nobody frames us.
+/// Scripts, styles, forms and events of this origin only, and no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
     form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 /// Longest name of a user that is shown and recorded, in bytes.
 const NAME_MAX_BYTES: usize = 60;
 
-/// Somebody who came in.
+/// An authenticated visitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Visitor {
     /// What they may do.
@@ -59,12 +57,12 @@ impl Visitor {
     }
 }
 
-/// Why a request is not let in.
+/// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum GateRefusal {
-    /// It asks for a host that is not ours.
+    /// Its host name is not one of this dashboard.
     OtherHost,
-    /// It would change something, and no page of ours sent it.
+    /// It would change something, and was not sent by a page of this dashboard.
     OtherPage,
     /// It is a person's, who can log in on this page.
     LogIn(String),
@@ -127,10 +125,10 @@ pub(super) async fn pass(
     with_headers(response)
 }
 
-/// Who sent it; nobody is asked for the login and the files that it needs.
+/// Identifies the sender. The login page and the assets need no identity.
 fn admit(dashboard: &Dashboard, peer: SocketAddr, request: &Request) -> Result<Option<Visitor>, GateRefusal> {
     let (config, headers, path) = (&dashboard.config, request.headers(), request.uri().path());
-    if !names_us(config, headers) {
+    if !is_own_host(config, headers) {
         return Err(GateRefusal::OtherHost);
     }
     let is_act = is_act(request);
@@ -153,7 +151,8 @@ fn is_act(request: &Request) -> bool {
     !matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
-/// Who this is: by the word of the proxy, by a session, by a token, or one of this machine where nobody is asked.
+/// Identifies the visitor by the proxy's header, a session or a bearer token; where none of these is configured, every
+/// local user may come.
 fn visitor(config: &Config, sessions: &Sessions, peer: SocketAddr, headers: &HeaderMap) -> Option<Visitor> {
     let header = config.user_header.as_ref().filter(|_| config.is_proxy(peer.ip()));
     if let Some(user) = header.and_then(|header| named_user(headers, &header.0)) {
@@ -166,7 +165,7 @@ fn visitor(config: &Config, sessions: &Sessions, peer: SocketAddr, headers: &Hea
     if let Some(role) = bearer.and_then(|token| login::role_of(config, token)) {
         return Some(Visitor::named(role, "bearer of a token", false));
     }
-    let is_open = !config.asks_who_comes() && peer.ip().to_canonical().is_loopback();
+    let is_open = !config.requires_login() && peer.ip().to_canonical().is_loopback();
     is_open.then(|| Visitor::named(config.role, &format!("{} (dashboard)", render::operator()), false))
 }
 
@@ -184,7 +183,7 @@ pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// True where `Host` is one of our names; each as it is written, whatever the port.
-fn names_us(config: &Config, headers: &HeaderMap) -> bool {
+fn is_own_host(config: &Config, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
     let Ok(host) = host.to_str() else { return false };

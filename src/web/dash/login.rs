@@ -94,7 +94,7 @@ pub(super) async fn log_out(State(dashboard): State<Arc<Dashboard>>, headers: He
     ([(SET_COOKIE, cookie)], Redirect::to(PATH)).into_response()
 }
 
-/// A page of ours, and never another site's: `//evil.test` and `/\evil.test` are addresses, too.
+/// The path, if it leads to this dashboard: `//evil.test` and `/\evil.test` lead elsewhere.
 fn own_path(next: &str) -> &str {
     let is_own =
         next.starts_with('/') && !next[1..].starts_with(['/', '\\']) && !next.contains(char::is_control);
@@ -112,7 +112,7 @@ fn form(dashboard: &Dashboard, next: &str, wrong: &str) -> Markup {
                 input type="hidden" name="next" value=(own_path(next));
                 label for="token" { "Token" }
                 input #token name="token" type="password" autocomplete="current-password" required autofocus;
-                p.dim { "dash.view_token lets look, dash.operate_token lets act." }
+                p.dim { "dash.view_token is for looking, dash.operate_token for acting." }
                 label for="name" { "Your name, for the audit" }
                 input #name name="name" autocomplete="username" maxlength="60";
                 button.primary type="submit" { "Log in" }

@@ -10,9 +10,9 @@
 //! [`crate::ops`] that the commands call: with the same plan, audit and undo.
 //!
 //! Invariants:
-//! - All text goes through maud, which escapes it; nothing is marked as escaped that a stranger wrote.
+//! - All untrusted text goes through maud, which escapes it.
 //! - A request ends within 2 s and costs Redis a bounded number of commands; open pages cost it as much as one.
-//! - Pages open whatever Redis does, and say what they do not know.
+//! - Pages open while Redis is slow, full or absent, and say what is unknown.
 
 mod access;
 mod acts;
@@ -77,7 +77,7 @@ const LIMITS: ConnectionLimits = ConnectionLimits {
     life: Duration::from_secs(600),
 };
 
-/// What the dashboard is told at its start.
+/// What the dashboard is made of.
 pub struct Parts {
     /// Its section of the configuration.
     pub config: Config,

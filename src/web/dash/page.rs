@@ -21,7 +21,7 @@ use crate::ops::render;
 use crate::queue::{self, AuditEntry};
 use crate::telemetry::sanitize;
 
-/// Longest text of a stranger on a page, in bytes; what is longer has a page of its own.
+/// Longest untrusted text on a page, in bytes.
 const TEXT_MAX_BYTES: usize = 2_000;
 
 /// The pages that the navigation names.
@@ -106,7 +106,7 @@ pub(super) fn whole(
     )
 }
 
-/// A page for nobody yet.
+/// A page without navigation, for a visitor who has not logged in.
 pub(super) fn bare(dashboard: &Dashboard, title: &str, body: Markup) -> Markup {
     document(dashboard, title, html! { main #main { (body) } })
 }
@@ -230,7 +230,7 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
-/// Text of a stranger: one line, nothing invisible, not endless.
+/// Untrusted text on one line, without invisible characters, at most 2,000 bytes.
 pub(super) fn text(text: &str) -> String {
     sanitize(text, TEXT_MAX_BYTES)
 }
@@ -285,8 +285,8 @@ pub(super) fn in_future(now_ms: u64, ms: u64) -> Markup {
     }
 }
 
-/// An address of a stranger: a link that tells nothing of us where it is http or https, and text where it is not. Its
-/// secrets are not shown and not linked.
+/// An untrusted address: a link, without a referrer, where it is http or https and holds no secret; otherwise text without
+/// its secrets.
 pub(super) fn address(url: &str) -> Markup {
     let shown = redact::page_address(url);
     let is_web = Url::parse(&shown).is_ok_and(|url| ["http", "https"].contains(&url.scheme()));

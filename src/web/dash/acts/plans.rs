@@ -4,7 +4,7 @@
 //! cut by the end of a request. What was read is kept, and what was shown is what is done.
 //!
 //! Invariants:
-//! - At most [`PLANS_MAX`] are kept and read, whoever asks; one that gives way is read no further.
+//! - At most [`PLANS_MAX`] are kept and read; the reading of an evicted one is aborted.
 //! - A plan is begun once, within its [`LIFETIME`], and by the page that showed it.
 
 use std::collections::HashMap;

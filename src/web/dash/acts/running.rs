@@ -1,7 +1,7 @@
 //! The bulk actions that this dashboard carries out now, and those that it has just finished.
 //!
-//! Invariant: at most [`RUNNING_MAX`] are recorded or run at a time, each in a task of its own. One that this process does not live to
-//! finish is in Redis with what it came to, and can be resumed here or by the command.
+//! Invariant: at most [`RUNNING_MAX`] are recorded or run at a time, each in a task of its own. One that is cut short by
+//! the end of this process is in Redis with what it did, and can be resumed here or by the command.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
