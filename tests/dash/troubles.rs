@@ -63,6 +63,10 @@ async fn while_redis_is_gone_every_page_opens_in_time_and_says_so() {
     let mut world = World::new().await;
     let dashboard = Dashboard::start(&world, &[]).await;
     world.redis.kill();
+    until("what was read before is old", async || {
+        dashboard.get("/", &[]).await.is(200).body.contains("Redis is not available")
+    })
+    .await;
     let silent = silent_pages(&dashboard).await;
     assert_eq!(silent, [""; 0]);
     let refused = dashboard.post("/switch/pause", &[], &[("reason", "it is gone")]).await;

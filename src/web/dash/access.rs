@@ -191,7 +191,7 @@ mod tests {
             operate_token: operate.into(),
             hosts: Vec::new(),
             user_header: header.map(|name| name.parse().unwrap()),
-            proxies: Vec::new(),
+            proxies: vec!["127.0.0.1/32".parse().unwrap()],
             sentry: None,
         }
     }
@@ -199,6 +199,13 @@ mod tests {
     fn wrong_keys(bind: &str, view: &str, operate: &str, header: Option<&str>) -> Vec<&'static str> {
         let config = config(bind, view, operate, header);
         config.problems().into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn a_header_without_a_proxy_whose_word_it_is_lets_nobody_in_and_is_refused() {
+        let alone =
+            Config { proxies: Vec::new(), ..config("127.0.0.1:8090", "", "", Some("X-Forwarded-User")) };
+        assert_eq!(alone.problems()[0].0, "proxies");
     }
 
     #[test]
