@@ -8,8 +8,8 @@
 use deadpool::managed::PoolError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// What Redis says of a command in a script that the script's caller has no right to.
-const SCRIPT_DENIED: &str = "The user executing the script";
+/// What Redis 7.0, and what later ones and Valkey say of a command in a script that the script's caller has no right to.
+const SCRIPT_DENIED: [&str; 2] = ["The user executing the script", "ACL failure in script"];
 
 /// An error from Redis, or from the queue's configuration.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +120,7 @@ impl From<RedisError> for Error {
                 Some("UNBLOCKED") => Self::Unavailable(text),
                 Some("NOPERM") => Self::Denied(text),
                 // What a script may not call is an ERR.
-                _ if text.contains(SCRIPT_DENIED) => Self::Denied(text),
+                _ if SCRIPT_DENIED.iter().any(|said| text.contains(said)) => Self::Denied(text),
                 _ => Self::Refused(text),
             },
         }
