@@ -22,7 +22,7 @@ use wm_testbed::pages;
 const MAX_GROWTH: f64 = 1.10;
 /// Baselines by compiler and target.
 const BASELINES: &str = include_str!("instructions.toml");
-/// What a process is told that makes the pages of a pair and analyses them, and one that only makes them.
+/// Flags of a process that makes the pages of a pair and analyses them, and of one that only makes them.
 const PAIR: &str = "--pair";
 const PAGES: &str = "--pages";
 const PAIRS: [&str; 4] = ["edited 50 kB", "edited 500 kB", "unrelated 100 kB", "rewritten paragraph"];
@@ -83,7 +83,7 @@ fn compiler() -> String {
     format!("{} {}{vectors}", line("release: "), line("host: "))
 }
 
-/// The instructions of a process that is told this.
+/// The instructions of a process with this flag.
 fn counted(what: &str, pair: &str) -> u64 {
     let ran = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])

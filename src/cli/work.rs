@@ -101,7 +101,7 @@ async fn serve(config: &Config, worker: &Worker, stopped: CancellationToken) -> 
     health.start(probes, stopped).map_err(failure)
 }
 
-/// The probes have a thread of their own: whether the runtime of the jobs still works is told by its pulse.
+/// The probes have a thread of their own: the pulse shows whether the runtime of the jobs still works.
 fn liveness(pulse_age: Duration) -> Probe {
     match pulse_age <= MAX_PULSE_AGE {
         true => Probe::Ok("alive".to_owned()),

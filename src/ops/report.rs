@@ -28,7 +28,7 @@ pub struct ReportOptions {
     pub json: bool,
 }
 
-/// What is stored of a pair: a [`Report`], or a skip, a death, a summary, which is none. `None` where it was not analysed,
+/// What is stored of a pair: a [`Report`], or the JSON of a skip, a death or a summary. `None` where it was not analysed,
 /// or that is forgotten.
 ///
 /// # Errors

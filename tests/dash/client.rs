@@ -1,4 +1,4 @@
-//! A client that sends what it is told and nothing else: what browsers add by themselves is the subject of these tests.
+//! A raw HTTP client without the headers that browsers add by themselves: those are the subject of these tests.
 
 use std::net::SocketAddr;
 

@@ -48,7 +48,7 @@ impl Evidence {
         self.requests.iter().filter(foreign).map(String::as_str).collect()
     }
 
-    /// Fails unless the page at `own` printed nothing, was refused nothing, ran no payload and asked nobody else.
+    /// Fails unless the page at `own` printed nothing, was refused nothing, ran no payload and sent no request to another origin.
     #[track_caller]
     pub(crate) fn assert_clean(&self, own: &Url) {
         assert_eq!(self.ran, [""; 0], "a payload ran: {self:#?}");

@@ -87,7 +87,7 @@ async fn assert_untouched(world: &World) {
 }
 
 #[tokio::test]
-async fn only_our_own_names_are_answered_whatever_their_port() {
+async fn only_configured_host_names_are_answered_on_any_port() {
     let (_world, dashboard) = dashboard(&[("dash.hosts", "dash.example.org")]).await;
     let own = dashboard.address().to_string();
     let table: [(&[&str], u16); 19] = [
@@ -157,7 +157,7 @@ async fn no_act_is_done_for_a_page_of_another_site() {
 }
 
 #[tokio::test]
-async fn a_get_changes_nothing_whatever_it_asks_for() {
+async fn no_get_changes_anything() {
     let (world, dashboard) = dashboard(&[]).await;
     for (path, form) in ACTS {
         let answer = dashboard.get(&format!("{path}?{}", encoded(form)), &[]).await;
@@ -173,10 +173,10 @@ async fn every_page_and_every_act_asks_for_a_token_and_a_token_for_looking_does_
     let (view, wrong) = (bearer(VIEW), bearer("a-token-of-somebody"));
     for page in PAGES.iter().copied().chain(["/events"]) {
         let host = dashboard.address().to_string();
-        for nobody in [&[][..], &[("Authorization", wrong.as_str())], &[("Authorization", "Bearer ")]] {
-            let headers = [&[("Host", host.as_str())], nobody].concat();
+        for anonymous in [&[][..], &[("Authorization", wrong.as_str())], &[("Authorization", "Bearer ")]] {
+            let headers = [&[("Host", host.as_str())], anonymous].concat();
             dashboard.send("GET", page, &headers, "").await.is(401);
-            let to_login = dashboard.get(page, nobody).await.is(303);
+            let to_login = dashboard.get(page, anonymous).await.is(303);
             assert!(to_login.header("location").unwrap().starts_with("/login?next=%2F"), "{to_login:?}");
         }
         if page != "/events" {
@@ -342,7 +342,7 @@ async fn a_request_that_is_too_long_is_refused_and_the_pages_go_on() {
     let form = format!("reason={}", "x".repeat(128 * 1024 - 6));
     let length = form.len();
     dashboard.send_raw(format!("{head}Content-Length: {length}\r\n\r\n{form}").as_bytes()).await.is(413);
-    // Nobody is answered who goes on sending headers.
+    // A client that goes on sending headers gets no answer.
     let mut tcp = TcpStream::connect(host).await.unwrap();
     let _ = tcp.write_all(format!("{head}X-Long: {}", "x".repeat(600 * 1024)).as_bytes()).await;
     let closed = timeout(TIMEOUT, tcp.read_to_end(&mut Vec::new())).await;
@@ -352,7 +352,7 @@ async fn a_request_that_is_too_long_is_refused_and_the_pages_go_on() {
 }
 
 #[tokio::test]
-async fn clients_that_send_nothing_keep_nobody_out_and_are_closed() {
+async fn idle_clients_are_closed_and_others_are_served() {
     let (_world, dashboard) = dashboard(&[]).await;
     let mut idle = Vec::new();
     // More than one address may have.

@@ -1,4 +1,4 @@
-//! The XSS table: every field that a stranger can fill, with every payload, and nothing of it runs.
+//! The XSS table: every untrusted field with every payload; none of them runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -83,7 +83,7 @@ fn respond(request: &Request) -> Response {
     Response::new(200, &[("content-type", declared.as_str())], body.into_bytes())
 }
 
-/// A queue in which strangers have written all they can, and the jobs that were made of it.
+/// A queue whose untrusted fields are all hostile, and the jobs that were made of them.
 struct Hostile {
     world: World,
     dashboard: Dashboard,
@@ -109,7 +109,7 @@ impl Hostile {
         let as_jobs: Vec<Vec<u8>> =
             all.iter().enumerate().flat_map(|(n, text)| jobs_of(n, text, &site)).collect();
         world.push(&as_jobs.iter().map(Vec::as_slice).collect::<Vec<_>>()).await;
-        // The one of those who act is behind a proxy that names its users whatever they call themselves.
+        // The dashboard for acting is behind a proxy that passes hostile user names.
         let behind_proxy = Dashboard::start(&world, &[]).await;
         world.settings.remove(&env_var_name("dash.user_header"));
         let dashboard = Dashboard::start(&world, &[]).await;
@@ -199,7 +199,7 @@ fn jobs_of(n: usize, text: &str, site: &HttpServer) -> Vec<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn whatever_strangers_write_into_pages_payloads_reasons_and_redis_is_text_on_every_page() {
+async fn hostile_text_in_pages_payloads_reasons_and_redis_is_shown_as_text_on_every_page() {
     let Some(browser) = Browser::start().await else { return };
     let hostile = Hostile::new().await;
     let dashboard = &hostile.dashboard;
@@ -240,7 +240,7 @@ async fn whatever_strangers_write_into_pages_payloads_reasons_and_redis_is_text_
 }
 
 #[tokio::test]
-async fn whatever_stands_in_an_address_is_text_on_the_page_that_it_asks_for() {
+async fn hostile_text_in_an_address_is_shown_as_text() {
     let Some(browser) = Browser::start().await else { return };
     let world = World::new().await;
     let dashboard = Dashboard::start(&world, &[]).await;

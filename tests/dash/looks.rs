@@ -190,7 +190,7 @@ async fn pages_forms_and_acts_work_without_scripts() {
 }
 
 #[tokio::test]
-async fn whoever_wants_less_motion_sees_none() {
+async fn reduced_motion_turns_every_transition_off() {
     let Some(browser) = Browser::start().await else { return };
     let world = World::new().await;
     let dashboard = Dashboard::start(&world, &[]).await;

@@ -139,7 +139,7 @@ impl Browser {
         self.driver.current_url().await.unwrap()
     }
 
-    /// Runs the body of a function in the page, whatever its policy, and gives what it returns.
+    /// Runs the body of a function in the page, regardless of its policy, and returns the result.
     pub(crate) async fn eval(&self, script: &str, args: &[Value]) -> Value {
         let ran = self.driver.execute(script, args).await;
         ran.unwrap_or_else(|e| panic!("{script}: {e}")).json().clone()

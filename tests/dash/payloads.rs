@@ -1,4 +1,4 @@
-//! Texts that try to run in a page: what strangers can put into every field that the dashboard shows.
+//! XSS payloads for every untrusted field that the dashboard shows.
 //!
 //! Each has an id, and says it when it runs: see [`DOCUMENT_START`](crate::evidence::DOCUMENT_START). What each does where it
 //! is put into a page unescaped is in the table too, and tested: one that could not run would prove nothing where it did not.

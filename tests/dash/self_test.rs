@@ -1,4 +1,4 @@
-//! The harness shown something bad once: whatever it reports of the dashboard it must be able to report at all.
+//! The harness shown something bad once: each kind of fault that it can report is planted here once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -132,7 +132,7 @@ async fn what_the_documented_rights_let_a_producer_do_is_to_push_and_to_read_wha
 }
 
 #[tokio::test]
-async fn the_documented_rights_of_dash_view_let_nobody_write_and_those_of_dash_operate_are_an_operators() {
+async fn the_documented_rights_of_dash_view_are_reads_and_those_of_dash_operate_an_operators() {
     let world = guarded().await;
     let view = &mut connection_of(&world, "dash-view").await;
     for command in [

@@ -242,8 +242,8 @@ mod tests {
 
     #[test]
     fn the_kernel_is_asked_only_about_waits_that_are_reported() {
-        let nobody = Pid::from_raw(i32::MAX).unwrap();
-        assert_eq!(waited_for_cpu(nobody, Duration::from_micros(999)), Some(Duration::ZERO));
-        assert_eq!(waited_for_cpu(nobody, REPORTED_WAIT), None);
+        let missing = Pid::from_raw(i32::MAX).unwrap();
+        assert_eq!(waited_for_cpu(missing, Duration::from_micros(999)), Some(Duration::ZERO));
+        assert_eq!(waited_for_cpu(missing, REPORTED_WAIT), None);
     }
 }

@@ -278,7 +278,7 @@ pub(super) async fn freeze(
     Ok(Ok(frozen))
 }
 
-/// When it came to be what is acted on: a letter by its death, another job by its admission, whoever has claimed it since.
+/// When it became selectable: a letter at its death, another job at its admission, even if it was claimed since.
 fn came_ms(job: &StoredJob) -> u64 {
     match job.state {
         JobState::Dead | JobState::Trash => job.died_ms,

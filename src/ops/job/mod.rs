@@ -124,7 +124,7 @@ pub struct BulkOptions {
 pub struct ReplayPlan {
     /// Replay so many first, and the rest only when these did not die of the same again.
     pub canary: usize,
-    /// Leave the rest to another command, whatever becomes of those.
+    /// Stop after the canaries, however they end; another command replays the rest.
     pub canary_only: bool,
     /// Give up on canaries that have not ended after this long.
     pub canary_wait: Duration,

@@ -23,7 +23,7 @@ pub struct Plan {
     pub noun: &'static str,
     /// All of it in one sentence, which begins with the verb.
     pub summary: String,
-    /// What to ask whoever has read it.
+    /// The question that confirms it.
     pub question: String,
     /// The selection as it was typed, or the name of the operation that it follows.
     pub selection: String,

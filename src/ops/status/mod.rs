@@ -141,7 +141,7 @@ impl Look {
         }
     }
 
-    /// What is known of the queue, of whatever age.
+    /// What is known of the queue, of any age.
     pub(crate) fn status(&self) -> Option<&Status> {
         self.numbers.status()
     }
@@ -151,7 +151,7 @@ impl Look {
         self.numbers.status().filter(|_| self.numbers.is_current())
     }
 
-    /// True where workers, rates and hosts are known, of whatever age.
+    /// True where workers, rates and hosts are known, of any age.
     pub(crate) fn is_whole(&self) -> bool {
         self.numbers.is_whole()
     }

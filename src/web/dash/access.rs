@@ -12,7 +12,7 @@ use super::gate::without_port;
 use crate::job::JobId;
 use crate::job::redact::Secret;
 
-/// The shortest token: 16 characters of 64 kinds are 96 bits, which nobody guesses at any rate.
+/// The shortest token: 16 characters of 64 kinds are 96 bits, out of reach at any rate of guesses.
 const MIN_TOKEN_CHARS: usize = 16;
 
 /// What somebody may do.
@@ -158,13 +158,12 @@ impl Config {
             ));
         }
         if !self.bind.ip().is_loopback() && !self.requires_login() {
-            let what = "can be reached from other machines, and nobody would be asked who they are: set dash.view_token or \
+            let what = "can be reached from other machines, and needs no login: set dash.view_token or \
                         dash.operate_token, or dash.user_header behind a proxy, or write 127.0.0.1:8090";
             problems.push(("bind", what.to_owned()));
         }
         if self.user_header.is_some() && self.proxies.is_empty() {
-            let what =
-                "is empty, so that dash.user_header is believed from nobody: write the proxy's address";
+            let what = "is empty, so dash.user_header is never believed: write the proxy's address";
             problems.push(("proxies", what.to_owned()));
         }
         for host in &self.hosts {
@@ -202,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_without_a_proxy_whose_word_it_is_lets_nobody_in_and_is_refused() {
+    fn a_user_header_without_proxies_is_refused() {
         let alone =
             Config { proxies: Vec::new(), ..config("127.0.0.1:8090", "", "", Some("X-Forwarded-User")) };
         assert_eq!(alone.problems()[0].0, "proxies");

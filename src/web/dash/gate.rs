@@ -182,7 +182,7 @@ pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
     cookies.flat_map(|line| line.split(';')).find_map(|pair| pair.trim().strip_prefix(login::COOKIE_PREFIX))
 }
 
-/// True where `Host` is one of our names; each as it is written, whatever the port.
+/// True where `Host` is one of the configured names; ports are ignored.
 fn is_own_host(config: &Config, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };

@@ -6,7 +6,7 @@
 //! live: one look at the queue every 2 s, for all open pages together
 //! ```
 //!
-//! It opens no sandbox, fetches nothing and needs no worker. Whatever it changes it changes by the functions of
+//! It opens no sandbox, fetches nothing and needs no worker. All changes go through the functions of
 //! [`crate::ops`] that the commands call: with the same plan, audit and undo.
 //!
 //! Invariants:
@@ -164,6 +164,7 @@ impl Server {
         tokio::select! {
             ended = serving.into_future() => ended,
             () = dashboard.live.run() => Ok(()),
+            () = dashboard.plans.expire() => Ok(()),
             () = stopped.cancelled() => Ok(()),
         }
     }

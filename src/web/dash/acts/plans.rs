@@ -128,6 +128,15 @@ impl Plans {
         });
     }
 
+    /// Frees expired plans from time to time, so that their selections do not stay in memory until another is asked for.
+    pub(in crate::web::dash) async fn expire(&self) {
+        let mut tick = tokio::time::interval(LIFETIME / 10);
+        loop {
+            tick.tick().await;
+            drop(self.kept());
+        }
+    }
+
     /// Where it is, once that is more than waiting or a page has waited long enough.
     pub(super) async fn shown(&self, act: BulkPage, name: Uuid) -> ShownPlan {
         let settled = async {
@@ -176,6 +185,16 @@ mod tests {
     use tokio::task::yield_now;
 
     use super::*;
+
+    #[tokio::test]
+    async fn an_expired_plan_is_freed_without_another_being_asked_for() {
+        let plans = Plans::default();
+        let asked = Instant::now().checked_sub(LIFETIME).unwrap();
+        let state = PlanState::Refused("no dead letters match".to_owned());
+        plans.kept.lock().insert(Uuid::new_v4(), KeptPlan { asked, act: BulkPage::Replay, state });
+        let _ = timeout(Duration::from_millis(50), plans.expire()).await;
+        assert!(plans.kept.lock().is_empty());
+    }
 
     #[tokio::test]
     async fn a_plan_that_gives_way_is_read_no_further() {

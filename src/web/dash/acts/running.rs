@@ -63,7 +63,7 @@ impl RunObserver for ProgressObserver {
 }
 
 impl RunningActions {
-    /// Room for one more, from before it is recorded until it ends; `None` while there is none.
+    /// A permit for one more, held from before it is recorded until it ends; `None` at the limit.
     pub(super) fn room(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.room).try_acquire_owned().ok()
     }
