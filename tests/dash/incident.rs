@@ -172,7 +172,10 @@ async fn what_is_replayed_while_the_queue_is_paused_is_taken_back() {
     person.browser.open(&person.dashboard.url, View::DESKTOP).await;
     person.click(Role::Link, "Resume…", "Resume the queue").await;
     person.browser.click(Role::Button, "Resume the queue").await;
-    until("it runs", async || person.browser.texts(".state strong").await[..1] == ["RUNNING"]).await;
+    until("it runs", async || {
+        person.browser.texts(".state strong").await.first().is_some_and(|state| state == "RUNNING")
+    })
+    .await;
     assert_eq!(person.status().await["pauses"], Value::Array(Vec::new()));
     let audit = person.audit().await;
     for what in ["pause deploy", "an upgrade", "undo", "too early", "resume deploy"] {
